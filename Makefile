@@ -1,0 +1,67 @@
+# make serve   set up what is missing, then serve the upper-case service on 127.0.0.1:8000 (ARGS='--model fork' adds options)
+# make test    set up what is missing, then run every test (ARGS='tests/test_cli.py -x' picks some)
+# make check   the quick gate: format, lint, types, layers, sizes, and the tests that take no more than moments
+# make bench   what each model costs beside other servers (ARGS=connections, memory, start)
+# make venv    only set up .venv, with all that development needs
+
+.PHONY: serve test check bench venv clean
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+BENCH := benchmarks/compare.py
+# Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
+LONG := test_promises.py test_experiments.py test_examples.py
+
+PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-input
+
+help:
+	@sed -n 's/^# \(make\)/\1/p' Makefile
+
+serve: $(VENV)/.core
+	@exec $(BIN)/pronghorn serve $(ARGS)
+
+test: $(VENV)/.dev
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff format --check --quiet . || { echo "Run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary src
+	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_sizes.py
+	@exec $(BIN)/python -m pytest -q -x -m "not slow" $(patsubst %,--ignore=tests/%,$(LONG)) $(ARGS)
+
+bench: $(VENV)/.dev
+	@exec $(BIN)/python $(BENCH) $(ARGS)
+
+venv: $(VENV)/.dev
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps: each is as new as the last installation that went well.
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.core
+
+# PYTHON=... chooses; otherwise the first of these that is new enough and can make a virtual environment.
+# A .venv whose interpreter has gone has no $(BIN)/python (a dangling link), so it is made anew.
+$(BIN)/python:
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	    found=$$python; \
+	    "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1 || continue; \
+	    exec "$$python" -m venv --clear $(VENV); \
+	done; \
+	if [ -n "$$found" ]; then \
+	    echo "Pronghorn needs Python's venv module, which $$found lacks." >&2; \
+	    echo "On Debian and Ubuntu: apt install python3-venv" >&2; \
+	else \
+	    echo "Pronghorn needs Python 3.11 or newer, and there is none on PATH." >&2; \
+	    echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+	fi; exit 1

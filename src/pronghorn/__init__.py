@@ -1,0 +1,84 @@
+"""Pronghorn: an application server for TCP. You write a handler; any concurrency model serves it.
+
+    import pronghorn
+
+    @pronghorn.message(pronghorn.lines)
+    def shout(line: bytes) -> bytes:
+        return line.upper()
+
+    if __name__ == "__main__":
+        pronghorn.serve(shout, bind="127.0.0.1:8000", model="epoll", workers=2)
+
+Law: importing this file imports nothing else; a public name brings its room along when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pronghorn.errors import (
+        AddressInUse,
+        BadHandler,
+        BadSetting,
+        CannotBind,
+        IncompatibleHandler,
+        MessageTooLong,
+        MissingExtra,
+        PeerError,
+        PronghornError,
+        WorkerFailedToStart,
+    )
+    from pronghorn.framing import delimited, lines, prefixed, stream
+    from pronghorn.handlers import Protocol, message
+    from pronghorn.server import serve
+    from pronghorn.settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AddressInUse",
+    "BadHandler",
+    "BadSetting",
+    "CannotBind",
+    "IncompatibleHandler",
+    "MessageTooLong",
+    "MissingExtra",
+    "PeerError",
+    "PronghornError",
+    "Protocol",
+    "Settings",
+    "WorkerFailedToStart",
+    "__version__",
+    "delimited",
+    "lines",
+    "message",
+    "prefixed",
+    "serve",
+    "stream",
+]
+
+_ROOMS = {
+    "delimited": "framing",
+    "lines": "framing",
+    "prefixed": "framing",
+    "stream": "framing",
+    "Protocol": "handlers",
+    "message": "handlers",
+    "serve": "server",
+    "Settings": "settings",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

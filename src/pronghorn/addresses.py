@@ -1,0 +1,143 @@
+"""What `--bind` means: text to socket addresses, and back.
+
+Law: names are resolved here and nowhere else, and nothing is opened. A `Bind` is one `--bind` as written; its places
+are the socket addresses it stands for, several for a name or for every interface.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+from typing import Any
+
+import msgspec
+
+from pronghorn.errors import BadSetting, CannotBind
+
+FORMS = "Write HOST:PORT, [IPV6]:PORT, :PORT for every interface, or unix:PATH."
+EVERY_INTERFACE = ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
+WILDCARDS = {host for _, host in EVERY_INTERFACE}
+
+Place = tuple[int, Any]
+"""An address family and an address as socket.bind takes it."""
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """One `--bind`: a unix path, or a host and a port. An empty host is every interface; port 0 is any free one."""
+
+    text: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+
+def parse_bind(text: str) -> Bind:
+    """Read HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH. Raises BadSetting with what would be right."""
+    if text.startswith("unix:"):
+        return Bind(text, path=_checked_path(text))
+    host, colon, digits = text.rpartition(":")
+    if not colon:
+        hint = (
+            f"Write :{text} for every interface, or 127.0.0.1:{text} for this host alone." if text.isdigit() else FORMS
+        )
+        raise _bad(text, "It has no port.", hint)
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= 65535):
+        raise _bad(text, f"{digits!r} is no port: a number from 0 to 65535.", FORMS)
+    if host.startswith("[") and host.endswith("]"):
+        return Bind(text, _checked_ipv6(text, host[1:-1]), int(digits))
+    if ":" in host:
+        raise _bad(
+            text, "An IPv6 address stands in brackets.", f"Write [{host}]:{digits}." if "/" not in host else FORMS
+        )
+    if any(character in "/[]@" or character.isspace() or not character.isprintable() for character in host):
+        raise _bad(text, f"{host!r} is no host.", FORMS)
+    return Bind(text, host, int(digits))
+
+
+def _bad(text: str, why: str, hint: str) -> BadSetting:
+    return BadSetting(f"--bind is {text!r}.", why, hint)
+
+
+def _checked_path(text: str) -> str:
+    path = text.removeprefix("unix:")
+    if not path or "\0" in path:
+        raise _bad(text, "It has no path." if not path else "A path holds no NUL.", "Write unix:PATH.")
+    length = len(os.fsencode(path))
+    if length > LONGEST_PATH:
+        why = f"The path has {length} bytes, and the system takes {LONGEST_PATH} at most."
+        raise _bad(text, why, "Choose a shorter path, or one relative to the working folder.")
+    return path
+
+
+def _checked_ipv6(text: str, host: str) -> str:
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except (OSError, ValueError):
+        raise _bad(text, f"{host!r} is no IPv6 address.", FORMS) from None
+    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+        inner = socket.inet_ntoa(packed[12:])
+        why = "An IPv6 listener takes IPv6 only, and this is an IPv4 address."
+        raise _bad(text, why, f"Write {inner}:{text.rpartition(':')[2]}.")
+    return host
+
+
+def places(bind: Bind) -> list[Place]:
+    """The socket addresses that `bind` stands for, each once. Raises CannotBind if its name does not resolve."""
+    if bind.path:
+        return [(socket.AF_UNIX, bind.path)]
+    if not bind.host:
+        return [(family, (host, bind.port)) for family, host in EVERY_INTERFACE]
+    try:
+        found = socket.getaddrinfo(bind.host, bind.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    except (OSError, ValueError) as error:  # ValueError: what cannot be a name, such as a..b
+        why = f"{bind.host!r} does not resolve: {getattr(error, 'strerror', None) or error}."
+        hint = "Check the name, or give an address in figures."
+        raise CannotBind(f"Cannot listen on {bind.text}.", why, hint, bind.text) from None
+    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+
+
+def spoken(place: Place) -> str:
+    """The address as `--bind` takes it back."""
+    family, address = place
+    if family == socket.AF_UNIX:
+        return f"unix:{address}"
+    if family == socket.AF_INET6:
+        return f"[{zoned(address)}]:{address[1]}"
+    return f"{address[0]}:{address[1]}"
+
+
+def zoned(address: tuple[Any, ...]) -> str:
+    """The host of an IPv6 socket address, with the zone (`%eth0`) that a link-local one needs (RFC 4007, 11)."""
+    host = str(address[0])
+    scope = address[3] if len(address) > 3 else 0
+    if not scope or "%" in host:
+        return host
+    try:
+        return f"{host}%{socket.if_indextoname(scope)}"
+    except OSError:
+        return f"{host}%{scope}"
+
+
+def refuse_overlaps(groups: list[tuple[Bind, list[Place]]]) -> None:
+    """Raises BadSetting if two of the binds mean the same address, or one covers the other."""
+    claims = [(bind, place) for bind, group in groups for place in group]
+    for (first, one), (second, other) in itertools.combinations(claims, 2):
+        if first is not second and _overlap(one, other):
+            texts = f"{first.text} and {second.text}" if first.text != second.text else first.text + " twice"
+            one, other = (other, one) if other[1][0] in WILDCARDS else (one, other)
+            why = f"{spoken(one)} covers {spoken(other)}." if one != other else "An address is bound once."
+            raise BadSetting(f"--bind gives {texts}.", why, "Leave one of them out.")
+
+
+def _overlap(one: Place, other: Place) -> bool:
+    if one[0] != other[0]:
+        return False
+    here, there = one[1], other[1]
+    if one[0] == socket.AF_UNIX:
+        return bool(os.path.realpath(here) == os.path.realpath(there))
+    same_port = here[1] == there[1] != 0
+    same_host = (here[0], here[2:]) == (there[0], there[2:]) or not WILDCARDS.isdisjoint((here[0], there[0]))
+    return bool(same_port and same_host)

@@ -1,0 +1,68 @@
+"""Channels on an asyncio loop: asyncio's own, over any selector, and uvloop's.
+
+Law: this is all that asyncio and a Channel know of each other. The loop tells us of readiness (`add_reader`), the
+transport stays ours: so half-close, lingering, the high-water mark, and later TLS are the same on every model.
+
+Tried and dropped: `loop.connect_accepted_socket`. Its transports close without lingering, uvloop's without a chance to
+step in, and neither bounds what a protocol writes that ignores `pause_writing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from pronghorn.channel import CLOSED, Channel
+
+
+class AsyncioLoop:
+    """The channel's side of a running asyncio loop. `closed` is called with each channel whose end has come, once
+    the loop no longer watches it; it closes the socket. `failed` is told what handlers raise.
+    """
+
+    __slots__ = ("_closed", "_loop", "_watched", "call_later", "failed")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        failed: Callable[[Channel, BaseException], None],
+        closed: Callable[[Channel], None],
+    ) -> None:
+        self._loop = loop
+        self._watched: dict[Channel, tuple[bool, bool]] = {}
+        self._closed = closed
+        self.call_later: Callable[..., Any] = loop.call_later
+        self.failed = failed
+
+    def changed(self, channel: Channel) -> None:
+        if channel.is_closing() and channel.state is CLOSED and channel not in self._watched:
+            return  # a handler speaks to a connection that is over
+        # Readiness must be off at once (a paused protocol may be called no more), the rest once callbacks are through.
+        self._watch(channel)
+        if channel.is_closing():
+            self._loop.call_soon(self._settle, channel)
+
+    def _settle(self, channel: Channel) -> None:
+        if channel not in self._watched:
+            return
+        channel.settle()
+        self._watch(channel)
+        if channel.state is CLOSED:
+            del self._watched[channel]
+            self._closed(channel)
+
+    def _watch(self, channel: Channel) -> None:
+        fd = channel.fileno()
+        reads, writes = self._watched.get(channel, (False, False))
+        if channel.wants_read is not reads:
+            if channel.wants_read:
+                self._loop.add_reader(fd, channel.on_readable)
+            else:
+                self._loop.remove_reader(fd)
+        if channel.wants_write is not writes:
+            if channel.wants_write:
+                self._loop.add_writer(fd, channel.on_writable)
+            else:
+                self._loop.remove_writer(fd)
+        self._watched[channel] = (channel.wants_read, channel.wants_write)

@@ -1,0 +1,350 @@
+"""One accepted connection in a loop: it never blocks, and it is the transport that its protocol writes to.
+
+Law: a Channel knows its socket, its protocol and how much is unsent; it knows no loop. Whoever waits for it reads
+`wants_read` and `wants_write`, calls `on_readable` and `on_writable`, and is told through `loop.changed(channel)` when
+either has changed or there is something to `settle()`. Readiness is a hint: every call here finds out for itself, so
+that an event for a descriptor that has meanwhile become another's does no harm.
+
+Nothing is torn down while a protocol's callback runs: `close()` only marks, and `settle()`, called by the loop after
+the batch of events, tells `connection_lost`, lingers, and ends in CLOSED; only then may the loop let go of the socket.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pronghorn.connection import (
+    LINGER_LOOK,
+    LINGER_TIMEOUT,
+    READ_SIZE,
+    State,
+    discard,
+    is_peers_fault,
+    moved,
+    unread,
+    unsent,
+)
+from pronghorn.listener import Drain, Peer
+from pronghorn.transport import Bytes, Transport
+
+READ_OUT = 64  # reads at most, of what had come before draining began
+OPEN, HALF_CLOSED, CLOSING, CLOSED = State.OPEN, State.HALF_CLOSED, State.CLOSING, State.CLOSED
+
+
+class Loop(Protocol):
+    """What a channel asks of whoever waits for it."""
+
+    def changed(self, channel: Channel) -> None:
+        """Something about `channel` changed: look at its wishes and call `settle()`, after this batch of events."""
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> Any:
+        """Call `callback` after `delay` seconds."""
+
+    def failed(self, channel: Channel, error: BaseException) -> None:
+        """The protocol, or the peer, broke the conversation: for the log; the channel closes by itself."""
+
+
+class Channel(Transport):
+    """A non-blocking connection; for its protocol, asyncio's transport interface (asyncio.Transport)."""
+
+    __slots__ = (
+        "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_paused", "_throttled", "_until",
+        "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol",
+        "sock", "state", "wants_read", "wants_write", "wrote_eof",
+    )  # fmt: skip
+    _start_tls_compatible = True
+
+    def __init__(
+        self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None
+    ) -> None:
+        self.sock = sock
+        self.number = number
+        self.peer = peer
+        self.loop = loop
+        self.drain = drain
+        self.opened = time.monotonic()
+        self.bytes_in = self.bytes_out = 0
+        self.state = State.OPENING
+        self.wants_read = self.wants_write = False
+        self.ended = False  # the protocol has been told the end of input
+        self.peer_ended = False  # and it was the peer's own end
+        self.wrote_eof = False  # we have said our last word
+        self.protocol: Any = None
+        self._fills = False  # the protocol has a buffer of its own
+        self._backlog: bytearray | None = None
+        self._high = high_water
+        self._paused = False  # by the protocol
+        self._throttled = False  # by the peer, who does not read
+        self._error: BaseException | None = None
+        self._lost = False  # connection_lost has been told
+        self._dead = False  # nothing can be sent any more
+        self._until = 0.0  # the end of lingering
+
+    def open(self, protocol: Any) -> None:
+        """Give the connection to `protocol`; it may write, or close, at once."""
+        self.set_protocol(protocol)
+        self.state = moved(self.state, OPEN)
+        self._wish()
+        try:
+            protocol.connection_made(self)
+        except BaseException as error:
+            self._failed(error)
+        self.loop.changed(self)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    # What the loop calls.
+
+    def on_readable(self) -> None:
+        """There may be input: one read, given to the protocol."""
+        if not self.wants_read or self._until:
+            if self._until:
+                self._linger()
+            return
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._gone(error)
+            return
+        if not data:
+            self.peer_ended = not getattr(self.sock, "reading_shut", False)
+            self._end()
+            return
+        self.bytes_in += len(data)
+        try:
+            if self._fills:
+                self._fill(data)
+            else:
+                self.protocol.data_received(data)
+        except BaseException as error:
+            self._failed(error)
+
+    def on_writable(self) -> None:
+        """There may be room: send what is unsent."""
+        backlog = self._backlog
+        if backlog:
+            try:
+                sent = self.sock.send(backlog)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._gone(error)
+                return
+            self.bytes_out += sent
+            del backlog[:sent]
+            if self._throttled and len(backlog) <= self._high // 4:
+                self._throttle(False)
+        if not self._backlog:
+            self._backlog = None
+            if self.wrote_eof and self.state is not CLOSING:
+                self._half_close()
+            self._wish()
+
+    def settle(self) -> None:
+        """Do what had to wait for the end of the batch of events; afterwards `state` tells whether all is over."""
+        if self.state is not CLOSING or self._backlog or self._until:
+            return
+        if not self._lost:
+            self._lost = True
+            try:
+                self.protocol.connection_lost(self._error)
+            except BaseException as error:
+                self.loop.failed(self, error)
+        if not (self.peer_ended or self._dead):
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+            else:
+                self._until = time.monotonic() + LINGER_TIMEOUT
+                self._look()
+                return
+        self.state = moved(self.state, CLOSED)
+
+    # What the protocol calls: asyncio.Transport.
+
+    def write(self, data: Bytes) -> None:
+        """Send at once what the kernel takes, and keep the rest; above the high-water mark reading pauses."""
+        if self.wrote_eof:
+            raise RuntimeError("write() after write_eof()")
+        if self.state is CLOSING or self.state is CLOSED or not data:
+            return
+        if self._backlog is not None:
+            self._backlog += data
+        else:
+            try:
+                sent = self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._gone(error)
+                return
+            self.bytes_out += sent
+            if sent == len(data):
+                return
+            self._backlog = bytearray(memoryview(data)[sent:])
+            self._wish()
+        if not self._throttled and len(self._backlog) > self._high:
+            self._throttle(True)
+
+    def write_eof(self) -> None:
+        """Half-close once all is sent: the peer finds our end, and may go on speaking."""
+        if not self.wrote_eof and self.state in (OPEN, HALF_CLOSED):
+            self.wrote_eof = True
+            if not self._backlog:
+                self._half_close()
+
+    def close(self) -> None:
+        """Send what is unsent, then end; `connection_lost(None)` follows, never from within this call."""
+        if self.state is not CLOSING and self.state is not CLOSED:
+            self.state = moved(self.state, CLOSING)
+            self._wish()
+            self.loop.changed(self)
+
+    def abort(self) -> None:
+        """End without sending what is unsent."""
+        self._gone(None)
+
+    def is_closing(self) -> bool:
+        return self.state is CLOSING or self.state is CLOSED
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self._wish()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        self._wish()
+
+    def is_reading(self) -> bool:
+        return not (self._paused or self.is_closing())
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = high if high is not None else 4 * low if low is not None else 64 * 1024
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._backlog) if self._backlog is not None else 0
+
+    def set_protocol(self, protocol: Any) -> None:
+        """Give the connection to another protocol, one with a buffer of its own included (asyncio.BufferedProtocol)."""
+        self.protocol = protocol
+        self._fills = hasattr(protocol, "get_buffer")
+
+    # Draining and cutting: what the server calls.
+
+    def is_lingering(self) -> bool:
+        """Everything has been said, and only the peer's end is awaited."""
+        return self._until > 0
+
+    @property
+    def reason(self) -> str:
+        """Why the connection ended, in a word or two."""
+        if self._error is not None:
+            return type(self._error).__name__
+        return "aborted" if self._dead else "draining" if self.draining else "done"
+
+    def read_out(self) -> None:
+        """Take what came before draining began, so that it is answered."""
+        for _ in range(READ_OUT):
+            if not self.wants_read or not unread(self.sock):
+                return
+            self.on_readable()
+
+    def feed_eof(self) -> None:
+        """Let the protocol think that the peer has finished."""
+        if not self.ended and not self.is_closing():
+            self._end()
+
+    def cut(self) -> None:
+        """End now, whatever is unsent."""
+        self._gone(ConnectionAbortedError("cut at the drain deadline"))
+
+    # Inner workings.
+
+    def _wish(self) -> None:
+        read = (self.state is OPEN or self.state is HALF_CLOSED) and not (self.ended or self._paused or self._throttled)
+        write = bool(self._backlog) and self.state is not CLOSED
+        if read is not self.wants_read or write is not self.wants_write:
+            self.wants_read, self.wants_write = read, write
+            self.loop.changed(self)
+        elif self.state is CLOSING or self.state is CLOSED:
+            self.loop.changed(self)
+
+    def _throttle(self, on: bool) -> None:
+        self._throttled = on
+        self._wish()
+        try:
+            if on:
+                self.protocol.pause_writing()
+            else:
+                self.protocol.resume_writing()
+        except BaseException as error:
+            self._failed(error)
+
+    def _fill(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            room = memoryview(self.protocol.get_buffer(len(rest))).cast("B")
+            count = min(len(room), len(rest))
+            if not count:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            room[:count] = rest[:count]
+            self.protocol.buffer_updated(count)
+            rest = rest[count:]
+
+    def _end(self) -> None:
+        self.ended = True
+        if self.state is OPEN:
+            self.state = moved(self.state, HALF_CLOSED)
+        self._wish()
+        try:
+            stay = self.protocol.eof_received()
+        except BaseException as error:
+            self._failed(error)
+        else:
+            if not stay:
+                self.close()
+
+    def _half_close(self) -> None:
+        if self.state is OPEN:
+            self.state = moved(self.state, HALF_CLOSED)
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._gone(error)
+
+    def _gone(self, error: BaseException | None) -> None:
+        if self.state is CLOSED or self._dead:
+            return
+        self._dead = True
+        self._error = error
+        self._backlog = None
+        if self._until:
+            self.state = moved(self.state, CLOSED)
+        elif self.state is not CLOSING:
+            self.state = moved(self.state, CLOSING)
+        self._wish()
+
+    def _failed(self, error: BaseException) -> None:
+        if not (isinstance(error, OSError) and is_peers_fault(error)):
+            self.loop.failed(self, error)
+        self.close()
+
+    def _look(self) -> None:
+        self._linger()
+        if self.state is CLOSING:
+            self.wants_read = True
+            self.loop.changed(self)
+            self.loop.call_later(LINGER_LOOK, self._look)
+
+    def _linger(self) -> None:
+        if self.state is CLOSING and (discard(self.sock) or not unsent(self.sock) or time.monotonic() >= self._until):
+            self.state = moved(self.state, CLOSED)
+            self.wants_read = False
+            self.loop.changed(self)

@@ -1,0 +1,107 @@
+"""`pronghorn connect`: the other end of a server, for a pipe or for a person.
+
+Law: this file finds the server and says why when it cannot; what flows afterwards is the business of `_pipe` (bytes,
+untouched) and `_terminal` (lines, for eyes).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+
+import rich_click as click
+
+from pronghorn.errors import BadSetting, PronghornError
+
+CONNECT_TIMEOUT = 10.0
+REASONS = {
+    errno.ECONNREFUSED: "Nobody listens there.",
+    errno.ENOENT: "There is no such path.",
+    errno.ETIMEDOUT: "Nobody answered in time.",
+    errno.EHOSTUNREACH: "There is no way to that host.",
+    errno.ENETUNREACH: "There is no way to that network.",
+    errno.EACCES: "The permissions of that path do not let you in.",
+}
+ABSENT = (errno.ECONNREFUSED, errno.ENOENT)
+
+
+class CannotConnect(PronghornError):
+    """No connection to the server could be made."""
+
+
+@click.command("connect")
+@click.argument("address", help="[HOST:]PORT, [IPV6]:PORT or unix:PATH. Without a HOST, this machine.")
+def command(address: str) -> int:
+    """Talk to a server: line by line on a terminal, or as a filter in a pipe.
+
+    In a pipe, standard input goes to the server and its replies to standard output; the end of the input closes
+    the sending half, and the command exits when the server has closed its own. On a terminal, Ctrl-D does that.
+    """
+    _fill_standard_descriptors()
+    peer = parse(address)
+    connection = connect(peer, address)
+    with connection:
+        if os.isatty(0) and os.isatty(1):
+            from pronghorn.cli import _terminal
+
+            return _terminal.talk(connection, address)
+        from pronghorn.cli import _pipe
+
+        return _pipe.talk(connection)
+
+
+def parse(address: str) -> tuple[str, int] | str:
+    """(host, port), or the path of a unix socket; raises BadSetting."""
+    if address.startswith("unix:") and len(address) > 5:
+        return address[5:]
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise BadSetting(f"{address!r} is ambiguous.", hint=f"Write an IPv6 address in brackets: [{host}]:{port}")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise BadSetting(
+            f"{address!r} is no address of a server.",
+            "It takes [HOST:]PORT, [IPV6]:PORT or unix:PATH; a port is a number from 1 to 65535.",
+            "For example: pronghorn connect 8000",
+        )
+    return host or "localhost", int(port)
+
+
+def connect(peer: tuple[str, int] | str, address: str) -> socket.socket:
+    """A connection to the first address of `peer` that takes one; raises CannotConnect."""
+    try:
+        if isinstance(peer, tuple):
+            connection = socket.create_connection(peer, CONNECT_TIMEOUT)
+        else:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(peer)
+    except OSError as error:
+        there = address if address.rpartition(":")[0] else f"127.0.0.1:{address.lstrip(':')}"
+        raise CannotConnect(
+            f"Cannot connect to {address}.",
+            _reason(error),
+            f"To serve there: pronghorn serve --bind {there}" if error.errno in ABSENT else "",
+        ) from None
+    connection.settimeout(None)
+    return connection
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"That name cannot be resolved: {error.strerror}."
+    if isinstance(error, TimeoutError):
+        return REASONS[errno.ETIMEDOUT]
+    return REASONS.get(error.errno or 0, f"{error.strerror or error}.")
+
+
+def _fill_standard_descriptors() -> None:
+    """See that 0, 1 and 2 are open: the connection must not take the place of one that the shell closed."""
+    for wanted in (0, 1, 2):
+        try:
+            os.fstat(wanted)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)

@@ -1,0 +1,143 @@
+"""`pronghorn`: the group of commands, and the one place where an error becomes words and an exit status.
+
+Law: a command raises; only this file prints errors. A command's file is imported when that command is wanted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import rich_click as click
+
+from pronghorn import __version__
+from pronghorn.errors import PronghornError
+
+COMMANDS = ("serve", "connect", "models")
+QUICK_START = f"""\
+Pronghorn {__version__}: an application server for TCP.
+
+  pronghorn serve                     answer in upper case on 127.0.0.1:8000
+  pronghorn serve module:handler      serve your own handler (or file.py:handler)
+  pronghorn serve --exec tr a-z A-Z   serve any program
+  pronghorn serve -k fork -w 2        choose the model, and how many workers
+  pronghorn models                    what each model is for, and what it costs
+  pronghorn connect 8000              talk to a server
+
+A handler is a function of one message, a Protocol, def handle(conn), async def
+handle(reader, writer), or a program. More: pronghorn serve --help"""
+
+HELP = {
+    "theme": "default-slim",
+    "text_markup": None,
+    "options_table_column_types": ["opt_all_metavar", "help"],
+    "options_table_help_sections": ["help", "default", "envvar"],
+    "append_metavars_help_string": "{}",
+    "default_string": r"\[default: {}]",
+    "envvar_string": r"\[${}]",
+}
+
+
+class Commands(click.RichGroup):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"pronghorn.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        if word not in COMMANDS and not word.startswith("-"):
+            raise PronghornUsage(f"There is no command {word!r}.", hint=_meant(word))
+        return super().resolve_command(ctx, args)
+
+
+class PronghornUsage(PronghornError):
+    """The command line cannot be understood."""
+
+    exit_code = 2
+
+
+def _meant(word: str) -> str:
+    from pronghorn.settings import nearest
+
+    if ":" in word or word.endswith(".py"):
+        return f"To serve that handler: pronghorn serve {word}"
+    return nearest(word, COMMANDS)
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", message="pronghorn %(version)s")
+@click.rich_config(HELP)
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """An application server for TCP: any handler, under any concurrency model."""
+    if ctx.invoked_subcommand is None:
+        click.echo(QUICK_START)
+
+
+def main() -> NoReturn:
+    """The console script's entry."""
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status, after any error has been told."""
+    try:
+        status = group.main(arguments, prog_name="pronghorn", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except PronghornError as error:
+        return complain(error.what, error.why, error.hint, status=error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        help_line = f"Try '{context.command_path} --help'." if context else ""
+        return complain(error.format_message(), hint=help_line, status=error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        return complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "."))
+
+
+def complain(what: str, why: str = "", hint: str = "", *, status: int = 1) -> int:
+    """Say on standard error what happened, why, and what to do; returns `status`."""
+    head = "Error:"
+    lines = [f"{head} {what}", *(part for part in (why, hint) if part)]
+    if sys.stderr.isatty():
+        lines = _fitted(lines)
+        if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+            lines[0] = lines[0].replace(head, f"\033[1;31m{head}\033[0m", 1)
+    click.echo("\n".join(lines), err=True)
+    return status
+
+
+def _fitted(lines: list[str]) -> list[str]:
+    import shutil
+    import textwrap
+
+    width = max(20, shutil.get_terminal_size().columns - 1)
+    return [part for line in lines for part in textwrap.wrap(line, width, break_long_words=False) or [""]]
+
+
+if __name__ == "__main__":
+    main()

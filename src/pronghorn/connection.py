@@ -1,0 +1,243 @@
+"""One accepted connection, and the ways to hold it that may block.
+
+Law: the states of a connection and their transitions are declared here and nowhere else. `Connection` is a plain
+blocking socket with a few facts on it, because existing handlers expect exactly that; it is never put into a loop
+(channel.py does that). Closing lingers: `close(2)` with unread input makes the kernel send a reset, which throws away
+what the peer has not read yet (RFC 1122, 4.2.2.13).
+
+Tried and dropped: a wrapper around the socket that forwards calls. Handlers hand their socket to ssl, selectors and
+makefile, which want a real one.
+"""
+
+from __future__ import annotations
+
+import _socket
+import enum
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import termios
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pronghorn.errors import PeerError
+from pronghorn.listener import Drain, Peer
+
+READ_SIZE = 64 * 1024
+LINGER_TIMEOUT = 2.0
+LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
+PEER_GONE = frozenset(
+    {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN}
+    | {errno.EHOSTUNREACH, errno.ENETUNREACH}
+)
+PEER_HAS_ENDED = frozenset({6, 8, 9, 11})  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h
+
+
+class State(enum.Enum):
+    """Where a connection is. HALF_CLOSED: one side has said its last word, the other may still speak."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    HALF_CLOSED = "half closed"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.OPENING: frozenset({State.OPEN, State.CLOSING, State.CLOSED}),
+    State.OPEN: frozenset({State.HALF_CLOSED, State.CLOSING, State.CLOSED}),
+    State.HALF_CLOSED: frozenset({State.CLOSING, State.CLOSED}),
+    State.CLOSING: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+
+
+def moved(current: State, target: State) -> State:
+    """`target`, if the table allows the step from `current`; else RuntimeError, which is a fault of ours."""
+    if target is not current and target not in TRANSITIONS[current]:
+        raise RuntimeError(f"a connection cannot go from {current.value} to {target.value}")
+    return target
+
+
+def is_peers_fault(error: BaseException) -> bool:
+    """Whether an error says no more than that the peer went away or broke a rule."""
+    return isinstance(error, PeerError) or (isinstance(error, OSError) and error.errno in PEER_GONE)
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes that the peer's kernel has not acknowledged yet, our FIN included (SIOCOUTQ, tcp(7)); 0 if unknown."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that wait in the receive queue (SIOCINQ, tcp(7)); 0 if unknown."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0
+
+
+class TcpInfo(tuple[int, int, int, int, int]):
+    """The five facts of the kernel's TCP_INFO (tcp(7)) that serving needs."""
+
+    __slots__ = ()
+    state = property(lambda self: self[0])
+    ms_since_sent = property(lambda self: self[1])
+    ms_since_received = property(lambda self: self[2])
+    bytes_out = property(lambda self: self[3])
+    bytes_in = property(lambda self: self[4] - (self[0] in PEER_HAS_ENDED))  # the kernel counts a FIN as a byte
+
+
+def tcp_info(sock: socket.socket) -> TcpInfo | None:
+    """What the kernel knows of a TCP connection, or None where it does not tell (unix sockets, other systems)."""
+    if not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+        return TcpInfo((raw[0], *struct.unpack_from("I4xI", raw, 44), *struct.unpack_from("QQ", raw, 120)))
+    except (OSError, struct.error):
+        return None
+
+
+_trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
+
+
+def discard(sock: socket.socket) -> bool:
+    """Throw away the input that is there, without blocking; True when the peer has ended or is gone."""
+    try:
+        for _ in range(16):
+            if not sock.recv_into(_trash):
+                return True
+    except (BlockingIOError, InterruptedError):
+        pass
+    except OSError:
+        return True
+    return False
+
+
+def linger(sock: socket.socket, *, reading_shut: bool = False) -> None:
+    """Say our last word and let the peer take it: half-close, then discard input until the peer has ended, or has
+    acknowledged everything, or LINGER_TIMEOUT seconds are over. `reading_shut`: an end of input proves nothing.
+    """
+    try:
+        sock.setblocking(False)  # a handler may have left a timeout, or none
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        return
+    deadline = time.monotonic() + LINGER_TIMEOUT
+    poller = None
+    while True:
+        ended = discard(sock)
+        if (ended and not reading_shut) or not unsent(sock) or time.monotonic() > deadline:
+            return
+        if ended:
+            time.sleep(LINGER_LOOK)
+            continue
+        if poller is None:
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+        poller.poll(LINGER_LOOK * 1000)
+
+
+def turn_away(fd: int) -> None:
+    """Close an accepted descriptor unserved, in order: so that its client reads an end."""
+    with socket.socket(fileno=fd) as sock:
+        try:
+            sock.setblocking(False)
+            sock.shutdown(socket.SHUT_WR)
+            discard(sock)
+        except OSError:
+            pass
+
+
+class Facts:
+    """What every blocking connection carries beside its socket; a mixin, for sockets of more than one family."""
+
+    number: int
+    """Counted from 1 in each worker."""
+    peer: Peer
+    """The address that accept(2) gave: after a reset getpeername(2) no longer tells."""
+    opened: float
+    bytes_in: int
+    bytes_out: int
+    messages: int
+    reading_shut: bool
+    drain: Drain | None
+    partial: Callable[[], bool] | None
+    on_cut: Callable[[], None] | None
+
+    def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
+        self.number, self.peer, self.drain = number, peer, drain
+        self.opened = time.monotonic()
+        self.bytes_in = self.bytes_out = self.messages = 0
+        self.reading_shut = False
+        self.partial = self.on_cut = None
+
+    @property
+    def draining(self) -> bool:
+        """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
+        return self.drain is not None and self.drain.begun
+
+
+FACTS = tuple("number peer opened bytes_in bytes_out messages reading_shut drain partial on_cut".split())
+
+
+class Connection(Facts, socket.socket):
+    """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining`."""
+
+    __slots__ = FACTS
+
+    def _real_close(self, _ss: Any = None) -> None:
+        # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
+        linger(self, reading_shut=self.reading_shut)
+        _socket.socket.close(self)
+
+
+def let_go(sock: socket.socket) -> None:
+    """Close this process's descriptor and nothing else: no lingering, no half-close; others may hold the socket."""
+    fd = sock.detach()
+    if fd >= 0:
+        os.close(fd)
+
+
+def owes_reply(conn: Connection) -> bool:
+    """Whether the peer seems to wait for an answer, as far as one can tell from outside a blocking handler.
+
+    A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
+    and when output last went: input that is newer has not been answered, unless it is older than a second.
+    """
+    if unread(conn):
+        return True
+    if conn.partial is not None:
+        return conn.partial()
+    info = tcp_info(conn)
+    if info is None or not info.bytes_in:
+        return False
+    return bool(info.ms_since_received < info.ms_since_sent and info.ms_since_received < 1000)
+
+
+def end_reading(conn: Connection) -> None:
+    """Make the peer appear to have finished: the handler's next read finds the end (shutdown(2), SHUT_RD)."""
+    conn.reading_shut = True
+    try:
+        conn.shutdown(socket.SHUT_RD)
+    except OSError:
+        pass
+
+
+def cut(conn: Connection) -> None:
+    """End a connection that would not finish: both directions, and the program behind it if there is one."""
+    conn.reading_shut = True
+    try:
+        conn.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    if conn.on_cut is not None:
+        conn.on_cut()

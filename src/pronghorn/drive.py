@@ -1,0 +1,161 @@
+"""A protocol on a flow of control of its own: the shape that reacts, driven by blocking calls.
+
+Law: everything that a protocol is told, it is told on its connection's own flow, one call at a time. Others may write
+to the transport and close it; they never call the protocol.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+from pronghorn.connection import READ_SIZE, Connection, end_reading, is_peers_fault
+from pronghorn.transport import Bytes, Transport
+
+
+class BlockingTransport(Transport):
+    """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
+
+    __slots__ = (
+        "_closing",
+        "_flow",
+        "_lock",
+        "_readable",
+        "_told",
+        "conn",
+        "drain",
+        "error",
+        "peer",
+        "protocol",
+        "sock",
+        "wrote_eof",
+    )
+
+    def __init__(self, conn: Connection, protocol: Any) -> None:
+        self.conn = self.sock = conn
+        self.peer = conn.peer
+        self.drain = conn.drain
+        self.protocol = protocol
+        self.error: BaseException | None = None
+        self.wrote_eof = False
+        self._closing = False
+        self._told = False
+        self._flow = threading.get_ident()
+        self._lock = threading.Lock()
+        self._readable: threading.Event | None = None  # made by the first pause_reading()
+
+    @property
+    def number(self) -> int:
+        return self.conn.number
+
+    def write(self, data: Bytes) -> None:
+        if self.wrote_eof:
+            raise RuntimeError("write() after write_eof()")
+        if self._closing:
+            return
+        try:
+            with self._lock:
+                self.conn.sendall(data)
+            self.conn.bytes_out += len(data)
+        except OSError as error:
+            self.error = error
+            self._closing = True
+        if self.conn.draining and self._flow == threading.get_ident():
+            self.tell_draining()
+
+    def write_eof(self) -> None:
+        if not self.wrote_eof:
+            self.wrote_eof = True
+            try:
+                self.conn.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self.error = error
+
+    def close(self) -> None:
+        """End the conversation: from another flow this wakes the one that reads."""
+        if self._closing:
+            return
+        self._closing = True
+        self.resume_reading()
+        if self._flow != threading.get_ident():
+            end_reading(self.conn)
+
+    def abort(self) -> None:
+        self.close()
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def pause_reading(self) -> None:
+        if self._readable is None:
+            self._readable = threading.Event()
+        self._readable.clear()
+
+    def resume_reading(self) -> None:
+        if self._readable is not None:
+            self._readable.set()
+
+    def is_reading(self) -> bool:
+        return not self._closing and (self._readable is None or self._readable.is_set())
+
+    def wait_readable(self) -> None:
+        """Wait while another flow of control keeps reading paused; draining ends the wait."""
+        while self._readable is not None and not self._readable.wait(1.0):
+            if self.conn.draining:
+                self.resume_reading()
+
+    def wait_closed(self) -> None:
+        """Wait until somebody closes: the peer has ended, and the protocol asked to stay (eof_received)."""
+        self.pause_reading()
+        while not self._closing and not self.conn.draining:
+            assert self._readable is not None
+            self._readable.wait(0.2)
+
+    def tell_draining(self) -> None:
+        """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""
+        if self._told:
+            return
+        self._told = True
+        tell = getattr(self.protocol, "draining", None)
+        if tell is None or not tell():
+            self.close()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+def drive(protocol: Any, conn: Connection) -> None:
+    """Hold one whole conversation of `protocol` over `conn`, blocking until it is over.
+
+    An exception of the protocol passes through, after `connection_lost`; the end of the peer does not. Afterwards
+    the connection is still open: whoever called closes it, and closing lingers.
+    """
+    transport = BlockingTransport(conn, protocol)
+    error: BaseException | None = None
+    try:
+        protocol.connection_made(transport)
+        while not transport.is_closing():
+            transport.wait_readable()
+            data = conn.recv(READ_SIZE)
+            if data:
+                conn.bytes_in += len(data)
+                transport.protocol.data_received(data)
+            elif conn.reading_shut:
+                transport.tell_draining()
+                break
+            else:
+                if transport.protocol.eof_received():
+                    transport.wait_closed()
+                break
+        error = transport.error
+    except BaseException as raised:
+        error = raised
+        if not (isinstance(raised, OSError) and is_peers_fault(raised)):
+            raise
+    finally:
+        transport.protocol.connection_lost(error)
+        conn.messages += getattr(transport.protocol, "messages", 0)

@@ -1,0 +1,86 @@
+"""Every error that Pronghorn raises on purpose.
+
+Law: one class per thing a person can act on. A message says what happened, why, and what to do next; the three
+parts are kept apart, so that a terminal, a log record and a JSON reply can each lay them out in their own way.
+`exit_code` is what the command returns when the error ends it.
+"""
+
+from __future__ import annotations
+
+
+class PronghornError(Exception):
+    """The base of all errors raised on purpose.
+
+    `what` happened, `why`, and the `hint`: what to do next. `why` and `hint` may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str = "", hint: str = "") -> None:
+        super().__init__(what, why, hint)
+        self.what = what
+        self.why = why
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.what, self.why, self.hint) if part)
+
+
+class BadSetting(PronghornError):
+    """A setting has a value that it cannot have."""
+
+    exit_code = 2
+
+
+class MissingExtra(PronghornError):
+    """An optional package that this feature needs is not installed, or the system lacks the call."""
+
+    exit_code = 2
+
+
+class IncompatibleHandler(PronghornError):
+    """The handler's style cannot run under the chosen model."""
+
+    exit_code = 2
+
+
+class WorkerFailedToStart(PronghornError):
+    """No worker became ready."""
+
+    exit_code = 3
+
+
+class BadHandler(PronghornError):
+    """The handler cannot be imported, or nothing says what style it is."""
+
+    exit_code = 4
+
+
+class CannotBind(PronghornError):
+    """A listener could not be opened at `address`, which is written as `--bind` takes it."""
+
+    exit_code = 5
+
+    def __init__(self, what: str, why: str = "", hint: str = "", address: str = "") -> None:
+        super().__init__(what, why, hint)
+        self.address = address
+
+
+class AddressInUse(CannotBind):
+    """Another socket holds the address."""
+
+
+class PeerError(PronghornError):
+    """The base of what is the peer's fault: it ends that one connection and is no error of the server."""
+
+
+class MessageTooLong(PeerError):
+    """A message is longer than `max_message_size`, which counts the payload in bytes.
+
+    `complete` holds the messages that were cut from the same input before the long one.
+    """
+
+    def __init__(self, limit: int, complete: list[bytes] | None = None) -> None:
+        super().__init__(f"a message is longer than {limit} bytes", hint="Raise --max-message-size to let it through.")
+        self.limit = limit
+        self.complete = complete if complete is not None else []

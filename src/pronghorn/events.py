@@ -1,0 +1,155 @@
+"""What happened: frozen records, and whoever wants to know.
+
+Law: the core only ever calls `observe(event)`; it never logs, prints or counts for show. A record holds facts, no
+sentences: observers choose the words. There is no event per message: messages are counted on their connection, and
+the sums travel in `ConnectionClosed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True):
+    """The base of all records."""
+
+
+Observer = Callable[[Event], None]
+
+
+class ListenerOpened(Event, frozen=True):
+    """A listener is bound and listening; `address` is written as `--bind` takes it back."""
+
+    address: str
+
+
+class ListenerSkipped(Event, frozen=True):
+    """An address of a name that this host lacks was left out, because another one binds."""
+
+    address: str
+    why: str
+
+
+class ServerStarted(Event, frozen=True):
+    """All that a person wants to know once the server serves."""
+
+    handler: str
+    style: str
+    model: str
+    why_model: str
+    workers: int
+    max_connections: int
+    why_max_connections: str
+
+
+class ServerStopped(Event, frozen=True):
+    """Every worker is gone; `cut` connections did not finish in time, and those of `unknown` processes, which had to
+    be killed, are not counted."""
+
+    cut: int
+    unknown: int = 0
+
+
+class ConnectionOpened(Event, frozen=True):
+    """A connection was accepted; `peer` is written `HOST at PORT HOST` by nobody but the log."""
+
+    number: int
+    peer: tuple[str, int] | str
+
+
+class ConnectionClosed(Event, frozen=True):
+    """A connection has ended, for `reason`, after `seconds`."""
+
+    number: int
+    peer: tuple[str, int] | str
+    reason: str
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+    messages: int
+
+
+class ConnectionRefused(Event, frozen=True):
+    """A connection was accepted and closed unserved, because of `limit`."""
+
+    peer: tuple[str, int] | str
+    limit: str
+
+
+class HandlerFailed(Event, frozen=True):
+    """The handler raised; its connection is closed and no other is touched."""
+
+    number: int
+    peer: tuple[str, int] | str
+    error: BaseException
+
+
+class PeerFailed(Event, frozen=True):
+    """The peer broke a rule or the connection; its connection is closed and nothing else is touched."""
+
+    number: int
+    peer: tuple[str, int] | str
+    error: BaseException
+
+
+class AcceptFailed(Event, frozen=True):
+    """accept(2) failed; the acceptor rests for `pause` seconds (0: only that connection is gone)."""
+
+    address: str
+    error: OSError
+    pause: float
+
+
+class WorkerStarted(Event, frozen=True):
+    """A worker process was forked."""
+
+    slot: int
+    pid: int
+
+
+class WorkerReady(Event, frozen=True):
+    """A worker has imported its handler and entered its loop."""
+
+    slot: int
+    pid: int
+
+
+class WorkerExited(Event, frozen=True):
+    """A worker is gone; `status` is its exit code, or minus the signal that killed it, as in subprocess."""
+
+    slot: int
+    pid: int
+    status: int
+    wanted: bool
+
+
+class WorkerNotStarted(Event, frozen=True):
+    """fork(2) failed, or the worker ended before it was ready; the next attempt is `pause` seconds away."""
+
+    slot: int
+    why: str
+    pause: float
+
+
+class WorkerCrashed(Event, frozen=True):
+    """A model raised: a fault of the server itself, with its traceback as text."""
+
+    slot: int
+    pid: int
+    trace: str
+
+
+class DrainStarted(Event, frozen=True):
+    """Nothing new is accepted; open connections have `seconds` to finish."""
+
+    why: str
+    seconds: float
+
+
+class DrainFinished(Event, frozen=True):
+    """Draining is over; `cut` connections did not finish in time."""
+
+    cut: int
+    seconds: float

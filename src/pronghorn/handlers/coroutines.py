@@ -1,0 +1,130 @@
+"""asyncio's styles: `async def handle(reader, writer)`, an asyncio.Protocol, and async message functions.
+
+Law: the loop may be the whole worker's or one connection's; a handler cannot tell. A coroutine that returns has ended
+its conversation, and one that raises has lost it: in neither case is the client left hanging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pronghorn.aiochannel import AsyncioLoop
+from pronghorn.channel import Channel
+from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
+from pronghorn.errors import MessageTooLong
+from pronghorn.handlers.messages import MessageProtocol, MessageStyle
+
+Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
+
+
+class StreamsProtocol(asyncio.StreamReaderProtocol):
+    """asyncio's own streams over our transport."""
+
+    def __init__(self, handle: Streams, limit: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.transport: Any = None
+        self._handle = handle
+        super().__init__(asyncio.StreamReader(limit=limit, loop=loop), self._hold, loop=loop)
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        super().connection_made(transport)
+
+    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._handle(reader, writer)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if not is_peers_fault(error) or not isinstance(error, OSError):
+                self.transport.loop.failed(self.transport, error)
+        finally:
+            writer.close()
+
+
+def streams_factory(handle: Streams, limit: int) -> Callable[[], asyncio.BaseProtocol]:
+    """A protocol factory for `async def handle(reader, writer)`; `limit` in bytes is StreamReader's."""
+    return lambda: StreamsProtocol(handle, limit)
+
+
+def messages_as_streams(
+    style: MessageStyle,
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """An async message function as a conversation over streams: one message after the other."""
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel: Any = writer.transport
+        protocol = MessageProtocol(style)
+        protocol.transport = channel
+        cutter = style.framing.cutter(style.max_size)
+        late: MessageTooLong | None = None
+        while late is None and not channel.is_closing():
+            data = await reader.read(READ_SIZE)
+            try:
+                messages = cutter.feed(data) if data else [] if channel.draining else cutter.finish()
+            except MessageTooLong as error:
+                late, messages = error, error.complete
+            for message in messages:
+                reply = await protocol.reply_to(message)
+                if reply is not None:
+                    writer.write(style.frame(reply))
+                    await writer.drain()
+                if protocol.closing:
+                    return
+            if not data:
+                return
+        if late is not None:
+            raise late
+
+    return converse
+
+
+class OwnLoops:
+    """One asyncio loop per connection, for models with a flow of control of its own; kept from one to the next."""
+
+    def __init__(self, factory: Callable[[], Any], high_water: int) -> None:
+        self._factory = factory
+        self._high_water = high_water
+        self._here = threading.local()
+
+    def converse(self, conn: Connection) -> None:
+        """Hold one conversation on this flow's loop; what the handler raised passes through."""
+        runner = getattr(self._here, "runner", None)
+        if runner is None:
+            runner = self._here.runner = asyncio.Runner()
+        runner.run(self._one(conn))
+
+    def leave(self) -> None:
+        """This flow of control ends: close its loop."""
+        runner = getattr(self._here, "runner", None)
+        if runner is not None:
+            self._here.runner = None
+            runner.close()
+
+    async def _one(self, conn: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        errors: list[BaseException] = []
+        watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
+        conn.setblocking(False)
+        channel = Channel(conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain)
+        channel.open(self._factory())
+        try:
+            await over
+        finally:
+            conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
+        await finish_tasks()
+        if errors:
+            raise errors[0]
+
+
+async def finish_tasks() -> None:
+    """Let the tasks that a handler left behind finish, for a moment; then cancel them."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=LINGER_TIMEOUT)
+        for task in late:
+            task.cancel()

@@ -1,0 +1,108 @@
+"""An asyncio loop, asyncio's own or uvloop's, calls whoever is ready; handlers may be coroutines.
+
+It costs a callback object per event, and memory for streams and tasks; uvloop spares some of that. What epoll's page
+could not do: run coroutines, with everything that was ever written for asyncio, beside the connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+from pronghorn.aiochannel import AsyncioLoop
+from pronghorn.channel import Channel
+from pronghorn.handlers.coroutines import finish_tasks
+from pronghorn.models.base import Context, Model, by_descriptors
+from pronghorn.models.turns import Loops
+
+SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
+
+
+class AsyncioLoops(Loops):
+    """Acceptors and channels on the running asyncio loop."""
+
+    def __init__(self, context: Context) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._glue = AsyncioLoop(self._loop, self.failed, self.release)
+        self.call_later = self._loop.call_later
+        self.changed = self._glue.changed
+        super().__init__(context)
+
+    def release(self, channel: Channel) -> None:
+        super().release(channel)
+        if not self.open and self.context.drain.begun:
+            self._last.set()
+
+    async def serve(self) -> None:
+        """Until draining began and the last connection is gone."""
+        loop, drain = self._loop, self.context.drain
+        self._last = asyncio.Event()
+        begun = asyncio.Event()
+        loop.add_reader(drain.fileno(), begun.set)
+        for thing in self.context.watched:
+            loop.add_reader(thing.fileno(), thing.on_readable)
+        for acceptor in self.acceptors:
+            self.changed(acceptor)
+        await begun.wait()
+        loop.remove_reader(drain.fileno())
+        self.begin_draining()
+        if self.open:
+            try:
+                await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))
+            except TimeoutError:
+                self.cut()
+                await asyncio.sleep(0)
+        await finish_tasks()
+
+
+def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:
+    async def main() -> None:
+        await AsyncioLoops(context).serve()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+def serve_over_selector(context: Context, name: str) -> None:
+    """An asyncio handler under select, poll, epoll or kqueue: asyncio's own loop over that very selector."""
+    selector = getattr(selectors, name or "DefaultSelector")
+    serve_with(context, lambda: asyncio.SelectorEventLoop(selector()))
+
+
+def serve_asyncio(context: Context) -> None:
+    serve_with(context, None)
+
+
+def serve_uvloop(context: Context) -> None:
+    import uvloop
+
+    serve_with(context, uvloop.new_event_loop)
+
+
+def uvloop_missing() -> str | None:
+    if importlib.util.find_spec("uvloop") is not None:
+        return None
+    return "uvloop is not installed: pip install 'pronghorn[fast]'"
+
+
+ASYNCIO = Model(
+    name="asyncio",
+    serve=serve_asyncio,
+    own_flow=False,
+    purpose="Coroutines and asyncio protocols, and whatever library they bring along.",
+    cost="A handler that blocks or computes for long holds up all others.",
+    capacity=by_descriptors,
+    selector="DefaultSelector",
+)
+UVLOOP = Model(
+    name="uvloop",
+    serve=serve_uvloop,
+    own_flow=False,
+    purpose="What asyncio is for, on a faster loop: the default for asyncio handlers where uvloop is installed.",
+    cost="Needs the uvloop package; otherwise as asyncio.",
+    capacity=by_descriptors,
+    missing=uvloop_missing,
+)

@@ -1,0 +1,177 @@
+"""What the pages of models/ share: what a model is, how a connection begins and ends, and who is still open.
+
+Law: a model knows connections and nothing of processes. Accepting is done here, once for all models, with its limits
+and errors; a page writes out its loop and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from pronghorn.channel import Channel
+from pronghorn.connection import Connection, is_peers_fault, turn_away
+from pronghorn.errors import IncompatibleHandler
+from pronghorn.events import (
+    AcceptFailed,
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionRefused,
+    HandlerFailed,
+    Observer,
+    PeerFailed,
+)
+from pronghorn.handlers import Facts, Handler
+from pronghorn.listener import Drain, Exhausted, Listener, Peer
+from pronghorn.settings import Settings
+
+TICK = 1.0  # seconds: nothing waits longer without looking up
+EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
+
+
+def by_descriptors(settings: Settings, descriptors: int) -> tuple[int, str]:
+    """The capacity of models that need nothing per connection but its descriptor."""
+    return descriptors, "the limit of descriptors (ulimit -n)"
+
+
+class Thing(Protocol):
+    """Whatever a loop watches beside connections: the worker's line to its supervisor, for one."""
+
+    def fileno(self) -> int: ...
+    def on_readable(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def _nothing_missing() -> str | None:
+    return None
+
+
+def _nothing_to_prepare() -> None:
+    return None
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One concurrency model: a page's `serve`, and what there is to know before it is chosen."""
+
+    name: str
+    serve: Callable[[Context], None]
+    own_flow: bool
+    """Each connection has a flow of control of its own: a process, thread or greenlet."""
+    purpose: str
+    cost: str
+    capacity: Callable[[Settings, int], tuple[int, str]]
+    """Connections that one worker holds at most, of so many descriptors, and what sets that limit."""
+    holds: bool = False
+    """One conversation holds the only flow of control."""
+    descriptors: int | None = None
+    """Numbers of descriptors from this one on cannot be watched."""
+    selector: str = ""
+    """The class in `selectors` that asyncio's loop uses when an asyncio handler runs under this model."""
+    runs_asyncio: bool = True
+    missing: Callable[[], str | None] = _nothing_missing
+    """Why the model is not available here, and what to do; None if it is."""
+    prepare: Callable[[], None] = _nothing_to_prepare
+    """Called first thing in a worker, before the handler is imported."""
+
+    def check(self, handler: Facts) -> None:
+        """Refuse a handler that cannot run here: IncompatibleHandler says why, and which models to choose."""
+        from pronghorn import models
+
+        if handler.blocks and not self.own_flow:
+            why = "A handler that blocks needs a flow of control of its own; here it would stop everybody else."
+            fit = [each.name for each in models.pages() if each.own_flow]
+        elif handler.needs_asyncio and not self.runs_asyncio:
+            why = "A handler for asyncio needs an asyncio loop, and gevent is a loop of another kind."
+            fit = [each.name for each in models.pages() if each.runs_asyncio]
+        else:
+            return
+        raise IncompatibleHandler(
+            f"{handler.name!r} is of {handler.style} style, which model {self.name!r} cannot run.",
+            why,
+            f"Choose another --model: {', '.join(fit)}.",
+        )
+
+    def styles(self) -> list[str]:
+        """The styles that run under this model, in the order of the manual."""
+        own = ["blocking", "program"] if self.own_flow else []
+        return ["message", "protocol", *(["asyncio"] if self.runs_asyncio else []), *own]
+
+    def run(self, context: Context) -> int:
+        """Serve until drained; the number of connections that were cut at the drain deadline."""
+        if context.handler.facts.needs_asyncio and not self.own_flow:
+            from pronghorn.models import aio
+
+            aio.serve_over_selector(context, self.selector)
+        else:
+            self.serve(context)
+        return context.cut
+
+
+class Context:
+    """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open."""
+
+    connection_class: type[Any] = Connection
+
+    def __init__(
+        self,
+        *,
+        listeners: list[Listener],
+        handler: Handler,
+        settings: Settings,
+        model: Model,
+        drain: Drain,
+        observe: Observer,
+        watched: list[Thing] | None = None,
+    ) -> None:
+        self.listeners = listeners
+        self.handler = handler
+        self.settings = settings
+        self.model = model
+        self.drain = drain
+        self.observe = observe
+        self.watched: list[Thing] = watched if watched is not None else []
+        self.open: dict[int, Any] = {}
+        self.cut = 0
+        self.count = 0
+
+    # How a connection begins.
+
+    def accept(self, listener: Listener) -> tuple[int, Peer] | None:
+        """One connection, if there is one. Exhausted passes; a listener that has died is left out from now on."""
+        try:
+            return listener.accept()
+        except Exhausted as error:
+            self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE))
+            raise
+        except OSError as error:
+            self.observe(AcceptFailed(listener.address, error, 0.0))
+            self.listeners.remove(listener)
+            raise
+
+    def number(self, peer: Peer) -> int:
+        """The next connection's number."""
+        self.count += 1
+        self.observe(ConnectionOpened(self.count, peer))
+        return self.count
+
+    def refuse(self, fd: int, peer: Peer, limit: str) -> None:
+        """Close a connection unserved, in order, so that its client reads an end and not a reset."""
+        turn_away(fd)
+        self.observe(ConnectionRefused(peer, limit))
+
+    # How it ends.
+
+    def failed(self, conn: Channel | Connection, error: BaseException) -> None:
+        """An error ended a conversation: one record, of the handler's fault or the peer's."""
+        record = PeerFailed if is_peers_fault(error) else HandlerFailed
+        self.observe(record(conn.number, conn.peer, error))
+
+    def closed(self, conn: Any, reason: str, messages: int) -> None:
+        """A connection is over, and its descriptor is closed."""
+        self.open.pop(conn.number, None)
+        seconds = time.monotonic() - conn.opened
+        record = ConnectionClosed(conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, messages)
+        self.observe(record)

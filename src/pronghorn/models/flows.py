@@ -1,0 +1,191 @@
+"""What models with a flow of control per connection share: whom to talk to next, the conversation, and the end.
+
+Law: one flow of control accepts, here, and it is never a handler's; except under iterative and prefork, whose only flow
+does both, so that a second one watches beside it. Nobody interrupts a handler: when draining begins its connection is
+made to look as if the peer had finished, once no reply is owed, and a well-written handler leaves by its usual door.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pronghorn.connection import Connection, cut, end_reading, let_go, linger, owes_reply, tcp_info
+from pronghorn.listener import Exhausted, Listener, Peer, Wake
+from pronghorn.models.base import EXHAUSTED_PAUSE, TICK, Context
+
+SWEEP = 0.05  # seconds between two looks at the open connections while draining
+LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
+
+
+def _always() -> bool:
+    return True
+
+
+def _nothing() -> None:
+    return None
+
+
+class Flows:
+    """The accepting flow of control, and what it knows of the others."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.open: dict[int, Any] = context.open
+        self.wake = Wake()  # something ended: there may be room again
+        self._watched = {thing.fileno(): thing for thing in context.watched}
+        self._rest_until = 0.0
+
+    def accepted(
+        self, room: Callable[[], bool] = _always, woken: Callable[[], None] = _nothing
+    ) -> Iterator[Connection]:
+        """Connection after connection, until draining began and the kernel's queue is empty.
+
+        While there is no `room`, clients wait in the kernel's queue. `woken` is called after each `wake.set()`.
+        """
+        drain, listening = self.context.drain, False
+        poller = select.poll()
+        for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
+            poller.register(fd, select.POLLIN)
+        listeners = {listener.fileno(): listener for listener in self.context.listeners}
+        while not drain:
+            ready = room() and time.monotonic() >= self._rest_until
+            if ready is not listening:
+                listening = ready
+                for number in listeners:
+                    poller.register(number, select.POLLIN) if ready else poller.unregister(number)
+            for fd, _ in poller.poll(self._patience() * 1000):
+                if fd in listeners:
+                    conn = self._accept(listeners[fd])
+                    if conn is not None:
+                        yield conn
+                    if listeners[fd] not in self.context.listeners:
+                        poller.unregister(fd)
+                        del listeners[fd]
+                    break  # the page may have no room for a second one
+                self._attend(fd, woken)
+        for listener in listeners.values():
+            yield from self._queued(listener, room, woken)
+
+    def converse(self, conn: Connection) -> None:
+        """Hold one whole conversation and close; no error leaves here."""
+        context, reason = self.context, "done"
+        try:
+            context.handler.converse(conn)
+        except BaseException as error:
+            reason = type(error).__name__
+            context.failed(conn, error)
+        if context.handler.facts.blocks:
+            info = tcp_info(conn)
+            if info is not None:
+                conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
+        linger(conn, reading_shut=conn.reading_shut)
+        let_go(conn)
+        context.closed(conn, "draining" if conn.reading_shut else reason, conn.messages)
+        self.wake.set()
+
+    def hold(self, conn: Connection) -> None:
+        """The whole life of a flow of control that is there for one conversation."""
+        self.converse(conn)
+        self.context.handler.leave()
+
+    def refuse(self, conn: Connection, limit: str) -> None:
+        """Close a connection unserved: there is no flow of control to be had for it."""
+        self.open.pop(conn.number, None)
+        self.context.refuse(conn.detach(), conn.peer, limit)
+
+    def forget(self, conn: Connection) -> None:
+        """Another process has the connection now: close our descriptor of it."""
+        self.open.pop(conn.number, None)
+        let_go(conn)
+
+    def finish(self) -> None:
+        """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
+        self.sweep()
+        patience = time.monotonic() + LEAVE
+        while self.open and time.monotonic() < patience:
+            self._wait(SWEEP)
+
+    def sweep(self) -> None:
+        """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""
+        drain = self.context.drain
+        while self.open and time.monotonic() < drain.deadline:
+            for conn in list(self.open.values()):
+                if not conn.reading_shut and not owes_reply(conn):
+                    end_reading(conn)
+            self._wait(SWEEP)
+        for conn in list(self.open.values()):
+            self.context.cut += 1
+            cut(conn)
+
+    def attend_beside(self) -> threading.Thread:
+        """Watch from a second flow of control, for a model whose only one may be held by a handler."""
+        watched, self._watched = self._watched, {}
+        thread = threading.Thread(target=self._attend_beside, args=(watched,), daemon=True, name="attendant")
+        thread.start()
+        return thread
+
+    def _attend_beside(self, watched: dict[int, Any]) -> None:
+        drain = self.context.drain
+        poller = select.poll()
+        for fd in (drain.fileno(), *watched):
+            poller.register(fd, select.POLLIN)
+        while not drain:
+            for fd, _ in poller.poll(TICK * 1000):
+                if fd in watched:
+                    watched[fd].on_readable()
+        while time.monotonic() < drain.deadline:
+            self.sweep()
+            time.sleep(SWEEP)
+
+    def _accept(self, listener: Listener) -> Connection | None:
+        try:
+            got = self.context.accept(listener)
+        except Exhausted:
+            self._rest_until = time.monotonic() + EXHAUSTED_PAUSE
+            return None
+        except OSError:
+            return None
+        return None if got is None else self._connection(listener, *got)
+
+    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
+        conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+        conn.begin(self.context.number(peer), peer, self.context.drain)
+        self.open[conn.number] = conn
+        return conn
+
+    def _queued(self, listener: Listener, room: Callable[[], bool], woken: Callable[[], None]) -> Iterator[Connection]:
+        # Clients in the queue were promised a server when the kernel shook hands with them.
+        while time.monotonic() < self.context.drain.deadline:
+            if not room():
+                self._wait(SWEEP)
+                woken()
+                continue
+            conn = self._accept(listener)
+            if conn is None:
+                return
+            yield conn
+
+    def _patience(self) -> float:
+        return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)
+
+    def _attend(self, fd: int, woken: Callable[[], None]) -> None:
+        if fd == self.wake.fileno():
+            self.wake.clear()
+            woken()
+        elif fd in self._watched:
+            self._watched[fd].on_readable()
+
+    def _wait(self, seconds: float) -> None:
+        if self.wake.fileno() < 0:  # a child of the fork model has none
+            time.sleep(seconds)
+            return
+        poller = select.poll()
+        poller.register(self.wake, select.POLLIN)
+        if poller.poll(seconds * 1000):
+            self.wake.clear()

@@ -1,0 +1,68 @@
+"""A greenlet for every connection: code that looks blocking, on one thread, switched by gevent whenever it would wait.
+
+It costs about 10 KB per connection, and the standard library patched before the handler is imported. What thread could
+not do: thousands of blocking conversations in one process, without a stack from the system for each.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from pronghorn.connection import FACTS, Facts, linger
+from pronghorn.models.base import Context, Model, by_descriptors
+from pronghorn.models.flows import Flows
+
+
+def prepare() -> None:
+    """Patch the standard library, so that a handler's blocking calls switch greenlets instead of stopping everybody."""
+    from gevent import monkey
+
+    monkey.patch_all()
+
+
+def connection_class() -> type[Any]:
+    """A blocking connection whose socket is gevent's."""
+    import gevent.socket
+
+    class GreenConnection(Facts, gevent.socket.socket):
+        __slots__ = FACTS
+
+        def shutdown(self, how: int) -> None:
+            # gevent's own also interrupts whoever waits, with an error that no handler expects.
+            self._sock.shutdown(how)  # type: ignore[attr-defined]
+
+        def _real_close(self, *args: Any, **kwargs: Any) -> None:
+            linger(self, reading_shut=self.reading_shut)
+            super()._real_close(*args, **kwargs)  # type: ignore[misc]
+
+    return GreenConnection
+
+
+def serve(context: Context) -> None:
+    import gevent
+
+    context.connection_class = connection_class()
+    flows = Flows(context)
+    for conn in flows.accepted():
+        gevent.spawn(flows.converse, conn)
+    flows.finish()
+
+
+def missing() -> str | None:
+    if importlib.util.find_spec("gevent") is not None:
+        return None
+    return "gevent is not installed: pip install 'pronghorn[gevent]'"
+
+
+MODEL = Model(
+    name="gevent",
+    serve=serve,
+    own_flow=True,
+    purpose="Thousands of blocking conversations; handlers that use blocking libraries.",
+    cost="Needs the gevent package, which patches the standard library; C code that blocks stops everybody.",
+    capacity=by_descriptors,
+    runs_asyncio=False,
+    missing=missing,
+    prepare=prepare,
+)

@@ -1,0 +1,33 @@
+"""One connection after the other: accept, converse to the end, accept the next.
+
+The oldest server there is (UNP, chapter 1), and the only one whose every step can be read in one line. A second client
+waits in the kernel's queue until the first has left, however idle the first may be.
+"""
+
+from __future__ import annotations
+
+from pronghorn.models.base import Context, Model
+from pronghorn.models.flows import Flows
+from pronghorn.settings import Settings
+
+
+def serve(context: Context) -> None:
+    flows = Flows(context)
+    flows.attend_beside()
+    for conn in flows.accepted():
+        flows.converse(conn)
+
+
+def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
+    return 1, "one at a time; the others wait in the kernel's queue"
+
+
+MODEL = Model(
+    name="iterative",
+    serve=serve,
+    own_flow=True,
+    purpose="Learning; short conversations, one after the other.",
+    cost="One idle client stops everybody else.",
+    capacity=capacity,
+    holds=True,
+)

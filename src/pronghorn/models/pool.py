@@ -1,0 +1,45 @@
+"""A fixed number of threads, started before the first client comes; each holds one conversation after the other.
+
+It costs the stacks of the pool and no more, however many clients come: when all threads are busy the others wait in
+the kernel's queue. What thread could not do: stay within a bound that a database behind it can bear, and spare every
+connection the start of a thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from pronghorn.connection import Connection
+from pronghorn.models.base import Context, Model
+from pronghorn.models.flows import Flows
+from pronghorn.settings import Settings
+
+
+def serve(context: Context) -> None:
+    flows = Flows(context)
+    waiting: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+
+    def work() -> None:
+        while True:
+            flows.converse(waiting.get())
+
+    for _ in range(flows.settings.pool_size):
+        threading.Thread(target=work, daemon=True).start()
+    for conn in flows.accepted(room=lambda: len(flows.open) < flows.settings.pool_size):
+        waiting.put(conn)
+    flows.finish()
+
+
+def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
+    return min(settings.pool_size, descriptors), "--pool-size"
+
+
+MODEL = Model(
+    name="pool",
+    serve=serve,
+    own_flow=True,
+    purpose="Blocking handlers with something scarce behind them, such as database connections.",
+    cost="Idle clients hold a thread each; when all are held, the next one waits.",
+    capacity=capacity,
+)

@@ -1,0 +1,206 @@
+"""What models with one flow of control for all connections share: acceptors, channels, deadlines, and the end.
+
+Law: a loop watches things, each with a descriptor and two wishes (`wants_read`, `wants_write`), and tells them when
+they may act. Whatever changes is looked at between two waits, never in the middle of a batch of events: so no
+descriptor is closed, and none given out anew, while events for it may still be in hand.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pronghorn.channel import CLOSED, Channel
+from pronghorn.deadlines import Deadlines
+from pronghorn.handlers.messages import Protocol
+from pronghorn.listener import Exhausted, Listener, Peer
+from pronghorn.models.base import EXHAUSTED_PAUSE, TICK, Context
+
+ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
+
+
+class Nobody(Protocol):
+    """Who answers when the handler could not be made."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: Any) -> None:
+        transport.close()
+
+
+class Watched:
+    """A thing that only wants to be told of input: the drain, and the worker's line to its supervisor."""
+
+    wants_write = False
+
+    def __init__(self, fd: int, on_readable: Callable[[], None]) -> None:
+        self._fd = fd
+        self.on_readable = on_readable
+        self.wants_read = True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def on_writable(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Acceptor(Watched):
+    """A listener as a participant in a loop."""
+
+    def __init__(self, listener: Listener, turns: Loops) -> None:
+        super().__init__(listener.fileno(), self.accept)
+        self.listener = listener
+        self.turns = turns
+
+    def accept(self, most: int = ACCEPTS_PER_TURN) -> None:
+        """Take what is there, up to a bound; out of descriptors, rest for a moment."""
+        if not self.wants_read:
+            return
+        try:
+            for _ in range(most):
+                got = self.turns.context.accept(self.listener)
+                if got is None:
+                    return
+                self.turns.adopt(self.listener, *got)
+        except Exhausted:
+            self.rest(True)
+            self.turns.call_later(EXHAUSTED_PAUSE, self.wake)
+        except OSError:
+            self.rest(True)
+
+    def wake(self) -> None:
+        if not self.turns.context.drain:
+            self.rest(False)
+
+    def rest(self, resting: bool) -> None:
+        self.wants_read = not resting
+        self.turns.changed(self)
+
+
+class Loops:
+    """Channels and acceptors, whatever loop turns them."""
+
+    call_later: Callable[..., Any]
+    changed: Callable[[Any], None]
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.open: dict[int, Channel] = context.open
+        self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
+        self._descriptors = context.model.descriptors or math.inf
+        self._high_water = context.settings.write_high_water
+
+    def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
+        """Make a channel of an accepted connection, and give it to a protocol."""
+        context = self.context
+        if fd >= self._descriptors:
+            context.refuse(fd, peer, f"descriptor {fd} is beyond what {context.model.name} can watch")
+            return
+        sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+        sock.setblocking(False)
+        channel = Channel(sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain)
+        self.open[channel.number] = channel
+        try:
+            protocol = context.handler.protocol()
+        except BaseException as error:
+            context.failed(channel, error)
+            protocol = Nobody()
+        channel.open(protocol)
+
+    def failed(self, channel: Channel, error: BaseException) -> None:
+        self.context.failed(channel, error)
+
+    def release(self, channel: Channel) -> None:
+        """The loop has let go of a closed channel: close its descriptor and account for it."""
+        channel.sock.close()
+        self.context.closed(channel, channel.reason, getattr(channel.protocol, "messages", 0))
+
+    def begin_draining(self) -> None:
+        """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
+        for acceptor in self.acceptors:
+            acceptor.accept(most=65536)
+            acceptor.rest(True)
+        for channel in list(self.open.values()):
+            try:
+                self._drain(channel)
+            except BaseException as error:
+                self.context.failed(channel, error)
+                channel.close()
+
+    def _drain(self, channel: Channel) -> None:
+        channel.read_out()
+        if channel.is_closing():
+            return
+        if self.context.handler.facts.needs_asyncio:
+            channel.feed_eof()
+        elif not channel.protocol.draining():
+            channel.close()
+
+    def cut(self) -> None:
+        """The drain deadline is there: end what is open."""
+        for channel in list(self.open.values()):
+            if not channel.is_lingering():
+                self.context.cut += 1
+            channel.cut()
+
+
+class Turns(Loops):
+    """A loop that a page writes out: it waits, tells the things, and looks at what changed; then the next turn."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._changed: list[Any] = []
+        self.changed = self._changed.append
+        self._deadlines = Deadlines()
+        self._now = time.monotonic()
+        self._drained = Watched(context.drain.fileno(), self._begin)
+        for thing in (self._drained, *self.acceptors):
+            self.changed(thing)
+        for each in context.watched:
+            self.changed(Watched(each.fileno(), each.on_readable))
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        self._deadlines.add(time.monotonic() + delay, callback)
+
+    def next(self) -> bool:
+        """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
+        self._now = time.monotonic()
+        self._deadlines.run(self._now)
+        if not self.context.drain.begun:
+            return True
+        if self._drained.wants_read:
+            self._begin()
+        if self._now >= self.context.drain.deadline:
+            self.cut()
+        return bool(self.open) or bool(self._changed)
+
+    def changes(self) -> Iterator[Any]:
+        """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
+        changed = self._changed
+        while changed:
+            thing = changed.pop()
+            if thing.fileno() < 0:
+                continue
+            if thing.is_closing():
+                thing.settle()
+            yield thing
+            if thing.is_closing() and thing.state is CLOSED:
+                self.release(thing)
+
+    def timeout(self) -> float:
+        """Seconds to wait at most: until something falls due, and never longer than a tick."""
+        if self.context.drain.begun and not self.open:
+            return 0.0
+        return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
+
+    def _begin(self) -> None:
+        self._drained.wants_read = False
+        self.changed(self._drained)
+        self.begin_draining()

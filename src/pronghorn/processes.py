@@ -1,0 +1,141 @@
+"""What a process asks of the kernel about itself and its children.
+
+Law: only worker, supervisor and server come here; whatever lies below them knows neither signals nor processes (save
+the fork model and programs, which have their own). Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class SignalPipe:
+    """The signals that the supervisor obeys, as bytes to read; what was set before comes back at the end.
+
+    The handlers do nothing: the kernel's number goes into a pipe (signal.set_wakeup_fd), and whoever reads it decides.
+    """
+
+    TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+
+    def __enter__(self) -> SignalPipe:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._before = {number: signal.signal(number, nothing) for number in self.TAKEN}
+        self._wake_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        signal.set_wakeup_fd(self._wake_before)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.close()
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def take(self) -> bytes:
+        """The signals that have come, one byte each, in their order."""
+        try:
+            return os.read(self._reader, 65536)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Closes both ends, as a child does that has no use for them; nothing else changes."""
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def nothing(number: int, frame: FrameType | None) -> None:
+    """A signal handler that does nothing."""
+
+
+def reset_signals() -> None:
+    """In a new worker: puts back what the supervisor set.
+
+    INT and QUIT get a handler that does nothing, not SIG_IGN: a program that is started from here then has the default
+    again after exec(2).
+    """
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, nothing)
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Asks for a signal when the parent dies (Linux). An addition to the end of a line between the two, for a process
+    whose main thread is stuck; a parent that died before this call is noticed by the line alone."""
+    _prctl(PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans() -> bool:
+    """Makes this process the parent of all its descendants that lose theirs (Linux); False where that cannot be."""
+    return _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        return int(ctypes.CDLL(None).prctl(option, value, 0, 0, 0)) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def children() -> list[int]:
+    """The process ids of this process's children, dead ones too; none where the kernel has no such list (Linux has it
+    with CONFIG_PROC_CHILDREN). Only for a process of one thread: each thread has children of its own."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    """kill(2) on a child that we have not reaped, so that its number cannot be another's; it may have ended."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def preload_libgcc() -> None:
+    """A threaded Python process aborts at its exit when it cannot load this library, as when descriptors have run out
+    (python/cpython issue 88600 tells the story): so it is loaded while there are some."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        try:
+            ctypes.CDLL("libgcc_s.so.1")
+        except OSError:
+            pass  # a libc that does without it
+
+
+def name_process(title: str) -> None:
+    """The name that `ps` shows."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        return
+    setproctitle(f"pronghorn: {title}")
+
+
+def flush_streams() -> None:
+    """Empties the buffers of standard output and error, so that a fork does not print them twice; a stream that is
+    closed or full loses them."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue

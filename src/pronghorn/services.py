@@ -1,0 +1,68 @@
+"""The built-in handlers, and what each was for.
+
+Law: they are handlers like any other, in the styles that every model runs. `upper` is the classic one: it sends back
+in upper case whatever came. The others are the small services that hosts once ran to be measured by: echo (RFC 862),
+discard (RFC 863), chargen (RFC 864) and daytime (RFC 867).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pronghorn.framing import stream
+from pronghorn.handlers.messages import Protocol, message
+
+
+@message(stream)
+def upper(data: bytes) -> bytes:
+    """Send back in upper case whatever comes."""
+    return data.upper()
+
+
+@message(stream)
+def echo(data: bytes) -> bytes:
+    """Send back whatever comes (RFC 862)."""
+    return data
+
+
+@message(stream)
+def discard(data: bytes) -> None:
+    """Take whatever comes and say nothing (RFC 863)."""
+
+
+class Chargen(Protocol):
+    """Send lines of 72 characters, a rotating window over the printable ones, until the peer leaves (RFC 864)."""
+
+    __slots__ = ("_line", "_paused", "_transport")
+    ring = bytes(range(32, 127)) * 2
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._line = 0
+        self._paused = False
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        while not self._paused and not self._transport.is_closing():
+            start = self._line % 95
+            self._line += 1
+            self._transport.write(self.ring[start : start + 72] + b"\r\n")
+
+
+class Daytime(Protocol):
+    """Say what time it is, and close (RFC 867)."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: Any) -> None:
+        transport.write(time.strftime("%A, %B %d, %Y %H:%M:%S-%Z\r\n").encode())
+        transport.close()
+
+
+chargen = Chargen
+daytime = Daytime

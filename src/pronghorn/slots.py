@@ -1,0 +1,125 @@
+"""A place for a worker, and the worker that fills it, as the supervisor sees them.
+
+Law: pure book-keeping. Nothing here forks, waits, kills or looks at the clock; the supervisor does, and says what
+happened and when.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import msgspec
+
+from pronghorn.errors import PronghornError, WorkerFailedToStart
+from pronghorn.worker import Report
+
+STEADY = 1.0  # a worker that has been ready for so long did not die early
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 30.0
+LONGEST_PAUSE_WHEN_KILLED = 0.5
+LONGEST_LINE = 1024 * 1024
+NEVER = float("inf")
+
+_reports = msgspec.json.Decoder(Report)
+
+
+class Slot:
+    """A place for one worker; it outlives the workers that fill it.
+
+    `failure` is what kept its last worker from becoming ready, `retry_at` the earliest time for the next one.
+    """
+
+    __slots__ = ("deaths", "failure", "kills", "number", "retry_at", "worker")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.worker: Worker | None = None
+        self.failure: PronghornError | None = None
+        self.deaths = 0
+        self.kills = 0
+        self.retry_at = 0.0
+
+    def rest(self, now: float, killed: bool = False) -> float:
+        """Counts one more early death; the pause in seconds before the next attempt. A worker that somebody killed is
+        no sign of a fault in its handler and is back sooner."""
+        if killed:
+            self.kills += 1
+            pause = min(FIRST_PAUSE * 2.0 ** min(self.kills - 1, 10), LONGEST_PAUSE_WHEN_KILLED)
+        else:
+            self.deaths += 1
+            pause = min(FIRST_PAUSE * 2.0 ** min(self.deaths - 1, 10), LONGEST_PAUSE)
+        self.retry_at = now + pause
+        return pause
+
+    def forgive(self) -> None:
+        """Its worker was ready for a while: earlier deaths count no more, and the next attempt may be at once."""
+        self.deaths = self.kills = 0
+        self.retry_at = 0.0
+
+
+class Worker:
+    """One worker process: when it started and became ready, and what it has said.
+
+    `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
+    why the supervisor killed it.
+    """
+
+    __slots__ = ("crash", "cut", "doom", "failure", "line", "pid", "ready_at", "slot", "started_at", "tail")
+
+    def __init__(self, pid: int, slot: Slot, line: socket.socket, now: float) -> None:
+        self.pid = pid
+        self.slot = slot
+        self.line = line
+        self.started_at = now
+        self.ready_at = NEVER
+        self.failure: PronghornError | None = None
+        self.crash = ""
+        self.cut: int | None = None
+        self.doom = ""
+        self.tail = b""
+
+    @property
+    def ready(self) -> bool:
+        return self.ready_at < NEVER
+
+    def steady(self, now: float) -> bool:
+        return now - self.ready_at >= STEADY
+
+    def killed(self, status: int) -> bool:
+        """Somebody else than the supervisor killed it."""
+        return status == -signal.SIGKILL and not self.doom
+
+    def reports(self) -> tuple[list[Report], bool]:
+        """What the worker has said since the last time, and whether its line has ended. Never blocks."""
+        ended = False
+        while not ended:
+            try:
+                said = self.line.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                said = b""
+            ended = not said
+            self.tail += said
+        *lines, tail = self.tail.split(b"\n")
+        self.tail = tail[:LONGEST_LINE]
+        return [report for line in lines if (report := _report(line)) is not None], ended
+
+    def start_failure(self, status: int) -> PronghornError:
+        """Why it ended before it was ready: its own words, or what can be said without them."""
+        if self.failure is not None:
+            return self.failure
+        if self.crash:
+            return WorkerFailedToStart("A worker failed before it was ready.", self.crash.strip().splitlines()[-1])
+        how = f"ended with exit status {status}" if status >= 0 else f"was killed by signal {-status}"
+        return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}.")
+
+
+def _report(line: bytes) -> Report | None:
+    # The handler shares the worker's descriptors: what it writes to this one by mistake may not end the supervisor.
+    try:
+        report: Report = _reports.decode(line)
+    except msgspec.DecodeError:
+        return None
+    return report

@@ -1,0 +1,60 @@
+"""The reference handlers, and what each can be asked.
+
+Law: a form is facts only. `can` says which promises make sense; a promise names what it needs, and is left out where
+that is missing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pronghorn.framing import Framing, lines, prefixed, stream
+from pronghorn.handlers import Source
+
+REPEATS = "repeats"
+"""It answers any number of questions on one connection."""
+ANSWERS_AT_ONCE = "answers at once"
+"""It answers before the client has said its last word; a filter that buffers its output does not."""
+PAYLOADS = "payloads"
+"""It answers any payload in upper case, whatever its bytes."""
+WORDS = "words"
+"""It raises at RAISE, leaves by SystemExit at EXIT, sends 8 MiB at BIG, and takes its time at SLOW."""
+CLOSES = "closes"
+"""It closes the connection after its answer to BYE."""
+CUTS = "cuts"
+"""It gets whole messages, cut by a framing with marks or lengths, and no longer ones than --max-message-size."""
+
+ORDINARY = frozenset({REPEATS, ANSWERS_AT_ONCE, PAYLOADS, WORDS})
+
+
+class Form(msgspec.Struct, frozen=True):
+    """One reference handler: its style, where it comes from, and how to talk to it."""
+
+    name: str
+    style: str
+    source: Source
+    framing: Framing = stream
+    """How a client writes a payload, and finds the answer written."""
+    can: frozenset[str] = ORDINARY
+
+
+def _form(name: str, style: str, attribute: str, framing: Framing = stream, *more: str) -> Form:
+    module = "reference_asyncio" if style == "asyncio" else "reference"
+    source = Source(name=f"pronghorn.testing.{module}:{attribute}")
+    return Form(name, style, source, framing, ORDINARY | set(more))
+
+
+FORMS = (
+    _form("message", "message", "upper_lines", lines, CUTS),
+    _form("message-stream", "message", "upper_stream"),
+    _form("message-prefixed", "message", "upper_prefixed", prefixed(4), CUTS, CLOSES),
+    _form("message-class", "message", "UpperEach", lines, CUTS, CLOSES),
+    _form("message-async", "asyncio", "upper_async_lines", lines, CUTS, CLOSES),
+    _form("protocol", "protocol", "UpperProtocol", stream, CLOSES),
+    _form("asyncio-protocol", "asyncio", "UpperAsyncioProtocol", stream, CLOSES),
+    _form("streams", "asyncio", "upper_streams", stream, CLOSES),
+    _form("blocking", "blocking", "upper_blocking", stream, CLOSES),
+    _form("socketserver", "blocking", "UpperStreamRequestHandler", lines, CLOSES),
+    Form("program", "program", Source(command=("tr", "a-z", "A-Z")), can=frozenset({PAYLOADS})),
+)
+"""Every style, in the forms that users write it in. The program is `tr a-z A-Z`, which answers at its input's end."""

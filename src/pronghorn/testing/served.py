@@ -1,0 +1,271 @@
+"""A real server for the length of a `with` block, in processes of its own.
+
+Law: what is tested is what users run: a fresh interpreter, `python -P -m pronghorn.server`, in a process group of its
+own. It has the caller's working folder and the caller's path, so that what the caller can import the server can too.
+However the block ends, no process is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import msgspec
+import psutil
+
+from pronghorn.errors import PronghornError
+from pronghorn.handlers import Source
+from pronghorn.server import Boot
+from pronghorn.settings import Settings, settle
+from pronghorn.testing.talk import PATIENCE
+
+LATE = 5.0  # seconds beyond --start-timeout, for the server to tell it by itself
+
+Address = tuple[str, int] | str
+"""(host, port), or the path of a unix socket."""
+
+
+class Served:
+    """A server that runs: where it listens, its processes, and what it said."""
+
+    def __init__(self, process: subprocess.Popen[bytes], listening: list[str], model: str, settings: Settings) -> None:
+        self._process = process
+        self._log: IO[bytes] | None = None
+        self.listening = listening
+        """The addresses as `--bind` takes them."""
+        self.model = model
+        """The model that serves; never `auto`."""
+        self.settings = settings
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens, in the order of `bind`: (host, port), or the path of a unix socket."""
+        return [_address(each) for each in self.listening]
+
+    @property
+    def address(self) -> Address:
+        """The first of the addresses."""
+        return self.addresses[0]
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def worker_pids(self) -> list[int]:
+        """The supervisor's children: its workers, and processes that it adopted."""
+        try:
+            return sorted(child.pid for child in psutil.Process(self.pid).children())
+        except psutil.NoSuchProcess:
+            return []
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and all below it; dead ones that nobody has reaped too."""
+        try:
+            supervisor = psutil.Process(self.pid)
+            return [supervisor, *supervisor.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def memory(self) -> int:
+        """Bytes that the server's processes hold for themselves alone; pages that they share are not counted."""
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().uss
+        return total
+
+    def connect(self, index: int = 0, *, timeout: float = PATIENCE, receive_buffer: int = 0) -> socket.socket:
+        """A new connection to the address of this index, with a timeout in seconds for all that it does.
+
+        `receive_buffer`, in bytes, keeps the kernel from taking much for a client that does not read.
+        """
+        address = self.addresses[index]
+        family = socket.AF_UNIX
+        if not isinstance(address, str):
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout)
+            if receive_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.connect(address)
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def log(self) -> str:
+        """What the server, and the handler, have written to standard output and error so far."""
+        return "" if self._log is None else _whole(self._log)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor; nothing happens if it has ended."""
+        if self.running:
+            self._process.send_signal(number)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Wait for the server's end; its exit status, or minus the signal that killed it. Raises TimeoutError."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the server did not end within {timeout:g} s") from None
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
+        """Send a signal and wait for the end: see `wait`. TERM drains, QUIT ends at once."""
+        self.signal(number)
+        return self.wait(timeout)
+
+
+@contextlib.contextmanager
+def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) -> Iterator[Served]:
+    """Start a server, yield it once it serves, and end it at once, whatever happens in the block.
+
+    `handler` is a name as the command takes it (`upper`, `module:name`, `path/file.py:name`), a tuple or list of strings
+    for a program and its arguments, or the handler itself: a function or class at the top level of its file, for the
+    server imports it in a process of its own. `settings` are those of the command; `bind` is 127.0.0.1:0 unless given.
+
+    Raises PronghornError with what kept the server from serving, `exit_code` included; BadSetting, ValueError for a
+    handler that cannot be named.
+    """
+    source = source_of(handler)
+    checked = settle({"bind": "127.0.0.1:0", **settings, "model": model})
+    with tempfile.TemporaryFile("ab+") as log:
+        process, report = _started(source, checked, log)
+        family: list[psutil.Process] = []
+        try:
+            with open(report, "rb", buffering=0) as reports:
+                told = _told(process, reports, checked.start_timeout + LATE, log)
+            served = Served(process, told["listening"], told["model"], checked)
+            served._log = log
+            try:
+                yield served
+            finally:
+                family = served.processes()
+        finally:
+            _end(process, family)
+
+
+def source_of(handler: object) -> Source:
+    """What to call a handler in another process. Raises ValueError for one that cannot be found there again."""
+    if isinstance(handler, Source):
+        return handler
+    if isinstance(handler, str):
+        return Source(name=handler)
+    if isinstance(handler, Sequence):
+        return Source(command=tuple(handler))
+    name = getattr(handler, "__qualname__", "")
+    module = sys.modules.get(getattr(handler, "__module__", ""))
+    path = getattr(module, "__file__", None)
+    why = ""
+    if not name or path is None:
+        why = "it is no function or class of a module"
+    elif "<" in name:
+        why = "it is a lambda" if name.endswith("<lambda>") else "it is defined inside a function"
+    elif _found(module, name) is not handler:
+        why = f"its module has something else under the name {name!r}"
+    if why or module is None:
+        hint = "Give a function or class at the top level of a file, or its name, as in 'module:name'."
+        raise ValueError(f"The server cannot import {handler!r} in a process of its own: {why}. {hint}")
+    if "." in module.__name__:
+        return Source(name=f"{module.__name__}:{name}")  # in a package, whose imports may be relative
+    return Source(name=f"{os.path.abspath(str(path))}:{name}")
+
+
+def _found(module: Any, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
+def _address(text: str) -> Address:
+    if text.startswith("unix:"):
+        return text.removeprefix("unix:")
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _started(source: Source, settings: Settings, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
+    """The process, and the descriptor on which it tells how the start went."""
+    reader, writer = os.pipe()
+    try:
+        with tempfile.TemporaryFile() as boot:
+            boot.write(msgspec.json.encode(Boot(settings=settings, source=source, report_fd=writer)))
+            boot.seek(0)
+            path = os.pathsep.join(each for each in sys.path if each)
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pronghorn.server", str(boot.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(boot.fileno(), writer),
+                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                process_group=0,
+            )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return process, reader
+
+
+def _told(process: subprocess.Popen[bytes], reports: IO[bytes], seconds: float, log: IO[bytes]) -> dict[str, Any]:
+    """The ready report. Raises PronghornError for any other."""
+    deadline = time.monotonic() + seconds
+    poller = select.poll()
+    poller.register(reports, select.POLLIN)
+    line = b""
+    while not line.endswith(b"\n"):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise PronghornError("The server does not serve.", f"It said nothing for {seconds:g} s.", _whole(log))
+        more = reports.read(65536)
+        if not more:
+            break
+        line += more
+    if not line:
+        status = process.wait(PATIENCE)
+        raise PronghornError(f"The server ended with status {status} and said nothing.", _whole(log))
+    told: dict[str, Any] = msgspec.json.decode(line)
+    if "error" in told:
+        parts = told["error"]
+        error = PronghornError(parts["what"], parts["why"], parts["hint"])
+        error.exit_code = process.wait(PATIENCE)
+        raise error
+    return told
+
+
+def _whole(log: IO[bytes]) -> str:
+    # pread: the server writes through the same open file, whose offset is no business of ours.
+    return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode("utf-8", "backslashreplace")
+
+
+def _end(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> None:
+    """End the supervisor in such a way that it ends all others; then whoever is left of them."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGQUIT)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for each in family:
+        with contextlib.suppress(psutil.Error):
+            each.kill()  # only if it is still the same process
+    process.wait()

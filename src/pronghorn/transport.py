@@ -1,0 +1,53 @@
+"""What both transports answer alike, of asyncio's transport interface (asyncio.Transport).
+
+Law: only calls that follow from the others. How bytes are sent and received differs: see channel.py and drive.py.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from pronghorn.listener import Drain, Peer
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Transport:
+    """The base of Channel and BlockingTransport."""
+
+    __slots__ = ()
+    sock: socket.socket
+    peer: Peer
+    drain: Drain | None
+    protocol: Any
+
+    def write(self, data: Bytes) -> None:
+        raise NotImplementedError
+
+    def writelines(self, chunks: Iterable[Bytes]) -> None:
+        self.write(b"".join(chunks))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def set_protocol(self, protocol: Any) -> None:
+        """Give the connection to another protocol."""
+        self.protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self.protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`peername`, `sockname` and `socket`, as asyncio has them."""
+        if name == "peername":
+            return self.peer
+        if name == "sockname":
+            return self.sock.getsockname()
+        return self.sock if name == "socket" else default
+
+    @property
+    def draining(self) -> bool:
+        """True once the server wants to stop."""
+        return self.drain is not None and self.drain.begun

@@ -1,0 +1,125 @@
+"""Who may have a unix socket's path.
+
+Law: a path where somebody listens is never stolen, one that a dead server left is replaced, and at the end only ours
+is removed, only by the process that claimed it. bind(2) refuses any path that exists and tells none of this apart, so:
+a lock file beside the path keeps other servers of our kind out (`PATH.lock`, flock(2); the kernel lets go of it when
+the last process that holds it dies), a connect(2) finds out whether anybody listens, and device and inode say whether
+the path is still ours. Binding beside the path and renaming was dropped: the peer then sees the wrong name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+
+from pronghorn.errors import AddressInUse, CannotBind
+
+Identity = tuple[int, int]
+
+
+def identity(status: os.stat_result) -> Identity:
+    """What makes a file this very file: device and inode."""
+    return status.st_dev, status.st_ino
+
+
+class Claim:
+    """The right to bind a unix path.
+
+    Once made, the path is free to be bound. Raises AddressInUse if another server has it, CannotBind if it cannot be
+    had for another reason; nothing is locked then.
+    """
+
+    __slots__ = ("_lock", "_lock_path", "_owner", "_path", "_socket", "_text")
+
+    def __init__(self, path: str) -> None:
+        self._text = f"unix:{path}"
+        self._path = os.path.abspath(path)  # the working folder may change before the end
+        self._lock_path = self._path + ".lock"
+        self._owner = os.getpid()
+        self._socket: Identity | None = None
+        self._lock = self._locked()
+        try:
+            self._clear(path)
+        except BaseException:
+            self.release()
+            raise
+
+    def bound(self) -> None:
+        """The path is bound now: what is there is ours."""
+        self._socket = identity(os.lstat(self._path))
+
+    def release(self) -> None:
+        """Remove what is ours and let go of the lock; in a forked process, only close its copy of the lock."""
+        if self._lock < 0:
+            return
+        if os.getpid() == self._owner:
+            with contextlib.suppress(OSError):
+                if self._socket is not None and identity(os.lstat(self._path)) == self._socket:
+                    os.unlink(self._path)
+            with contextlib.suppress(OSError):
+                if identity(os.lstat(self._lock_path)) == identity(os.fstat(self._lock)):
+                    os.unlink(self._lock_path)
+        os.close(self._lock)
+        self._lock = -1
+
+    def _locked(self) -> int:
+        while True:
+            try:
+                lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as error:
+                raise self._refusal(f"{self._lock_path} cannot be opened: {error.strerror}.") from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who had the lock before may have removed the file after we opened it: then it guards nothing.
+                if identity(os.fstat(lock)) == identity(os.stat(self._lock_path)):
+                    return lock
+            except BlockingIOError:
+                os.close(lock)
+                raise self._taken("Another Pronghorn server holds the path and its lock.") from None
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                os.close(lock)
+                raise self._refusal(f"{self._lock_path} cannot be locked: {error.strerror}.") from None
+            os.close(lock)
+
+    def _clear(self, path: str) -> None:
+        """Remove what a dead server left."""
+        try:
+            before = os.lstat(self._path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._refusal(f"{error.strerror}.") from None
+        if not stat.S_ISSOCK(before.st_mode):
+            raise self._refusal("A file of that name is there, and no socket.", "Choose another path with --bind.")
+        answer = _probe(path)
+        if answer == errno.ENOENT:
+            return
+        if answer != errno.ECONNREFUSED:
+            known = {0: "Another server listens there.", errno.EAGAIN: "Another server listens there, and is busy."}
+            raise self._taken(known.get(answer, f"There is a socket that may be in use: {os.strerror(answer)}."))
+        try:
+            if identity(os.lstat(self._path)) == identity(before):
+                os.unlink(self._path)
+        except OSError as error:
+            raise self._refusal(f"An earlier server's socket cannot be removed: {error.strerror}.") from None
+
+    def _taken(self, why: str) -> AddressInUse:
+        hint = "Stop the other server, or choose another path with --bind."
+        return AddressInUse(f"Cannot listen on {self._text}.", why, hint, self._text)
+
+    def _refusal(self, why: str, hint: str = "") -> CannotBind:
+        hint = hint or "Choose a path in a folder that exists and that this user may write to."
+        return CannotBind(f"Cannot listen on {self._text}.", why, hint, self._text)
+
+
+def _probe(path: str) -> int:
+    """connect(2)'s errno: 0 if somebody listens, ECONNREFUSED if nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path)

@@ -1,0 +1,221 @@
+"""One process that serves: it loads the handler, says READY, lets its model run, and leaves.
+
+Law: a worker knows its own signals and its line to the supervisor, and nothing of bytes or of other workers. It is
+born with every signal blocked, puts its dispositions right, and only then unblocks them: a TERM sent right after
+fork(2) is never lost. Until it is ready TERM simply ends it, for it holds no connection yet; from then on TERM begins
+the drain. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do nothing here: the supervisor decides.
+The end of the line means that the supervisor is gone, and the death signal of prctl(2) says the same to a worker that
+is stuck in its handler. What the handler's module does while it is imported, SystemExit and KeyboardInterrupt
+included, is the handler's fault and not ours.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any, NoReturn, Protocol
+
+import msgspec
+
+from pronghorn import errors, handlers
+from pronghorn.errors import BadHandler, PronghornError
+from pronghorn.events import Observer
+from pronghorn.handlers import Source
+from pronghorn.listener import Drain, Listener
+from pronghorn.models.base import Context, Model
+from pronghorn.processes import die_with_parent, flush_streams, name_process, reset_signals
+from pronghorn.settings import Settings
+
+CUT_AT_DEADLINE = 6
+LONGEST_TRACE = 32 * 1024
+loading = False  # True while this process imports the user's code, so that serve() can tell that it is called there
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """The handler is loaded and the model runs."""
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The worker cannot start: an error of ours, in its parts."""
+
+    kind: str
+    what: str
+    why: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: PronghornError) -> Failed:
+        return cls(type(error).__name__, error.what, error.why, error.hint)
+
+    def error(self) -> PronghornError:
+        """The error again, of the class that it had."""
+        kind = getattr(errors, self.kind, PronghornError)
+        if not (isinstance(kind, type) and issubclass(kind, PronghornError)):
+            kind = PronghornError
+        return kind(self.what, self.why, self.hint)
+
+
+class Crashed(msgspec.Struct, tag=True, frozen=True):
+    """The model raised, which is a fault of the server."""
+
+    trace: str
+
+
+class Finished(msgspec.Struct, tag=True, frozen=True):
+    """The drain is over; `cut` connections did not finish in time."""
+
+    cut: int
+
+
+Report = Ready | Failed | Crashed | Finished
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What every worker of a server is made from; `source` is a Source, or the handler itself."""
+
+    source: Any
+    settings: Settings
+    model: Model
+    listeners: list[Listener]
+    observe: Observer
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Line:
+    """The worker's end of its socketpair: reports go out as JSON lines, and its end begins the drain."""
+
+    __slots__ = ("_drain", "_silence", "_socket")
+
+    def __init__(self, end: socket.socket, drain: Drain) -> None:
+        self._socket = end
+        self._silence: tuple[socket.socket, socket.socket] | None = None
+        self._drain = drain
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def tell(self, report: Report) -> None:
+        """Sends one report. A supervisor that is gone hears nothing, and that is no error."""
+        try:
+            self._socket.setblocking(True)
+            self._socket.sendall(msgspec.json.encode(report) + b"\n")
+        except OSError:
+            pass
+
+    def on_readable(self) -> None:
+        """Takes what the supervisor says; at the end of the line the drain begins."""
+        try:
+            said = self._socket.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:
+            self._drain.begin("the supervisor is gone")
+            self._fall_silent()
+
+    def close(self) -> None:
+        """Lets go of this process's descriptor, as a child does that shall not speak for the worker."""
+        self._socket.close()
+
+    def _fall_silent(self) -> None:
+        # A line at its end stays readable, and every loop that still turns would spin on it: put a descriptor that
+        # is never readable in its place. The loop's own bookkeeping goes by the number, which stays the same.
+        self._silence = socket.socketpair()
+        os.dup2(self._silence[0].fileno(), self._socket.fileno(), inheritable=False)
+
+
+def work(
+    plan: Plan, slot: int, end: socket.socket, mask: Iterable[signal.Signals | int], left: list[Closable]
+) -> NoReturn:
+    """Runs in the child, right after fork(2) with all signals blocked; never returns and never raises.
+
+    `end` is this worker's end of the line, `mask` the signals that shall be blocked while it serves, and `left` what
+    belongs to the supervisor and is closed here. The process leaves with 0, or 6 when the drain deadline cut
+    connections, or the exit code of the error that it reported.
+    """
+    code = 1
+    try:
+        drain = Drain(plan.settings.drain_timeout)
+        line = Line(end, drain)
+        try:
+            for each in left:
+                each.close()
+            code = _serve(plan, slot, line, drain, mask)
+        except PronghornError as error:
+            line.tell(Failed.of(error))
+            code = error.exit_code
+        except BaseException:
+            import traceback
+
+            line.tell(Crashed(traceback.format_exc()[-LONGEST_TRACE:]))
+    finally:
+        leave(code)
+
+
+def _serve(plan: Plan, slot: int, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
+    settings, model = plan.settings, plan.model
+    supervisor = os.getppid()
+    name_process(f"worker {slot} {model.name}")
+    faulthandler.enable(file=2)
+    reset_signals()
+    die_with_parent(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    model.prepare()
+    handler = load_handler(plan.source, settings)
+    context = Context(
+        listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
+        observe=plan.observe, watched=[line],
+    )  # fmt: skip
+
+    def begin_drain(number: int, frame: FrameType | None) -> None:
+        drain.begin(signal.Signals(number).name if os.getppid() == supervisor else "the supervisor is gone")
+
+    signal.signal(signal.SIGTERM, begin_drain)
+    line.tell(Ready())
+    cut = model.run(context)
+    line.tell(Finished(cut))
+    return CUT_AT_DEADLINE if cut else 0
+
+
+def load_handler(source: Any, settings: Settings) -> handlers.Handler:
+    """The handler, from its Source or from the object itself; raises BadHandler.
+
+    Imports the user's code from the working folder, which stands first on the path from here on.
+    """
+    global loading
+    if not isinstance(source, Source):
+        return handlers.recognise(source, settings, handler_name(source))
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    loading = True
+    try:
+        return handlers.load(source, settings)
+    except PronghornError:
+        raise
+    except BaseException as error:
+        raise BadHandler(f"{source.name} cannot be imported.", f"It raised {type(error).__name__}: {error}") from None
+    finally:
+        loading = False
+
+
+def handler_name(handler: Any) -> str:
+    """What a handler object is called in logs and messages."""
+    named = handler if hasattr(handler, "__qualname__") else type(handler)
+    return str(named.__qualname__)
+
+
+def leave(code: int) -> NoReturn:
+    """Flushes standard output and error and ends the process at once: what the supervisor, or the script that called
+    serve(), wants done at its own end is not done here."""
+    flush_streams()
+    os._exit(code)

@@ -1,0 +1,146 @@
+"""Servers as their users start them: a process of their own, in a group of their own, ended by its id."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import psutil
+
+from pronghorn.handlers import Source
+from pronghorn.server import Boot
+from pronghorn.settings import settle
+
+PATIENCE = 15.0
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T | Literal[False]], what: str = "the condition", seconds: float = PATIENCE) -> T:
+    """The first true value of `condition`; AssertionError when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come true within {seconds:g} s"
+        time.sleep(0.005)
+    return value
+
+
+class Launched:
+    """A server process, what it reported, and what it wrote to standard error."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.errors = folder / "stderr"
+        self.report: dict[str, Any] = {}
+
+    @property
+    def log(self) -> str:
+        return self.errors.read_text()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.report["listening"][0].rpartition(":")
+        return host, int(port)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=PATIENCE)
+
+    def ask(self, question: bytes) -> bytes:
+        """One whole conversation: send, half-close, and read to the end."""
+        with self.connect() as sock:
+            sock.sendall(question)
+            sock.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: sock.recv(65536), b""))
+
+    def workers(self) -> list[int]:
+        """The living children of the supervisor."""
+        try:
+            found = psutil.Process(self.pid).children()
+            return [each.pid for each in found if each.status() != psutil.STATUS_ZOMBIE]
+        except psutil.NoSuchProcess:
+            return []
+
+    def ready(self, count: int = 1) -> list[int]:
+        """The living workers, once the log has counted so many as ready."""
+        wait_for(lambda: self.log.count("is ready, process id") >= count, f"{count} times a ready worker")
+        return self.workers()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def exit(self, seconds: float = PATIENCE) -> int:
+        """Waits for the end of the server; its exit status."""
+        return self.process.wait(seconds)
+
+    def stop(self) -> int:
+        self.send(signal.SIGTERM)
+        return self.exit()
+
+    def end(self) -> None:
+        """Whatever is left of the group goes."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+@contextmanager
+def started(folder: Path, arguments: list[str], descriptors: list[int]) -> Iterator[Launched]:
+    with open(folder / "stderr", "wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=folder, start_new_session=True, pass_fds=descriptors,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
+    for fd in descriptors:
+        os.close(fd)
+    server = Launched(process, folder)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+@contextmanager
+def launched(folder: Path, source: str | Source = "upper", **settings: Any) -> Iterator[Launched]:
+    """A server that has said how its start went; `folder` is its working folder, and takes its standard error."""
+    source = Source(name=source) if isinstance(source, str) else source
+    reader, writer = os.pipe()
+    boot = Boot(settings=settle({"bind": "127.0.0.1:0", **settings}), source=source, report_fd=writer)
+    (folder / "boot.json").write_bytes(msgspec.json.encode(boot))
+    fd = os.open(folder / "boot.json", os.O_RDONLY)
+    with (
+        open(reader, "rb") as reports,
+        started(folder, ["-P", "-m", "pronghorn.server", str(fd)], [fd, writer]) as server,
+    ):
+        line = reports.readline()
+        server.report = json.loads(line) if line else {}
+        yield server
+
+
+@contextmanager
+def logged(folder: Path, *arguments: str) -> Iterator[Launched]:
+    """An interpreter with `arguments` that serves, and has said in its log where it listens, or ended."""
+    with started(folder, list(arguments), []) as server:
+        wait_for(lambda: " Serving " in server.log or server.process.poll() is not None, "the start")
+        server.report = {"listening": re.findall(r"Listening at: tcp://(\S+)", server.log)}
+        yield server
+
+
+@contextmanager
+def script(folder: Path, text: str) -> Iterator[Launched]:
+    """A script that calls serve()."""
+    (folder / "script.py").write_text(text)
+    with logged(folder, "script.py") as server:
+        yield server

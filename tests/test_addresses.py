@@ -1,0 +1,95 @@
+"""What --bind means, and what is said when it means nothing."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+
+from pronghorn.addresses import parse_bind, places, spoken, zoned
+from pronghorn.errors import BadSetting, CannotBind
+from pronghorn.listener import open_listeners
+from pronghorn.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "path"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1", 8000, ""),
+        ("localhost:0", "localhost", 0, ""),
+        (":8000", "", 8000, ""),
+        ("[::1]:65535", "::1", 65535, ""),
+        ("[fe80::1%eth0]:80", "fe80::1%eth0", 80, ""),
+        ("unix:/run/a:1", "", 0, "/run/a:1"),
+        ("unix:here", "", 0, "here"),
+    ],
+)
+def test_parse_bind(text: str, host: str, port: int, path: str) -> None:
+    bind = parse_bind(text)
+    assert (bind.text, bind.host, bind.port, bind.path) == (text, host, port, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("8000", "Write :8000 for every interface, or 127.0.0.1:8000 for this host alone."),
+        ("localhost", "It has no port."),
+        ("localhost:", "'' is no port"),
+        ("localhost:http", "'http' is no port"),
+        ("localhost:65536", "'65536' is no port"),
+        ("localhost:-1", "'-1' is no port"),
+        ("localhost:٣", "is no port"),
+        ("::1:8000", "Write [::1]:8000."),
+        ("tcp://localhost:8000", "brackets"),
+        ("[::1:8000", "brackets"),
+        ("[localhost]:8000", "'localhost' is no IPv6 address."),
+        ("[]:8000", "no IPv6 address"),
+        ("[::ffff:127.0.0.1]:8000", "Write 127.0.0.1:8000."),
+        ("a b:8000", "'a b' is no host."),
+        ("user@host:8000", "is no host"),
+        ("unix:", "It has no path."),
+        ("unix:a\0b", "A path holds no NUL."),
+        ("unix:" + "x" * 108, "The path has 108 bytes, and the system takes 107 at most."),
+        ("unix:" + "é" * 54, "The path has 108 bytes"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have another longest path")
+def test_what_cannot_be_read_says_what_would_be_right(text: str, said: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        parse_bind(text)
+    assert said in str(caught.value)
+    assert "--bind" in caught.value.what
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70])
+def test_a_name_that_does_not_resolve(host: str) -> None:
+    with pytest.raises(CannotBind) as caught:
+        places(parse_bind(f"{host}:8000"))
+    assert f"{host!r} does not resolve" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("binds", "said"),
+    [
+        (("127.0.0.1:8000", "127.0.0.1:8000"), "--bind gives 127.0.0.1:8000 twice."),
+        (("localhost:8000", "127.0.0.1:8000"), "--bind gives localhost:8000 and 127.0.0.1:8000."),
+        (("127.0.0.1:8000", ":8000"), "0.0.0.0:8000 covers 127.0.0.1:8000."),
+        (("[::]:8000", "[::1]:8000"), "[::]:8000 covers [::1]:8000."),
+        (("unix:a", "unix:./a"), "--bind gives unix:a and unix:./a."),
+        ((), "--bind is empty."),
+    ],
+)
+def test_the_same_address_twice(binds: tuple[str, ...], said: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        open_listeners(Settings(bind=binds), lambda event: None)
+    assert said in str(caught.value)
+
+
+def test_a_zone_stays_in_the_address() -> None:
+    zone = socket.if_nameindex()[0]
+    assert zoned(("fe80::1", 80, 0, zone[0])) == f"fe80::1%{zone[1]}"
+    assert zoned(("fe80::1", 80, 0, 2**31 - 1)) == f"fe80::1%{2**31 - 1}"
+    assert zoned(("::1", 80, 0, 0)) == zoned(("::1", 80)) == "::1"
+    assert spoken((socket.AF_INET6, ("fe80::1", 80, 0, zone[0]))) == f"[fe80::1%{zone[1]}]:80"

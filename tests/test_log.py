@@ -1,0 +1,248 @@
+"""The log: words for events, and what it keeps out."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch import launched
+from pronghorn import events
+from pronghorn.errors import MessageTooLong
+from pronghorn.events import Event
+from pronghorn.observers import Observers
+from pronghorn.observers.log import LONGEST_TEXT, WORDS, LogObserver, ending, escaped, formatter, peer_name
+
+PEER = ("127.0.0.1", 51234)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(clock: Clock) -> Iterator[LogObserver]:
+    observer = LogObserver("debug", clock)
+    yield observer
+    observer.close()
+
+
+def told(capfd: pytest.CaptureFixture[str]) -> str:
+    return capfd.readouterr().err
+
+
+def test_every_event_has_words() -> None:
+    assert set(WORDS) == set(Event.__subclasses__())
+
+
+def test_a_record_has_the_prefix_that_log_parsers_know(log: LogObserver, capfd: pytest.CaptureFixture[str]) -> None:
+    log(events.ListenerOpened("127.0.0.1:8000"))
+    line = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[(\d+)\] \[INFO\] Listening at: tcp://127\.0\.0\.1:8000\n"
+    match = re.fullmatch(line, told(capfd))
+    assert match is not None and int(match[1]) == os.getpid()
+
+
+def test_on_a_terminal_the_level_leads_and_is_coloured_unless_the_user_objects() -> None:
+    record = logging.LogRecord("pronghorn.error", logging.INFO, "", 0, "words", None, None)
+    assert formatter(coloured=False, terminal=True).format(record) == "INFO:     words"
+    assert formatter(coloured=True, terminal=True).format(record) == "\x1b[32mINFO\x1b[0m:     words"
+
+
+def test_the_classic_line_for_each_client(log: LogObserver, capfd: pytest.CaptureFixture[str]) -> None:
+    log(events.ConnectionOpened(1, PEER))
+    log(events.ConnectionClosed(1, PEER, "done", 1.5, 10, 20, 2))
+    opened, closed = told(capfd).splitlines()
+    assert opened.endswith("[DEBUG] received from 127.0.0.1 at PORT 51234")
+    assert closed.endswith(
+        "closed connection 1 from 127.0.0.1 at PORT 51234: done after 1.500 s, 10 bytes in, 20 bytes out"
+    )
+
+
+def test_clients_are_told_at_debug_only(capfd: pytest.CaptureFixture[str]) -> None:
+    log = LogObserver("info")
+    log(events.ConnectionOpened(1, PEER))
+    log(events.PeerFailed(1, PEER, ConnectionResetError()))
+    log(events.PeerFailed(1, PEER, MessageTooLong(10)))
+    log.close()
+    (line,) = told(capfd).splitlines()
+    assert "longer than 10 bytes" in line
+
+
+def test_a_failing_handler_is_told_with_number_and_with_the_users_frames_only(
+    log: LogObserver, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    try:
+        log._clock.explode()  # type: ignore[attr-defined]
+    except AttributeError as error:
+        log(events.HandlerFailed(7, PEER, error))
+    text = told(capfd)
+    first, *rest = text.splitlines()
+    assert first.endswith("Handler failed on connection 7 from 127.0.0.1 at PORT 51234: "
+                          "AttributeError: 'Clock' object has no attribute 'explode'")  # fmt: skip
+    assert all(line.startswith("  ") for line in rest)
+    assert __file__ in text and "Traceback" in text
+
+
+def test_nobody_forges_a_record(log: LogObserver, capfd: pytest.CaptureFixture[str]) -> None:
+    evil = "a\r\n[2026-01-01] [1] [INFO] forged\x1b[2J\x00\u2028\x85"
+    log(events.HandlerFailed(1, PEER, ValueError(evil)))
+    log(events.PeerFailed(2, evil, OSError(evil)))
+    text = told(capfd)
+    assert "\\r\\n[2026-01-01]" in text
+    assert not {"\r", "\x1b", "\x00", "\u2028", "\x85"} & set(text)
+    assert not any(line.startswith("[2026-01-01]") for line in text.splitlines())
+
+
+def test_peer_data_is_capped() -> None:
+    assert len(escaped("x" * 10_000_000)) == LONGEST_TEXT
+    assert len(escaped("\x00" * 10_000_000)) == LONGEST_TEXT
+    assert escaped("Grüße") == "Grüße"
+
+
+def test_floods_are_told_once_in_ten_seconds_each(
+    log: LogObserver, clock: Clock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refused = events.ConnectionRefused(PEER, "--max-threads")
+    failed = events.AcceptFailed("127.0.0.1:8000", OSError(errno.EMFILE, "Too many open files"), 0.1)
+    for _ in range(1000):
+        log(refused)
+        log(failed)
+        clock.now += 0.009
+    assert len(told(capfd).splitlines()) == 2
+    clock.now += 2.0
+    log(refused)
+    log(events.ConnectionRefused(PEER, "another limit"))
+    first, other = told(capfd).splitlines()
+    assert first.endswith("--max-threads (999 more since the last such line)")
+    assert other.endswith("another limit")
+
+
+def test_peers_have_names() -> None:
+    assert peer_name(("::1", 5)) == "::1 at PORT 5"
+    assert peer_name("") == "a unix socket"
+    assert peer_name("/run/x") == "unix socket /run/x"
+
+
+def test_how_a_process_ended() -> None:
+    assert ending(3) == "ended with exit status 3"
+    assert ending(-signal.SIGTERM) == "was killed by SIGTERM"
+    assert "out of memory" in ending(-signal.SIGKILL)
+
+
+def test_an_observer_that_raises_is_reported_once_and_removed(
+    log: LogObserver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raise ValueError("no use")
+
+    observers = Observers(broken, seen.append, log)
+    for _ in range(3):
+        observers(events.DrainStarted("SIGTERM", 30))
+    assert len(seen) == 3 and len(observers) == 2
+    assert told(capfd).count("ValueError: no use") == 1
+
+
+def test_a_logger_that_its_owner_has_set_up_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("pronghorn.error")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        log = LogObserver("debug")
+        log(events.ListenerOpened("127.0.0.1:8000"))
+        log(events.ListenerSkipped("[::1]:8000", "not here"))
+        log.close()
+        assert {record.getMessage() for record in caplog.records} == {"Not listening at [::1]:8000: not here"}
+        assert logger.handlers == [caplog.handler]
+    finally:
+        logger.removeHandler(caplog.handler)
+        logger.setLevel(logging.NOTSET)
+
+
+TELL = """
+import os, sys
+from pronghorn import events
+from pronghorn.observers.log import LogObserver
+{before}
+log = LogObserver("debug")
+for number in range({count}):
+    log(events.ListenerOpened("127.0.0.1:8000"))
+print("alive")
+"""
+
+
+def run(before: str, count: int, **streams: object) -> bytes:
+    text = TELL.format(before=before, count=count)
+    done = subprocess.run([sys.executable, "-c", text], stdout=subprocess.PIPE, timeout=30, **streams)  # type: ignore[call-overload]
+    return bytes(done.stdout)
+
+
+def test_a_closed_or_full_standard_error_is_survived_in_silence() -> None:
+    assert run("os.close(2)", 10) == b"alive\n"
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "wb") as full:
+            assert run("", 10, stderr=full) == b"alive\n"
+
+
+def test_a_log_that_nobody_reads_stops_nobody_and_says_later_what_was_dropped() -> None:
+    reader, writer = os.pipe()
+    try:
+        text = "os.set_blocking(2, True)"
+        assert run(text, 10_000, stderr=writer) == b"alive\n"
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+def test_records_that_were_dropped_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    saved = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        log = LogObserver("debug")
+        try:
+            while True:
+                os.write(writer, b"x" * 65536)
+        except BlockingIOError:
+            pass
+        for _ in range(3):
+            log(events.ListenerOpened("127.0.0.1:8000"))
+        os.read(reader, 1 << 20)
+        log(events.ListenerOpened("127.0.0.1:8000"))
+        assert b"(3 records were dropped" in os.read(reader, 65536)
+        log.close()
+    finally:
+        os.dup2(saved, 2)
+        for fd in (reader, writer, saved):
+            os.close(fd)
+
+
+def test_a_handler_that_raises_is_logged_once_by_a_server(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import pronghorn\n@pronghorn.message(pronghorn.lines)\ndef fail(line):\n    raise ValueError(line)\n"
+    )
+    with launched(tmp_path, "mine:fail") as server:
+        assert server.ask(b"\x1b[31mred\n") == b""
+        assert server.stop() == 0
+        assert server.log.count("Handler failed on connection 1 from 127.0.0.1 at PORT") == 1
+        assert "\x1b" not in server.log
+        assert "pronghorn/handlers" not in server.log and "mine.py" in server.log

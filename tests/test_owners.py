@@ -1,0 +1,192 @@
+"""What the kernel knows: who holds an address, and the limits of this process."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pronghorn.kernel import limits, owners
+
+Address = namedtuple("Address", "ip port")
+Row = namedtuple("Row", "family laddr status pid")
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def spoken(server: socket.socket) -> str:
+    host, port = server.getsockname()[:2]
+    return f"{host}:{port}"
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """The connections that psutil says there are."""
+    rows: list[Row] = []
+    monkeypatch.setattr(psutil, "net_connections", lambda kind: rows)
+    return rows
+
+
+def row(status: str, pid: int | None = None, host: str = "127.0.0.1", port: int = 8000) -> Row:
+    return Row(socket.AF_INET6 if ":" in host else socket.AF_INET, Address(host, port), status, pid)
+
+
+def test_names_the_process_that_listens(listening: socket.socket) -> None:
+    said = owners.explain(spoken(listening))
+    assert said.startswith(f"held by process {os.getpid()} (")
+    assert "pytest" in said or "python" in said
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "0.0.0.0"])
+def test_sees_through_names_and_wildcards(listening: socket.socket, host: str) -> None:
+    assert f"process {os.getpid()} " in owners.explain(f"{host}:{listening.getsockname()[1]}")
+
+
+def test_names_who_listens_on_a_unix_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "here"))
+        server.listen()
+        for path in (tmp_path / "here", "here"):
+            assert owners.explain(f"unix:{path}").startswith(f"held by process {os.getpid()} ")
+    assert owners.explain(f"unix:{tmp_path / 'here'}") == ""
+
+
+def test_a_real_connection_left_behind_is_named_by_its_state() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = spoken(server)
+        with socket.create_connection(server.getsockname()) as client:
+            server.accept()[0].close()
+            server.close()
+            assert said_within(address, "1 connection of an earlier server is in FIN_WAIT2")
+            client.close()
+            assert said_within(address, "1 connection of an earlier server is in TIME_WAIT")
+
+
+def said_within(address: str, expected: str, seconds: float = 5.0) -> bool:
+    """Whether that is said before the deadline; the kernel changes states in its own time."""
+    deadline = time.monotonic() + seconds
+    while (said := owners.explain(address)) != f"no process holds it: {expected}":
+        assert time.monotonic() < deadline, said
+    return True
+
+
+def test_counts_each_state(table: list[Row]) -> None:
+    table += [row("TIME_WAIT")] * 3 + [row("FIN_WAIT2")] + [row("ESTABLISHED", port=8001)]
+    said = "no process holds it: 1 connection of an earlier server is in FIN_WAIT2, 3 in TIME_WAIT"
+    assert owners.explain("127.0.0.1:8000") == said
+
+
+def test_connections_of_a_living_process_are_its_own(table: list[Row]) -> None:
+    table += [row("ESTABLISHED", os.getpid())] * 2
+    said = owners.explain("127.0.0.1:8000")
+    assert said.startswith(f"held by process {os.getpid()} (")
+    assert said.endswith("): 2 connections are in ESTABLISHED")
+
+
+def test_another_users_process_is_unseen(table: list[Row]) -> None:
+    table += [row("LISTEN")]
+    assert owners.explain(":8000") == "held by a process that this user may not see"
+
+
+def test_a_dual_stack_listener_is_in_the_way_of_ipv4(table: list[Row]) -> None:
+    table += [row("LISTEN", host="::")]
+    assert owners.explain("127.0.0.1:8000").startswith("held by")
+    assert owners.explain("[::1]:8000").startswith("held by")
+    assert owners.explain("[::1]:8001") == ""
+
+
+def test_the_other_family_and_other_hosts_are_not_in_the_way(table: list[Row]) -> None:
+    table += [row("LISTEN", host="::1"), row("LISTEN", host="127.0.0.2")]
+    assert owners.explain("127.0.0.1:8000") == ""
+
+
+def test_many_processes_are_cut_short_and_a_command_is_made_printable(
+    table: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Process:
+        def __init__(self, pid: int) -> None:
+            if pid == 3:
+                raise psutil.NoSuchProcess(pid)
+            self.pid = pid
+
+        def cmdline(self) -> list[str]:
+            return ["evil\x1b[2J\n"] if self.pid == 1 else ["x" * 200]
+
+    table += [row("LISTEN", pid) for pid in (5, 1, 3, 2, 4)]
+    monkeypatch.setattr(psutil, "Process", Process)
+    said = owners.explain("127.0.0.1:8000")
+    assert said == f"held by process 1 (evil?[2J?), process 2 ({'x' * 80}…), process 3 and 2 more"
+
+
+def denied(kind: str) -> Any:
+    raise psutil.AccessDenied()
+
+
+def test_what_cannot_be_found_out_is_left_out(listening: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert owners.explain("nonsense") == ""
+    assert owners.explain("no-such-host.invalid:8000") == ""
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil, "net_connections", denied)
+        assert owners.explain(spoken(listening)) == ""
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert owners.explain(spoken(listening)) == ""
+
+
+def test_psutil_is_imported_only_to_explain() -> None:
+    code = "import sys, pronghorn.kernel.owners, pronghorn.kernel.limits; sys.exit('psutil' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0
+
+
+def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        assert limits.raise_descriptor_limit() == (200, hard)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert limits.raise_descriptor_limit() == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("refusal", [ValueError, OSError])
+def test_a_hard_limit_that_is_a_word_only(monkeypatch: pytest.MonkeyPatch, refusal: type[Exception]) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def setrlimit(which: int, pair: tuple[int, int]) -> None:
+        if pair[0] == resource.RLIM_INFINITY:
+            raise refusal
+        seen.append(pair)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    assert limits.raise_descriptor_limit() == (256, resource.RLIM_INFINITY)
+    assert seen == [(10240, resource.RLIM_INFINITY)]
+
+
+def test_free_descriptors_count_what_is_open() -> None:
+    before = limits.free_descriptors()
+    with open(os.devnull):
+        assert limits.free_descriptors() == before - 1
+    assert limits.free_descriptors() == before
+
+
+def test_the_backlog_is_cut_at_the_systems_maximum() -> None:
+    most = limits.effective_backlog(0)
+    assert most >= 128
+    assert limits.effective_backlog(5) == 5
+    assert limits.effective_backlog(10**12) == most

@@ -97,6 +97,7 @@ def test_right_values(name: str, text: Any, value: Any) -> None:
         ("workers", "0", "It takes a whole number, at least 1."),
         ("workers", "1.5", "It takes a whole number, at least 1."),
         ("workers", "2k", "It takes a whole number, at least 1."),
+        ("workers", "9" * 400, "It takes a whole number, at least 1."),
         ("workers", True, "It takes a whole number, at least 1."),
         ("pool_size", None, "It takes a whole number, at least 1."),
         ("backlog", 2**31, "It takes a whole number, at least 0, at most 2147483647."),

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -102,7 +103,7 @@ def test_workers_leave_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         workers = server.ready(2)
         os.kill(server.pid, signal.SIGKILL)
         for pid in workers:
-            wait_for(lambda pid=pid: gone(pid), f"the end of worker {pid}")
+            wait_for(partial(gone, pid), f"the end of worker {pid}")
         assert refused(server)
 
 
@@ -255,7 +256,7 @@ def test_a_term_right_after_fork_is_not_lost(tmp_path: Path) -> None:
             for worker in set(server.workers()) - seen:
                 seen.add(worker)
                 os.kill(worker, signal.SIGTERM)
-                wait_for(lambda pid=worker: gone(pid), "the worker's end", 5)
+                wait_for(partial(gone, worker), "the worker's end", 5)
 
 
 def test_a_failing_fork_is_no_end(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def settle(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) 
 def _checked(field: Field, value: Any, origin: str) -> Any:
     try:
         right = msgspec.convert(_converted(field, value), type=field.type)
-    except (ValueError, msgspec.ValidationError):
+    except (ValueError, OverflowError, msgspec.ValidationError):
         raise _wrong(field, value, origin) from None
     if field.choices and right not in field.choices:
         raise _wrong(field, value, origin)

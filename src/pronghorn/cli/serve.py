@@ -141,7 +141,10 @@ def become_supervisor(boot: Boot) -> NoReturn:
     """Replace this process by the server; the settings travel in a descriptor, so that they show in no `ps`."""
     import msgspec
 
-    fd = _anonymous_file(msgspec.json.encode(boot))
+    try:
+        fd = _anonymous_file(msgspec.json.encode(boot))
+    except UnicodeEncodeError as error:
+        raise BadSetting(f"{error.object!r} is not UTF-8.", hint="Give it another name, such as a link to it.") from None
     _make_importable()
     arguments = [sys.executable, *_interpreter_flags(), "-m", "pronghorn.server", str(fd)]
     for stream in (sys.stdout, sys.stderr):

@@ -134,6 +134,17 @@ def test_floods_are_told_once_in_ten_seconds_each(
     assert other.endswith("another limit")
 
 
+def test_why_a_worker_did_not_start_ends_with_the_error_and_its_traceback_follows(
+    log: LogObserver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log(events.WorkerNotStarted(1, "'m:h' failed to import.\nTraceback:\n  File m.py\nValueError: no", 0.2))
+    log(events.WorkerNotStarted(1, "fork: Resource temporarily unavailable", 0.1))
+    first, *rest, last = told(capfd).splitlines()
+    assert first.endswith("did not start: 'm:h' failed to import. ValueError: no; next attempt in 0.2 s")
+    assert rest == ["  Traceback:", "    File m.py", "  ValueError: no"]
+    assert last.endswith("fork: Resource temporarily unavailable; next attempt in 0.1 s")
+
+
 def test_peers_have_names() -> None:
     assert peer_name(("::1", 5)) == "::1 at PORT 5"
     assert peer_name("") == "a unix socket"

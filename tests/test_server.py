@@ -255,6 +255,31 @@ def test_ctrl_c_during_the_probe(tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_what_the_handler_wants_done_at_exit_is_done_in_its_worker_only(tmp_path: Path) -> None:
+    text = """
+import atexit, os, pronghorn
+def note(who):
+    open("exits", "a").write(f"{who} {os.getpid()}\\n")
+def make():
+    atexit.register(note, "worker")
+    return handle
+def handle(conn): pass
+if __name__ == "__main__":
+    atexit.register(note, "script")
+    pronghorn.serve("script:make", factory=True, bind="127.0.0.1:0")
+"""
+    with script(tmp_path, text) as server:
+        (worker,) = server.ready()
+        assert server.stop() == 0
+        assert (tmp_path / "exits").read_text() == f"worker {worker}\nscript {server.pid}\n"
+
+
+def test_the_lean_process_is_no_command(tmp_path: Path) -> None:
+    with logged(tmp_path, "-m", "pronghorn.server") as server:
+        assert server.exit() == 2
+        assert "pronghorn serve" in server.log
+
+
 def test_only_the_main_thread_serves() -> None:
     import threading
 

@@ -15,6 +15,9 @@ import psutil
 import pytest
 
 from launch import Launched, launched, script, wait_for
+from pronghorn.errors import BadHandler, MissingExtra, PronghornError
+from pronghorn.models import load
+from pronghorn.settings import MODELS
 from pronghorn.slots import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_WHEN_KILLED, NEVER, Slot, Worker
 from pronghorn.worker import Failed, Finished, Ready
 
@@ -107,8 +110,12 @@ def test_workers_leave_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         assert refused(server)
 
 
-@pytest.mark.parametrize("model", ["epoll", "asyncio", "thread", "iterative"])
+@pytest.mark.parametrize("model", [name for name in MODELS if name not in ("auto", "prefork")])
 def test_an_open_conversation_survives_the_supervisor(tmp_path: Path, model: str) -> None:
+    try:
+        load(model)
+    except MissingExtra as error:
+        pytest.skip(str(error))
     with launched(tmp_path, model=model) as server, server.connect() as sock:
         sock.sendall(b"half")
         assert sock.recv(100) == b"HALF"
@@ -282,6 +289,19 @@ pronghorn.serve(bind="127.0.0.1:0")
         assert server.stop() == 0
 
 
+def test_a_fork_that_fails_at_the_first_start_is_tried_again_until_the_start_timeout(tmp_path: Path) -> None:
+    text = """
+import errno, os, pronghorn
+def failing():
+    raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+os.fork = failing
+pronghorn.serve(bind="127.0.0.1:0", start_timeout=0.5)
+"""
+    with script(tmp_path, text) as server:
+        assert server.exit() == 3
+        assert "No worker could be started." in server.log
+
+
 def test_a_handler_that_breaks_later_does_not_end_the_server(tmp_path: Path) -> None:
     module = tmp_path / "mine.py"
     good = "def handle(conn):\n    conn.sendall(b'good')\n"
@@ -374,8 +394,6 @@ def test_reports_come_in_pieces_and_rubbish_is_left_out() -> None:
 
 
 def test_an_error_crosses_the_line_as_what_it_was() -> None:
-    from pronghorn.errors import BadHandler, PronghornError
-
     error = Failed.of(BadHandler("what", "why", "hint")).error()
     assert type(error) is BadHandler and (error.what, error.why, error.hint) == ("what", "why", "hint")
     assert type(Failed("os", "what").error()) is PronghornError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import Any
 
 from pronghorn.connection import READ_SIZE, Connection, end_reading, is_peers_fault
@@ -106,11 +107,13 @@ class BlockingTransport(Transport):
                 self.resume_reading()
 
     def wait_closed(self) -> None:
-        """Wait until somebody closes: the peer has ended, and the protocol asked to stay (eof_received)."""
+        """Wait until somebody closes: input is over, and the protocol asked to stay. Draining may ask it again."""
         self.pause_reading()
-        while not self._closing and not self.conn.draining:
-            assert self._readable is not None
+        assert self._readable is not None
+        while not self._closing and not (self.drain is not None and time.monotonic() >= self.drain.deadline):
             self._readable.wait(0.2)
+            if self.draining:
+                self.tell_draining()
 
     def tell_draining(self) -> None:
         """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""
@@ -146,6 +149,7 @@ def drive(protocol: Any, conn: Connection) -> None:
                 transport.protocol.data_received(data)
             elif conn.reading_shut:
                 transport.tell_draining()
+                transport.wait_closed()
                 break
             else:
                 if transport.protocol.eof_received():

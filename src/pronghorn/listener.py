@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pronghorn.addresses import Bind, Place, parse_bind, places, refuse_overlaps, spoken, zoned
@@ -104,7 +105,7 @@ class Drain:
     shares the descriptor, and makes a Drain of its own.
     """
 
-    __slots__ = ("_wake", "begun", "deadline", "timeout", "why")
+    __slots__ = ("_wake", "begun", "deadline", "then", "timeout", "why")
 
     def __init__(self, timeout: float) -> None:
         """`timeout` is what open connections get, in seconds."""
@@ -112,6 +113,7 @@ class Drain:
         self.begun = False
         self.why = ""
         self.deadline = math.inf
+        self.then: Callable[[], object] | None = None  # called once, when draining begins
         self._wake = Wake()
 
     def begin(self, why: str = "") -> None:
@@ -121,9 +123,17 @@ class Drain:
             self.deadline = time.monotonic() + self.timeout
             self.begun = True
             self._wake.set()
+            if self.then is not None:
+                self.then()
 
     def __bool__(self) -> bool:
         return self.begun
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable again, if draining has not begun here: a forked process was told to drain
+        before it had let go of its copy."""
+        if not self.begun:
+            self._wake.clear()
 
     def fileno(self) -> int:
         return self._wake.fileno()

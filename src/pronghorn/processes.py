@@ -112,7 +112,7 @@ def kill(pid: int, number: signal.Signals) -> None:
 
 def preload_libgcc() -> None:
     """A threaded Python process aborts at its exit when it cannot load this library, as when descriptors have run out
-    (python/cpython issue 88600 tells the story): so it is loaded while there are some."""
+    (bpo-44434): so it is loaded while there are some."""
     if sys.platform.startswith("linux"):
         import ctypes
 

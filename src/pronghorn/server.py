@@ -201,6 +201,9 @@ def complain(error: PronghornError) -> None:
 
 def main() -> int:
     """What `python -m pronghorn.server FD` does; FD holds a Boot as JSON. Returns the exit status."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
+        complain(PronghornError("This is a part of Pronghorn.", hint="Start a server with: pronghorn serve"))
+        return 2
     keep_standard_descriptors()
     faulthandler.enable(file=2)
     with open(int(sys.argv[1]), "rb") as file:

@@ -10,7 +10,7 @@ handler does ends the supervisor: a death is followed by a new worker, with a gr
 killed worker leaves behind (the children of the fork model) is adopted by way of PR_SET_CHILD_SUBREAPER, may finish,
 and ends by the drain deadline.
 
-The listeners stay open here until the last worker is gone.
+When draining starts, the listeners are closed here at once, and by each worker once the accept queue is empty.
 """
 
 from __future__ import annotations
@@ -123,6 +123,8 @@ class Supervisor:
     def _drain(self, why: str) -> None:
         self._deadline = time.monotonic() + self._settings.drain_timeout + GRACE
         self._observe(events.DrainStarted(why, self._settings.drain_timeout))
+        for listener in self._plan.listeners:  # the workers empty the queue; when the last has, clients are refused
+            listener.close()
         for pid in self._workers:
             kill(pid, signal.SIGTERM)
 
@@ -220,7 +222,7 @@ class Supervisor:
         self._announce()
         for slot in self._slots:
             if slot.failure is not None:
-                self._not_started(slot, _one_line(slot.failure))
+                self._not_started(slot, _told(slot.failure))
 
     # Deaths
 
@@ -261,7 +263,7 @@ class Supervisor:
         else:
             slot.failure = worker.start_failure(status)
             if self._served:
-                self._not_started(slot, _one_line(slot.failure), worker.killed(status))
+                self._not_started(slot, _told(slot.failure), worker.killed(status))
 
     def _give_up(self, now: float) -> None:
         """Raises if nothing has ever been ready and nothing will be."""
@@ -285,5 +287,5 @@ class Supervisor:
         return [pid for pid in children() if pid not in self._workers] if self._adopts else []
 
 
-def _one_line(error: PronghornError) -> str:
-    return " ".join(part for part in (error.what, error.why) if part)
+def _told(error: PronghornError) -> str:
+    return "\n".join(part for part in (error.what, error.why) if part)

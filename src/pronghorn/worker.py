@@ -11,6 +11,7 @@ included, is the handler's fault and not ours.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import signal
@@ -96,7 +97,7 @@ class Line:
 
     def __init__(self, end: socket.socket, drain: Drain) -> None:
         self._socket = end
-        self._silence: tuple[socket.socket, socket.socket] | None = None
+        self._silence: tuple[socket.socket, ...] = ()
         self._drain = drain
 
     def fileno(self) -> int:
@@ -124,7 +125,8 @@ class Line:
 
     def close(self) -> None:
         """Lets go of this process's descriptor, as a child does that shall not speak for the worker."""
-        self._socket.close()
+        for end in (self._socket, *self._silence):
+            end.close()
 
     def _fall_silent(self) -> None:
         # A line at its end stays readable, and every loop that still turns would spin on it: put a descriptor that
@@ -164,6 +166,7 @@ def work(
 def _serve(plan: Plan, slot: int, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
     settings, model = plan.settings, plan.model
     supervisor = os.getppid()
+    atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
     name_process(f"worker {slot} {model.name}")
     faulthandler.enable(file=2)
     reset_signals()
@@ -183,6 +186,7 @@ def _serve(plan: Plan, slot: int, line: Line, drain: Drain, mask: Iterable[signa
     line.tell(Ready())
     cut = model.run(context)
     line.tell(Finished(cut))
+    atexit._run_exitfuncs()
     return CUT_AT_DEADLINE if cut else 0
 
 
@@ -215,7 +219,7 @@ def handler_name(handler: Any) -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """Flushes standard output and error and ends the process at once: what the supervisor, or the script that called
-    serve(), wants done at its own end is not done here."""
+    """Flushes standard output and error and ends the process at once, whatever threads it has and whatever the stack
+    below belongs to: in a script, that is the script's."""
     flush_streams()
     os._exit(code)

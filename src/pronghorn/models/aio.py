@@ -16,7 +16,7 @@ from pronghorn.aiochannel import AsyncioLoop
 from pronghorn.channel import Channel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.models.base import Context, Model, by_descriptors
-from pronghorn.models.turns import Loops
+from pronghorn.models.turns import Acceptor, Loops
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -31,7 +31,7 @@ class AsyncioLoops(Loops):
         self.changed = self._glue.changed
         super().__init__(context)
 
-    def release(self, channel: Channel) -> None:
+    def release(self, channel: Channel | Acceptor) -> None:
         super().release(channel)
         if not self.open and self.context.drain.begun:
             self._last.set()

@@ -71,6 +71,7 @@ class Flows:
                 self._attend(fd, woken)
         for listener in listeners.values():
             yield from self._queued(listener, room, woken)
+            listener.close()
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
@@ -178,6 +179,8 @@ class Flows:
         if fd == self.wake.fileno():
             self.wake.clear()
             woken()
+        elif fd == self.context.drain.fileno():
+            self.context.drain.clear()
         elif fd in self._watched:
             self._watched[fd].on_readable()
 

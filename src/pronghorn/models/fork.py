@@ -12,19 +12,17 @@ import os
 import signal
 import sys
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pronghorn.connection import Connection
-from pronghorn.listener import Drain
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
 
-HELD = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}  # blocked around fork: one that comes between would be lost
-
 
 def serve(context: Context) -> None:
     flows = Flows(context)
+    shared = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
     children: set[int] = set()
 
     def look() -> None:
@@ -34,43 +32,35 @@ def serve(context: Context) -> None:
 
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
         try:
             pid = os.fork()
         except OSError as error:
             flows.refuse(conn, f"fork: {error.strerror}")
-        else:
-            if pid == 0:
-                child(flows, conn)
-            children.add(pid)
-            flows.forget(conn)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+            continue
+        if pid == 0:
+            child(flows, conn, shared)
+        children.add(pid)
+        flows.forget(conn)
     drain_children(context, children)
     signal.signal(signal.SIGCHLD, previous)
 
 
-def child(flows: Flows, conn: Connection) -> NoReturn:
-    """What the child does: let go of everything that is not its own, converse, leave."""
-    context = flows.context
-    ours: list[Any] = [*context.listeners, *context.watched, flows.wake, context.drain]
-    for thing in ours:
-        thing.close()
-    begun = context.drain.begun
-    context.drain = conn.drain = Drain(context.settings.drain_timeout)
-    context.drain.close()  # nobody waits for it here, and the child keeps no descriptor but its connection
-    flows.open.clear()
-    flows.open[conn.number] = conn
+def child(flows: Flows, conn: Connection, shared: list[int]) -> NoReturn:
+    """What the child does: let go of everything that is not its own, converse, leave.
 
-    def drain(*_: object) -> None:
-        if not context.drain:
-            context.drain.begin("told by the worker")
-            _thread.start_new_thread(flows.sweep, ())  # the handler has this one, perhaps in a blocking call
-
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, drain)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
-    if begun:
-        drain()
+    The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
+    connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults.
+    """
+    drain = flows.context.drain
+    drain.close()
+    flows.wake.close()
+    for fd in shared:
+        os.close(fd)
+    flows.open = flows.context.open = {conn.number: conn}
+    # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
+    drain.then = lambda: _thread.start_new_thread(flows.sweep, ())
+    if drain.begun:
+        drain.then()
     flows.converse(conn)
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.channel import CLOSED, Channel
+from pronghorn.channel import CLOSED, OPEN, Channel
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
@@ -35,6 +35,7 @@ class Watched:
     """A thing that only wants to be told of input: the drain, and the worker's line to its supervisor."""
 
     wants_write = False
+    state = OPEN
 
     def __init__(self, fd: int, on_readable: Callable[[], None]) -> None:
         self._fd = fd
@@ -48,7 +49,10 @@ class Watched:
         pass
 
     def is_closing(self) -> bool:
-        return False
+        return self.state is CLOSED
+
+    def settle(self) -> None:
+        pass
 
 
 class Acceptor(Watched):
@@ -81,6 +85,14 @@ class Acceptor(Watched):
 
     def rest(self, resting: bool) -> None:
         self.wants_read = not resting
+        self.turns.changed(self)
+
+    def retire(self) -> None:
+        """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
+        would stay in an epoll set as long as another process has it, ready for ever."""
+        self.accept(most=65536)
+        self.wants_read = False
+        self.state = CLOSED
         self.turns.changed(self)
 
 
@@ -117,16 +129,18 @@ class Loops:
     def failed(self, channel: Channel, error: BaseException) -> None:
         self.context.failed(channel, error)
 
-    def release(self, channel: Channel) -> None:
-        """The loop has let go of a closed channel: close its descriptor and account for it."""
+    def release(self, channel: Channel | Acceptor) -> None:
+        """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor."""
+        if isinstance(channel, Acceptor):
+            channel.listener.close()
+            return
         channel.sock.close()
         self.context.closed(channel, channel.reason, getattr(channel.protocol, "messages", 0))
 
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
         for acceptor in self.acceptors:
-            acceptor.accept(most=65536)
-            acceptor.rest(True)
+            acceptor.retire()
         for channel in list(self.open.values()):
             try:
                 self._drain(channel)

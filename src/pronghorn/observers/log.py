@@ -65,9 +65,13 @@ def trace(error: BaseException) -> str:
     theirs = [place for place, frame in enumerate(told.stack) if not frame.filename.startswith(HOUSE)]
     if theirs:
         del told.stack[: theirs[0]]
-    lines = [line for part in told.format() for line in part.rstrip("\n").split("\n")]
+    return indented([line for part in told.format() for line in part.rstrip("\n").split("\n")])
+
+
+def indented(lines: list[str]) -> str:
+    """Lines that follow their record: each escaped, and the middle of very many left out."""
     if len(lines) > LONGEST_TRACE:
-        lines[LONGEST_TRACE // 2 : -LONGEST_TRACE // 2] = ["..."]
+        lines = [*lines[: LONGEST_TRACE // 2], "...", *lines[-LONGEST_TRACE // 2 :]]
     return "".join(f"\n  {escaped(line)}" for line in lines)
 
 
@@ -264,13 +268,16 @@ def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
 
 @words(ERROR, events.WorkerNotStarted)
 def _worker_not_started(event: events.WorkerNotStarted) -> tuple[int, str]:
-    return ERROR, f"Worker {event.slot} did not start: {escaped(event.why)}; next attempt in {event.pause:.1f} s"
+    first, *rest = event.why.splitlines() or [""]
+    last = f" {escaped(rest[-1])}" if rest else ""
+    head = f"Worker {event.slot} did not start: {escaped(first)}{last}; next attempt in {event.pause:.1f} s"
+    return ERROR, head + (indented(rest) if len(rest) > 1 else "")
 
 
 @words(ERROR, events.WorkerCrashed)
 def _worker_crashed(event: events.WorkerCrashed) -> tuple[int, str]:
-    lines = "".join(f"\n  {escaped(line)}" for line in event.trace.splitlines()[-LONGEST_TRACE:])
-    return ERROR, f"Worker {event.slot} (process id {event.pid}) failed; this is a fault of the server{lines}"
+    head = f"Worker {event.slot} (process id {event.pid}) failed; this is a fault of the server"
+    return ERROR, head + indented(event.trace.splitlines())
 
 
 @words(INFO, events.DrainStarted)

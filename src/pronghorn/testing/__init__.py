@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pronghorn.testing.checks import Subject, check_handler, check_model
+    from pronghorn.testing.checks import check_handler, check_model
     from pronghorn.testing.forms import FORMS, Form
     from pronghorn.testing.promises import PROMISES, Promise
     from pronghorn.testing.served import Served, serving
+    from pronghorn.testing.subject import Subject
     from pronghorn.testing.talk import exchange, until
     from pronghorn.testing.transport import FakeTransport
 
@@ -44,7 +45,7 @@ _ROOMS = {
     "FakeTransport": "transport",
     "Served": "served",
     "serving": "served",
-    "Subject": "checks",
+    "Subject": "subject",
     "check_handler": "checks",
     "check_model": "checks",
     "exchange": "talk",

@@ -23,6 +23,8 @@ CLOSES = "closes"
 """It closes the connection after its answer to BYE."""
 CUTS = "cuts"
 """It gets whole messages, cut by a framing with marks or lengths, and no longer ones than --max-message-size."""
+FINISHES = "finishes"
+"""A message of which a part has come when draining begins may still be finished, and is answered."""
 
 ORDINARY = frozenset({REPEATS, ANSWERS_AT_ONCE, PAYLOADS, WORDS})
 
@@ -45,16 +47,16 @@ def _form(name: str, style: str, attribute: str, framing: Framing = stream, *mor
 
 
 FORMS = (
-    _form("message", "message", "upper_lines", lines, CUTS),
+    _form("message", "message", "upper_lines", lines, CUTS, FINISHES),
     _form("message-stream", "message", "upper_stream"),
-    _form("message-prefixed", "message", "upper_prefixed", prefixed(4), CUTS, CLOSES),
-    _form("message-class", "message", "UpperEach", lines, CUTS, CLOSES),
+    _form("message-prefixed", "message", "upper_prefixed", prefixed(4), CUTS, FINISHES, CLOSES),
+    _form("message-class", "message", "UpperEach", lines, CUTS, FINISHES, CLOSES),
     _form("message-async", "asyncio", "upper_async_lines", lines, CUTS, CLOSES),
     _form("protocol", "protocol", "UpperProtocol", stream, CLOSES),
     _form("asyncio-protocol", "asyncio", "UpperAsyncioProtocol", stream, CLOSES),
     _form("streams", "asyncio", "upper_streams", stream, CLOSES),
     _form("blocking", "blocking", "upper_blocking", stream, CLOSES),
     _form("socketserver", "blocking", "UpperStreamRequestHandler", lines, CLOSES),
-    Form("program", "program", Source(command=("tr", "a-z", "A-Z")), can=frozenset({PAYLOADS})),
+    Form("program", "program", Source(command=("tr", "a-z", "A-Z")), can=frozenset({REPEATS, PAYLOADS})),
 )
 """Every style, in the forms that users write it in. The program is `tr a-z A-Z`, which answers at its input's end."""

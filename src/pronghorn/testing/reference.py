@@ -95,6 +95,6 @@ class UpperStreamRequestHandler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         for line in self.rfile:
-            self.wfile.write(slow_answer(line))
+            self.wfile.write(slow_answer(line.rstrip(b"\n")) + b"\n")
             if says_goodbye(line):
                 return

@@ -40,6 +40,7 @@ class Served:
     def __init__(self, process: subprocess.Popen[bytes], listening: list[str], model: str, settings: Settings) -> None:
         self._process = process
         self._log: IO[bytes] | None = None
+        self._said = ""
         self.listening = listening
         """The addresses as `--bind` takes them."""
         self.model = model
@@ -112,7 +113,7 @@ class Served:
 
     def log(self) -> str:
         """What the server, and the handler, have written to standard output and error so far."""
-        return "" if self._log is None else _whole(self._log)
+        return self._said if self._log is None else _whole(self._log)
 
     def signal(self, number: int) -> None:
         """Send a signal to the supervisor; nothing happens if it has ended."""
@@ -157,6 +158,8 @@ def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) 
                 yield served
             finally:
                 family = served.processes()
+                _end(process, family)
+                served._said, served._log = _whole(log), None
         finally:
             _end(process, family)
 

@@ -16,6 +16,7 @@ PATIENCE = 10.0
 """Seconds that a test waits for what should take moments."""
 
 STALLED = 0.25  # seconds in which a peer took nothing: it has stopped taking
+SMALL_BUFFER = 64 * 1024  # for clients that do not read: so that the server notices soon
 PIECE = 256 * 1024
 
 

@@ -1,0 +1,99 @@
+"""Every promise, tried on a handler of yours, or on a model.
+
+Law: all promises are tried, whatever the first of them found; what is broken is told together, each by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pronghorn import models
+from pronghorn.errors import PronghornError
+from pronghorn.settings import nearest
+from pronghorn.testing.forms import ANSWERS_AT_ONCE, FORMS, REPEATS, Form
+from pronghorn.testing.promises import PROMISES, Promise
+from pronghorn.testing.subject import Subject
+
+LOG_SHOWN = 2000
+
+
+def check_handler(
+    handler: object,
+    question: bytes,
+    answer: bytes,
+    *,
+    model: str = "auto",
+    once: bool = False,
+    half_close: bool = False,
+    leave_out: Iterable[str] = (),
+    **settings: Any,
+) -> None:
+    """Try on a handler every promise that makes sense for it.
+
+    A client that sends `question`, as bytes on the wire, must read exactly `answer`, however often it asks. Say `once`
+    if the handler ends the connection after one answer, and `half_close` if it answers only after the client's last
+    word, as filters do. `handler` and `settings` are as for `serving`. `leave_out` names promises that the handler does
+    not keep by intention.
+
+    Raises AssertionError, which names each broken promise and shows the log; PronghornError if the server does not
+    start; ValueError for a name in `leave_out` that is none.
+    """
+    left_out = set(leave_out)
+    names = [promise.name for promise in PROMISES]
+    for wrong in left_out.difference(names):
+        raise ValueError(f"There is no promise {wrong!r}. {nearest(wrong, names)}")
+    can = {name for name, lacking in ((REPEATS, once), (ANSWERS_AT_ONCE, half_close)) if not lacking}
+    with Subject(handler, question, answer, can=frozenset(can), model=model, **settings) as subject:
+        _report([told for each in PROMISES if each.name not in left_out for told in broken(each, subject)])
+
+
+def check_model(name: str, forms: Iterable[Form] = FORMS) -> None:
+    """Try every promise on one model with reference handlers of every style, or with some `forms` of them.
+
+    Raises AssertionError, which names each broken promise; MissingExtra if the model cannot run here, BadSetting if
+    there is none of this name.
+    """
+    model = models.load(name)
+    told = []
+    for form in forms:
+        if form.style in model.styles():
+            with Subject.of(form, name) as subject:
+                told += [f"{form.name}: {each}" for promise in PROMISES for each in broken(promise, subject)]
+        else:
+            told += refused(form, name)
+    _report(told)
+
+
+def broken(promise: Promise, subject: Subject) -> list[str]:
+    """How a promise is broken, in words; empty if it is kept, or makes no sense for this handler.
+
+    After a broken promise the subject gets a new server, so that one does not break another.
+    """
+    if not promise.needs <= subject.can:
+        return []
+    try:
+        promise(subject)
+    except (AssertionError, OSError) as error:
+        subject.end()
+        what = f"{error}" if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        return [f"{promise.name}: {what}\n{promise.__doc__}\nThe log ends:\n{subject.said_since()[-LOG_SHOWN:]}"]
+    return []
+
+
+def refused(form: Form, model: str) -> list[str]:
+    """What is wrong if a model is asked to serve a style that it cannot: empty if that is refused before anything is
+    bound, with exit code 2 and the models to choose instead."""
+    try:
+        with Subject.of(form, model) as subject:
+            subject.fresh()
+    except PronghornError as error:
+        if error.exit_code == 2 and "Choose another --model" in error.hint:
+            return []
+        return [f"{form.name}: refused with exit code {error.exit_code}: {error}"]
+    return [f"{form.name}: served, although {model} does not list {form.style} style"]
+
+
+def _report(told: list[str]) -> None:
+    if told:
+        raise AssertionError(f"{len(told)} broken:\n\n" + "\n\n".join(told))

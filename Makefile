@@ -12,9 +12,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 BENCH := benchmarks/compare.py
 # Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
-LONG := test_promises.py test_experiments.py test_examples.py
+LONG := test_promises.py test_experiments.py test_examples.py test_outside.py
 
-PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-input
+PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input
 
 help:
 	@sed -n 's/^# \(make\)/\1/p' Makefile

@@ -2,7 +2,8 @@
 
     pronghorn serve examples/guessing.py:handler
 
-A class in place of the function is made once per connection, so each player looks for another number.
+A class in place of the function is made once per connection, so each player looks for another number. It may speak
+first.
 """
 
 import random
@@ -17,10 +18,11 @@ class Game:
         self.conn = conn
         self.secret = random.randint(1, 100)
         self.guesses = 0
+        conn.send(b"I have a number from 1 to 100. Which is it?")
 
     def __call__(self, line: bytes) -> bytes:
         if not line.strip().isdigit():
-            return b"Guess a number from 1 to 100."
+            return b"A number, please."
         guess = int(line)
         self.guesses += 1
         if guess < self.secret:

@@ -115,7 +115,7 @@ def test_a_reset_is_told_and_what_came_before_it_is_kept() -> None:
         assert client.stdin and client.stdout
         assert os.read(client.stdout.fileno(), 100) == b"so far"
         client.stdin.write(b"x")
-        output, errors = client.communicate(timeout=30)
+        _, errors = client.communicate(timeout=30)
     assert client.returncode == 1
     assert errors.decode().splitlines() == ["Error: The connection broke.", "Connection reset by peer."]
 
@@ -197,7 +197,9 @@ def test_addresses(text: str, peer: object) -> None:
     assert parse(text) == peer
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", "host:0", "host:65536", "host:-1", "host:1_0", "::1:80", "unix:"])
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", "host:0", "host:65536", "host:-1", "host:1_0", "::1:80", "unix:"]
+)
 def test_wrong_addresses(text: str) -> None:
     with pytest.raises(BadSetting):
         parse(text)

@@ -167,6 +167,17 @@ def test_a_class_is_made_once_per_connection() -> None:
     assert wire.writes == [b"7\n"]
 
 
+def test_a_class_may_greet_as_soon_as_it_is_made() -> None:
+    class Greets:
+        def __init__(self, conn: MessageConnection) -> None:
+            conn.send(f"hello {conn.peer[0]}".encode())
+
+        def __call__(self, line: bytes) -> None: ...
+
+    _, wire = conversation(Greets)
+    assert wire.writes == [b"hello 203.0.113.1\n"]
+
+
 def test_a_reply_that_does_not_fit_its_prefix_is_the_handlers_fault() -> None:
     protocol, wire = conversation(lambda _: b"x" * 256, prefixed(1))
     with pytest.raises(ValueError):

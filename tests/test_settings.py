@@ -149,7 +149,7 @@ def test_choices_are_those_of_the_fields() -> None:
 def test_models_are_those_that_have_a_page() -> None:
     from pronghorn import models
 
-    assert MODELS == ("auto", *models.MODELS)
+    assert list(MODELS) == ["auto", *models.MODELS]
 
 
 @pytest.mark.parametrize(("model", "workers"), [("prefork", 8), ("epoll", 1), ("fork", 1)])
@@ -171,7 +171,9 @@ def test_sizes_are_exact(number: int, unit: str, space: str) -> None:
         assert settle({"max_message_size": f"{number}{space}{unit}"}).max_message_size == number * UNITS_OF_SIZE[unit]
 
 
-@given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.binary()), st.sampled_from(fields()))
+@given(
+    st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.binary()), st.sampled_from(fields())
+)
 def test_whatever_is_given_is_taken_or_refused(value: Any, field: Field) -> None:
     try:
         settings = settle({field.name: value})

@@ -42,7 +42,9 @@ def test_no_file_is_too_long(path: Path) -> None:
 @pytest.mark.parametrize("path", sources(), ids=name)
 def test_no_function_is_too_long(path: Path) -> None:
     functions = [
-        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     long = {f"{name(path)}:{each.name}": length(each) for each in functions if length(each) > LONGEST_FUNCTION}
     assert not {each: lines for each, lines in long.items() if each not in LARGER}
@@ -55,5 +57,7 @@ def test_every_exception_has_its_note() -> None:
 
 
 def test_examples_fit_on_a_page() -> None:
-    long = [path.name for path in (ROOT / "examples").rglob("*.py") if len(path.read_text().splitlines()) > LONGEST_EXAMPLE]
+    long = [
+        path.name for path in (ROOT / "examples").rglob("*.py") if len(path.read_text().splitlines()) > LONGEST_EXAMPLE
+    ]
     assert not long

@@ -13,7 +13,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn.channel import CLOSED, Channel
+from pronghorn.channel import CLOSED, SLOTS, AnyChannel
+
+
+class AsyncioChannel(AnyChannel, asyncio.Transport):
+    """A channel that is an asyncio.Transport, as handlers may assert."""
+
+    __slots__ = SLOTS
 
 
 class AsyncioLoop:
@@ -26,16 +32,16 @@ class AsyncioLoop:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        failed: Callable[[Channel, BaseException], None],
-        closed: Callable[[Channel], None],
+        failed: Callable[[AnyChannel, BaseException], None],
+        closed: Callable[[AnyChannel], None],
     ) -> None:
         self._loop = loop
-        self._watched: dict[Channel, tuple[bool, bool]] = {}
+        self._watched: dict[AnyChannel, tuple[bool, bool]] = {}
         self._closed = closed
         self.call_later: Callable[..., Any] = loop.call_later
         self.failed = failed
 
-    def changed(self, channel: Channel) -> None:
+    def changed(self, channel: AnyChannel) -> None:
         if channel.is_closing() and channel.state is CLOSED and channel not in self._watched:
             return  # a handler speaks to a connection that is over
         # Readiness must be off at once (a paused protocol may be called no more), the rest once callbacks are through.
@@ -43,7 +49,7 @@ class AsyncioLoop:
         if channel.is_closing():
             self._loop.call_soon(self._settle, channel)
 
-    def _settle(self, channel: Channel) -> None:
+    def _settle(self, channel: AnyChannel) -> None:
         if channel not in self._watched:
             return
         channel.settle()
@@ -52,7 +58,7 @@ class AsyncioLoop:
             del self._watched[channel]
             self._closed(channel)
 
-    def _watch(self, channel: Channel) -> None:
+    def _watch(self, channel: AnyChannel) -> None:
         fd = channel.fileno()
         reads, writes = self._watched.get(channel, (False, False))
         if channel.wants_read is not reads:

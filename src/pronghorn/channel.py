@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from pronghorn.connection import (
     LINGER_LOOK,
@@ -28,33 +27,24 @@ from pronghorn.connection import (
     unsent,
 )
 from pronghorn.listener import Drain, Peer
-from pronghorn.transport import Bytes, Transport
+from pronghorn.transport import Bytes, Loop, Transport
 
 READ_OUT = 64  # reads at most, of what had come before draining began
 OPEN, HALF_CLOSED, CLOSING, CLOSED = State.OPEN, State.HALF_CLOSED, State.CLOSING, State.CLOSED
 
 
-class Loop(Protocol):
-    """What a channel asks of whoever waits for it."""
-
-    def changed(self, channel: Channel) -> None:
-        """Something about `channel` changed: look at its wishes and call `settle()`, after this batch of events."""
-
-    def call_later(self, delay: float, callback: Callable[[], None], /) -> Any:
-        """Call `callback` after `delay` seconds."""
-
-    def failed(self, channel: Channel, error: BaseException) -> None:
-        """The protocol, or the peer, broke the conversation: for the log; the channel closes by itself."""
+SLOTS: tuple[str, ...] = (
+    "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_paused", "_throttled", "_until",
+    "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol",
+    "sock", "state", "wants_read", "wants_write", "wrote_eof",
+)  # fmt: skip
+NOTHING: tuple[str, ...] = ()
 
 
-class Channel(Transport):
-    """A non-blocking connection; for its protocol, asyncio's transport interface (asyncio.Transport)."""
+class AnyChannel(Transport):
+    """A non-blocking connection, whatever class its slots make it: see Channel, and AsyncioChannel."""
 
-    __slots__ = (
-        "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_paused", "_throttled", "_until",
-        "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol",
-        "sock", "state", "wants_read", "wants_write", "wrote_eof",
-    )  # fmt: skip
+    __slots__: tuple[str, ...] = NOTHING
     _start_tls_compatible = True
 
     def __init__(
@@ -87,7 +77,7 @@ class Channel(Transport):
         """Give the connection to `protocol`; it may write, or close, at once."""
         self.set_protocol(protocol)
         self.state = moved(self.state, OPEN)
-        self._wish()
+        self.wants_read = True
         try:
             protocol.connection_made(self)
         except BaseException as error:
@@ -348,3 +338,9 @@ class Channel(Transport):
             self.state = moved(self.state, CLOSED)
             self.wants_read = False
             self.loop.changed(self)
+
+
+class Channel(AnyChannel):
+    """A non-blocking connection; for its protocol, asyncio's transport interface (asyncio.Transport)."""
+
+    __slots__ = SLOTS

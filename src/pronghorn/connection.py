@@ -15,6 +15,7 @@ import _socket
 import enum
 import errno
 import fcntl
+import math
 import os
 import select
 import socket
@@ -65,14 +66,16 @@ def moved(current: State, target: State) -> State:
 
 def is_peers_fault(error: BaseException) -> bool:
     """Whether an error says no more than that the peer went away or broke a rule."""
-    return isinstance(error, PeerError) or (isinstance(error, OSError) and error.errno in PEER_GONE)
+    if isinstance(error, (PeerError, ConnectionError)):
+        return True
+    return isinstance(error, OSError) and error.errno in PEER_GONE
 
 
 def unsent(sock: socket.socket) -> int:
     """Bytes that the peer's kernel has not acknowledged yet, our FIN included (SIOCOUTQ, tcp(7)); 0 if unknown."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-    except OSError:
+    except (OSError, ValueError):  # closed meanwhile
         return 0
 
 
@@ -80,7 +83,7 @@ def unread(sock: socket.socket) -> int:
     """Bytes that wait in the receive queue (SIOCINQ, tcp(7)); 0 if unknown."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))[0])
-    except OSError:
+    except (OSError, ValueError):  # closed meanwhile
         return 0
 
 
@@ -122,20 +125,22 @@ def discard(sock: socket.socket) -> bool:
     return False
 
 
-def linger(sock: socket.socket, *, reading_shut: bool = False) -> None:
+def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = math.inf) -> None:
     """Say our last word and let the peer take it: half-close, then discard input until the peer has ended, or has
-    acknowledged everything, or LINGER_TIMEOUT seconds are over. `reading_shut`: an end of input proves nothing.
+    acknowledged everything, or LINGER_TIMEOUT seconds are over. `reading_shut`: an end of input proves nothing;
+    `until`: a deadline (monotonic) that ends it sooner.
     """
     try:
         sock.setblocking(False)  # a handler may have left a timeout, or none
+        os.set_blocking(sock.fileno(), False)  # and a program needs it blocking, of which gevent's socket knows nothing
         sock.shutdown(socket.SHUT_WR)
-    except OSError:
+    except (OSError, ValueError):  # closed, by the handler or the peer
         return
-    deadline = time.monotonic() + LINGER_TIMEOUT
+    deadline = min(until, time.monotonic() + LINGER_TIMEOUT)
     poller = None
     while True:
         ended = discard(sock)
-        if (ended and not reading_shut) or not unsent(sock) or time.monotonic() > deadline:
+        if (ended and not reading_shut) or not unsent(sock) or time.monotonic() >= deadline:
             return
         if ended:
             time.sleep(LINGER_LOOK)
@@ -193,6 +198,10 @@ class Connection(Facts, socket.socket):
     """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining`."""
 
     __slots__ = FACTS
+
+    def end(self) -> None:
+        """Close the descriptor, whatever files a handler left open on it."""
+        let_go(self)
 
     def _real_close(self, _ss: Any = None) -> None:
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.

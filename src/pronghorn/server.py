@@ -154,7 +154,10 @@ class Server:
             from pronghorn.kernel import owners
 
             holder = owners.explain(error.address)
-            raise AddressInUse(error.what, holder or error.why, error.hint, error.address) from None
+            why = f"{holder[:1].upper()}{holder[1:]}." if holder else error.why
+            if holder.startswith(owners.NOBODY) and self.settings.reuse_address:
+                why += " That server ran without SO_REUSEADDR, which holds up even those who have it."
+            raise AddressInUse(error.what, why, error.hint, error.address) from None
 
     def _started(self, facts: Facts, model: Model, why: str) -> events.ServerStarted:
         from pronghorn.kernel.limits import free_descriptors

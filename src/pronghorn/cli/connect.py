@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 
 import rich_click as click
 
@@ -39,7 +38,6 @@ def command(address: str) -> int:
     In a pipe, standard input goes to the server and its replies to standard output; the end of the input closes
     the sending half, and the command exits when the server has closed its own. On a terminal, Ctrl-D does that.
     """
-    _fill_standard_descriptors()
     peer = parse(address)
     connection = connect(peer, address)
     with connection:
@@ -95,13 +93,3 @@ def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return REASONS[errno.ETIMEDOUT]
     return REASONS.get(error.errno or 0, f"{error.strerror or error}.")
-
-
-def _fill_standard_descriptors() -> None:
-    """See that 0, 1 and 2 are open: the connection must not take the place of one that the shell closed."""
-    for wanted in (0, 1, 2):
-        try:
-            os.fstat(wanted)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)

@@ -22,7 +22,7 @@ QUICK_START = f"""\
 Pronghorn {__version__}: an application server for TCP.
 
   pronghorn serve                     answer in upper case on 127.0.0.1:8000
-  pronghorn serve module:handler      serve your own handler (or file.py:handler)
+  pronghorn serve module:handler      serve your own (or file.py:handler)
   pronghorn serve --exec tr a-z A-Z   serve any program
   pronghorn serve -k fork -w 2        choose the model, and how many workers
   pronghorn models                    what each model is for, and what it costs
@@ -98,6 +98,7 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status, after any error has been told."""
+    _fill_standard_descriptors()
     try:
         status = group.main(arguments, prog_name="pronghorn", standalone_mode=False)
         if sys.stdout is not None:
@@ -117,6 +118,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         return complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "."))
+
+
+def _fill_standard_descriptors() -> None:
+    """See that 0, 1 and 2 are open: what is opened next must not take the place of one that the shell closed."""
+    for wanted in (0, 1, 2):
+        try:
+            os.fstat(wanted)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)
 
 
 def complain(what: str, why: str = "", hint: str = "", *, status: int = 1) -> int:

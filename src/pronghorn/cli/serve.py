@@ -103,7 +103,7 @@ def split(args: list[str]) -> tuple[list[str], tuple[str, ...] | None]:
     panel="Handler",
 )
 @click.pass_context
-def command(ctx: click.RichContext, handler: str | None, **values: Any) -> None:
+def command(ctx: click.RichContext, /, handler: str | None, **values: Any) -> None:
     """Serve HANDLER, or a program, to every client that connects."""
     program = ctx.meta[COMMAND]
     if program is not None and (not program or not program[0]):
@@ -144,7 +144,9 @@ def become_supervisor(boot: Boot) -> NoReturn:
     try:
         fd = _anonymous_file(msgspec.json.encode(boot))
     except UnicodeEncodeError as error:
-        raise BadSetting(f"{error.object!r} is not UTF-8.", hint="Give it another name, such as a link to it.") from None
+        raise BadSetting(
+            f"{error.object!r} is not UTF-8.", hint="Give it another name, such as a link to it."
+        ) from None
     _make_importable()
     arguments = [sys.executable, *_interpreter_flags(), "-m", "pronghorn.server", str(fd)]
     for stream in (sys.stdout, sys.stderr):

@@ -11,8 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pronghorn.aiochannel import AsyncioLoop
-from pronghorn.channel import Channel
+from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
 from pronghorn.errors import MessageTooLong
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
@@ -39,7 +38,11 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            if not is_peers_fault(error) or not isinstance(error, OSError):
+            # A peer that leaves in the middle of what the handler waits for is no news.
+            gone = isinstance(error, asyncio.IncompleteReadError) or (
+                isinstance(error, OSError) and is_peers_fault(error)
+            )
+            if not gone:
                 self.transport.loop.failed(self.transport, error)
         finally:
             writer.close()
@@ -58,7 +61,7 @@ def messages_as_streams(
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel: Any = writer.transport
         protocol = MessageProtocol(style)
-        protocol.transport = channel
+        protocol.connection_made(channel)
         cutter = style.framing.cutter(style.max_size)
         late: MessageTooLong | None = None
         while late is None and not channel.is_closing():
@@ -68,12 +71,12 @@ def messages_as_streams(
             except MessageTooLong as error:
                 late, messages = error, error.complete
             for message in messages:
-                reply = await protocol.reply_to(message)
+                reply = await protocol.reply_later(message)
                 if reply is not None:
                     writer.write(style.frame(reply))
-                    await writer.drain()
                 if protocol.closing:
                     return
+                await writer.drain()
             if not data:
                 return
         if late is not None:
@@ -110,7 +113,7 @@ class OwnLoops:
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
         conn.setblocking(False)
-        channel = Channel(conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain)
+        channel = AsyncioChannel(conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain)
         channel.open(self._factory())
         try:
             await over

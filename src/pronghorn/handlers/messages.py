@@ -87,7 +87,7 @@ class MessageProtocol(Protocol):
 
     def __init__(self, style: MessageStyle) -> None:
         self.style = style
-        self._reply = style.reply_for(self)
+        self._reply: Reply = _nothing
         self._cutter = style.framing.cutter(style.max_size)
         self._frame = style.frame
         self._out: list[bytes] | None = None  # replies of the batch in hand
@@ -104,6 +104,7 @@ class MessageProtocol(Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self._reply = self.style.reply_for(self)  # an object of its own may speak first
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -154,10 +155,16 @@ class MessageProtocol(Protocol):
         """The handler has asked for the end."""
         return self._closing
 
-    def reply_to(self, message: bytes) -> Any:
-        """What the handler returns for one message; of an async handler, an awaitable."""
+    async def reply_later(self, message: bytes) -> bytes | None:
+        """What an async handler returns for one message, behind what it sent meanwhile; `close` waits for it."""
         self.messages += 1
-        return self._reply(message)
+        self._out = []
+        try:
+            reply: bytes | None = await self._reply(message)  # type: ignore[misc]
+        finally:
+            self.flush()
+            self._out = None
+        return reply
 
     def _answer(self, messages: list[bytes]) -> None:
         if self._waiting is not None:

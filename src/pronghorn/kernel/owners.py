@@ -19,6 +19,7 @@ Row = Any
 """psutil's record of one socket: family, laddr, status, pid."""
 
 LONGEST_COMMAND = 80
+NOBODY = "no process holds it"
 MOST_NAMED = 3
 UNSEEN = "a process that this user may not see"
 ORPHANED = {"FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSING", "LAST_ACK"}
@@ -71,7 +72,7 @@ def _tcp(connections: list[Row]) -> str:
     if owned:
         return f"{_holders(owned)}: {_states(owned, '')}"
     if connections:
-        return f"no process holds it: {_states(connections, ' of an earlier server')}"
+        return f"{NOBODY}: {_states(connections, ' of an earlier server')}"
     return ""
 
 
@@ -95,7 +96,7 @@ def _process(pid: int) -> str:
 
     try:
         process = psutil.Process(pid)
-        command = " ".join(process.cmdline()) or process.name()
+        command = " ".join(process.cmdline()).strip(" ") or process.name()
     except (psutil.Error, OSError):
         return f"process {pid}"
     command = "".join(character if character.isprintable() else "?" for character in command)

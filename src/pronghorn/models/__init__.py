@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import select
+import select as calls  # by another name: a page is called select
 
 from pronghorn.errors import BadSetting, MissingExtra
 from pronghorn.handlers import Facts
@@ -67,6 +67,6 @@ def choose(handler: Facts) -> tuple[str, str]:
             return "uvloop", "an asyncio handler, and uvloop is installed"
         return "asyncio", "an asyncio handler; uvloop is not installed"
     for name, call in (("epoll", "epoll"), ("kqueue", "kqueue"), ("poll", "poll")):
-        if hasattr(select, call):
+        if hasattr(calls, call):
             return name, f"a {handler.style} handler never blocks"
     return "select", f"a {handler.style} handler never blocks"

@@ -12,8 +12,8 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn.aiochannel import AsyncioLoop
-from pronghorn.channel import Channel
+from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
+from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.models.base import Context, Model, by_descriptors
 from pronghorn.models.turns import Acceptor, Loops
@@ -24,6 +24,8 @@ SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, e
 class AsyncioLoops(Loops):
     """Acceptors and channels on the running asyncio loop."""
 
+    channel_class = AsyncioChannel
+
     def __init__(self, context: Context) -> None:
         self._loop = asyncio.get_running_loop()
         self._glue = AsyncioLoop(self._loop, self.failed, self.release)
@@ -31,7 +33,7 @@ class AsyncioLoops(Loops):
         self.changed = self._glue.changed
         super().__init__(context)
 
-    def release(self, channel: Channel | Acceptor) -> None:
+    def release(self, channel: AnyChannel | Acceptor) -> None:
         super().release(channel)
         if not self.open and self.context.drain.begun:
             self._last.set()

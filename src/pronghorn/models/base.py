@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pronghorn.channel import Channel
+from pronghorn.channel import AnyChannel
 from pronghorn.connection import Connection, is_peers_fault, turn_away
 from pronghorn.errors import IncompatibleHandler
 from pronghorn.events import (
@@ -164,7 +164,7 @@ class Context:
 
     # How it ends.
 
-    def failed(self, conn: Channel | Connection, error: BaseException) -> None:
+    def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
         record = PeerFailed if is_peers_fault(error) else HandlerFailed
         self.observe(record(conn.number, conn.peer, error))

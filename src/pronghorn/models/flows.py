@@ -48,7 +48,7 @@ class Flows:
 
         While there is no `room`, clients wait in the kernel's queue. `woken` is called after each `wake.set()`.
         """
-        drain, listening = self.context.drain, False
+        drain, listening, last = self.context.drain, False, -1
         poller = select.poll()
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
@@ -59,18 +59,23 @@ class Flows:
                 listening = ready
                 for number in listeners:
                     poller.register(number, select.POLLIN) if ready else poller.unregister(number)
+            waiting = []
             for fd, _ in poller.poll(self._patience() * 1000):
                 if fd in listeners:
-                    conn = self._accept(listeners[fd])
-                    if conn is not None:
-                        yield conn
-                    if listeners[fd] not in self.context.listeners:
-                        poller.unregister(fd)
-                        del listeners[fd]
-                    break  # the page may have no room for a second one
-                self._attend(fd, woken)
+                    waiting.append(fd)
+                else:
+                    self._attend(fd, woken)
+            if waiting and not drain:
+                last = min(waiting, key=lambda fd: (fd <= last, fd))  # each listener in its turn
+                conn = self._accept(listeners[last])
+                if conn is not None:
+                    yield conn
+                elif listeners[last] not in self.context.listeners:
+                    poller.unregister(last)
+                    del listeners[last]
         for listener in listeners.values():
             yield from self._queued(listener, room, woken)
+        for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
 
     def converse(self, conn: Connection) -> None:
@@ -85,8 +90,8 @@ class Flows:
             info = tcp_info(conn)
             if info is not None:
                 conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
-        linger(conn, reading_shut=conn.reading_shut)
-        let_go(conn)
+        linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
+        conn.end()
         context.closed(conn, "draining" if conn.reading_shut else reason, conn.messages)
         self.wake.set()
 

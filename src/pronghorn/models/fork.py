@@ -82,8 +82,11 @@ def reap(children: set[int]) -> None:
 
 def drain_children(context: Context, children: set[int]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
-    send(children, signal.SIGTERM)
+    rounds = 0
     while children and time.monotonic() < context.drain.deadline:
+        if rounds % 10 == 0:  # once is not enough: Python forgets a signal that comes while it forks
+            send(children, signal.SIGTERM)
+        rounds += 1
         time.sleep(SWEEP)
         reap(children)
     context.cut += len(children)

@@ -28,6 +28,10 @@ def connection_class() -> type[Any]:
     class GreenConnection(Facts, gevent.socket.socket):
         __slots__ = FACTS
 
+        def end(self) -> None:
+            # By gevent's own door: its loop must forget the number, which the next descriptor will have.
+            super()._real_close()  # type: ignore[misc]
+
         def shutdown(self, how: int) -> None:
             # gevent's own also interrupts whoever waits, with an error that no handler expects.
             self._sock.shutdown(how)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.channel import CLOSED, OPEN, Channel
+from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
@@ -101,10 +101,11 @@ class Loops:
 
     call_later: Callable[..., Any]
     changed: Callable[[Any], None]
+    channel_class: type[AnyChannel] = Channel
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.open: dict[int, Channel] = context.open
+        self.open: dict[int, AnyChannel] = context.open
         self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
@@ -117,7 +118,9 @@ class Loops:
             return
         sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         sock.setblocking(False)
-        channel = Channel(sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain)
+        channel = self.channel_class(
+            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain
+        )
         self.open[channel.number] = channel
         try:
             protocol = context.handler.protocol()
@@ -126,10 +129,10 @@ class Loops:
             protocol = Nobody()
         channel.open(protocol)
 
-    def failed(self, channel: Channel, error: BaseException) -> None:
+    def failed(self, channel: AnyChannel, error: BaseException) -> None:
         self.context.failed(channel, error)
 
-    def release(self, channel: Channel | Acceptor) -> None:
+    def release(self, channel: AnyChannel | Acceptor) -> None:
         """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor."""
         if isinstance(channel, Acceptor):
             channel.listener.close()
@@ -148,7 +151,7 @@ class Loops:
                 self.context.failed(channel, error)
                 channel.close()
 
-    def _drain(self, channel: Channel) -> None:
+    def _drain(self, channel: AnyChannel) -> None:
         channel.read_out()
         if channel.is_closing():
             return

@@ -37,8 +37,10 @@ def check_handler(
     not keep by intention.
 
     Raises AssertionError, which names each broken promise and shows the log; PronghornError if the server does not
-    start; ValueError for a name in `leave_out` that is none.
+    start; ValueError for a name in `leave_out` that is none, and for an empty question.
     """
+    if not question:
+        raise ValueError("a question has at least one byte")
     left_out = set(leave_out)
     names = [promise.name for promise in PROMISES]
     for wrong in left_out.difference(names):

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
 from pronghorn.connection import unsent
-from pronghorn.testing.forms import ANSWERS_AT_ONCE, CLOSES, CUTS, FINISHES, PAYLOADS, REPEATS, WORDS
-from pronghorn.testing.reference import BIG_ANSWER
+from pronghorn.testing.forms import CLOSES, CUTS, FINISHES, PAYLOADS, REPEATS, WORDS
+from pronghorn.testing.reference import BIG, big_answer
 from pronghorn.testing.subject import FAILED, Subject
 from pronghorn.testing.talk import SMALL_BUFFER, exchange, flood, reset, until
 
@@ -24,7 +23,8 @@ MIB = 1024 * 1024
 CLIENTS = 100
 MOST_GROWTH = 16 * MIB
 MOST_TAKEN = 64 * MIB
-DRAIN_TIMEOUT = 0.3
+WARMING = 4 * MIB  # pages that a worker comes to hold for itself alone with its first conversations
+DRAIN_TIMEOUT = 0.1
 
 
 class Promise:
@@ -107,13 +107,17 @@ def every_byte_is_a_byte(subject: Subject) -> None:
 
 @promise()
 def half_close_gets_its_reply(subject: Subject) -> None:
-    """A client that has said its last word still gets its whole answer, and then the end."""
+    """A client that has said its last word still gets its whole answer, and then the end; if it asked nothing, the
+    end alone."""
     with subject.connect() as client:
         subject.ask(client, end=True)
+    if PAYLOADS in subject.can:
+        with subject.connect() as silent:
+            subject.expect(exchange(silent, end=True), b"")
     if WORDS in subject.can:
         with subject.connect() as client:
             got = exchange(client, subject.framing.frame(b"BIG"), end=True)
-            subject.expect(got, subject.framing.frame(BIG_ANSWER))
+            subject.expect(got, subject.framing.frame(big_answer()))
 
 
 @promise()
@@ -136,7 +140,8 @@ def a_hundred_clients_overlap(subject: Subject) -> None:
 
 @promise()
 def a_reset_harms_nobody_else(subject: Subject) -> None:
-    """A client that resets its connection in the middle of a reply leaves the others served, and no traceback."""
+    """A client that resets its connection, at once or in the middle of a reply, leaves the others served, and no
+    traceback."""
     mark = subject.mark()
     with subject.bystander():
         for index in range(len(subject.server.addresses)):
@@ -148,6 +153,7 @@ def a_reset_harms_nobody_else(subject: Subject) -> None:
                     client.sendall(subject.question)
             finally:
                 reset(client)
+            reset(subject.connect(index))
         subject.visit()
     subject.visit()
     said = subject.said_since(mark)
@@ -194,8 +200,9 @@ def a_client_that_never_reads_fills_no_memory(subject: Subject) -> None:
         before = server.memory()
         sent, rest = flood(deaf, question, MOST_TAKEN)
         grown = server.memory() - before
-        assert sent < MOST_TAKEN or not answer, f"the server took {sent // MIB} MiB from a client that reads nothing"
-        assert grown <= MOST_GROWTH, f"its memory grew by {grown / MIB:.1f} MiB after {sent / MIB:.1f} MiB of questions"
+        assert grown <= MOST_GROWTH + len(server.worker_pids()) * WARMING, (
+            f"its memory grew by {grown / MIB:.1f} MiB after {sent / MIB:.1f} MiB of questions"
+        )
         if subject.at_once > 1:
             subject.visit()
         count = -(-sent // len(question))
@@ -214,7 +221,7 @@ def large_answers_to_small_questions_fill_no_memory(subject: Subject) -> None:
         if subject.at_once > 1:
             subject.visit()
         grown = server.memory() - before
-        assert grown <= 4 * len(BIG_ANSWER), f"its memory grew by {grown / MIB:.1f} MiB"
+        assert grown <= 5 * BIG, f"its memory grew by {grown / MIB:.1f} MiB"
     subject.visit()
 
 
@@ -227,7 +234,17 @@ def closing_never_cuts_a_reply(subject: Subject) -> None:
     for index in range(len(subject.server.addresses)):
         with subject.connect(index) as client:
             got = exchange(client, subject.framing.frame(b"BIG BYE") + b"\0" * (MIB // 2))
-            subject.expect(got, subject.framing.frame(BIG_ANSWER))
+            subject.expect(got, subject.framing.frame(big_answer()))
+
+
+@promise(CLOSES)
+def a_client_that_stays_after_the_end_holds_nobody_up(subject: Subject) -> None:
+    """The server closes for good once its end is acknowledged, although the client keeps its own side open."""
+    with subject.connect() as client:
+        question, answer = subject.pair(b"BYE")
+        subject.expect(exchange(client, question), answer)
+        for _ in subject.server.addresses:
+            subject.visit()
 
 
 @promise(CUTS)
@@ -251,18 +268,21 @@ def draining_answers_what_was_asked(subject: Subject) -> None:
     """TERM: idle connections end, a question in flight is answered, one half sent may be finished; exit status 0."""
     server = subject.server
     busy_question, busy_answer = subject.pair(b"SLOW then" if WORDS in subject.can else None)
-    with subject.connect() as idle, subject.connect() as busy, subject.connect() as partial:
+    with ExitStack() as stack:
+        idle = stack.enter_context(subject.connect())
         if subject.talks_on:
             subject.ask(idle)
+        busy, partial = (stack.enter_context(subject.connect()) for _ in range(2))
         if FINISHES in subject.can:
             partial.sendall(subject.question[:7])
         subject.say(busy, busy_question)
-        server.signal(signal.SIGTERM)
-        subject.expect(exchange(idle), b"")
+        server.send_signal(signal.SIGTERM)
+        ends = exchange(idle)
         if FINISHES in subject.can:
             subject.expect(exchange(partial, subject.question[7:]), subject.answer)
         else:
-            subject.expect(exchange(partial), b"")
+            ends += exchange(partial)
+        assert PAYLOADS not in subject.can or not ends, f"who asked nothing got {ends!r}"
         subject.expect(exchange(busy), busy_answer)
         assert (status := server.wait()) == 0, f"the exit status is {status}"
     _left_nothing(subject)
@@ -283,8 +303,8 @@ def the_drain_deadline_cuts(subject: Subject) -> None:
     with subject.connect(receive_buffer=SMALL_BUFFER) as deaf:
         if WORDS in subject.can:
             exchange(deaf, subject.framing.frame(b"BIG"), expect=1024)
-        else:
-            flood(deaf, subject.question, MOST_TAKEN)
+        elif flood(deaf, subject.question, MOST_TAKEN)[0] >= MOST_TAKEN:
+            return  # its answers are so short that the kernel takes them all: there is nothing to cut
         began = time.monotonic()
         assert (status := server.stop()) == 6, f"the exit status is {status}"
         assert time.monotonic() - began >= DRAIN_TIMEOUT, "it was cut before the deadline"

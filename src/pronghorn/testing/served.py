@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import signal
 import socket
@@ -28,6 +29,7 @@ from pronghorn.server import Boot
 from pronghorn.settings import Settings, settle
 from pronghorn.testing.talk import PATIENCE
 
+MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, so that they can be told from others
 LATE = 5.0  # seconds beyond --start-timeout, for the server to tell it by itself
 
 Address = tuple[str, int] | str
@@ -115,7 +117,7 @@ class Served:
         """What the server, and the handler, have written to standard output and error so far."""
         return self._said if self._log is None else _whole(self._log)
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal to the supervisor; nothing happens if it has ended."""
         if self.running:
             self._process.send_signal(number)
@@ -129,7 +131,7 @@ class Served:
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
         """Send a signal and wait for the end: see `wait`. TERM drains, QUIT ends at once."""
-        self.signal(number)
+        self.send_signal(number)
         return self.wait(timeout)
 
 
@@ -137,17 +139,19 @@ class Served:
 def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) -> Iterator[Served]:
     """Start a server, yield it once it serves, and end it at once, whatever happens in the block.
 
-    `handler` is a name as the command takes it (`upper`, `module:name`, `path/file.py:name`), a tuple or list of strings
-    for a program and its arguments, or the handler itself: a function or class at the top level of its file, for the
-    server imports it in a process of its own. `settings` are those of the command; `bind` is 127.0.0.1:0 unless given.
+    `handler` is a name as the command takes it (`upper`, `module:name`, `path/file.py:name`), a tuple or list of
+    strings for a program and its arguments, or the handler itself: a function or class at the top level of its
+    file, for the server imports it in a process of its own. `settings` are those of the command; `bind` is
+    127.0.0.1:0 unless given.
 
     Raises PronghornError with what kept the server from serving, `exit_code` included; BadSetting, ValueError for a
     handler that cannot be named.
     """
     source = source_of(handler)
     checked = settle({"bind": "127.0.0.1:0", **settings, "model": model})
+    mark = secrets.token_hex()
     with tempfile.TemporaryFile("ab+") as log:
-        process, report = _started(source, checked, log)
+        process, report = _started(source, checked, log, mark)
         family: list[psutil.Process] = []
         try:
             with open(report, "rb", buffering=0) as reports:
@@ -158,10 +162,10 @@ def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) 
                 yield served
             finally:
                 family = served.processes()
-                _end(process, family)
+                _end(process, family, mark)
                 served._said, served._log = _whole(log), None
         finally:
-            _end(process, family)
+            _end(process, family, mark)
 
 
 def source_of(handler: object) -> Source:
@@ -203,7 +207,7 @@ def _address(text: str) -> Address:
     return host.strip("[]"), int(port)
 
 
-def _started(source: Source, settings: Settings, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
+def _started(source: Source, settings: Settings, log: IO[bytes], mark: str) -> tuple[subprocess.Popen[bytes], int]:
     """The process, and the descriptor on which it tells how the start went."""
     reader, writer = os.pipe()
     try:
@@ -217,7 +221,7 @@ def _started(source: Source, settings: Settings, log: IO[bytes]) -> tuple[subpro
                 stdout=log,
                 stderr=log,
                 pass_fds=(boot.fileno(), writer),
-                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", MARK: mark},
                 process_group=0,
             )
     except BaseException:
@@ -258,17 +262,28 @@ def _whole(log: IO[bytes]) -> str:
     return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode("utf-8", "backslashreplace")
 
 
-def _end(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> None:
+def _end(process: subprocess.Popen[bytes], family: list[psutil.Process], mark: str) -> None:
     """End the supervisor in such a way that it ends all others; then whoever is left of them."""
+    ended = False
     if process.poll() is None:
         process.send_signal(signal.SIGQUIT)
         try:
-            process.wait(PATIENCE)
+            ended = process.wait(PATIENCE) >= 0
         except subprocess.TimeoutExpired:
             pass
+    elif process.returncode >= 0:
+        ended = True
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    for each in family:
+    for each in family if ended else [*family, *_strays(mark)]:
         with contextlib.suppress(psutil.Error):
             each.kill()  # only if it is still the same process
     process.wait()
+
+
+def _strays(mark: str) -> Iterator[psutil.Process]:
+    """Programs in sessions of their own, whose supervisor was killed: they are known by their environment."""
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if each.environ().get(MARK) == mark:
+                yield each

@@ -15,13 +15,13 @@ from collections.abc import Callable
 PATIENCE = 10.0
 """Seconds that a test waits for what should take moments."""
 
-STALLED = 0.25  # seconds in which a peer took nothing: it has stopped taking
+STALLED = 0.1  # seconds in which a peer took nothing: it has stopped taking
 SMALL_BUFFER = 64 * 1024  # for clients that do not read: so that the server notices soon
 PIECE = 256 * 1024
 
 
 def until(condition: Callable[[], object], what: str = "", *, patience: float = PATIENCE) -> None:
-    """Wait until `condition()` is true. Raises AssertionError, which says `what` was awaited, after `patience` seconds."""
+    """Wait until `condition()` is true. AssertionError after `patience` seconds says `what` was awaited."""
     deadline = time.monotonic() + patience
     pause = 0.0002
     while not condition():

@@ -1,0 +1,75 @@
+"""Handlers that tell of the process that they run in, and some that break it: what the tests of models ask for.
+
+Law: workers import this file by its name, so it imports no test's tools.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import threading
+from typing import Any
+
+from pronghorn import Protocol, lines, message
+from pronghorn.services import upper
+
+
+def open_descriptors() -> bytes:
+    """One line: `number=what it is;` for each descriptor of this process."""
+    told = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            told[int(number)] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue  # the listing's own
+    return ";".join(f"{number}={told[number]}" for number in sorted(told)).encode()
+
+
+@message(lines)
+def descriptors(line: bytes) -> bytes:
+    return open_descriptors()
+
+
+@message(lines)
+def modules(line: bytes) -> bytes:
+    """The modules that this process has imported."""
+    return " ".join(sorted(sys.modules)).encode()
+
+
+class DescriptorsProtocol(Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(open_descriptors() + b"\n")
+
+
+def descriptors_blocking(conn: socket.socket) -> None:
+    while conn.recv(65536):
+        conn.sendall(open_descriptors() + b"\n")
+
+
+def fork_fails_once() -> Any:
+    """A factory: fork(2) finds no room for the first client's process."""
+    fork = os.fork
+
+    def fails() -> int:
+        os.fork = fork
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.fork = fails
+    return upper
+
+
+def thread_fails_once() -> Any:
+    """A factory: the system has no thread for the first client."""
+    start = threading.Thread.start
+
+    def fails(thread: threading.Thread) -> None:
+        threading.Thread.start = start  # type: ignore[method-assign]
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = fails  # type: ignore[method-assign]
+    return upper

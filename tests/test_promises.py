@@ -1,0 +1,86 @@
+"""Every promise, on all models and styles, over real sockets: the matrix.
+
+One server per pair of model and style; it listens at an IPv4 address, an IPv6 address and a unix socket at once, and
+all promises are tried on it. The pairs that cannot be are refused, and each refusal is a test too. Which ones these are
+is written out here, so that a model cannot excuse itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from pronghorn import models
+from pronghorn.testing import FORMS, PROMISES, Form, Promise, Subject
+from pronghorn.testing.checks import broken, refused
+
+LOOPS = ("select", "poll", "epoll", "kqueue", "asyncio", "uvloop")
+MODELS = ("iterative", "fork", "prefork", "thread", "pool", *LOOPS, "gevent")
+
+
+def possible(model: str, form: Form) -> bool:
+    if model in LOOPS:
+        return form.style not in ("blocking", "program")
+    return model != "gevent" or form.style != "asyncio"
+
+
+NAMED = {f"{model}-{form.name}": (model, form) for model in MODELS for form in FORMS}
+CASES = [
+    pytest.param(name, promise, id=f"{name}-{promise.name}")
+    for name, (model, form) in NAMED.items()
+    if possible(model, form)
+    for promise in PROMISES
+    if promise.needs <= form.can
+]
+
+
+def available(model: str) -> str:
+    missing = models.page(model).missing()
+    if missing is not None:
+        pytest.skip(f"{model}: {missing}")
+    return model
+
+
+class Present:
+    """The subject whose promises are being tried; the next one takes its place."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._subject = ExitStack()
+
+    def become(self, name: str) -> Subject:
+        if name != self.name:
+            self.end()
+            model, form = NAMED[name]
+            self.subject = self._subject.enter_context(Subject.of(form, available(model)))
+            self.name = name
+        return self.subject
+
+    def end(self) -> None:
+        self.name = ""
+        self._subject.close()
+
+
+@pytest.fixture(scope="module")
+def present() -> Iterator[Present]:
+    present = Present()
+    yield present
+    present.end()
+
+
+@pytest.mark.parametrize(("name", "promise"), CASES)
+def test_promise(present: Present, name: str, promise: Promise) -> None:
+    told = broken(promise, present.become(name))
+    assert not told, told[0]
+
+
+@pytest.mark.parametrize("name", [name for name, pair in NAMED.items() if not possible(*pair)])
+def test_refused(name: str) -> None:
+    model, form = NAMED[name]
+    assert not refused(form, available(model))
+
+
+def test_every_model_is_in_the_matrix() -> None:
+    assert set(models.MODELS) == set(MODELS)

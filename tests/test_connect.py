@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -261,7 +262,15 @@ class Terminal:
     def plain(self) -> str:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.seen)
 
+    def edited(self) -> None:
+        """Wait until an editor reads the line: keys that come before are lost."""
+        deadline = time.monotonic() + 10
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            assert time.monotonic() < deadline, f"no editor reads after {self.seen!r}"
+            time.sleep(0.005)
+
     def type(self, keys: bytes) -> None:
+        self.edited()
         os.write(self.fd, keys)
 
     def status(self) -> int:

@@ -198,7 +198,7 @@ def a_client_that_never_reads_fills_no_memory(subject: Subject) -> None:
         if subject.talks_on:
             subject.ask(deaf)
         before = server.memory()
-        sent, rest = flood(deaf, question, MOST_TAKEN)
+        sent, rest = flood(deaf, question, MOST_TAKEN, server.is_at_rest)
         grown = server.memory() - before
         assert grown <= MOST_GROWTH + len(server.worker_pids()) * WARMING, (
             f"its memory grew by {grown / MIB:.1f} MiB after {sent / MIB:.1f} MiB of questions"
@@ -303,7 +303,7 @@ def the_drain_deadline_cuts(subject: Subject) -> None:
     with subject.connect(receive_buffer=SMALL_BUFFER) as deaf:
         if WORDS in subject.can:
             exchange(deaf, subject.framing.frame(b"BIG"), expect=1024)
-        elif flood(deaf, subject.question, MOST_TAKEN)[0] >= MOST_TAKEN:
+        elif flood(deaf, subject.question, MOST_TAKEN, server.is_at_rest)[0] >= MOST_TAKEN:
             return  # its answers are so short that the kernel takes them all: there is nothing to cut
         began = time.monotonic()
         assert (status := server.stop()) == 6, f"the exit status is {status}"

@@ -8,6 +8,7 @@ However the block ends, no process is left.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import select
@@ -90,6 +91,11 @@ class Served:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_full_info().uss
         return total
+
+    def is_at_rest(self) -> bool:
+        """Whether every thread of its processes sleeps: it has nothing to do, or cannot go on (Linux; elsewhere only
+        main threads are looked at)."""
+        return all(_sleeps(process) for process in self.processes())
 
     def connect(self, index: int = 0, *, timeout: float = PATIENCE, receive_buffer: int = 0) -> socket.socket:
         """A new connection to the address of this index, with a timeout in seconds for all that it does.
@@ -198,6 +204,17 @@ def _found(module: Any, name: str) -> Any:
     for part in name.split("."):
         module = getattr(module, part, None)
     return module
+
+
+def _sleeps(process: psutil.Process) -> bool:
+    try:
+        for stat in glob.glob(f"/proc/{process.pid}/task/*/stat"):
+            with open(stat) as file:
+                if file.read().rpartition(")")[2].split()[0] in "RD":  # proc(5)
+                    return False
+        return process.status() not in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
+    except (OSError, psutil.Error):
+        return False  # something has just ended, which may wake others
 
 
 def _address(text: str) -> Address:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 PATIENCE = 10.0
 """Seconds that a test waits for what should take moments."""
 
-STALLED = 0.1  # seconds in which a peer took nothing: it has stopped taking
+STALLED = 0.05  # seconds in which a server took nothing: time to look whether it has come to rest
 SMALL_BUFFER = 64 * 1024  # for clients that do not read: so that the server notices soon
 PIECE = 256 * 1024
 
@@ -96,10 +96,11 @@ def _receive(sock: socket.socket, got: bytearray, reset_ends: bool) -> bool:
     return bool(data)
 
 
-def flood(sock: socket.socket, question: bytes, most: int) -> tuple[int, bytes]:
+def flood(sock: socket.socket, question: bytes, most: int, at_rest: Callable[[], bool]) -> tuple[int, bytes]:
     """Send `question` over and over and read nothing, until the server takes no more, or `most` bytes are sent.
 
-    Returns the bytes that were sent, and the rest of the question that was begun.
+    That it takes nothing is believed only when it is `at_rest`: it might be slow. Returns the bytes that were sent, and
+    the rest of the question that was begun. Raises TimeoutError if it neither takes nor rests.
     """
     chunk = question * max(1, PIECE // len(question))
     timeout = sock.gettimeout()
@@ -107,8 +108,11 @@ def flood(sock: socket.socket, question: bytes, most: int) -> tuple[int, bytes]:
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     sent = 0
+    deadline = time.monotonic() + PATIENCE
     try:
-        while sent < most and poller.poll(STALLED * 1000):
+        while sent < most and (poller.poll(STALLED * 1000) or not at_rest()):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"the server neither takes what is sent nor comes to rest, after {sent:,} bytes")
             try:
                 sent += sock.send(memoryview(chunk)[sent % len(question) :])
             except BlockingIOError:

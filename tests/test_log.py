@@ -19,7 +19,8 @@ from pronghorn import events
 from pronghorn.errors import MessageTooLong
 from pronghorn.events import Event
 from pronghorn.observers import Observers
-from pronghorn.observers.log import LONGEST_TEXT, WORDS, LogObserver, ending, escaped, formatter, peer_name
+from pronghorn.observers.log import LogObserver, formatter
+from pronghorn.observers.words import LONGEST_TEXT, WORDS, ending, escaped, peer_name
 
 PEER = ("127.0.0.1", 51234)
 

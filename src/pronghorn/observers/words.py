@@ -1,0 +1,204 @@
+"""Events in words: what each record says, at which level, and which of them come in floods.
+
+Law: the words are chosen here and nowhere else. What a peer or a handler had its hands on is escaped and capped, so
+that one record is one line and nobody can forge another (CVE-2013-1862 is what happens otherwise); the lines of a
+traceback follow their record indented.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections.abc import Callable, Hashable
+from signal import Signals
+from typing import Any, TypeVar
+
+from pronghorn import events
+from pronghorn.events import Event
+
+DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+LONGEST_TEXT = 300
+LONGEST_TRACE = 60
+HOUSE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+E = TypeVar("E", bound=Event)
+Words = Callable[[Any], tuple[int, str]]
+WORDS: dict[type[Event], tuple[int, Words]] = {}
+
+
+def words(most: int, kind: type[E]) -> Callable[[Callable[[E], tuple[int, str]]], Callable[[E], tuple[int, str]]]:
+    """Registers how one kind of event is told, and the highest level that its records can have."""
+
+    def register(tell: Callable[[E], tuple[int, str]]) -> Callable[[E], tuple[int, str]]:
+        WORDS[kind] = most, tell
+        return tell
+
+    return register
+
+
+def escaped(text: object, longest: int = LONGEST_TEXT) -> str:
+    """`text` as one printable line of at most `longest` characters: control characters, line ends and the like are
+    written as escapes."""
+    line = "".join(each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
+                   for each in str(text)[: longest + 1])  # fmt: skip
+    return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def peer_name(peer: tuple[str, int] | str) -> str:
+    """The other end, as the classic server wrote it: `127.0.0.1 at PORT 51234`."""
+    if isinstance(peer, str):
+        return f"unix socket {escaped(peer)}" if peer else "a unix socket"
+    return f"{escaped(peer[0])} at PORT {peer[1]}"
+
+
+def trace(error: BaseException) -> str:
+    """The traceback of `error`, from the first frame that is not ours, each line escaped and indented."""
+    told = traceback.TracebackException.from_exception(error, limit=-LONGEST_TRACE)
+    theirs = [place for place, frame in enumerate(told.stack) if not frame.filename.startswith(HOUSE)]
+    if theirs:
+        del told.stack[: theirs[0]]
+    return indented([line for part in told.format() for line in part.rstrip("\n").split("\n")])
+
+
+def indented(lines: list[str]) -> str:
+    """Lines that follow their record: each escaped, and the middle of very many left out."""
+    if len(lines) > LONGEST_TRACE:
+        lines = [*lines[: LONGEST_TRACE // 2], "...", *lines[-LONGEST_TRACE // 2 :]]
+    return "".join(f"\n  {escaped(line)}" for line in lines)
+
+
+def limited_kind(event: Event) -> Hashable:
+    """What a record counts as when it is one of those that come in floods, else None."""
+    if isinstance(event, events.AcceptFailed):
+        return "accept", event.address, event.error.errno
+    if isinstance(event, events.ConnectionRefused):
+        return "refused", event.limit
+    return None
+
+
+@words(INFO, events.ListenerOpened)
+def _listener_opened(event: events.ListenerOpened) -> tuple[int, str]:
+    scheme = "" if event.address.startswith("unix:") else "tcp://"
+    return INFO, f"Listening at: {scheme}{escaped(event.address)}"
+
+
+@words(WARNING, events.ListenerSkipped)
+def _listener_skipped(event: events.ListenerSkipped) -> tuple[int, str]:
+    return WARNING, f"Not listening at {escaped(event.address)}: {escaped(event.why)}"
+
+
+@words(INFO, events.ServerStarted)
+def _server_started(event: events.ServerStarted) -> tuple[int, str]:
+    workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
+    connections = "1 connection" if event.max_connections == 1 else f"{event.max_connections:,} connections"
+    return INFO, (
+        f"Serving {escaped(event.handler)} ({event.style} style) under {event.model} ({event.why_model}): "
+        f"{workers}, at most {connections} ({event.why_max_connections})"
+    )
+
+
+@words(WARNING, events.ServerStopped)
+def _server_stopped(event: events.ServerStopped) -> tuple[int, str]:
+    cut = [f"{event.cut} cut by the drain deadline"] if event.cut else []
+    if event.unknown:
+        cut.append(f"those of {event.unknown} killed {'processes' if event.unknown > 1 else 'process'} not counted")
+    return (WARNING if cut else INFO), "Stopped" + (f"; connections: {', '.join(cut)}" if cut else "")
+
+
+@words(DEBUG, events.ConnectionOpened)
+def _connection_opened(event: events.ConnectionOpened) -> tuple[int, str]:
+    return DEBUG, f"received from {peer_name(event.peer)}"
+
+
+@words(DEBUG, events.ConnectionClosed)
+def _connection_closed(event: events.ConnectionClosed) -> tuple[int, str]:
+    return DEBUG, (
+        f"closed connection {event.number} from {peer_name(event.peer)}: {escaped(event.reason)} after "
+        f"{event.seconds:.3f} s, {event.bytes_in} bytes in, {event.bytes_out} bytes out"
+    )
+
+
+@words(WARNING, events.ConnectionRefused)
+def _connection_refused(event: events.ConnectionRefused) -> tuple[int, str]:
+    return WARNING, f"Refused {peer_name(event.peer)}: {escaped(event.limit)}"
+
+
+@words(ERROR, events.HandlerFailed)
+def _handler_failed(event: events.HandlerFailed) -> tuple[int, str]:
+    number = f"connection {event.number} from {peer_name(event.peer)}"
+    return ERROR, f"Handler failed on {number}: {kind_and_text(event.error)}{trace(event.error)}"
+
+
+@words(INFO, events.PeerFailed)
+def _peer_failed(event: events.PeerFailed) -> tuple[int, str]:
+    level = DEBUG if isinstance(event.error, OSError) else INFO
+    return level, f"Connection {event.number} from {peer_name(event.peer)} failed: {kind_and_text(event.error)}"
+
+
+@words(ERROR, events.AcceptFailed)
+def _accept_failed(event: events.AcceptFailed) -> tuple[int, str]:
+    rest = f"; next attempt in {event.pause:g} s" if event.pause else ""
+    return ERROR, f"accept failed at {escaped(event.address)}: {escaped(event.error.strerror or event.error)}{rest}"
+
+
+@words(DEBUG, events.WorkerStarted)
+def _worker_started(event: events.WorkerStarted) -> tuple[int, str]:
+    return DEBUG, f"Worker {event.slot} started with process id {event.pid}"
+
+
+@words(INFO, events.WorkerReady)
+def _worker_ready(event: events.WorkerReady) -> tuple[int, str]:
+    return INFO, f"Worker {event.slot} is ready, process id {event.pid}"
+
+
+@words(ERROR, events.WorkerExited)
+def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
+    who = f"Worker {event.slot} (process id {event.pid})"
+    if event.wanted:
+        return DEBUG, f"{who} has left"
+    level = WARNING if event.status == 0 else ERROR
+    return level, f"{who} {ending(event.status)}"
+
+
+@words(ERROR, events.WorkerNotStarted)
+def _worker_not_started(event: events.WorkerNotStarted) -> tuple[int, str]:
+    first, *rest = event.why.splitlines() or [""]
+    last = f" {escaped(rest[-1])}" if rest else ""
+    head = f"Worker {event.slot} did not start: {escaped(first)}{last}; next attempt in {event.pause:.1f} s"
+    return ERROR, head + (indented(rest) if len(rest) > 1 else "")
+
+
+@words(ERROR, events.WorkerCrashed)
+def _worker_crashed(event: events.WorkerCrashed) -> tuple[int, str]:
+    head = f"Worker {event.slot} (process id {event.pid}) failed; this is a fault of the server"
+    return ERROR, head + indented(event.trace.splitlines())
+
+
+@words(INFO, events.DrainStarted)
+def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
+    return INFO, f"Draining ({escaped(event.why)}): open connections have {event.seconds:g} s to finish"
+
+
+@words(WARNING, events.DrainFinished)
+def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
+    cut = f"; {event.cut} connections did not finish in time and were cut" if event.cut else ""
+    return (WARNING if cut else DEBUG), f"Drained in {event.seconds:.1f} s{cut}"
+
+
+def kind_and_text(error: BaseException) -> str:
+    """`ValueError: the text`, or the name alone."""
+    text = escaped(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def ending(status: int) -> str:
+    """How a process ended, from its exit code, or minus the signal that killed it."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        name = Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    oom = " (perhaps out of memory: see the kernel's log)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{oom}"

@@ -1,0 +1,26 @@
+"""Settings of how long things may take, and when workers are replaced."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pronghorn.settings.fields import option
+from pronghorn.settings.serving import Serving
+
+
+class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From the start of a worker to its end."""
+
+    write_high_water: Annotated[
+        int,
+        option("Unsent bytes of one connection at which reading from it pauses.", "Lifecycle and limits",
+               unit="size", ge=1),
+    ] = 64 * 1024  # fmt: skip
+    drain_timeout: Annotated[
+        float,
+        option("Time that open connections get to finish when the server stops.", "Lifecycle and limits",
+               unit="time", ge=0),
+    ] = 30.0  # fmt: skip
+    start_timeout: Annotated[
+        float, option("Time that a worker gets to become ready.", "Lifecycle and limits", unit="time", gt=0)
+    ] = 60.0

@@ -1,0 +1,42 @@
+"""Settings of the sockets that the server listens on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pronghorn.settings.fields import option
+
+DEFAULT_BIND = "127.0.0.1:8000"
+
+
+class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the server listens, and how."""
+
+    bind: Annotated[
+        tuple[str, ...],
+        option(
+            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (every interface, IPv4 and IPv6) or unix:PATH. "
+            "May be given more than once. Port 0 takes a free port and says which.",
+            "Sockets",
+            short="-b",
+            metavar="ADDRESS",
+        ),
+    ] = (DEFAULT_BIND,)
+    backlog: Annotated[
+        int,
+        option(
+            "Connections that may wait in the kernel's queue to be accepted; 0 is the system's maximum.",
+            "Sockets",
+            ge=0,
+            le=2**31 - 1,
+        ),
+    ] = 0
+    reuse_address: Annotated[
+        bool,
+        option("Set SO_REUSEADDR: bind at once after a restart, while old connections are in TIME_WAIT.", "Sockets"),
+    ] = True
+    reuse_port: Annotated[
+        bool, option("Set SO_REUSEPORT: other servers of the same user may share the port.", "Sockets")
+    ] = False

@@ -22,7 +22,8 @@ LAYERS = (
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
+        "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "certificates",
+        "tls_channel", "tls_connection", "connection", "drive",
         "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "settings",
     },
     {"errors", "events"},

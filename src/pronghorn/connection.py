@@ -177,6 +177,9 @@ class Facts:
     drain: Drain | None
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
+    tls: Any = None
+    """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
+    records: Any = None
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
         self.number, self.peer, self.drain = number, peer, drain
@@ -186,9 +189,31 @@ class Facts:
         self.partial = self.on_cut = None
 
     @property
+    def reason(self) -> str:
+        """Why the connection ended, if nothing went wrong."""
+        return "done"
+
+    @property
     def draining(self) -> bool:
         """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
         return self.drain is not None and self.drain.begun
+
+    def shake_hands(self, context: Any, seconds: float) -> None:
+        """Hold the handshake, where there is TLS."""
+
+    def measure(self) -> None:
+        """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them."""
+        info = tcp_info(self)  # type: ignore[arg-type]
+        if info is not None:
+            self.bytes_in, self.bytes_out = info.bytes_in, info.bytes_out
+
+    def linger(self, until: float = math.inf) -> None:
+        """Say our last word and let the peer take it: see linger()."""
+        linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
+
+    def pending(self) -> int:
+        """Bytes that are in this process already, and readable whatever select(2) says: of TLS alone."""
+        return 0
 
 
 FACTS = tuple("number peer opened bytes_in bytes_out messages reading_shut drain partial on_cut".split())
@@ -205,7 +230,7 @@ class Connection(Facts, socket.socket):
 
     def _real_close(self, _ss: Any = None) -> None:
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
-        linger(self, reading_shut=self.reading_shut)
+        self.linger()
         _socket.socket.close(self)
 
 
@@ -222,7 +247,7 @@ def owes_reply(conn: Connection) -> bool:
     A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
     and when output last went: input that is newer has not been answered, unless it is older than a second.
     """
-    if unread(conn):
+    if unread(conn) or conn.pending():
         return True
     if conn.partial is not None:
         return conn.partial()

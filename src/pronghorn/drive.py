@@ -50,6 +50,10 @@ class BlockingTransport(Transport):
     def number(self) -> int:
         return self.conn.number
 
+    @property
+    def tls(self) -> Any:
+        return self.conn.tls
+
     def write(self, data: Bytes) -> None:
         if self.wrote_eof:
             raise RuntimeError("write() after write_eof()")

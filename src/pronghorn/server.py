@@ -11,12 +11,12 @@ import faulthandler
 import os
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pronghorn import events, models, worker
-from pronghorn.errors import AddressInUse, BadHandler, PronghornError
+from pronghorn.errors import AddressInUse, BadHandler, IncompatibleHandler, PronghornError
 from pronghorn.events import Observer
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener, open_listeners
@@ -26,6 +26,9 @@ from pronghorn.observers.log import LogObserver
 from pronghorn.settings import Settings, settle
 from pronghorn.supervisor import Supervisor
 from pronghorn.worker import Plan
+
+if TYPE_CHECKING:
+    from pronghorn.certificates import Certificates
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
 
@@ -103,15 +106,18 @@ class Server:
         self._raise_limit()
         facts = self._facts()
         model, why = self._model(facts)
+        certificates = self._certificates(facts)
         log = LogObserver(self.settings.log_level)
         observe = Observers(log)
         listeners: list[Listener] = []
         try:
             listeners = self._listeners(observe)
-            plan = Plan(self.source, self.settings, model, listeners, observe)
+            plan = Plan(self.source, self.settings, model, listeners, observe, certificates)
 
             def announce() -> None:
                 observe(self._started(facts, model, why))
+                for event in certificates.events() if certificates is not None else ():
+                    observe(event)
                 addresses = [listener.address for listener in listeners]
                 self._starter.tell({"listening": addresses, "model": model.name, "pid": os.getpid()})
 
@@ -119,6 +125,8 @@ class Server:
         finally:
             for listener in listeners:
                 listener.close()
+            if certificates is not None:
+                certificates.close()
             log.close()
 
     def _raise_limit(self) -> None:
@@ -146,6 +154,21 @@ class Server:
         model = models.load(name)
         model.check(facts)
         return model, why
+
+    def _certificates(self, facts: Facts) -> Certificates | None:
+        """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
+        settings = self.settings
+        if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn):
+            return None
+        from pronghorn.certificates import Certificates
+
+        if facts.style == "program":
+            raise IncompatibleHandler(
+                f"{facts.name!r} is of program style, which TLS cannot reach.",
+                "A program has the connection itself as its input and output, and would read sealed bytes.",
+                "Leave out --tls-cert, or put a program that speaks TLS in front.",
+            )
+        return Certificates(settings)
 
     def _listeners(self, observe: Observer) -> list[Listener]:
         try:

@@ -93,6 +93,7 @@ class Supervisor:
                     return
                 self._hurry(now)
             else:
+                self._look_at_certificates(now)
                 self._give_up(now)
                 self._kill_late(now)
                 self._fill(now)
@@ -150,6 +151,11 @@ class Supervisor:
         while self._workers:
             self._reap()
             self._poll.poll(10)
+
+    def _look_at_certificates(self, now: float) -> None:
+        if self._plan.certificates is not None:
+            for event in self._plan.certificates.look(now):
+                self._observe(event)
 
     # Births
 

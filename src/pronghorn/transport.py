@@ -22,6 +22,8 @@ class Transport:
     peer: Peer
     drain: Drain | None
     protocol: Any
+    tls: Any = None
+    """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
 
     def write(self, data: Bytes) -> None:
         raise NotImplementedError
@@ -40,12 +42,14 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them."""
+        """`peername`, `sockname` and `socket`, as asyncio has them; with TLS `ssl_object`, `peercert`, `cipher` too."""
         if name == "peername":
             return self.peer
         if name == "sockname":
             return self.sock.getsockname()
-        return self.sock if name == "socket" else default
+        if name == "socket":
+            return self.sock
+        return default if self.tls is None else self.tls.extra(name, default)
 
     @property
     def draining(self) -> bool:

@@ -19,7 +19,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
 
@@ -31,6 +31,9 @@ from pronghorn.listener import Drain, Listener
 from pronghorn.models.base import Context, Model
 from pronghorn.processes import die_with_parent, flush_streams, name_process, reset_signals
 from pronghorn.settings import Settings
+
+if TYPE_CHECKING:
+    from pronghorn.certificates import Certificates
 
 CUT_AT_DEADLINE = 6
 LONGEST_TRACE = 32 * 1024
@@ -84,6 +87,7 @@ class Plan(msgspec.Struct, frozen=True):
     model: Model
     listeners: list[Listener]
     observe: Observer
+    certificates: Certificates | None = None
 
 
 class Closable(Protocol):
@@ -176,7 +180,7 @@ def _serve(plan: Plan, slot: int, line: Line, drain: Drain, mask: Iterable[signa
     handler = load_handler(plan.source, settings)
     context = Context(
         listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-        observe=plan.observe, watched=[line],
+        observe=plan.observe, watched=[line], certificates=plan.certificates,
     )  # fmt: skip
 
     def begin_drain(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
+from pronghorn.aiochannel import AsyncioLoop, channel_over, part
 from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
 from pronghorn.errors import MessageTooLong
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
@@ -31,6 +31,10 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         super().connection_made(transport)
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return True  # with TLS too: asyncio's own says that it would have to close, and loses the reply
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -112,13 +116,12 @@ class OwnLoops:
         over = loop.create_future()
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
-        conn.setblocking(False)
-        channel = AsyncioChannel(conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain)
+        channel = channel_over(conn, watch, self._high_water)
         channel.open(self._factory())
         try:
             await over
         finally:
-            conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
+            part(channel, conn)
         await finish_tasks()
         if errors:
             raise errors[0]

@@ -12,7 +12,7 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
+from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop, AsyncioTlsChannel
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.models.base import Context, Model, by_descriptors
@@ -37,6 +37,9 @@ class AsyncioLoops(Loops):
         super().release(channel)
         if not self.open and self.context.drain.begun:
             self._last.set()
+
+    def tls_channel_class(self) -> type[AnyChannel]:
+        return AsyncioTlsChannel
 
     async def serve(self) -> None:
         """Until draining began and the last connection is gone."""

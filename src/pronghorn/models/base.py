@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from pronghorn import events
 from pronghorn.channel import AnyChannel
 from pronghorn.connection import Connection, is_peers_fault, turn_away
-from pronghorn.errors import IncompatibleHandler
+from pronghorn.errors import HandshakeFailed, IncompatibleHandler
 from pronghorn.events import (
     AcceptFailed,
     ConnectionClosed,
@@ -27,6 +28,9 @@ from pronghorn.events import (
 from pronghorn.handlers import Facts, Handler
 from pronghorn.listener import Drain, Exhausted, Listener, Peer
 from pronghorn.settings import Settings
+
+if TYPE_CHECKING:
+    from pronghorn.certificates import Certificates
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
 EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
@@ -125,6 +129,7 @@ class Context:
         drain: Drain,
         observe: Observer,
         watched: list[Thing] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self.listeners = listeners
         self.handler = handler
@@ -133,6 +138,7 @@ class Context:
         self.drain = drain
         self.observe = observe
         self.watched: list[Thing] = watched if watched is not None else []
+        self.certificates = certificates
         self.open: dict[int, Any] = {}
         self.cut = 0
         self.count = 0
@@ -162,10 +168,18 @@ class Context:
         turn_away(fd)
         self.observe(ConnectionRefused(peer, limit))
 
+    def turn_away(self, conn: Connection, reason: str) -> None:
+        """Close a connection, in order, that no handler has seen."""
+        turn_away(conn.detach())
+        self.closed(conn, reason, 0)
+
     # How it ends.
 
     def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
+        if isinstance(error, HandshakeFailed):
+            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
+            return
         record = PeerFailed if is_peers_fault(error) else HandlerFailed
         self.observe(record(conn.number, conn.peer, error))
 

@@ -11,12 +11,13 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pronghorn.connection import Connection, cut, end_reading, let_go, linger, owes_reply, tcp_info
+from pronghorn.connection import Connection, cut, end_reading, let_go, owes_reply
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import EXHAUSTED_PAUSE, TICK, Context
+from pronghorn.models.parking import Parking
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -38,8 +39,13 @@ class Flows:
         self.settings = context.settings
         self.open: dict[int, Any] = context.open
         self.wake = Wake()  # something ended: there may be room again
+        self.silent: Iterable[Connection] = ()  # accepted, with nothing to read yet
         self._watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
+        if context.certificates is not None:
+            from pronghorn.tls_connection import secured
+
+            context.connection_class = secured(context.connection_class)
 
     def accepted(
         self, room: Callable[[], bool] = _always, woken: Callable[[], None] = _nothing
@@ -53,44 +59,50 @@ class Flows:
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
+        parking = self.silent = Parking(self.context, poller)
         while not drain:
+            parking.turn_late_away()
             ready = room() and time.monotonic() >= self._rest_until
             if ready is not listening:
                 listening = ready
+                parking.watch(ready)
                 for number in listeners:
                     poller.register(number, select.POLLIN) if ready else poller.unregister(number)
-            waiting = []
-            for fd, _ in poller.poll(self._patience() * 1000):
-                if fd in listeners:
-                    waiting.append(fd)
-                else:
-                    self._attend(fd, woken)
-            if waiting and not drain:
-                last = min(waiting, key=lambda fd: (fd <= last, fd))  # each listener in its turn
-                conn = self._accept(listeners[last])
-                if conn is not None:
-                    yield conn
-                elif listeners[last] not in self.context.listeners:
-                    poller.unregister(last)
-                    del listeners[last]
+            fds = [fd for fd, _ in poller.poll(self._patience() * 1000) if not self._attended(fd, woken)]
+            if not fds or drain:
+                continue
+            last = min(fds, key=lambda fd: (fd <= last, fd))  # each in its turn
+            if last in parking:
+                yield self._taken(parking.take(last))
+                continue
+            conn = self._accept(listeners[last])
+            if conn is not None and self.context.certificates is not None:
+                parking.add(conn)
+            elif conn is not None:
+                yield self._taken(conn)
+            elif listeners[last] not in self.context.listeners:
+                poller.unregister(last)
+                del listeners[last]
+        yield from self._with_room(parking.leave(), room, woken)
         for listener in listeners.values():
-            yield from self._queued(listener, room, woken)
+            yield from self._with_room(self._queued(listener), room, woken)
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
-        context, reason = self.context, "done"
+        context, reason = self.context, ""
         try:
+            if context.certificates is not None:
+                conn.shake_hands(context.certificates.context(), self.settings.handshake_timeout)
             context.handler.converse(conn)
         except BaseException as error:
             reason = type(error).__name__
             context.failed(conn, error)
         if context.handler.facts.blocks:
-            info = tcp_info(conn)
-            if info is not None:
-                conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
-        linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
+            conn.measure()
+        reason = reason or conn.reason
+        conn.linger(until=context.drain.deadline)
         conn.end()
         context.closed(conn, "draining" if conn.reading_shut else reason, conn.messages)
         self.wake.set()
@@ -162,25 +174,36 @@ class Flows:
     def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
         conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         conn.begin(self.context.number(peer), peer, self.context.drain)
+        return conn
+
+    def _taken(self, conn: Connection) -> Connection:
         self.open[conn.number] = conn
         return conn
 
-    def _queued(self, listener: Listener, room: Callable[[], bool], woken: Callable[[], None]) -> Iterator[Connection]:
+    def _queued(self, listener: Listener) -> Iterator[Connection]:
         # Clients in the queue were promised a server when the kernel shook hands with them.
+        while (conn := self._accept(listener)) is not None:
+            yield conn
+
+    def _with_room(
+        self, waiting: Iterator[Connection], room: Callable[[], bool], woken: Callable[[], None]
+    ) -> Iterator[Connection]:
+        """Those who wait, each as soon as there is room for it; until the drain deadline."""
         while time.monotonic() < self.context.drain.deadline:
             if not room():
                 self._wait(SWEEP)
                 woken()
                 continue
-            conn = self._accept(listener)
+            conn = next(waiting, None)
             if conn is None:
                 return
-            yield conn
+            yield self._taken(conn)
 
     def _patience(self) -> float:
         return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)
 
-    def _attend(self, fd: int, woken: Callable[[], None]) -> None:
+    def _attended(self, fd: int, woken: Callable[[], None]) -> bool:
+        """Whether it was something else than a client, which is seen to then."""
         if fd == self.wake.fileno():
             self.wake.clear()
             woken()
@@ -188,6 +211,9 @@ class Flows:
             self.context.drain.clear()
         elif fd in self._watched:
             self._watched[fd].on_readable()
+        else:
+            return False
+        return True
 
     def _wait(self, seconds: float) -> None:
         if self.wake.fileno() < 0:  # a child of the fork model has none

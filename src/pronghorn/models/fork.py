@@ -14,7 +14,7 @@ import sys
 import time
 from typing import NoReturn
 
-from pronghorn.connection import Connection
+from pronghorn.connection import Connection, let_go
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
@@ -56,6 +56,8 @@ def child(flows: Flows, conn: Connection, shared: list[int]) -> NoReturn:
     flows.wake.close()
     for fd in shared:
         os.close(fd)
+    for each in flows.silent:
+        let_go(each)
     flows.open = flows.context.open = {conn.number: conn}
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
     drain.then = lambda: _thread.start_new_thread(flows.sweep, ())

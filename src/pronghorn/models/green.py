@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from pronghorn.connection import FACTS, Facts, linger
+from pronghorn.connection import FACTS, Facts
 from pronghorn.models.base import Context, Model, by_descriptors
 from pronghorn.models.flows import Flows
 
@@ -37,7 +37,7 @@ def connection_class() -> type[Any]:
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
         def _real_close(self, *args: Any, **kwargs: Any) -> None:
-            linger(self, reading_shut=self.reading_shut)
+            self.linger()
             super()._real_close(*args, **kwargs)  # type: ignore[misc]
 
     return GreenConnection

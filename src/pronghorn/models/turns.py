@@ -11,13 +11,16 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
+from pronghorn.channel import CLOSED, OPEN, OPENING, AnyChannel, Channel
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.models.base import EXHAUSTED_PAUSE, TICK, Context
+
+if TYPE_CHECKING:
+    from pronghorn.models.handshakes import Handshakes
 
 ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
 
@@ -109,23 +112,43 @@ class Loops:
         self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
+        self._handshakes: Handshakes | None = None
+        self._socket_class: type[socket.socket] = socket.socket
+        if context.certificates is not None:
+            from pronghorn.models.handshakes import Handshakes
+
+            self._handshakes = Handshakes(self)
+            self._socket_class = Handshakes.socket_class
+            self.channel_class = self.tls_channel_class()
+
+    def tls_channel_class(self) -> type[AnyChannel]:
+        from pronghorn.tls_channel import TlsChannel
+
+        return TlsChannel
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
-        """Make a channel of an accepted connection, and give it to a protocol."""
+        """Make a channel of an accepted connection, and give it to a protocol, after the handshake if there is TLS."""
         context = self.context
         if fd >= self._descriptors:
             context.refuse(fd, peer, f"descriptor {fd} is beyond what {context.model.name} can watch")
             return
-        sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+        sock = self._socket_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         sock.setblocking(False)
         channel = self.channel_class(
             sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain
         )
         self.open[channel.number] = channel
+        if self._handshakes is None:
+            self.begin(channel)
+        else:
+            self._handshakes.start(channel)
+
+    def begin(self, channel: AnyChannel) -> None:
+        """The connection is there: give it to a protocol."""
         try:
-            protocol = context.handler.protocol()
+            protocol = self.context.handler.protocol()
         except BaseException as error:
-            context.failed(channel, error)
+            self.context.failed(channel, error)
             protocol = Nobody()
         channel.open(protocol)
 
@@ -146,14 +169,15 @@ class Loops:
             acceptor.retire()
         for channel in list(self.open.values()):
             try:
-                self._drain(channel)
+                self.drain_one(channel)
             except BaseException as error:
                 self.context.failed(channel, error)
                 channel.close()
 
-    def _drain(self, channel: AnyChannel) -> None:
+    def drain_one(self, channel: AnyChannel) -> None:
+        """Let one conversation come to its end; one that has not begun yet does so first, if its client is at it."""
         channel.read_out()
-        if channel.is_closing():
+        if channel.is_closing() or channel.state is OPENING:
             return
         if self.context.handler.facts.needs_asyncio:
             channel.feed_eof()

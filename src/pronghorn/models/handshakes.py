@@ -1,0 +1,65 @@
+"""Handshakes in a loop: whose is under way, and for how long.
+
+Law: nobody waits for a handshake. A channel shakes hands as its bytes come, and gets a protocol when it is through.
+There is no timer for each: one looks at the oldest from time to time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pronghorn.channel import OPENING
+from pronghorn.tls import Records
+from pronghorn.tls_channel import SealedSocket
+
+if TYPE_CHECKING:
+    from pronghorn.models.turns import Loops
+
+LOOKS = 20  # in the time that a handshake may take
+
+
+class Handshakes:
+    """The channels of `loops` that are shaking hands."""
+
+    socket_class = SealedSocket
+
+    def __init__(self, loops: Loops) -> None:
+        self._loops = loops
+        self._context = loops.context
+        self._timeout = loops.context.settings.handshake_timeout
+        self._shaking: dict[int, Any] = {}  # by number, so the oldest first
+        self._looking = False
+
+    def start(self, channel: Any) -> None:
+        """Begin; the loops `begin` with the channel once it is through."""
+        assert self._context.certificates is not None
+        try:
+            channel.seal(Records(self._context.certificates.context()))
+        except BaseException as error:  # there is no memory for it, say
+            self._context.failed(channel, error)
+            channel.abort()
+            return
+        channel.shake_hands(self._done)
+        self._shaking[channel.number] = channel
+        if not self._looking:
+            self._looking = True
+            self._loops.call_later(min(1.0, self._timeout / LOOKS), self._look)
+
+    def _done(self, channel: Any) -> None:
+        self._shaking.pop(channel.number, None)
+        self._loops.begin(channel)
+        if self._context.drain.begun:
+            self._loops.call_later(0, lambda: self._loops.drain_one(channel))
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for number, channel in list(self._shaking.items()):
+            if channel.state is OPENING:
+                if now - channel.opened < self._timeout:
+                    break
+                channel.late(self._timeout)
+            del self._shaking[number]
+        self._looking = bool(self._shaking)
+        if self._looking:
+            self._loops.call_later(min(1.0, self._timeout / LOOKS), self._look)

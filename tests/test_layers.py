@@ -23,7 +23,7 @@ LAYERS = (
     {"handlers", "services"},
     {
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources",
+        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
         "counts", "settings",
     },
     {"errors", "events"},

@@ -149,6 +149,8 @@ class Scoreboard:
         self.floats: memoryview[float] = whole[:TABLES].cast("d")
         self._tables: memoryview[int] = whole[TABLES:].cast("I")
         self.key = bytes(whole[KEY])
+        self._seen = -1
+        self._taken: list[int] = []
 
     @classmethod
     def create(cls) -> Scoreboard:
@@ -226,7 +228,12 @@ class Scoreboard:
 
     def taken(self) -> list[int]:
         """The numbers of the pages that belong to a worker now."""
-        return [index for index, pid in enumerate(self.words[DIRECTORY : DIRECTORY + PAGES].tolist()) if pid]
+        changes = self.words[H_CHANGES]
+        if changes != self._seen or changes % 2:
+            entries = self.words[DIRECTORY : DIRECTORY + PAGES].tolist()
+            self._taken = [index for index, pid in enumerate(entries) if pid]
+            self._seen = changes
+        return self._taken
 
     def pages(self) -> list[Page]:
         """The pages that belong to a worker now, of every generation and of both supervisors."""

@@ -26,7 +26,8 @@ LAYERS = (
     {"handlers", "services"},
     {
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "settings",
+        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources",
+        "counts", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -2,11 +2,11 @@
 
 Law: a worker knows its own signals and its line to the supervisor, and nothing of bytes or of other workers. It is
 born with every signal blocked, puts its dispositions right, and only then unblocks them: a TERM sent right after
-fork(2) is never lost. Until it is ready TERM simply ends it, for it holds no connection yet; from then on TERM begins
-the drain. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do nothing here: the supervisor decides.
-The end of the line means that the supervisor is gone, and the death signal of prctl(2) says the same to a worker that
-is stuck in its handler. What the handler's module does while it is imported, SystemExit and KeyboardInterrupt
-included, is the handler's fault and not ours.
+fork(2) is never lost. Until its model has entered its loop TERM simply ends it, for it holds no connection yet; from
+then on it is ready, and TERM begins the drain. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do
+nothing here: the supervisor decides. The end of the line means that the supervisor is gone, and the death signal of
+prctl(2) says the same to a worker that is stuck in its handler. What the handler's module does while it is imported,
+SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ loading = False  # True while this process imports the user's code, so that serv
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The handler is loaded and the model runs."""
+    """The handler is loaded, and the model has entered its loop."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -176,16 +176,18 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
     handler = load_handler(plan.source, settings)
-    context = Context(
-        listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-        observe=plan.observe, watched=[line],
-    )  # fmt: skip
 
     def begin_drain(number: int, frame: FrameType | None) -> None:
         drain.begin(signal.Signals(number).name if os.getppid() == supervisor else "the supervisor is gone")
 
-    signal.signal(signal.SIGTERM, begin_drain)
-    line.tell(Ready())
+    def ready() -> None:
+        signal.signal(signal.SIGTERM, begin_drain)
+        line.tell(Ready())
+
+    context = Context(
+        listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
+        observe=plan.observe, watched=[line], ready=ready,
+    )  # fmt: skip
     cut = model.run(context)
     line.tell(Finished(cut))
     atexit._run_exitfuncs()

@@ -105,17 +105,19 @@ def test_many_hups_become_two_reloads(tmp_path: Path) -> None:
     write(tmp_path, HANDLER % {"word": "old"})
     with launched(tmp_path, "mine:reply") as server:
         server.ready()
-        os.kill(server.pid, signal.SIGSTOP)
-        for _ in range(100):
-            server.send(signal.SIGHUP)
-        os.kill(server.pid, signal.SIGCONT)
-        wait_for(lambda: reloads(server) >= 1, "the reload")
+        write(
+            tmp_path, "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n" + HANDLER % {"word": "new"}
+        )
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloading" in server.log, "the reload")
         for _ in range(100):
             server.send(signal.SIGHUP)
             time.sleep(0.001)
-        server.send(signal.SIGTERM)
-        assert server.exit() == 0
-        assert reloads(server) <= 12
+        (tmp_path / "go").touch()
+        wait_for(lambda: reloads(server) == 2, "two reloads")
+        assert word(server) == b"new"
+        assert server.stop() == 0
+        assert server.log.count("Reloading") == 2
 
 
 def test_term_wins_over_hup(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pronghorn import __version__
 from pronghorn.errors import BadSetting
 from pronghorn.processes import resident_memory
 from pronghorn.reload import Done
+from pronghorn.scoreboard import STATES
 from pronghorn.supervisor import Supervisor
 
 MOST_WORKERS = 512
@@ -30,7 +31,6 @@ class Desk:
         supervisor = self._supervisor
         generation, force = supervisor.serving, supervisor.force
         plan = generation.plan
-        pages = plan.board.pages()
         done(
             {
                 "state": self._state(),
@@ -48,7 +48,6 @@ class Desk:
                     "ready": generation.ready,
                     "draining": len(force.retiring()),
                 },
-                "open": sum(page.open for page in pages),
                 **plan.board.totals(),
                 "last_reload": supervisor.changes.last_reload,
             }
@@ -63,7 +62,7 @@ class Desk:
                 "pid": page.pid,
                 "supervisor": page.supervisor,
                 "generation": page.generation,
-                "state": page.state,
+                "state": STATES.get(page.state, "unknown").upper(),
                 "age": round(now - page.started, 3),
                 "open": page.open,
                 "accepted": page.accepted,

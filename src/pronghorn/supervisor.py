@@ -207,7 +207,8 @@ class Supervisor:
         """Descriptors beside those of the watch that workers and probes shall not keep: with a listener that is left
         out, or is a candidate's, its port would stay bound."""
         listeners = {each.fileno() for generation in self.upkeep.generations for each in generation.plan.listeners}
-        return [*self._private(), *self._signals.descriptors(), *listeners]
+        board = self.serving.plan.board.descriptors()
+        return [*self._private(), *self._signals.descriptors(), *board, *listeners]
 
 
 def unheard(result: object) -> None:

@@ -168,6 +168,7 @@ def work(
 def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
     settings, model = plan.settings, plan.model
     supervisor = os.getppid()
+    page.starting(os.getpid())
     atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
     name_process(f"worker {page.slot} {model.name}")
     faulthandler.enable(file=2)
@@ -182,6 +183,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
 
     def ready() -> None:
         signal.signal(signal.SIGTERM, begin_drain)
+        page.now_serving(os.getpid())
         line.tell(Ready())
 
     context = Context(

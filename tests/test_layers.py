@@ -17,8 +17,11 @@ SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
 LAYERS = (
     {"__main__", "cli", "testing"},
     {"server"},
-    {"supervisor", "slots", "control"},
-    {"worker", "probe", "processes"},
+    {
+        "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
+        "watch", "watcher",
+    },
+    {"worker", "probe", "processes", "program"},
     {"models"},
     {"handlers", "services"},
     {

@@ -121,10 +121,6 @@ class Page(Counts):
             table = self._sources()
             table[bucket] = max(0, table[bucket] - 1)
 
-    def descriptors(self) -> list[int]:
-        """The board's descriptors in this process, for a child that shall not hold them; the map itself remains."""
-        return self._board.descriptors() if self._board is not None else []
-
     def _buckets(self, peer: tuple[str, int] | str) -> tuple[int, ...]:
         return () if isinstance(peer, str) else buckets(self._board.key if self._board else b"", peer[0])
 
@@ -183,7 +179,8 @@ class Scoreboard:
         return self._fd
 
     def descriptors(self) -> list[int]:
-        """All that this process holds of it: the file, and the copy that the mmap module keeps."""
+        """All that this process holds of it: the file, and the copy that the mmap module keeps. A child may close them;
+        the map remains."""
         return [fd for fd in (self._fd, self._copy) if fd >= 0]
 
     def close(self) -> None:

@@ -50,6 +50,7 @@ class AsyncioLoops(Loops):
         for acceptor in self.acceptors:
             self.changed(acceptor)
         self._turn()
+        self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()

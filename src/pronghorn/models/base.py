@@ -66,7 +66,7 @@ def _nothing_missing() -> str | None:
     return None
 
 
-def _nothing_to_prepare() -> None:
+def _nothing() -> None:
     return None
 
 
@@ -90,7 +90,7 @@ class Model(msgspec.Struct, frozen=True):
     runs_asyncio: bool = True
     missing: Callable[[], str | None] = _nothing_missing
     """Why the model is not available here, and what to do; None if it is."""
-    prepare: Callable[[], None] = _nothing_to_prepare
+    prepare: Callable[[], None] = _nothing
     """Called first thing in a worker, before the handler is imported."""
 
     def check(self, handler: Facts) -> None:
@@ -133,6 +133,8 @@ class Context:
 
     `page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child of
     the fork model. `lock` is held while a flow of control counts.
+    `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
+    served, and not before.
     """
 
     connection_class: type[Any] = Connection
@@ -148,6 +150,7 @@ class Context:
         observe: Observer,
         watched: list[Thing] | None = None,
         page: Page | None = None,
+        ready: Callable[[], None] = _nothing,
     ) -> None:
         self.listeners = listeners
         self.handler = handler
@@ -156,6 +159,7 @@ class Context:
         self.drain = drain
         self.observe = observe
         self.watched: list[Thing] = watched if watched is not None else []
+        self.ready = ready
         self.open: dict[int, Any] = {}
         self.cut = 0
         self.count = 0

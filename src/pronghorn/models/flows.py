@@ -55,6 +55,7 @@ class Flows:
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
+        self.context.ready()
         while not drain:
             self.tick()
             ready = room() and time.monotonic() >= self._rest_until

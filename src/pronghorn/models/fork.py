@@ -25,7 +25,6 @@ from pronghorn.settings import Settings
 def serve(context: Context) -> None:
     flows = Flows(context)
     held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
-    held += context.page.descriptors()
     shared = Shared(flows.settings.max_children)
     children: dict[int, Counts] = {}
 

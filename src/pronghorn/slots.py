@@ -62,10 +62,10 @@ class Worker:
     """One worker process: when it started and became ready, and what it has said.
 
     `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
-    why the supervisor killed it.
+    why the supervisor killed it, `stage` what it set about last before it was ready.
     """
 
-    __slots__ = ("crash", "cut", "doom", "failure", "line", "pid", "ready_at", "slot", "started_at", "tail")
+    __slots__ = ("crash", "cut", "doom", "failure", "line", "pid", "ready_at", "slot", "stage", "started_at", "tail")
 
     def __init__(self, pid: int, slot: Slot, line: socket.socket, now: float) -> None:
         self.pid = pid
@@ -77,6 +77,7 @@ class Worker:
         self.crash = ""
         self.cut: int | None = None
         self.doom = ""
+        self.stage = ""
         self.tail = b""
 
     @property
@@ -113,7 +114,8 @@ class Worker:
         if self.crash:
             return WorkerFailedToStart("A worker failed before it was ready.", self.crash.strip().splitlines()[-1])
         how = f"ended with exit status {status}" if status >= 0 else f"was killed by signal {-status}"
-        return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}.")
+        stage = f", while {self.stage}" if self.stage else ""
+        return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}{stage}.")
 
 
 def _report(line: bytes) -> Report | None:

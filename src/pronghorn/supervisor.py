@@ -26,7 +26,7 @@ from pronghorn import events
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.processes import SignalPipe, adopt_orphans, children, flush_streams, kill, name_process, preload_libgcc
 from pronghorn.slots import NEVER, Slot, Worker
-from pronghorn.worker import CUT_AT_DEADLINE, Closable, Crashed, Failed, Finished, Plan, Ready, work
+from pronghorn.worker import CUT_AT_DEADLINE, Closable, Crashed, Failed, Finished, Plan, Ready, Stage, work
 
 TICK = 1.0
 GRACE = 2.0  # what a worker gets beyond the drain timeout, to cut, wait for its flows of control, and report
@@ -198,6 +198,8 @@ class Supervisor:
             match report:
                 case Ready():
                     self._ready(worker)
+                case Stage():
+                    worker.stage = report.what
                 case Failed():
                     worker.failure = report.error()
                 case Crashed():

@@ -15,6 +15,7 @@ import time
 from typing import NoReturn
 
 from pronghorn.connection import Connection
+from pronghorn.listener import Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
@@ -23,7 +24,7 @@ from pronghorn.settings import Settings
 def serve(context: Context) -> None:
     flows = Flows(context)
     shared = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
-    children: set[int] = set()
+    children: dict[int, Peer] = {}
 
     def look() -> None:
         reap(children)
@@ -39,7 +40,7 @@ def serve(context: Context) -> None:
             continue
         if pid == 0:
             child(flows, conn, shared)
-        children.add(pid)
+        children[pid] = conn.peer
         flows.forget(conn)
     drain_children(context, children)
     signal.signal(signal.SIGCHLD, previous)
@@ -70,17 +71,17 @@ def child(flows: Flows, conn: Connection, shared: list[int]) -> NoReturn:
     os._exit(0)
 
 
-def reap(children: set[int]) -> None:
+def reap(children: dict[int, Peer]) -> None:
     """Ask after each child; those of others, such as a handler's own, are not ours to wait for."""
     for pid in list(children):
         try:
             if os.waitpid(pid, os.WNOHANG) != (0, 0):
-                children.discard(pid)
+                children.pop(pid, None)
         except ChildProcessError:
-            children.discard(pid)
+            children.pop(pid, None)
 
 
-def drain_children(context: Context, children: set[int]) -> None:
+def drain_children(context: Context, children: dict[int, Peer]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
     rounds = 0
     while children and time.monotonic() < context.drain.deadline:
@@ -89,7 +90,8 @@ def drain_children(context: Context, children: set[int]) -> None:
         rounds += 1
         time.sleep(SWEEP)
         reap(children)
-    context.cut += len(children)
+    for peer in children.values():
+        context.note_cut(peer)
     send(children, signal.SIGKILL)
     patience = time.monotonic() + LEAVE
     while children and time.monotonic() < patience:
@@ -97,7 +99,7 @@ def drain_children(context: Context, children: set[int]) -> None:
         reap(children)
 
 
-def send(children: set[int], signum: int) -> None:
+def send(children: dict[int, Peer], signum: int) -> None:
     for pid in children:
         try:
             os.kill(pid, signum)

@@ -28,6 +28,7 @@ LAYERS = (
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
         "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
         "counts", "settings",
+        "lifespans", "tracebacks",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -23,7 +23,7 @@ from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
 from pronghorn.planning import Planner
 from pronghorn.scoreboard import Scoreboard
-from pronghorn.settings import Settings, settle
+from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
 from pronghorn.upgrade import Upgrade
@@ -96,7 +96,7 @@ class Server:
 
     def __init__(
         self,
-        handler: object = "upper",
+        handler: object = None,
         settings: Settings | None = None,
         *,
         layers: Layers | None = None,
@@ -106,8 +106,9 @@ class Server:
     ) -> None:
         if layers is not None:
             settled = layers.settle()
-            handler, settings = settled.source, settled.settings
-        self.source: Any = Source(name=handler) if isinstance(handler, str) else handler
+            settings = settled.settings
+            handler = settled.source if handler is None else handler
+        self.source: Any = Source(name=handler or "upper") if handler is None or isinstance(handler, str) else handler
         self.settings = settings if settings is not None else Settings()
         self._layers = layers
         self._alone = alone
@@ -156,7 +157,7 @@ class Server:
             planner, plan, announce,
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
-            start_upgrade=self._start_upgrade if self._layers is not None else None,
+            start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
@@ -204,12 +205,14 @@ def explained(error: AddressInUse) -> AddressInUse:
     return AddressInUse(error.what, why, error.hint, error.address)
 
 
-def serve(handler: object = "upper", **settings: Any) -> None:
+def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
-    `handler` is the handler itself, or its name as the command takes it. Each setting is a keyword; `bind` is an
-    address or a list of them. Whatever goes wrong is printed as the command prints it and ends the script: SystemExit
-    with the exit code. Signal handlers are as before afterwards.
+    `handler` is the handler itself, or its name as the command takes it; the default is the settings file's, or the
+    upper-case service. Each setting is a keyword; `bind` is an address or a list of them. `config` is the path of a
+    settings file, whose values count where there is no keyword. A reload (SIGHUP) reads the file anew, and the code of
+    a handler that was given by name; an object stays what it is. Whatever goes wrong is printed as the command prints
+    it and ends the script: SystemExit with the exit code. Signal handlers are as before afterwards.
     """
     if worker.loading:
         raise BadHandler(
@@ -218,7 +221,10 @@ def serve(handler: object = "upper", **settings: Any) -> None:
             'Put the call under: if __name__ == "__main__":',
         )
     try:
-        status = Server(handler, settle(settings, {name: name for name in settings})).run()
+        source = Source(name=handler) if isinstance(handler, str) else None
+        file = os.path.abspath(config) if config else ""
+        layers = Layers(settings, {name: name for name in settings}, source, file)
+        status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:
         complain(error)
         status = error.exit_code

@@ -220,7 +220,8 @@ class Connection(Facts, socket.socket):
 
     def _real_close(self, _ss: Any = None) -> None:
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
-        linger(self, reading_shut=self.reading_shut)
+        if hasattr(self, "reading_shut"):  # a copy that dup() made has no facts: the connection goes on without it
+            linger(self, reading_shut=self.reading_shut)
         _socket.socket.close(self)
 
 

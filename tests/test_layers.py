@@ -19,7 +19,7 @@ LAYERS = (
     {"server"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "watch", "watcher",
+        "call", "watch", "watcher",
     },
     {"worker", "probe", "processes", "program"},
     {"models"},
@@ -27,7 +27,7 @@ LAYERS = (
     {
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
         "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
-        "counts", "settings",
+        "counts", "meeting", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

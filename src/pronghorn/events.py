@@ -224,3 +224,10 @@ class DrainFinished(Event, frozen=True):
 
     cut: int
     seconds: float
+
+
+class ControlMissing(Event, frozen=True):
+    """There is no control socket, because no place for it could be had."""
+
+    what: str
+    why: str

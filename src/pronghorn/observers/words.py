@@ -261,3 +261,8 @@ def ending(status: int) -> str:
         name = f"signal {-status}"
     oom = " (perhaps out of memory: see the kernel's log)" if name == "SIGKILL" else ""
     return f"was killed by {name}{oom}"
+
+
+@words(WARNING, events.ControlMissing)
+def _control_missing(event: events.ControlMissing) -> tuple[int, str]:
+    return WARNING, f"{escaped(event.what)} {escaped(event.why)} pronghorn ctl will not find this server"

@@ -27,7 +27,8 @@ LAYERS = (
     {
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
         "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
-        "counts", "meeting", "settings",
+        "counts", "settings",
+        "lifespans", "tracebacks", "meeting",
     },
     {"errors", "events"},
 )  # fmt: skip

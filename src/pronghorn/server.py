@@ -75,8 +75,7 @@ class Starter:
         self.close()
 
     def failed(self, error: PronghornError) -> None:
-        parts = {"what": error.what, "why": error.why, "hint": error.hint, "exit_code": error.exit_code}
-        self.tell({"error": parts})
+        self.tell({"error": error.parts()})
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -25,10 +25,11 @@ LAYERS = (
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "opening", "listener", "inherited", "drain",
-        "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources",
+        "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
+        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
         "counts", "settings",
+        "lifespans", "tracebacks",
+        "opening", "inherited", "drain",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -119,8 +119,9 @@ class Listener:
         return {"fd": self.fileno(), "bind": self.bind, "name": self.name, "address": self.address, "claim": claim}
 
     def descriptors(self) -> list[int]:
-        """The socket's, and that of the lock of a unix path."""
-        return [self.fileno(), *(self._claim.descriptors() if self._claim is not None else [])]
+        """The socket's, and that of the lock of a unix path; none once it is closed."""
+        ours = [self.fileno()] if self.fileno() >= 0 else []
+        return ours + (self._claim.descriptors() if self._claim is not None else [])
 
     def take_over(self) -> None:
         """The upgrade has succeeded: from now on `close` removes the path of a unix socket here."""

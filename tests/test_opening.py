@@ -86,15 +86,6 @@ def test_port_0_twice_is_two_ports_and_stays_so(opened: Open) -> None:
 def test_an_address_that_is_written_differently_is_kept_too(opened: Open) -> None:
     before = opened("127.0.0.1:0")
     assert opened(before[0].address, keep=before) == before
-    assert (
-        opened(before[0].address.replace("127.0.0.1", "localhost4"), keep=before) == before if _localhost4() else True
-    )
-
-
-def _localhost4() -> bool:
-    with contextlib.suppress(OSError):
-        return bool(socket.gethostbyname("localhost4") == "127.0.0.1")
-    return False
 
 
 def test_a_bind_that_fails_changes_nothing(opened: Open, events: list[Event]) -> None:

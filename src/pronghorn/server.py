@@ -21,6 +21,7 @@ from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
+from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
@@ -125,6 +126,9 @@ class Server:
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
         self._raise_limit()
+        activated = activated_listeners(os.environ)
+        handed = self._handed.listeners if self._handed else []
+        self._inherited = activated + [Listener.adopt(each) for each in handed]
         log = LogObserver(self.settings.log_level)
         self._observe = observe = Observers(log)
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
@@ -143,12 +147,15 @@ class Server:
             self._board.close()
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
-        inherited = [Listener.adopt(each) for each in self._handed.listeners] if self._handed else []
-        return planner.plan(self.source, self.settings, facts, [], inherited)
+        return planner.plan(self.source, self.settings, facts, [], self._inherited)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
             self._observe(self._started(planner, plan))
+            for listener in self._inherited:
+                listener.take_over()
+                if listener not in plan.listeners:
+                    listener.close()
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -157,11 +164,13 @@ class Server:
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
+            handed_over=self._hand_over,
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
         """Descriptors that workers shall not keep."""
-        return self._starter.descriptors()
+        inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
+        return [*self._starter.descriptors(), *inherited]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""
@@ -171,6 +180,11 @@ class Server:
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *(fd for each in plan.listeners for fd in each.descriptors())]
         return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)
+
+    def _hand_over(self) -> None:
+        """The new program serves: what bears a name is its own now."""
+        for listener in self._supervisor.serving.plan.listeners:
+            listener.hand_over()
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""

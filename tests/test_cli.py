@@ -131,7 +131,7 @@ def test_settings_come_from_the_line_then_the_environment(
     monkeypatch.setenv("PRONGHORN_POOL_SIZE", "")
     assert main.run(["serve", "--workers", "2", "--no-reuse-address", "--drain-timeout", "1m"]) == 0
     boot = handed_over[0]
-    assert boot.settings == settings.settle(
+    assert boot.layers.settle().settings == settings.settle(
         {
             "bind": ("127.0.0.1:1", "[::1]:2"),
             "workers": 2,
@@ -140,19 +140,19 @@ def test_settings_come_from_the_line_then_the_environment(
             "drain_timeout": 60.0,
         }
     )
-    assert (boot.source.name, boot.source.command) == ("upper", ())
+    assert (boot.layers.source.name, boot.layers.source.command) == ("upper", ())
 
 
 def test_bind_may_be_repeated(handed_over: list[Any]) -> None:
     main.run(["serve", "-b", ":1", "-b", "unix:/with,comma", "module:handler"])
-    assert handed_over[0].settings.bind == (":1", "unix:/with,comma")
-    assert handed_over[0].source.name == "module:handler"
+    assert handed_over[0].layers.settle().settings.bind == (":1", "unix:/with,comma")
+    assert handed_over[0].layers.source.name == "module:handler"
 
 
 def test_exec_takes_the_rest_of_the_line(handed_over: list[Any]) -> None:
     main.run(["serve", "--model", "fork", "--exec", "sh", "-c", "cat", "--", "--model", "x", "--help", "--exec"])
-    assert handed_over[0].settings.model == "fork"
-    assert handed_over[0].source.command == ("sh", "-c", "cat", "--", "--model", "x", "--help", "--exec")
+    assert handed_over[0].layers.settle().settings.model == "fork"
+    assert handed_over[0].layers.source.command == ("sh", "-c", "cat", "--", "--model", "x", "--help", "--exec")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ class Transport:
         return self.sock if name == "socket" else default
 
     @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        return getattr(self.protocol, "messages", 0)
+
+    @property
     def lifespan(self) -> Any:
         """What the handler's lifespan yielded in this worker."""
         return current_lifespan()

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -32,7 +32,8 @@ from pronghorn.handlers import Source
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener
 from pronghorn.models.base import Context, Model
-from pronghorn.processes import die_with_parent, flush_streams, name_process, reset_signals
+from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, name_process, reset_signals
+from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.settings import Settings
 
 CUT_AT_DEADLINE = 6
@@ -93,10 +94,12 @@ class Plan(msgspec.Struct, frozen=True):
     model: Model
     listeners: list[Listener]
     observe: Observer
+    board: Scoreboard
+    facts: handlers.Facts
 
-
-class Closable(Protocol):
-    def close(self) -> None: ...
+    @property
+    def workers(self) -> int:
+        return self.settings.effective_workers(self.model.name)
 
 
 class Line:
@@ -145,22 +148,21 @@ class Line:
 
 
 def work(
-    plan: Plan, slot: int, end: socket.socket, mask: Iterable[signal.Signals | int], left: list[Closable]
+    plan: Plan, page: Page, end: socket.socket, mask: Iterable[signal.Signals | int], left: Iterable[int]
 ) -> NoReturn:
     """Runs in the child, right after fork(2) with all signals blocked; never returns and never raises.
 
-    `end` is this worker's end of the line, `mask` the signals that shall be blocked while it serves, and `left` what
-    belongs to the supervisor and is closed here. The process leaves with 0, or 6 when the drain deadline cut
-    connections, or the exit code of the error that it reported.
+    `page` is this worker's own, `end` its end of the line, `mask` the signals that shall be blocked while it serves,
+    and `left` the descriptors that belong to the supervisor and are closed here. The process leaves with 0, or 6 when
+    the drain deadline cut connections, or the exit code of the error that it reported.
     """
     code = 1
     try:
         drain = Drain(plan.settings.drain_timeout)
         line = Line(end, drain)
         try:
-            for each in left:
-                each.close()
-            code = _serve(plan, slot, line, drain, mask)
+            close_descriptors(left)
+            code = _serve(plan, page, line, drain, mask)
         except PronghornError as error:
             line.tell(Failed.of(error))
             code = error.exit_code
@@ -172,11 +174,12 @@ def work(
         leave(code)
 
 
-def _serve(plan: Plan, slot: int, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
+def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
     settings, model = plan.settings, plan.model
     supervisor = os.getppid()
+    page.starting(os.getpid())
     atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
-    name_process(f"worker {slot} {model.name}")
+    name_process(f"worker {page.slot} {model.name}")
     faulthandler.enable(file=2)
     reset_signals()
     die_with_parent(signal.SIGTERM)
@@ -190,13 +193,14 @@ def _serve(plan: Plan, slot: int, line: Line, drain: Drain, mask: Iterable[signa
 
     def ready() -> None:
         signal.signal(signal.SIGTERM, begin_drain)
+        page.now_serving(os.getpid())
         line.tell(Ready())
 
     life = handler.lifespan
     with _lived(life, plan.observe, line) as on_loop:
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-            observe=plan.observe, watched=[line], ready=ready, lifespan=on_loop,
+            observe=plan.observe, watched=[line], page=page, ready=ready, lifespan=on_loop,
             drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)

@@ -25,6 +25,10 @@ class PronghornError(Exception):
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
 
+    def parts(self) -> dict[str, str | int]:
+        """The error as plain values, for another process."""
+        return {"what": self.what, "why": self.why, "hint": self.hint, "exit_code": self.exit_code}
+
 
 class BadSetting(PronghornError):
     """A setting has a value that it cannot have."""
@@ -34,6 +38,12 @@ class BadSetting(PronghornError):
 
 class BadCertificate(BadSetting):
     """A certificate or key that TLS was told to use cannot be used."""
+
+
+class BadRequest(PronghornError):
+    """What came over the control socket is no request."""
+
+    exit_code = 2
 
 
 class MissingExtra(PronghornError):
@@ -72,6 +82,10 @@ class CannotBind(PronghornError):
 
 class AddressInUse(CannotBind):
     """Another socket holds the address."""
+
+
+class AlreadyRunning(CannotBind):
+    """A server of that name is running, and has the control socket at `address`."""
 
 
 class PeerError(PronghornError):

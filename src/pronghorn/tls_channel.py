@@ -106,9 +106,16 @@ class AnyTlsChannel(AnyChannel):
             except TlsFailed as error:
                 self._gone(error)
                 return
-            self.bytes_out -= len(sealed) - len(data)  # what is counted is what was written here
-            data = sealed
-        AnyChannel.write(self, data)
+            counted = self.bytes_out + len(data)  # not what the records add to it
+            AnyChannel.write(self, sealed)
+            self.bytes_out = counted
+        else:
+            AnyChannel.write(self, data)
+
+    def on_writable(self) -> None:
+        counted = self.bytes_out
+        AnyChannel.on_writable(self)
+        self.bytes_out = counted
 
     def settle(self) -> None:
         if self.state is CLOSING and not (self._backlog or self._until or self._dead):
@@ -172,7 +179,6 @@ class AnyTlsChannel(AnyChannel):
                 return
             self._backlog = bytearray()
         self._backlog += sealed
-        self.bytes_out -= len(sealed)
         self._wish()
 
     def _half_close(self) -> None:

@@ -113,6 +113,10 @@ class TlsCalls(Base):
         self._open_what_came()
         return len(self._plain) - self._at
 
+    @property
+    def holds_input(self) -> bool:
+        return self.pending() > 0 or (self.records is not None and self.records.ended)
+
     def _fill(self) -> bool:
         """See that there is something to read, blocking as the socket does; False at the end of input."""
         records = self.records

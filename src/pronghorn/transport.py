@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 
 Bytes = bytes | bytearray | memoryview
@@ -42,14 +43,27 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them; with TLS `ssl_object`, `peercert`, `cipher` too."""
+        """`peername`, `sockname` and `socket`, as asyncio has them, and its words for TLS (`ssl_object`, `peercert`,
+        `cipher`); and ours, for streams: `lifespan`, `draining`, `tls`."""
         if name == "peername":
             return self.peer
         if name == "sockname":
             return self.sock.getsockname()
         if name == "socket":
             return self.sock
+        if name in ("lifespan", "draining", "tls"):
+            return getattr(self, name)
         return default if self.tls is None else self.tls.extra(name, default)
+
+    @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        return getattr(self.protocol, "messages", 0)
+
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
 
     @property
     def draining(self) -> bool:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pronghorn.connection import Connection, cut, end_reading, let_go, owes_reply
+from pronghorn.connection import Connection, SeenConnection, cut, end_reading, let_go, owes_reply
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
-from pronghorn.models.base import EXHAUSTED_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
 from pronghorn.models.parking import Parking
+from pronghorn.scoreboard import DRAINING
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -42,10 +43,7 @@ class Flows:
         self.silent: Iterable[Connection] = ()  # accepted, with nothing to read yet
         self._watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
-        if context.certificates is not None:
-            from pronghorn.tls_connection import secured
-
-            context.connection_class = secured(context.connection_class)
+        self._beat_at = 0.0
 
     def accepted(
         self, room: Callable[[], bool] = _always, woken: Callable[[], None] = _nothing
@@ -59,8 +57,10 @@ class Flows:
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
-        parking = self.silent = Parking(self.context, poller)
+        parking = self.silent = self._parking(poller)
+        self.context.ready()
         while not drain:
+            self.tick()
             parking.turn_late_away()
             ready = room() and time.monotonic() >= self._rest_until
             if ready is not listening:
@@ -74,20 +74,29 @@ class Flows:
             last = min(fds, key=lambda fd: (fd <= last, fd))  # each in its turn
             if last in parking:
                 yield self._taken(parking.take(last))
-                continue
-            conn = self._accept(listeners[last])
-            if conn is not None and self.context.certificates is not None:
-                parking.add(conn)
-            elif conn is not None:
-                yield self._taken(conn)
-            elif listeners[last] not in self.context.listeners:
-                poller.unregister(last)
-                del listeners[last]
+            elif not self._gives_way():
+                conn = self._accept(listeners[last])
+                if conn is not None and self.context.certificates is not None:
+                    parking.add(conn)
+                elif conn is not None:
+                    yield self._taken(conn)
+                elif listeners[last] not in self.context.listeners:
+                    poller.unregister(last)
+                    del listeners[last]
+        self.context.page.state = DRAINING
         yield from self._with_room(parking.leave(), room, woken)
         for listener in listeners.values():
             yield from self._with_room(self._queued(listener), room, woken)
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
+
+    def _parking(self, poller: select.poll) -> Parking:
+        """Where clients wait who have to speak first: all of them, with certificates, and each has TLS below it."""
+        if self.context.certificates is not None:
+            from pronghorn.tls_connection import secured
+
+            self.context.connection_class = secured(self.context.connection_class)
+        return Parking(self.context, poller)
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
@@ -104,7 +113,8 @@ class Flows:
         reason = reason or conn.reason
         conn.linger(until=context.drain.deadline)
         conn.end()
-        context.closed(conn, "draining" if conn.reading_shut else reason, conn.messages)
+        ended = conn.reading_shut or (conn.draining and reason == "done")
+        context.closed(conn, "draining" if ended else reason)
         self.wake.set()
 
     def hold(self, conn: Connection) -> None:
@@ -115,7 +125,7 @@ class Flows:
     def refuse(self, conn: Connection, limit: str) -> None:
         """Close a connection unserved: there is no flow of control to be had for it."""
         self.open.pop(conn.number, None)
-        self.context.refuse(conn.detach(), conn.peer, limit)
+        self.context.refuse(conn.detach(), conn.peer, limit, numbered=True)
 
     def forget(self, conn: Connection) -> None:
         """Another process has the connection now: close our descriptor of it."""
@@ -124,25 +134,41 @@ class Flows:
 
     def finish(self) -> None:
         """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
-        self.sweep()
+        self.sweep(self.tick)
+        self._await_flows()
+
+    def _await_flows(self) -> None:
         patience = time.monotonic() + LEAVE
         while self.open and time.monotonic() < patience:
             self._wait(SWEEP)
 
-    def sweep(self) -> None:
+    def tick(self) -> None:
+        """A sign of life of the flow that accepts; called whenever it looks up."""
+        now = time.monotonic()
+        if now >= self._beat_at:
+            self._beat_at = now + BEAT
+            self.context.tick(now)
+
+    def sweep(self, tick: Callable[[], None] = _nothing) -> None:
         """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""
         drain = self.context.drain
         while self.open and time.monotonic() < drain.deadline:
-            for conn in list(self.open.values()):
-                if not conn.reading_shut and not owes_reply(conn):
-                    end_reading(conn)
+            tick()
+            self._end_idle()
             self._wait(SWEEP)
         for conn in list(self.open.values()):
-            self.context.cut += 1
+            self.context.note_cut(conn.peer)
             cut(conn)
 
+    def _end_idle(self) -> None:
+        for conn in list(self.open.values()):
+            if not (conn.reading_shut or conn.hears_drain or owes_reply(conn)):
+                end_reading(conn)
+
     def attend_beside(self) -> threading.Thread:
-        """Watch from a second flow of control, for a model whose only one may be held by a handler."""
+        """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its
+        name while it waits for its client."""
+        self.context.connection_class = SeenConnection
         watched, self._watched = self._watched, {}
         thread = threading.Thread(target=self._attend_beside, args=(watched,), daemon=True, name="attendant")
         thread.start()
@@ -154,12 +180,22 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(TICK * 1000):
+            for fd, _ in poller.poll(BEAT * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
+            self._look_beside()
         while time.monotonic() < drain.deadline:
-            self.sweep()
+            self.sweep(self._look_beside)
             time.sleep(SWEEP)
+        self._await_flows()
+        if self.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
+            self.context.finish()
+
+    def _look_beside(self) -> None:
+        # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
+        taken = any(conn.fileno() < 0 for conn in list(self.open.values()))
+        if SeenConnection.waits.look() or taken:
+            self.tick()
 
     def _accept(self, listener: Listener) -> Connection | None:
         try:
@@ -190,7 +226,9 @@ class Flows:
     ) -> Iterator[Connection]:
         """Those who wait, each as soon as there is room for it; until the drain deadline."""
         while time.monotonic() < self.context.drain.deadline:
-            if not room():
+            self.tick()
+            if not room():  # idle conversations may be all that is in the way
+                self._end_idle()
                 self._wait(SWEEP)
                 woken()
                 continue
@@ -198,6 +236,12 @@ class Flows:
             if conn is None:
                 return
             yield self._taken(conn)
+
+    def _gives_way(self) -> bool:
+        if not self.context.gives_way():
+            return False
+        self._rest_until = time.monotonic() + FAIR_PAUSE
+        return True
 
     def _patience(self) -> float:
         return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)

@@ -99,7 +99,7 @@ def _checked(field: Field, value: Any, origin: str) -> Any:
         raise _wrong(field, value, origin)
     if right is not None and not all(HOLDS[key](right, limit) for key, limit in field.bounds.items()):
         raise _wrong(field, value, origin)
-    if isinstance(right, tuple) and not (right and all(right)):
+    if isinstance(right, tuple) and not ((right or not field.default) and all(right)):
         raise _wrong(field, value, origin)
     return right
 

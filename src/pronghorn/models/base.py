@@ -170,6 +170,7 @@ class Context:
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
         self._told = [0, 0, 0]  # what the page has of these, and of those that are open
         self._fold_at = 0.0
+        self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
         self._pauses = 0
         self._paused_until = 0.0
 
@@ -239,6 +240,7 @@ class Context:
     def tick(self, now: float) -> None:
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
         self.page.tick(now)
+        self._ended = [self._ended[1], self.page.words[ACCEPTED] - self.page.words[OPEN]]
         if now >= self._fold_at:
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)
@@ -261,9 +263,13 @@ class Context:
         self._told = [bytes_in, bytes_out, messages]
 
     def gives_way(self) -> bool:
-        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds; but
-        not for ever: the emptiest may be emptiest because it is stuck."""
-        if not self.page.crowded():
+        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.
+
+        Not where more have ended since the last ticks than are open: connections that come and go spread by themselves,
+        and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
+        """
+        words = self.page.words
+        if words[ACCEPTED] - words[OPEN] - self._ended[0] > words[OPEN] or not self.page.crowded():
             return False
         now = time.monotonic()
         if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over

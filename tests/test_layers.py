@@ -28,7 +28,7 @@ LAYERS = (
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
         "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
         "counts", "settings",
-        "lifespans", "tracebacks", "meeting",
+        "lifespans", "tracebacks", "meeting", "opening", "inherited", "drain",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -183,8 +183,10 @@ class Loops:
             return
         if self.context.handler.facts.needs_asyncio:
             channel.feed_eof()
-        elif not channel.protocol.draining():
-            channel.close()
+        else:
+            tell = getattr(channel.protocol, "draining", None)
+            if tell is None or not tell():
+                channel.close()
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""

@@ -21,6 +21,7 @@ from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
+from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
 from pronghorn.scoreboard import Scoreboard
@@ -48,14 +49,15 @@ class Boot(msgspec.Struct):
 
 
 class Handed(msgspec.Struct):
-    """What the new program of an upgrade takes over: descriptors, the number of its first generation, and the limit of
-    descriptors that programs get back. `folder` is the working folder in which the server was started."""
+    """What the new program of an upgrade takes over: descriptors, the number of its first generation, the limit of
+    descriptors that programs get back, and the variables by which systemd is told."""
 
     board: int
     listeners: list[dict[str, Any]]
     control: list[int]
     generation: int
     descriptors: int
+    environment: dict[str, str] = {}
 
 
 class Starter:
@@ -129,8 +131,10 @@ class Server:
         activated = activated_listeners(os.environ)
         handed = self._handed.listeners if self._handed else []
         self._inherited = activated + [Listener.adopt(each) for each in handed]
+        os.environ.update(self._handed.environment if self._handed else {})
+        self._systemd = SystemdObserver(os.environ)
         log = LogObserver(self.settings.log_level)
-        self._observe = observe = Observers(log)
+        self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
         try:
@@ -176,7 +180,7 @@ class Server:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""
         assert self._layers is not None
         listeners = [listener.inherited() for listener in plan.listeners]
-        handed = Handed(self._board.fileno(), listeners, [], number, self._descriptors)
+        handed = Handed(self._board.fileno(), listeners, [], number, self._descriptors, self._systemd.handed)
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *(fd for each in plan.listeners for fd in each.descriptors())]
         return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)

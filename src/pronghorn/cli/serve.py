@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from pronghorn import settings
 from pronghorn.errors import BadSetting
-from pronghorn.settings import Field, Settings
+from pronghorn.settings import Field
 
 if TYPE_CHECKING:
     from pronghorn.server import Boot
@@ -114,22 +114,20 @@ def command(ctx: click.RichContext, /, handler: str | None, **values: Any) -> No
             "A server has one handler.",
             f"Leave out {handler}, or {EXEC} and all that follows it.",
         )
-    boot_settings = given(ctx, values)
-    import msgspec
-
+    chosen, origins = given(ctx, values)
     from pronghorn.handlers import Source
     from pronghorn.server import Boot
     from pronghorn.settings.layers import Layers
 
     source = Source(command=program) if program else Source(name=handler or "upper")
-    become_supervisor(Boot(Layers(given=msgspec.structs.asdict(boot_settings), source=source)))
+    become_supervisor(Boot(Layers(given=chosen, origins=origins, source=source)))
 
 
 command.params.extend(option(field) for field in settings.fields())
 
 
-def given(ctx: click.Context, values: dict[str, Any]) -> Settings:
-    """The settings that the line and the environment give, checked; raises BadSetting with their source."""
+def given(ctx: click.Context, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the line and the environment give, and where from; raises BadSetting for what cannot be."""
     origins: dict[str, str] = {}
     for field in settings.fields():
         source = ctx.get_parameter_source(field.name)
@@ -137,7 +135,9 @@ def given(ctx: click.Context, values: dict[str, Any]) -> Settings:
             origins[field.name] = field.flag
         elif source is ParameterSource.ENVIRONMENT:
             origins[field.name] = field.variable
-    return settings.settle({name: values[name] for name in origins}, origins)
+    chosen = {name: values[name] for name in origins}
+    settings.settle(chosen, origins)
+    return chosen, origins
 
 
 def become_supervisor(boot: Boot) -> NoReturn:

@@ -13,14 +13,15 @@ from pronghorn import models, worker
 from pronghorn.errors import AddressInUse, PronghornError
 from pronghorn.events import Observer
 from pronghorn.handlers import Facts, Source
-from pronghorn.listener import Listener, open_listeners
+from pronghorn.listener import Listener
 from pronghorn.models.base import Model
+from pronghorn.opening import open_listeners
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.worker import Plan
 
-AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "umask", "user")
+AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "reload", "umask", "user")
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
@@ -86,7 +87,7 @@ class Planner:
         PronghornError, and then nothing new is open."""
         model, _ = self.model(facts, settings)
         try:
-            listeners = keep or open_listeners(settings, self._observe)  # TEMP
+            listeners = open_listeners(settings, self._observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
             raise self._explain(error) from None
         return Plan(source, settings, model, listeners, self._observe, self._board, facts)

@@ -19,7 +19,7 @@ LAYERS = (
     {"server"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "watch", "watcher",
+        "call", "watch", "watcher",
     },
     {"worker", "probe", "processes", "program"},
     {"models"},
@@ -28,6 +28,7 @@ LAYERS = (
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
         "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
         "counts", "settings",
+        "lifespans", "tracebacks", "meeting", "opening", "inherited", "drain",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pronghorn.errors import PeerError
+from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.waits import Straight, Waits
 
@@ -175,6 +176,8 @@ class Facts:
     bytes_in: int
     bytes_out: int
     reading_shut: bool
+    hears_drain: bool
+    """Its own flow of control waits for the drain beside its input, and tells its protocol."""
     drain: Drain | None
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
@@ -186,7 +189,7 @@ class Facts:
         self.number, self.peer, self.drain = number, peer, drain
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
-        self.reading_shut = False
+        self.reading_shut = self.hears_drain = False
         self.partial = self.on_cut = self.protocol = None
 
     @property
@@ -199,12 +202,18 @@ class Facts:
         """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
         return self.drain is not None and self.drain.begun
 
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
 
-FACTS = tuple("number peer opened bytes_in bytes_out protocol reading_shut drain partial on_cut".split())
+
+FACTS = tuple("number peer opened bytes_in bytes_out protocol reading_shut hears_drain drain partial on_cut".split())
 
 
 class Connection(Facts, socket.socket):
-    """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining`."""
+    """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining` and
+    `lifespan`."""
 
     __slots__ = FACTS
 

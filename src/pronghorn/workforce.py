@@ -21,7 +21,7 @@ from pronghorn.events import Observer
 from pronghorn.processes import children, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Slot, Worker
 from pronghorn.watch import Watch
-from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, Ready, work
+from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, Ready, Stage, work
 
 GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
 LAST_WORDS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
@@ -90,7 +90,7 @@ class Workforce:
     def _left(self, generation: Generation, ours: socket.socket) -> set[int]:
         """What a new worker has of ours and must let go of: a line that another process holds open never ends, and a
         listener that is not its own would stay bound."""
-        own = {listener.fileno() for listener in generation.plan.listeners}
+        own = {fd for listener in generation.plan.listeners for fd in listener.descriptors()}
         return {*self._watch.descriptors(), *self._kept(), ours.fileno()} - own
 
     # Reports
@@ -103,6 +103,8 @@ class Workforce:
                 case Ready():
                     worker.ready_at = time.monotonic()
                     self._on_ready(worker)
+                case Stage():
+                    worker.stage = report.what
                 case Failed():
                     worker.failure = report.error()
                 case Crashed():

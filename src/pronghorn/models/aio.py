@@ -7,6 +7,7 @@ could not do: run coroutines, with everything that was ever written for asyncio,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import selectors
 import time
@@ -39,6 +40,12 @@ class AsyncioLoops(Loops):
         if not self.open and self.context.drain.begun:
             self._last.set()
 
+    async def live(self) -> None:
+        """Serve within the handler's lifespan, if it has an async one."""
+        async with self.context.lifespan or contextlib.nullcontext():
+            await self.serve()
+            self.context.finish()
+
     async def serve(self) -> None:
         """Until draining began and the last connection is gone."""
         loop, drain = self._loop, self.context.drain
@@ -69,7 +76,7 @@ class AsyncioLoops(Loops):
 
 def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:
     async def main() -> None:
-        await AsyncioLoops(context).serve()
+        await AsyncioLoops(context).live()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
@@ -105,6 +112,7 @@ ASYNCIO = Model(
     cost="A handler that blocks or computes for long holds up all others.",
     capacity=by_descriptors,
     selector="DefaultSelector",
+    is_asyncio=True,
 )
 UVLOOP = Model(
     name="uvloop",
@@ -114,4 +122,5 @@ UVLOOP = Model(
     cost="Needs the uvloop package; otherwise as asyncio.",
     capacity=by_descriptors,
     missing=uvloop_missing,
+    is_asyncio=True,
 )

@@ -102,7 +102,8 @@ class Flows:
                 conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
         linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
         conn.end()
-        context.closed(conn, "draining" if conn.reading_shut else reason)
+        ended = conn.reading_shut or (conn.draining and reason == "done")
+        context.closed(conn, "draining" if ended else reason)
         self.wake.set()
 
     def hold(self, conn: Connection) -> None:
@@ -123,6 +124,9 @@ class Flows:
     def finish(self) -> None:
         """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
         self.sweep(self.tick)
+        self._await_flows()
+
+    def _await_flows(self) -> None:
         patience = time.monotonic() + LEAVE
         while self.open and time.monotonic() < patience:
             self._wait(SWEEP)
@@ -139,13 +143,16 @@ class Flows:
         drain = self.context.drain
         while self.open and time.monotonic() < drain.deadline:
             tick()
-            for conn in list(self.open.values()):
-                if not conn.reading_shut and not owes_reply(conn):
-                    end_reading(conn)
+            self._end_idle()
             self._wait(SWEEP)
         for conn in list(self.open.values()):
-            self.context.cut += 1
+            self.context.note_cut(conn.peer)
             cut(conn)
+
+    def _end_idle(self) -> None:
+        for conn in list(self.open.values()):
+            if not (conn.reading_shut or conn.hears_drain or owes_reply(conn)):
+                end_reading(conn)
 
     def attend_beside(self) -> threading.Thread:
         """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its
@@ -169,6 +176,9 @@ class Flows:
         while time.monotonic() < drain.deadline:
             self.sweep(self._look_beside)
             time.sleep(SWEEP)
+        self._await_flows()
+        if self.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
+            self.context.finish()
 
     def _look_beside(self) -> None:
         # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
@@ -196,7 +206,8 @@ class Flows:
         # Clients in the queue were promised a server when the kernel shook hands with them.
         while time.monotonic() < self.context.drain.deadline:
             self.tick()
-            if not room():
+            if not room():  # idle conversations may be all that is in the way
+                self._end_idle()
                 self._wait(SWEEP)
                 woken()
                 continue

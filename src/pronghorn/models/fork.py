@@ -17,16 +17,19 @@ from typing import NoReturn
 
 from pronghorn.connection import Connection
 from pronghorn.counts import Counts, Shared
+from pronghorn.listener import Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
+
+Children = dict[int, tuple[Peer, Counts]]
 
 
 def serve(context: Context) -> None:
     flows = Flows(context)
     held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
     shared = Shared(flows.settings.max_children)
-    children: dict[int, Counts] = {}
+    children: Children = {}
 
     def settle() -> None:
         for counts in reap(children):
@@ -48,7 +51,7 @@ def serve(context: Context) -> None:
             continue
         if pid == 0:
             child(flows, conn, held, counts)
-        children[pid] = counts
+        children[pid] = conn.peer, counts
         flows.forget(conn)
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
@@ -80,7 +83,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     os._exit(0)
 
 
-def reap(children: dict[int, Counts]) -> list[Counts]:
+def reap(children: Children) -> list[Counts]:
     """Ask after each child; those of others, such as a handler's own, are not ours to wait for. What the dead ones
     have counted."""
     dead = []
@@ -90,11 +93,11 @@ def reap(children: dict[int, Counts]) -> list[Counts]:
         except ChildProcessError:
             gone = True
         if gone:
-            dead.append(children.pop(pid))
+            dead.append(children.pop(pid)[1])
     return dead
 
 
-def drain_children(flows: Flows, children: dict[int, Counts], settle: Callable[[], None]) -> None:
+def drain_children(flows: Flows, children: Children, settle: Callable[[], None]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
     rounds = 0
     while children and time.monotonic() < flows.context.drain.deadline:
@@ -104,7 +107,8 @@ def drain_children(flows: Flows, children: dict[int, Counts], settle: Callable[[
         flows.tick()
         time.sleep(SWEEP)
         settle()
-    flows.context.cut += len(children)
+    for peer, _ in children.values():
+        flows.context.note_cut(peer)
     send(children, signal.SIGKILL)
     patience = time.monotonic() + LEAVE
     while children and time.monotonic() < patience:

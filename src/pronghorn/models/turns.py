@@ -183,14 +183,16 @@ class Loops:
             return
         if self.context.handler.facts.needs_asyncio:
             channel.feed_eof()
-        elif not channel.protocol.draining():
-            channel.close()
+        else:
+            tell = getattr(channel.protocol, "draining", None)
+            if tell is None or not tell():
+                channel.close()
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""
         for channel in list(self.open.values()):
             if not channel.is_lingering():
-                self.context.cut += 1
+                self.context.note_cut(channel.peer)
             channel.cut()
 
 

@@ -88,6 +88,11 @@ def _listener_skipped(event: events.ListenerSkipped) -> tuple[int, str]:
     return WARNING, f"Not listening at {escaped(event.address)}: {escaped(event.why)}"
 
 
+@words(WARNING, events.ControlMissing)
+def _control_missing(event: events.ControlMissing) -> tuple[int, str]:
+    return WARNING, f"{escaped(event.what)} {escaped(event.why)} pronghorn ctl will not find this server"
+
+
 @words(INFO, events.ServerStarted)
 def _server_started(event: events.ServerStarted) -> tuple[int, str]:
     workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
@@ -234,6 +239,11 @@ def _reason(what: str, why: str) -> str:
     return escaped(first) + last + (indented(rest) if len(rest) > 1 else "")
 
 
+@words(ERROR, events.LifespanFailed)
+def _lifespan_failed(event: events.LifespanFailed) -> tuple[int, str]:
+    return ERROR, f"Lifespan {escaped(event.name)} failed at its end: {kind_and_text(event.error)}{trace(event.error)}"
+
+
 @words(INFO, events.DrainStarted)
 def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
     return INFO, f"Draining ({escaped(event.why)}): open connections have {event.seconds:g} s to finish"
@@ -241,8 +251,13 @@ def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
 
 @words(WARNING, events.DrainFinished)
 def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
-    cut = f"; {event.cut} connections did not finish in time and were cut" if event.cut else ""
-    return (WARNING if cut else DEBUG), f"Drained in {event.seconds:.1f} s{cut}"
+    head = f"Drained in {event.seconds:.1f} s"
+    if not event.cut:
+        return DEBUG, head
+    count = "1 connection" if event.cut == 1 else f"{event.cut} connections"
+    peers = ", ".join(map(peer_name, event.peers))
+    more = f" and {event.cut - len(event.peers)} more" if event.cut > len(event.peers) else ""
+    return WARNING, f"{head}; cut {count} that did not finish in time: {peers}{more}"
 
 
 def kind_and_text(error: BaseException) -> str:

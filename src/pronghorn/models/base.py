@@ -298,7 +298,8 @@ class Context:
         and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
         """
         words = self.page.words
-        if words[ACCEPTED] - words[OPEN] - self._ended[0] > words[OPEN] or not self.page.crowded():
+        few = words[OPEN]
+        if few < 2 or words[ACCEPTED] - few - self._ended[0] > few or not self.page.crowded():
             return False
         now = time.monotonic()
         if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over

@@ -70,14 +70,14 @@ def _last_reload(last: dict[str, Any] | None) -> Text:
 
 
 def show_workers(rows: list[dict[str, Any]]) -> None:
-    """A table of workers; programs and generations are told apart only where there are several."""
+    """A table of workers; `Silent` is the time since the last heartbeat."""
     if not rows:
         console().print("There is no worker. To have some: pronghorn ctl resize N")
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("Slot", justify="right", no_wrap=True)
     table.add_column("State", no_wrap=True)
-    for head in ("Process", "Gen", "Age", "Open", "Accepted", "Messages", "In", "Out", "Memory", "Beat"):
+    for head in ("Process", "Gen", "Age", "Open", "Accepted", "Messages", "In", "Out", "Memory", "Silent"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_worker(row))

@@ -161,7 +161,7 @@ def waiting(what: str) -> None:
     """Tells a person at a terminal why nothing happens."""
     if sys.stderr is not None and sys.stderr.isatty():
         words = WAITS.get(what, "Waiting for the server's answer")
-        click.echo(f"{words}. Ctrl-C ends the waiting, and not what was asked for.", err=True)
+        click.echo(f"{words} (Ctrl-C ends only the waiting).", err=True)
 
 
 def tell(what: str, result: dict[str, Any]) -> None:
@@ -185,7 +185,8 @@ def sentence(what: str, result: dict[str, Any]) -> str:
     if what == "upgrade":
         return f"Upgraded: process {result['pid']} serves."
     if what == "resize":
-        return "There shall be 1 worker." if result["workers"] == 1 else f"There shall be {result['workers']} workers."
+        count = result["workers"]
+        return f"Resized: {count} worker{'s' if count > 1 else ''}."
     if what == "drain":
         return "Drained: no worker is left, and new clients wait. To go on: pronghorn ctl resize N"
     cut = result.get("cut", 0)

@@ -17,13 +17,18 @@ SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
 LAYERS = (
     {"__main__", "cli", "testing"},
     {"server"},
-    {"supervisor", "slots", "control"},
-    {"worker", "probe", "processes"},
+    {
+        "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
+        "call", "watch", "watcher",
+    },
+    {"worker", "probe", "processes", "program"},
     {"models"},
     {"handlers", "services"},
     {
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "settings",
+        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
+        "counts", "settings",
+        "lifespans", "tracebacks", "meeting", "opening", "inherited", "drain",
     },
     {"errors", "events"},
 )  # fmt: skip

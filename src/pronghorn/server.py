@@ -15,33 +15,47 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, models, worker
+from pronghorn import events, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
-from pronghorn.events import Observer
 from pronghorn.handlers import Facts, Source
-from pronghorn.listener import Listener, open_listeners
-from pronghorn.models.base import Model
+from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
-from pronghorn.settings import Settings, settle
+from pronghorn.opening import activated_listeners
+from pronghorn.planning import Planner
+from pronghorn.scoreboard import Scoreboard
+from pronghorn.settings import Settings
+from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
+from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
 
 
 class Boot(msgspec.Struct):
-    """What the command line hands to the server, as JSON.
+    """What the command line, or an older program of this server, hands to the server, as JSON.
 
     `report_fd`, if it is one, is told once how the start went: `{"listening": [...], "model": ..., "pid": ...}` or
     `{"error": {"what", "why", "hint", "exit_code"}}`, one line, and is closed then. `argv0` is the program's name that
-    the handler finds in `sys.argv`.
+    the handler finds in `sys.argv`. `handed` is what an upgrade hands over.
     """
 
-    settings: Settings
-    source: Source
+    layers: Layers
     report_fd: int = -1
     argv0: str = "pronghorn"
+    handed: Handed | None = None
+
+
+class Handed(msgspec.Struct):
+    """What the new program of an upgrade takes over: descriptors, the number of its first generation, and the limit of
+    descriptors that programs get back. `folder` is the working folder in which the server was started."""
+
+    board: int
+    listeners: list[dict[str, Any]]
+    control: list[int]
+    generation: int
+    descriptors: int
 
 
 class Starter:
@@ -62,34 +76,45 @@ class Starter:
         self.close()
 
     def failed(self, error: PronghornError) -> None:
-        parts = {"what": error.what, "why": error.why, "hint": error.hint, "exit_code": error.exit_code}
-        self.tell({"error": parts})
+        self.tell({"error": error.parts()})
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
+    def descriptors(self) -> list[int]:
+        return [self._fd] if self._fd >= 0 else []
+
 
 class Server:
-    """One server: a handler (an object, a name, or a Source) and its settings.
+    """One server: a handler (an object, a name, or a Source) and its settings, or the `layers` of both.
 
     `alone` says that the process has no other purpose: it may then be renamed and adopt orphans. `starter` hears when
-    the server serves.
+    the server serves. `handed` is what an older program of this server hands over.
     """
 
     def __init__(
         self,
-        handler: object = "upper",
+        handler: object = None,
         settings: Settings | None = None,
         *,
+        layers: Layers | None = None,
         alone: bool = False,
         starter: Starter | None = None,
+        handed: Handed | None = None,
     ) -> None:
-        self.source = Source(name=handler) if isinstance(handler, str) else handler
+        if layers is not None:
+            settled = layers.settle()
+            settings = settled.settings
+            handler = settled.source if handler is None else handler
+        self.source: Any = Source(name=handler or "upper") if handler is None or isinstance(handler, str) else handler
         self.settings = settings if settings is not None else Settings()
+        self._layers = layers
         self._alone = alone
         self._starter = starter if starter is not None else Starter()
+        self._handed = handed
+        self._folder = os.getcwd()
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -101,78 +126,106 @@ class Server:
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
         self._raise_limit()
-        facts = self._facts()
-        model, why = self._model(facts)
+        activated = activated_listeners(os.environ)
+        handed = self._handed.listeners if self._handed else []
+        self._inherited = activated + [Listener.adopt(each) for each in handed]
         log = LogObserver(self.settings.log_level)
-        observe = Observers(log)
-        listeners: list[Listener] = []
+        self._observe = observe = Observers(log)
+        self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
+        planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
         try:
-            listeners = self._listeners(observe)
-            plan = Plan(self.source, self.settings, model, listeners, observe)
-
-            def announce() -> None:
-                observe(self._started(facts, model, why))
-                addresses = [listener.address for listener in listeners]
-                self._starter.tell({"listening": addresses, "model": model.name, "pid": os.getpid()})
-
-            return Supervisor(plan, announce, [self._starter], alone=self._alone).run()
+            facts = planner.facts(self.source, self.settings)
+            plan = self._first_plan(planner, facts or probe.ask(self.source, self.settings))
+            self._supervisor = self._supervise(planner, plan)
+            try:
+                return self._supervisor.run()
+            finally:
+                for listener in self._supervisor.serving.plan.listeners:
+                    listener.close()
         finally:
-            for listener in listeners:
-                listener.close()
             log.close()
+            self._board.close()
+
+    def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
+        return planner.plan(self.source, self.settings, facts, [], self._inherited)
+
+    def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
+        def announce() -> None:
+            self._observe(self._started(planner, plan))
+            for listener in self._inherited:
+                listener.take_over()
+                if listener not in plan.listeners:
+                    listener.close()
+            addresses = [listener.address for listener in plan.listeners]
+            self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
+
+        return Supervisor(
+            planner, plan, announce,
+            kept=self._kept, alone=self._alone, whole=self._handed is not None,
+            number=self._handed.generation if self._handed else 1,
+            start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
+            handed_over=self._hand_over,
+        )  # fmt: skip
+
+    def _kept(self) -> list[int]:
+        """Descriptors that workers shall not keep."""
+        inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
+        return [*self._starter.descriptors(), *inherited]
+
+    def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
+        """Starts a new program of this server, which is handed all that clients and operators know this one by."""
+        assert self._layers is not None
+        listeners = [listener.inherited() for listener in plan.listeners]
+        handed = Handed(self._board.fileno(), listeners, [], number, self._descriptors)
+        boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
+        passed = [handed.board, *(fd for each in plan.listeners for fd in each.descriptors())]
+        return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)
+
+    def _hand_over(self) -> None:
+        """The new program serves: what bears a name is its own now."""
+        for listener in self._supervisor.serving.plan.listeners:
+            listener.hand_over()
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""
         from pronghorn.kernel.limits import raise_descriptor_limit
 
         original, _ = raise_descriptor_limit()
+        self._descriptors = self._handed.descriptors if self._handed else original
         if isinstance(self.source, Source) and self.source.command:
             from pronghorn.handlers import programs
 
-            programs.original_descriptors = original
+            programs.original_descriptors = self._descriptors
 
-    def _facts(self) -> Facts:
-        if isinstance(self.source, Source) and self.source.is_users_code:
-            from pronghorn import probe
-
-            return probe.ask(self.source, self.settings)
-        return worker.load_handler(self.source, self.settings).facts
-
-    def _model(self, facts: Facts) -> tuple[Model, str]:
-        """The model, and why that one; raises IncompatibleHandler and MissingExtra."""
-        name, why = self.settings.model, "as asked"
-        if name == "auto":
-            name, why = models.choose(facts)
-        model = models.load(name)
-        model.check(facts)
-        return model, why
-
-    def _listeners(self, observe: Observer) -> list[Listener]:
-        try:
-            return open_listeners(self.settings, observe)
-        except AddressInUse as error:
-            from pronghorn.kernel import owners
-
-            holder = owners.explain(error.address)
-            why = f"{holder[:1].upper()}{holder[1:]}." if holder else error.why
-            if holder.startswith(owners.NOBODY) and self.settings.reuse_address:
-                why += " That server ran without SO_REUSEADDR, which holds up even those who have it."
-            raise AddressInUse(error.what, why, error.hint, error.address) from None
-
-    def _started(self, facts: Facts, model: Model, why: str) -> events.ServerStarted:
+    def _started(self, planner: Planner, plan: Plan) -> events.ServerStarted:
         from pronghorn.kernel.limits import free_descriptors
 
-        workers = self.settings.effective_workers(model.name)
-        each, why_limit = model.capacity(self.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
-        return events.ServerStarted(facts.name, facts.style, model.name, why, workers, each * workers, why_limit)
+        model, why = planner.model(plan.facts, plan.settings)
+        workers = plan.settings.effective_workers(model.name)
+        each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
+        name, style = plan.facts.name, plan.facts.style
+        return events.ServerStarted(name, style, model.name, why, workers, each * workers, why_limit)
 
 
-def serve(handler: object = "upper", **settings: Any) -> None:
+def explained(error: AddressInUse) -> AddressInUse:
+    """The error with the name of whoever holds the address."""
+    from pronghorn.kernel import owners
+
+    holder = owners.explain(error.address)
+    why = f"{holder[:1].upper()}{holder[1:]}." if holder else error.why
+    if holder.startswith(owners.NOBODY):
+        why += " If that server ran without SO_REUSEADDR, it holds up even those who have it."
+    return AddressInUse(error.what, why, error.hint, error.address)
+
+
+def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
-    `handler` is the handler itself, or its name as the command takes it. Each setting is a keyword; `bind` is an
-    address or a list of them. Whatever goes wrong is printed as the command prints it and ends the script: SystemExit
-    with the exit code. Signal handlers are as before afterwards.
+    `handler` is the handler itself, or its name as the command takes it; the default is the settings file's, or the
+    upper-case service. Each setting is a keyword; `bind` is an address or a list of them. `config` is the path of a
+    settings file, whose values count where there is no keyword. A reload (SIGHUP) reads the file anew, and the code of
+    a handler that was given by name; an object stays what it is. Whatever goes wrong is printed as the command prints
+    it and ends the script: SystemExit with the exit code. Signal handlers are as before afterwards.
     """
     if worker.loading:
         raise BadHandler(
@@ -181,7 +234,10 @@ def serve(handler: object = "upper", **settings: Any) -> None:
             'Put the call under: if __name__ == "__main__":',
         )
     try:
-        status = Server(handler, settle(settings, {name: name for name in settings})).run()
+        source = Source(name=handler) if isinstance(handler, str) else None
+        file = os.path.abspath(config) if config else ""
+        layers = Layers(settings, {name: name for name in settings}, source, file)
+        status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:
         complain(error)
         status = error.exit_code
@@ -214,7 +270,7 @@ def main() -> int:
     sys.argv = [boot.argv0]
     starter = Starter(boot.report_fd)
     try:
-        return Server(boot.source, boot.settings, alone=True, starter=starter).run()
+        return Server(layers=boot.layers, alone=True, starter=starter, handed=boot.handed).run()
     except PronghornError as error:
         starter.failed(error)
         complain(error)

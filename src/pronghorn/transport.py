@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 
 Bytes = bytes | bytearray | memoryview
@@ -40,12 +41,24 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them."""
+        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`."""
         if name == "peername":
             return self.peer
         if name == "sockname":
             return self.sock.getsockname()
+        if name in ("lifespan", "draining"):
+            return getattr(self, name)
         return self.sock if name == "socket" else default
+
+    @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        return getattr(self.protocol, "messages", 0)
+
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
 
     @property
     def draining(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 
-from pronghorn.listener import effective_backlog
+from pronghorn.opening import effective_backlog
 
 __all__ = ["effective_backlog", "free_descriptors", "raise_descriptor_limit"]
 

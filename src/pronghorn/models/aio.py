@@ -7,15 +7,17 @@ could not do: run coroutines, with everything that was ever written for asyncio,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import selectors
+import time
 from collections.abc import Callable
 from typing import Any
 
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
-from pronghorn.models.base import Context, Model, by_descriptors
+from pronghorn.models.base import TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Acceptor, Loops
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
@@ -38,6 +40,12 @@ class AsyncioLoops(Loops):
         if not self.open and self.context.drain.begun:
             self._last.set()
 
+    async def live(self) -> None:
+        """Serve within the handler's lifespan, if it has an async one."""
+        async with self.context.lifespan or contextlib.nullcontext():
+            await self.serve()
+            self.context.finish()
+
     async def serve(self) -> None:
         """Until draining began and the last connection is gone."""
         loop, drain = self._loop, self.context.drain
@@ -48,6 +56,8 @@ class AsyncioLoops(Loops):
             loop.add_reader(thing.fileno(), thing.on_readable)
         for acceptor in self.acceptors:
             self.changed(acceptor)
+        self._turn()
+        self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()
@@ -59,10 +69,14 @@ class AsyncioLoops(Loops):
                 await asyncio.sleep(0)
         await finish_tasks()
 
+    def _turn(self) -> None:
+        self.tick(time.monotonic())
+        self.call_later(TICK, self._turn)
+
 
 def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:
     async def main() -> None:
-        await AsyncioLoops(context).serve()
+        await AsyncioLoops(context).live()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
@@ -98,6 +112,7 @@ ASYNCIO = Model(
     cost="A handler that blocks or computes for long holds up all others.",
     capacity=by_descriptors,
     selector="DefaultSelector",
+    is_asyncio=True,
 )
 UVLOOP = Model(
     name="uvloop",
@@ -107,4 +122,5 @@ UVLOOP = Model(
     cost="Needs the uvloop package; otherwise as asyncio.",
     capacity=by_descriptors,
     missing=uvloop_missing,
+    is_asyncio=True,
 )

@@ -6,14 +6,27 @@ and errors; a page writes out its loop and nothing else.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
 from pronghorn.channel import AnyChannel
 from pronghorn.connection import Connection, is_peers_fault, turn_away
+from pronghorn.counts import (
+    ACCEPTED,
+    BYTES_IN,
+    BYTES_OUT,
+    CLOSED_WORD,
+    HANDLER_ERRORS,
+    MESSAGES,
+    OPEN,
+    REFUSED,
+    Counts,
+    closed_word,
+)
 from pronghorn.errors import IncompatibleHandler
 from pronghorn.events import (
     AcceptFailed,
@@ -25,11 +38,17 @@ from pronghorn.events import (
     PeerFailed,
 )
 from pronghorn.handlers import Facts, Handler
+from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Exhausted, Listener, Peer
+from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
+BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
+TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
+FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
+FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
 
 
 def by_descriptors(settings: Settings, descriptors: int) -> tuple[int, str]:
@@ -49,7 +68,7 @@ def _nothing_missing() -> str | None:
     return None
 
 
-def _nothing_to_prepare() -> None:
+def _nothing() -> None:
     return None
 
 
@@ -71,15 +90,19 @@ class Model(msgspec.Struct, frozen=True):
     selector: str = ""
     """The class in `selectors` that asyncio's loop uses when an asyncio handler runs under this model."""
     runs_asyncio: bool = True
+    is_asyncio: bool = False
+    """Its loop is asyncio's, whatever the handler is."""
     missing: Callable[[], str | None] = _nothing_missing
     """Why the model is not available here, and what to do; None if it is."""
-    prepare: Callable[[], None] = _nothing_to_prepare
+    prepare: Callable[[], None] = _nothing
     """Called first thing in a worker, before the handler is imported."""
 
     def check(self, handler: Facts) -> None:
         """Refuse a handler that cannot run here: IncompatibleHandler says why, and which models to choose."""
         from pronghorn import models
 
+        if handler.lifespan == ASYNC and (handler.blocks or not self._has_asyncio_loop(handler)):
+            self._refuse_lifespan(handler)
         if handler.blocks and not self.own_flow:
             why = "A handler that blocks needs a flow of control of its own; here it would stop everybody else."
             fit = [each.name for each in models.pages() if each.own_flow]
@@ -92,6 +115,22 @@ class Model(msgspec.Struct, frozen=True):
             f"{handler.name!r} is of {handler.style} style, which model {self.name!r} cannot run.",
             why,
             f"Choose another --model: {', '.join(fit)}.",
+        )
+
+    def _has_asyncio_loop(self, handler: Facts) -> bool:
+        """Whether one asyncio loop serves all connections of this handler."""
+        return self.is_asyncio or (handler.needs_asyncio and not self.own_flow)
+
+    def _refuse_lifespan(self, handler: Facts) -> NoReturn:
+        from pronghorn import models
+
+        fit = [each.name for each in models.pages() if each._has_asyncio_loop(handler)]
+        raise IncompatibleHandler(
+            f"{handler.name!r} has an async lifespan, which model {self.name!r} cannot enter.",
+            "An async lifespan lives on a worker's asyncio loop, one for all its connections; here is none.",
+            "Make it a sync one: a handler that blocks runs beside no asyncio loop."
+            if handler.blocks
+            else f"Choose another --model: {', '.join(fit)}; or make it a sync one.",
         )
 
     def styles(self) -> list[str]:
@@ -107,11 +146,20 @@ class Model(msgspec.Struct, frozen=True):
             aio.serve_over_selector(context, self.selector)
         else:
             self.serve(context)
+        context.fold()
+        context.finish()
         return context.cut
 
 
 class Context:
-    """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open."""
+    """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
+
+    `page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child of
+    the fork model. `lock` is held while a flow of control counts.
+    `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
+    served, and not before. `drained` is called once after the last connection, before an async `lifespan` is left,
+    which only models on an asyncio loop are given: they enter it before they are ready.
+    """
 
     connection_class: type[Any] = Connection
 
@@ -125,6 +173,10 @@ class Context:
         drain: Drain,
         observe: Observer,
         watched: list[Thing] | None = None,
+        page: Page | None = None,
+        ready: Callable[[], None] = _nothing,
+        drained: Callable[[], None] = _nothing,
+        lifespan: Lifespan | None = None,
     ) -> None:
         self.listeners = listeners
         self.handler = handler
@@ -133,9 +185,22 @@ class Context:
         self.drain = drain
         self.observe = observe
         self.watched: list[Thing] = watched if watched is not None else []
+        self.ready = ready
+        self.lifespan = lifespan
+        self._drained = drained
         self.open: dict[int, Any] = {}
         self.cut = 0
+        self.cut_peers: list[Peer] = []
         self.count = 0
+        self.page = page if page is not None else Page()
+        self.counts: Counts = self.page
+        self.lock = threading.Lock()
+        self._faulty: set[int] = set()  # open connections whose handler has raised
+        self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
+        self._told = [0, 0, 0]  # what the page has of these, and of those that are open
+        self._fold_at = 0.0
+        self._pauses = 0
+        self._paused_until = 0.0
 
     # How a connection begins.
 
@@ -154,24 +219,98 @@ class Context:
     def number(self, peer: Peer) -> int:
         """The next connection's number."""
         self.count += 1
+        with self.lock:
+            self.counts.words[ACCEPTED] += 1
+            self.counts.words[OPEN] += 1
         self.observe(ConnectionOpened(self.count, peer))
         return self.count
 
-    def refuse(self, fd: int, peer: Peer, limit: str) -> None:
+    def refuse(self, fd: int, peer: Peer, limit: str, *, numbered: bool = False) -> None:
         """Close a connection unserved, in order, so that its client reads an end and not a reset."""
         turn_away(fd)
+        with self.lock:
+            self.counts.words[REFUSED] += 1
+            self.counts.words[OPEN if numbered else ACCEPTED] += -1 if numbered else 1
         self.observe(ConnectionRefused(peer, limit))
 
     # How it ends.
 
     def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
-        record = PeerFailed if is_peers_fault(error) else HandlerFailed
-        self.observe(record(conn.number, conn.peer, error))
+        if is_peers_fault(error):
+            self.observe(PeerFailed(conn.number, conn.peer, error))
+            return
+        with self.lock:
+            self.counts.words[HANDLER_ERRORS] += 1
+            if conn.number in self.open:
+                self._faulty.add(conn.number)
+        self.observe(HandlerFailed(conn.number, conn.peer, error))
 
-    def closed(self, conn: Any, reason: str, messages: int) -> None:
+    def closed(self, conn: Any, reason: str) -> None:
         """A connection is over, and its descriptor is closed."""
-        self.open.pop(conn.number, None)
+        with self.lock:
+            self.open.pop(conn.number, None)
+            words, done = self.counts.words, self._done
+            words[OPEN] -= 1
+            words[CLOSED_WORD["error"] if conn.number in self._faulty else closed_word(reason)] += 1
+            self._faulty.discard(conn.number)
+            done[0] += conn.bytes_in
+            done[1] += conn.bytes_out
+            done[2] += conn.messages
+            if not self.open:
+                self._fold()
         seconds = time.monotonic() - conn.opened
-        record = ConnectionClosed(conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, messages)
+        record = ConnectionClosed(conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, conn.messages)
         self.observe(record)
+
+    # What the scoreboard is told.
+
+    def tick(self, now: float) -> None:
+        """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
+        self.page.tick(now)
+        if now >= self._fold_at:
+            self.fold()
+            self._fold_at = now + 200 * (time.monotonic() - now)
+
+    def fold(self) -> None:
+        """Write what all connections have received and sent: nobody writes there for each message."""
+        with self.lock:
+            self._fold()
+
+    def _fold(self) -> None:
+        bytes_in, bytes_out, messages = self._done
+        for conn in list(self.open.values()):  # others may come meanwhile
+            bytes_in += conn.bytes_in
+            bytes_out += conn.bytes_out
+            messages += conn.messages
+        words, told = self.counts.words, self._told
+        words[BYTES_IN] += bytes_in - told[0]
+        words[BYTES_OUT] += bytes_out - told[1]
+        words[MESSAGES] += messages - told[2]
+        self._told = [bytes_in, bytes_out, messages]
+
+    def gives_way(self) -> bool:
+        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds; but
+        not for ever: the emptiest may be emptiest because it is stuck."""
+        if not self.page.crowded():
+            return False
+        now = time.monotonic()
+        if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over
+            self._pauses = 0
+        self._pauses += 1
+        if self._pauses > FAIR_PAUSES:
+            self._pauses = 0
+            return False
+        self._paused_until = now + FAIR_PAUSE
+        return True
+
+    def note_cut(self, peer: Peer) -> None:
+        """A connection is cut at the drain deadline; the first of them are told by name."""
+        self.cut += 1
+        if len(self.cut_peers) < TOLD_BY_NAME:
+            self.cut_peers.append(peer)
+
+    def finish(self) -> None:
+        """The drain is over: whoever knows it first says so."""
+        drained, self._drained = self._drained, _nothing
+        drained()

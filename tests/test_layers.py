@@ -22,8 +22,8 @@ LAYERS = (
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "settings",
+        "framing", "proxy_protocol", "networks", "opening", "listener", "addresses", "bind_errors", "unix_path", "tls",
+        "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import sys
 import threading
@@ -72,4 +73,18 @@ def thread_fails_once() -> Any:
         raise RuntimeError("can't start new thread")
 
     threading.Thread.start = fails  # type: ignore[method-assign]
+    return upper
+
+
+def no_loop() -> Any:
+    """A factory: the model finds nothing to wait with, and cannot enter its loop."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("nothing to wait with")
+
+    select.select = select.poll = fails  # type: ignore[assignment]
+    if hasattr(select, "epoll"):
+        select.epoll = fails  # type: ignore[assignment, misc]
+    if "asyncio" in sys.modules:
+        sys.modules["asyncio"].Runner = fails  # type: ignore[attr-defined]
     return upper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -20,7 +21,7 @@ import psutil
 
 from pronghorn.handlers import Source
 from pronghorn.server import Boot
-from pronghorn.settings import settle
+from pronghorn.settings.layers import Layers
 
 PATIENCE = 15.0
 T = TypeVar("T")
@@ -97,11 +98,14 @@ class Launched:
 
 
 @contextmanager
-def started(folder: Path, arguments: list[str], descriptors: list[int]) -> Iterator[Launched]:
-    with open(folder / "stderr", "wb") as errors:
+def started(
+    folder: Path, arguments: list[str], descriptors: list[int], *, terminal: bool = False
+) -> Iterator[Launched]:
+    with open(folder / "stderr", "wb") as errors, open(os.devnull, "rb") as nothing:
+        master, slave = pty.openpty() if terminal else (-1, -1)
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=folder, start_new_session=True, pass_fds=descriptors,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+            stdin=slave if terminal else nothing, stdout=subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
     for fd in descriptors:
         os.close(fd)
@@ -110,19 +114,25 @@ def started(folder: Path, arguments: list[str], descriptors: list[int]) -> Itera
         yield server
     finally:
         server.end()
+        if terminal:
+            os.close(master)
+            os.close(slave)
 
 
 @contextmanager
-def launched(folder: Path, source: str | Source = "upper", **settings: Any) -> Iterator[Launched]:
-    """A server that has said how its start went; `folder` is its working folder, and takes its standard error."""
+def launched(
+    folder: Path, source: str | Source = "upper", *, terminal: bool = False, **settings: Any
+) -> Iterator[Launched]:
+    """A server that has said how its start went; `folder` is its working folder, and takes its standard error. With a
+    `terminal` its standard input is one."""
     source = Source(name=source) if isinstance(source, str) else source
     reader, writer = os.pipe()
-    boot = Boot(settings=settle({"bind": "127.0.0.1:0", **settings}), source=source, report_fd=writer)
+    boot = Boot(Layers(given={"bind": "127.0.0.1:0", **settings}, source=source), report_fd=writer)
     (folder / "boot.json").write_bytes(msgspec.json.encode(boot))
     fd = os.open(folder / "boot.json", os.O_RDONLY)
     with (
         open(reader, "rb") as reports,
-        started(folder, ["-P", "-m", "pronghorn.server", str(fd)], [fd, writer]) as server,
+        started(folder, ["-P", "-m", "pronghorn.server", str(fd)], [fd, writer], terminal=terminal) as server,
     ):
         line = reports.readline()
         server.report = json.loads(line) if line else {}

@@ -17,13 +17,17 @@ SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
 LAYERS = (
     {"__main__", "cli", "testing"},
     {"server"},
-    {"supervisor", "slots", "control"},
-    {"worker", "probe", "processes"},
+    {
+        "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
+        "watch", "watcher",
+    },
+    {"worker", "probe", "processes", "program"},
     {"models"},
     {"handlers", "services"},
     {
         "framing", "proxy_protocol", "networks", "opening", "listener", "addresses", "bind_errors", "unix_path", "tls",
-        "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "settings",
+        "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources",
+        "counts", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

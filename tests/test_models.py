@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from pronghorn import models
+from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.testing import Served, exchange, serving, until
 
 HANDLERS = "handlers_under_test"
@@ -189,6 +190,24 @@ def test_select_refuses_politely_what_does_not_fit_its_sets(handler: str, many_d
         assert "Refused" in server.log()
 
 
+# Ready.
+
+EVERY = (*FLOWS, "select", "poll", "epoll", "kqueue", "asyncio", "uvloop")
+
+
+@pytest.mark.parametrize("model", EVERY)
+def test_ready_is_a_worker_that_has_entered_its_loop(model: str) -> None:
+    needs(model)
+    with serving("upper", model=model, workers=2) as server:
+        until(lambda: server.log().count("is ready") == 2, "each worker is ready, once")
+    with (
+        pytest.raises(PronghornError, match="nothing to wait with") as caught,
+        serving(f"{HANDLERS}:no_loop", model=model, factory=True),
+    ):
+        pass
+    assert caught.value.exit_code == WorkerFailedToStart.exit_code
+
+
 # What a worker carries.
 
 HEAVY = {
@@ -204,7 +223,7 @@ HEAVY = {
 }
 
 
-@pytest.mark.parametrize("model", [*FLOWS, "select", "poll", "epoll", "kqueue", "asyncio", "uvloop"])
+@pytest.mark.parametrize("model", EVERY)
 def test_a_worker_imports_only_what_serving_needs(model: str) -> None:
     needs(model)
     with serving(f"{HANDLERS}:modules", model=model) as server, server.connect() as client:

@@ -167,8 +167,8 @@ def test_the_end_of_the_line_does_not_spin_a_loop_that_drains(tmp_path: Path, mo
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("model", ["epoll", "fork", "thread", "asyncio"])
 def test_term_and_int_let_conversations_finish(tmp_path: Path, model: str, number: signal.Signals) -> None:
-    settings = {"framing": "lines"}
-    with launched(tmp_path, model=model, **settings) as server, server.connect() as sock:
+    at_terminal = number == signal.SIGINT
+    with launched(tmp_path, model=model, framing="lines", terminal=at_terminal) as server, server.connect() as sock:
         sock.sendall(b"begun")
         sock.sendall(b"\nhalf a li")
         assert sock.recv(100) == b"BEGUN\n"
@@ -190,6 +190,14 @@ def test_a_second_term_changes_nothing_and_a_second_int_ends_at_once(tmp_path: P
         server.send(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             server.exit(0.5)
+        server.send(signal.SIGINT)
+        assert server.exit(5) == 130
+
+
+def test_int_ends_at_once_where_nobody_sits_at_a_terminal(tmp_path: Path) -> None:
+    with launched(tmp_path) as server, server.connect() as sock:
+        sock.sendall(b"x")
+        assert sock.recv(100) == b"X"
         server.send(signal.SIGINT)
         assert server.exit(5) == 130
 
@@ -386,7 +394,7 @@ def test_a_slot_whose_worker_is_killed_backs_off_half_a_second_at_most() -> None
 def test_reports_come_in_pieces_and_rubbish_is_left_out() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        worker = Worker(1, Slot(1), ours, now=0.0)
+        worker = Worker(1, None, Slot(1), ours, None, now=0.0)  # type: ignore[arg-type]
         assert worker.ready_at == NEVER
         theirs.sendall(b'rubbish\n{"type":"Rea')
         assert worker.reports() == ([], False)

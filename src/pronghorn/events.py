@@ -141,6 +141,77 @@ class WorkerCrashed(Event, frozen=True):
     trace: str
 
 
+class WorkerSilent(Event, frozen=True):
+    """A worker's loop has given no sign of life for `seconds`; it writes down its stacks and is killed."""
+
+    slot: int
+    pid: int
+    seconds: float
+
+
+class WorkerRetired(Event, frozen=True):
+    """A worker is worn out, and leaves once its successor is ready."""
+
+    slot: int
+    pid: int
+    why: str
+
+
+class Resized(Event, frozen=True):
+    """From now on there are so many workers."""
+
+    workers: int
+    why: str
+
+
+class ReloadStarted(Event, frozen=True):
+    """Settings, handler and certificates are read anew."""
+
+    why: str
+
+
+class Reloaded(Event, frozen=True):
+    """A new generation serves and the old one drains. `code` says whether the handler was imported anew; `later` are
+    the settings that changed but take effect at the next start."""
+
+    generation: int
+    seconds: float
+    code: bool = True
+    later: tuple[str, ...] = ()
+
+
+class ReloadFailed(Event, frozen=True):
+    """Nothing has changed; `why` is the whole reason, perhaps of several lines."""
+
+    what: str
+    why: str
+
+
+class UpgradeStarted(Event, frozen=True):
+    """A new program is being started."""
+
+
+class Upgraded(Event, frozen=True):
+    """The new program, process `pid`, serves; this one drains."""
+
+    pid: int
+
+
+class UpgradeFailed(Event, frozen=True):
+    """Nothing has changed; `why` is the whole reason, perhaps of several lines."""
+
+    what: str
+    why: str
+
+
+class Pulse(Event, frozen=True):
+    """Once in a tick of the supervisor: of the `wanted` workers so many are ready, and so many were found silent."""
+
+    ready: int
+    silent: int
+    wanted: int
+
+
 class DrainStarted(Event, frozen=True):
     """Nothing new is accepted; open connections have `seconds` to finish."""
 

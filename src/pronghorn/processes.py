@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+DEFAULT_IN_WORKERS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH)
 
 
 class SignalPipe:
@@ -21,7 +23,7 @@ class SignalPipe:
     The handlers do nothing: the kernel's number goes into a pipe (signal.set_wakeup_fd), and whoever reads it decides.
     """
 
-    TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+    TAKEN = tuple(getattr(signal, f"SIG{name}") for name in "TERM INT QUIT HUP USR1 USR2 TTIN TTOU WINCH CHLD".split())
 
     def __enter__(self) -> SignalPipe:
         self._reader, self._writer = os.pipe()
@@ -48,9 +50,12 @@ class SignalPipe:
             return b""
 
     def close(self) -> None:
-        """Closes both ends, as a child does that has no use for them; nothing else changes."""
-        os.close(self._reader)
-        os.close(self._writer)
+        for fd in self.descriptors():
+            os.close(fd)
+
+    def descriptors(self) -> list[int]:
+        """Both ends: a child closes them."""
+        return [self._reader, self._writer]
 
 
 def nothing(number: int, frame: FrameType | None) -> None:
@@ -60,14 +65,13 @@ def nothing(number: int, frame: FrameType | None) -> None:
 def reset_signals() -> None:
     """In a new worker: puts back what the supervisor set.
 
-    INT and QUIT get a handler that does nothing, not SIG_IGN: a program that is started from here then has the default
-    again after exec(2).
+    TERM, CHLD and WINCH are as the system has them. The others may reach a whole process group, and what they mean is
+    the supervisor's to decide: they get a handler that does nothing, not SIG_IGN, so that a program that is started
+    from here has the default again after exec(2).
     """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, nothing)
+    for number in SignalPipe.TAKEN:
+        signal.signal(number, signal.SIG_DFL if number in DEFAULT_IN_WORKERS else nothing)
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -120,6 +124,31 @@ def preload_libgcc() -> None:
             ctypes.CDLL("libgcc_s.so.1")
         except OSError:
             pass  # a libc that does without it
+
+
+def close_descriptors(numbers: Iterable[int]) -> None:
+    """In a new child: closes what belongs to its parent alone, each number once."""
+    for number in set(numbers):
+        try:
+            os.close(number)
+        except OSError:
+            pass
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes of memory that a process of ours has in use (resident set); 0 if it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        if os.path.exists("/proc/self/statm"):
+            return 0
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def name_process(title: str) -> None:

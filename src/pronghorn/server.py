@@ -15,33 +15,46 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, models, worker
+from pronghorn import events, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
-from pronghorn.events import Observer
 from pronghorn.handlers import Facts, Source
-from pronghorn.listener import Listener, open_listeners
-from pronghorn.models.base import Model
+from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
+from pronghorn.planning import Planner
+from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings, settle
+from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
+from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
 
 
 class Boot(msgspec.Struct):
-    """What the command line hands to the server, as JSON.
+    """What the command line, or an older program of this server, hands to the server, as JSON.
 
     `report_fd`, if it is one, is told once how the start went: `{"listening": [...], "model": ..., "pid": ...}` or
     `{"error": {"what", "why", "hint", "exit_code"}}`, one line, and is closed then. `argv0` is the program's name that
-    the handler finds in `sys.argv`.
+    the handler finds in `sys.argv`. `handed` is what an upgrade hands over.
     """
 
-    settings: Settings
-    source: Source
+    layers: Layers
     report_fd: int = -1
     argv0: str = "pronghorn"
+    handed: Handed | None = None
+
+
+class Handed(msgspec.Struct):
+    """What the new program of an upgrade takes over: descriptors, the number of its first generation, and the limit of
+    descriptors that programs get back. `folder` is the working folder in which the server was started."""
+
+    board: int
+    listeners: list[dict[str, Any]]
+    control: list[int]
+    generation: int
+    descriptors: int
 
 
 class Starter:
@@ -70,12 +83,15 @@ class Starter:
             os.close(self._fd)
             self._fd = -1
 
+    def descriptors(self) -> list[int]:
+        return [self._fd] if self._fd >= 0 else []
+
 
 class Server:
-    """One server: a handler (an object, a name, or a Source) and its settings.
+    """One server: a handler (an object, a name, or a Source) and its settings, or the `layers` of both.
 
     `alone` says that the process has no other purpose: it may then be renamed and adopt orphans. `starter` hears when
-    the server serves.
+    the server serves. `handed` is what an older program of this server hands over.
     """
 
     def __init__(
@@ -83,13 +99,21 @@ class Server:
         handler: object = "upper",
         settings: Settings | None = None,
         *,
+        layers: Layers | None = None,
         alone: bool = False,
         starter: Starter | None = None,
+        handed: Handed | None = None,
     ) -> None:
-        self.source = Source(name=handler) if isinstance(handler, str) else handler
+        if layers is not None:
+            settled = layers.settle()
+            handler, settings = settled.source, settled.settings
+        self.source: Any = Source(name=handler) if isinstance(handler, str) else handler
         self.settings = settings if settings is not None else Settings()
+        self._layers = layers
         self._alone = alone
         self._starter = starter if starter is not None else Starter()
+        self._handed = handed
+        self._folder = os.getcwd()
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -101,70 +125,83 @@ class Server:
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
         self._raise_limit()
-        facts = self._facts()
-        model, why = self._model(facts)
         log = LogObserver(self.settings.log_level)
-        observe = Observers(log)
-        listeners: list[Listener] = []
+        self._observe = observe = Observers(log)
+        self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
+        planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
         try:
-            listeners = self._listeners(observe)
-            plan = Plan(self.source, self.settings, model, listeners, observe)
-
-            def announce() -> None:
-                observe(self._started(facts, model, why))
-                addresses = [listener.address for listener in listeners]
-                self._starter.tell({"listening": addresses, "model": model.name, "pid": os.getpid()})
-
-            return Supervisor(plan, announce, [self._starter], alone=self._alone).run()
+            facts = planner.facts(self.source, self.settings)
+            plan = self._first_plan(planner, facts or probe.ask(self.source, self.settings))
+            self._supervisor = self._supervise(planner, plan)
+            try:
+                return self._supervisor.run()
+            finally:
+                for listener in self._supervisor.serving.plan.listeners:
+                    listener.close()
         finally:
-            for listener in listeners:
-                listener.close()
             log.close()
+            self._board.close()
+
+    def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
+        inherited = [Listener.adopt(each) for each in self._handed.listeners] if self._handed else []
+        return planner.plan(self.source, self.settings, facts, [], inherited)
+
+    def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
+        def announce() -> None:
+            self._observe(self._started(planner, plan))
+            addresses = [listener.address for listener in plan.listeners]
+            self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
+
+        return Supervisor(
+            planner, plan, announce,
+            kept=self._kept, alone=self._alone, whole=self._handed is not None,
+            number=self._handed.generation if self._handed else 1,
+            start_upgrade=self._start_upgrade if self._layers is not None else None,
+        )  # fmt: skip
+
+    def _kept(self) -> list[int]:
+        """Descriptors that workers shall not keep."""
+        return self._starter.descriptors()
+
+    def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
+        """Starts a new program of this server, which is handed all that clients and operators know this one by."""
+        assert self._layers is not None
+        listeners = [listener.inherited() for listener in plan.listeners]
+        handed = Handed(self._board.fileno(), listeners, [], number, self._descriptors)
+        boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
+        passed = [handed.board, *(fd for each in plan.listeners for fd in each.descriptors())]
+        return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""
         from pronghorn.kernel.limits import raise_descriptor_limit
 
         original, _ = raise_descriptor_limit()
+        self._descriptors = self._handed.descriptors if self._handed else original
         if isinstance(self.source, Source) and self.source.command:
             from pronghorn.handlers import programs
 
-            programs.original_descriptors = original
+            programs.original_descriptors = self._descriptors
 
-    def _facts(self) -> Facts:
-        if isinstance(self.source, Source) and self.source.is_users_code:
-            from pronghorn import probe
-
-            return probe.ask(self.source, self.settings)
-        return worker.load_handler(self.source, self.settings).facts
-
-    def _model(self, facts: Facts) -> tuple[Model, str]:
-        """The model, and why that one; raises IncompatibleHandler and MissingExtra."""
-        name, why = self.settings.model, "as asked"
-        if name == "auto":
-            name, why = models.choose(facts)
-        model = models.load(name)
-        model.check(facts)
-        return model, why
-
-    def _listeners(self, observe: Observer) -> list[Listener]:
-        try:
-            return open_listeners(self.settings, observe)
-        except AddressInUse as error:
-            from pronghorn.kernel import owners
-
-            holder = owners.explain(error.address)
-            why = f"{holder[:1].upper()}{holder[1:]}." if holder else error.why
-            if holder.startswith(owners.NOBODY) and self.settings.reuse_address:
-                why += " That server ran without SO_REUSEADDR, which holds up even those who have it."
-            raise AddressInUse(error.what, why, error.hint, error.address) from None
-
-    def _started(self, facts: Facts, model: Model, why: str) -> events.ServerStarted:
+    def _started(self, planner: Planner, plan: Plan) -> events.ServerStarted:
         from pronghorn.kernel.limits import free_descriptors
 
-        workers = self.settings.effective_workers(model.name)
-        each, why_limit = model.capacity(self.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
-        return events.ServerStarted(facts.name, facts.style, model.name, why, workers, each * workers, why_limit)
+        model, why = planner.model(plan.facts, plan.settings)
+        workers = plan.settings.effective_workers(model.name)
+        each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
+        name, style = plan.facts.name, plan.facts.style
+        return events.ServerStarted(name, style, model.name, why, workers, each * workers, why_limit)
+
+
+def explained(error: AddressInUse) -> AddressInUse:
+    """The error with the name of whoever holds the address."""
+    from pronghorn.kernel import owners
+
+    holder = owners.explain(error.address)
+    why = f"{holder[:1].upper()}{holder[1:]}." if holder else error.why
+    if holder.startswith(owners.NOBODY):
+        why += " If that server ran without SO_REUSEADDR, it holds up even those who have it."
+    return AddressInUse(error.what, why, error.hint, error.address)
 
 
 def serve(handler: object = "upper", **settings: Any) -> None:
@@ -214,7 +251,7 @@ def main() -> int:
     sys.argv = [boot.argv0]
     starter = Starter(boot.report_fd)
     try:
-        return Server(boot.source, boot.settings, alone=True, starter=starter).run()
+        return Server(layers=boot.layers, alone=True, starter=starter, handed=boot.handed).run()
     except PronghornError as error:
         starter.failed(error)
         complain(error)

@@ -1,4 +1,4 @@
-"""A place for a worker, and the worker that fills it, as the supervisor sees them.
+"""A place for a worker, the worker that fills it, and the generation that both belong to, as the supervisor sees them.
 
 Law: pure book-keeping. Nothing here forks, waits, kills or looks at the clock; the supervisor does, and says what
 happened and when.
@@ -12,7 +12,8 @@ import socket
 import msgspec
 
 from pronghorn.errors import PronghornError, WorkerFailedToStart
-from pronghorn.worker import Report
+from pronghorn.scoreboard import Page
+from pronghorn.worker import Plan, Report
 
 STEADY = 1.0  # a worker that has been ready for so long did not die early
 FIRST_PAUSE = 0.1
@@ -28,13 +29,15 @@ class Slot:
     """A place for one worker; it outlives the workers that fill it.
 
     `failure` is what kept its last worker from becoming ready, `retry_at` the earliest time for the next one.
+    `successor` is a worker that starts while `worker` still serves, and takes its place once it is ready.
     """
 
-    __slots__ = ("deaths", "failure", "kills", "number", "retry_at", "worker")
+    __slots__ = ("deaths", "failure", "kills", "number", "retry_at", "successor", "worker")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.worker: Worker | None = None
+        self.successor: Worker | None = None
         self.failure: PronghornError | None = None
         self.deaths = 0
         self.kills = 0
@@ -57,20 +60,36 @@ class Slot:
         self.deaths = self.kills = 0
         self.retry_at = 0.0
 
+    def lost(self, worker: Worker) -> None:
+        """The worker is gone; the slot does not know it any more."""
+        if self.worker is worker:
+            self.worker = None
+        if self.successor is worker:
+            self.successor = None
+
 
 class Worker:
     """One worker process: when it started and became ready, and what it has said.
 
     `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
-    why the supervisor killed it.
+    why the supervisor kills it, at `kill_at` (monotonic) at the latest. One that is `retired` was told to drain.
     """
 
-    __slots__ = ("crash", "cut", "doom", "failure", "line", "pid", "ready_at", "slot", "started_at", "tail")
+    __slots__ = (
+        "crash", "cut", "doom", "failure", "generation", "kill_at", "line", "page", "pid", "ready_at", "retired",
+        "slot", "started_at", "tail",
+    )  # fmt: skip
 
-    def __init__(self, pid: int, slot: Slot, line: socket.socket, now: float) -> None:
+    def __init__(
+        self, pid: int, generation: Generation, slot: Slot, line: socket.socket, page: Page, now: float
+    ) -> None:
         self.pid = pid
+        self.generation = generation
         self.slot = slot
         self.line = line
+        self.page = page
+        self.kill_at = NEVER
+        self.retired = False
         self.started_at = now
         self.ready_at = NEVER
         self.failure: PronghornError | None = None
@@ -114,6 +133,37 @@ class Worker:
             return WorkerFailedToStart("A worker failed before it was ready.", self.crash.strip().splitlines()[-1])
         how = f"ended with exit status {status}" if status >= 0 else f"was killed by signal {-status}"
         return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}.")
+
+
+class Generation:
+    """The workers that are made from one plan; each reload makes another generation.
+
+    A `candidate` has to become ready as a whole before it may take over; `failure` is what keeps it from that.
+    """
+
+    __slots__ = ("candidate", "failure", "number", "plan", "slots")
+
+    def __init__(self, number: int, plan: Plan, count: int, *, candidate: bool) -> None:
+        self.number = number
+        self.plan = plan
+        self.slots = [Slot(number) for number in range(1, count + 1)]
+        self.candidate = candidate
+        self.failure: PronghornError | None = None
+
+    @property
+    def ready(self) -> int:
+        """How many of its slots have a worker that is ready."""
+        return sum(slot.worker is not None and slot.worker.ready for slot in self.slots)
+
+    @property
+    def complete(self) -> bool:
+        return self.ready == len(self.slots)
+
+    def resize(self, count: int) -> list[Slot]:
+        """Adds slots, or takes away the last ones and returns them."""
+        taken, self.slots = self.slots[count:], self.slots[:count]
+        self.slots += [Slot(number) for number in range(len(self.slots) + 1, count + 1)]
+        return taken
 
 
 def _report(line: bytes) -> Report | None:

@@ -1,66 +1,73 @@
-"""Many processes: spawn, watch, replace, drain.
+"""Many processes: spawn, watch, replace, resize, reload, upgrade, drain.
 
 Law: one thread, for ever. It never imports the user's handler and never touches a connection. A signal handler does
 nothing: the kernel writes the signal's number into a pipe and the loop reads it there (CVE-2024-6387 is what work in
-a handler can lead to). Signals are blocked around fork(2). Twenty deaths can be one SIGCHLD, so every turn of the loop
-asks after each of its own children by name; waitpid(-1) would take the statuses of children that are not ours.
+a handler can lead to).
 
 A worker counts once it has said READY. If none can at the first start, its error is raised; after that nothing that a
-handler does ends the supervisor: a death is followed by a new worker, with a growing pause if it came early. What a
-killed worker leaves behind (the children of the fork model) is adopted by way of PR_SET_CHILD_SUBREAPER, may finish,
-and ends by the drain deadline.
-
-When draining starts, the listeners are closed here at once, and by each worker once the accept queue is empty.
+handler or a setting does ends the supervisor: a death is followed by a new worker, with a growing pause if it came
+early, and a reload or an upgrade that fails changes nothing. When draining starts, the listeners are closed here at
+once, and by each worker once the accept queue is empty.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
-from select import POLLIN, poll
 
 from pronghorn import events
-from pronghorn.errors import PronghornError, WorkerFailedToStart
-from pronghorn.processes import SignalPipe, adopt_orphans, children, flush_streams, kill, name_process, preload_libgcc
-from pronghorn.slots import NEVER, Slot, Worker
-from pronghorn.worker import CUT_AT_DEADLINE, Closable, Crashed, Failed, Finished, Plan, Ready, work
-
-TICK = 1.0
-GRACE = 2.0  # what a worker gets beyond the drain timeout, to cut, wait for its flows of control, and report
-LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
+from pronghorn.changes import STOPPING, Changes, StartUpgrade
+from pronghorn.planning import Planner
+from pronghorn.processes import SignalPipe, adopt_orphans, kill, name_process, preload_libgcc
+from pronghorn.reload import Done
+from pronghorn.slots import NEVER, Generation, Worker
+from pronghorn.upkeep import TICK, Upkeep
+from pronghorn.watch import Watch
+from pronghorn.worker import CUT_AT_DEADLINE, Plan
+from pronghorn.workforce import GRACE
 
 
 class Supervisor:
-    """Keeps the workers of one `plan` alive until it is told to stop.
+    """Keeps the workers of a plan alive until it is told to stop.
 
-    `announce` is called once, when the first worker is ready. `private` is what workers shall not inherit. `alone`
-    says that no other code of this process starts children: it then takes a name and adopts orphans.
+    `announce` is called once, when the first worker is ready (`whole`: when all are). `kept` are descriptors that
+    workers shall not keep. `alone` says that no other code of this process starts children: it then takes a name and
+    adopts orphans. `start_upgrade` starts a new program from the serving plan; `reopen_log` is for USR1.
     """
 
     def __init__(
-        self, plan: Plan, announce: Callable[[], None], private: Iterable[Closable] = (), *, alone: bool = False
+        self,
+        planner: Planner,
+        plan: Plan,
+        announce: Callable[[], None],
+        *,
+        watch: Watch | None = None,
+        kept: Callable[[], Iterable[int]] = tuple,
+        alone: bool = False,
+        whole: bool = False,
+        number: int = 1,
+        start_upgrade: StartUpgrade | None = None,
+        handed_over: Callable[[], None] = lambda: None,
+        reopen_log: Callable[[], None] = lambda: None,
     ) -> None:
-        count = plan.settings.effective_workers(plan.model.name)
-        self._plan = plan
-        self._settings = plan.settings
-        self._observe = plan.observe
-        self._announce = announce
-        self._private = tuple(private)
+        self.watch = watch if watch is not None else Watch()
+        self.planner = planner
+        self.observe = plan.observe
+        self.serving = Generation(number, plan, plan.workers, candidate=whole)
+        self.upkeep = Upkeep(self.watch, self.observe, self.kept, announce)
+        self.upkeep.generations = [self.serving]
+        self.force = self.upkeep.force
+        self.started_at = time.monotonic()
+        self._private = kept
         self._alone = alone
-        self._adopts = False
-        self._served = False
-        self._slots = [Slot(number) for number in range(1, count + 1)]
-        self._workers: dict[int, Worker] = {}
-        self._told: set[int] = set()  # adopted processes that know of the drain
-        self._killed: set[int] = set()  # processes that did not end by the drain deadline
         self._signals = SignalPipe()
-        self._poll = poll()
-        self._started_at = time.monotonic()
+        self.changes = Changes(self, start_upgrade, handed_over)
+        self._reopen_log = reopen_log
         self._deadline = NEVER  # of the drain, with the grace
-        self._cut = 0
+        self._stopped: list[Done] = []  # who wants to know when the server has stopped
+        self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._forced = 0
 
     @property
@@ -68,224 +75,145 @@ class Supervisor:
         return self._deadline < NEVER
 
     def run(self) -> int:
-        """Serves until a signal ends it, and returns the exit status: 0, 6 when the drain deadline cut connections,
-        128 + n when signal n ended it at once. Raises what kept the first workers from becoming ready; no process is
-        left then either."""
+        """Serves until a signal or a command ends it, and returns the exit status: 0, 6 when the drain deadline cut
+        connections, 128 + n when signal n ended it at once. Raises what kept the first workers from becoming ready;
+        no process is left then either."""
         preload_libgcc()
+        self.name()
         if self._alone:
-            name_process(f"supervisor {' '.join(listener.address for listener in self._plan.listeners)}")
-            self._adopts = adopt_orphans()
+            self.force.adopts = adopt_orphans()
         with self._signals:
-            self._poll.register(self._signals, POLLIN)
+            self.watch.add(self._signals, lambda: self._obey(self._signals.take()))
             try:
                 self._loop()
             finally:
-                self._end_all()
-        self._observe(events.ServerStopped(self._cut, len(self._killed)))
-        return self._forced or (CUT_AT_DEADLINE if self._cut or self._killed else 0)
+                self.changes.abandon(STOPPING)
+                self.force.end_all()
+                self.watch.remove(self._signals)
+        self.observe(events.ServerStopped(self.force.cut, len(self.force.killed)))
+        status = self._forced or (CUT_AT_DEADLINE if self.force.cut or self.force.killed else 0)
+        for done in self._stopped:
+            done({"status": status, "cut": self.force.cut})
+        return status
 
     def _loop(self) -> None:
         while True:
-            self._reap()
             now = time.monotonic()
+            self.upkeep.turn(now)
+            if self._emptied and not self.force.living:
+                self._tell_emptied()
             if self.draining:
-                if not self._workers and not self._orphans():
+                orphans = self.force.hurry_orphans(now >= self._deadline)
+                if not self.force.living and not orphans:
                     return
-                self._hurry(now)
             else:
-                self._give_up(now)
-                self._kill_late(now)
-                self._fill(now)
-            for fd, _ in self._poll.poll(self._rest(time.monotonic()) * 1000):
-                if fd == self._signals.fileno():
-                    self._obey(self._signals.take())
-            for worker in list(self._workers.values()):
-                self._hear(worker)
+                self.changes.advance(now)
+                self.upkeep.fill(now)
+            self.force.kill_late(now)
+            self.watch.wait(self._rest(time.monotonic()))
 
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline]
-        if not self.draining:
-            due += [slot.retry_at for slot in self._slots if slot.worker is None and self._may_retry(slot)]
-            due += [w.started_at + self._settings.start_timeout for w in self._workers.values() if not w.ready]
+        due += [self.force.due()] if self.draining else [self.upkeep.due(), self.changes.due()]
         return max(0.0, min(due) - now)
 
     # Signals
 
     def _obey(self, numbers: bytes) -> None:
-        for number in numbers:
-            if number == signal.SIGQUIT or (number == signal.SIGINT and self.draining):
-                self._forced = self._forced or 128 + number
-                self._deadline = 0.0
-            elif number in (signal.SIGTERM, signal.SIGINT) and not self.draining:
-                self._drain(signal.Signals(number).name)
+        ends = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        for number in sorted(numbers, key=lambda each: each not in ends):  # to stop wins over all else
+            if number == signal.SIGQUIT or (number == signal.SIGINT and (self.draining or not _at_terminal())):
+                self._end_at_once(number)
+            elif self.draining:
+                continue
+            elif number in ends:
+                self.drain(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self.changes.reload("SIGHUP", unheard)
+            elif number == signal.SIGUSR1:
+                self.reopen_log()
+            elif number == signal.SIGUSR2:
+                self.changes.upgrade(unheard)
+            elif number in (signal.SIGTTIN, signal.SIGTTOU):
+                step = 1 if number == signal.SIGTTIN else -1
+                self.resize(max(1, len(self.serving.slots) + step), signal.Signals(number).name)
+            elif number == signal.SIGWINCH and not _at_terminal():
+                self.resize(0, "SIGWINCH")
 
-    def _drain(self, why: str) -> None:
-        self._deadline = time.monotonic() + self._settings.drain_timeout + GRACE
-        self._observe(events.DrainStarted(why, self._settings.drain_timeout))
-        for listener in self._plan.listeners:  # the workers empty the queue; when the last has, clients are refused
-            listener.close()
-        for pid in self._workers:
-            kill(pid, signal.SIGTERM)
-
-    def _hurry(self, now: float) -> None:
-        """While draining: what was adopted learns of it, and at the deadline whatever still lives is killed."""
-        late = now >= self._deadline
-        for pid in self._orphans():
-            if pid not in self._told:
-                self._told.add(pid)
-                kill(pid, signal.SIGTERM)
-            if late:
-                self._killed.add(pid)
-                kill(pid, signal.SIGKILL)
-        for worker in self._workers.values() if late else ():
-            worker.doom = "did not leave by the drain deadline"
-            kill(worker.pid, signal.SIGKILL)
-
-    def _end_all(self) -> None:
-        """Leaves no process behind, whatever happened."""
-        self._deadline = min(self._deadline, 0.0)
-        for pid in (*self._workers, *self._orphans()):
-            kill(pid, signal.SIGKILL)
-        while self._workers:
-            self._reap()
-            self._poll.poll(10)
-
-    # Births
-
-    def _may_retry(self, slot: Slot) -> bool:
-        return self._served or slot.failure is None
-
-    def _fill(self, now: float) -> None:
-        for slot in self._slots:
-            if slot.worker is None and now >= slot.retry_at and self._may_retry(slot):
-                self._spawn(slot)
-
-    def _spawn(self, slot: Slot) -> None:
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            return self._not_started(slot, f"socketpair: {error.strerror}")
-        flush_streams()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                work(self._plan, slot.number, theirs, mask, self._inherited(ours))
-        except OSError as error:
-            ours.close()
-            return self._not_started(slot, f"fork: {error.strerror}")
-        finally:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        slot.worker = self._workers[pid] = Worker(pid, slot, ours, time.monotonic())
-        self._poll.register(ours, POLLIN)
-        self._observe(events.WorkerStarted(slot.number, pid))
-
-    def _inherited(self, ours: socket.socket) -> list[Closable]:
-        """What a new worker has of ours and must let go of: a line that another process holds open never ends."""
-        return [*self._private, self._signals, ours, *(worker.line for worker in self._workers.values())]
-
-    def _not_started(self, slot: Slot, why: str, killed: bool = False) -> None:
-        pause = slot.rest(time.monotonic(), killed)
-        self._observe(events.WorkerNotStarted(slot.number, why, pause))
-
-    # Reports
-
-    def _hear(self, worker: Worker) -> None:
-        reports, ended = worker.reports()
-        for report in reports:
-            match report:
-                case Ready():
-                    self._ready(worker)
-                case Failed():
-                    worker.failure = report.error()
-                case Crashed():
-                    worker.crash = report.trace
-                case Finished():
-                    worker.cut = report.cut
-        if ended:
-            self._hang_up(worker)
-
-    def _hang_up(self, worker: Worker) -> None:
-        if worker.line.fileno() >= 0:
-            self._poll.unregister(worker.line)
-            worker.line.close()
-
-    def _ready(self, worker: Worker) -> None:
-        worker.ready_at = time.monotonic()
-        worker.slot.failure = None
-        self._observe(events.WorkerReady(worker.slot.number, worker.pid))
-        if self._served:
-            return
-        self._served = True
-        self._announce()
-        for slot in self._slots:
-            if slot.failure is not None:
-                self._not_started(slot, _told(slot.failure))
-
-    # Deaths
-
-    def _reap(self) -> None:
-        for pid in (*self._workers, *self._orphans()):
-            try:
-                done, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                done, status = pid, 255 << 8  # somebody else took the status; the process is gone all the same
-            if done and pid in self._workers:
-                self._bury(self._workers[pid], os.waitstatus_to_exitcode(status))
-
-    def _bury(self, worker: Worker, status: int) -> None:
-        self._hear(worker)
-        self._hang_up(worker)
-        del self._workers[worker.pid]
-        slot = worker.slot
-        slot.worker = None
-        if worker.crash and worker.ready:
-            self._observe(events.WorkerCrashed(slot.number, worker.pid, worker.crash))
-        if worker.ready or self.draining:
-            wanted = self.draining and (status in LEFT_IN_ORDER or bool(worker.doom))
-            self._observe(events.WorkerExited(slot.number, worker.pid, status, wanted))
+    def _end_at_once(self, number: int) -> None:
+        self._forced = self._forced or 128 + number
         if not self.draining:
-            self._succeed(worker, status)
-        elif worker.cut is not None:
-            self._cut += worker.cut
-        elif worker.doom and worker.ready:
-            self._killed.add(worker.pid)
+            self.drain(signal.Signals(number).name)
+        self._deadline = 0.0
+        for worker in self.force.living.values():
+            worker.kill_at = 0.0
 
-    def _succeed(self, worker: Worker, status: int) -> None:
-        """Says when the slot of a dead worker is filled again."""
-        slot, now = worker.slot, time.monotonic()
-        if worker.steady(now):
-            slot.forgive()
-        elif worker.ready:
-            slot.rest(now, worker.killed(status))
-        else:
-            slot.failure = worker.start_failure(status)
-            if self._served:
-                self._not_started(slot, _told(slot.failure), worker.killed(status))
+    def reopen_log(self) -> None:
+        """Opens the log file anew, here and in every worker: it has been renamed."""
+        self._reopen_log()
+        for worker in self.force.living.values():
+            kill(worker.pid, signal.SIGUSR1)
 
-    def _give_up(self, now: float) -> None:
-        """Raises if nothing has ever been ready and nothing will be."""
-        if self._served or self._workers:
+    def drain(self, why: str) -> None:
+        """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
+        timeout = self.serving.plan.settings.drain_timeout
+        self._deadline = time.monotonic() + timeout + GRACE
+        self.observe(events.DrainStarted(why, timeout))
+        self.changes.abandon(STOPPING)
+        self.force.cut = 0
+        for listener in self.serving.plan.listeners:  # workers empty the queue; when the last has, clients are refused
+            listener.close()
+        for worker in list(self.force.living.values()):
+            self.force.retire(worker, timeout)
+
+    def stop(self, done: Done) -> None:
+        """Drains; `done` hears of the end, just before `run` returns."""
+        self._stopped.append(done)
+        if not self.draining:
+            self.drain("ctl stop")
+
+    def when_empty(self, done: Done) -> None:
+        """`done` is called once no worker is left."""
+        self._emptied.append(done)
+
+    def _tell_emptied(self) -> None:
+        waiting, self._emptied = self._emptied, []
+        for done in waiting:
+            done({})
+
+    def resize(self, count: int, why: str) -> None:
+        """From now on there are `count` workers; those that are too many drain. With 0, clients wait in the queue."""
+        if count == len(self.serving.slots) or self.draining:
             return
-        failures = [slot.failure for slot in self._slots if slot.failure is not None]
-        if len(failures) == len(self._slots):
-            raise failures[0]
-        if now >= self._started_at + self._settings.start_timeout:
-            raise WorkerFailedToStart("No worker could be started.", "fork(2) failed each time.", "See the log above.")
+        self.observe(events.Resized(count, why))
+        for generation in self.upkeep.generations:
+            taken = generation.resize(count)
+            self.retire(worker for slot in taken for worker in (slot.worker, slot.successor) if worker is not None)
 
-    def _kill_late(self, now: float) -> None:
-        limit = self._settings.start_timeout
-        for worker in self._workers.values():
-            if not worker.ready and now >= worker.started_at + limit:
-                worker.doom = f"was not ready within {limit:g} s (--start-timeout)"
-                kill(worker.pid, signal.SIGKILL)
+    def retire(self, workers: Iterable[Worker]) -> None:
+        """Lets workers drain, within the drain timeout."""
+        for worker in workers:
+            self.force.retire(worker, self.serving.plan.settings.drain_timeout)
 
-    def _orphans(self) -> list[int]:
-        """Adopted processes, dead ones too."""
-        return [pid for pid in children() if pid not in self._workers] if self._adopts else []
+    # What the system sees
+
+    def name(self) -> None:
+        """Tells `ps` what this process is."""
+        if self._alone:
+            name_process(f"supervisor {' '.join(listener.address for listener in self.serving.plan.listeners)}")
+
+    def kept(self) -> list[int]:
+        """Descriptors beside those of the watch that workers and probes shall not keep: with a listener that is left
+        out, or is a candidate's, its port would stay bound."""
+        listeners = {each.fileno() for generation in self.upkeep.generations for each in generation.plan.listeners}
+        board = self.serving.plan.board.descriptors()
+        return [*self._private(), *self._signals.descriptors(), *board, *listeners]
 
 
-def _told(error: PronghornError) -> str:
-    return "\n".join(part for part in (error.what, error.why) if part)
+def unheard(result: object) -> None:
+    """For those who asked by a signal: nobody waits for an answer, and the log has it."""
+
+
+def _at_terminal() -> bool:
+    return any(os.isatty(fd) for fd in (0, 1, 2))

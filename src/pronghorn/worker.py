@@ -2,11 +2,11 @@
 
 Law: a worker knows its own signals and its line to the supervisor, and nothing of bytes or of other workers. It is
 born with every signal blocked, puts its dispositions right, and only then unblocks them: a TERM sent right after
-fork(2) is never lost. Until it is ready TERM simply ends it, for it holds no connection yet; from then on TERM begins
-the drain. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do nothing here: the supervisor decides.
-The end of the line means that the supervisor is gone, and the death signal of prctl(2) says the same to a worker that
-is stuck in its handler. What the handler's module does while it is imported, SystemExit and KeyboardInterrupt
-included, is the handler's fault and not ours.
+fork(2) is never lost. Until its model has entered its loop TERM simply ends it, for it holds no connection yet; from
+then on it is ready, and TERM begins the drain. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do
+nothing here: the supervisor decides. The end of the line means that the supervisor is gone, and the death signal of
+prctl(2) says the same to a worker that is stuck in its handler. What the handler's module does while it is imported,
+SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -29,7 +29,8 @@ from pronghorn.events import Observer
 from pronghorn.handlers import Source
 from pronghorn.listener import Drain, Listener
 from pronghorn.models.base import Context, Model
-from pronghorn.processes import die_with_parent, flush_streams, name_process, reset_signals
+from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, name_process, reset_signals
+from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.settings import Settings
 
 CUT_AT_DEADLINE = 6
@@ -38,7 +39,7 @@ loading = False  # True while this process imports the user's code, so that serv
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The handler is loaded and the model runs."""
+    """The handler is loaded, and the model has entered its loop."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -84,10 +85,12 @@ class Plan(msgspec.Struct, frozen=True):
     model: Model
     listeners: list[Listener]
     observe: Observer
+    board: Scoreboard
+    facts: handlers.Facts
 
-
-class Closable(Protocol):
-    def close(self) -> None: ...
+    @property
+    def workers(self) -> int:
+        return self.settings.effective_workers(self.model.name)
 
 
 class Line:
@@ -136,22 +139,21 @@ class Line:
 
 
 def work(
-    plan: Plan, slot: int, end: socket.socket, mask: Iterable[signal.Signals | int], left: list[Closable]
+    plan: Plan, page: Page, end: socket.socket, mask: Iterable[signal.Signals | int], left: Iterable[int]
 ) -> NoReturn:
     """Runs in the child, right after fork(2) with all signals blocked; never returns and never raises.
 
-    `end` is this worker's end of the line, `mask` the signals that shall be blocked while it serves, and `left` what
-    belongs to the supervisor and is closed here. The process leaves with 0, or 6 when the drain deadline cut
-    connections, or the exit code of the error that it reported.
+    `page` is this worker's own, `end` its end of the line, `mask` the signals that shall be blocked while it serves,
+    and `left` the descriptors that belong to the supervisor and are closed here. The process leaves with 0, or 6 when
+    the drain deadline cut connections, or the exit code of the error that it reported.
     """
     code = 1
     try:
         drain = Drain(plan.settings.drain_timeout)
         line = Line(end, drain)
         try:
-            for each in left:
-                each.close()
-            code = _serve(plan, slot, line, drain, mask)
+            close_descriptors(left)
+            code = _serve(plan, page, line, drain, mask)
         except PronghornError as error:
             line.tell(Failed.of(error))
             code = error.exit_code
@@ -163,27 +165,31 @@ def work(
         leave(code)
 
 
-def _serve(plan: Plan, slot: int, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
+def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
     settings, model = plan.settings, plan.model
     supervisor = os.getppid()
+    page.starting(os.getpid())
     atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
-    name_process(f"worker {slot} {model.name}")
+    name_process(f"worker {page.slot} {model.name}")
     faulthandler.enable(file=2)
     reset_signals()
     die_with_parent(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
     handler = load_handler(plan.source, settings)
-    context = Context(
-        listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-        observe=plan.observe, watched=[line],
-    )  # fmt: skip
 
     def begin_drain(number: int, frame: FrameType | None) -> None:
         drain.begin(signal.Signals(number).name if os.getppid() == supervisor else "the supervisor is gone")
 
-    signal.signal(signal.SIGTERM, begin_drain)
-    line.tell(Ready())
+    def ready() -> None:
+        signal.signal(signal.SIGTERM, begin_drain)
+        page.now_serving(os.getpid())
+        line.tell(Ready())
+
+    context = Context(
+        listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
+        observe=plan.observe, watched=[line], ready=ready,
+    )  # fmt: skip
     cut = model.run(context)
     line.tell(Finished(cut))
     atexit._run_exitfuncs()

@@ -115,11 +115,14 @@ def command(ctx: click.RichContext, /, handler: str | None, **values: Any) -> No
             f"Leave out {handler}, or {EXEC} and all that follows it.",
         )
     boot_settings = given(ctx, values)
+    import msgspec
+
     from pronghorn.handlers import Source
     from pronghorn.server import Boot
+    from pronghorn.settings.layers import Layers
 
     source = Source(command=program) if program else Source(name=handler or "upper")
-    become_supervisor(Boot(settings=boot_settings, source=source))
+    become_supervisor(Boot(Layers(given=msgspec.structs.asdict(boot_settings), source=source)))
 
 
 command.params.extend(option(field) for field in settings.fields())
@@ -141,41 +144,19 @@ def become_supervisor(boot: Boot) -> NoReturn:
     """Replace this process by the server; the settings travel in a descriptor, so that they show in no `ps`."""
     import msgspec
 
+    from pronghorn.program import anonymous_file, server_command
+
     try:
-        fd = _anonymous_file(msgspec.json.encode(boot))
+        fd = anonymous_file(msgspec.json.encode(boot))
     except UnicodeEncodeError as error:
         raise BadSetting(
             f"{error.object!r} is not UTF-8.", hint="Give it another name, such as a link to it."
         ) from None
     _make_importable()
-    arguments = [sys.executable, *_interpreter_flags(), "-m", "pronghorn.server", str(fd)]
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    os.execv(sys.executable, arguments)
-
-
-def _anonymous_file(content: bytes) -> int:
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("pronghorn-boot", 0)
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.set_inheritable(fd, True)
-    while content:
-        content = content[os.write(fd, content) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-def _interpreter_flags() -> list[str]:
-    """The flags that this interpreter was started with (-X, -W, -O, -I ...), and -P: the folder is the handler's."""
-    import subprocess
-
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return flags if {"-P", "-I"} & set(flags) else [*flags, "-P"]
+    os.execv(sys.executable, server_command(fd))
 
 
 def _make_importable() -> None:

@@ -48,6 +48,7 @@ class AsyncioLoops(Loops):
             loop.add_reader(thing.fileno(), thing.on_readable)
         for acceptor in self.acceptors:
             self.changed(acceptor)
+        self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()

@@ -49,7 +49,7 @@ def _nothing_missing() -> str | None:
     return None
 
 
-def _nothing_to_prepare() -> None:
+def _nothing() -> None:
     return None
 
 
@@ -73,7 +73,7 @@ class Model(msgspec.Struct, frozen=True):
     runs_asyncio: bool = True
     missing: Callable[[], str | None] = _nothing_missing
     """Why the model is not available here, and what to do; None if it is."""
-    prepare: Callable[[], None] = _nothing_to_prepare
+    prepare: Callable[[], None] = _nothing
     """Called first thing in a worker, before the handler is imported."""
 
     def check(self, handler: Facts) -> None:
@@ -111,7 +111,11 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Context:
-    """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open."""
+    """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
+
+    `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
+    served, and not before.
+    """
 
     connection_class: type[Any] = Connection
 
@@ -125,6 +129,7 @@ class Context:
         drain: Drain,
         observe: Observer,
         watched: list[Thing] | None = None,
+        ready: Callable[[], None] = _nothing,
     ) -> None:
         self.listeners = listeners
         self.handler = handler
@@ -133,6 +138,7 @@ class Context:
         self.drain = drain
         self.observe = observe
         self.watched: list[Thing] = watched if watched is not None else []
+        self.ready = ready
         self.open: dict[int, Any] = {}
         self.cut = 0
         self.count = 0

@@ -53,6 +53,7 @@ class Flows:
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
+        self.context.ready()
         while not drain:
             ready = room() and time.monotonic() >= self._rest_until
             if ready is not listening:

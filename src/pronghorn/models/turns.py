@@ -178,10 +178,10 @@ class Turns(Loops):
         self._deadlines = Deadlines()
         self._now = time.monotonic()
         self._drained = Watched(context.drain.fileno(), self._begin)
-        for thing in (self._drained, *self.acceptors):
-            self.changed(thing)
+        self.changed(self._drained)
         for each in context.watched:
             self.changed(Watched(each.fileno(), each.on_readable))
+        self._deadlines.add(self._now, lambda: self._deadlines.add(self._now, self._enter))
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> None:
         self._deadlines.add(time.monotonic() + delay, callback)
@@ -216,6 +216,13 @@ class Turns(Loops):
         if self.context.drain.begun and not self.open:
             return 0.0
         return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
+
+    def _enter(self) -> None:
+        """In the second turn: the first has shown that the page can wait."""
+        self.context.ready()
+        for acceptor in self.acceptors:
+            if not acceptor.is_closing():
+                self.changed(acceptor)
 
     def _begin(self) -> None:
         self._drained.wants_read = False

@@ -163,16 +163,75 @@ def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
 
 @words(ERROR, events.WorkerNotStarted)
 def _worker_not_started(event: events.WorkerNotStarted) -> tuple[int, str]:
-    first, *rest = event.why.splitlines() or [""]
-    last = f" {escaped(rest[-1])}" if rest else ""
-    head = f"Worker {event.slot} did not start: {escaped(first)}{last}; next attempt in {event.pause:.1f} s"
-    return ERROR, head + (indented(rest) if len(rest) > 1 else "")
+    reason, *lines = _reason("", event.why).split("\n", 1)
+    head = f"Worker {event.slot} did not start: {reason}; next attempt in {event.pause:.1f} s"
+    return ERROR, "\n".join([head, *lines])
 
 
 @words(ERROR, events.WorkerCrashed)
 def _worker_crashed(event: events.WorkerCrashed) -> tuple[int, str]:
     head = f"Worker {event.slot} (process id {event.pid}) failed; this is a fault of the server"
     return ERROR, head + indented(event.trace.splitlines())
+
+
+@words(ERROR, events.WorkerSilent)
+def _worker_silent(event: events.WorkerSilent) -> tuple[int, str]:
+    who = f"Worker {event.slot} (process id {event.pid})"
+    return ERROR, f"{who} has given no sign of life for {event.seconds:.0f} s: its stacks follow, and it is replaced"
+
+
+@words(INFO, events.WorkerRetired)
+def _worker_retired(event: events.WorkerRetired) -> tuple[int, str]:
+    return INFO, f"Worker {event.slot} (process id {event.pid}) gets a successor: {escaped(event.why)}"
+
+
+@words(INFO, events.Resized)
+def _resized(event: events.Resized) -> tuple[int, str]:
+    workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
+    return INFO, f"Resizing to {workers} ({escaped(event.why)})"
+
+
+@words(INFO, events.ReloadStarted)
+def _reload_started(event: events.ReloadStarted) -> tuple[int, str]:
+    return INFO, f"Reloading ({escaped(event.why)})"
+
+
+@words(WARNING, events.Reloaded)
+def _reloaded(event: events.Reloaded) -> tuple[int, str]:
+    text = f"Reloaded in {event.seconds:.1f} s: generation {event.generation} serves"
+    if not event.code:
+        text += "; the handler is the script's own, and is not read anew"
+    if event.later:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in event.later)
+        return WARNING, f"{text}; what changed of {names} takes effect at the next start"
+    return INFO, text
+
+
+@words(ERROR, events.ReloadFailed)
+def _reload_failed(event: events.ReloadFailed) -> tuple[int, str]:
+    return ERROR, "Reload failed, and nothing has changed: " + _reason(event.what, event.why)
+
+
+@words(INFO, events.UpgradeStarted)
+def _upgrade_started(event: events.UpgradeStarted) -> tuple[int, str]:
+    return INFO, "Upgrading: a new program is started"
+
+
+@words(INFO, events.Upgraded)
+def _upgraded(event: events.Upgraded) -> tuple[int, str]:
+    return INFO, f"Upgraded: process {event.pid} serves"
+
+
+@words(ERROR, events.UpgradeFailed)
+def _upgrade_failed(event: events.UpgradeFailed) -> tuple[int, str]:
+    return ERROR, "Upgrade failed, and nothing has changed: " + _reason(event.what, event.why)
+
+
+def _reason(what: str, why: str) -> str:
+    """A reason of several lines in one record: the first line, the last, and all of them indented."""
+    first, *rest = why.splitlines() or [what]
+    last = f" {escaped(rest[-1])}" if rest else ""
+    return escaped(first) + last + (indented(rest) if len(rest) > 1 else "")
 
 
 @words(INFO, events.DrainStarted)

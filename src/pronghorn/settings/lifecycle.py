@@ -24,3 +24,23 @@ class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
     start_timeout: Annotated[
         float, option("Time that a worker gets to become ready.", "Lifecycle and limits", unit="time", gt=0)
     ] = 60.0
+    worker_silence: Annotated[
+        float,
+        option("Time without a heartbeat after which a worker counts as hung: its stacks are logged, it is killed and "
+               "replaced; 0 switches that off.", "Lifecycle and limits", unit="time", ge=0),
+    ] = 30.0  # fmt: skip
+    max_connections_per_worker: Annotated[
+        int,
+        option("Replace a worker once it has accepted so many connections, up to a tenth more; 0: never.",
+               "Lifecycle and limits", ge=0),
+    ] = 0  # fmt: skip
+    max_worker_age: Annotated[
+        float,
+        option("Replace a worker once it is so old, up to a tenth more; 0: never.", "Lifecycle and limits",
+               unit="time", ge=0),
+    ] = 0.0  # fmt: skip
+    max_worker_memory: Annotated[
+        int,
+        option("Replace a worker once it uses so much memory (resident set); 0: never.", "Lifecycle and limits",
+               unit="size", ge=0),
+    ] = 0  # fmt: skip

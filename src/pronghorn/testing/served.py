@@ -28,6 +28,7 @@ from pronghorn.errors import PronghornError
 from pronghorn.handlers import Source
 from pronghorn.server import Boot
 from pronghorn.settings import Settings, settle
+from pronghorn.settings.layers import Layers
 from pronghorn.testing.talk import PATIENCE
 
 MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, so that they can be told from others
@@ -229,7 +230,11 @@ def _started(source: Source, settings: Settings, log: IO[bytes], mark: str) -> t
     reader, writer = os.pipe()
     try:
         with tempfile.TemporaryFile() as boot:
-            boot.write(msgspec.json.encode(Boot(settings=settings, source=source, report_fd=writer)))
+            boot.write(
+                msgspec.json.encode(
+                    Boot(Layers(given=msgspec.structs.asdict(settings), source=source), report_fd=writer)
+                )
+            )
             boot.seek(0)
             path = os.pathsep.join(each for each in sys.path if each)
             process = subprocess.Popen(

@@ -1,0 +1,182 @@
+"""What changes the server while it serves: one reload or upgrade at a time.
+
+Law: a change is a transaction (reload.py, upgrade.py); here stands what is done when one is over, and who waits. Many
+requests for a reload become two at most: the one under way, and one that waits for its end. To stop wins over all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pronghorn import events
+from pronghorn.errors import PronghornError
+from pronghorn.listener import Listener
+from pronghorn.planning import told
+from pronghorn.reload import Done, Reload
+from pronghorn.slots import NEVER, Generation
+from pronghorn.upgrade import Upgrade
+from pronghorn.worker import Plan
+
+if TYPE_CHECKING:
+    from pronghorn.supervisor import Supervisor
+
+StartUpgrade = Callable[[Plan, int], Upgrade]
+STOPPING = PronghornError("The server is stopping.")
+BUSY = PronghornError("Another reload or upgrade is under way.", "", "Try again when it is over.")
+AS_PROCESS_1 = PronghornError(
+    "An upgrade is not possible as process 1.", "When the old program ended, so would the container.",
+    "Start a new container, or reload.",
+)  # fmt: skip
+IN_A_SCRIPT = PronghornError("This server cannot be upgraded.", "A script holds its handler.", "Restart the script.")
+
+
+class Changes:
+    """The reload or upgrade under way, and those that wait. `start_upgrade` starts a new program from the serving plan
+    and the number of its first generation; `handed_over` is called when it has taken over."""
+
+    def __init__(
+        self, supervisor: Supervisor, start_upgrade: StartUpgrade | None, handed_over: Callable[[], None]
+    ) -> None:
+        self.last_reload: dict[str, Any] | None = None
+        self._supervisor = supervisor
+        self._start_upgrade = start_upgrade
+        self._handed_over = handed_over
+        self._reload: Reload | None = None
+        self._pending: list[tuple[str, Done]] = []  # reloads that wait for the change under way
+        self._upgrade: Upgrade | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self._reload is not None or self._upgrade is not None
+
+    def due(self) -> float:
+        """The instant (monotonic) at which `advance` has something to do."""
+        return self._reload.due() if self._reload is not None else NEVER
+
+    def reload(self, why: str, done: Done) -> None:
+        """Reads settings and handler anew; `done` hears how it ended. One is under way at most, and one waits."""
+        host = self._supervisor
+        if host.draining or not host.upkeep.served:
+            done(STOPPING if host.draining else BUSY)
+        elif self.under_way:
+            self._pending.append((why, done))
+        else:
+            self._reload = Reload(why, host.planner, host.watch, host.observe, host.force.helpers, host.kept)
+            self._reload.done.append(done)
+            self._reload.begin(host.serving, self._candidate)
+
+    def upgrade(self, done: Done) -> None:
+        """Has a new program take over; `done` hears how it ended."""
+        host = self._supervisor
+        if host.draining or self.under_way or not host.upkeep.served:
+            return done(STOPPING if host.draining else BUSY)
+        refusal = AS_PROCESS_1 if os.getpid() == 1 else IN_A_SCRIPT if self._start_upgrade is None else None
+        if refusal is None:
+            try:
+                assert self._start_upgrade is not None
+                self._upgrade = self._start_upgrade(host.serving.plan, host.serving.number + 1)
+                self._upgrade.done.append(done)
+                host.force.helpers.add(self._upgrade.pid)
+                return None
+            except OSError as error:
+                refusal = PronghornError("The new program cannot be started.", f"{error.strerror}.")
+        host.observe(events.UpgradeFailed(refusal.what, told(refusal)))
+        done(refusal)
+
+    def advance(self, now: float) -> None:
+        """Looks after the change under way, and begins the one that waits."""
+        if self._reload is not None:
+            self._reload.look(now)
+            if self._reload.over:
+                reload, self._reload = self._reload, None
+                self._settle(reload)
+        elif self._upgrade is not None:
+            self._upgrade.look(now)
+            if self._upgrade.over:
+                upgrade, self._upgrade = self._upgrade, None
+                self._settle_upgrade(upgrade)
+        if self._pending and not self.under_way and not self._supervisor.draining:
+            (why, _), waiting = self._pending[0], [done for _, done in self._pending]
+            self._pending = []
+            self.reload(why, waiting.pop(0))
+            if self._reload is not None:
+                self._reload.done += waiting
+
+    def abandon(self, error: PronghornError) -> None:
+        """Ends the change under way, without a record: there is something more important to tell."""
+        waiting, self._pending = [done for _, done in self._pending], []
+        if self._reload is not None:
+            self._reload.fail(error)
+            self._drop(self._reload.candidate)
+            waiting += self._reload.done
+        if self._upgrade is not None:
+            self._upgrade.fail(error)
+            waiting += self._upgrade.done
+        self._reload = self._upgrade = None
+        for done in waiting:
+            done(error)
+
+    # Inner workings.
+
+    def _candidate(self, plan: Plan) -> Generation:
+        """The new generation; a number of workers that somebody has set meanwhile stays, unless the setting changed."""
+        serving = self._supervisor.serving
+        resized = len(serving.slots) and plan.workers == serving.plan.workers
+        count = len(serving.slots) if resized else plan.workers
+        candidate = Generation(serving.number + 1, plan, count, candidate=True)
+        self._supervisor.upkeep.generations.append(candidate)
+        return candidate
+
+    def _settle(self, reload: Reload) -> None:
+        host = self._supervisor
+        seconds = time.monotonic() - reload.began
+        self.last_reload = {"ok": reload.error is None, "seconds": round(seconds, 3), "ended_at": time.time()}
+        if reload.error is not None:
+            self.last_reload["why"] = told(reload.error)
+            host.observe(events.ReloadFailed(reload.error.what, told(reload.error)))
+            self._drop(reload.candidate)
+        else:
+            assert reload.candidate is not None
+            self._promote(reload.candidate)
+            host.observe(events.Reloaded(host.serving.number, seconds, host.planner.rereads, reload.later))
+        for done in reload.done:
+            done(reload.error or {"generation": host.serving.number, "seconds": seconds, "later": reload.later})
+
+    def _promote(self, generation: Generation) -> None:
+        host = self._supervisor
+        before, host.serving = host.serving, generation
+        host.upkeep.generations = [generation]
+        generation.candidate = False
+        host.retire(host.force.of(before))
+        _close(before.plan.listeners, generation.plan.listeners)
+        host.name()
+
+    def _drop(self, candidate: Generation | None) -> None:
+        """Ends a candidate; its workers that were ready may have clients, and drain."""
+        host = self._supervisor
+        if candidate is not None:
+            host.upkeep.generations.remove(candidate)
+            host.retire(host.force.of(candidate))
+            _close(candidate.plan.listeners, host.serving.plan.listeners)
+
+    def _settle_upgrade(self, upgrade: Upgrade) -> None:
+        host = self._supervisor
+        if upgrade.error is not None:
+            host.force.helpers.discard(upgrade.pid)
+            host.observe(events.UpgradeFailed(upgrade.error.what, told(upgrade.error)))
+        else:
+            self._handed_over()
+            host.observe(events.Upgraded(upgrade.pid))
+        for done in upgrade.done:
+            done(upgrade.error or {"pid": upgrade.pid})
+        if upgrade.error is None:
+            host.drain(f"upgraded to process {upgrade.pid}")
+
+
+def _close(listeners: list[Listener], keep: list[Listener]) -> None:
+    for listener in listeners:
+        if listener not in keep:
+            listener.close()

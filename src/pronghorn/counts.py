@@ -1,0 +1,63 @@
+"""What is counted: a block of words, each with a meaning of its own.
+
+Law: a word is signed, 64 bits wide, and has one writer. Nothing here knows where the block lies: at the head of a page
+of the scoreboard, in what a child of the fork model shares with its worker, or in this process alone.
+"""
+
+from __future__ import annotations
+
+OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
+COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
+REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed")
+REASON_OF = {
+    "ConnectionResetError": "reset", "BrokenPipeError": "reset", "ConnectionAbortedError": "aborted",
+    "PeerTimeout": "timeout", "TimeoutError": "timeout",
+}  # fmt: skip
+CLOSED_WORD = {name: CLOSED + index for index, name in enumerate(REASONS)}
+
+
+def closed_word(reason: str) -> int:
+    """The word that counts connections closed for `reason`: one of REASONS, or the name of the error that it was."""
+    return CLOSED_WORD.get(reason) or CLOSED_WORD[REASON_OF.get(reason, "error")]
+
+
+def word(index: int, doc: str) -> property:
+    def get(self: Counts) -> int:
+        return self.words[index]
+
+    def put(self: Counts, value: int) -> None:
+        self.words[index] = value
+
+    return property(get, put, None, doc)
+
+
+class Counts:
+    """A block of counters, in `words`; whoever counts often writes there (`words[MESSAGES] += 1`)."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, words: memoryview[int] | None = None) -> None:
+        self.words = words if words is not None else memoryview(bytearray(COUNTERS * 8)).cast("q")
+
+    open = word(OPEN, "Connections that are open now: a gauge.")
+    accepted = word(ACCEPTED, "Connections that were accepted and given to the handler.")
+    refused = word(REFUSED, "Connections that were accepted and closed unserved.")
+    messages = word(MESSAGES, "Messages that a framing cut.")
+    bytes_in = word(BYTES_IN, "Bytes received.")
+    bytes_out = word(BYTES_OUT, "Bytes sent.")
+    handler_errors = word(HANDLER_ERRORS, "Exceptions that handlers raised.")
+
+    @property
+    def closed(self) -> dict[str, int]:
+        """Connections that have ended, by reason: the keys are REASONS."""
+        return {name: self.words[index] for name, index in CLOSED_WORD.items()}
+
+    def take(self, others: Counts) -> None:
+        """Move the counters of `others` here; its gauge is left to the caller. Cut short by a death, this loses one
+        number at most and counts none twice."""
+        ours, theirs = self.words, others.words
+        for index in range(1, COUNTERS):
+            value = theirs[index]
+            if value:
+                theirs[index] = 0
+                ours[index] += value

@@ -1,0 +1,109 @@
+"""What the control socket can ask of the supervisor, and how the answers are put together.
+
+Law: the desk knows no socket. It reads the supervisor's book-keeping and the scoreboard, and calls the supervisor's
+own methods; each request is answered once, some much later.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pronghorn import __version__
+from pronghorn.errors import BadSetting
+from pronghorn.processes import resident_memory
+from pronghorn.reload import Done
+from pronghorn.scoreboard import STATES
+from pronghorn.supervisor import Supervisor
+
+MOST_WORKERS = 512
+
+
+class Desk:
+    """Answers for one supervisor; implements control.Commands. `name` is the server's."""
+
+    def __init__(self, supervisor: Supervisor, name: str) -> None:
+        self._supervisor = supervisor
+        self._name = name
+
+    def status(self, done: Done) -> None:
+        """The server as a whole."""
+        supervisor = self._supervisor
+        generation, force = supervisor.serving, supervisor.force
+        plan = generation.plan
+        done(
+            {
+                "state": self._state(),
+                "name": self._name,
+                "pid": os.getpid(),
+                "version": __version__,
+                "uptime": round(time.monotonic() - supervisor.started_at, 3),
+                "generation": generation.number,
+                "handler": plan.facts.name,
+                "style": plan.facts.style,
+                "model": plan.model.name,
+                "listening": [listener.address for listener in plan.listeners],
+                "workers": {
+                    "wanted": len(generation.slots),
+                    "ready": generation.ready,
+                    "draining": len(force.retiring()),
+                },
+                **plan.board.totals(),
+                "last_reload": supervisor.changes.last_reload,
+            }
+        )
+
+    def workers(self, done: Done) -> None:
+        """Each worker, of every generation, and those of the program that an upgrade replaces."""
+        now = time.monotonic()
+        rows = [
+            {
+                "slot": page.slot,
+                "pid": page.pid,
+                "supervisor": page.supervisor,
+                "generation": page.generation,
+                "state": STATES.get(page.state, "unknown").upper(),
+                "age": round(now - page.started, 3),
+                "open": page.open,
+                "accepted": page.accepted,
+                "messages": page.messages,
+                "bytes_in": page.bytes_in,
+                "bytes_out": page.bytes_out,
+                "beat_age": round(max(0.0, now - page.beat), 3),
+                "memory": resident_memory(page.pid),
+            }
+            for page in self._supervisor.serving.plan.board.pages()
+        ]
+        done({"workers": sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))})
+
+    def reload(self, done: Done) -> None:
+        self._supervisor.changes.reload("ctl reload", done)
+
+    def upgrade(self, done: Done) -> None:
+        self._supervisor.changes.upgrade(done)
+
+    def resize(self, count: int, done: Done) -> None:
+        """Answers at once; the new workers become ready, and those that are too many drain, in their own time."""
+        if not 1 <= count <= MOST_WORKERS:
+            done(BadSetting(f"There cannot be {count} workers.", f"It takes 1 to {MOST_WORKERS}."))
+        else:
+            self._supervisor.resize(count, "ctl resize")
+            done({"workers": count})
+
+    def drain(self, done: Done) -> None:
+        """No worker accepts any more and conversations finish; clients wait in the queue until workers come back, by
+        `resize` or `reload`. Answers when the last worker is gone."""
+        self._supervisor.resize(0, "ctl drain")
+        self._supervisor.when_empty(done)
+
+    def stop(self, done: Done) -> None:
+        self._supervisor.stop(done)
+
+    def _state(self) -> str:
+        """STARTING, SERVING, DRAINING, or DRAINED when no worker is left but the supervisor stays."""
+        supervisor = self._supervisor
+        if supervisor.draining:
+            return "DRAINING"
+        if not supervisor.serving.slots:
+            return "DRAINING" if supervisor.force.living else "DRAINED"
+        return "SERVING" if supervisor.upkeep.served else "STARTING"

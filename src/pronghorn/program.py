@@ -1,0 +1,35 @@
+"""The server's own program: how it is started, by the command line and again for an upgrade.
+
+Law: the settings travel in a descriptor, so that they show in no `ps` and need no quoting.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def server_command(fd: int) -> list[str]:
+    """The command that makes a server of the Boot in descriptor `fd`, with the flags of this interpreter (-X, -W, -O,
+    -I ...), and -P: the working folder is the handler's."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    if not {"-P", "-I"} & set(flags):
+        flags.append("-P")
+    return [sys.executable, *flags, "-m", "pronghorn.server", str(fd)]
+
+
+def anonymous_file(content: bytes) -> int:
+    """A descriptor, inheritable, from which `content` can be read; the file has no name."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("pronghorn-boot", 0)
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.set_inheritable(fd, True)
+    while content:
+        content = content[os.write(fd, content) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

@@ -1,0 +1,168 @@
+"""Keeps generations at full strength: fills their slots, and replaces workers that died, hang or are worn out.
+
+Law: policy over the workforce's mechanism, and nothing of signals, reloads or commands. A death before READY, or within
+a second after it, is followed by a growing pause, so that a handler that cannot live does not become a busy loop; one
+by SIGKILL says nothing about the handler and is followed by a short one. A worker that is worn out goes once its
+successor is ready. A worker is silent when the loop that serves has not written its heartbeat; but whoever was stopped
+himself, as with the whole machine, has no right to complain of silence.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from pronghorn import events
+from pronghorn.errors import WorkerFailedToStart
+from pronghorn.events import Observer
+from pronghorn.planning import told
+from pronghorn.processes import resident_memory
+from pronghorn.settings import Settings
+from pronghorn.slots import Generation, Slot, Worker
+from pronghorn.watch import Watch
+from pronghorn.workforce import Workforce
+
+TICK = 1.0
+JITTER = 0.1  # workers that were born together shall not all go together
+
+
+class Upkeep:
+    """The slots of `generations`: the serving one, and a candidate beside it. `serves` is called once, when for the
+    first time a worker is ready, or the whole generation if it is a candidate.
+    """
+
+    def __init__(
+        self, watch: Watch, observe: Observer, kept: Callable[[], Iterable[int]], serves: Callable[[], None]
+    ) -> None:
+        self.force = Workforce(watch, observe, self._ready, self._died, kept)
+        self.generations: list[Generation] = []
+        self.served = False
+        self._observe = observe
+        self._serves = serves
+        self._started_at = self._last_turn = time.monotonic()
+        self._awake_since = 0.0
+        self._next_care = 0.0
+
+    def turn(self, now: float) -> None:
+        """Once in every turn of the supervisor's loop, which are a tick apart at most."""
+        if now - self._last_turn > 3 * TICK:
+            self._awake_since = now
+        self._last_turn = now
+        self.force.reap()
+
+    def fill(self, now: float) -> None:
+        """Fills the empty slots whose time has come. Raises, if nothing has ever been ready, why nothing will be."""
+        self._give_up(now)
+        for generation, slot in self._empty():
+            if now >= slot.retry_at:
+                self._spawn(generation, slot)
+        if now >= self._next_care:
+            self._next_care = now + TICK
+            for generation in self.generations:
+                self._care(generation, now)
+
+    def due(self) -> float:
+        """The instant (monotonic) at which there is something to fill or to kill."""
+        return min([self.force.due(), *(slot.retry_at for _, slot in self._empty())])
+
+    def _empty(self) -> Iterator[tuple[Generation, Slot]]:
+        for generation in self.generations:
+            for slot in generation.slots:
+                may = slot.failure is None or (self.served and not generation.candidate)
+                if may and slot.worker is None and slot.successor is None:
+                    yield generation, slot
+
+    def _spawn(self, generation: Generation, slot: Slot) -> None:
+        born = self.force.spawn(generation, slot)
+        if isinstance(born, str):
+            self._not_started(slot, born)
+        elif slot.worker is None:
+            slot.worker = born
+        else:
+            slot.successor = born
+
+    def _not_started(self, slot: Slot, why: str, killed: bool = False) -> None:
+        pause = slot.rest(time.monotonic(), killed)
+        self._observe(events.WorkerNotStarted(slot.number, why, pause))
+
+    # Ready, and dead
+
+    def _ready(self, worker: Worker) -> None:
+        slot = worker.slot
+        slot.failure = None
+        self._observe(events.WorkerReady(slot.number, worker.pid))
+        if slot.successor is worker:
+            before, slot.worker, slot.successor = slot.worker, worker, None
+            if before is not None:
+                self.force.retire(before, worker.generation.plan.settings.drain_timeout)
+        if self.served or (worker.generation.candidate and not worker.generation.complete):
+            return
+        worker.generation.candidate = False
+        self.served = True
+        self._serves()
+        for slot in worker.generation.slots:
+            if slot.failure is not None:
+                self._not_started(slot, told(slot.failure))
+
+    def _died(self, worker: Worker, status: int) -> None:
+        """Says when the slot of a dead worker is filled again."""
+        slot, now = worker.slot, time.monotonic()
+        if worker.retired:
+            return
+        if worker.generation.candidate:
+            worker.generation.failure = slot.failure = worker.start_failure(status)
+        elif worker.steady(now):
+            slot.forgive()
+        elif worker.ready:
+            slot.rest(now, worker.killed(status))
+        else:
+            slot.failure = worker.start_failure(status)
+            if self.served:
+                self._not_started(slot, told(slot.failure), worker.killed(status))
+
+    def _give_up(self, now: float) -> None:
+        if self.served:
+            return
+        (generation,) = self.generations
+        if generation.failure is not None:
+            raise generation.failure
+        if self.force.living:
+            return
+        failures = [slot.failure for slot in generation.slots if slot.failure is not None]
+        if len(failures) == len(generation.slots):
+            raise failures[0]
+        if now >= self._started_at + generation.plan.settings.start_timeout:
+            raise WorkerFailedToStart("No worker could be started.", "fork(2) failed each time.", "See the log above.")
+
+    # Hangs, and wear
+
+    def _care(self, generation: Generation, now: float) -> None:
+        settings = generation.plan.settings
+        silent = 0
+        for slot in generation.slots:
+            worker = slot.worker
+            if worker is None or not worker.ready or worker.retired or worker.doom:
+                continue
+            seconds = now - max(worker.page.beat, worker.ready_at, self._awake_since)
+            if settings.worker_silence and seconds > settings.worker_silence:
+                silent += 1
+                self._observe(events.WorkerSilent(slot.number, worker.pid, seconds))
+                self.force.abort(worker, f"was silent for {seconds:.0f} s (--worker-silence)")
+            elif slot.successor is None and now >= slot.retry_at and (why := worn_out(worker, settings, now)):
+                self._observe(events.WorkerRetired(slot.number, worker.pid, why))
+                self._spawn(generation, slot)
+        if not generation.candidate:
+            self._observe(events.Pulse(generation.ready, silent, len(generation.slots)))
+
+
+def worn_out(worker: Worker, settings: Settings, now: float) -> str:
+    """Why a worker shall have a successor; empty if it need not. The limits of each worker differ by up to a tenth."""
+    more = 1.0 + JITTER * random.Random(worker.pid).random()
+    if settings.max_connections_per_worker and worker.page.accepted >= settings.max_connections_per_worker * more:
+        return f"it has accepted {worker.page.accepted:,} connections (--max-connections-per-worker)"
+    if settings.max_worker_age and now - worker.ready_at >= settings.max_worker_age * more:
+        return f"it is {now - worker.ready_at:.0f} s old (--max-worker-age)"
+    if settings.max_worker_memory and (size := resident_memory(worker.pid)) > settings.max_worker_memory:
+        return f"it uses {size / 1024**2:,.0f} MiB of memory (--max-worker-memory)"
+    return ""

@@ -1,0 +1,212 @@
+"""The worker processes of all generations: their births, what they say, and their deaths.
+
+Law: mechanism. When a worker is wanted, when one has to go and what follows from a death is the supervisor's to say.
+Signals are blocked around fork(2). Twenty deaths can be one SIGCHLD, so every turn asks after each of our own children
+by name; waitpid(-1) would take the statuses of children that are not ours.
+
+What a killed worker leaves behind (the children of the fork model), and what a container leaves to its first process,
+is adopted by way of PR_SET_CHILD_SUBREAPER, may finish, and ends by the drain deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+from pronghorn import events
+from pronghorn.events import Observer
+from pronghorn.processes import children, flush_streams, kill
+from pronghorn.slots import NEVER, Generation, Slot, Worker
+from pronghorn.watch import Watch
+from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, Ready, work
+
+GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
+LAST_WORDS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
+LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
+
+
+class Workforce:
+    """The workers that live. `ready` and `died` are told of those that became ready and of those that are gone, with
+    the exit code or minus the signal; `kept` are the descriptors beside those of `watch` that a worker must not keep.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        observe: Observer,
+        ready: Callable[[Worker], None],
+        died: Callable[[Worker, int], None],
+        kept: Callable[[], Iterable[int]],
+    ) -> None:
+        self.living: dict[int, Worker] = {}
+        self.adopts = False
+        self.helpers: set[int] = set()  # children that others wait for: a probe, an upgrade
+        self.cut = 0
+        self.killed: set[int] = set()  # processes that did not end by the drain deadline
+        self._told: set[int] = set()  # adopted processes that know of the drain
+        self._watch = watch
+        self._observe = observe
+        self._on_ready = ready
+        self._on_death = died
+        self._kept = kept
+
+    def of(self, generation: Generation) -> list[Worker]:
+        return [worker for worker in self.living.values() if worker.generation is generation]
+
+    def retiring(self) -> list[Worker]:
+        return [worker for worker in self.living.values() if worker.retired]
+
+    # Births
+
+    def spawn(self, generation: Generation, slot: Slot) -> Worker | str:
+        """A new worker for a slot, not ready yet; or why there is none."""
+        plan = generation.plan
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            return f"socketpair: {error.strerror}"
+        page = plan.board.take(slot.number, generation.number)
+        flush_streams()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                work(plan, page, theirs, mask, self._left(generation, ours))
+        except OSError as error:
+            ours.close()
+            plan.board.release(page.index)
+            return f"fork: {error.strerror}"
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        worker = self.living[pid] = Worker(pid, generation, slot, ours, page, time.monotonic())
+        self._watch.add(ours, lambda: self.hear(worker))
+        self._observe(events.WorkerStarted(slot.number, pid))
+        return worker
+
+    def _left(self, generation: Generation, ours: socket.socket) -> set[int]:
+        """What a new worker has of ours and must let go of: a line that another process holds open never ends, and a
+        listener that is not its own would stay bound."""
+        own = {listener.fileno() for listener in generation.plan.listeners}
+        return {*self._watch.descriptors(), *self._kept(), ours.fileno()} - own
+
+    # Reports
+
+    def hear(self, worker: Worker) -> None:
+        """Takes what a worker has said."""
+        reports, ended = worker.reports()
+        for report in reports:
+            match report:
+                case Ready():
+                    worker.ready_at = time.monotonic()
+                    self._on_ready(worker)
+                case Failed():
+                    worker.failure = report.error()
+                case Crashed():
+                    worker.crash = report.trace
+                case Finished():
+                    worker.cut = report.cut
+        if ended:
+            self._hang_up(worker)
+
+    def _hang_up(self, worker: Worker) -> None:
+        if worker.line.fileno() >= 0:
+            self._watch.remove(worker.line)
+            worker.line.close()
+
+    # The way out
+
+    def retire(self, worker: Worker, timeout: float) -> None:
+        """Tells a worker to drain, and gives it `timeout` seconds and a grace; one that is not ready ends at once."""
+        if not worker.retired:
+            worker.retired = True
+            worker.kill_at = min(worker.kill_at, time.monotonic() + timeout + GRACE)
+            worker.doom = worker.doom or "did not leave by the drain deadline"
+            kill(worker.pid, signal.SIGTERM)
+
+    def abort(self, worker: Worker, why: str) -> None:
+        """Has a worker write down its stacks and die; kills it if it cannot."""
+        worker.doom = why
+        worker.kill_at = time.monotonic() + LAST_WORDS
+        kill(worker.pid, signal.SIGABRT)
+
+    def kill_late(self, now: float) -> None:
+        """SIGKILL to those whose time is over."""
+        for worker in self.living.values():
+            limit = worker.generation.plan.settings.start_timeout
+            if not worker.ready and now >= worker.started_at + limit:
+                worker.doom = worker.doom or f"was not ready within {limit:g} s (--start-timeout)"
+                kill(worker.pid, signal.SIGKILL)
+            elif now >= worker.kill_at:
+                kill(worker.pid, signal.SIGKILL)
+
+    def due(self) -> float:
+        """The instant (monotonic) at which `kill_late` has something to do."""
+        return min(
+            (
+                worker.kill_at
+                if worker.ready
+                else min(worker.kill_at, worker.started_at + worker.generation.plan.settings.start_timeout)
+                for worker in self.living.values()
+            ),
+            default=NEVER,
+        )
+
+    def hurry_orphans(self, late: bool) -> bool:
+        """While the server drains: what was adopted learns of it, and is killed when it is `late`. False once there is
+        none."""
+        orphans = self.orphans()
+        for pid in orphans:
+            if pid not in self._told:
+                self._told.add(pid)
+                kill(pid, signal.SIGTERM)
+            if late:
+                self.killed.add(pid)
+                kill(pid, signal.SIGKILL)
+        return bool(orphans)
+
+    def end_all(self) -> None:
+        """Leaves no process behind, whatever happened."""
+        for pid in (*self.living, *self.orphans()):
+            kill(pid, signal.SIGKILL)
+        while self.living:
+            self.reap()
+            self._watch.wait(0.01)
+
+    # Deaths
+
+    def reap(self) -> None:
+        """Buries the dead, adopted ones without a word."""
+        for pid in (*self.living, *self.orphans()):
+            try:
+                done, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                done, status = pid, 255 << 8  # somebody else took the status; the process is gone all the same
+            if done and pid in self.living:
+                self._bury(self.living[pid], os.waitstatus_to_exitcode(status))
+
+    def _bury(self, worker: Worker, status: int) -> None:
+        self.hear(worker)
+        self._hang_up(worker)
+        del self.living[worker.pid]
+        worker.slot.lost(worker)
+        worker.generation.plan.board.release(worker.page.index)
+        if worker.crash and worker.ready:
+            self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
+        if worker.ready or worker.retired:
+            wanted = worker.retired and (status in LEFT_IN_ORDER or bool(worker.doom))
+            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted))
+        if worker.cut is not None:
+            self.cut += worker.cut
+        elif worker.retired and worker.ready and status == -signal.SIGKILL:
+            self.killed.add(worker.pid)
+        self._on_death(worker, status)
+
+    def orphans(self) -> list[int]:
+        """Adopted processes, dead ones too."""
+        if not self.adopts:
+            return []
+        return [pid for pid in children() if pid not in self.living and pid not in self.helpers]

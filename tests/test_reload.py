@@ -1,0 +1,164 @@
+"""Reload: a new generation takes over when it is ready, or nothing changes; always over real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import Launched, launched, wait_for
+
+HANDLER = """
+import os, pronghorn
+@pronghorn.message(pronghorn.lines)
+def reply(line):
+    return b"%(word)s"
+"""
+
+
+def write(folder: Path, text: str) -> None:
+    """As editors do: beside the file, then over it."""
+    (folder / "new").write_text(text)
+    (folder / "new").rename(folder / "mine.py")
+
+
+def word(server: Launched) -> bytes:
+    return server.ask(b"x\n").strip()
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def reloads(server: Launched) -> int:
+    return server.log.count("Reloaded in ")
+
+
+def failures(server: Launched) -> int:
+    return server.log.count("Reload failed, and nothing has changed")
+
+
+def test_new_code_serves_and_old_conversations_finish(tmp_path: Path) -> None:
+    write(tmp_path, HANDLER % {"word": "old"})
+    with launched(tmp_path, "mine:reply", workers=2) as server:
+        (tmp_path / "mine.py").stat()
+        server.ready(2)
+        with server.connect() as sock:
+            sock.sendall(b"half a li")
+            write(tmp_path, HANDLER % {"word": "newer"})
+            server.send(signal.SIGHUP)
+            wait_for(lambda: reloads(server) == 1, "the reload")
+            assert word(server) == b"newer"
+            sock.sendall(b"ne\n")
+            assert sock.recv(100) == b"old\n"
+        wait_for(lambda: len(server.workers()) == 2, "the end of the old workers")
+        assert server.stop() == 0
+
+
+BROKEN = {
+    "an import error": "import nothing_of_that_name\n",
+    "a syntax error": "def reply(:\n",
+    "an exit": "import sys\nsys.exit(3)\n",
+    "an end": "import os\nos._exit(0)\n",
+    "no such name": "x = 1\n",
+    "a hang": "import time\ntime.sleep(60)\n",
+    "another style for the model": "def reply(conn):\n    pass\n",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_reload_that_fails_changes_nothing(tmp_path: Path, fault: str) -> None:
+    write(tmp_path, HANDLER % {"word": "old"})
+    with launched(tmp_path, "mine:reply", model="epoll", start_timeout="2s") as server:
+        before = server.ready()
+        with server.connect() as sock:
+            write(tmp_path, BROKEN[fault])
+            server.send(signal.SIGHUP)
+            wait_for(lambda: failures(server) == 1, "the failure")
+            assert server.workers() == before
+            sock.sendall(b"x\n")
+            assert sock.recv(100) == b"old\n"
+        write(tmp_path, HANDLER % {"word": "mended"})
+        server.send(signal.SIGHUP)
+        wait_for(lambda: reloads(server) == 1, "the reload")
+        assert word(server) == b"mended"
+        assert server.stop() == 0
+
+
+def test_a_worker_that_fails_although_the_probe_did_not(tmp_path: Path) -> None:
+    write(tmp_path, HANDLER % {"word": "old"})
+    with launched(tmp_path, "mine:reply", workers=2) as server:
+        before = server.ready(2)
+        write(tmp_path, "import os\nopen('count', 'a').write('.')\nif os.path.getsize('count') > 1: 1 / 0\n"
+              + HANDLER % {"word": "new"})  # fmt: skip
+        server.send(signal.SIGHUP)
+        wait_for(lambda: failures(server) == 1, "the failure")
+        assert "ZeroDivisionError" in server.log
+        wait_for(lambda: server.workers() == before, "the end of the candidates")
+        assert word(server) == b"old"
+
+
+def test_many_hups_become_two_reloads(tmp_path: Path) -> None:
+    write(tmp_path, HANDLER % {"word": "old"})
+    with launched(tmp_path, "mine:reply") as server:
+        server.ready()
+        write(
+            tmp_path, "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n" + HANDLER % {"word": "new"}
+        )
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloading" in server.log, "the reload")
+        for _ in range(100):
+            server.send(signal.SIGHUP)
+            time.sleep(0.001)
+        (tmp_path / "go").touch()
+        wait_for(lambda: reloads(server) == 2, "two reloads")
+        assert word(server) == b"new"
+        assert server.stop() == 0
+        assert server.log.count("Reloading") == 2
+
+
+def test_term_wins_over_hup(tmp_path: Path) -> None:
+    write(tmp_path, HANDLER % {"word": "old"})
+    with launched(tmp_path, "mine:reply") as server:
+        server.ready()
+        write(tmp_path, "import time\ntime.sleep(30)\n")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloading" in server.log, "the reload")
+        began = time.monotonic()
+        server.send(signal.SIGTERM)
+        assert server.exit() == 0
+        assert time.monotonic() - began < 10
+        assert not failures(server)
+
+
+def test_ttin_ttou_and_winch_resize(tmp_path: Path) -> None:
+    with launched(tmp_path) as server:
+        server.ready()
+        server.send(signal.SIGTTIN)
+        assert len(server.ready(2)) == 2
+        server.send(signal.SIGTTOU)
+        wait_for(lambda: len(server.workers()) == 1, "one worker")
+        server.send(signal.SIGTTOU)
+        server.send(signal.SIGWINCH)
+        wait_for(lambda: not server.workers(), "no worker")
+        with server.connect() as waiting:
+            waiting.sendall(b"x\n")
+            server.send(signal.SIGHUP)
+            assert waiting.recv(100) == b"X\n", "who waited in the queue is served"
+        assert server.stop() == 0
+
+
+def test_descriptors_of_the_supervisor_stay_the_same(tmp_path: Path) -> None:
+    write(tmp_path, HANDLER % {"word": "old"})
+    with launched(tmp_path, "mine:reply") as server:
+        (worker,) = server.ready()
+        mine, workers = descriptors(server.pid), descriptors(worker)
+        for turn in range(1, 6):
+            server.send(signal.SIGHUP)
+            wait_for(lambda turn=turn: reloads(server) == turn, "the reload")  # type: ignore[misc]
+            wait_for(lambda: len(server.workers()) == 1, "the end of the old worker")
+            wait_for(lambda: descriptors(server.pid) == mine, "as many descriptors as before")
+        assert descriptors(server.workers()[0]) == workers

@@ -1,0 +1,122 @@
+"""Upkeep: workers that hang or are worn out are replaced, and nobody else; always over real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launch import Launched, launched, wait_for
+from pronghorn.settings import MODELS
+
+STUCK = """
+import pronghorn
+@pronghorn.message(pronghorn.lines)
+def reply(line):
+    if line == b"stick":
+        while True:
+            pass
+    return line.upper()
+"""
+LONG = """
+import time
+def handle(conn):
+    while data := conn.recv(100):
+        conn.sendall(data.upper())
+"""
+
+
+def replaced(server: Launched, dead: int) -> int:
+    """The worker that came for another, once it serves."""
+    return wait_for(lambda: (now := server.workers()) and dead not in now and now[-1], "a new worker")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["epoll", "asyncio", "iterative"])
+def test_a_worker_that_hangs_writes_its_stacks_and_is_replaced(tmp_path: Path, model: str) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    with launched(tmp_path, "stuck:reply", model=model, worker_silence="1s") as server:
+        (worker,) = server.ready()
+        with server.connect() as sock:
+            sock.sendall(b"stick\n")
+            replaced(server, worker)
+        assert "no sign of life" in server.log
+        assert 'stuck.py", line 6 in reply' in server.log
+        assert server.ask(b"x\n") == b"X\n"
+        assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_stopped_is_killed(tmp_path: Path) -> None:
+    with launched(tmp_path, worker_silence="1s") as server:
+        (worker,) = server.ready()
+        os.kill(worker, signal.SIGSTOP)
+        replaced(server, worker)
+        assert server.ask(b"x") == b"X"
+
+
+@pytest.mark.slow
+def test_a_stopped_machine_murders_nobody(tmp_path: Path) -> None:
+    with launched(tmp_path, workers=2, worker_silence="1s") as server:
+        workers = server.ready(2)
+        everybody = [server.pid, *workers]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(4)  # what is tested is that time passes
+        os.kill(server.pid, signal.SIGCONT)
+        time.sleep(0.2)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(1.5)
+        assert sorted(server.workers()) == sorted(workers)
+        assert "no sign of life" not in server.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [each for each in MODELS if each not in ("auto", "kqueue")])
+def test_an_idle_client_is_no_hang(tmp_path: Path, model: str) -> None:
+    settings = {"workers": 1} if model == "prefork" else {}
+    own_flow = model in ("iterative", "prefork", "fork", "thread", "pool", "gevent")
+    (tmp_path / "long.py").write_text(LONG)
+    with launched(
+        tmp_path, "long:handle" if own_flow else "upper", model=model, worker_silence="1s", **settings
+    ) as server:
+        (worker,) = server.ready()
+        with server.connect() as sock:
+            sock.sendall(b"x")
+            assert sock.recv(100) == b"X"
+            time.sleep(3)  # what is tested is that time passes
+            sock.sendall(b"y")
+            assert sock.recv(100) == b"Y"
+        assert server.workers() == [worker]
+
+
+@pytest.mark.slow
+def test_a_worn_out_worker_goes_once_its_successor_is_ready(tmp_path: Path) -> None:
+    with launched(tmp_path, max_connections_per_worker=5) as server:
+        (worker,) = server.ready()
+        with server.connect() as kept:
+            kept.sendall(b"x")
+            assert kept.recv(10) == b"X"
+            for _ in range(10):
+                assert server.ask(b"hello") == b"HELLO"
+            wait_for(lambda: "gets a successor: it has accepted" in server.log, "the successor")
+            wait_for(lambda: len(server.workers()) == 2, "two workers")
+            kept.sendall(b"y")
+            assert kept.recv(10) in (b"Y", b"")
+        assert replaced(server, worker)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [{"max_worker_age": "500ms"}, {"max_worker_memory": "1MiB"}])
+def test_age_and_memory_wear_a_worker_out(tmp_path: Path, limit: dict[str, str]) -> None:
+    with launched(tmp_path, workers=2, **limit) as server:
+        before = server.ready(2)
+        for dead in before:
+            wait_for(lambda dead=dead: not psutil.pid_exists(dead), "its end")  # type: ignore[misc]
+        assert server.ask(b"x") == b"X"
+        assert server.stop() == 0

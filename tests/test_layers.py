@@ -25,9 +25,9 @@ LAYERS = (
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "networks", "opening", "listener", "addresses", "bind_errors", "unix_path", "tls",
-        "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources",
-        "counts", "settings",
+        "framing", "proxy_protocol", "networks", "opening", "listener", "socket_options", "addresses", "bind_errors",
+        "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines",
+        "scoreboard", "sources", "counts", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

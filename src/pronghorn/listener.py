@@ -8,7 +8,6 @@ bound beside `0.0.0.0` would otherwise be the system's choice. What accept's err
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -18,12 +17,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn import socket_options
 from pronghorn.addresses import Bind, Place, parse_bind, places, refuse_overlaps, spoken, zoned
 from pronghorn.bind_errors import bind_error, kernel_number, lacks_address
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
 from pronghorn.events import ListenerOpened, ListenerSkipped, Observer
+from pronghorn.networks import plain
 from pronghorn.settings import Settings
-from pronghorn.unix_path import Claim
+from pronghorn.socket_options import Option
+from pronghorn.unix_path import Claim, give
 
 __all__ = [
     "Bind",
@@ -52,7 +54,6 @@ GONE = {
 ONE = (1).to_bytes(8, sys.byteorder)
 STEPS_OVER_GONE = 64
 TRIES_FOR_ONE_PORT = 20
-ACCEPTED_INHERIT_NODELAY = sys.platform == "linux"
 
 
 class Exhausted(OSError):
@@ -145,9 +146,15 @@ class Drain:
 class Listener:
     """A bound, listening socket; `address` is written as `--bind` takes it back."""
 
-    __slots__ = ("_accept", "_claim", "_socket", "address", "family")
+    __slots__ = ("_accept", "_claim", "_prepare", "_socket", "address", "family")
 
-    def __init__(self, listening: socket.socket, address: str, claim: Claim | None = None) -> None:
+    def __init__(
+        self, listening: socket.socket, address: str, claim: Claim | None = None, wanted: list[Option] | None = None
+    ) -> None:
+        """`wanted` are the options that each connection shall have: the listener gets them, and where that is not
+        enough, whatever is accepted."""
+        socket_options.apply(listening, wanted or [])
+        self._prepare = wanted if not socket_options.ACCEPTED_INHERIT else None
         self._socket = listening
         self._accept = listening._accept  # type: ignore[attr-defined]  # accept() would make a socket object
         self._claim = claim
@@ -163,8 +170,9 @@ class Listener:
     def accept(self) -> tuple[int, Peer] | None:
         """The descriptor and the peer of one new connection, or None if there is nothing to accept now.
 
-        The descriptor is close-on-exec; a TCP one has TCP_NODELAY. Raises Exhausted when descriptors or memory ran
-        out; any other OSError means that the listener is dead.
+        The descriptor is close-on-exec; a TCP one has the options of socket_options.py. A peer of IPv4 is told as one,
+        however it came. Raises Exhausted when descriptors or memory ran out; any other OSError means that the listener
+        is dead.
         """
         for _ in range(STEPS_OVER_GONE):
             try:
@@ -177,8 +185,8 @@ class Listener:
                 if error.errno not in GONE:
                     raise
             else:
-                if not ACCEPTED_INHERIT_NODELAY and self.family != socket.AF_UNIX:
-                    _set_nodelay(descriptor, self.family)
+                if self._prepare:
+                    socket_options.prepare(descriptor, self.family, self._prepare)
                 return descriptor, peer if self.family == socket.AF_INET else _plain(peer)
         return None
 
@@ -191,17 +199,10 @@ class Listener:
 
 def _plain(peer: Any) -> Peer:
     if isinstance(peer, tuple):
-        return zoned(peer), peer[1]
+        return plain(zoned(peer)), peer[1]
     if isinstance(peer, bytes):
         return "@" + os.fsdecode(peer[1:])
     return str(peer)
-
-
-def _set_nodelay(descriptor: int, family: int) -> None:
-    accepted = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
-    with contextlib.suppress(OSError):  # a peer that has reset already
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    accepted.detach()
 
 
 def open_listeners(settings: Settings, observe: Observer) -> list[Listener]:
@@ -281,6 +282,7 @@ def _open_unix(path: str, settings: Settings) -> Listener:
     try:
         listening.bind(path)
         claim.bound()
+        give(path, settings.unix_mode, settings.unix_owner)  # nobody can connect before it listens
         return Listener(_listening(listening, settings), f"unix:{path}", claim)
     except BaseException:
         listening.close()
@@ -298,9 +300,9 @@ def _open_tcp(place: Place, settings: Settings) -> Listener:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind(address)
-        return Listener(_listening(listening, settings), spoken((family, listening.getsockname())))
+        wanted = socket_options.options(settings)
+        return Listener(_listening(listening, settings), spoken((family, listening.getsockname())), wanted=wanted)
     except BaseException:
         listening.close()
         raise

@@ -135,9 +135,10 @@ class Supervisor:
                 self.reopen_log()
             elif number == signal.SIGUSR2:
                 self.changes.upgrade(unheard)
-            elif number in (signal.SIGTTIN, signal.SIGTTOU):
-                step = 1 if number == signal.SIGTTIN else -1
-                self.resize(max(1, len(self.serving.slots) + step), signal.Signals(number).name)
+            elif number == signal.SIGTTIN:
+                self.resize(len(self.serving.slots) + 1, "SIGTTIN")
+            elif number == signal.SIGTTOU and len(self.serving.slots) > 1:
+                self.resize(len(self.serving.slots) - 1, "SIGTTOU")
             elif number == signal.SIGWINCH and not _at_terminal():
                 self.resize(0, "SIGWINCH")
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from pronghorn.errors import PeerError
 from pronghorn.listener import Drain, Peer
+from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
 LINGER_TIMEOUT = 2.0
@@ -172,18 +173,25 @@ class Facts:
     opened: float
     bytes_in: int
     bytes_out: int
-    messages: int
     reading_shut: bool
     drain: Drain | None
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
+    protocol: Any
+    """What is driven over the connection, if it is a protocol."""
+    waits: Straight = Straight()
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
         self.number, self.peer, self.drain = number, peer, drain
         self.opened = time.monotonic()
-        self.bytes_in = self.bytes_out = self.messages = 0
+        self.bytes_in = self.bytes_out = 0
         self.reading_shut = False
-        self.partial = self.on_cut = None
+        self.partial = self.on_cut = self.protocol = None
+
+    @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        return getattr(self.protocol, "messages", 0)
 
     @property
     def draining(self) -> bool:
@@ -191,7 +199,7 @@ class Facts:
         return self.drain is not None and self.drain.begun
 
 
-FACTS = tuple("number peer opened bytes_in bytes_out messages reading_shut drain partial on_cut".split())
+FACTS = tuple("number peer opened bytes_in bytes_out protocol reading_shut drain partial on_cut".split())
 
 
 class Connection(Facts, socket.socket):
@@ -207,6 +215,31 @@ class Connection(Facts, socket.socket):
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
         linger(self, reading_shut=self.reading_shut)
         _socket.socket.close(self)
+
+
+def _seen(call: Callable[..., Any]) -> Callable[..., Any]:
+    def wait(conn: SeenConnection, *args: Any, **kwargs: Any) -> Any:
+        return conn.waits.call(call, conn, *args, **kwargs)
+
+    return wait
+
+
+class SeenConnection(Connection):
+    """A connection whose waits can be seen from another flow of control. It is a blocking socket as before: nothing
+    wakes it."""
+
+    __slots__ = ()
+    waits: Waits = Waits()
+    recv = _seen(socket.socket.recv)
+    recv_into = _seen(socket.socket.recv_into)
+    recvfrom = _seen(socket.socket.recvfrom)
+    recvfrom_into = _seen(socket.socket.recvfrom_into)
+    recvmsg = _seen(socket.socket.recvmsg)
+    recvmsg_into = _seen(socket.socket.recvmsg_into)
+    send = _seen(socket.socket.send)
+    sendall = _seen(socket.socket.sendall)
+    sendmsg = _seen(socket.socket.sendmsg)
+    sendfile = _seen(socket.socket.sendfile)
 
 
 def let_go(sock: socket.socket) -> None:

@@ -6,6 +6,8 @@ of the scoreboard, in what a child of the fork model shares with its worker, or 
 
 from __future__ import annotations
 
+import mmap
+
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
 REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed")
@@ -61,3 +63,35 @@ class Counts:
             if value:
                 theirs[index] = 0
                 ours[index] += value
+
+
+class Shared:
+    """Blocks that a process lends to its children: what they count there is left when they are gone, even if they were
+    killed. Anonymous memory, which needs no descriptor; `most` blocks of it."""
+
+    __slots__ = ("_free", "_fresh", "_words")
+
+    def __init__(self, most: int) -> None:
+        self._words = memoryview(mmap.mmap(-1, most * COUNTERS * 8)).cast("q")
+        self._free: list[Counts] = []
+        self._fresh = 0
+
+    def lend(self) -> Counts:
+        """A block of zeros, for one child; at most `most` are out."""
+        if self._free:
+            return self._free.pop()
+        start, self._fresh = self._fresh, self._fresh + COUNTERS
+        return Counts(self._words[start : start + COUNTERS])
+
+    def back(self, counts: Counts) -> None:
+        """Its child was never born."""
+        self._free.append(counts)
+
+    def settle(self, counts: Counts, into: Counts) -> None:
+        """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more."""
+        if not any(counts.words[CLOSED:COUNTERS]):
+            counts.words[CLOSED_WORD["killed"]] = 1
+        into.take(counts)
+        into.words[OPEN] -= 1
+        counts.words[OPEN] = 0
+        self._free.append(counts)

@@ -102,7 +102,7 @@ class BlockingTransport(Transport):
 
     def wait_readable(self) -> None:
         """Wait while another flow of control keeps reading paused; draining ends the wait."""
-        while self._readable is not None and not self._readable.wait(1.0):
+        while self._readable is not None and not self.conn.waits.call(self._readable.wait, 1.0):
             if self.conn.draining:
                 self.resume_reading()
 
@@ -111,7 +111,7 @@ class BlockingTransport(Transport):
         self.pause_reading()
         assert self._readable is not None
         while not self._closing and not (self.drain is not None and time.monotonic() >= self.drain.deadline):
-            self._readable.wait(0.2)
+            self.conn.waits.call(self._readable.wait, 0.2)
             if self.draining:
                 self.tell_draining()
 
@@ -138,6 +138,7 @@ def drive(protocol: Any, conn: Connection) -> None:
     the connection is still open: whoever called closes it, and closing lingers.
     """
     transport = BlockingTransport(conn, protocol)
+    conn.protocol = protocol
     error: BaseException | None = None
     try:
         protocol.connection_made(transport)
@@ -162,4 +163,3 @@ def drive(protocol: Any, conn: Connection) -> None:
             raise
     finally:
         transport.protocol.connection_lost(error)
-        conn.messages += getattr(transport.protocol, "messages", 0)

@@ -121,10 +121,6 @@ class Page(Counts):
             table = self._sources()
             table[bucket] = max(0, table[bucket] - 1)
 
-    def descriptors(self) -> list[int]:
-        """The board's descriptors in this process, for a child that shall not hold them; the map itself remains."""
-        return self._board.descriptors() if self._board is not None else []
-
     def _buckets(self, peer: tuple[str, int] | str) -> tuple[int, ...]:
         return () if isinstance(peer, str) else buckets(self._board.key if self._board else b"", peer[0])
 
@@ -149,6 +145,8 @@ class Scoreboard:
         self.floats: memoryview[float] = whole[:TABLES].cast("d")
         self._tables: memoryview[int] = whole[TABLES:].cast("I")
         self.key = bytes(whole[KEY])
+        self._seen = -1
+        self._taken: list[int] = []
 
     @classmethod
     def create(cls) -> Scoreboard:
@@ -181,7 +179,8 @@ class Scoreboard:
         return self._fd
 
     def descriptors(self) -> list[int]:
-        """All that this process holds of it: the file, and the copy that the mmap module keeps."""
+        """All that this process holds of it: the file, and the copy that the mmap module keeps. A child may close them;
+        the map remains."""
         return [fd for fd in (self._fd, self._copy) if fd >= 0]
 
     def close(self) -> None:
@@ -226,7 +225,12 @@ class Scoreboard:
 
     def taken(self) -> list[int]:
         """The numbers of the pages that belong to a worker now."""
-        return [index for index, pid in enumerate(self.words[DIRECTORY : DIRECTORY + PAGES].tolist()) if pid]
+        changes = self.words[H_CHANGES]
+        if changes != self._seen or changes % 2:
+            entries = self.words[DIRECTORY : DIRECTORY + PAGES].tolist()
+            self._taken = [index for index, pid in enumerate(entries) if pid]
+            self._seen = changes
+        return self._taken
 
     def pages(self) -> list[Page]:
         """The pages that belong to a worker now, of every generation and of both supervisors."""

@@ -48,6 +48,11 @@ class Transport:
         return self.sock if name == "socket" else default
 
     @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        return getattr(self.protocol, "messages", 0)
+
+    @property
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return self.drain is not None and self.drain.begun

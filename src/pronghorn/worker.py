@@ -188,7 +188,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
 
     context = Context(
         listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-        observe=plan.observe, watched=[line], ready=ready,
+        observe=plan.observe, watched=[line], page=page, ready=ready,
     )  # fmt: skip
     cut = model.run(context)
     line.tell(Finished(cut))

@@ -16,6 +16,7 @@ from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers
 from pronghorn.errors import MessageTooLong
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
 
+SIGNS = 0.5  # seconds between two signs of life of a loop, where somebody looks on
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 
 
@@ -114,6 +115,8 @@ class OwnLoops:
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
         conn.setblocking(False)
         channel = AsyncioChannel(conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain)
+        if conn.waits.watched:
+            _give_signs(over, conn)
         channel.open(self._factory())
         try:
             await over
@@ -122,6 +125,13 @@ class OwnLoops:
         await finish_tasks()
         if errors:
             raise errors[0]
+
+
+def _give_signs(over: asyncio.Future[None], conn: Connection) -> None:
+    """The loop turns: that is all that can be seen of a flow that waits in it."""
+    if not over.done():
+        conn.waits.sign()
+        over.get_loop().call_later(SIGNS, _give_signs, over, conn)
 
 
 async def finish_tasks() -> None:

@@ -67,7 +67,7 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
         start_new_session=True,  # Ctrl-C at our terminal is for us, who drain
     ) as program:
         conn.on_cut = lambda: _kill(program)
-        program.wait()
+        conn.waits.call(program.wait)
     conn.on_cut = None
 
 

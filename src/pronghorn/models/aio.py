@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import selectors
+import time
 from collections.abc import Callable
 from typing import Any
 
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
-from pronghorn.models.base import Context, Model, by_descriptors
+from pronghorn.models.base import TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Acceptor, Loops
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
@@ -48,6 +49,7 @@ class AsyncioLoops(Loops):
             loop.add_reader(thing.fileno(), thing.on_readable)
         for acceptor in self.acceptors:
             self.changed(acceptor)
+        self._turn()
         self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())
@@ -59,6 +61,10 @@ class AsyncioLoops(Loops):
                 self.cut()
                 await asyncio.sleep(0)
         await finish_tasks()
+
+    def _turn(self) -> None:
+        self.tick(time.monotonic())
+        self.call_later(TICK, self._turn)
 
 
 def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:

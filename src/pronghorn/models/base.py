@@ -6,6 +6,7 @@ and errors; a page writes out its loop and nothing else.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,6 +15,18 @@ import msgspec
 
 from pronghorn.channel import AnyChannel
 from pronghorn.connection import Connection, is_peers_fault, turn_away
+from pronghorn.counts import (
+    ACCEPTED,
+    BYTES_IN,
+    BYTES_OUT,
+    CLOSED_WORD,
+    HANDLER_ERRORS,
+    MESSAGES,
+    OPEN,
+    REFUSED,
+    Counts,
+    closed_word,
+)
 from pronghorn.errors import IncompatibleHandler
 from pronghorn.events import (
     AcceptFailed,
@@ -26,10 +39,14 @@ from pronghorn.events import (
 )
 from pronghorn.handlers import Facts, Handler
 from pronghorn.listener import Drain, Exhausted, Listener, Peer
+from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
+BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
 EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
+FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
+FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
 
 
 def by_descriptors(settings: Settings, descriptors: int) -> tuple[int, str]:
@@ -107,12 +124,15 @@ class Model(msgspec.Struct, frozen=True):
             aio.serve_over_selector(context, self.selector)
         else:
             self.serve(context)
+        context.fold()
         return context.cut
 
 
 class Context:
     """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
 
+    `page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child of
+    the fork model. `lock` is held while a flow of control counts.
     `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
     served, and not before.
     """
@@ -129,6 +149,7 @@ class Context:
         drain: Drain,
         observe: Observer,
         watched: list[Thing] | None = None,
+        page: Page | None = None,
         ready: Callable[[], None] = _nothing,
     ) -> None:
         self.listeners = listeners
@@ -142,6 +163,15 @@ class Context:
         self.open: dict[int, Any] = {}
         self.cut = 0
         self.count = 0
+        self.page = page if page is not None else Page()
+        self.counts: Counts = self.page
+        self.lock = threading.Lock()
+        self._faulty: set[int] = set()  # open connections whose handler has raised
+        self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
+        self._told = [0, 0, 0]  # what the page has of these, and of those that are open
+        self._fold_at = 0.0
+        self._pauses = 0
+        self._paused_until = 0.0
 
     # How a connection begins.
 
@@ -160,24 +190,87 @@ class Context:
     def number(self, peer: Peer) -> int:
         """The next connection's number."""
         self.count += 1
+        with self.lock:
+            self.counts.words[ACCEPTED] += 1
+            self.counts.words[OPEN] += 1
         self.observe(ConnectionOpened(self.count, peer))
         return self.count
 
-    def refuse(self, fd: int, peer: Peer, limit: str) -> None:
+    def refuse(self, fd: int, peer: Peer, limit: str, *, numbered: bool = False) -> None:
         """Close a connection unserved, in order, so that its client reads an end and not a reset."""
         turn_away(fd)
+        with self.lock:
+            self.counts.words[REFUSED] += 1
+            self.counts.words[OPEN if numbered else ACCEPTED] += -1 if numbered else 1
         self.observe(ConnectionRefused(peer, limit))
 
     # How it ends.
 
     def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
-        record = PeerFailed if is_peers_fault(error) else HandlerFailed
-        self.observe(record(conn.number, conn.peer, error))
+        if is_peers_fault(error):
+            self.observe(PeerFailed(conn.number, conn.peer, error))
+            return
+        with self.lock:
+            self.counts.words[HANDLER_ERRORS] += 1
+            if conn.number in self.open:
+                self._faulty.add(conn.number)
+        self.observe(HandlerFailed(conn.number, conn.peer, error))
 
-    def closed(self, conn: Any, reason: str, messages: int) -> None:
+    def closed(self, conn: Any, reason: str) -> None:
         """A connection is over, and its descriptor is closed."""
-        self.open.pop(conn.number, None)
+        with self.lock:
+            self.open.pop(conn.number, None)
+            words, done = self.counts.words, self._done
+            words[OPEN] -= 1
+            words[CLOSED_WORD["error"] if conn.number in self._faulty else closed_word(reason)] += 1
+            self._faulty.discard(conn.number)
+            done[0] += conn.bytes_in
+            done[1] += conn.bytes_out
+            done[2] += conn.messages
+            if not self.open:
+                self._fold()
         seconds = time.monotonic() - conn.opened
-        record = ConnectionClosed(conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, messages)
+        record = ConnectionClosed(conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, conn.messages)
         self.observe(record)
+
+    # What the scoreboard is told.
+
+    def tick(self, now: float) -> None:
+        """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
+        self.page.tick(now)
+        if now >= self._fold_at:
+            self.fold()
+            self._fold_at = now + 200 * (time.monotonic() - now)
+
+    def fold(self) -> None:
+        """Write what all connections have received and sent: nobody writes there for each message."""
+        with self.lock:
+            self._fold()
+
+    def _fold(self) -> None:
+        bytes_in, bytes_out, messages = self._done
+        for conn in list(self.open.values()):  # others may come meanwhile
+            bytes_in += conn.bytes_in
+            bytes_out += conn.bytes_out
+            messages += conn.messages
+        words, told = self.counts.words, self._told
+        words[BYTES_IN] += bytes_in - told[0]
+        words[BYTES_OUT] += bytes_out - told[1]
+        words[MESSAGES] += messages - told[2]
+        self._told = [bytes_in, bytes_out, messages]
+
+    def gives_way(self) -> bool:
+        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds; but
+        not for ever: the emptiest may be emptiest because it is stuck."""
+        if not self.page.crowded():
+            return False
+        now = time.monotonic()
+        if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over
+            self._pauses = 0
+        self._pauses += 1
+        if self._pauses > FAIR_PAUSES:
+            self._pauses = 0
+            return False
+        self._paused_until = now + FAIR_PAUSE
+        return True

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.connection import Connection, cut, end_reading, let_go, linger, owes_reply, tcp_info
+from pronghorn.connection import Connection, SeenConnection, cut, end_reading, let_go, linger, owes_reply, tcp_info
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
-from pronghorn.models.base import EXHAUSTED_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.scoreboard import DRAINING
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -40,6 +41,7 @@ class Flows:
         self.wake = Wake()  # something ended: there may be room again
         self._watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
+        self._beat_at = 0.0
 
     def accepted(
         self, room: Callable[[], bool] = _always, woken: Callable[[], None] = _nothing
@@ -55,6 +57,7 @@ class Flows:
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
         self.context.ready()
         while not drain:
+            self.tick()
             ready = room() and time.monotonic() >= self._rest_until
             if ready is not listening:
                 listening = ready
@@ -66,7 +69,7 @@ class Flows:
                     waiting.append(fd)
                 else:
                     self._attend(fd, woken)
-            if waiting and not drain:
+            if waiting and not drain and not self._gives_way():
                 last = min(waiting, key=lambda fd: (fd <= last, fd))  # each listener in its turn
                 conn = self._accept(listeners[last])
                 if conn is not None:
@@ -74,6 +77,7 @@ class Flows:
                 elif listeners[last] not in self.context.listeners:
                     poller.unregister(last)
                     del listeners[last]
+        self.context.page.state = DRAINING
         for listener in listeners.values():
             yield from self._queued(listener, room, woken)
         for listener in listeners.values():  # not before: a page may have noted their descriptors
@@ -93,7 +97,7 @@ class Flows:
                 conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
         linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
         conn.end()
-        context.closed(conn, "draining" if conn.reading_shut else reason, conn.messages)
+        context.closed(conn, "draining" if conn.reading_shut else reason)
         self.wake.set()
 
     def hold(self, conn: Connection) -> None:
@@ -104,7 +108,7 @@ class Flows:
     def refuse(self, conn: Connection, limit: str) -> None:
         """Close a connection unserved: there is no flow of control to be had for it."""
         self.open.pop(conn.number, None)
-        self.context.refuse(conn.detach(), conn.peer, limit)
+        self.context.refuse(conn.detach(), conn.peer, limit, numbered=True)
 
     def forget(self, conn: Connection) -> None:
         """Another process has the connection now: close our descriptor of it."""
@@ -113,15 +117,23 @@ class Flows:
 
     def finish(self) -> None:
         """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
-        self.sweep()
+        self.sweep(self.tick)
         patience = time.monotonic() + LEAVE
         while self.open and time.monotonic() < patience:
             self._wait(SWEEP)
 
-    def sweep(self) -> None:
+    def tick(self) -> None:
+        """A sign of life of the flow that accepts; called whenever it looks up."""
+        now = time.monotonic()
+        if now >= self._beat_at:
+            self._beat_at = now + BEAT
+            self.context.tick(now)
+
+    def sweep(self, tick: Callable[[], None] = _nothing) -> None:
         """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""
         drain = self.context.drain
         while self.open and time.monotonic() < drain.deadline:
+            tick()
             for conn in list(self.open.values()):
                 if not conn.reading_shut and not owes_reply(conn):
                     end_reading(conn)
@@ -131,7 +143,9 @@ class Flows:
             cut(conn)
 
     def attend_beside(self) -> threading.Thread:
-        """Watch from a second flow of control, for a model whose only one may be held by a handler."""
+        """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its
+        name while it waits for its client."""
+        self.context.connection_class = SeenConnection
         watched, self._watched = self._watched, {}
         thread = threading.Thread(target=self._attend_beside, args=(watched,), daemon=True, name="attendant")
         thread.start()
@@ -143,12 +157,19 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(TICK * 1000):
+            for fd, _ in poller.poll(BEAT * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
+            self._look_beside()
         while time.monotonic() < drain.deadline:
-            self.sweep()
+            self.sweep(self._look_beside)
             time.sleep(SWEEP)
+
+    def _look_beside(self) -> None:
+        # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
+        taken = any(conn.fileno() < 0 for conn in list(self.open.values()))
+        if SeenConnection.waits.look() or taken:
+            self.tick()
 
     def _accept(self, listener: Listener) -> Connection | None:
         try:
@@ -169,6 +190,7 @@ class Flows:
     def _queued(self, listener: Listener, room: Callable[[], bool], woken: Callable[[], None]) -> Iterator[Connection]:
         # Clients in the queue were promised a server when the kernel shook hands with them.
         while time.monotonic() < self.context.drain.deadline:
+            self.tick()
             if not room():
                 self._wait(SWEEP)
                 woken()
@@ -177,6 +199,12 @@ class Flows:
             if conn is None:
                 return
             yield conn
+
+    def _gives_way(self) -> bool:
+        if not self.context.gives_way():
+            return False
+        self._rest_until = time.monotonic() + FAIR_PAUSE
+        return True
 
     def _patience(self) -> float:
         return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)

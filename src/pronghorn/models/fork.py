@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from pronghorn.connection import Connection
+from pronghorn.counts import Counts, Shared
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
@@ -22,30 +24,37 @@ from pronghorn.settings import Settings
 
 def serve(context: Context) -> None:
     flows = Flows(context)
-    shared = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
-    children: set[int] = set()
+    held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
+    shared = Shared(flows.settings.max_children)
+    children: dict[int, Counts] = {}
+
+    def settle() -> None:
+        for counts in reap(children):
+            shared.settle(counts, context.page)
 
     def look() -> None:
-        reap(children)
+        settle()
         if context.drain.begun:
             send(children, signal.SIGTERM)  # also those of a queue that waits for room
 
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
+        counts = shared.lend()
         try:
             pid = os.fork()
         except OSError as error:
+            shared.back(counts)
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
-            child(flows, conn, shared)
-        children.add(pid)
+            child(flows, conn, held, counts)
+        children[pid] = counts
         flows.forget(conn)
-    drain_children(context, children)
+    drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
 
 
-def child(flows: Flows, conn: Connection, shared: list[int]) -> NoReturn:
+def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave.
 
     The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
@@ -54,8 +63,9 @@ def child(flows: Flows, conn: Connection, shared: list[int]) -> NoReturn:
     drain = flows.context.drain
     drain.close()
     flows.wake.close()
-    for fd in shared:
+    for fd in held:
         os.close(fd)
+    flows.context.counts = counts
     flows.open = flows.context.open = {conn.number: conn}
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
     drain.then = lambda: _thread.start_new_thread(flows.sweep, ())
@@ -70,34 +80,39 @@ def child(flows: Flows, conn: Connection, shared: list[int]) -> NoReturn:
     os._exit(0)
 
 
-def reap(children: set[int]) -> None:
-    """Ask after each child; those of others, such as a handler's own, are not ours to wait for."""
+def reap(children: dict[int, Counts]) -> list[Counts]:
+    """Ask after each child; those of others, such as a handler's own, are not ours to wait for. What the dead ones
+    have counted."""
+    dead = []
     for pid in list(children):
         try:
-            if os.waitpid(pid, os.WNOHANG) != (0, 0):
-                children.discard(pid)
+            gone = os.waitpid(pid, os.WNOHANG) != (0, 0)
         except ChildProcessError:
-            children.discard(pid)
+            gone = True
+        if gone:
+            dead.append(children.pop(pid))
+    return dead
 
 
-def drain_children(context: Context, children: set[int]) -> None:
+def drain_children(flows: Flows, children: dict[int, Counts], settle: Callable[[], None]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
     rounds = 0
-    while children and time.monotonic() < context.drain.deadline:
+    while children and time.monotonic() < flows.context.drain.deadline:
         if rounds % 10 == 0:  # once is not enough: Python forgets a signal that comes while it forks
             send(children, signal.SIGTERM)
         rounds += 1
+        flows.tick()
         time.sleep(SWEEP)
-        reap(children)
-    context.cut += len(children)
+        settle()
+    flows.context.cut += len(children)
     send(children, signal.SIGKILL)
     patience = time.monotonic() + LEAVE
     while children and time.monotonic() < patience:
         time.sleep(SWEEP / 10)
-        reap(children)
+        settle()
 
 
-def send(children: set[int], signum: int) -> None:
+def send(children: Iterable[int], signum: int) -> None:
     for pid in children:
         try:
             os.kill(pid, signum)

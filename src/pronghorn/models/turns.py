@@ -17,7 +17,8 @@ from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
-from pronghorn.models.base import EXHAUSTED_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.scoreboard import DRAINING
 
 ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
 
@@ -62,35 +63,53 @@ class Acceptor(Watched):
         super().__init__(listener.fileno(), self.accept)
         self.listener = listener
         self.turns = turns
+        self._until = 0.0
 
-    def accept(self, most: int = ACCEPTS_PER_TURN) -> None:
-        """Take what is there, up to a bound; out of descriptors, rest for a moment."""
+    def accept(self) -> None:
+        """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment."""
         if not self.wants_read:
             return
+        context = self.turns.context
         try:
-            for _ in range(most):
-                got = self.turns.context.accept(self.listener)
-                if got is None:
+            for _ in range(ACCEPTS_PER_TURN):
+                if context.gives_way():
+                    self.rest(FAIR_PAUSE)
                     return
-                self.turns.adopt(self.listener, *got)
+                if not self._one(context):
+                    return
         except Exhausted:
-            self.rest(True)
-            self.turns.call_later(EXHAUSTED_PAUSE, self.wake)
+            self.rest(EXHAUSTED_PAUSE)
         except OSError:
-            self.rest(True)
+            self.rest(math.inf)
 
-    def wake(self) -> None:
-        if not self.turns.context.drain:
-            self.rest(False)
+    def _one(self, context: Context) -> bool:
+        got = context.accept(self.listener)
+        if got is not None:
+            self.turns.adopt(self.listener, *got)
+        return got is not None
 
-    def rest(self, resting: bool) -> None:
-        self.wants_read = not resting
+    def rest(self, seconds: float) -> None:
+        """Look at the listener no more for so long."""
+        self.wants_read = False
+        self._until = time.monotonic() + seconds
+        if seconds < math.inf:
+            self.turns.call_later(seconds, self.look)
         self.turns.changed(self)
+
+    def look(self) -> None:
+        """Whether the rest is over."""
+        if not self.wants_read and not self.turns.context.drain and time.monotonic() >= self._until:
+            self.wants_read = True
+            self.turns.changed(self)
 
     def retire(self) -> None:
         """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
         would stay in an epoll set as long as another process has it, ready for ever."""
-        self.accept(most=65536)
+        try:
+            while self.listener in self.turns.context.listeners and self._one(self.turns.context):
+                pass
+        except OSError:
+            pass  # it has been observed
         self.wants_read = False
         self.state = CLOSED
         self.turns.changed(self)
@@ -138,10 +157,17 @@ class Loops:
             channel.listener.close()
             return
         channel.sock.close()
-        self.context.closed(channel, channel.reason, getattr(channel.protocol, "messages", 0))
+        self.context.closed(channel, channel.reason)
+
+    def tick(self, now: float) -> None:
+        """A sign of life, at least once a TICK; and a look at acceptors that rest."""
+        self.context.tick(now)
+        for acceptor in self.acceptors:
+            acceptor.look()
 
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
+        self.context.page.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
         for channel in list(self.open.values()):
@@ -177,6 +203,7 @@ class Turns(Loops):
         self.changed = self._changed.append
         self._deadlines = Deadlines()
         self._now = time.monotonic()
+        self._beat_at = 0.0
         self._drained = Watched(context.drain.fileno(), self._begin)
         self.changed(self._drained)
         for each in context.watched:
@@ -190,6 +217,9 @@ class Turns(Loops):
         """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
         self._now = time.monotonic()
         self._deadlines.run(self._now)
+        if self._now >= self._beat_at:
+            self._beat_at = self._now + BEAT
+            self.tick(self._now)
         if not self.context.drain.begun:
             return True
         if self._drained.wants_read:

@@ -18,10 +18,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 import psutil
-from pronghorn.settings.layers import Layers
 
 from pronghorn.handlers import Source
 from pronghorn.server import Boot
+from pronghorn.settings.layers import Layers
 
 PATIENCE = 15.0
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pronghorn.counts import COUNTERS, OPEN, Counts, word
+from pronghorn.counts import ACCEPTED, COUNTERS, OPEN, REFUSED, Counts, word
 from pronghorn.errors import PronghornError
 from pronghorn.sources import SOURCE_WORDS, buckets
 
@@ -101,14 +101,32 @@ class Page(Counts):
         if board is None:
             return False
         words = board.words
-        if words[H_CHANGES] != self._changes:
-            self._changes = words[H_CHANGES]
-            self._others = [FIRST + each * WORDS for each in board.taken() if each != self.index]
         less = self.words[OPEN] - 1
         if less <= 0:
             return False
-        emptier = [start for start in self._others if words[start + OPEN] < less and words[start + STATE] == SERVING]
+        emptier = [
+            start for start in self._elsewhere(board) if words[start + OPEN] < less and words[start + STATE] == SERVING
+        ]
         return bool(emptier) and max(board.floats[start + BEAT] for start in emptier) > time.monotonic() - SILENT
+
+    def open_everywhere(self) -> int:
+        """Connections that all workers have open, this one included."""
+        board, count = self._board, self.words[OPEN]
+        return count + sum(board.words[start + OPEN] for start in self._elsewhere(board)) if board else count
+
+    def served_everywhere(self) -> int:
+        """Connections that the workers of now have accepted and not refused, since each of them started."""
+        board, count = self._board, self.words[ACCEPTED] - self.words[REFUSED]
+        if board is not None:
+            words = board.words
+            count += sum(words[start + ACCEPTED] - words[start + REFUSED] for start in self._elsewhere(board))
+        return count
+
+    def source_everywhere(self, peer: tuple[str, int] | str) -> int:
+        """Connections that this source has open with all workers (see Scoreboard.source_count)."""
+        if self._board is not None:
+            return self._board.source_count(peer)
+        return min((self._sources()[bucket] for bucket in self._buckets(peer)), default=0)
 
     def source_add(self, peer: tuple[str, int] | str) -> None:
         """Count one more connection of this source (see sources.py); unix sockets have none."""
@@ -120,6 +138,14 @@ class Page(Counts):
         for bucket in self._buckets(peer):
             table = self._sources()
             table[bucket] = max(0, table[bucket] - 1)
+
+    def _elsewhere(self, board: Scoreboard) -> list[int]:
+        """Where the pages of the other workers begin."""
+        changes = board.words[H_CHANGES]
+        if changes != self._changes:
+            self._changes = changes
+            self._others = [FIRST + each * WORDS for each in board.taken() if each != self.index]
+        return self._others
 
     def _buckets(self, peer: tuple[str, int] | str) -> tuple[int, ...]:
         return () if isinstance(peer, str) else buckets(self._board.key if self._board else b"", peer[0])

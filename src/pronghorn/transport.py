@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from pronghorn.listener import Drain, Peer
+from pronghorn.proxy_protocol import ProxyHeader
 
 Bytes = bytes | bytearray | memoryview
 
@@ -20,6 +21,7 @@ class Transport:
     __slots__ = ()
     sock: socket.socket
     peer: Peer
+    proxy: ProxyHeader | None
     drain: Drain | None
     protocol: Any
 
@@ -40,9 +42,11 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them."""
+        """`peername`, `sockname` and `socket`, as asyncio has them; and `proxy`, the PROXY header if there was one."""
         if name == "peername":
             return self.peer
+        if name == "proxy":
+            return self.proxy if self.proxy is not None else default
         if name == "sockname":
             return self.sock.getsockname()
         return self.sock if name == "socket" else default

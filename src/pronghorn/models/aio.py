@@ -18,6 +18,7 @@ from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Acceptor, Loops
+from pronghorn.opening import Opening
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -34,9 +35,9 @@ class AsyncioLoops(Loops):
         self.changed = self._glue.changed
         super().__init__(context)
 
-    def release(self, channel: AnyChannel | Acceptor) -> None:
+    def release(self, channel: AnyChannel | Acceptor | Opening) -> None:
         super().release(channel)
-        if not self.open and self.context.drain.begun:
+        if not (self.open or self.opening) and self.context.drain.begun:
             self._last.set()
 
     async def serve(self) -> None:
@@ -54,7 +55,7 @@ class AsyncioLoops(Loops):
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()
-        if self.open:
+        if self.open or self.opening:
             try:
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))
             except TimeoutError:

@@ -27,9 +27,10 @@ from pronghorn.counts import (
     Counts,
     closed_word,
 )
-from pronghorn.errors import IncompatibleHandler
+from pronghorn.errors import BadSetting, IncompatibleHandler
 from pronghorn.events import (
     AcceptFailed,
+    ClientsWait,
     ConnectionClosed,
     ConnectionOpened,
     ConnectionRefused,
@@ -38,10 +39,12 @@ from pronghorn.events import (
     PeerFailed,
 )
 from pronghorn.handlers import Facts, Handler
+from pronghorn.limits import Limits, Reserve
 from pronghorn.listener import Drain, Exhausted, Listener, Peer
 from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
 
+REFUSALS_IN_A_ROW = 64  # before others have their turn
 TICK = 1.0  # seconds: nothing waits longer without looking up
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
 EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
@@ -92,6 +95,8 @@ class Model(msgspec.Struct, frozen=True):
     """Why the model is not available here, and what to do; None if it is."""
     prepare: Callable[[], None] = _nothing
     """Called first thing in a worker, before the handler is imported."""
+    learns_clients: bool = True
+    """The worker itself reads for whom a proxy speaks."""
 
     def check(self, handler: Facts) -> None:
         """Refuse a handler that cannot run here: IncompatibleHandler says why, and which models to choose."""
@@ -110,6 +115,15 @@ class Model(msgspec.Struct, frozen=True):
             why,
             f"Choose another --model: {', '.join(fit)}.",
         )
+
+    def check_settings(self, settings: Settings) -> None:
+        """Refuse settings that this model cannot keep: BadSetting says why."""
+        if settings.max_connections_per_source and settings.proxy_from and not self.learns_clients:
+            raise BadSetting(
+                f"--max-connections-per-source cannot be kept under {self.name} with --proxy-from.",
+                "Only a connection's own process learns there for which client the proxy speaks.",
+                "Limit sources at the proxy, or choose another --model.",
+            )
 
     def styles(self) -> list[str]:
         """The styles that run under this model, in the order of the manual."""
@@ -166,6 +180,8 @@ class Context:
         self.page = page if page is not None else Page()
         self.counts: Counts = self.page
         self.lock = threading.Lock()
+        self.limits = Limits(settings, self.page)
+        self.reserve = Reserve()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
         self._told = [0, 0, 0]  # what the page has of these, and of those that are open
@@ -176,33 +192,81 @@ class Context:
     # How a connection begins.
 
     def accept(self, listener: Listener) -> tuple[int, Peer] | None:
-        """One connection, if there is one. Exhausted passes; a listener that has died is left out from now on."""
-        try:
-            return listener.accept()
-        except Exhausted as error:
-            self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE))
-            raise
-        except OSError as error:
+        """One connection that no limit refuses, if there is one; it is counted among the open ones.
+
+        Exhausted passes, and is raised too when as many are open as may be; a listener that has died is left out from
+        now on.
+        """
+        for _ in range(REFUSALS_IN_A_ROW):
+            self._reserve(listener)
+            try:
+                got = listener.accept()
+            except OSError as error:
+                self._give_back()
+                self._failed_to_accept(listener, error)
+                raise
+            if got is None:
+                self._give_back()
+                return None
+            with self.lock:
+                self.page.words[ACCEPTED] += 1
+                limit = self.limits.refusal(got[1])
+            if not limit:
+                return got
+            self.refuse(*got, limit)
+        return None
+
+    def _reserve(self, listener: Listener) -> None:
+        with self.lock:
+            if self.limits.reserve():
+                return
+        self.observe(ClientsWait(listener.address, self.page.open))
+        raise Exhausted("as many connections are open as may be")
+
+    def _give_back(self) -> None:
+        with self.lock:
+            self.page.words[OPEN] -= 1
+
+    def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
+        if not isinstance(error, Exhausted):
             self.observe(AcceptFailed(listener.address, error, 0.0))
             self.listeners.remove(listener)
-            raise
-
-    def number(self, peer: Peer) -> int:
-        """The next connection's number."""
-        self.count += 1
+            return
+        count = 0
+        for fd, _ in self.reserve.accepted(listener, error):
+            turn_away(fd)
+            count += 1
         with self.lock:
-            self.counts.words[ACCEPTED] += 1
-            self.counts.words[OPEN] += 1
-        self.observe(ConnectionOpened(self.count, peer))
+            self.page.words[ACCEPTED] += count
+            self.page.words[REFUSED] += count
+        self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
+
+    def number(self, peer: Peer | None) -> int:
+        """The next connection's number. None: who the peer is will be told later."""
+        self.count += 1
+        if peer is not None:
+            self.observe(ConnectionOpened(self.count, peer))
         return self.count
 
-    def refuse(self, fd: int, peer: Peer, limit: str, *, numbered: bool = False) -> None:
-        """Close a connection unserved, in order, so that its client reads an end and not a reset."""
+    def refusal_of_client(self, client: Peer) -> str:
+        """The limit that a client is beyond for whom a proxy speaks; "" if there is none."""
+        with self.lock:
+            return self.limits.refusal_of_client(client)
+
+    def refuse(self, fd: int, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        """Close a connection unserved, in order, so that its client reads an end and not a reset. One that was
+        `admitted` has passed all limits before."""
         turn_away(fd)
+        self.refused(peer, limit, detail, admitted=admitted)
+
+    def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        """A connection was closed unserved."""
         with self.lock:
             self.counts.words[REFUSED] += 1
-            self.counts.words[OPEN if numbered else ACCEPTED] += -1 if numbered else 1
-        self.observe(ConnectionRefused(peer, limit))
+            self.counts.words[OPEN] -= 1
+            if admitted:
+                self.limits.left(peer)
+        self.observe(ConnectionRefused(peer, limit, detail))
 
     # How it ends.
 
@@ -223,6 +287,8 @@ class Context:
             self.open.pop(conn.number, None)
             words, done = self.counts.words, self._done
             words[OPEN] -= 1
+            if self.counts is self.page:  # a child's worker will do it
+                self.limits.left(conn.peer)
             words[CLOSED_WORD["error"] if conn.number in self._faulty else closed_word(reason)] += 1
             self._faulty.discard(conn.number)
             done[0] += conn.bytes_in
@@ -239,6 +305,7 @@ class Context:
     def tick(self, now: float) -> None:
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
         self.page.tick(now)
+        self.limits.tick(now)
         if now >= self._fold_at:
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)

@@ -8,6 +8,7 @@ iterative could not do: serve many at once; and whatever a child breaks, it brea
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import signal
 import sys
@@ -17,20 +18,28 @@ from typing import NoReturn
 
 from pronghorn.connection import Connection
 from pronghorn.counts import Counts, Shared
+from pronghorn.listener import Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
 
 
+Child = tuple[Counts, Peer]
+"""What a child has counted, and for whom it is there."""
+
+
 def serve(context: Context) -> None:
     flows = Flows(context)
     held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
+    held += [fd for fd in (context.reserve.fileno(),) if fd >= 0]
+    context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
-    children: dict[int, Counts] = {}
+    children: dict[int, Child] = {}
 
     def settle() -> None:
-        for counts in reap(children):
+        for counts, peer in reap(children):
             shared.settle(counts, context.page)
+            context.limits.left(peer)
 
     def look() -> None:
         settle()
@@ -48,7 +57,7 @@ def serve(context: Context) -> None:
             continue
         if pid == 0:
             child(flows, conn, held, counts)
-        children[pid] = counts
+        children[pid] = counts, conn.peer
         flows.forget(conn)
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
@@ -80,7 +89,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     os._exit(0)
 
 
-def reap(children: dict[int, Counts]) -> list[Counts]:
+def reap(children: dict[int, Child]) -> list[Child]:
     """Ask after each child; those of others, such as a handler's own, are not ours to wait for. What the dead ones
     have counted."""
     dead = []
@@ -94,7 +103,7 @@ def reap(children: dict[int, Counts]) -> list[Counts]:
     return dead
 
 
-def drain_children(flows: Flows, children: dict[int, Counts], settle: Callable[[], None]) -> None:
+def drain_children(flows: Flows, children: dict[int, Child], settle: Callable[[], None]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
     rounds = 0
     while children and time.monotonic() < flows.context.drain.deadline:
@@ -131,4 +140,5 @@ MODEL = Model(
     purpose="Programs (--exec), and handlers that may crash, leak or change their process.",
     cost="A process per connection: about a millisecond to start, a few MB each.",
     capacity=capacity,
+    learns_clients=False,
 )

@@ -27,7 +27,7 @@ LAYERS = (
     {
         "framing", "proxy_protocol", "networks", "opening", "listener", "socket_options", "addresses", "bind_errors",
         "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines",
-        "scoreboard", "sources", "counts", "waits", "settings",
+        "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from pronghorn.framing import delimited, lines, prefixed, stream
     from pronghorn.handlers import Protocol, message
+    from pronghorn.lifespans import current_lifespan, lifespan
     from pronghorn.server import serve
     from pronghorn.settings import Settings
 
@@ -50,7 +51,9 @@ __all__ = [
     "Settings",
     "WorkerFailedToStart",
     "__version__",
+    "current_lifespan",
     "delimited",
+    "lifespan",
     "lines",
     "message",
     "prefixed",
@@ -63,6 +66,8 @@ _ROOMS = {
     "lines": "framing",
     "prefixed": "framing",
     "stream": "framing",
+    "current_lifespan": "lifespans",
+    "lifespan": "lifespans",
     "Protocol": "handlers",
     "message": "handlers",
     "serve": "server",

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pronghorn.errors import PeerError
+from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.waits import Straight, Waits
@@ -205,12 +206,18 @@ class Facts:
         """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
         return self.drain is not None and self.drain.begun
 
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
+
 
 FACTS = tuple("number peer proxy opened bytes_in bytes_out protocol reading_shut drain partial on_cut".split())
 
 
 class Connection(Facts, socket.socket):
-    """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining`."""
+    """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining` and
+    `lifespan`."""
 
     __slots__ = FACTS
 

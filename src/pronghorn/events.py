@@ -222,6 +222,13 @@ class Pulse(Event, frozen=True):
     wanted: int
 
 
+class LifespanFailed(Event, frozen=True):
+    """The handler's lifespan raised when its worker left it; nothing else is touched."""
+
+    name: str
+    error: BaseException
+
+
 class DrainStarted(Event, frozen=True):
     """Nothing new is accepted; open connections have `seconds` to finish."""
 
@@ -230,7 +237,8 @@ class DrainStarted(Event, frozen=True):
 
 
 class DrainFinished(Event, frozen=True):
-    """Draining is over; `cut` connections did not finish in time."""
+    """A worker's drain is over; `cut` connections did not finish in time, the first of them those of `peers`."""
 
     cut: int
     seconds: float
+    peers: tuple[tuple[str, int] | str, ...] = ()

@@ -72,12 +72,13 @@ class Worker:
     """One worker process: when it started and became ready, and what it has said.
 
     `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
-    why the supervisor kills it, at `kill_at` (monotonic) at the latest. One that is `retired` was told to drain.
+    why the supervisor kills it, at `kill_at` (monotonic) at the latest. One that is `retired` was told to drain;
+    `stage` is what it set about last before it was ready.
     """
 
     __slots__ = (
         "crash", "cut", "doom", "failure", "generation", "kill_at", "line", "page", "pid", "ready_at", "retired",
-        "slot", "started_at", "tail",
+        "slot", "stage", "started_at", "tail",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +97,7 @@ class Worker:
         self.crash = ""
         self.cut: int | None = None
         self.doom = ""
+        self.stage = ""
         self.tail = b""
 
     @property
@@ -132,7 +134,8 @@ class Worker:
         if self.crash:
             return WorkerFailedToStart("A worker failed before it was ready.", self.crash.strip().splitlines()[-1])
         how = f"ended with exit status {status}" if status >= 0 else f"was killed by signal {-status}"
-        return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}.")
+        stage = f", while {self.stage}" if self.stage else ""
+        return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}{stage}.")
 
 
 class Generation:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
 
@@ -42,19 +43,27 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them; and `proxy`, the PROXY header if there was one."""
+        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`, and
+        `proxy`, the PROXY header if there was one."""
         if name == "peername":
             return self.peer
         if name == "proxy":
             return self.proxy if self.proxy is not None else default
         if name == "sockname":
             return self.sock.getsockname()
+        if name in ("lifespan", "draining"):
+            return getattr(self, name)
         return self.sock if name == "socket" else default
 
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
         return getattr(self.protocol, "messages", 0)
+
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
 
     @property
     def draining(self) -> bool:

@@ -139,13 +139,13 @@ class Upkeep:
 
     def _care(self, generation: Generation, now: float) -> None:
         settings = generation.plan.settings
-        silent = 0
+        most, silent = max(settings.worker_silence, 3 * TICK), 0
         for slot in generation.slots:
             worker = slot.worker
             if worker is None or not worker.ready or worker.retired or worker.doom:
                 continue
             seconds = now - max(worker.page.beat, worker.ready_at, self._awake_since)
-            if settings.worker_silence and seconds > settings.worker_silence:
+            if settings.worker_silence and seconds > most:
                 silent += 1
                 self._observe(events.WorkerSilent(slot.number, worker.pid, seconds))
                 self.force.abort(worker, f"was silent for {seconds:.0f} s (--worker-silence)")

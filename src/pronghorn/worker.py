@@ -12,12 +12,14 @@ SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -25,8 +27,9 @@ import msgspec
 
 from pronghorn import errors, handlers
 from pronghorn.errors import BadHandler, PronghornError
-from pronghorn.events import Observer
+from pronghorn.events import DrainFinished, LifespanFailed, Observer
 from pronghorn.handlers import Source
+from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener
 from pronghorn.models.base import Context, Model
 from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, name_process, reset_signals
@@ -40,6 +43,12 @@ loading = False  # True while this process imports the user's code, so that serv
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """The handler is loaded, and the model has entered its loop."""
+
+
+class Stage(msgspec.Struct, tag=True, frozen=True):
+    """What the worker sets about, on its way to being ready: what to name if it never gets there."""
+
+    what: str
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -74,7 +83,7 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
     cut: int
 
 
-Report = Ready | Failed | Crashed | Finished
+Report = Ready | Stage | Failed | Crashed | Finished
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -176,6 +185,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
     die_with_parent(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
+    line.tell(Stage("it imported its handler"))
     handler = load_handler(plan.source, settings)
 
     def begin_drain(number: int, frame: FrameType | None) -> None:
@@ -186,14 +196,38 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
         page.now_serving(os.getpid())
         line.tell(Ready())
 
-    context = Context(
-        listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-        observe=plan.observe, watched=[line], page=page, ready=ready,
-    )  # fmt: skip
-    cut = model.run(context)
-    line.tell(Finished(cut))
+    life = handler.lifespan
+    with _lived(life, plan.observe, line) as on_loop:
+        context = Context(
+            listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
+            observe=plan.observe, watched=[line], page=page, ready=ready, lifespan=on_loop,
+            drained=lambda: _drained(context, line),
+        )  # fmt: skip
+        cut = model.run(context)
     atexit._run_exitfuncs()
     return CUT_AT_DEADLINE if cut else 0
+
+
+@contextlib.contextmanager
+def _lived(life: Lifespan | None, observe: Observer, line: Line) -> Iterator[Lifespan | None]:
+    """Within the handler's lifespan, if it has a sync one; yields an async one, for the model to enter on its loop."""
+    if life is None:
+        yield None
+        return
+    life.failed = lambda error: observe(LifespanFailed(life.name, error))
+    line.tell(Stage(f"it entered its lifespan {life.name!r}"))
+    if life.kind == ASYNC:
+        yield life
+    else:
+        with life:
+            yield None
+
+
+def _drained(context: Context, line: Line) -> None:
+    drain = context.drain
+    seconds = time.monotonic() - (drain.deadline - drain.timeout)
+    context.observe(DrainFinished(context.cut, max(0.0, seconds), tuple(context.cut_peers)))
+    line.tell(Finished(context.cut))
 
 
 def load_handler(source: Any, settings: Settings) -> handlers.Handler:

@@ -21,7 +21,7 @@ from pronghorn.events import Observer
 from pronghorn.processes import children, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Slot, Worker
 from pronghorn.watch import Watch
-from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, Ready, work
+from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, Ready, Stage, work
 
 GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
 LAST_WORDS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
@@ -103,6 +103,8 @@ class Workforce:
                 case Ready():
                     worker.ready_at = time.monotonic()
                     self._on_ready(worker)
+                case Stage():
+                    worker.stage = report.what
                 case Failed():
                     worker.failure = report.error()
                 case Crashed():

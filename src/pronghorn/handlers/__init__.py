@@ -12,18 +12,19 @@ import importlib.util
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from pronghorn import framing as framings
+from pronghorn import lifespans, tracebacks
 from pronghorn.connection import Connection
 from pronghorn.drive import drive
 from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
 from pronghorn.handlers.messages import FRAMING, MessageProtocol, MessageStyle, Protocol, message
+from pronghorn.lifespans import Lifespan
 from pronghorn.settings import Settings, nearest
 
 __all__ = ["Facts", "Handler", "Protocol", "Source", "load", "message", "program", "recognise"]
@@ -52,10 +53,14 @@ class Facts(msgspec.Struct, frozen=True):
     blocks: bool
     """It needs a flow of control of its own."""
     needs_asyncio: bool
+    lifespan: str = ""
+    """The kind of its lifespan, "sync" or "async"; empty if it has none."""
 
 
 class Handler:
     """A handler in both shapes. One that `blocks` has no `protocol`; the others have both."""
+
+    lifespan: Lifespan | None = None
 
     def __init__(
         self,
@@ -172,25 +177,24 @@ def _users(call: Callable[[], Any], what: str) -> Any:
     except BadHandler:
         raise
     except BaseException as error:
-        lines = traceback.TracebackException.from_exception(error)
-        lines.stack = traceback.StackSummary.from_list(
-            [each for each in lines.stack if not _is_machinery(each.filename)]
-        )
-        raise BadHandler(
-            what, "".join(lines.format()).rstrip(), "Mend that; the handler is imported from here."
-        ) from None
-
-
-def _is_machinery(filename: str) -> bool:
-    return filename.startswith(("<frozen importlib", os.path.dirname(os.path.dirname(__file__)))) or filename.endswith(
-        f"importlib{os.sep}__init__.py"
-    )
+        raise BadHandler(what, tracebacks.of_users(error), "Mend that; the handler is imported from here.") from None
 
 
 def recognise(handler: Any, settings: Settings, name: str = "") -> Handler:
     """Say which of the five styles an object follows, and make its two shapes. Raises BadHandler or BadSetting."""
     if isinstance(handler, Handler):
         return handler
+    found = _recognised(handler, settings, name)
+    factory = getattr(handler, lifespans.MARK, None)
+    if factory is None:  # socketserver's object is given its class's
+        factory = getattr(getattr(handler, "RequestHandlerClass", None), lifespans.MARK, None)
+    if factory is not None:
+        found.lifespan = Lifespan(factory)
+        found.facts = msgspec.structs.replace(found.facts, lifespan=found.lifespan.kind)
+    return found
+
+
+def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
     if not callable(handler) and not _is_a("socketserver", "BaseServer", handler):
         raise BadHandler(f"{name or handler!r} is no handler.", f"It is {handler!r}, which cannot be called.")
     rule = framings.parse(settings.framing) if settings.framing else getattr(handler, FRAMING, None)

@@ -26,7 +26,7 @@ def message(framing: Framing = stream) -> Callable[[T], T]:
 
     The function takes a message as bytes, without delimiter or prefix, and returns the reply as bytes, or None for no
     reply; the framing puts the mark back. It may take the connection as a second argument (`MessageConnection`: peer,
-    number, draining, send, write, close). The function itself stays as it was, so that a test can call it.
+    number, draining, lifespan, send, write, close). The function itself stays as it was, so that a test can call it.
     """
     if not isinstance(framing, Framing):
         raise TypeError(f"@message needs a framing, as in @message(lines); got {framing!r}")
@@ -49,7 +49,7 @@ class Protocol:
     __slots__ = ()
 
     def connection_made(self, transport: Any) -> None:
-        """The connection is open; `transport` has its `peer` and `number`."""
+        """The connection is open; `transport` has its `peer`, `number`, `draining` and `lifespan`."""
 
     def data_received(self, data: bytes) -> None:
         """Some bytes arrived, cut anywhere."""
@@ -244,6 +244,11 @@ class MessageConnection:
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return bool(self._protocol.transport.draining)
+
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return self._protocol.transport.lifespan
 
     def send(self, message: bytes) -> None:
         """Send one more message, framed as a reply is."""

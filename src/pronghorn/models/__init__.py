@@ -11,6 +11,7 @@ import select as calls  # by another name: a page is called select
 
 from pronghorn.errors import BadSetting, MissingExtra
 from pronghorn.handlers import Facts
+from pronghorn.lifespans import ASYNC
 from pronghorn.models.base import Context, Model
 from pronghorn.settings import nearest
 
@@ -62,10 +63,11 @@ def choose(handler: Facts) -> tuple[str, str]:
         return "fork", "a program is a process per connection"
     if handler.blocks:
         return "thread", "a blocking handler needs a flow of control of its own"
-    if handler.needs_asyncio:
+    if handler.needs_asyncio or handler.lifespan == ASYNC:
+        what = "an asyncio handler" if handler.needs_asyncio else "an async lifespan"
         if importlib.util.find_spec("uvloop") is not None:
-            return "uvloop", "an asyncio handler, and uvloop is installed"
-        return "asyncio", "an asyncio handler; uvloop is not installed"
+            return "uvloop", f"{what}, and uvloop is installed"
+        return "asyncio", f"{what}; uvloop is not installed"
     for name, call in (("epoll", "epoll"), ("kqueue", "kqueue"), ("poll", "poll")):
         if hasattr(calls, call):
             return name, f"a {handler.style} handler never blocks"

@@ -7,6 +7,7 @@ could not do: run coroutines, with everything that was ever written for asyncio,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import selectors
 import time
@@ -40,6 +41,12 @@ class AsyncioLoops(Loops):
         if not (self.open or self.opening) and self.context.drain.begun:
             self._last.set()
 
+    async def live(self) -> None:
+        """Serve within the handler's lifespan, if it has an async one."""
+        async with self.context.lifespan or contextlib.nullcontext():
+            await self.serve()
+            self.context.finish()
+
     async def serve(self) -> None:
         """Until draining began and the last connection is gone."""
         loop, drain = self._loop, self.context.drain
@@ -70,7 +77,7 @@ class AsyncioLoops(Loops):
 
 def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:
     async def main() -> None:
-        await AsyncioLoops(context).serve()
+        await AsyncioLoops(context).live()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
@@ -106,6 +113,7 @@ ASYNCIO = Model(
     cost="A handler that blocks or computes for long holds up all others.",
     capacity=by_descriptors,
     selector="DefaultSelector",
+    is_asyncio=True,
 )
 UVLOOP = Model(
     name="uvloop",
@@ -115,4 +123,5 @@ UVLOOP = Model(
     cost="Needs the uvloop package; otherwise as asyncio.",
     capacity=by_descriptors,
     missing=uvloop_missing,
+    is_asyncio=True,
 )

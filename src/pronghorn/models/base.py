@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -39,6 +39,7 @@ from pronghorn.events import (
     PeerFailed,
 )
 from pronghorn.handlers import Facts, Handler
+from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.limits import Limits, Reserve
 from pronghorn.listener import Drain, Exhausted, Listener, Peer
 from pronghorn.scoreboard import Page
@@ -47,6 +48,7 @@ from pronghorn.settings import Settings
 REFUSALS_IN_A_ROW = 64  # before others have their turn
 TICK = 1.0  # seconds: nothing waits longer without looking up
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
+TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
 FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
 FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
@@ -91,6 +93,8 @@ class Model(msgspec.Struct, frozen=True):
     selector: str = ""
     """The class in `selectors` that asyncio's loop uses when an asyncio handler runs under this model."""
     runs_asyncio: bool = True
+    is_asyncio: bool = False
+    """Its loop is asyncio's, whatever the handler is."""
     missing: Callable[[], str | None] = _nothing_missing
     """Why the model is not available here, and what to do; None if it is."""
     prepare: Callable[[], None] = _nothing
@@ -102,6 +106,8 @@ class Model(msgspec.Struct, frozen=True):
         """Refuse a handler that cannot run here: IncompatibleHandler says why, and which models to choose."""
         from pronghorn import models
 
+        if handler.lifespan == ASYNC and (handler.blocks or not self._has_asyncio_loop(handler)):
+            self._refuse_lifespan(handler)
         if handler.blocks and not self.own_flow:
             why = "A handler that blocks needs a flow of control of its own; here it would stop everybody else."
             fit = [each.name for each in models.pages() if each.own_flow]
@@ -125,6 +131,22 @@ class Model(msgspec.Struct, frozen=True):
                 "Limit sources at the proxy, or choose another --model.",
             )
 
+    def _has_asyncio_loop(self, handler: Facts) -> bool:
+        """Whether one asyncio loop serves all connections of this handler."""
+        return self.is_asyncio or (handler.needs_asyncio and not self.own_flow)
+
+    def _refuse_lifespan(self, handler: Facts) -> NoReturn:
+        from pronghorn import models
+
+        fit = [each.name for each in models.pages() if each._has_asyncio_loop(handler)]
+        raise IncompatibleHandler(
+            f"{handler.name!r} has an async lifespan, which model {self.name!r} cannot enter.",
+            "An async lifespan lives on a worker's asyncio loop, one for all its connections; here is none.",
+            "Make it a sync one: a handler that blocks runs beside no asyncio loop."
+            if handler.blocks
+            else f"Choose another --model: {', '.join(fit)}; or make it a sync one.",
+        )
+
     def styles(self) -> list[str]:
         """The styles that run under this model, in the order of the manual."""
         own = ["blocking", "program"] if self.own_flow else []
@@ -139,6 +161,7 @@ class Model(msgspec.Struct, frozen=True):
         else:
             self.serve(context)
         context.fold()
+        context.finish()
         return context.cut
 
 
@@ -148,7 +171,8 @@ class Context:
     `page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child of
     the fork model. `lock` is held while a flow of control counts.
     `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
-    served, and not before.
+    served, and not before. `drained` is called once after the last connection, before an async `lifespan` is left,
+    which only models on an asyncio loop are given: they enter it before they are ready.
     """
 
     connection_class: type[Any] = Connection
@@ -165,6 +189,8 @@ class Context:
         watched: list[Thing] | None = None,
         page: Page | None = None,
         ready: Callable[[], None] = _nothing,
+        drained: Callable[[], None] = _nothing,
+        lifespan: Lifespan | None = None,
     ) -> None:
         self.listeners = listeners
         self.handler = handler
@@ -174,8 +200,11 @@ class Context:
         self.observe = observe
         self.watched: list[Thing] = watched if watched is not None else []
         self.ready = ready
+        self.lifespan = lifespan
+        self._drained = drained
         self.open: dict[int, Any] = {}
         self.cut = 0
+        self.cut_peers: list[Peer] = []
         self.count = 0
         self.page = page if page is not None else Page()
         self.counts: Counts = self.page
@@ -341,3 +370,14 @@ class Context:
             return False
         self._paused_until = now + FAIR_PAUSE
         return True
+
+    def note_cut(self, peer: Peer) -> None:
+        """A connection is cut at the drain deadline; the first of them are told by name."""
+        self.cut += 1
+        if len(self.cut_peers) < TOLD_BY_NAME:
+            self.cut_peers.append(peer)
+
+    def finish(self) -> None:
+        """The drain is over: whoever knows it first says so."""
+        drained, self._drained = self._drained, _nothing
+        drained()

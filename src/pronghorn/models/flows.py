@@ -177,7 +177,7 @@ class Flows:
                     end_reading(conn)
             self._wait(SWEEP)
         for conn in list(self.open.values()):
-            self.context.cut += 1
+            self.context.note_cut(conn.peer)
             cut(conn)
 
     def attend_beside(self) -> threading.Thread:

@@ -23,9 +23,7 @@ from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
 
-
-Child = tuple[Counts, Peer]
-"""What a child has counted, and for whom it is there."""
+Children = dict[int, tuple[Peer, Counts]]
 
 
 def serve(context: Context) -> None:
@@ -34,10 +32,10 @@ def serve(context: Context) -> None:
     held += [fd for fd in (context.reserve.fileno(),) if fd >= 0]
     context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
-    children: dict[int, Child] = {}
+    children: Children = {}
 
     def settle() -> None:
-        for counts, peer in reap(children):
+        for peer, counts in reap(children):
             shared.settle(counts, context.page)
             context.limits.left(peer)
 
@@ -57,7 +55,7 @@ def serve(context: Context) -> None:
             continue
         if pid == 0:
             child(flows, conn, held, counts)
-        children[pid] = counts, conn.peer
+        children[pid] = conn.peer, counts
         flows.forget(conn)
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
@@ -89,7 +87,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     os._exit(0)
 
 
-def reap(children: dict[int, Child]) -> list[Child]:
+def reap(children: Children) -> list[tuple[Peer, Counts]]:
     """Ask after each child; those of others, such as a handler's own, are not ours to wait for. What the dead ones
     have counted."""
     dead = []
@@ -103,7 +101,7 @@ def reap(children: dict[int, Child]) -> list[Child]:
     return dead
 
 
-def drain_children(flows: Flows, children: dict[int, Child], settle: Callable[[], None]) -> None:
+def drain_children(flows: Flows, children: Children, settle: Callable[[], None]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
     rounds = 0
     while children and time.monotonic() < flows.context.drain.deadline:
@@ -113,7 +111,8 @@ def drain_children(flows: Flows, children: dict[int, Child], settle: Callable[[]
         flows.tick()
         time.sleep(SWEEP)
         settle()
-    flows.context.cut += len(children)
+    for peer, _ in children.values():
+        flows.context.note_cut(peer)
     send(children, signal.SIGKILL)
     patience = time.monotonic() + LEAVE
     while children and time.monotonic() < patience:

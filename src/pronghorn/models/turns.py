@@ -258,7 +258,7 @@ class Loops:
         """The drain deadline is there: end what is open."""
         for channel in list(self.open.values()):
             if not channel.is_lingering():
-                self.context.cut += 1
+                self.context.note_cut(channel.peer)
             channel.cut()
 
 

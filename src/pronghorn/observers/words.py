@@ -245,6 +245,11 @@ def _reason(what: str, why: str) -> str:
     return escaped(first) + last + (indented(rest) if len(rest) > 1 else "")
 
 
+@words(ERROR, events.LifespanFailed)
+def _lifespan_failed(event: events.LifespanFailed) -> tuple[int, str]:
+    return ERROR, f"Lifespan {escaped(event.name)} failed at its end: {kind_and_text(event.error)}{trace(event.error)}"
+
+
 @words(INFO, events.DrainStarted)
 def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
     return INFO, f"Draining ({escaped(event.why)}): open connections have {event.seconds:g} s to finish"
@@ -252,8 +257,13 @@ def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
 
 @words(WARNING, events.DrainFinished)
 def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
-    cut = f"; {event.cut} connections did not finish in time and were cut" if event.cut else ""
-    return (WARNING if cut else DEBUG), f"Drained in {event.seconds:.1f} s{cut}"
+    head = f"Drained in {event.seconds:.1f} s"
+    if not event.cut:
+        return DEBUG, head
+    count = "1 connection" if event.cut == 1 else f"{event.cut} connections"
+    peers = ", ".join(map(peer_name, event.peers))
+    more = f" and {event.cut - len(event.peers)} more" if event.cut > len(event.peers) else ""
+    return WARNING, f"{head}; cut {count} that did not finish in time: {peers}{more}"
 
 
 def kind_and_text(error: BaseException) -> str:

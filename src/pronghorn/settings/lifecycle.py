@@ -26,8 +26,8 @@ class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 60.0
     worker_silence: Annotated[
         float,
-        option("Time without a heartbeat after which a worker counts as hung: its stacks are logged, it is killed and "
-               "replaced; 0 switches that off.", "Lifecycle and limits", unit="time", ge=0),
+        option("Time without a heartbeat, 3 s at least, after which a worker counts as hung: its stacks are logged, it "
+               "is killed and replaced; 0 switches that off.", "Lifecycle and limits", unit="time", ge=0),
     ] = 30.0  # fmt: skip
     max_connections_per_worker: Annotated[
         int,

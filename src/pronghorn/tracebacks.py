@@ -1,0 +1,24 @@
+"""What the user's code raised, as its author wants to see it: with its own frames, and none of ours.
+
+Law: text only; who says it, and how, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+
+HOUSE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+MACHINERY = ("<frozen importlib", HOUSE, contextlib.__file__)
+
+
+def of_users(error: BaseException) -> str:
+    """The traceback of `error` without the frames that lead from us to the user's code."""
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.from_list([each for each in told.stack if not _is_machinery(each.filename)])
+    return "".join(told.format()).rstrip()
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith(MACHINERY) or filename.endswith(f"importlib{os.sep}__init__.py")

@@ -69,6 +69,10 @@ def test_settings_cross_a_process_boundary_as_json() -> None:
     ("name", "text", "value"),
     [
         ("bind", "a:1, b:2", ("a:1", "b:2")),
+        ("allow", [], ()),
+        ("deny", "10.0.0.0/8, ::1", ("10.0.0.0/8", "::1")),
+        ("proxy_from", "unix", ("unix",)),
+        ("unix_mode", "0660", "0660"),
         ("bind", ["unix:/with,comma"], ("unix:/with,comma",)),
         ("workers", "4", 4),
         ("workers", None, None),
@@ -103,6 +107,7 @@ def test_right_values(name: str, text: Any, value: Any) -> None:
         ("backlog", 2**31, "It takes a whole number, at least 0, at most 2147483647."),
         ("bind", "", "It takes one ADDRESS or more, separated by commas."),
         ("bind", [], "It takes one ADDRESS or more, separated by commas."),
+        ("allow", "", "It takes one NETWORK or more, separated by commas."),
         ("bind", ["a:1", ""], "It takes one ADDRESS or more, separated by commas."),
         ("bind", 8000, "It takes one ADDRESS or more, separated by commas."),
         ("allow", "10.0.0.0/33", "'10.0.0.0/33' has no prefix length from 0 to 32. It takes one NETWORK or more, sep"),

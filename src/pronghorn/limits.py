@@ -2,8 +2,7 @@
 
 Law: a limit of the whole server is kept without a lock between its workers: each publishes its own count on the
 scoreboard first, then sums what all have published, and backs out if that is too much. So there are never more than
-the limit, and for moments fewer. Memory is bounded however many sources there are (see sources.py). Nothing here
-knows a socket; the clock is an argument.
+the limit, and for moments fewer. Memory is bounded however many sources there are (see sources.py).
 
 At the limit of connections nobody is accepted, and the kernel's queue waits. Who is beyond another limit would hold up
 that queue, and is refused.
@@ -18,7 +17,7 @@ import resource
 import time
 from collections.abc import Iterator
 
-from pronghorn.counts import OPEN
+from pronghorn.counts import ACCEPTED, OPEN, REFUSED
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.networks import Access, Networks
 from pronghorn.scoreboard import Page
@@ -75,7 +74,7 @@ class Limits:
         self._all = settings.max_connections
         self._per_source = settings.max_connections_per_source
         rate = settings.accept_rate
-        self._bucket = Bucket(rate, page.served_everywhere(), time.monotonic()) if rate else None
+        self._bucket = Bucket(rate, _served(page), time.monotonic()) if rate else None
         self.most: float = max(1, free_descriptors() - SPARE_DESCRIPTORS)
         self.proxied = bool(self._proxies)
 
@@ -87,14 +86,10 @@ class Limits:
         """Count one more open connection, unless that is too many."""
         words = self._page.words
         words[OPEN] += 1
-        if words[OPEN] <= self.most and (self._all is None or self._page.open_everywhere() <= self._all):
+        if words[OPEN] <= self.most and (self._all is None or self._page.everywhere(OPEN) <= self._all):
             return True
         words[OPEN] -= 1
         return False
-
-    def has_room(self) -> bool:
-        """Whether `reserve` would succeed now."""
-        return self._page.words[OPEN] < self.most and (self._all is None or self._page.open_everywhere() < self._all)
 
     def refusal(self, peer: Peer) -> str:
         """The limit that a peer is beyond who was just accepted; "" if there is none. One that is not refused is
@@ -102,7 +97,7 @@ class Limits:
         if not self._access.permits(peer):
             return DENIED
         bucket = self._bucket
-        if bucket is not None and not bucket.take(self._page.served_everywhere(), time.monotonic()):
+        if bucket is not None and not bucket.take(_served(self._page), time.monotonic()):
             return TOO_FAST
         return "" if self.is_proxy(peer) else self._too_many(peer)
 
@@ -118,7 +113,7 @@ class Limits:
     def tick(self, now: float) -> None:
         """Once a second or so."""
         if self._bucket is not None:
-            self._bucket.fill(self._page.served_everywhere(), now)
+            self._bucket.fill(_served(self._page), now)
 
     def _too_many(self, peer: Peer) -> str:
         if self._per_source:
@@ -127,6 +122,11 @@ class Limits:
                 self._page.source_remove(peer)
                 return TOO_MANY
         return ""
+
+
+def _served(page: Page) -> int:
+    """Connections that the workers of now have accepted and not refused."""
+    return page.everywhere(ACCEPTED) - page.everywhere(REFUSED)
 
 
 class Reserve:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pronghorn.counts import ACCEPTED, COUNTERS, OPEN, REFUSED, Counts, word
+from pronghorn.counts import COUNTERS, OPEN, Counts, word
 from pronghorn.errors import PronghornError
 from pronghorn.sources import SOURCE_WORDS, buckets
 
@@ -109,18 +109,10 @@ class Page(Counts):
         ]
         return bool(emptier) and max(board.floats[start + BEAT] for start in emptier) > time.monotonic() - SILENT
 
-    def open_everywhere(self) -> int:
-        """Connections that all workers have open, this one included."""
-        board, count = self._board, self.words[OPEN]
-        return count + sum(board.words[start + OPEN] for start in self._elsewhere(board)) if board else count
-
-    def served_everywhere(self) -> int:
-        """Connections that the workers of now have accepted and not refused, since each of them started."""
-        board, count = self._board, self.words[ACCEPTED] - self.words[REFUSED]
-        if board is not None:
-            words = board.words
-            count += sum(words[start + ACCEPTED] - words[start + REFUSED] for start in self._elsewhere(board))
-        return count
+    def everywhere(self, index: int) -> int:
+        """The sum of one counter over all workers, this one included."""
+        board, count = self._board, self.words[index]
+        return count + sum(board.words[start + index] for start in self._elsewhere(board)) if board else count
 
     def source_everywhere(self, peer: tuple[str, int] | str) -> int:
         """Connections that this source has open with all workers (see Scoreboard.source_count)."""

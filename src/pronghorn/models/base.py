@@ -6,7 +6,6 @@ and errors; a page writes out its loop and nothing else.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
@@ -14,44 +13,33 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from pronghorn.channel import AnyChannel
-from pronghorn.connection import Connection, is_peers_fault, turn_away
+from pronghorn.connection import Connection, is_peers_fault
 from pronghorn.counts import (
-    ACCEPTED,
     BYTES_IN,
     BYTES_OUT,
     CLOSED_WORD,
     HANDLER_ERRORS,
     MESSAGES,
     OPEN,
-    REFUSED,
-    Counts,
     closed_word,
 )
 from pronghorn.errors import BadSetting, IncompatibleHandler
 from pronghorn.events import (
-    AcceptFailed,
-    ClientsWait,
     ConnectionClosed,
-    ConnectionOpened,
-    ConnectionRefused,
     HandlerFailed,
     Observer,
     PeerFailed,
 )
 from pronghorn.handlers import Facts, Handler
 from pronghorn.lifespans import ASYNC, Lifespan
-from pronghorn.limits import Limits, Reserve
-from pronghorn.listener import Drain, Exhausted, Listener, Peer
+from pronghorn.listener import Drain, Listener, Peer
+from pronghorn.models.door import Door
 from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
 
-REFUSALS_IN_A_ROW = 64  # before others have their turn
 TICK = 1.0  # seconds: nothing waits longer without looking up
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
-EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
-FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
-FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
 
 
 def by_descriptors(settings: Settings, descriptors: int) -> tuple[int, str]:
@@ -165,11 +153,9 @@ class Model(msgspec.Struct, frozen=True):
         return context.cut
 
 
-class Context:
+class Context(Door):
     """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
 
-    `page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child of
-    the fork model. `lock` is held while a flow of control counts.
     `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
     served, and not before. `drained` is called once after the last connection, before an async `lifespan` is left,
     which only models on an asyncio loop are given: they enter it before they are ready.
@@ -192,12 +178,10 @@ class Context:
         drained: Callable[[], None] = _nothing,
         lifespan: Lifespan | None = None,
     ) -> None:
-        self.listeners = listeners
+        super().__init__(listeners, settings, observe, page if page is not None else Page())
         self.handler = handler
-        self.settings = settings
         self.model = model
         self.drain = drain
-        self.observe = observe
         self.watched: list[Thing] = watched if watched is not None else []
         self.ready = ready
         self.lifespan = lifespan
@@ -205,99 +189,12 @@ class Context:
         self.open: dict[int, Any] = {}
         self.cut = 0
         self.cut_peers: list[Peer] = []
-        self.count = 0
-        self.page = page if page is not None else Page()
-        self.counts: Counts = self.page
-        self.lock = threading.Lock()
-        self.limits = Limits(settings, self.page)
-        self.reserve = Reserve()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
         self._told = [0, 0, 0]  # what the page has of these, and of those that are open
         self._fold_at = 0.0
-        self._pauses = 0
-        self._paused_until = 0.0
 
-    # How a connection begins.
-
-    def accept(self, listener: Listener) -> tuple[int, Peer] | None:
-        """One connection that no limit refuses, if there is one; it is counted among the open ones.
-
-        Exhausted passes, and is raised too when as many are open as may be; a listener that has died is left out from
-        now on.
-        """
-        for _ in range(REFUSALS_IN_A_ROW):
-            self._reserve(listener)
-            try:
-                got = listener.accept()
-            except OSError as error:
-                self._give_back()
-                self._failed_to_accept(listener, error)
-                raise
-            if got is None:
-                self._give_back()
-                return None
-            with self.lock:
-                self.page.words[ACCEPTED] += 1
-                limit = self.limits.refusal(got[1])
-            if not limit:
-                return got
-            self.refuse(*got, limit)
-        return None
-
-    def _reserve(self, listener: Listener) -> None:
-        with self.lock:
-            if self.limits.reserve():
-                return
-        self.observe(ClientsWait(listener.address, self.page.open))
-        raise Exhausted("as many connections are open as may be")
-
-    def _give_back(self) -> None:
-        with self.lock:
-            self.page.words[OPEN] -= 1
-
-    def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
-        if not isinstance(error, Exhausted):
-            self.observe(AcceptFailed(listener.address, error, 0.0))
-            self.listeners.remove(listener)
-            return
-        count = 0
-        for fd, _ in self.reserve.accepted(listener, error):
-            turn_away(fd)
-            count += 1
-        with self.lock:
-            self.page.words[ACCEPTED] += count
-            self.page.words[REFUSED] += count
-        self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
-
-    def number(self, peer: Peer | None) -> int:
-        """The next connection's number. None: who the peer is will be told later."""
-        self.count += 1
-        if peer is not None:
-            self.observe(ConnectionOpened(self.count, peer))
-        return self.count
-
-    def refusal_of_client(self, client: Peer) -> str:
-        """The limit that a client is beyond for whom a proxy speaks; "" if there is none."""
-        with self.lock:
-            return self.limits.refusal_of_client(client)
-
-    def refuse(self, fd: int, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
-        """Close a connection unserved, in order, so that its client reads an end and not a reset. One that was
-        `admitted` has passed all limits before."""
-        turn_away(fd)
-        self.refused(peer, limit, detail, admitted=admitted)
-
-    def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
-        """A connection was closed unserved."""
-        with self.lock:
-            self.counts.words[REFUSED] += 1
-            self.counts.words[OPEN] -= 1
-            if admitted:
-                self.limits.left(peer)
-        self.observe(ConnectionRefused(peer, limit, detail))
-
-    # How it ends.
+    # How a connection ends.
 
     def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
@@ -355,21 +252,6 @@ class Context:
         words[BYTES_OUT] += bytes_out - told[1]
         words[MESSAGES] += messages - told[2]
         self._told = [bytes_in, bytes_out, messages]
-
-    def gives_way(self) -> bool:
-        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds; but
-        not for ever: the emptiest may be emptiest because it is stuck."""
-        if not self.page.crowded():
-            return False
-        now = time.monotonic()
-        if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over
-            self._pauses = 0
-        self._pauses += 1
-        if self._pauses > FAIR_PAUSES:
-            self._pauses = 0
-            return False
-        self._paused_until = now + FAIR_PAUSE
-        return True
 
     def note_cut(self, peer: Peer) -> None:
         """A connection is cut at the drain deadline; the first of them are told by name."""

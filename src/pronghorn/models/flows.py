@@ -28,7 +28,8 @@ from pronghorn.connection import (
 from pronghorn.errors import BadProxyHeader
 from pronghorn.events import ConnectionOpened
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
-from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.opening import TOO_LATE, WRONG, read_header
 from pronghorn.scoreboard import DRAINING
 

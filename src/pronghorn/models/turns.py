@@ -17,7 +17,8 @@ from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
-from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.opening import Opening
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING

@@ -100,7 +100,7 @@ def _checked(field: Field, value: Any, origin: str) -> Any:
         raise _wrong(field, value, origin)
     if right is not None and not all(HOLDS[key](right, limit) for key, limit in field.bounds.items()):
         raise _wrong(field, value, origin)
-    if isinstance(right, tuple) and not (right and all(right)):
+    if isinstance(right, tuple) and not (all(right) and (right or not field.default)):
         raise _wrong(field, value, origin)
     if field.unit in CHECKS:
         try:

@@ -25,7 +25,7 @@ LAYERS = (
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "networks", "opening", "listener", "socket_options", "addresses", "bind_errors",
+        "framing", "proxy_protocol", "networks", "introduction", "listener", "socket_options", "addresses", "bind_errors",
         "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines",
         "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "settings",
     },

@@ -42,7 +42,8 @@ def free_descriptors() -> int:
 
 class Bucket:
     """At most `rate` in a second, and as many at once after a second of rest. Each worker keeps one, and pours out of
-    its own what the others have taken: `served` counts what all have taken since the server started."""
+    its own what any of them has taken: `served` counts those. Whatever flowed in meanwhile is taken to have come first,
+    so that there is never more in a worker's bucket than in one that all would share."""
 
     __slots__ = ("_level", "_rate", "_seen", "_when")
 
@@ -50,16 +51,16 @@ class Bucket:
         self._rate = self._level = float(rate)
         self._seen, self._when = served, now
 
-    def fill(self, served: int, now: float) -> float:
-        """The level as it is now; a worker that accepts nobody does this once a second, lest it forgets the others."""
-        level = self._level + (now - self._when) * self._rate - max(0, served - self._seen)
-        self._level = min(self._rate, level)
+    def fill(self, served: int, now: float) -> None:
+        """Bring it up to now; a worker that accepts nobody does this once a second."""
+        level = min(self._rate, self._level + (now - self._when) * self._rate)
+        self._level = min(self._rate, level - (served - self._seen))
         self._seen, self._when = served, now
-        return self._level
 
     def take(self, served: int, now: float) -> bool:
-        """Whether there is one more."""
-        return self.fill(served, now) >= 1.0
+        """Whether there was one more; `served` counts it already, and does no longer if it is refused for that."""
+        self.fill(served, now)
+        return self._level >= 0
 
 
 class Limits:

@@ -19,7 +19,7 @@ from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Acceptor, Loops
-from pronghorn.opening import Opening
+from pronghorn.introduction import Introduction
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -36,9 +36,9 @@ class AsyncioLoops(Loops):
         self.changed = self._glue.changed
         super().__init__(context)
 
-    def release(self, channel: AnyChannel | Acceptor | Opening) -> None:
+    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
         super().release(channel)
-        if not (self.open or self.opening) and self.context.drain.begun:
+        if not (self.open or self.introductions) and self.context.drain.begun:
             self._last.set()
 
     async def live(self) -> None:
@@ -62,7 +62,7 @@ class AsyncioLoops(Loops):
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()
-        if self.open or self.opening:
+        if self.open or self.introductions:
             try:
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))
             except TimeoutError:

@@ -30,7 +30,7 @@ from pronghorn.events import ConnectionOpened
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
-from pronghorn.opening import TOO_LATE, WRONG, read_header
+from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.scoreboard import DRAINING
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining

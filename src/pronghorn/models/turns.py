@@ -19,7 +19,7 @@ from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
-from pronghorn.opening import Opening
+from pronghorn.introduction import Introduction
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
 
@@ -141,7 +141,7 @@ class Loops:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.open: dict[int, AnyChannel] = context.open
-        self.opening: dict[Opening, None] = {}  # in the order of their deadlines
+        self.introductions: dict[Introduction, None] = {}  # in the order of their deadlines
         self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
@@ -157,31 +157,31 @@ class Loops:
         sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         sock.setblocking(False)
         if context.limits.proxied and context.limits.is_proxy(peer):
-            self._await_header(Opening(sock, peer, time.monotonic() + context.settings.handshake_timeout))
+            self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
         else:
             self._open(sock, peer)
 
-    def _await_header(self, opening: Opening) -> None:
-        opening.on_readable()
-        if opening.is_closing():
-            self._header_came(opening)
+    def _await_header(self, introduction: Introduction) -> None:
+        introduction.on_readable()
+        if introduction.is_closing():
+            self._header_came(introduction)
         else:
-            self.opening[opening] = None
-            opening.changed = self.changed
-            self.changed(opening)
+            self.introductions[introduction] = None
+            introduction.changed = self.changed
+            self.changed(introduction)
 
-    def _header_came(self, opening: Opening) -> None:
+    def _header_came(self, introduction: Introduction) -> None:
         """Or it did not, and the connection is refused; so it is when a limit is against the client."""
-        self.opening.pop(opening, None)
-        peer, header, limit = opening.peer, opening.header, opening.refusal
+        self.introductions.pop(introduction, None)
+        peer, header, limit = introduction.peer, introduction.header, introduction.refusal
         if header is not None:
             peer = peer if header.source is None else header.source
             limit = self.context.refusal_of_client(peer)
         if limit:
-            self.context.refuse(opening.sock.detach(), peer, limit, opening.detail)
+            self.context.refuse(introduction.sock.detach(), peer, limit, introduction.detail)
             self.relieve()
         else:
-            self._open(opening.sock, peer, header)
+            self._open(introduction.sock, peer, header)
 
     def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
         context = self.context
@@ -202,13 +202,13 @@ class Loops:
     def failed(self, channel: AnyChannel, error: BaseException) -> None:
         self.context.failed(channel, error)
 
-    def release(self, channel: AnyChannel | Acceptor | Opening) -> None:
+    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
         """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor, or of
         what was no channel yet."""
         if isinstance(channel, Acceptor):
             channel.listener.close()
             return
-        if isinstance(channel, Opening):
+        if isinstance(channel, Introduction):
             self._header_came(channel)
             return
         channel.sock.close()
@@ -225,19 +225,19 @@ class Loops:
         self.context.tick(now)
         for acceptor in self.acceptors:
             acceptor.look()
-        for opening in list(self.opening):
-            if opening.deadline > now:
+        for introduction in list(self.introductions):
+            if introduction.deadline > now:
                 break
-            opening.late()
+            introduction.late()
 
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
         self.context.page.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
-        for opening in list(self.opening):
-            opening.on_readable()
-            opening.late()  # unless it came
+        for introduction in list(self.introductions):
+            introduction.on_readable()
+            introduction.late()  # unless it came
         for channel in list(self.open.values()):
             self._drain(channel)
         self._draining = True

@@ -18,7 +18,7 @@ import pytest
 from pronghorn import models
 from pronghorn.connection import State
 from pronghorn.errors import BadProxyHeader
-from pronghorn.opening import TOO_LATE, WRONG, Opening, read_header
+from pronghorn.introduction import TOO_LATE, WRONG, Introduction, read_header
 from pronghorn.proxy_protocol import SIGNATURE, ProxyHeader
 from pronghorn.testing import Served, exchange, serving, until
 
@@ -66,43 +66,43 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
-def test_an_opening_reads_its_header_and_no_more(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_an_introduction_reads_its_header_and_no_more(pair: tuple[socket.socket, socket.socket]) -> None:
     one, other = pair
-    changes: list[Opening] = []
-    opening = Opening(other, ("127.0.0.2", 1), 10.0)
-    opening.changed = changes.append
+    changes: list[Introduction] = []
+    introduction = Introduction(other, ("127.0.0.2", 1), 10.0)
+    introduction.changed = changes.append
     for byte in LINE[:-1]:
         one.send(bytes([byte]))
-        opening.on_readable()
-    assert (opening.state, opening.wants_read, opening.header) == (State.OPENING, True, None)
+        introduction.on_readable()
+    assert (introduction.state, introduction.wants_read, introduction.header) == (State.OPENING, True, None)
     one.send(b"\nhello")
-    opening.on_readable()
-    assert (opening.header, opening.refusal, opening.is_closing(), opening.wants_read) == (HEADER, "", True, False)
-    assert changes == [opening]
-    opening.late()
-    opening.on_readable()
-    assert (opening.refusal, changes) == ("", [opening])
+    introduction.on_readable()
+    assert (introduction.header, introduction.refusal, introduction.is_closing(), introduction.wants_read) == (HEADER, "", True, False)
+    assert changes == [introduction]
+    introduction.late()
+    introduction.on_readable()
+    assert (introduction.refusal, changes) == ("", [introduction])
     assert other.recv(100) == b"hello"
 
 
 @pytest.mark.parametrize(("sent", "detail"), [(b"hello", "begins with b'hello'"), (b"PROXY TC", "ended before it")])
-def test_an_opening_says_why_there_is_no_header(
+def test_an_introduction_says_why_there_is_no_header(
     pair: tuple[socket.socket, socket.socket], sent: bytes, detail: str
 ) -> None:
     one, other = pair
-    opening = Opening(other, "", 10.0)
+    introduction = Introduction(other, "", 10.0)
     one.sendall(sent)
     one.close()
-    opening.on_readable()
-    opening.on_readable()
-    assert (opening.refusal, opening.is_closing()) == (WRONG, True)
-    assert detail in opening.detail
+    introduction.on_readable()
+    introduction.on_readable()
+    assert (introduction.refusal, introduction.is_closing()) == (WRONG, True)
+    assert detail in introduction.detail
 
 
-def test_an_opening_that_is_late(pair: tuple[socket.socket, socket.socket]) -> None:
-    opening = Opening(pair[1], "", 10.0)
-    opening.late()
-    assert (opening.refusal, opening.is_closing()) == (TOO_LATE, True)
+def test_an_introduction_that_is_late(pair: tuple[socket.socket, socket.socket]) -> None:
+    introduction = Introduction(pair[1], "", 10.0)
+    introduction.late()
+    assert (introduction.refusal, introduction.is_closing()) == (TOO_LATE, True)
 
 
 def test_reading_a_header_waits_for_it_and_no_longer(pair: tuple[socket.socket, socket.socket]) -> None:

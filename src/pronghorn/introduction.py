@@ -2,7 +2,7 @@
 
 Law: the header is read in the connection's own time, never where connections are accepted, and to the last byte of it
 and no further: what follows may be TLS, which reads for itself. A proxy that is too slow, or says something else, loses
-that connection. `Opening` is a thing for a loop, `read_header` waits.
+that connection. `Introduction` is a thing for a loop, `read_header` waits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _nothing(thing: Any) -> None:
     pass
 
 
-class Opening:
+class Introduction:
     """A connection in a loop that awaits its header: CLOSED means that it came, or `refusal` says why not; the socket
     is still open."""
 

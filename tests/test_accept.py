@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pronghorn import listener, socket_options
-from pronghorn.listener import Drain, Exhausted, Listener, Wake, open_listeners
+from pronghorn.listener import Drain, Exhausted, Listener, Wake
+from pronghorn.opening import open_listeners
 from pronghorn.settings import Settings
 
 

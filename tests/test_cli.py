@@ -17,7 +17,7 @@ import pytest
 import pronghorn
 from pronghorn import models, settings
 from pronghorn.cli import main
-from pronghorn.cli.serve import split
+from pronghorn.cli._layers import split
 
 ROOT = Path(__file__).parent.parent
 PRONGHORN = [sys.executable, "-m", "pronghorn"]
@@ -56,7 +56,7 @@ def test_alone_it_is_a_quick_start() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) <= 12
+    assert len(lines) <= 16
     assert max(map(len, lines)) <= 80
     for command in main.COMMANDS:
         assert f"pronghorn {command}" in done.stdout
@@ -101,7 +101,7 @@ def test_help_of_serve_tells_every_setting(field: settings.Field, capsys: pytest
 def test_typos_in_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, "serv") == ["Error: There is no command 'serv'.", "Did you mean 'serve'?"]
     assert complaint(capsys, "mine.py:handle")[1] == "To serve that handler: pronghorn serve mine.py:handle"
-    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, connect, models."
+    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, check, config, connect, models."
 
 
 def test_typos_in_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +131,7 @@ def test_settings_come_from_the_line_then_the_environment(
     monkeypatch.setenv("PRONGHORN_POOL_SIZE", "")
     assert main.run(["serve", "--workers", "2", "--no-reuse-address", "--drain-timeout", "1m"]) == 0
     boot = handed_over[0]
-    assert boot.settings == settings.settle(
+    assert boot.layers.settle().settings == settings.settle(
         {
             "bind": ("127.0.0.1:1", "[::1]:2"),
             "workers": 2,
@@ -140,19 +140,19 @@ def test_settings_come_from_the_line_then_the_environment(
             "drain_timeout": 60.0,
         }
     )
-    assert (boot.source.name, boot.source.command) == ("upper", ())
+    assert (boot.layers.settle().source.name, boot.layers.settle().source.command) == ("upper", ())
 
 
 def test_bind_may_be_repeated(handed_over: list[Any]) -> None:
     main.run(["serve", "-b", ":1", "-b", "unix:/with,comma", "module:handler"])
-    assert handed_over[0].settings.bind == (":1", "unix:/with,comma")
-    assert handed_over[0].source.name == "module:handler"
+    assert handed_over[0].layers.settle().settings.bind == (":1", "unix:/with,comma")
+    assert handed_over[0].layers.source.name == "module:handler"
 
 
 def test_exec_takes_the_rest_of_the_line(handed_over: list[Any]) -> None:
     main.run(["serve", "--model", "fork", "--exec", "sh", "-c", "cat", "--", "--model", "x", "--help", "--exec"])
-    assert handed_over[0].settings.model == "fork"
-    assert handed_over[0].source.command == ("sh", "-c", "cat", "--", "--model", "x", "--help", "--exec")
+    assert handed_over[0].layers.settle().settings.model == "fork"
+    assert handed_over[0].layers.source.command == ("sh", "-c", "cat", "--", "--model", "x", "--help", "--exec")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_it_becomes_a_lean_interpreter() -> None:
     assert result["arguments"][-3:-1] == ["-m", "pronghorn.server"]
     assert {"-P", "-Wdefault", "utf8"} <= set(result["arguments"])
     assert result["inheritable"]
-    assert '"workers":2' in result["boot"] and '"name":"echo"' in result["boot"]
+    assert '"workers":"2"' in result["boot"] and '"name":"echo"' in result["boot"]
     assert not {"click", "rich", "rich_click"} & set(result["modules"].split()), result["errors"]
 
 

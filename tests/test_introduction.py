@@ -77,7 +77,12 @@ def test_an_introduction_reads_its_header_and_no_more(pair: tuple[socket.socket,
     assert (introduction.state, introduction.wants_read, introduction.header) == (State.OPENING, True, None)
     one.send(b"\nhello")
     introduction.on_readable()
-    assert (introduction.header, introduction.refusal, introduction.is_closing(), introduction.wants_read) == (HEADER, "", True, False)
+    assert (introduction.header, introduction.refusal, introduction.is_closing(), introduction.wants_read) == (
+        HEADER,
+        "",
+        True,
+        False,
+    )
     assert changes == [introduction]
     introduction.late()
     introduction.on_readable()
@@ -200,9 +205,9 @@ def test_draining_does_not_wait_for_headers(model: str) -> None:
     [("whom_blocking", "thread"), ("whom_streams", "asyncio"), ("whom_streams", "thread"), ("whom_streams", "epoll")],
 )
 def test_every_style_is_told(handler: str, model: str) -> None:
-    with serving(f"handlers_under_test:{handler}", model=model, proxy_from=("127.0.0.0/8",)) as server:
-        with server.connect() as client:
-            assert told(client, LINE + b"a\n") == b"a: ('192.0.2.7', 4711) 1\n"
+    name = f"handlers_under_test:{handler}"
+    with serving(name, model=model, proxy_from=("127.0.0.0/8",)) as server, server.connect() as client:
+        assert told(client, LINE + b"a\n") == b"a: ('192.0.2.7', 4711) 1\n"
 
 
 def test_proxies_at_a_unix_socket(tmp_path: Path) -> None:

@@ -19,15 +19,16 @@ LAYERS = (
     {"server"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "watch", "watcher",
+        "call", "watch", "watcher",
     },
     {"worker", "probe", "processes", "program"},
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "networks", "introduction", "listener", "socket_options", "addresses", "bind_errors",
-        "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines",
-        "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "settings",
+        "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
+        "addresses", "bind_errors", "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel",
+        "limits", "deadlines", "drain", "meeting", "scoreboard", "sources", "counts", "waits", "lifespans",
+        "tracebacks", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -15,7 +15,8 @@ import pytest
 
 from pronghorn import addresses
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
-from pronghorn.listener import Listener, open_listeners
+from pronghorn.listener import Listener
+from pronghorn.opening import open_listeners
 from pronghorn.settings import Settings
 
 Open = Callable[[str], Listener]

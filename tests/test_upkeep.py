@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from contextlib import ExitStack
@@ -46,7 +47,7 @@ def test_a_worker_that_hangs_writes_its_stacks_and_is_replaced(tmp_path: Path, m
             sock.sendall(b"stick\n")
             replaced(server, worker)
         assert "no sign of life" in server.log
-        assert 'stuck.py", line 6 in reply' in server.log
+        assert re.search(r'stuck.py", line [67] in reply', server.log)
         assert server.ask(b"x\n") == b"X\n"
         assert server.stop() == 0
 

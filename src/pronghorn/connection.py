@@ -180,6 +180,8 @@ class Facts:
     bytes_in: int
     bytes_out: int
     reading_shut: bool
+    hears_drain: bool
+    """Its own flow of control waits for the drain beside its input, and tells its protocol."""
     drain: Drain | None
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
@@ -193,7 +195,7 @@ class Facts:
         self.number, self.peer, self.drain = number, peer, drain
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
-        self.reading_shut = False
+        self.reading_shut = self.hears_drain = False
         self.partial = self.on_cut = self.protocol = self.proxy = None
 
     @property
@@ -212,7 +214,9 @@ class Facts:
         return current_lifespan()
 
 
-FACTS = tuple("number peer proxy opened bytes_in bytes_out protocol reading_shut drain partial on_cut".split())
+FACTS = tuple(
+    "number peer proxy opened bytes_in bytes_out protocol reading_shut hears_drain drain partial on_cut".split()
+)
 
 
 class Connection(Facts, socket.socket):
@@ -227,7 +231,8 @@ class Connection(Facts, socket.socket):
 
     def _real_close(self, _ss: Any = None) -> None:
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
-        linger(self, reading_shut=self.reading_shut)
+        if hasattr(self, "reading_shut"):  # a copy that dup() made has no facts: the connection goes on without it
+            linger(self, reading_shut=self.reading_shut)
         _socket.socket.close(self)
 
 

@@ -25,9 +25,19 @@ class PronghornError(Exception):
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
 
+    def parts(self) -> dict[str, str | int]:
+        """The error as plain values, for another process."""
+        return {"what": self.what, "why": self.why, "hint": self.hint, "exit_code": self.exit_code}
+
 
 class BadSetting(PronghornError):
     """A setting has a value that it cannot have."""
+
+    exit_code = 2
+
+
+class BadRequest(PronghornError):
+    """What came over the control socket is no request."""
 
     exit_code = 2
 
@@ -68,6 +78,10 @@ class CannotBind(PronghornError):
 
 class AddressInUse(CannotBind):
     """Another socket holds the address."""
+
+
+class AlreadyRunning(CannotBind):
+    """A server of that name is running, and has the control socket at `address`."""
 
 
 class PeerError(PronghornError):

@@ -32,6 +32,13 @@ class ListenerSkipped(Event, frozen=True):
     why: str
 
 
+class ControlMissing(Event, frozen=True):
+    """There is no control socket, because no place for it could be had."""
+
+    what: str
+    why: str
+
+
 class ServerStarted(Event, frozen=True):
     """All that a person wants to know once the server serves."""
 

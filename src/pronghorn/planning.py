@@ -13,8 +13,9 @@ from pronghorn import models, worker
 from pronghorn.errors import AddressInUse, PronghornError
 from pronghorn.events import Observer
 from pronghorn.handlers import Facts, Source
-from pronghorn.listener import Listener, open_listeners
+from pronghorn.listener import Listener
 from pronghorn.models.base import Model
+from pronghorn.opening import open_listeners
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
@@ -87,7 +88,7 @@ class Planner:
         PronghornError, and then nothing new is open."""
         model, _ = self.model(facts, settings)
         try:
-            listeners = keep or open_listeners(settings, self._observe)  # TEMP
+            listeners = open_listeners(settings, self._observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
             raise self._explain(error) from None
         return Plan(source, settings, model, listeners, self._observe, self._board, facts)

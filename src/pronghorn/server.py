@@ -21,9 +21,10 @@ from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
+from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
 from pronghorn.scoreboard import Scoreboard
-from pronghorn.settings import Settings, settle
+from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
 from pronghorn.upgrade import Upgrade
@@ -75,8 +76,7 @@ class Starter:
         self.close()
 
     def failed(self, error: PronghornError) -> None:
-        parts = {"what": error.what, "why": error.why, "hint": error.hint, "exit_code": error.exit_code}
-        self.tell({"error": parts})
+        self.tell({"error": error.parts()})
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -96,7 +96,7 @@ class Server:
 
     def __init__(
         self,
-        handler: object = "upper",
+        handler: object = None,
         settings: Settings | None = None,
         *,
         layers: Layers | None = None,
@@ -106,8 +106,9 @@ class Server:
     ) -> None:
         if layers is not None:
             settled = layers.settle()
-            handler, settings = settled.source, settled.settings
-        self.source: Any = Source(name=handler) if isinstance(handler, str) else handler
+            settings = settled.settings
+            handler = settled.source if handler is None else handler
+        self.source: Any = Source(name=handler or "upper") if handler is None or isinstance(handler, str) else handler
         self.settings = settings if settings is not None else Settings()
         self._layers = layers
         self._alone = alone
@@ -125,6 +126,9 @@ class Server:
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
         self._raise_limit()
+        activated = activated_listeners(os.environ)
+        handed = self._handed.listeners if self._handed else []
+        self._inherited = activated + [Listener.adopt(each) for each in handed]
         log = LogObserver(self.settings.log_level)
         self._observe = observe = Observers(log)
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
@@ -143,12 +147,15 @@ class Server:
             self._board.close()
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
-        inherited = [Listener.adopt(each) for each in self._handed.listeners] if self._handed else []
-        return planner.plan(self.source, self.settings, facts, [], inherited)
+        return planner.plan(self.source, self.settings, facts, [], self._inherited)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
             self._observe(self._started(planner, plan))
+            for listener in self._inherited:
+                listener.take_over()
+                if listener not in plan.listeners:
+                    listener.close()
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -156,12 +163,14 @@ class Server:
             planner, plan, announce,
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
-            start_upgrade=self._start_upgrade if self._layers is not None else None,
+            start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
+            handed_over=self._hand_over,
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
         """Descriptors that workers shall not keep."""
-        return self._starter.descriptors()
+        inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
+        return [*self._starter.descriptors(), *inherited]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""
@@ -171,6 +180,11 @@ class Server:
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *(fd for each in plan.listeners for fd in each.descriptors())]
         return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)
+
+    def _hand_over(self) -> None:
+        """The new program serves: what bears a name is its own now."""
+        for listener in self._supervisor.serving.plan.listeners:
+            listener.hand_over()
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""
@@ -207,12 +221,14 @@ def explained(error: AddressInUse) -> AddressInUse:
     return AddressInUse(error.what, why, error.hint, error.address)
 
 
-def serve(handler: object = "upper", **settings: Any) -> None:
+def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
-    `handler` is the handler itself, or its name as the command takes it. Each setting is a keyword; `bind` is an
-    address or a list of them. Whatever goes wrong is printed as the command prints it and ends the script: SystemExit
-    with the exit code. Signal handlers are as before afterwards.
+    `handler` is the handler itself, or its name as the command takes it; the default is the settings file's, or the
+    upper-case service. Each setting is a keyword; `bind` is an address or a list of them. `config` is the path of a
+    settings file, whose values count where there is no keyword. A reload (SIGHUP) reads the file anew, and the code of
+    a handler that was given by name; an object stays what it is. Whatever goes wrong is printed as the command prints
+    it and ends the script: SystemExit with the exit code. Signal handlers are as before afterwards.
     """
     if worker.loading:
         raise BadHandler(
@@ -221,7 +237,10 @@ def serve(handler: object = "upper", **settings: Any) -> None:
             'Put the call under: if __name__ == "__main__":',
         )
     try:
-        status = Server(handler, settle(settings, {name: name for name in settings})).run()
+        source = Source(name=handler) if isinstance(handler, str) else None
+        file = os.path.abspath(config) if config else ""
+        layers = Layers(settings, {name: name for name in settings}, source, file)
+        status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:
         complain(error)
         status = error.exit_code

@@ -1,11 +1,12 @@
 """Options of TCP connections, set once on the listener: on Linux a connection inherits them from it (tcp(7)).
 
-Law: nothing per connection where the system does it. Elsewhere `prepare` sets them on what was accepted.
+Law: nothing per connection where the system does it. Elsewhere `apply_accepted` sets them on what was accepted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 
@@ -21,17 +22,17 @@ Option = tuple[int, int, int]
 
 def options(settings: Settings) -> list[Option]:
     """What the settings want of each connection; what the system lacks is left out."""
-    wanted: list[tuple[int, int | None, int]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    wanted: list[tuple[int, int | None, int]] = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(settings.keepalive > 0)),
+        (socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", None), math.ceil(settings.user_timeout * 1000)),
+    ]
     if settings.keepalive:
         wanted += [
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-            (socket.IPPROTO_TCP, KEEPALIVE_IDLE, max(1, round(settings.keepalive))),
+            (socket.IPPROTO_TCP, KEEPALIVE_IDLE, math.ceil(settings.keepalive)),
             (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", None), KEEPALIVE_INTERVAL),
             (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), KEEPALIVE_COUNT),
         ]
-    if settings.user_timeout:
-        number = getattr(socket, "TCP_USER_TIMEOUT", None)
-        wanted.append((socket.IPPROTO_TCP, number, max(1, round(settings.user_timeout * 1000))))
     return [(level, name, value) for level, name, value in wanted if name is not None]
 
 
@@ -41,7 +42,7 @@ def apply(sock: socket.socket, wanted: list[Option]) -> None:
         sock.setsockopt(level, name, value)
 
 
-def prepare(descriptor: int, family: int, wanted: list[Option]) -> None:
+def apply_accepted(descriptor: int, family: int, wanted: list[Option]) -> None:
     """Set them on an accepted descriptor."""
     accepted = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
     with contextlib.suppress(OSError):  # a peer that has reset already

@@ -207,7 +207,8 @@ class Supervisor:
     def kept(self) -> list[int]:
         """Descriptors beside those of the watch that workers and probes shall not keep: with a listener that is left
         out, or is a candidate's, its port would stay bound."""
-        listeners = {each.fileno() for generation in self.upkeep.generations for each in generation.plan.listeners}
+        plans = [generation.plan for generation in self.upkeep.generations]
+        listeners = {fd for plan in plans for each in plan.listeners for fd in each.descriptors()}
         board = self.serving.plan.board.descriptors()
         return [*self._private(), *self._signals.descriptors(), *board, *listeners]
 

@@ -18,8 +18,11 @@ import pwd
 import socket
 import stat
 from collections.abc import Callable
+from typing import Any
 
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
+
+NOBODY = 0  # a process id that is no process's
 
 Identity = tuple[int, int]
 
@@ -68,6 +71,36 @@ class Claim:
                     os.unlink(self._lock_path)
         os.close(self._lock)
         self._lock = -1
+
+    # An upgrade: both programs hold one lock, since flock(2) belongs to what both descriptors stand for.
+
+    def record(self) -> dict[str, Any]:
+        """What `adopt` needs, as plain values; the lock's descriptor has to be handed on with it."""
+        return {"lock": self._lock, "path": self._path, "identity": self._socket}
+
+    @classmethod
+    def adopt(cls, record: dict[str, Any]) -> Claim:
+        """The claim of the program that started this one; it removes nothing before `take_over`."""
+        claim = cls.__new__(cls)
+        claim._path = record["path"]
+        claim._text = f"unix:{claim._path}"
+        claim._lock_path = claim._path + ".lock"
+        claim._lock = record["lock"]
+        claim._owner = NOBODY
+        claim._socket = tuple(record["identity"]) if record["identity"] else None
+        os.set_inheritable(claim._lock, False)
+        return claim
+
+    def take_over(self) -> None:
+        """From now on it is this process that removes the path."""
+        self._owner = os.getpid()
+
+    def hand_over(self) -> None:
+        """From now on another process removes the path: here `release` only closes."""
+        self._owner = NOBODY
+
+    def descriptors(self) -> list[int]:
+        return [self._lock] if self._lock >= 0 else []
 
     def _locked(self) -> int:
         while True:

@@ -26,23 +26,12 @@ from pronghorn.framing import Framing
 from pronghorn.handlers.messages import FRAMING, MessageProtocol, MessageStyle, Protocol, message
 from pronghorn.lifespans import Lifespan
 from pronghorn.settings import Settings, nearest
+from pronghorn.settings.source import Source
 
 __all__ = ["Facts", "Handler", "Protocol", "Source", "load", "message", "program", "recognise"]
 
 
 BUILT_IN = ("upper", "echo", "discard", "chargen", "daytime")
-
-
-class Source(msgspec.Struct, frozen=True):
-    """Where a handler comes from: a built-in's name, `module:name`, `path/file.py:name`, or a program's command."""
-
-    name: str = "upper"
-    command: tuple[str, ...] = ()
-
-    @property
-    def is_users_code(self) -> bool:
-        """Whether finding out about the handler imports code that is not ours."""
-        return not self.command and ":" in self.name
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -90,6 +79,8 @@ class Handler:
                 conn.partial = lambda: protocol.partial
             else:
                 conn.partial = _never
+                tell = getattr(type(protocol), "draining", None)
+                conn.hears_drain = tell not in (None, Protocol.draining)  # it may want to stay
             drive(protocol, conn)
 
     def leave(self) -> None:

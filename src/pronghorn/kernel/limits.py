@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 
 from pronghorn.limits import free_descriptors
-from pronghorn.listener import effective_backlog
+from pronghorn.opening import effective_backlog
 
 __all__ = ["effective_backlog", "free_descriptors", "raise_descriptor_limit"]
 

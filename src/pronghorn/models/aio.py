@@ -17,9 +17,9 @@ from typing import Any
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
+from pronghorn.introduction import Introduction
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Acceptor, Loops
-from pronghorn.introduction import Introduction
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 

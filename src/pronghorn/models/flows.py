@@ -27,10 +27,10 @@ from pronghorn.connection import (
 )
 from pronghorn.errors import BadProxyHeader
 from pronghorn.events import ConnectionOpened
+from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
-from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.scoreboard import DRAINING
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
@@ -115,7 +115,8 @@ class Flows:
                 conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
         linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
         conn.end()
-        context.closed(conn, "draining" if conn.reading_shut else reason)
+        ended = conn.reading_shut or (conn.draining and reason == "done")
+        context.closed(conn, "draining" if ended else reason)
         self.wake.set()
 
     def _introduced(self, conn: Connection) -> bool:
@@ -157,6 +158,9 @@ class Flows:
     def finish(self) -> None:
         """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
         self.sweep(self.tick)
+        self._await_flows()
+
+    def _await_flows(self) -> None:
         patience = time.monotonic() + LEAVE
         while self.open and time.monotonic() < patience:
             self._wait(SWEEP)
@@ -173,13 +177,16 @@ class Flows:
         drain = self.context.drain
         while self.open and time.monotonic() < drain.deadline:
             tick()
-            for conn in list(self.open.values()):
-                if not conn.reading_shut and not owes_reply(conn):
-                    end_reading(conn)
+            self._end_idle()
             self._wait(SWEEP)
         for conn in list(self.open.values()):
             self.context.note_cut(conn.peer)
             cut(conn)
+
+    def _end_idle(self) -> None:
+        for conn in list(self.open.values()):
+            if not (conn.reading_shut or conn.hears_drain or owes_reply(conn)):
+                end_reading(conn)
 
     def attend_beside(self) -> threading.Thread:
         """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its
@@ -203,6 +210,9 @@ class Flows:
         while time.monotonic() < drain.deadline:
             self.sweep(self._look_beside)
             time.sleep(SWEEP)
+        self._await_flows()
+        if self.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
+            self.context.finish()
 
     def _look_beside(self) -> None:
         # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
@@ -232,7 +242,8 @@ class Flows:
         # Clients in the queue were promised a server when the kernel shook hands with them.
         while time.monotonic() < self.context.drain.deadline:
             self.tick()
-            if not room():
+            if not room():  # idle conversations may be all that is in the way
+                self._end_idle()
                 self._wait(SWEEP)
                 woken()
                 continue

@@ -16,10 +16,10 @@ from typing import Any
 from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
+from pronghorn.introduction import Introduction
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
-from pronghorn.introduction import Introduction
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
 
@@ -249,8 +249,10 @@ class Loops:
                 return
             if self.context.handler.facts.needs_asyncio:
                 channel.feed_eof()
-            elif not channel.protocol.draining():
-                channel.close()
+            else:
+                tell = getattr(channel.protocol, "draining", None)
+                if tell is None or not tell():
+                    channel.close()
         except BaseException as error:
             self.context.failed(channel, error)
             channel.close()

@@ -90,6 +90,11 @@ def _listener_skipped(event: events.ListenerSkipped) -> tuple[int, str]:
     return WARNING, f"Not listening at {escaped(event.address)}: {escaped(event.why)}"
 
 
+@words(WARNING, events.ControlMissing)
+def _control_missing(event: events.ControlMissing) -> tuple[int, str]:
+    return WARNING, f"{escaped(event.what)} {escaped(event.why)} pronghorn ctl will not find this server"
+
+
 @words(INFO, events.ServerStarted)
 def _server_started(event: events.ServerStarted) -> tuple[int, str]:
     workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"

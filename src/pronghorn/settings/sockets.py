@@ -9,6 +9,8 @@ import msgspec
 from pronghorn.settings.fields import option
 
 DEFAULT_BIND = "127.0.0.1:8000"
+UNASKED = (DEFAULT_BIND,)
+"""The very object that `bind` is when nobody has set it."""
 
 
 class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,13 +19,14 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bind: Annotated[
         tuple[str, ...],
         option(
-            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (every interface, IPv4 and IPv6) or unix:PATH. "
-            "May be given more than once. Port 0 takes a free port and says which.",
+            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (every interface, IPv4 and IPv6), unix:PATH, "
+            "or fd://N and fd://NAME, a socket that systemd or another parent hands down. May be given more than "
+            "once. Port 0 takes a free port and says which.",
             "Sockets",
             short="-b",
             metavar="ADDRESS",
         ),
-    ] = (DEFAULT_BIND,)
+    ] = UNASKED
     backlog: Annotated[
         int,
         option(

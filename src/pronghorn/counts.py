@@ -88,7 +88,7 @@ class Shared:
 
     def settle(self, counts: Counts, into: Counts) -> None:
         """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more."""
-        if not any(counts.words[CLOSED:COUNTERS]):
+        if not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS]):
             counts.words[CLOSED_WORD["killed"]] = 1
         into.take(counts)
         into.words[OPEN] -= 1

@@ -223,8 +223,11 @@ class Server:
         model, why = planner.model(plan.facts, plan.settings)
         workers = plan.settings.effective_workers(model.name)
         each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
+        most, limit = each * workers, plan.settings.max_connections
+        if limit is not None and limit < most:
+            most, why_limit = limit, "--max-connections"
         name, style = plan.facts.name, plan.facts.style
-        return events.ServerStarted(name, style, model.name, why, workers, each * workers, why_limit)
+        return events.ServerStarted(name, style, model.name, why, workers, most, why_limit)
 
 
 def _close(listeners: list[Listener]) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from pronghorn.channel import AnyChannel
 from pronghorn.connection import Connection, is_peers_fault
 from pronghorn.counts import (
+    ACCEPTED,
     BYTES_IN,
     BYTES_OUT,
     CLOSED_WORD,

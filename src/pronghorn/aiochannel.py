@@ -42,6 +42,7 @@ def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int) -> AnyCha
         sock = SealedSocket(conn.family, conn.type, 0, fileno=conn.fileno())
         sock.owner = conn
     channel = made(sock, conn.number, conn.peer, loop, high_water=high_water, drain=conn.drain)
+    channel.proxy = conn.proxy
     if isinstance(channel, AnyTlsChannel):
         channel.seal(conn.records)
     return channel

@@ -114,3 +114,10 @@ class TlsFailed(PeerError, ConnectionError):
 
 class HandshakeFailed(TlsFailed):
     """The peer and we did not come to terms, or not in time."""
+
+
+class BadProxyHeader(PeerError):
+    """A connection from a proxy does not begin with a PROXY protocol header."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the PROXY header is wrong: {why}")

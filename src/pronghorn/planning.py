@@ -24,7 +24,7 @@ from pronghorn.worker import Plan
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
 
-AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "umask", "user")
+AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "reload", "umask", "user")
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
@@ -81,6 +81,7 @@ class Planner:
             name, why = models.choose(facts)
         model = models.load(name)
         model.check(facts)
+        model.check_settings(settings)
         return model, why
 
     def certificates(self, facts: Facts, settings: Settings) -> Certificates | None:

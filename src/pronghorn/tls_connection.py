@@ -4,7 +4,8 @@ Law: a handler's calls keep their meaning (recv, send, sendall, shutdown, makefi
 plain bytes by, nor sealed ones to the handler. Reading and writing may happen at the same time on two flows of control:
 the records themselves are touched by one at a time, and nobody waits for the peer while he holds them.
 
-Once our last word is said (`linger`), what is left of the connection is bare: then input is only thrown away.
+Before the handshake the connection is bare, for a PROXY header; and once our last word is said (`linger`) it is so
+again, but for handlers: then input is only thrown away.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class TlsCalls(Base):
     # What handlers call: reading.
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        if self.records is None:
+            return super().recv(bufsize, flags)
         self._refuse_flags(flags)
         with self._reading:
             if not self._fill():
@@ -102,7 +105,7 @@ class TlsCalls(Base):
             return got
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        if self._bare:
+        if self._bare or self.records is None:
             return super().recv_into(buffer, nbytes, flags)
         view = memoryview(buffer).cast("B")
         got = self.recv(nbytes or len(view), flags)

@@ -7,16 +7,29 @@ made to look as if the peer had finished, once no reply is owed, and a well-writ
 
 from __future__ import annotations
 
+import functools
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.connection import Connection, SeenConnection, cut, end_reading, let_go, owes_reply
+from pronghorn.connection import (
+    Connection,
+    SeenConnection,
+    cut,
+    end_reading,
+    end_unserved,
+    let_go,
+    owes_reply,
+)
+from pronghorn.errors import BadProxyHeader
+from pronghorn.events import ConnectionOpened
+from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
-from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.models.parking import Parking
 from pronghorn.scoreboard import DRAINING
 
@@ -40,9 +53,10 @@ class Flows:
         self.settings = context.settings
         self.open: dict[int, Any] = context.open
         self.wake = Wake()  # something ended: there may be room again
-        self.silent: Iterable[Connection] = ()  # accepted, with nothing to read yet
+        self.parked: dict[int, Connection] = {}  # accepted, and has not spoken yet
         self._watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
+        self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
 
     def accepted(
@@ -57,50 +71,59 @@ class Flows:
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
-        parking = self.silent = self._parking(poller)
+        parking = self._parking(poller)
         self.context.ready()
         while not drain:
-            self.tick()
-            parking.turn_late_away()
-            ready = room() and time.monotonic() >= self._rest_until
+            now = time.monotonic()
+            if now >= self._beat_at:
+                self.tick()
+                parking.turn_late_away(now)
+            ready = room() and now >= self._rest_until
             if ready is not listening:
                 listening = ready
                 parking.watch(ready)
                 for number in listeners:
                     poller.register(number, select.POLLIN) if ready else poller.unregister(number)
-            fds = [fd for fd, _ in poller.poll(self._patience() * 1000) if not self._attended(fd, woken)]
-            if not fds or drain:
+            waiting = []
+            for fd, _ in poller.poll(self._patience() * 1000):
+                if fd in listeners or fd in parking.parked:
+                    waiting.append(fd)
+                else:
+                    self._attend(fd, woken)
+            if not waiting or drain:
                 continue
-            last = min(fds, key=lambda fd: (fd <= last, fd))  # each in its turn
-            if last in parking:
-                yield self._taken(parking.take(last))
-            elif not self._gives_way():
+            last = min(waiting, key=lambda fd: (fd <= last, fd))  # each in its turn
+            if last in parking.parked:
+                yield parking.take(last)
+            elif self.context.gives_way():
+                self._rest_until = time.monotonic() + FAIR_PAUSE
+            else:
                 conn = self._accept(listeners[last])
-                if conn is not None and self.context.certificates is not None:
-                    parking.add(conn)
-                elif conn is not None:
-                    yield self._taken(conn)
-                elif listeners[last] not in self.context.listeners:
+                if conn is not None and not parking.keeps(conn):
+                    yield conn
+                if listeners[last] not in self.context.listeners:
                     poller.unregister(last)
                     del listeners[last]
         self.context.page.state = DRAINING
-        yield from self._with_room(parking.leave(), room, woken)
-        for listener in listeners.values():
-            yield from self._with_room(self._queued(listener), room, woken)
+        for accept in (parking.next, *(functools.partial(self._accept, each) for each in listeners.values())):
+            yield from self._queued(accept, room, woken)  # type: ignore[arg-type]
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
 
     def _parking(self, poller: select.poll) -> Parking:
-        """Where clients wait who have to speak first: all of them, with certificates, and each has TLS below it."""
+        """Where clients wait who have to speak first: with certificates, when every connection has TLS below it."""
         if self.context.certificates is not None:
             from pronghorn.tls_connection import secured
 
             self.context.connection_class = secured(self.context.connection_class)
-        return Parking(self.context, poller)
+        return Parking(self.context, poller, self.parked)
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
         context, reason = self.context, ""
+        if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
+            self.wake.set()
+            return
         try:
             if context.certificates is not None:
                 conn.shake_hands(context.certificates.context(), self.settings.handshake_timeout)
@@ -117,6 +140,27 @@ class Flows:
         context.closed(conn, "draining" if ended else reason)
         self.wake.set()
 
+    def _introduced(self, conn: Connection) -> bool:
+        """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""
+        context, detail = self.context, ""
+        try:
+            conn.proxy = conn.waits.call(read_header, conn, self.settings.handshake_timeout)
+        except TimeoutError:
+            limit = TOO_LATE
+        except (BadProxyHeader, OSError) as error:
+            limit, detail = WRONG, str(error)
+        else:
+            if conn.proxy.source is not None:
+                conn.peer = conn.proxy.source
+            limit = context.refusal_of_client(conn.peer)
+        if not limit:
+            context.observe(ConnectionOpened(conn.number, conn.peer))
+            return True
+        self.open.pop(conn.number, None)
+        end_unserved(conn)
+        context.refused(conn.peer, limit, detail)
+        return False
+
     def hold(self, conn: Connection) -> None:
         """The whole life of a flow of control that is there for one conversation."""
         self.converse(conn)
@@ -125,7 +169,7 @@ class Flows:
     def refuse(self, conn: Connection, limit: str) -> None:
         """Close a connection unserved: there is no flow of control to be had for it."""
         self.open.pop(conn.number, None)
-        self.context.refuse(conn.detach(), conn.peer, limit, numbered=True)
+        self.context.refuse(conn.detach(), conn.peer, limit, admitted=True)
 
     def forget(self, conn: Connection) -> None:
         """Another process has the connection now: close our descriptor of it."""
@@ -202,6 +246,7 @@ class Flows:
             got = self.context.accept(listener)
         except Exhausted:
             self._rest_until = time.monotonic() + EXHAUSTED_PAUSE
+            self._short = True
             return None
         except OSError:
             return None
@@ -209,22 +254,15 @@ class Flows:
 
     def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
         conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-        conn.begin(self.context.number(peer), peer, self.context.drain)
-        return conn
-
-    def _taken(self, conn: Connection) -> Connection:
+        known = None if self.context.limits.is_proxy(peer) else peer
+        conn.begin(self.context.number(known), peer, self.context.drain)
         self.open[conn.number] = conn
         return conn
 
-    def _queued(self, listener: Listener) -> Iterator[Connection]:
-        # Clients in the queue were promised a server when the kernel shook hands with them.
-        while (conn := self._accept(listener)) is not None:
-            yield conn
-
-    def _with_room(
-        self, waiting: Iterator[Connection], room: Callable[[], bool], woken: Callable[[], None]
+    def _queued(
+        self, accept: Callable[[], Connection | None], room: Callable[[], bool], woken: Callable[[], None]
     ) -> Iterator[Connection]:
-        """Those who wait, each as soon as there is room for it; until the drain deadline."""
+        # Clients in the queue were promised a server when the kernel shook hands with them.
         while time.monotonic() < self.context.drain.deadline:
             self.tick()
             if not room():  # idle conversations may be all that is in the way
@@ -232,32 +270,29 @@ class Flows:
                 self._wait(SWEEP)
                 woken()
                 continue
-            conn = next(waiting, None)
-            if conn is None:
+            conn = accept()
+            if conn is not None:
+                yield conn
+            elif self._short:
+                self._wait(SWEEP)
+                woken()
+                self._short = False
+            else:
                 return
-            yield self._taken(conn)
-
-    def _gives_way(self) -> bool:
-        if not self.context.gives_way():
-            return False
-        self._rest_until = time.monotonic() + FAIR_PAUSE
-        return True
 
     def _patience(self) -> float:
         return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)
 
-    def _attended(self, fd: int, woken: Callable[[], None]) -> bool:
-        """Whether it was something else than a client, which is seen to then."""
+    def _attend(self, fd: int, woken: Callable[[], None]) -> None:
         if fd == self.wake.fileno():
             self.wake.clear()
+            if self._short:
+                self._short, self._rest_until = False, 0.0
             woken()
         elif fd == self.context.drain.fileno():
             self.context.drain.clear()
         elif fd in self._watched:
             self._watched[fd].on_readable()
-        else:
-            return False
-        return True
 
     def _wait(self, seconds: float) -> None:
         if self.wake.fileno() < 0:  # a child of the fork model has none

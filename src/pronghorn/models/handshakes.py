@@ -6,12 +6,13 @@ There is no timer for each: one looks at the oldest from time to time.
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from pronghorn.channel import OPENING
+from pronghorn.channel import OPENING, AnyChannel, Channel
 from pronghorn.tls import Records
-from pronghorn.tls_channel import SealedSocket
+from pronghorn.tls_channel import SealedSocket, TlsChannel
 
 if TYPE_CHECKING:
     from pronghorn.models.turns import Loops
@@ -22,14 +23,26 @@ LOOKS = 20  # in the time that a handshake may take
 class Handshakes:
     """The channels of `loops` that are shaking hands."""
 
-    socket_class = SealedSocket
-
     def __init__(self, loops: Loops) -> None:
         self._loops = loops
         self._context = loops.context
         self._timeout = loops.context.settings.handshake_timeout
         self._shaking: dict[int, Any] = {}  # by number, so the oldest first
         self._looking = False
+
+    @staticmethod
+    def channel_class(plain: type[AnyChannel]) -> type[AnyChannel]:
+        """The class of channels that has TLS below it and is otherwise like the other."""
+        if plain is Channel:
+            return TlsChannel
+        from pronghorn.aiochannel import AsyncioTlsChannel
+
+        return AsyncioTlsChannel
+
+    @staticmethod
+    def sealed(sock: socket.socket) -> SealedSocket:
+        """The same socket, to be read through records."""
+        return SealedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
     def start(self, channel: Any) -> None:
         """Begin; the loops `begin` with the channel once it is through."""
@@ -49,8 +62,6 @@ class Handshakes:
     def _done(self, channel: Any) -> None:
         self._shaking.pop(channel.number, None)
         self._loops.begin(channel)
-        if self._context.drain.begun:
-            self._loops.call_later(0, lambda: self._loops.drain_one(channel))
 
     def _look(self) -> None:
         now = time.monotonic()

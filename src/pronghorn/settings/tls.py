@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from pronghorn.settings.fields import option
-from pronghorn.settings.lifecycle import Lifecycle
+from pronghorn.settings.limits import Limits
 
 
-class Tls(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Tls(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """TLS at every address that the server listens at; off without a certificate."""
 
     tls_cert: Annotated[
@@ -54,7 +54,3 @@ class Tls(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "TLS",
         ),
     ] = False
-    handshake_timeout: Annotated[
-        float,
-        option("Time that a client gets for the TLS handshake.", "Lifecycle and limits", unit="time", gt=0),
-    ] = 10.0

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
 # From the top down; a room may use its own layer and those below it.
 LAYERS = (
     {"__main__", "cli", "testing"},
-    {"server"},
+    {"server", "presence"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
         "call", "watch", "watcher",

@@ -21,6 +21,7 @@ import select
 import socket
 import struct
 import termios
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -239,7 +240,12 @@ class Connection(Facts, socket.socket):
 
 def _seen(call: Callable[..., Any]) -> Callable[..., Any]:
     def wait(conn: SeenConnection, *args: Any, **kwargs: Any) -> Any:
-        return conn.waits.call(call, conn, *args, **kwargs)
+        flows, me = conn.waits.flows, threading.get_ident()  # as Waits.call, without one more call for each message
+        flows.add(me)
+        try:
+            return call(conn, *args, **kwargs)
+        finally:
+            flows.discard(me)
 
     return wait
 

@@ -58,9 +58,8 @@ class Counts:
         """Move the counters of `others` here; its gauge is left to the caller. Cut short by a death, this loses one
         number at most and counts none twice."""
         ours, theirs = self.words, others.words
-        for index in range(1, COUNTERS):
-            value = theirs[index]
-            if value:
+        for index, value in enumerate(theirs[:COUNTERS].tolist()):
+            if value and index != OPEN:
                 theirs[index] = 0
                 ours[index] += value
 

@@ -15,6 +15,7 @@ import msgspec
 from pronghorn.channel import AnyChannel
 from pronghorn.connection import Connection, is_peers_fault
 from pronghorn.counts import (
+    ACCEPTED,
     BYTES_IN,
     BYTES_OUT,
     CLOSED_WORD,
@@ -231,6 +232,7 @@ class Context(Door):
     def tick(self, now: float) -> None:
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
         self.page.tick(now)
+        self._ended = [self._ended[1], self.page.words[ACCEPTED] - self.page.words[OPEN]]
         self.limits.tick(now)
         if now >= self._fold_at:
             self.fold()

@@ -37,6 +37,7 @@ class Door:
         self.lock = threading.Lock()
         self.limits = Limits(settings, page)
         self.reserve = Reserve()
+        self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
         self._pauses = 0
         self._paused_until = 0.0
 
@@ -118,9 +119,14 @@ class Door:
         self.observe(ConnectionRefused(peer, limit, detail))
 
     def gives_way(self) -> bool:
-        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds; but
-        not for ever: the emptiest may be emptiest because it is stuck."""
-        if not self.page.crowded():
+        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.
+
+        Not where more have ended since the last ticks than are open: connections that come and go spread by themselves,
+        and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
+        """
+        words = self.page.words
+        few = words[OPEN]
+        if few < 2 or words[ACCEPTED] - few - self._ended[0] > few or not self.page.crowded():
             return False
         now = time.monotonic()
         if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over

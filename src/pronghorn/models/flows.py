@@ -72,8 +72,10 @@ class Flows:
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
         self.context.ready()
         while not drain:
-            self.tick()
-            ready = room() and time.monotonic() >= self._rest_until
+            now = time.monotonic()
+            if now >= self._beat_at:
+                self.tick()
+            ready = room() and now >= self._rest_until
             if ready is not listening:
                 listening = ready
                 for number in listeners:
@@ -84,7 +86,10 @@ class Flows:
                     waiting.append(fd)
                 else:
                     self._attend(fd, woken)
-            if waiting and not drain and not self._gives_way():
+            if waiting and not drain:
+                if self.context.gives_way():
+                    self._rest_until = time.monotonic() + FAIR_PAUSE
+                    continue
                 last = min(waiting, key=lambda fd: (fd <= last, fd))  # each listener in its turn
                 conn = self._accept(listeners[last])
                 if conn is not None:
@@ -256,12 +261,6 @@ class Flows:
                 self._short = False
             else:
                 return
-
-    def _gives_way(self) -> bool:
-        if not self.context.gives_way():
-            return False
-        self._rest_until = time.monotonic() + FAIR_PAUSE
-        return True
 
     def _patience(self) -> float:
         return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)

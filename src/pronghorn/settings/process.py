@@ -24,3 +24,9 @@ class Process(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
                "/run or the temporary folder, and off does without.", "Process", metavar="PATH"),
     ] = "auto"  # fmt: skip
     log_level: Annotated[str, option("Least important record that is logged.", "Logs", of=LOG_LEVELS)] = "info"
+
+    reload: Annotated[
+        bool,
+        option("Watch the handler's files and the settings file, and reload when one changes: for development.",
+               "Development"),
+    ] = False  # fmt: skip

@@ -116,7 +116,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
 _trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
 
 
-def discard(sock: socket.socket) -> bool:
+def discard(sock: _socket.socket) -> bool:
     """Throw away the input that is there, without blocking; True when the peer has ended or is gone."""
     try:
         for _ in range(16):
@@ -156,12 +156,13 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
 
 
 def turn_away(fd: int) -> None:
-    """Close an accepted descriptor unserved, in order: so that its client reads an end."""
-    with socket.socket(fileno=fd) as sock:
-        _say_no(sock)
+    """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
+    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    _say_no(sock)
+    sock.close()
 
 
-def _say_no(sock: socket.socket) -> None:
+def _say_no(sock: _socket.socket) -> None:
     try:
         sock.setblocking(False)
         sock.shutdown(socket.SHUT_WR)

@@ -221,7 +221,7 @@ def test_it_becomes_a_lean_interpreter() -> None:
     assert result["arguments"][-3:-1] == ["-m", "pronghorn.server"]
     assert {"-P", "-Wdefault", "utf8"} <= set(result["arguments"])
     assert result["inheritable"]
-    assert '"workers":2' in result["boot"] and '"name":"echo"' in result["boot"]
+    assert '"workers":"2"' in result["boot"] and '"name":"echo"' in result["boot"]
     assert not {"click", "rich", "rich_click"} & set(result["modules"].split()), result["errors"]
 
 

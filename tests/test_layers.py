@@ -19,9 +19,9 @@ LAYERS = (
     {"server"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "watch", "watcher",
+        "watch", "watcher", "surroundings", "pid_file",
     },
-    {"worker", "probe", "processes", "program"},
+    {"worker", "probe", "processes", "program", "privileges", "log_file"},
     {"models"},
     {"handlers", "services"},
     {

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, probe, worker
+from pronghorn import events, log_file, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
@@ -28,6 +28,7 @@ from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
+from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
 
@@ -127,6 +128,10 @@ class Server:
         """
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
+        with Surroundings(self.settings, os.getppid() if self._handed else 0) as self._surroundings:
+            return self._run()
+
+    def _run(self) -> int:
         self._raise_limit()
         activated = activated_listeners(os.environ)
         handed = self._handed.listeners if self._handed else []
@@ -155,6 +160,7 @@ class Server:
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
+            self._surroundings.serving()
             self._observe(self._started(planner, plan))
             for listener in self._inherited:
                 listener.take_over()
@@ -169,12 +175,13 @@ class Server:
             number=self._handed.generation if self._handed else 1,
             start_upgrade=self._start_upgrade if self._layers is not None else None,
             handed_over=self._hand_over,
+            reopen_log=lambda: log_file.current.reopen(self._observe),
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
         """Descriptors that workers shall not keep."""
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
-        return [*self._starter.descriptors(), *inherited]
+        return [*self._starter.descriptors(), *self._surroundings.descriptors(), *inherited]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""

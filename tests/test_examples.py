@@ -118,6 +118,14 @@ def chat(server: Served) -> None:
         assert bob.hears() == b"* Ann left"
 
 
+def notebook(server: Served) -> None:
+    with talk(server) as one, talk(server) as other:
+        assert one.ask(b"get milk") == b"nothing"
+        assert one.ask(b"put milk two bottles") == b"noted"
+        assert other.ask(b"get milk") == b"two bottles"
+        assert other.ask(b"what") == b"put NAME TEXT, or get NAME"
+
+
 def smtp(server: Served) -> None:
     with talk(server) as sender:
         assert sender.hears().startswith(b"220 ")
@@ -158,6 +166,7 @@ TALKS: dict[str, tuple[str, list[str], Callable[[Served], None]]] = {
     "guessing.py": ("message", OWN, guessing),
     "keyvalue.py": ("message", ["thread", "select"], keyvalue),
     "chat.py": ("protocol", ["thread", "poll"], chat),
+    "notebook.py": ("message", ["prefork", "asyncio"], notebook),
     "smtp.py": ("blocking", ["iterative", "prefork"], smtp),
     "echo_asyncio.py": ("asyncio", [*LOOP, *OWN], echo),
     "words_socketserver.py": ("blocking", ["fork", "pool"], words),
@@ -178,7 +187,8 @@ def test_every_example_has_its_talk() -> None:
 
 
 @pytest.mark.parametrize(("name", "model"), CASES)
-def test_example(name: str, model: str) -> None:
+def test_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, model: str) -> None:
+    monkeypatch.setenv("NOTEBOOK", str(tmp_path / "notebook.sqlite"))
     if model != "auto" and models.page(model).missing():
         pytest.skip(f"{model}: {models.page(model).missing()}")
     style, _, conversation = TALKS[name]

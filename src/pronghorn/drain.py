@@ -90,6 +90,12 @@ class Drain:
         if not self.begun:
             self._wake.clear()
 
+    def renew(self) -> None:
+        """Have a descriptor again after `close`: a forked process makes one of its own when it needs one."""
+        self._wake = Wake()
+        if self.begun:
+            self._wake.set()
+
     def fileno(self) -> int:
         return self._wake.fileno()
 

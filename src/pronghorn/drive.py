@@ -6,6 +6,7 @@ to the transport and close it; they never call the protocol.
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ class BlockingTransport(Transport):
         "_closing",
         "_flow",
         "_lock",
+        "_poller",
         "_readable",
         "_told",
         "conn",
@@ -29,13 +31,14 @@ class BlockingTransport(Transport):
         "error",
         "peer",
         "protocol",
+        "proxy",
         "sock",
         "wrote_eof",
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
         self.conn = self.sock = conn
-        self.peer = conn.peer
+        self.peer, self.proxy = conn.peer, conn.proxy
         self.drain = conn.drain
         self.protocol = protocol
         self.error: BaseException | None = None
@@ -44,6 +47,7 @@ class BlockingTransport(Transport):
         self._told = False
         self._flow = threading.get_ident()
         self._lock = threading.Lock()
+        self._poller: select.poll | None = None
         self._readable: threading.Event | None = None  # made by the first pause_reading()
 
     @property
@@ -106,6 +110,23 @@ class BlockingTransport(Transport):
             if self.conn.draining:
                 self.resume_reading()
 
+    def wait_for_input(self) -> bool:
+        """Wait for input or the drain, and tell the protocol of the drain; whether it is time to read."""
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self.conn, select.POLLIN)
+            if self.drain is not None and not self._told:
+                if self.drain.fileno() < 0:
+                    self.drain.renew()
+                self._poller.register(self.drain, select.POLLIN)
+        ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll)]
+        if self.conn.fileno() in ready:  # what came before the drain is told before it
+            return True
+        if self.draining:
+            self._poller.unregister(self.drain)  # type: ignore[arg-type]
+            self.tell_draining()
+        return False
+
     def wait_closed(self) -> None:
         """Wait until somebody closes: input is over, and the protocol asked to stay. Draining may ask it again."""
         self.pause_reading()
@@ -123,6 +144,10 @@ class BlockingTransport(Transport):
         tell = getattr(self.protocol, "draining", None)
         if tell is None or not tell():
             self.close()
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self.conn.hears_drain = True  # the new one may want to stay
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -144,6 +169,8 @@ def drive(protocol: Any, conn: Connection) -> None:
         protocol.connection_made(transport)
         while not transport.is_closing():
             transport.wait_readable()
+            if conn.hears_drain and not transport.wait_for_input():
+                continue
             data = conn.recv(READ_SIZE)
             if data:
                 conn.bytes_in += len(data)

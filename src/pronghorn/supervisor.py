@@ -34,7 +34,8 @@ class Supervisor:
 
     `announce` is called once, when the first worker is ready (`whole`: when all are). `kept` are descriptors that
     workers shall not keep. `alone` says that no other code of this process starts children: it then takes a name and
-    adopts orphans. `start_upgrade` starts a new program from the serving plan; `reopen_log` is for USR1.
+    adopts orphans. `start_upgrade` starts a new program from the serving plan; `reopen_log` is for USR1, and
+    `each_turn` is called with the clock at least once in a tick.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Supervisor:
         start_upgrade: StartUpgrade | None = None,
         handed_over: Callable[[], None] = lambda: None,
         reopen_log: Callable[[], None] = lambda: None,
+        each_turn: Callable[[float], None] = lambda now: None,
     ) -> None:
         self.watch = watch if watch is not None else Watch()
         self.planner = planner
@@ -65,6 +67,7 @@ class Supervisor:
         self._signals = SignalPipe()
         self.changes = Changes(self, start_upgrade, handed_over)
         self._reopen_log = reopen_log
+        self._each_turn = each_turn
         self._deadline = NEVER  # of the drain, with the grace
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
@@ -100,6 +103,7 @@ class Supervisor:
         while True:
             now = time.monotonic()
             self.upkeep.turn(now)
+            self._each_turn(now)
             if self._emptied and not self.force.living:
                 self._tell_emptied()
             if self.draining:

@@ -79,6 +79,8 @@ class Handler:
                 conn.partial = lambda: protocol.partial
             else:
                 conn.partial = _never
+                tell = getattr(type(protocol), "draining", None)
+                conn.hears_drain = tell not in (None, Protocol.draining)  # it may want to stay
             drive(protocol, conn)
 
     def leave(self) -> None:

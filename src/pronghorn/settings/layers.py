@@ -1,33 +1,120 @@
-"""Where settings come from, so that a reload can read them anew.
+"""Where settings come from: the command line, the environment, the settings file, the defaults, in this order.
 
-Law: what was given on the command line and in the environment is kept as it was given, with its origin; it is settled
-again for each reload.
+Law: what was given is kept as it was given, each value with its origin; it is settled at the start, and again for each
+reload, which reads the file anew. The file is found once: a reload reads the same path, whatever the working folder is
+by then. TOML is read by the standard library's tomllib, imported when there is a file.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from pronghorn.settings import Settings, settle
+from pronghorn.errors import BadSetting
+from pronghorn.settings import Settings, fields, nearest, settle
 from pronghorn.settings.source import Source
+
+OWN_FILE = "pronghorn.toml"
+PROJECT_FILE = "pyproject.toml"
+TABLE = ("tool", "pronghorn")
+HANDLER, EXEC = "handler", "exec"
+DEFAULT = "default"
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Settings and a handler's source that can be acted on."""
+    """Settings and a handler's source that can be acted on; `origins` has every setting, and `handler`."""
 
     settings: Settings
     source: Source
+    origins: dict[str, str]
 
 
 class Layers(msgspec.Struct, frozen=True):
-    """`given` are plain values, `origins` say where each comes from (`--workers`, `PRONGHORN_WORKERS`)."""
+    """What was given: `given` are plain values from the command line and the environment, `origins` say where each
+    comes from (`--workers`, `PRONGHORN_WORKERS`). `source` is None if no handler was given. `file` is the absolute path
+    of the settings file, or empty."""
 
     given: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    source: Source = Source()
+    source: Source | None = None
+    file: str = ""
 
     def settle(self) -> Settled:
-        """Raises BadSetting, with the origin of what is wrong."""
-        return Settled(settle(self.given, self.origins), self.source)
+        """Everything that counts now. Raises BadSetting, which names the origin of what is wrong."""
+        values, named = read(self.file) if self.file else ({}, None)
+        name = os.path.basename(self.file)
+        origins = {key: f"{key} in {name}" for key in values} | self.origins
+        settings = settle(values | self.given, origins)
+        source, origin = (self.source, "command line") if self.source is not None else (named, name)
+        if source is None:
+            source, origin = Source(), DEFAULT
+        everything = {field.name: origins.get(field.name, DEFAULT) for field in fields()}
+        return Settled(settings, source, {HANDLER: origin} | everything)
+
+
+def find(folder: str = ".") -> str:
+    """The settings file of a folder: pronghorn.toml, or pyproject.toml if it has the table [tool.pronghorn]; an
+    absolute path, or empty. Raises BadSetting if it cannot be read."""
+    own = os.path.abspath(os.path.join(folder, OWN_FILE))
+    if os.path.isfile(own):
+        return own
+    project = os.path.abspath(os.path.join(folder, PROJECT_FILE))
+    if os.path.isfile(project) and _table(project, _parsed(project)) is not None:
+        return project
+    return ""
+
+
+def read(path: str) -> tuple[dict[str, Any], Source | None]:
+    """The settings that a file gives, as plain values, and the handler that it names. Raises BadSetting."""
+    table = _table(path, _parsed(path))
+    if table is None:
+        raise BadSetting(f"{path} has no table [tool.pronghorn].", "", "Add one, or name another --config.")
+    values = {str(key).replace("-", "_"): value for key, value in table.items()}
+    source = _source(path, values.pop(HANDLER, None), values.pop(EXEC, None))
+    known = [HANDLER, EXEC, *(field.name for field in fields())]
+    for key in values:
+        if key not in known:
+            raise BadSetting(f"There is no setting {key!r}, which stands in {path}.", hint=nearest(key, known))
+    return values, source
+
+
+def _parsed(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        why = f"{error.strerror}."
+        raise BadSetting(f"The settings file {path} cannot be read.", why, "Name another one with --config.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{path} is not TOML.", f"{error}.", 'Strings stand in quotes: model = "epoll"') from None
+
+
+def _table(path: str, parsed: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The whole of a file of ours; of a pyproject.toml its table, if there is one."""
+    if os.path.basename(path) != PROJECT_FILE:
+        return dict(parsed)
+    found: Any = parsed
+    for part in TABLE:
+        found = found.get(part) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _source(path: str, handler: Any, command: Any) -> Source | None:
+    if handler is not None and command is not None:
+        raise BadSetting(f"{path} has both handler and exec.", "A server has one handler.", "Leave one of them out.")
+    if handler is not None:
+        if not isinstance(handler, str) or not handler:
+            raise BadSetting(f"handler in {path} cannot be {handler!r}.", 'It is text: handler = "module:name"')
+        return Source(name=handler)
+    if command is None:
+        return None
+    words = shlex.split(command) if isinstance(command, str) else command
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+        raise BadSetting(f"exec in {path} cannot be {command!r}.", 'It is a command: exec = ["tr", "a-z", "A-Z"]')
+    return Source(command=tuple(words))

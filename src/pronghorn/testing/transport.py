@@ -20,13 +20,17 @@ class FakeTransport(asyncio.Transport):
     - `wrote_eof`, `closed`, `aborted`: what the protocol asked for.
     - `lost`: whether `connection_lost` has been told.
 
-    The `peer` is a documentation address (RFC 5737); `number` is the connection's, as the log has it.
+    The `peer` is a documentation address (RFC 5737); `number` is the connection's, as the log has it; `lifespan` is
+    what the handler's lifespan would have yielded.
     """
 
-    def __init__(self, protocol: Any = None, *, peer: Any = ("192.0.2.1", 50000), number: int = 1) -> None:
+    def __init__(
+        self, protocol: Any = None, *, peer: Any = ("192.0.2.1", 50000), number: int = 1, lifespan: Any = None
+    ) -> None:
         super().__init__()
         self.peer = peer
         self.number = number
+        self.lifespan = lifespan
         self.draining = False
         self.written = b""
         self.wrote_eof = self.closed = self.aborted = self.lost = False
@@ -151,7 +155,8 @@ class FakeTransport(asyncio.Transport):
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self.peer if name == "peername" else default
+        known = {"peername": self.peer, "lifespan": self.lifespan, "draining": self.draining}
+        return known.get(name, default)
 
     def _fill(self, protocol: asyncio.BufferedProtocol, rest: memoryview) -> None:
         while rest:

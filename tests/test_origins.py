@@ -1,0 +1,133 @@
+"""Where settings come from: line, environment, file, default; and the commands that show it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import launched, script, wait_for
+from pronghorn.errors import BadSetting
+from pronghorn.settings.layers import DEFAULT, Layers, find, read
+from pronghorn.settings.source import Source
+
+
+def pronghorn(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pronghorn", *arguments]
+    environment = {**os.environ, "COLUMNS": "100", **variables}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=30)
+
+
+def write(folder: Path, text: str, name: str = "pronghorn.toml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_the_order_is_line_environment_file_default(tmp_path: Path) -> None:
+    write(tmp_path, 'handler = "echo"\nworkers = 2\nmax-threads = 7\ndrain_timeout = "1m"\nbind = ["a:1", "b:2"]\n')
+    done = pronghorn(tmp_path, "config", "--json", "--workers", "5", PRONGHORN_WORKERS="4", PRONGHORN_MAX_THREADS="6")
+    said = json.loads(done.stdout)
+    assert said["handler"] == {"value": "echo", "origin": "pronghorn.toml"}
+    assert said["workers"] == {"value": 5, "origin": "--workers"}
+    assert said["max_threads"] == {"value": 6, "origin": "PRONGHORN_MAX_THREADS"}
+    assert said["drain_timeout"] == {"value": 60.0, "origin": "drain_timeout in pronghorn.toml"}
+    assert said["bind"]["value"] == ["a:1", "b:2"]
+    assert said["model"] == {"value": "auto", "origin": DEFAULT}
+
+
+def test_the_table_names_value_origin_and_file(tmp_path: Path) -> None:
+    write(tmp_path, "[tool.pronghorn]\nworkers = 3\n[tool.other]\nx = 1\n", "pyproject.toml")
+    done = pronghorn(tmp_path, "config")
+    assert done.returncode == 0
+    (line,) = [each for each in done.stdout.splitlines() if each.startswith("workers")]
+    assert line.split() == ["workers", "3", "workers", "in", "pyproject.toml"]
+    assert str(tmp_path / "pyproject.toml") in done.stdout
+
+
+def test_a_pyproject_without_our_table_is_none_of_ours(tmp_path: Path) -> None:
+    write(tmp_path, "[project]\nname = 'x'\n", "pyproject.toml")
+    assert find(str(tmp_path)) == ""
+    with pytest.raises(BadSetting, match=r"no table \[tool.pronghorn\]"):
+        read(str(tmp_path / "pyproject.toml"))
+    own = write(tmp_path, "")
+    assert find(str(tmp_path)) == own
+
+
+WRONG = {
+    "wrokers = 2": ("no setting 'wrokers'", "Did you mean 'workers'?"),
+    "workers = 0": ("workers in pronghorn.toml cannot be 0", "at least 1"),
+    'model = "epol"': ("model in pronghorn.toml cannot be 'epol'", "Did you mean 'epoll'?"),
+    "workers = = 2": ("is not TOML", "line 1"),
+    "workers = true": ("workers in pronghorn.toml cannot be True", "whole number"),
+    'handler = "echo"\nexec = "cat"': ("both handler and exec", "Leave one"),
+    "handler = 3": ("handler in", "cannot be 3"),
+    "exec = []": ("exec in", "It is a command"),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_in_the_file_is_told_with_its_place(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(BadSetting) as caught:
+        Layers(file=path).settle()
+    for part in WRONG[text]:
+        assert part in str(caught.value)
+    done = pronghorn(tmp_path, "serve")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = pronghorn(tmp_path, "check", "--config", "gone.toml")
+    assert done.returncode == 2 and "gone.toml" in done.stderr
+
+
+def test_the_handler_of_the_line_wins_over_that_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, 'exec = "tr a-z A-Z"\n')
+    assert Layers(file=path).settle().source == Source(command=("tr", "a-z", "A-Z"))
+    assert Layers(source=Source(name="echo"), file=path).settle().source == Source(name="echo")
+
+
+def test_check_binds_nothing_and_says_what_would_be_served(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def handle(conn):\n    pass\n")
+    with launched(tmp_path) as server:
+        taken = f"127.0.0.1:{server.address[1]}"
+        done = pronghorn(tmp_path, "check", "mine:handle", "--bind", taken)
+        assert done.returncode == 0, done.stderr
+        assert "mine:handle would be served: blocking style, under thread" in done.stdout and taken in done.stdout
+    assert pronghorn(tmp_path, "check", "mine:handle", "--model", "epoll").returncode == 2
+    assert pronghorn(tmp_path, "check", "mine:gone").returncode == 4
+    (tmp_path / "mine.py").write_text("1 / 0\n")
+    assert "ZeroDivisionError" in pronghorn(tmp_path, "check", "mine:handle").stderr
+
+
+def test_a_reload_reads_the_file_anew(tmp_path: Path) -> None:
+    path = write(tmp_path, 'handler = "echo"\n')
+    with launched(tmp_path, None, config=path) as server:
+        assert server.ask(b"hello") == b"hello"
+        write(tmp_path, 'handler = "upper"\nworkers = 2\n')
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloaded in" in server.log, "the reload")
+        wait_for(lambda: len(server.workers()) == 2, "two workers")
+        assert server.ask(b"hello") == b"HELLO"
+        write(tmp_path, "wrokers = 1\n")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Did you mean" in server.log or "no setting 'wrokers'" in server.log, "the failure")
+        assert server.ask(b"hello") == b"HELLO"
+        assert len(server.workers()) == 2
+        assert server.stop() == 0
+
+
+def test_a_script_may_name_a_file(tmp_path: Path) -> None:
+    write(tmp_path, 'handler = "echo"\nbind = "127.0.0.1:0"\n')
+    with script(tmp_path, "import pronghorn\npronghorn.serve(config='pronghorn.toml')\n") as server:
+        assert server.ask(b"hello") == b"hello"
+        write(tmp_path, 'bind = "127.0.0.1:0"\n')
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloaded in" in server.log, "the reload")
+        assert server.ask(b"hello") == b"HELLO"
+        assert server.stop() == 0

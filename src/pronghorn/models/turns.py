@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
+from pronghorn.connection import first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
@@ -93,8 +94,14 @@ class Acceptor(Watched):
         self.wants_read = False
         self._until = time.monotonic() + seconds
         if seconds < math.inf:
-            self.turns.call_later(seconds, self.look)
+            self.turns.call_later(seconds, self._rested)
         self.turns.changed(self)
+
+    def _rested(self) -> None:
+        self.look()
+        left = self._until - time.monotonic()
+        if 0 < left < math.inf:  # uvloop's timers come up to a millisecond early
+            self.turns.call_later(max(left, 0.001), self._rested)
 
     def look(self) -> None:
         """Whether the rest is over."""
@@ -104,10 +111,12 @@ class Acceptor(Watched):
 
     def retire(self) -> None:
         """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
-        would stay in an epoll set as long as another process has it, ready for ever."""
+        would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
+        meanwhile are for other workers, if there are any."""
         try:
-            while self.listener in self.turns.context.listeners and self._one(self.turns.context):
-                pass
+            for _ in range(self.listener.queued()):
+                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
+                    break
         except OSError:
             pass  # it has been observed
         self.wants_read = False
@@ -171,16 +180,23 @@ class Loops:
         for acceptor in self.acceptors:
             acceptor.retire()
         for channel in list(self.open.values()):
-            try:
-                self._drain(channel)
-            except BaseException as error:
-                self.context.failed(channel, error)
-                channel.close()
+            self._drain(channel)
 
     def _drain(self, channel: AnyChannel) -> None:
-        channel.read_out()
-        if channel.is_closing():
-            return
+        """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
+        try:
+            channel.read_out()
+            if channel.is_closing():
+                return
+            if rest := first_word_due(channel):
+                self.call_later(rest, lambda: self._drain(channel))
+            else:
+                self._say_goodbye(channel)
+        except BaseException as error:
+            self.context.failed(channel, error)
+            channel.close()
+
+    def _say_goodbye(self, channel: AnyChannel) -> None:
         if self.context.handler.facts.needs_asyncio:
             channel.feed_eof()
         else:

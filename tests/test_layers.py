@@ -19,16 +19,16 @@ LAYERS = (
     {"server", "presence"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "call", "watch", "watcher",
+        "call", "watch", "watcher", "surroundings", "pid_file",
     },
-    {"worker", "probe", "processes", "program"},
+    {"worker", "probe", "processes", "program", "privileges", "log_file"},
     {"models"},
     {"handlers", "services"},
     {
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
-        "addresses", "bind_errors", "unix_path", "tls", "certificates", "tls_channel", "tls_connection", "connection",
-        "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting", "scoreboard",
-        "sources", "counts", "waits", "lifespans", "tracebacks", "settings",
+        "addresses", "bind_errors", "unix_path", "tls", "bare", "certificates", "tls_channel", "tls_connection",
+        "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
+        "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn.bare import Bare
 from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
@@ -34,6 +35,7 @@ from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
 LINGER_TIMEOUT = 2.0
+FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away a client that has said nothing yet
 LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
 PEER_GONE = frozenset(
     {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN}
@@ -116,7 +118,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
 _trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
 
 
-def discard(sock: socket.socket) -> bool:
+def discard(sock: _socket.socket) -> bool:
     """Throw away the input that is there, without blocking; True when the peer has ended or is gone."""
     try:
         for _ in range(16):
@@ -156,12 +158,13 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
 
 
 def turn_away(fd: int) -> None:
-    """Close an accepted descriptor unserved, in order: so that its client reads an end."""
-    with socket.socket(fileno=fd) as sock:
-        _say_no(sock)
+    """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
+    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    _say_no(sock)
+    sock.close()
 
 
-def _say_no(sock: socket.socket) -> None:
+def _say_no(sock: _socket.socket) -> None:
     try:
         sock.setblocking(False)
         sock.shutdown(socket.SHUT_WR)
@@ -170,7 +173,7 @@ def _say_no(sock: socket.socket) -> None:
         pass
 
 
-class Facts:
+class Facts(Bare):
     """What every blocking connection carries beside its socket; a mixin, for sockets of more than one family."""
 
     number: int
@@ -186,9 +189,6 @@ class Facts:
     drain: Drain | None
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
-    tls: Any = None
-    """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
-    records: Any = None
     protocol: Any
     """What is driven over the connection, if it is a protocol."""
     proxy: ProxyHeader | None
@@ -208,17 +208,9 @@ class Facts:
         return getattr(self.protocol, "messages", 0)
 
     @property
-    def reason(self) -> str:
-        """Why the connection ended, if nothing went wrong."""
-        return "done"
-
-    @property
     def draining(self) -> bool:
         """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
         return self.drain is not None and self.drain.begun
-
-    def shake_hands(self, context: Any, seconds: float) -> None:
-        """Hold the handshake, where there is TLS."""
 
     def measure(self) -> None:
         """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them."""
@@ -229,15 +221,6 @@ class Facts:
     def linger(self, until: float = math.inf) -> None:
         """Say our last word and let the peer take it: see linger()."""
         linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
-
-    def pending(self) -> int:
-        """Bytes that are in this process already, and readable whatever select(2) says: of TLS alone."""
-        return 0
-
-    @property
-    def holds_input(self) -> bool:
-        """Whether the next read need not wait, whatever poll(2) says: there is something pending, or the end."""
-        return False
 
     @property
     def lifespan(self) -> Any:
@@ -310,8 +293,21 @@ def end_unserved(conn: Connection) -> None:
     conn.end()
 
 
+def first_word_due(conn: Any) -> float:
+    """Seconds that a Connection or a Channel still gets for its first byte although draining began.
+
+    A client connects and then writes: between the two it was accepted, and owes nothing. To end it there would lose
+    it, and a reload must lose nobody. One that has said something, or had its time, gets nothing more.
+    """
+    if conn.bytes_in or conn.drain is None:
+        return 0.0
+    due: float = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
+    return max(0.0, due)
+
+
 def owes_reply(conn: Connection) -> bool:
-    """Whether the peer seems to wait for an answer, as far as one can tell from outside a blocking handler.
+    """Whether the peer seems to wait for an answer, or has only just come, as far as one can tell from outside a
+    blocking handler.
 
     A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
     and when output last went: input that is newer has not been answered, unless it is older than a second.
@@ -319,10 +315,10 @@ def owes_reply(conn: Connection) -> bool:
     if unread(conn) or conn.pending():
         return True
     if conn.partial is not None:
-        return conn.partial()
+        return conn.partial() or first_word_due(conn) > 0
     info = tcp_info(conn)
-    if info is None or not info.bytes_in:
-        return False
+    if info is None or not conn.heard(info):
+        return first_word_due(conn) > 0
     return bool(info.ms_since_received < info.ms_since_sent and info.ms_since_received < 1000)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pronghorn.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OPENING, SLOTS, AnyChannel
-from pronghorn.connection import READ_SIZE, moved
+from pronghorn.connection import READ_SIZE, first_word_due, moved
 from pronghorn.errors import HandshakeFailed, TlsFailed
 from pronghorn.tls import Records, TlsFacts
 from pronghorn.transport import Bytes
@@ -124,8 +124,8 @@ class AnyTlsChannel(AnyChannel):
 
     def read_out(self) -> None:
         AnyChannel.read_out(self)
-        if self.state is OPENING and not self.records.begun:
-            self.close()  # whoever has said nothing yet is owed nothing
+        if self.state is OPENING and not self.records.begun and not first_word_due(self):
+            self.close()  # whoever has said nothing by now is owed nothing
 
     # Inner workings.
 

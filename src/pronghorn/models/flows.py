@@ -86,29 +86,23 @@ class Flows:
                     poller.register(number, select.POLLIN) if ready else poller.unregister(number)
             waiting = []
             for fd, _ in poller.poll(self._patience() * 1000):
-                if fd in listeners or fd in parking.parked:
+                if fd in listeners or fd in self.parked:
                     waiting.append(fd)
                 else:
                     self._attend(fd, woken)
             if not waiting or drain:
                 continue
             last = min(waiting, key=lambda fd: (fd <= last, fd))  # each in its turn
-            if last in parking.parked:
-                yield parking.take(last)
-            elif self.context.gives_way():
-                self._rest_until = time.monotonic() + FAIR_PAUSE
-            else:
-                conn = self._accept(listeners[last])
-                if conn is not None and not parking.keeps(conn):
-                    yield conn
-                if listeners[last] not in self.context.listeners:
-                    poller.unregister(last)
-                    del listeners[last]
+            conn = parking.take(last) if last in self.parked else self._come(listeners[last], parking)
+            if conn is not None:
+                yield conn
+            elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
+                poller.unregister(listeners.pop(last))
         self.context.page.state = DRAINING
-        for accept in (parking.next, *(functools.partial(self._accept, each) for each in listeners.values())):
-            yield from self._queued(accept, room, woken)  # type: ignore[arg-type]
-        for listener in listeners.values():  # not before: a page may have noted their descriptors
-            listener.close()
+        yield from self._queued(len(self.parked), parking.next, room, woken)
+        for listener in listeners.values():
+            yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
+        self._close(listeners)
 
     def _parking(self, poller: select.poll) -> Parking:
         """Where clients wait who have to speak first: with certificates, when every connection has TLS below it."""
@@ -224,7 +218,7 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(BEAT * 1000):
+            for fd, _ in poller.poll(TICK * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
             self._look_beside()
@@ -240,6 +234,18 @@ class Flows:
         taken = any(conn.fileno() < 0 for conn in list(self.open.values()))
         if SeenConnection.waits.look() or taken:
             self.tick()
+
+    def _close(self, listeners: dict[int, Listener]) -> None:
+        for listener in listeners.values():  # not before: a page may have noted their descriptors
+            listener.close()
+
+    def _come(self, listener: Listener, parking: Parking) -> Connection | None:
+        """A client that may be served now, if there is one."""
+        if self.context.gives_way():
+            self._rest_until = time.monotonic() + FAIR_PAUSE
+            return None
+        conn = self._accept(listener)
+        return None if conn is None or parking.keeps(conn) else conn
 
     def _accept(self, listener: Listener) -> Connection | None:
         try:
@@ -260,19 +266,23 @@ class Flows:
         return conn
 
     def _queued(
-        self, accept: Callable[[], Connection | None], room: Callable[[], bool], woken: Callable[[], None]
+        self, left: int, take: Callable[[], Connection | None], room: Callable[[], bool], woken: Callable[[], None]
     ) -> Iterator[Connection]:
-        # Clients in the queue were promised a server when the kernel shook hands with them.
-        while time.monotonic() < self.context.drain.deadline:
+        # Clients in the queue were promised a server when the kernel shook hands with them. Those who come later are
+        # for other workers, if there are any: under steady load the queue would never be empty.
+        while left and time.monotonic() < self.context.drain.deadline:
             self.tick()
             if not room():  # idle conversations may be all that is in the way
                 self._end_idle()
                 self._wait(SWEEP)
                 woken()
                 continue
-            conn = accept()
+            conn = take()
             if conn is not None:
+                left -= 1
                 yield conn
+                if self._wait(0):
+                    woken()
             elif self._short:
                 self._wait(SWEEP)
                 woken()
@@ -294,11 +304,14 @@ class Flows:
         elif fd in self._watched:
             self._watched[fd].on_readable()
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Whether something has ended meanwhile."""
         if self.wake.fileno() < 0:  # a child of the fork model has none
             time.sleep(seconds)
-            return
+            return False
         poller = select.poll()
         poller.register(self.wake, select.POLLIN)
-        if poller.poll(seconds * 1000):
+        ended = bool(poller.poll(seconds * 1000))
+        if ended:
             self.wake.clear()
+        return ended

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, probe, worker
+from pronghorn import events, log_file, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
@@ -29,6 +29,7 @@ from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
+from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
 
@@ -59,6 +60,8 @@ class Handed(msgspec.Struct):
     generation: int
     descriptors: int
     environment: dict[str, str] = {}
+    workers: int | None = None
+    """How many there were, if somebody has resized the server."""
 
 
 class Starter:
@@ -128,6 +131,10 @@ class Server:
         """
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
+        with Surroundings(self.settings, os.getppid() if self._handed else 0) as self._surroundings:
+            return self._prepare()
+
+    def _prepare(self) -> int:
         self._raise_limit()
         activated = activated_listeners(os.environ)
         handed = self._handed.listeners if self._handed else []
@@ -165,6 +172,7 @@ class Server:
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
+            self._surroundings.serving()
             self._observe(self._started(planner, plan))
             for listener in self._inherited:
                 listener.take_over()
@@ -179,14 +187,17 @@ class Server:
             planner, plan, announce,
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
+            count=self._handed.workers if self._handed else None,
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
             handed_over=self._hand_over, each_turn=self._presence.tick,
+            reopen_log=lambda: log_file.current.reopen(self._observe),
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
         """Descriptors that workers shall not keep."""
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
-        return [*self._starter.descriptors(), *inherited, *self._presence.descriptors()]
+        ours = [*self._surroundings.descriptors(), *self._presence.descriptors()]
+        return [*self._starter.descriptors(), *ours, *inherited]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""
@@ -194,7 +205,8 @@ class Server:
         listeners = [listener.inherited() for listener in plan.listeners]
         control = self._presence.descriptors()
         handed = Handed(
-            self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed
+            self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed,
+            self._supervisor.resized,
         )  # fmt: skip
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]

@@ -467,7 +467,6 @@ def test_the_next_server_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     live.close()
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="without /proc nobody knows who is dead")
 def test_the_lock_of_the_dead_is_waited_for(tmp_path: Path) -> None:
     """A process that the dead server had just forked holds it a moment longer."""
     path = str(tmp_path / "c.sock")

@@ -184,11 +184,22 @@ def _claimed(name: str, path: str, asked: bool) -> Claim:
             return Claim(path)
         except AddressInUse as error:
             pid = _noted_process(path)
-            if not pid or os.path.exists(f"/proc/{pid}") or time.monotonic() >= deadline:
+            if _lives(pid) or time.monotonic() >= deadline:
                 raise _running(name, path, asked, error.why) from None
             time.sleep(0.01)
         except CannotBind as error:
             raise _refused(path, error.why) from None
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there; one without a number is taken to be."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _sweep(folder: str, path: str) -> None:

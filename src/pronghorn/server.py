@@ -8,9 +8,11 @@ lean process that the command line turns itself into: it imports no command line
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -33,6 +35,7 @@ from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
 
+PATIENCE_WITH_ORPHANS = 2.0
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
 
 
@@ -166,7 +169,18 @@ class Server:
             _close(self._supervisor.serving.plan.listeners)
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
-        return planner.plan(self.source, self.settings, facts, [], self._inherited)
+        """The plan of the first generation. After a supervisor was killed, its workers may need a moment to notice and
+        to let go of the address: for those, and for nobody else, it waits."""
+        deadline, orphans, tries = time.monotonic() + PATIENCE_WITH_ORPHANS, False, itertools.count()
+        while True:
+            try:
+                return planner.plan(self.source, self.settings, facts, [], self._inherited)
+            except AddressInUse as error:
+                orphans = orphans or held_by_orphans(error)
+                # One more try at least: they may have let go before anybody could look who they were.
+                if time.monotonic() >= deadline or not (orphans or next(tries) == 0):
+                    raise
+                time.sleep(0.02)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
@@ -252,6 +266,12 @@ def explained(error: AddressInUse) -> AddressInUse:
     if holder.startswith(owners.NOBODY):
         why += " If that server ran without SO_REUSEADDR, it holds up even those who have it."
     return AddressInUse(error.what, why, error.hint, error.address)
+
+
+def held_by_orphans(error: AddressInUse) -> bool:
+    from pronghorn.kernel import owners
+
+    return owners.held_by_orphans(error.address)
 
 
 def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:

@@ -10,13 +10,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from launch import Launched, launched, wait_for
-from pronghorn import server
+from pronghorn import restart
 from pronghorn.errors import AddressInUse
 
 
@@ -59,24 +58,20 @@ def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
             assert f"process {workers[0]} (pronghorn: worker 1 epoll of {first.pid}" in second.report["error"]["why"]
 
 
-@pytest.mark.parametrize(("orphans", "tries"), [([False, False, False], 2), ([False, True, False, False], 4)])
+@pytest.mark.parametrize(("orphans", "tries"), [([False] * 9, 2), ([True] * 9, 4), ([False, True, False, False], 4)])
 def test_an_ordinary_conflict_fails_at_once(orphans: list[bool], tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     tried: list[float] = []
 
-    class Busy:
-        def plan(self, *arguments: Any) -> None:
-            tried.append(clock[0])
-            if len(tried) == 4:
-                clock[0] = 100.0
-            raise AddressInUse("It is busy.")
+    def busy() -> None:
+        tried.append(clock[0])
+        if len(tried) == 4:
+            clock[0] = 100.0
+        raise AddressInUse("It is busy.", address="127.0.0.1:1")
 
-    monkeypatch.setattr(server.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(server, "held_by_orphans", lambda error: orphans.pop(0))
-    waiting = server.Server()
-    waiting._inherited = []
+    monkeypatch.setattr(restart.time, "monotonic", lambda: clock[0])
     with pytest.raises(AddressInUse):
-        waiting._first_plan(Busy(), None)  # type: ignore[arg-type]
+        restart.once_free(busy, lambda address: orphans.pop(0))
     assert len(tried) == tries
 
 
@@ -109,12 +104,12 @@ def handle(conn):
 """
 
 
-def as_process_1(folder: Path) -> subprocess.Popen[bytes]:
+def as_process_1(folder: Path, handler: str) -> subprocess.Popen[bytes]:
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("only root can make a namespace of processes, with unshare(1)")
     if subprocess.run(["unshare", "-pf", "--mount-proc", "true"], capture_output=True).returncode:
         pytest.skip("this system lets nobody make a namespace of processes")
-    (folder / "mine.py").write_text(LEAVES_STRANGERS)
+    (folder / "mine.py").write_text(handler)
     (folder / "inner.py").write_text(INNER)
     with open(folder / "stderr", "wb") as errors:
         return subprocess.Popen(
@@ -124,7 +119,7 @@ def as_process_1(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def test_as_process_1_it_buries_strangers_and_obeys_term(tmp_path: Path) -> None:
-    process = as_process_1(tmp_path)
+    process = as_process_1(tmp_path, LEAVES_STRANGERS)
     outer = Launched(process, tmp_path)
     try:
         wait_for(lambda: " Serving " in outer.log or process.poll() is not None, "the start")
@@ -141,6 +136,18 @@ def test_as_process_1_it_buries_strangers_and_obeys_term(tmp_path: Path) -> None
         first.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
         assert outer.log.rstrip().endswith("Stopped")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_as_process_1_it_obeys_term_while_it_starts(tmp_path: Path) -> None:
+    process = as_process_1(tmp_path, "import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(60)\n")
+    try:
+        wait_for(lambda: (tmp_path / "started").exists(), "the import")
+        (first,) = psutil.Process(process.pid).children()
+        first.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 130
     finally:
         process.kill()
         process.wait()

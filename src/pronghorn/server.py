@@ -8,11 +8,9 @@ lean process that the command line turns itself into: it imports no command line
 from __future__ import annotations
 
 import faulthandler
-import itertools
 import os
 import sys
 import threading
-import time
 from typing import Any
 
 import msgspec
@@ -27,6 +25,8 @@ from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
 from pronghorn.presence import Presence, watched_paths
+from pronghorn.processes import obey_as_process_1
+from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
@@ -35,7 +35,6 @@ from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
 
-PATIENCE_WITH_ORPHANS = 2.0
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
 
 
@@ -169,18 +168,7 @@ class Server:
             _close(self._supervisor.serving.plan.listeners)
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
-        """The plan of the first generation. After a supervisor was killed, its workers may need a moment to notice and
-        to let go of the address: for those, and for nobody else, it waits."""
-        deadline, orphans, tries = time.monotonic() + PATIENCE_WITH_ORPHANS, False, itertools.count()
-        while True:
-            try:
-                return planner.plan(self.source, self.settings, facts, [], self._inherited)
-            except AddressInUse as error:
-                orphans = orphans or held_by_orphans(error)
-                # One more try at least: they may have let go before anybody could look who they were.
-                if time.monotonic() >= deadline or not (orphans or next(tries) == 0):
-                    raise
-                time.sleep(0.02)
+        return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
@@ -268,10 +256,10 @@ def explained(error: AddressInUse) -> AddressInUse:
     return AddressInUse(error.what, why, error.hint, error.address)
 
 
-def held_by_orphans(error: AddressInUse) -> bool:
+def held_by_orphans(address: str) -> bool:
     from pronghorn.kernel import owners
 
-    return owners.held_by_orphans(error.address)
+    return owners.held_by_orphans(address)
 
 
 def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
@@ -320,6 +308,7 @@ def main() -> int:
         complain(PronghornError("This is a part of Pronghorn.", hint="Start a server with: pronghorn serve"))
         return 2
     keep_standard_descriptors()
+    obey_as_process_1()
     faulthandler.enable(file=2)
     with open(int(sys.argv[1]), "rb") as file:
         boot = msgspec.json.decode(file.read(), type=Boot)

@@ -420,6 +420,19 @@ def test_a_second_copy_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list((tmp_path / "pronghorn").iterdir()) == []
 
 
+def test_those_who_share_an_address_on_purpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "folders", lambda: [str(tmp_path / "pronghorn")])
+    with contextlib.ExitStack() as stack:
+        for name in ("127.0.0.1:8000", f"127.0.0.1:8000@{os.getpid()}"):
+            one = open_control(Settings(reuse_port=True), "127.0.0.1:8000", lambda event: None)
+            assert one is not None
+            stack.callback(one.close)
+            assert os.path.basename(one.path) == f"{name}.sock"
+        stack.callback(Control.open("shop").close)
+        with pytest.raises(AlreadyRunning):
+            open_control(Settings(reuse_port=True, name="shop"), "127.0.0.1:8000", lambda event: None)
+
+
 def test_what_a_killed_server_left_is_taken_over(tmp_path: Path) -> None:
     path = str(tmp_path / "c.sock")
     child = os.fork()

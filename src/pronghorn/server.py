@@ -62,6 +62,8 @@ class Handed(msgspec.Struct):
     generation: int
     descriptors: int
     environment: dict[str, str] = {}
+    workers: int | None = None
+    """How many there were, if somebody has resized the server."""
 
 
 class Starter:
@@ -187,6 +189,7 @@ class Server:
             planner, plan, announce,
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
+            count=self._handed.workers if self._handed else None,
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
             handed_over=self._hand_over, each_turn=self._presence.tick,
             reopen_log=lambda: log_file.current.reopen(self._observe),
@@ -204,7 +207,8 @@ class Server:
         listeners = [listener.inherited() for listener in plan.listeners]
         control = self._presence.descriptors()
         handed = Handed(
-            self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed
+            self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed,
+            self._supervisor.resized,
         )  # fmt: skip
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]

@@ -32,10 +32,10 @@ from pronghorn.workforce import GRACE
 class Supervisor:
     """Keeps the workers of a plan alive until it is told to stop.
 
-    `announce` is called once, when the first worker is ready (`whole`: when all are). `kept` are descriptors that
-    workers shall not keep. `alone` says that no other code of this process starts children: it then takes a name and
-    adopts orphans. `start_upgrade` starts a new program from the serving plan; `reopen_log` is for USR1, and
-    `each_turn` is called with the clock at least once in a tick.
+    `announce` is called once, when the first worker is ready (`whole`: when all are); there are `count` of them, or as
+    many as the plan says. `kept` are descriptors that workers shall not keep. `alone` says that no other code of this
+    process starts children: it then takes a name and adopts orphans. `start_upgrade` starts a new program from the
+    serving plan; `reopen_log` is for USR1, and `each_turn` is called with the clock at least once in a tick.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Supervisor:
         alone: bool = False,
         whole: bool = False,
         number: int = 1,
+        count: int | None = None,
         start_upgrade: StartUpgrade | None = None,
         handed_over: Callable[[], None] = lambda: None,
         reopen_log: Callable[[], None] = lambda: None,
@@ -57,7 +58,7 @@ class Supervisor:
         self.watch = watch if watch is not None else Watch()
         self.planner = planner
         self.observe = plan.observe
-        self.serving = Generation(number, plan, plan.workers, candidate=whole)
+        self.serving = Generation(number, plan, plan.workers if count is None else count, candidate=whole)
         self.upkeep = Upkeep(self.watch, self.observe, self.kept, announce)
         self.upkeep.generations = [self.serving]
         self.force = self.upkeep.force
@@ -72,6 +73,12 @@ class Supervisor:
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._forced = 0
+
+    @property
+    def resized(self) -> int | None:
+        """The number of workers, if it is another than the settings want."""
+        count = len(self.serving.slots)
+        return count if count and count != self.serving.plan.workers else None
 
     @property
     def draining(self) -> bool:

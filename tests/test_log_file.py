@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from launch import Launched, launched, wait_for
 from pronghorn import privileges
 from pronghorn.errors import BadSetting
 from pronghorn.events import Event, LogNotReopened
-from pronghorn.log_file import LogFile
+from pronghorn.log_file import LogFile, Reopener
 from pronghorn.privileges import Person
 
 HANDLER = """
@@ -205,6 +206,29 @@ def test_workers_that_may_not_open_it_say_so(public: Path) -> None:
         server.send(signal.SIGUSR1)
         wait_for(lambda: "cannot be opened anew: Permission denied" in log_of(public / "logs"), "the complaint")
         assert server.stop() == 0
+
+
+def test_a_forked_child_writes_to_no_descriptor_of_another(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    ear = Reopener(lambda event: None)
+    try:
+        child = os.fork()
+        if not child:
+            try:
+                os.close(ear.fileno())  # as the fork model does
+                os.dup2(os.open(tmp_path / "precious", os.O_WRONLY | os.O_CREAT), ear.fileno())
+                os.kill(os.getpid(), signal.SIGUSR1)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert (tmp_path / "precious").read_bytes() == b""
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert select.select([ear], [], [], 5)[0]
+        ear.on_readable()
+        assert not select.select([ear], [], [], 0)[0]
+    finally:
+        ear.close()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_without_a_file_the_signal_harms_nobody(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -238,3 +240,17 @@ def test_without_a_file_the_signal_harms_nobody(tmp_path: Path) -> None:
         os.kill(worker, signal.SIGUSR1)
         assert server.ask(b"x") == b"X"
         assert server.workers() == [worker]
+
+
+def test_as_json_each_record_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HANDLER)
+    with launched(tmp_path, "mine:reply", log_file="log", log_format="json") as server:
+        server.ask(b"fail\n")
+        assert server.stop() == 0
+    lines = (tmp_path / "log").read_text().splitlines()
+    records = [json.loads(line) for line in lines if line != "heard fail"]
+    assert all(list(each) == ["time", "level", "process", "message"] for each in records)
+    assert all(datetime.fromisoformat(each["time"]).tzinfo for each in records)
+    (failure,) = [each for each in records if each["level"] == "ERROR"]
+    assert "ValueError: on purpose\n  Traceback" in failure["message"]
+    assert failure["process"] != server.pid

@@ -143,7 +143,7 @@ class Server:
         self._inherited = activated + [Listener.adopt(each) for each in handed]
         os.environ.update(self._handed.environment if self._handed else {})
         self._systemd = SystemdObserver(os.environ)
-        log = LogObserver(self.settings.log_level)
+        log = LogObserver(self.settings.log_level, form=self.settings.log_format)
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)

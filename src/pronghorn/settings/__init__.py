@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from pronghorn.errors import BadSetting
+from pronghorn.settings.development import Development
 from pronghorn.settings.fields import (
     ENVIRONMENT_PREFIX,
     HOLDS,
@@ -25,7 +26,7 @@ from pronghorn.settings.fields import (
     Field,
     quantity,
 )
-from pronghorn.settings.process import LOG_LEVELS, Process
+from pronghorn.settings.process import LOG_LEVELS
 from pronghorn.settings.serving import MODELS, STYLES
 from pronghorn.settings.sockets import DEFAULT_BIND
 
@@ -35,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Settings(Process, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(Development, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one server runs with; durations in seconds, sizes in bytes.
 
     Each field is a flag (`--max-threads`), an environment variable (`PRONGHORN_MAX_THREADS`), a key of the settings

@@ -17,9 +17,9 @@ from select import POLLIN, poll
 import psutil
 import pytest
 
-from launch import PATIENCE, wait_for
+from launch import PATIENCE, launched, wait_for
 from pronghorn.settings.source import Source
-from pronghorn.watcher import Look, Parent, Watcher, _settled, places, start
+from pronghorn.watcher import Look, Parent, Watcher, _settled, places
 
 NO_WATCHFILES = "raise ImportError('not installed')\n"
 NO_MORE_WATCHES = "def watch(*folders, **options):\n    raise OSError('no space left on device')\n    yield\n"
@@ -41,7 +41,7 @@ def means(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @contextmanager
 def watching(*places: Path) -> Iterator[Watcher]:
-    watcher = start(*map(str, places))
+    watcher = Watcher(map(str, places))
     try:
         wait_for(lambda: watcher.read() == [] and watcher.ready, "the first look")
         yield watcher
@@ -180,7 +180,7 @@ def test_a_batch_goes_on_while_files_go_on_changing(project: Path) -> None:
 
 
 def test_what_changes_before_the_first_look_is_told(project: Path) -> None:
-    watcher = start(str(project))
+    watcher = Watcher([str(project)])
     try:
         (project / "mine.py").write_text("two = 2\n")
         os.utime(project / "mine.py")
@@ -209,8 +209,8 @@ def test_what_it_leaves_out_of_its_line_is_the_end_of_the_line(project: Path) ->
 
 PARENT = """
 import os, sys
-from pronghorn.watcher import start
-watcher = start(sys.argv[1])
+from pronghorn.watcher import Watcher
+watcher = Watcher([sys.argv[1]])
 print(watcher.pid, flush=True)
 sys.stdin.read()
 os._exit(0)
@@ -280,3 +280,41 @@ def test_the_watcher_imports_no_server() -> None:
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=30, check=True)
     heavy = textwrap.dedent("pronghorn.server pronghorn.supervisor pronghorn.worker click asyncio watchfiles").split()
     assert not set(heavy) & set(done.stdout.split())
+
+
+HANDLER = """
+import pronghorn
+@pronghorn.message(pronghorn.lines)
+def reply(line):
+    return b"%s"
+"""
+
+
+@pytest.mark.slow
+def test_a_syntax_error_never_stops_the_server(tmp_path: Path) -> None:
+    mine, file = tmp_path / "mine.py", tmp_path / "pronghorn.toml"
+    mine.write_text(HANDLER % "one")
+    file.write_text("workers = 1\n")
+    with launched(tmp_path, "mine:reply", config=str(file), reload=True) as server:
+        mine.write_text(HANDLER % "two")
+        wait_for(lambda: server.ask(b"x\n") == b"two\n", "the reload")
+        mine.write_text("def reply(:\n")
+        wait_for(lambda: "Reload failed" in server.log and "SyntaxError" in server.log, "the failure")
+        assert server.ask(b"x\n") == b"two\n"
+        mine.write_text(HANDLER % "three")
+        wait_for(lambda: server.ask(b"x\n") == b"three\n", "the mended handler")
+        file.write_text("workers = 2\n")
+        wait_for(lambda: len(server.workers()) == 3, "two workers and the watcher")
+        assert "Reloading (mine.py changed)" in server.log and "Reloading (pronghorn.toml changed)" in server.log
+        assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_server_goes_on_without_its_watcher(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HANDLER % "one")
+    with launched(tmp_path, "mine:reply", reload=True) as server:
+        (watcher,) = [each for each in psutil.Process(server.pid).children() if "pronghorn.watcher" in each.cmdline()]
+        watcher.kill()
+        wait_for(lambda: not watcher.is_running(), "the watcher's end, reaped")
+        assert server.ask(b"x\n") == b"one\n"
+        assert server.stop() == 0

@@ -78,6 +78,7 @@ class Planner:
             name, why = models.choose(facts)
         model = models.load(name)
         model.check(facts)
+        model.check_settings(settings)
         return model, why
 
     def plan(

@@ -12,11 +12,11 @@ import importlib.machinery
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from select import POLLIN, poll
 from typing import Any
 
@@ -36,38 +36,43 @@ Stamp = tuple[int, int, int]
 
 
 class Watcher:
-    """A process that watches; for somebody who waits in a poll(2) of his own.
+    """A process that watches folders, of which the Python files below them count, and single files, whatever they are;
+    all absolute paths, which need not exist yet. For somebody who waits in a poll(2) of his own.
 
-    Its descriptor is readable when there is something to `read`. `ready` is true once it has looked for the first
-    time; what has changed since the start is told also from before. `ended` is true when the process has ended, which
-    is no reason to end anything else: close it then, for its descriptor stays readable.
+    Its descriptor is readable when there is something to `read`. What has changed after `since` (ns of the wall clock;
+    without it, from now on) is told even if the process looks for the first time only later; `ready` is true once it
+    has. Raises OSError if no process can be started.
     """
 
-    def __init__(self, places: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            module_command("pronghorn.watcher", str(time.time_ns()), *places),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._input, self._output = self._process.stdin, self._process.stdout
-        os.set_blocking(self._output.fileno(), False)
+    def __init__(self, places: Iterable[str], since: int = 0) -> None:
+        self._line, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                module_command("pronghorn.watcher", str(since or time.time_ns()), *places),
+                stdin=theirs.fileno(), stdout=theirs.fileno(), start_new_session=True,
+            )  # fmt: skip
+        except BaseException:
+            self._line.close()
+            raise
+        finally:
+            theirs.close()
+        self._line.setblocking(False)
         self.pid = self._process.pid
         self.ready = self.ended = False
         self._said = b""
 
     def fileno(self) -> int:
-        return self._output.fileno()
-
-    def descriptors(self) -> list[int]:
-        """What other processes must not keep: with these open elsewhere, this one would outlive its parent."""
-        return [self._input.fileno(), self._output.fileno()]
+        return self._line.fileno()
 
     def read(self) -> list[str]:
-        """A path for each batch of changes since the last time; never waits."""
+        """A path for each batch of changes since the last time; never waits. Once the process has ended, `ended` is
+        true and the descriptor stays readable: close it then."""
         try:
-            more = os.read(self._output.fileno(), 65536)
+            more = self._line.recv(65536)
         except BlockingIOError:
             return []
+        except OSError:
+            more = b""
         self.ended = not more
         *lines, self._said = (self._said + more).split(b"\n")
         self.ready = self.ready or bool(lines)
@@ -75,16 +80,9 @@ class Watcher:
 
     def close(self) -> None:
         """Ends the process and waits for it, which is a matter of moments."""
-        self._input.close()
-        self._output.close()
+        self._line.close()
         self._process.kill()
         self._process.wait()
-
-
-def start(*places: str) -> Watcher:
-    """Watches folders, of which the Python files below them count, and single files, whatever they are; all absolute
-    paths, which need not exist yet. Raises OSError if no process can be started."""
-    return Watcher(places)
 
 
 def places(source: Any, file: str = "") -> list[str]:
@@ -114,6 +112,8 @@ def _folders(module: str) -> list[str]:
 
 
 def _is_installed(folder: str) -> bool:
+    import sysconfig
+
     homes = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return any(os.path.commonpath([folder, home]) == home for home in homes)
 
@@ -255,7 +255,7 @@ def main() -> int:
 
     try:
         watch(sys.argv[2:], int(sys.argv[1]), say, Parent())
-    except (BrokenPipeError, KeyboardInterrupt):
+    except (ConnectionError, KeyboardInterrupt):
         pass
     return 0
 

@@ -34,6 +34,7 @@ from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
 LINGER_TIMEOUT = 2.0
+FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away a client that has said nothing yet
 LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
 PEER_GONE = frozenset(
     {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN}
@@ -116,7 +117,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
 _trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
 
 
-def discard(sock: socket.socket) -> bool:
+def discard(sock: _socket.socket) -> bool:
     """Throw away the input that is there, without blocking; True when the peer has ended or is gone."""
     try:
         for _ in range(16):
@@ -156,12 +157,13 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
 
 
 def turn_away(fd: int) -> None:
-    """Close an accepted descriptor unserved, in order: so that its client reads an end."""
-    with socket.socket(fileno=fd) as sock:
-        _say_no(sock)
+    """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
+    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    _say_no(sock)
+    sock.close()
 
 
-def _say_no(sock: socket.socket) -> None:
+def _say_no(sock: _socket.socket) -> None:
     try:
         sock.setblocking(False)
         sock.shutdown(socket.SHUT_WR)
@@ -280,8 +282,21 @@ def end_unserved(conn: Connection) -> None:
     conn.end()
 
 
+def first_word_due(conn: Any) -> float:
+    """Seconds that a Connection or a Channel still gets for its first byte although draining began.
+
+    A client connects and then writes: between the two it was accepted, and owes nothing. To end it there would lose
+    it, and a reload must lose nobody. One that has said something, or had its time, gets nothing more.
+    """
+    if conn.bytes_in or conn.drain is None:
+        return 0.0
+    due: float = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
+    return max(0.0, due)
+
+
 def owes_reply(conn: Connection) -> bool:
-    """Whether the peer seems to wait for an answer, as far as one can tell from outside a blocking handler.
+    """Whether the peer seems to wait for an answer, or has only just come, as far as one can tell from outside a
+    blocking handler.
 
     A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
     and when output last went: input that is newer has not been answered, unless it is older than a second.
@@ -289,10 +304,10 @@ def owes_reply(conn: Connection) -> bool:
     if unread(conn):
         return True
     if conn.partial is not None:
-        return conn.partial()
+        return conn.partial() or first_word_due(conn) > 0
     info = tcp_info(conn)
     if info is None or not info.bytes_in:
-        return False
+        return first_word_due(conn) > 0
     return bool(info.ms_since_received < info.ms_since_sent and info.ms_since_received < 1000)
 
 

@@ -62,6 +62,7 @@ class AsyncioLoops(Loops):
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()
+        self._last.clear()  # the last one may have gone just before the queue brought another
         if self.open or self.introductions:
             try:
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))

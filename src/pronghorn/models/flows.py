@@ -208,7 +208,7 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(BEAT * 1000):
+            for fd, _ in poller.poll(TICK * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
             self._look_beside()
@@ -244,8 +244,10 @@ class Flows:
         return conn
 
     def _queued(self, listener: Listener, room: Callable[[], bool], woken: Callable[[], None]) -> Iterator[Connection]:
-        # Clients in the queue were promised a server when the kernel shook hands with them.
-        while time.monotonic() < self.context.drain.deadline:
+        # Clients in the queue were promised a server when the kernel shook hands with them. Those who come later are
+        # for other workers, if there are any: under steady load the queue would never be empty.
+        left = listener.queued()
+        while left and time.monotonic() < self.context.drain.deadline:
             self.tick()
             if not room():  # idle conversations may be all that is in the way
                 self._end_idle()
@@ -254,7 +256,10 @@ class Flows:
                 continue
             conn = self._accept(listener)
             if conn is not None:
+                left -= 1
                 yield conn
+                if self._wait(0):
+                    woken()
             elif self._short:
                 self._wait(SWEEP)
                 woken()
@@ -276,11 +281,14 @@ class Flows:
         elif fd in self._watched:
             self._watched[fd].on_readable()
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Whether something has ended meanwhile."""
         if self.wake.fileno() < 0:  # a child of the fork model has none
             time.sleep(seconds)
-            return
+            return False
         poller = select.poll()
         poller.register(self.wake, select.POLLIN)
-        if poller.poll(seconds * 1000):
+        ended = bool(poller.poll(seconds * 1000))
+        if ended:
             self.wake.clear()
+        return ended

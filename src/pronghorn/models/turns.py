@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
+from pronghorn.connection import first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.introduction import Introduction
@@ -98,8 +99,14 @@ class Acceptor(Watched):
         self.wants_read = False
         self._until = time.monotonic() + seconds
         if seconds < math.inf:
-            self.turns.call_later(seconds, self.look)
+            self.turns.call_later(seconds, self._rested)
         self.turns.changed(self)
+
+    def _rested(self) -> None:
+        self.look()
+        left = self._until - time.monotonic()
+        if 0 < left < math.inf:  # uvloop's timers come up to a millisecond early
+            self.turns.call_later(max(left, 0.001), self._rested)
 
     def look(self) -> None:
         """Whether the rest is over."""
@@ -116,11 +123,13 @@ class Acceptor(Watched):
 
     def retire(self) -> None:
         """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
-        would stay in an epoll set as long as another process has it, ready for ever. For those who find no room there
-        may be some when the next connection ends."""
+        would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
+        meanwhile are for other workers, if there are any; for those who find no room there may be some when the next
+        connection ends."""
         try:
-            while self.listener in self.turns.context.listeners and self._one(self.turns.context):
-                pass
+            for _ in range(self.listener.queued()):
+                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
+                    break
         except Exhausted:
             self._short = bool(self.turns.open)
         except OSError:
@@ -243,19 +252,26 @@ class Loops:
         self._draining = True
 
     def _drain(self, channel: AnyChannel) -> None:
+        """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
         try:
             channel.read_out()
             if channel.is_closing():
                 return
-            if self.context.handler.facts.needs_asyncio:
-                channel.feed_eof()
+            if rest := first_word_due(channel):
+                self.call_later(rest, lambda: self._drain(channel))
             else:
-                tell = getattr(channel.protocol, "draining", None)
-                if tell is None or not tell():
-                    channel.close()
+                self._say_goodbye(channel)
         except BaseException as error:
             self.context.failed(channel, error)
             channel.close()
+
+    def _say_goodbye(self, channel: AnyChannel) -> None:
+        if self.context.handler.facts.needs_asyncio:
+            channel.feed_eof()
+        else:
+            tell = getattr(channel.protocol, "draining", None)
+            if tell is None or not tell():
+                channel.close()
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""

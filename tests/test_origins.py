@@ -157,16 +157,72 @@ def test_the_handler_of_the_line_wins_over_that_of_the_file(tmp_path: Path) -> N
 
 
 def test_check_binds_nothing_and_says_what_would_be_served(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def handle(conn):\n    pass\n")
+    (tmp_path / "mine.py").write_text("print('IMPORTED')\ndef handle(conn):\n    pass\n")
     with launched(tmp_path) as server:
         taken = f"127.0.0.1:{server.address[1]}"
-        done = pronghorn(tmp_path, "check", "mine:handle", "--bind", taken)
-        assert done.returncode == 0, done.stderr
-        assert "mine:handle would be served: blocking style, under thread" in done.stdout and taken in done.stdout
-    assert pronghorn(tmp_path, "check", "mine:handle", "--model", "epoll").returncode == 2
-    assert pronghorn(tmp_path, "check", "mine:gone").returncode == 4
-    (tmp_path / "mine.py").write_text("1 / 0\n")
-    assert "ZeroDivisionError" in pronghorn(tmp_path, "check", "mine:handle").stderr
+        done = pronghorn(tmp_path, "check", "mine:handle", "--bind", taken, "--bind", f"unix:{tmp_path}/sock")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == (
+            "Would serve mine:handle (blocking style) under thread (a blocking handler needs a flow of control of its "
+            f"own): 1 worker, at {taken}, unix:{tmp_path}/sock\n"
+        )
+        assert not (tmp_path / "sock").exists()
+        assert server.ask(b"x") == b"X"
+
+
+def test_check_as_json(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import pronghorn\nasync def life():\n    open('entered', 'w')\n    yield\n"
+        "@pronghorn.lifespan(life)\nasync def handle(reader, writer):\n    pass\n"
+    )
+    done = pronghorn(tmp_path, "check", "mine:handle", "--model", "asyncio", "-w", "3", "--json")
+    assert json.loads(done.stdout) == {
+        "handler": "mine:handle", "style": "asyncio", "lifespan": "async", "model": "asyncio", "why": "as asked",
+        "workers": 3, "bind": ["127.0.0.1:8000"],
+    }  # fmt: skip
+    assert "with an async lifespan" in pronghorn(tmp_path, "check", "mine:handle").stdout
+    assert not (tmp_path / "entered").exists()
+
+
+REFUSED = {
+    "--model epoll mine:handle": (2, "Choose another --model"),
+    "mine:gone": (4, "has no 'gone'"),
+    "broken:handle": (4, "ZeroDivisionError"),
+    "slow:handle --start-timeout 300ms": (3, "the import still runs"),
+    "uper": (4, "Did you mean 'upper'?"),
+    "--bind 127.0.0.1:port": (2, "'port' is no port"),
+    "--bind :8000 --bind 127.0.0.1:8000": (2, "covers"),
+    "--bind a..b:1": (5, "does not resolve"),
+    "--framing line": (2, "lines"),
+    "--framing lines --exec cat": (2, "'cat' is a program"),
+    "--exec no-such-program": (4, "cannot be run"),
+    "--chdir nowhere": (2, "No such file"),
+    "--user nobody-of-this-name": (2, "no such user"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_what_check_refuses(tmp_path: Path, arguments: str) -> None:
+    (tmp_path / "mine.py").write_text("def handle(conn):\n    pass\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    status, words = REFUSED[arguments]
+    done = pronghorn(tmp_path, "check", *arguments.split())
+    assert (done.returncode, done.stdout) == (status, "")
+    assert words in done.stderr and "pronghorn/cli" not in done.stderr
+
+
+def test_check_touches_nothing_of_a_running_server(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.py").write_text("def handle(conn):\n    pass\n")
+    (tmp_path / "pid").write_text(f"{os.getpid()}\n")
+    done = pronghorn(
+        tmp_path, "check", "mine:handle", "--chdir", "there", "--log-file", "log", "--pid-file", str(tmp_path / "pid")
+    )
+    assert done.returncode == 0, done.stderr
+    there = {each.name for each in tmp_path.rglob("*") if "__pycache__" not in each.parts}
+    assert there == {"there", "mine.py", "pid"}
 
 
 def test_a_reload_reads_the_file_anew(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
-from pronghorn.presence import Presence, watched_paths
+from pronghorn.presence import Presence
 from pronghorn.processes import obey_as_process_1
 from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
@@ -33,6 +33,7 @@ from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
 from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
+from pronghorn.watcher import places
 from pronghorn.worker import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
@@ -181,7 +182,7 @@ class Server:
                 if listener not in plan.listeners:
                     listener.close()
             file = self._layers.file if self._layers is not None else ""
-            self._presence.serve(self._supervisor, watched_paths(self.source, file))
+            self._presence.serve(self._supervisor, places(self.source, file))
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 

@@ -26,7 +26,7 @@ LAYERS = (
     {"handlers", "services"},
     {
         "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
+        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits", "timeouts",
         "counts", "settings",
         "lifespans", "tracebacks",
     },

@@ -28,6 +28,7 @@ from typing import Any
 from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
+from pronghorn.transport import Transport
 from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
@@ -181,7 +182,11 @@ class Facts:
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
     protocol: Any
-    """What is driven over the connection, if it is a protocol."""
+    """What is driven over the connection, if it is a protocol: or the channel over it, on a loop of its own."""
+    seen: Any
+    """What timeouts.py has seen of it."""
+    cut_by: BaseException | None
+    """Why it was cut, if it was."""
     waits: Straight = Straight()
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
@@ -189,12 +194,23 @@ class Facts:
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = False
-        self.partial = self.on_cut = self.protocol = None
+        self.partial = self.on_cut = self.protocol = self.seen = None
+        self.cut_by: BaseException | None = None
 
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
         return getattr(self.protocol, "messages", 0)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a part of a message has come, and the rest is waited for."""
+        return getattr(self.protocol, "unfinished", False)
+
+    @property
+    def received(self) -> int:
+        """Bytes that have been read so far, by whoever reads them."""
+        return self.protocol.bytes_in if isinstance(self.protocol, Transport) else self.bytes_in
 
     @property
     def draining(self) -> bool:
@@ -207,7 +223,9 @@ class Facts:
         return current_lifespan()
 
 
-FACTS = tuple("number peer opened bytes_in bytes_out protocol reading_shut hears_drain drain partial on_cut".split())
+FACTS = tuple(
+    "number peer opened bytes_in bytes_out protocol seen cut_by reading_shut hears_drain drain partial on_cut".split()
+)
 
 
 class Connection(Facts, socket.socket):
@@ -283,9 +301,21 @@ def end_reading(conn: Connection) -> None:
         pass
 
 
-def cut(conn: Connection) -> None:
-    """End a connection that would not finish: both directions, and the program behind it if there is one."""
-    conn.reading_shut = True
+def drop_unsent(sock: socket.socket) -> None:
+    """Have the kernel throw away what is unsent when the socket is closed, instead of keeping it for a peer that takes
+    nothing (socket(7), SO_LINGER with a time of 0: the peer finds a reset)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    except OSError:
+        pass
+
+
+def cut(conn: Connection, error: BaseException) -> None:
+    """End a connection that would not finish: both directions, and the program behind it if there is one. If a
+    PeerError is the reason, the kernel is to forget what is unsent."""
+    conn.reading_shut, conn.cut_by = True, error
+    if isinstance(error, PeerError) and unsent(conn):
+        drop_unsent(conn)
     try:
         conn.shutdown(socket.SHUT_RDWR)
     except OSError:

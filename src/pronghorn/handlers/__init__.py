@@ -50,6 +50,8 @@ class Handler:
     """A handler in both shapes. One that `blocks` has no `protocol`; the others have both."""
 
     lifespan: Lifespan | None = None
+    framed = False
+    """A framing cuts its input into messages."""
 
     def __init__(
         self,
@@ -192,7 +194,9 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
     style = settings.style if settings.style != "auto" else style_of(handler, rule)
     name = name or getattr(handler, "__qualname__", repr(handler))
     if style == "message":
-        return _message(handler, rule or framings.stream, settings, name)
+        found = _message(handler, rule or framings.stream, settings, name)
+        found.framed = True
+        return found
     if rule is not None and settings.framing:
         raise BadSetting(
             f"--framing is {settings.framing!r}, but the handler is of {style} style.", "", "Leave it out."
@@ -233,7 +237,7 @@ def _asyncio(handler: Any, settings: Settings, name: str) -> Handler:
     factory = handler
     if _is_coroutine_function(handler):
         factory = streams_factory(handler, settings.max_message_size)
-    loops = OwnLoops(factory, settings.write_high_water)
+    loops = OwnLoops(factory, settings)
     facts = Facts(name, "asyncio", blocks=False, needs_asyncio=True)
     return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave)
 

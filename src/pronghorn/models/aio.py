@@ -57,6 +57,7 @@ class AsyncioLoops(Loops):
         for acceptor in self.acceptors:
             self.changed(acceptor)
         self._turn()
+        self.keep_deadlines()
         self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())

@@ -25,6 +25,26 @@ from pronghorn.settings import Settings
 Children = dict[int, tuple[Peer, Counts]]
 
 
+class Elders:
+    """Children that have lived for so many seconds that there is a deadline to keep: each is told of once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._young: dict[int, float] = {}  # in the order of their birth
+
+    def born(self, pid: int, at: float) -> None:
+        self._young.pop(pid, None)  # an earlier child of the same number
+        self._young[pid] = at
+
+    def since(self, now: float) -> set[int]:
+        """Those that have grown old since the last time; they may have ended meanwhile."""
+        old = set()
+        while self._young and now - self._young[pid := next(iter(self._young))] >= self._seconds:
+            del self._young[pid]
+            old.add(pid)
+        return old
+
+
 def serve(context: Context) -> None:
     flows = Flows(context)
     held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
@@ -40,7 +60,14 @@ def serve(context: Context) -> None:
         if context.drain.begun:
             send(children, signal.SIGTERM)  # also those of a queue that waits for room
 
+    def watch_over(now: float) -> None:
+        flows.keep_deadlines(now)
+        send(elders.since(now) & children.keys(), signal.SIGURG)
+
+    elders = Elders(flows.timeouts.shortest / 2)
+    flows.watch_over = watch_over
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
+    signal.signal(signal.SIGURG, lambda *_: _thread.start_new_thread(flows.look_after, ()))
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
         counts = shared.lend()
         try:
@@ -52,16 +79,20 @@ def serve(context: Context) -> None:
         if pid == 0:
             child(flows, conn, held, counts)
         children[pid] = conn.peer, counts
+        elders.born(pid, conn.opened)
         flows.forget(conn)
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
+    signal.signal(signal.SIGURG, signal.SIG_DFL)
 
 
 def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave.
 
     The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
-    connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults.
+    connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults. SIGURG, which a child
+    is sent when it has lived for a while, starts a flow of control that keeps its deadlines; the many that live for a
+    moment do without.
     """
     drain = flows.context.drain
     drain.close()

@@ -15,10 +15,12 @@ from typing import Any
 
 from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
 from pronghorn.deadlines import Deadlines
+from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
 from pronghorn.scoreboard import DRAINING
+from pronghorn.timeouts import AGE, ChannelTimeouts
 
 ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
 
@@ -128,6 +130,8 @@ class Loops:
         self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
+        self._most_unsent = context.settings.max_write_buffer
+        self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol."""
@@ -138,8 +142,9 @@ class Loops:
         sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         sock.setblocking(False)
         channel = self.channel_class(
-            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain
-        )
+            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
+            most=self._most_unsent,
+        )  # fmt: skip
         self.open[channel.number] = channel
         try:
             protocol = context.handler.protocol()
@@ -171,29 +176,40 @@ class Loops:
         for acceptor in self.acceptors:
             acceptor.retire()
         for channel in list(self.open.values()):
-            try:
-                self._drain(channel)
-            except BaseException as error:
-                self.context.failed(channel, error)
-                channel.close()
+            self._drain(channel)
 
     def _drain(self, channel: AnyChannel) -> None:
-        channel.read_out()
-        if channel.is_closing():
-            return
-        if self.context.handler.facts.needs_asyncio:
-            channel.feed_eof()
-        else:
-            tell = getattr(channel.protocol, "draining", None)
-            if tell is None or not tell():
-                channel.close()
+        try:
+            channel.read_out()
+            if channel.is_closing():
+                return
+            if self.context.handler.facts.needs_asyncio:
+                channel.feed_eof()
+            else:
+                tell = getattr(channel.protocol, "draining", None)
+                if tell is None or not tell():
+                    channel.close()
+        except BaseException as error:
+            self.context.failed(channel, error)
+            channel.close()
+
+    def keep_deadlines(self) -> None:
+        """From now on, end the connections that are over their time."""
+        for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
+            if why == AGE:
+                channel.seen.aged = True
+                self._drain(channel)
+            else:
+                channel.cut(PeerTimeout(why))
+        if self._timeouts.interval < math.inf:
+            self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""
         for channel in list(self.open.values()):
             if not channel.is_lingering():
                 self.context.note_cut(channel.peer)
-            channel.cut()
+            channel.cut(ConnectionAbortedError("cut at the drain deadline"))
 
 
 class Turns(Loops):
@@ -252,6 +268,7 @@ class Turns(Loops):
     def _enter(self) -> None:
         """In the second turn: the first has shown that the page can wait."""
         self.context.ready()
+        self.keep_deadlines()
         for acceptor in self.acceptors:
             if not acceptor.is_closing():
                 self.changed(acceptor)

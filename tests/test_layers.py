@@ -28,7 +28,7 @@ LAYERS = (
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
         "addresses", "bind_errors", "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel",
         "limits", "deadlines", "drain", "meeting", "scoreboard", "sources", "counts", "waits", "lifespans",
-        "tracebacks", "settings",
+        "tracebacks", "timeouts", "socket_facts", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from launch import launched, script, wait_for
+from launch import Launched, launched, script, wait_for
 from pronghorn.errors import BadSetting
 from pronghorn.settings import fields
 from pronghorn.settings.layers import DEFAULT, Layers, find, read
@@ -240,6 +242,51 @@ def test_a_reload_reads_the_file_anew(tmp_path: Path) -> None:
         assert server.ask(b"hello") == b"HELLO"
         assert len(server.workers()) == 2
         assert server.stop() == 0
+
+
+def bound(server: Launched) -> list[str]:
+    return [f"{each.laddr.ip}:{each.laddr.port}" for each in psutil.Process(server.pid).net_connections("tcp")]
+
+
+def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
+    path = write(tmp_path, 'bind = ["127.0.0.1:0"]\n')
+    with launched(tmp_path, "echo", config=path, bind=None) as server:
+        first = "{}:{}".format(*server.address)
+        other = tmp_path / "other"
+        write(tmp_path, f'bind = ["127.0.0.1:0", "unix:{other}"]\n')
+        server.send(signal.SIGHUP)
+        wait_for(lambda: server.log.count("Reloaded in") == 1, "the reload")
+        assert bound(server) == [first], "an address that stays is the same socket"
+        with socket.socket(socket.AF_UNIX) as sock, server.connect() as kept:
+            sock.connect(str(other))
+            sock.sendall(b"hello")
+            assert sock.recv(100) == b"hello"
+            kept.sendall(b"kept")
+            assert kept.recv(100) == b"kept"
+            write(tmp_path, f'bind = "unix:{other}"\n')
+            server.send(signal.SIGHUP)
+            wait_for(lambda: server.log.count("Reloaded in") == 2, "the second reload")
+        assert bound(server) == []
+        wait_for(lambda: len(server.workers()) == 1, "the end of the old worker")
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+        assert server.stop() == 0
+        assert not other.exists()
+
+
+def test_an_address_that_cannot_be_bound_fails_the_reload(tmp_path: Path) -> None:
+    path = write(tmp_path, 'bind = ["127.0.0.1:0"]\n')
+    with launched(tmp_path, "echo", config=path, bind=None) as server, socket.create_server(("127.0.0.1", 0)) as holder:
+        before, descriptors = server.workers(), os.listdir(f"/proc/{server.pid}/fd")
+        taken = holder.getsockname()[1]
+        write(tmp_path, f'bind = ["127.0.0.1:0", "unix:{tmp_path}/new", "127.0.0.1:{taken}"]\n')
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reload failed, and nothing has changed" in server.log, "the failure")
+        assert f"process {os.getpid()}" in server.log, "it says who holds the address"
+        assert server.workers() == before
+        assert not (tmp_path / "new").exists()
+        assert len(os.listdir(f"/proc/{server.pid}/fd")) == len(descriptors)
+        assert server.ask(b"hello") == b"hello"
 
 
 def test_a_script_may_name_a_file(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_an_error_fits_the_terminal_and_a_traceback_keeps_its_shape(
     assert lines[-1] == "Mend that."
 
 
+def test_the_lines_of_a_reason_stay_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend_terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    complain(BadHandler("It failed.", '  File "shop.py", line 4\n    def\n       ^', "Mend it."))
+    said = ["Error: It failed.", '  File "shop.py", line 4', "    def", "       ^", "Mend it."]
+    assert capsys.readouterr().err.splitlines() == said
+
+
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
 def test_when_nobody_can_be_told_the_exit_status_says_it(closed: str) -> None:
     command = f'"$0" -m pronghorn serve --workers 0 {closed}'

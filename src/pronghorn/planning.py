@@ -21,7 +21,18 @@ from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.worker import Plan
 
-AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "reload", "umask", "user")
+AT_START_ONLY = (
+    "chdir",
+    "control_socket",
+    "group",
+    "log_file",
+    "log_format",
+    "name",
+    "pid_file",
+    "reload",
+    "umask",
+    "user",
+)
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 

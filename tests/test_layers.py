@@ -30,7 +30,7 @@ LAYERS = (
         "limits", "deadlines", "drain", "meeting", "scoreboard", "sources", "counts", "waits", "lifespans",
         "tracebacks", "timeouts", "socket_facts", "settings",
     },
-    {"errors", "events"},
+    {"errors", "events", "standard"},
 )  # fmt: skip
 ASIDE = {"__init__", "observers", "kernel"}
 OBSERVERS_MAY = {"observers", "events", "scoreboard", "kernel"}

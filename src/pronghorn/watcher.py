@@ -9,7 +9,6 @@ ends when its parent has.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,8 @@ class Watcher:
 
     def __init__(self, paths: Iterable[str]) -> None:
         command = [sys.executable, "-P", "-m", "pronghorn.watcher", *paths]
+        import subprocess  # here: whatever the supervisor has imported, every fork copies
+
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._output = self._process.stdout

@@ -15,8 +15,9 @@ from boards import ask, board_of, serving_pages
 from launch import Launched, launched, wait_for
 from pronghorn.handlers import recognise
 from pronghorn.listener import Drain
-from pronghorn.models import base, load
-from pronghorn.models.base import FAIR_PAUSES, Context
+from pronghorn.models import door, load
+from pronghorn.models.base import Context
+from pronghorn.models.door import FAIR_PAUSES
 from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.services import upper
 from pronghorn.settings import Settings
@@ -117,19 +118,19 @@ class Clock:
 
 def test_after_some_pauses_in_a_row_it_takes_one(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(base, "time", clock)
+    monkeypatch.setattr(door, "time", clock)
     given = []
     for _ in range(2 * FAIR_PAUSES + 2):
         given.append(context.gives_way())
-        clock.now += base.FAIR_PAUSE
+        clock.now += door.FAIR_PAUSE
     assert given == [*[True] * FAIR_PAUSES, False] * 2
 
 
 def test_pauses_that_are_not_in_a_row_do_not_add_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(base, "time", clock)
+    monkeypatch.setattr(door, "time", clock)
     for _ in range(10 * FAIR_PAUSES):
         assert context.gives_way()
-        clock.now += 10 * FAIR_PAUSES * base.FAIR_PAUSE
+        clock.now += 10 * FAIR_PAUSES * door.FAIR_PAUSE
     context.page.open = 1
     assert not context.gives_way()

@@ -304,7 +304,7 @@ def test_under_systemd_socket_activate(tmp_path: Path) -> None:
         address = free.getsockname()
     command = [
         "systemd-socket-activate", f"--listen=127.0.0.1:{address[1]}", "--fdname=web", "-E", "PYTHONPATH", "-E", "PATH",
-        sys.executable, "-m", "pronghorn", "serve", "--bind", "fd://web",
+        sys.executable, "-m", "pronghorn", "serve",
     ]  # fmt: skip
     exec_it = f"import os; os.execvp({command[0]!r}, {command!r})"
     with started(tmp_path, ["-c", exec_it], []) as server:

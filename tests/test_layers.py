@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
 # From the top down; a room may use its own layer and those below it.
 LAYERS = (
     {"__main__", "cli", "testing"},
-    {"server"},
+    {"server", "presence"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
         "call", "watch", "watcher",
@@ -25,10 +25,10 @@ LAYERS = (
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits",
-        "counts", "settings",
-        "lifespans", "tracebacks", "meeting", "opening", "inherited", "drain",
+        "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
+        "addresses", "bind_errors", "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel",
+        "limits", "deadlines", "drain", "meeting", "scoreboard", "sources", "counts", "waits", "lifespans",
+        "tracebacks", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

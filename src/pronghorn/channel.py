@@ -27,6 +27,7 @@ from pronghorn.connection import (
     unsent,
 )
 from pronghorn.listener import Drain, Peer
+from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.transport import Bytes, Loop, Transport
 
 READ_OUT = 64  # reads at most, of what had come before draining began
@@ -35,7 +36,7 @@ OPEN, HALF_CLOSED, CLOSING, CLOSED = State.OPEN, State.HALF_CLOSED, State.CLOSIN
 
 SLOTS: tuple[str, ...] = (
     "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_paused", "_throttled", "_until",
-    "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol",
+    "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol", "proxy",
     "sock", "state", "wants_read", "wants_write", "wrote_eof",
 )  # fmt: skip
 NOTHING: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class AnyChannel(Transport):
         self.peer_ended = False  # and it was the peer's own end
         self.wrote_eof = False  # we have said our last word
         self.protocol: Any = None
+        self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
         self._backlog: bytearray | None = None
         self._high = high_water

@@ -21,6 +21,7 @@ import select
 import socket
 import struct
 import termios
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
+from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
@@ -157,12 +159,16 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
 def turn_away(fd: int) -> None:
     """Close an accepted descriptor unserved, in order: so that its client reads an end."""
     with socket.socket(fileno=fd) as sock:
-        try:
-            sock.setblocking(False)
-            sock.shutdown(socket.SHUT_WR)
-            discard(sock)
-        except OSError:
-            pass
+        _say_no(sock)
+
+
+def _say_no(sock: socket.socket) -> None:
+    try:
+        sock.setblocking(False)
+        sock.shutdown(socket.SHUT_WR)
+        discard(sock)
+    except OSError:
+        pass
 
 
 class Facts:
@@ -183,6 +189,8 @@ class Facts:
     on_cut: Callable[[], None] | None
     protocol: Any
     """What is driven over the connection, if it is a protocol."""
+    proxy: ProxyHeader | None
+    """What the proxy said, if one made the connection for its client."""
     waits: Straight = Straight()
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
@@ -190,7 +198,7 @@ class Facts:
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = False
-        self.partial = self.on_cut = self.protocol = None
+        self.partial = self.on_cut = self.protocol = self.proxy = None
 
     @property
     def messages(self) -> int:
@@ -208,7 +216,9 @@ class Facts:
         return current_lifespan()
 
 
-FACTS = tuple("number peer opened bytes_in bytes_out protocol reading_shut hears_drain drain partial on_cut".split())
+FACTS = tuple(
+    "number peer proxy opened bytes_in bytes_out protocol reading_shut hears_drain drain partial on_cut".split()
+)
 
 
 class Connection(Facts, socket.socket):
@@ -230,7 +240,12 @@ class Connection(Facts, socket.socket):
 
 def _seen(call: Callable[..., Any]) -> Callable[..., Any]:
     def wait(conn: SeenConnection, *args: Any, **kwargs: Any) -> Any:
-        return conn.waits.call(call, conn, *args, **kwargs)
+        flows, me = conn.waits.flows, threading.get_ident()  # as Waits.call, without one more call for each message
+        flows.add(me)
+        try:
+            return call(conn, *args, **kwargs)
+        finally:
+            flows.discard(me)
 
     return wait
 
@@ -270,6 +285,12 @@ def first_word_due(conn: Any) -> float:
         return 0.0
     due: float = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
     return max(0.0, due)
+
+
+def end_unserved(conn: Connection) -> None:
+    """Close a connection whose handler was never called, in order: so that its client reads an end."""
+    _say_no(conn)
+    conn.end()
 
 
 def owes_reply(conn: Connection) -> bool:

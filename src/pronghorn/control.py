@@ -34,7 +34,8 @@ def open_control(settings: Settings, address: str, observe: Observer) -> Control
     """The control socket that the settings ask for, for a server whose first address is `address`.
 
     None if it is off, or if there is no place that it could have by itself: an event tells of that, and the server can
-    do without. Raises AlreadyRunning, and CannotBind if a path that was asked for cannot be had.
+    do without. Those who share the address on purpose, and have no name of their own, are told apart by their process.
+    Raises AlreadyRunning, and CannotBind if a path that was asked for cannot be had.
     """
     if settings.control_socket == OFF:
         return None
@@ -44,6 +45,8 @@ def open_control(settings: Settings, address: str, observe: Observer) -> Control
     try:
         return Control.open(name)
     except AlreadyRunning:
+        if settings.reuse_port and not settings.name:
+            return Control.open(f"{address}@{os.getpid()}")
         raise
     except CannotBind as error:
         observe(events.ControlMissing(error.what, error.why))

@@ -31,13 +31,14 @@ class BlockingTransport(Transport):
         "error",
         "peer",
         "protocol",
+        "proxy",
         "sock",
         "wrote_eof",
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
         self.conn = self.sock = conn
-        self.peer = conn.peer
+        self.peer, self.proxy = conn.peer, conn.proxy
         self.drain = conn.drain
         self.protocol = protocol
         self.error: BaseException | None = None

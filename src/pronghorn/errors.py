@@ -98,3 +98,10 @@ class MessageTooLong(PeerError):
         super().__init__(f"a message is longer than {limit} bytes", hint="Raise --max-message-size to let it through.")
         self.limit = limit
         self.complete = complete if complete is not None else []
+
+
+class BadProxyHeader(PeerError):
+    """A connection from a proxy does not begin with a PROXY protocol header."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the PROXY header is wrong: {why}")

@@ -79,10 +79,18 @@ class ConnectionClosed(Event, frozen=True):
 
 
 class ConnectionRefused(Event, frozen=True):
-    """A connection was accepted and closed unserved, because of `limit`."""
+    """A connection was accepted and closed unserved, because of `limit`; `detail` may say more of this one."""
 
     peer: tuple[str, int] | str
     limit: str
+    detail: str = ""
+
+
+class ClientsWait(Event, frozen=True):
+    """As many connections are open as may be: at `address` nobody is accepted, and clients wait in the queue."""
+
+    address: str
+    open: int
 
 
 class HandlerFailed(Event, frozen=True):
@@ -102,11 +110,13 @@ class PeerFailed(Event, frozen=True):
 
 
 class AcceptFailed(Event, frozen=True):
-    """accept(2) failed; the acceptor rests for `pause` seconds (0: only that connection is gone)."""
+    """accept(2) failed; the acceptor rests for `pause` seconds, or, if that is 0, the listener is dead. Of those who
+    waited `turned_away` were closed, by help of a descriptor kept back for that."""
 
     address: str
     error: OSError
     pause: float
+    turned_away: int = 0
 
 
 class WorkerStarted(Event, frozen=True):

@@ -7,16 +7,18 @@ be gone by then (UNP volume 1, 16.6). What accept's errors mean is known here an
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
 import sys
 from typing import Any
 
+from pronghorn import socket_options
 from pronghorn.addresses import Place, zoned
 from pronghorn.drain import Drain, Wake
 from pronghorn.inherited import inherited_socket
+from pronghorn.networks import plain
+from pronghorn.socket_options import Option
 from pronghorn.unix_path import Claim
 
 __all__ = ["Drain", "Exhausted", "Listener", "Peer", "Wake"]
@@ -35,7 +37,6 @@ GONE = {
 
 STEPS_OVER_GONE = 64
 MANY = 65536  # more than any queue holds (SOMAXCONN)
-ACCEPTED_INHERIT_NODELAY = sys.platform == "linux"
 
 
 class Exhausted(OSError):
@@ -49,7 +50,7 @@ class Listener:
     program adopts it, which removes no path before `take_over`; this one's removes none after `hand_over`.
     """
 
-    __slots__ = ("_accept", "_claim", "_socket", "address", "bind", "family", "name")
+    __slots__ = ("_accept", "_claim", "_prepare", "_socket", "address", "bind", "family", "name")
 
     def __init__(
         self, listening: socket.socket, address: str, claim: Claim | None = None, bind: str = "", name: str = ""
@@ -58,6 +59,7 @@ class Listener:
         self._socket = listening
         self._accept = listening._accept  # type: ignore[attr-defined]  # accept() would make a socket object
         self._claim = claim
+        self._prepare: list[Option] = []
         self.address = address
         self.bind = bind or address
         self.name = name
@@ -76,8 +78,9 @@ class Listener:
     def accept(self) -> tuple[int, Peer] | None:
         """The descriptor and the peer of one new connection, or None if there is nothing to accept now.
 
-        The descriptor is close-on-exec; a TCP one has TCP_NODELAY. Raises Exhausted when descriptors or memory ran
-        out; any other OSError means that the listener is dead.
+        The descriptor is close-on-exec; a TCP one has the options of socket_options.py. A peer of IPv4 is told as one,
+        however it came. Raises Exhausted when descriptors or memory ran out; any other OSError means that the listener
+        is dead.
         """
         for _ in range(STEPS_OVER_GONE):
             try:
@@ -90,8 +93,8 @@ class Listener:
                 if error.errno not in GONE:
                     raise
             else:
-                if not ACCEPTED_INHERIT_NODELAY and self.family != socket.AF_UNIX:
-                    _set_nodelay(descriptor, self.family)
+                if self._prepare:
+                    socket_options.apply_accepted(descriptor, self.family, self._prepare)
                 return descriptor, peer if self.family == socket.AF_INET else _plain(peer)
         return None
 
@@ -115,6 +118,12 @@ class Listener:
     def listen(self, backlog: int) -> None:
         """Give the queue another length: listen(2) on a socket that listens changes nothing else."""
         self._socket.listen(backlog)
+
+    def prepare(self, wanted: list[Option]) -> None:
+        """What options each TCP connection shall have from now on, however long the listener is open already."""
+        if self.family != socket.AF_UNIX:
+            socket_options.apply(self._socket, wanted)
+            self._prepare = wanted if not socket_options.ACCEPTED_INHERIT else []
 
     # Handing on.
 
@@ -148,14 +157,7 @@ class Listener:
 
 def _plain(peer: Any) -> Peer:
     if isinstance(peer, tuple):
-        return zoned(peer), peer[1]
+        return plain(zoned(peer)), peer[1]
     if isinstance(peer, bytes):
         return "@" + os.fsdecode(peer[1:])
     return str(peer)
-
-
-def _set_nodelay(descriptor: int, family: int) -> None:
-    accepted = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
-    with contextlib.suppress(OSError):  # a peer that has reset already
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    accepted.detach()

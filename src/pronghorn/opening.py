@@ -17,7 +17,8 @@ from pronghorn.inherited import activated, inherited_socket
 from pronghorn.listener import Listener
 from pronghorn.settings import Settings
 from pronghorn.settings.sockets import UNASKED
-from pronghorn.unix_path import Claim
+from pronghorn.socket_options import options
+from pronghorn.unix_path import Claim, give
 
 TRIES_FOR_ONE_PORT = 20
 
@@ -72,7 +73,7 @@ def open_listeners(
     A name is bound at all its addresses; an IPv6 one that this host lacks is skipped (ListenerSkipped) if another one
     binds. Port 0 becomes one free port, the same on all addresses of a name.
 
-    What is open already stays as it is and only gets the backlog anew: `keep`, of an earlier generation, and
+    What is open already stays as it is and only gets backlog and options anew: `keep`, of an earlier generation, and
     `inherited`, of an older program or of systemd. Nothing of these is ever closed here; what is not in the result is
     no longer wanted, and the caller's to close. Without any `--bind`, what systemd handed down is served.
 
@@ -94,6 +95,7 @@ def open_listeners(
     for each in listeners:
         if each not in opening.fresh and (settings.backlog or not each.bind.startswith("fd:")):
             each.listen(effective_backlog(settings.backlog))
+        each.prepare(options(settings))
     for event in [*opening.skipped, *_told(listeners, opening, inherited)]:
         observe(event)
     return listeners
@@ -193,6 +195,7 @@ def _open_unix(path: str, settings: Settings) -> Listener:
     try:
         listening.bind(path)
         claim.bound()
+        give(path, settings.unix_mode, settings.unix_owner)  # nobody can connect before it listens
         return Listener(_listening(listening, settings), f"unix:{path}", claim)
     except BaseException:
         listening.close()
@@ -210,7 +213,6 @@ def _open_tcp(place: Place, settings: Settings) -> Listener:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind(address)
         return Listener(_listening(listening, settings), spoken((family, listening.getsockname())))
     except BaseException:

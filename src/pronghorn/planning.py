@@ -21,7 +21,7 @@ from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.worker import Plan
 
-AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "umask", "user")
+AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "reload", "umask", "user")
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
@@ -78,6 +78,7 @@ class Planner:
             name, why = models.choose(facts)
         model = models.load(name)
         model.check(facts)
+        model.check_settings(settings)
         return model, why
 
     def plan(

@@ -21,8 +21,10 @@ from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
+from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
+from pronghorn.presence import Presence, watched_paths
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
@@ -48,14 +50,17 @@ class Boot(msgspec.Struct):
 
 
 class Handed(msgspec.Struct):
-    """What the new program of an upgrade takes over: descriptors, the number of its first generation, and the limit of
-    descriptors that programs get back. `folder` is the working folder in which the server was started."""
+    """What the new program of an upgrade takes over: descriptors, the number of its first generation, the limit of
+    descriptors that programs get back, and the variables by which systemd is told."""
 
     board: int
     listeners: list[dict[str, Any]]
     control: list[int]
     generation: int
     descriptors: int
+    environment: dict[str, str] = {}
+    workers: int | None = None
+    """How many there were, if somebody has resized the server."""
 
 
 class Starter:
@@ -129,22 +134,33 @@ class Server:
         activated = activated_listeners(os.environ)
         handed = self._handed.listeners if self._handed else []
         self._inherited = activated + [Listener.adopt(each) for each in handed]
+        os.environ.update(self._handed.environment if self._handed else {})
+        self._systemd = SystemdObserver(os.environ)
         log = LogObserver(self.settings.log_level)
-        self._observe = observe = Observers(log)
+        self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
         try:
             facts = planner.facts(self.source, self.settings)
             plan = self._first_plan(planner, facts or probe.ask(self.source, self.settings))
-            self._supervisor = self._supervise(planner, plan)
             try:
-                return self._supervisor.run()
-            finally:
-                for listener in self._supervisor.serving.plan.listeners:
-                    listener.close()
+                control = self._handed.control if self._handed else []
+                self._presence = Presence(self.settings, plan.listeners[0].address, control, observe)
+                self._supervisor = self._supervise(planner, plan)
+                return self._run(plan)
+            except BaseException:
+                _close(plan.listeners)
+                raise
         finally:
             log.close()
             self._board.close()
+
+    def _run(self, plan: Plan) -> int:
+        try:
+            return self._supervisor.run()
+        finally:
+            self._presence.close()
+            _close(self._supervisor.serving.plan.listeners)
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
         return planner.plan(self.source, self.settings, facts, [], self._inherited)
@@ -156,6 +172,8 @@ class Server:
                 listener.take_over()
                 if listener not in plan.listeners:
                     listener.close()
+            file = self._layers.file if self._layers is not None else ""
+            self._presence.serve(self._supervisor, watched_paths(self.source, file))
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -163,28 +181,34 @@ class Server:
             planner, plan, announce,
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
+            count=self._handed.workers if self._handed else None,
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
-            handed_over=self._hand_over,
+            handed_over=self._hand_over, each_turn=self._presence.tick,
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
         """Descriptors that workers shall not keep."""
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
-        return [*self._starter.descriptors(), *inherited]
+        return [*self._starter.descriptors(), *inherited, *self._presence.descriptors()]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""
         assert self._layers is not None
         listeners = [listener.inherited() for listener in plan.listeners]
-        handed = Handed(self._board.fileno(), listeners, [], number, self._descriptors)
+        control = self._presence.descriptors()
+        handed = Handed(
+            self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed,
+            self._supervisor.resized,
+        )  # fmt: skip
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
-        passed = [handed.board, *(fd for each in plan.listeners for fd in each.descriptors())]
+        passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]
         return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)
 
     def _hand_over(self) -> None:
         """The new program serves: what bears a name is its own now."""
         for listener in self._supervisor.serving.plan.listeners:
             listener.hand_over()
+        self._presence.hand_over()
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""
@@ -203,8 +227,16 @@ class Server:
         model, why = planner.model(plan.facts, plan.settings)
         workers = plan.settings.effective_workers(model.name)
         each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
+        most, limit = each * workers, plan.settings.max_connections
+        if limit is not None and limit < most:
+            most, why_limit = limit, "--max-connections"
         name, style = plan.facts.name, plan.facts.style
-        return events.ServerStarted(name, style, model.name, why, workers, each * workers, why_limit)
+        return events.ServerStarted(name, style, model.name, why, workers, most, why_limit)
+
+
+def _close(listeners: list[Listener]) -> None:
+    for listener in listeners:
+        listener.close()
 
 
 def explained(error: AddressInUse) -> AddressInUse:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
+from pronghorn.proxy_protocol import ProxyHeader
 
 Bytes = bytes | bytearray | memoryview
 
@@ -21,6 +22,7 @@ class Transport:
     __slots__ = ()
     sock: socket.socket
     peer: Peer
+    proxy: ProxyHeader | None
     drain: Drain | None
     protocol: Any
 
@@ -41,9 +43,12 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`."""
+        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`, and
+        `proxy`, the PROXY header if there was one."""
         if name == "peername":
             return self.peer
+        if name == "proxy":
+            return self.proxy if self.proxy is not None else default
         if name == "sockname":
             return self.sock.getsockname()
         if name in ("lifespan", "draining"):

@@ -17,7 +17,7 @@ import rich_click as click
 from pronghorn import __version__
 from pronghorn.errors import PronghornError
 
-COMMANDS = ("serve", "check", "config", "connect", "models")
+COMMANDS = ("serve", "ctl", "check", "config", "connect", "models")
 QUICK_START = f"""\
 Pronghorn {__version__}: an application server for TCP.
 
@@ -25,6 +25,7 @@ Pronghorn {__version__}: an application server for TCP.
   pronghorn serve module:handler      serve your own (or file.py:handler)
   pronghorn serve --exec tr a-z A-Z   serve any program
   pronghorn serve -k fork -w 2        choose the model, and how many workers
+  pronghorn ctl status                how a running server is; reload, stop ...
   pronghorn check module:handler      would it serve? binds nothing
   pronghorn config                    every setting, and where it comes from
   pronghorn models                    what each model is for, and what it costs

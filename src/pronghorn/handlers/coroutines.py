@@ -115,6 +115,7 @@ class OwnLoops:
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
         conn.setblocking(False)
         channel = AsyncioChannel(conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain)
+        channel.proxy = conn.proxy
         if conn.waits.watched:
             _give_signs(over, conn)
         channel.open(self._factory())

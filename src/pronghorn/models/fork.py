@@ -8,6 +8,7 @@ iterative could not do: serve many at once; and whatever a child breaks, it brea
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import signal
 import sys
@@ -28,12 +29,15 @@ Children = dict[int, tuple[Peer, Counts]]
 def serve(context: Context) -> None:
     flows = Flows(context)
     held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
+    held += [fd for fd in (context.reserve.fileno(),) if fd >= 0]
+    context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
     children: Children = {}
 
     def settle() -> None:
-        for counts in reap(children):
+        for peer, counts in reap(children):
             shared.settle(counts, context.page)
+            context.limits.left(peer)
 
     def look() -> None:
         settle()
@@ -83,7 +87,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     os._exit(0)
 
 
-def reap(children: Children) -> list[Counts]:
+def reap(children: Children) -> list[tuple[Peer, Counts]]:
     """Ask after each child; those of others, such as a handler's own, are not ours to wait for. What the dead ones
     have counted."""
     dead = []
@@ -93,7 +97,7 @@ def reap(children: Children) -> list[Counts]:
         except ChildProcessError:
             gone = True
         if gone:
-            dead.append(children.pop(pid)[1])
+            dead.append(children.pop(pid))
     return dead
 
 
@@ -135,4 +139,5 @@ MODEL = Model(
     purpose="Programs (--exec), and handlers that may crash, leak or change their process.",
     cost="A process per connection: about a millisecond to start, a few MB each.",
     capacity=capacity,
+    learns_clients=False,
 )

@@ -17,8 +17,11 @@ from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
 from pronghorn.connection import first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
+from pronghorn.introduction import Introduction
 from pronghorn.listener import Exhausted, Listener, Peer
-from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
 
 ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
@@ -65,6 +68,8 @@ class Acceptor(Watched):
         self.listener = listener
         self.turns = turns
         self._until = 0.0
+        self._short = False  # of descriptors, or of room: until the next end of a connection
+        self._left = -1  # of those who were in the queue when draining began
 
     def accept(self) -> None:
         """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment."""
@@ -79,6 +84,7 @@ class Acceptor(Watched):
                 if not self._one(context):
                     return
         except Exhausted:
+            self._short = True
             self.rest(EXHAUSTED_PAUSE)
         except OSError:
             self.rest(math.inf)
@@ -109,18 +115,30 @@ class Acceptor(Watched):
             self.wants_read = True
             self.turns.changed(self)
 
+    def relieve(self) -> None:
+        """A connection has ended: there may be room again."""
+        if self._short:
+            self._short = False
+            self._until = 0.0
+            self.retire() if self.turns.context.drain else self.look()
+
     def retire(self) -> None:
         """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
         would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
-        meanwhile are for other workers, if there are any."""
+        meanwhile are for other workers, if there are any. For those who find no room there may be some when the next
+        connection ends."""
+        if self._left < 0:
+            self._left = self.listener.queued()
         try:
-            for _ in range(self.listener.queued()):
-                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
-                    break
+            while self._left and self.listener in self.turns.context.listeners and self._one(self.turns.context):
+                self._left -= 1
+        except Exhausted:
+            self._short = bool(self.turns.open)
         except OSError:
             pass  # it has been observed
         self.wants_read = False
-        self.state = CLOSED
+        if not self._short:
+            self.state = CLOSED
         self.turns.changed(self)
 
 
@@ -134,21 +152,54 @@ class Loops:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.open: dict[int, AnyChannel] = context.open
+        self.introductions: dict[Introduction, None] = {}  # in the order of their deadlines
         self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
+        self._draining = False
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol."""
         context = self.context
         if fd >= self._descriptors:
-            context.refuse(fd, peer, f"descriptor {fd} is beyond what {context.model.name} can watch")
+            limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
+            context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
             return
         sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         sock.setblocking(False)
+        if context.limits.proxied and context.limits.is_proxy(peer):
+            self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
+        else:
+            self._open(sock, peer)
+
+    def _await_header(self, introduction: Introduction) -> None:
+        introduction.on_readable()
+        if introduction.is_closing():
+            self._header_came(introduction)
+        else:
+            self.introductions[introduction] = None
+            introduction.changed = self.changed
+            self.changed(introduction)
+
+    def _header_came(self, introduction: Introduction) -> None:
+        """Or it did not, and the connection is refused; so it is when a limit is against the client."""
+        self.introductions.pop(introduction, None)
+        peer, header, limit = introduction.peer, introduction.header, introduction.refusal
+        if header is not None:
+            peer = peer if header.source is None else header.source
+            limit = self.context.refusal_of_client(peer)
+        if limit:
+            self.context.refuse(introduction.sock.detach(), peer, limit, introduction.detail)
+            self.relieve()
+        else:
+            self._open(introduction.sock, peer, header)
+
+    def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
+        context = self.context
         channel = self.channel_class(
             sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain
         )
+        channel.proxy = header
         self.open[channel.number] = channel
         try:
             protocol = context.handler.protocol()
@@ -156,31 +207,51 @@ class Loops:
             context.failed(channel, error)
             protocol = Nobody()
         channel.open(protocol)
+        if self._draining:
+            self._drain(channel)
 
     def failed(self, channel: AnyChannel, error: BaseException) -> None:
         self.context.failed(channel, error)
 
-    def release(self, channel: AnyChannel | Acceptor) -> None:
-        """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor."""
+    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
+        """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor, or of
+        what was no channel yet."""
         if isinstance(channel, Acceptor):
             channel.listener.close()
             return
+        if isinstance(channel, Introduction):
+            self._header_came(channel)
+            return
         channel.sock.close()
         self.context.closed(channel, channel.reason)
+        self.relieve()
+
+    def relieve(self) -> None:
+        """A connection has ended."""
+        for acceptor in self.acceptors:
+            acceptor.relieve()
 
     def tick(self, now: float) -> None:
         """A sign of life, at least once a TICK; and a look at acceptors that rest."""
         self.context.tick(now)
         for acceptor in self.acceptors:
             acceptor.look()
+        for introduction in list(self.introductions):
+            if introduction.deadline > now:
+                break
+            introduction.late()
 
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
         self.context.page.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
+        for introduction in list(self.introductions):
+            introduction.on_readable()
+            introduction.late()  # unless it came
         for channel in list(self.open.values()):
             self._drain(channel)
+        self._draining = True
 
     def _drain(self, channel: AnyChannel) -> None:
         """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""

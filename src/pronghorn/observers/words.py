@@ -74,6 +74,8 @@ def limited_kind(event: Event) -> Hashable:
         return "accept", event.address, event.error.errno
     if isinstance(event, events.ConnectionRefused):
         return "refused", event.limit
+    if isinstance(event, events.ClientsWait):
+        return "wait", event.address
     return None
 
 
@@ -126,7 +128,13 @@ def _connection_closed(event: events.ConnectionClosed) -> tuple[int, str]:
 
 @words(WARNING, events.ConnectionRefused)
 def _connection_refused(event: events.ConnectionRefused) -> tuple[int, str]:
-    return WARNING, f"Refused {peer_name(event.peer)}: {escaped(event.limit)}"
+    detail = f" ({escaped(event.detail)})" if event.detail else ""
+    return WARNING, f"Refused {peer_name(event.peer)}: {escaped(event.limit)}{detail}"
+
+
+@words(WARNING, events.ClientsWait)
+def _clients_wait(event: events.ClientsWait) -> tuple[int, str]:
+    return WARNING, f"Clients wait at {escaped(event.address)}: there is no room beside {event.open:,} open connections"
 
 
 @words(ERROR, events.HandlerFailed)
@@ -143,8 +151,11 @@ def _peer_failed(event: events.PeerFailed) -> tuple[int, str]:
 
 @words(ERROR, events.AcceptFailed)
 def _accept_failed(event: events.AcceptFailed) -> tuple[int, str]:
-    rest = f"; next attempt in {event.pause:g} s" if event.pause else ""
-    return ERROR, f"accept failed at {escaped(event.address)}: {escaped(event.error.strerror or event.error)}{rest}"
+    what = f"accept failed at {escaped(event.address)}: {escaped(event.error.strerror or event.error)}"
+    if not event.pause:
+        return ERROR, f"{what}; this worker listens there no more"
+    away = f"; {event.turned_away} of those who waited were turned away" if event.turned_away else ""
+    return ERROR, f"{what}; next attempt in {event.pause:g} s{away}"
 
 
 @words(DEBUG, events.WorkerStarted)

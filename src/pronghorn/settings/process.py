@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from pronghorn.settings.fields import option
-from pronghorn.settings.lifecycle import Lifecycle
+from pronghorn.settings.limits import Limits
 
 LOG_LEVELS = tuple("debug info warning error".split())
 
 
-class Process(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Process(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the system sees of the server."""
 
     name: Annotated[
@@ -24,3 +24,9 @@ class Process(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
                "/run or the temporary folder, and off does without.", "Process", metavar="PATH"),
     ] = "auto"  # fmt: skip
     log_level: Annotated[str, option("Least important record that is logged.", "Logs", of=LOG_LEVELS)] = "info"
+
+    reload: Annotated[
+        bool,
+        option("Watch the handler's files and the settings file, and reload when one changes: for development.",
+               "Development"),
+    ] = False  # fmt: skip

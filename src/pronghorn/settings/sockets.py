@@ -43,3 +43,42 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reuse_port: Annotated[
         bool, option("Set SO_REUSEPORT: other servers of the same user may share the port.", "Sockets")
     ] = False
+    keepalive: Annotated[
+        float,
+        option(
+            "Silence after which the kernel begins to ask whether the peer is still there: six times, ten seconds "
+            "apart. 0 never asks.",
+            "Sockets",
+            unit="time",
+            ge=0,
+            le=32767,
+        ),
+    ] = 60.0
+    user_timeout: Annotated[
+        float,
+        option(
+            "Time that sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT)."
+            " 0 leaves it to the system, which tries for a quarter of an hour.",
+            "Sockets",
+            unit="time",
+            ge=0,
+            le=2**31 // 1000,
+        ),
+    ] = 60.0
+    unix_mode: Annotated[
+        str,
+        option(
+            "Permissions of unix sockets, as 660: who may write may connect. Without this, what the umask leaves.",
+            "Sockets",
+            metavar="MODE",
+            unit="mode",
+        ),
+    ] = ""
+    unix_owner: Annotated[
+        str,
+        option(
+            "Owner of unix sockets, as USER, USER:GROUP or :GROUP. Without this, whoever starts the server.",
+            "Sockets",
+            metavar="OWNER",
+        ),
+    ] = ""

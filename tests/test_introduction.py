@@ -153,7 +153,7 @@ def test_a_proxy_that_says_something_else_is_turned_away_and_a_stranger_is_not_b
                 assert told(client, wrong) == b""
         with connected(server, STRANGER) as client:
             assert told(client, LINE) == LINE.strip() + f": {client.getsockname()} None\n".encode()
-        until(lambda: "no PROXY header (the PROXY header is wrong: the connection begins with b'a\\n')" in server.log())
+        until(lambda: "no PROXY header (the PROXY header is wrong: the connection " in server.log())
 
 
 @pytest.mark.slow

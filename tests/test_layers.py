@@ -19,9 +19,9 @@ LAYERS = (
     {"server", "presence"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "call", "watch", "watcher",
+        "call", "watch", "watcher", "surroundings", "pid_file",
     },
-    {"worker", "probe", "processes", "program"},
+    {"worker", "probe", "processes", "program", "privileges", "log_file"},
     {"models"},
     {"handlers", "services"},
     {

@@ -129,7 +129,7 @@ def test_a_bucket_lets_through_its_rate() -> None:
         now += 0.01
     assert 10 * 10 <= len(taken) <= 10 * 10 + 10
     assert max(sum(start <= each < start + 1 for each in taken) for start in range(1, 9)) <= 11
-    assert sum(each < 0.2 for each in taken) == 12
+    assert sum(each < 0.2 for each in taken) in (11, 12)
 
 
 def test_a_bucket_pours_out_what_others_have_taken() -> None:
@@ -383,22 +383,20 @@ def no_descriptor_left(pid: int) -> Iterator[None]:
 def test_out_of_descriptors_clients_are_turned_away_and_service_comes_back(model: str) -> None:
     with limited(model) as server:
         (pid,) = server.worker_pids()
-        with connected(server, 1) as (before,):
-            held = model != "iterative" and answered(before)
+        held = model != "iterative"  # there it would hold the only flow of control
+        with connected(server, held) as before:
+            assert all(map(answered, before))
             with no_descriptor_left(pid):
                 process = psutil.Process(pid)
                 worked, begun = sum(process.cpu_times()[:2]), time.monotonic()
                 with connected(server, 200) as clients:
-                    if model == "iterative":
-                        before.close()  # who holds the only flow of control
                     assert all(exchange(client, b"", expect=0) == b"" for client in clients)
                     assert clients[-1].recv(1) == b""
                 until(lambda: time.monotonic() > begun + 2)
                 assert sum(process.cpu_times()[:2]) - worked < 0.05 * (time.monotonic() - begun) + 0.03
                 assert server.log().count("accept failed") == 1
                 assert "Too many open files" in server.log()
-                if held:
-                    assert answered(before)
+                assert all(map(answered, before))
             with connected(server, 1) as (after,):
                 begun = time.monotonic()
                 assert answered(after)

@@ -117,7 +117,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
 _trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
 
 
-def discard(sock: socket.socket) -> bool:
+def discard(sock: _socket.socket) -> bool:
     """Throw away the input that is there, without blocking; True when the peer has ended or is gone."""
     try:
         for _ in range(16):
@@ -157,12 +157,13 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
 
 
 def turn_away(fd: int) -> None:
-    """Close an accepted descriptor unserved, in order: so that its client reads an end."""
-    with socket.socket(fileno=fd) as sock:
-        _say_no(sock)
+    """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
+    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    _say_no(sock)
+    sock.close()
 
 
-def _say_no(sock: socket.socket) -> None:
+def _say_no(sock: _socket.socket) -> None:
     try:
         sock.setblocking(False)
         sock.shutdown(socket.SHUT_WR)
@@ -275,6 +276,12 @@ def let_go(sock: socket.socket) -> None:
         os.close(fd)
 
 
+def end_unserved(conn: Connection) -> None:
+    """Close a connection whose handler was never called, in order: so that its client reads an end."""
+    _say_no(conn)
+    conn.end()
+
+
 def first_word_due(conn: Any) -> float:
     """Seconds that a Connection or a Channel still gets for its first byte although draining began.
 
@@ -285,12 +292,6 @@ def first_word_due(conn: Any) -> float:
         return 0.0
     due: float = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
     return max(0.0, due)
-
-
-def end_unserved(conn: Connection) -> None:
-    """Close a connection whose handler was never called, in order: so that its client reads an end."""
-    _say_no(conn)
-    conn.end()
 
 
 def owes_reply(conn: Connection) -> bool:

@@ -11,6 +11,7 @@ that queue, and is refused.
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import resource
@@ -146,7 +147,7 @@ class Reserve:
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            io.FileIO(self._fd).close()  # at once, also where gevent has put its own os.close
             self._fd = -1
 
     def accepted(self, listener: Listener, shortage: Exhausted) -> Iterator[tuple[int, Peer]]:

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+OOM_STEP = 50
 DEFAULT_IN_WORKERS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH)
 
 
@@ -111,6 +112,16 @@ def kill(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
+        pass
+
+
+def prefer_when_out_of_memory() -> None:
+    """In a new worker: when memory runs out, the kernel shall rather end a worker than the supervisor, which can start
+    another (proc(5), oom_score_adj). Not after the privileges are dropped: the file is root's then."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+            file.write(b"%d" % min(int(file.read()) + OOM_STEP, 1000))
+    except (OSError, ValueError):
         pass
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, probe, worker
+from pronghorn import events, log_file, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
@@ -29,6 +29,7 @@ from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
+from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
 
@@ -130,6 +131,10 @@ class Server:
         """
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
+        with Surroundings(self.settings, os.getppid() if self._handed else 0) as self._surroundings:
+            return self._prepare()
+
+    def _prepare(self) -> int:
         self._raise_limit()
         activated = activated_listeners(os.environ)
         handed = self._handed.listeners if self._handed else []
@@ -167,6 +172,7 @@ class Server:
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
+            self._surroundings.serving()
             self._observe(self._started(planner, plan))
             for listener in self._inherited:
                 listener.take_over()
@@ -184,12 +190,14 @@ class Server:
             count=self._handed.workers if self._handed else None,
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
             handed_over=self._hand_over, each_turn=self._presence.tick,
+            reopen_log=lambda: log_file.current.reopen(self._observe),
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
         """Descriptors that workers shall not keep."""
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
-        return [*self._starter.descriptors(), *inherited, *self._presence.descriptors()]
+        ours = [*self._surroundings.descriptors(), *self._presence.descriptors()]
+        return [*self._starter.descriptors(), *ours, *inherited]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""

@@ -208,7 +208,7 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(BEAT * 1000):
+            for fd, _ in poller.poll(TICK * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
             self._look_beside()

@@ -69,7 +69,6 @@ class Acceptor(Watched):
         self.turns = turns
         self._until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a connection
-        self._left = -1  # of those who were in the queue when draining began
 
     def accept(self) -> None:
         """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment."""
@@ -125,13 +124,12 @@ class Acceptor(Watched):
     def retire(self) -> None:
         """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
         would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
-        meanwhile are for other workers, if there are any. For those who find no room there may be some when the next
+        meanwhile are for other workers, if there are any; for those who find no room there may be some when the next
         connection ends."""
-        if self._left < 0:
-            self._left = self.listener.queued()
         try:
-            while self._left and self.listener in self.turns.context.listeners and self._one(self.turns.context):
-                self._left -= 1
+            for _ in range(self.listener.queued()):
+                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
+                    break
         except Exhausted:
             self._short = bool(self.turns.open)
         except OSError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Hashable
 from select import PIPE_BUF, POLLOUT, poll
@@ -92,11 +93,13 @@ class StandardError(logging.Handler):
             self._dropped += 1
 
     def _write(self, data: bytes) -> None:
+        # A file takes a record whole, and with O_APPEND no other process's comes between.
+        most = len(data) if stat.S_ISREG(os.fstat(2).st_mode) else PIPE_BUF
         while data:
             # Ready means that this much can be written without waiting (select(2), POLLOUT on a pipe).
             if not any(event & POLLOUT for _, event in self._poll.poll(0)):
                 raise BlockingIOError
-            data = data[os.write(2, data[:PIPE_BUF]) :]
+            data = data[os.write(2, data[:most]) :]
 
 
 def formatter(coloured: bool, terminal: bool) -> logging.Formatter:

@@ -285,7 +285,7 @@ def test_an_address_that_cannot_be_bound_fails_the_reload(tmp_path: Path) -> Non
         assert f"process {os.getpid()}" in server.log, "it says who holds the address"
         assert server.workers() == before
         assert not (tmp_path / "new").exists()
-        assert len(os.listdir(f"/proc/{server.pid}/fd")) == len(descriptors)
+        wait_for(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) == len(descriptors), "as many descriptors as before")
         assert server.ask(b"hello") == b"hello"
 
 

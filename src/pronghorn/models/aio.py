@@ -18,8 +18,9 @@ from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.introduction import Introduction
+from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
-from pronghorn.models.turns import Acceptor, Loops
+from pronghorn.models.turns import Loops
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -58,6 +59,7 @@ class AsyncioLoops(Loops):
         for acceptor in self.acceptors:
             self.changed(acceptor)
         self._turn()
+        self.keep_deadlines()
         self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())

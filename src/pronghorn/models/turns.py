@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
+from pronghorn.connection import close
 from pronghorn.deadlines import Deadlines
 from pronghorn.handlers.messages import Protocol
 from pronghorn.introduction import Introduction
@@ -154,8 +155,12 @@ class Loops:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
             context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
             return
-        sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-        sock.setblocking(False)
+        try:
+            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock.setblocking(False)
+        except OSError as error:  # of this connection, and none of the listener's
+            context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
+            return
         if context.limits.proxied and context.limits.is_proxy(peer):
             self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
         else:
@@ -211,7 +216,7 @@ class Loops:
         if isinstance(channel, Introduction):
             self._header_came(channel)
             return
-        channel.sock.close()
+        close(channel.sock)
         self.context.closed(channel, channel.reason)
         self.relieve()
 

@@ -48,7 +48,7 @@ def script(kind: str, requests: list[bytes], dice: random.Random) -> list[Step]:
     if kind == "whole":  # all at once, as soon as the connection is there
         return [everything]
     if kind == "split":  # half a request, a pause, the rest
-        place = dice.randrange(1, len(everything))
+        place = dice.choice([each for each in range(1, len(everything)) if everything[each - 1 : each] != b"\n"])
         return [everything[:place], dice.uniform(0.01, 0.03), everything[place:]]
     if kind == "late":  # connected for a while before the first byte
         return [dice.uniform(0.005, 0.05), everything]

@@ -108,6 +108,19 @@ def test_the_descriptor_neither_blocks_nor_crosses_exec(opened: Open) -> None:
     assert one.accept() is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the length of the queue")
+def test_the_queue_tells_its_length(opened: Open) -> None:
+    (here,) = opened("127.0.0.1:0")
+    host, _, port = here.address.rpartition(":")
+    assert here.queued() == 0
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        assert here.queued() == 3
+        os.close(here.accept()[0])  # type: ignore[index]
+        assert here.queued() == 2
+
+
 def test_addresses_are_shared_by_choice_only(opened: Open) -> None:
     (usual,) = opened("127.0.0.1:0")
     assert option(usual, socket.SOL_SOCKET, socket.SO_REUSEADDR)

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from pronghorn.connection import READ_SIZE, Connection, end_reading, is_peers_fault
+from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault
 from pronghorn.transport import Bytes, Transport
 
 
@@ -124,6 +124,9 @@ class BlockingTransport(Transport):
             return True
         if self.draining:
             self._poller.unregister(self.drain)  # type: ignore[arg-type]
+            if self._poller.poll(first_word_due(self.conn) * 1000):
+                self._poller = None  # the drain is told behind the first word
+                return True
             self.tell_draining()
         return False
 
@@ -175,6 +178,9 @@ def drive(protocol: Any, conn: Connection) -> None:
             if data:
                 conn.bytes_in += len(data)
                 transport.protocol.data_received(data)
+            elif conn.cut_by is not None:
+                transport.error = conn.cut_by
+                break
             elif conn.reading_shut:
                 transport.tell_draining()
                 transport.wait_closed()

@@ -236,6 +236,13 @@ class LifespanFailed(Event, frozen=True):
     error: BaseException
 
 
+class LogNotReopened(Event, frozen=True):
+    """The log file at `path` could not be opened anew; this process goes on writing to the old one."""
+
+    path: str
+    why: str
+
+
 class DrainStarted(Event, frozen=True):
     """Nothing new is accepted; open connections have `seconds` to finish."""
 

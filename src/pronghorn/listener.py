@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from typing import Any
 
 from pronghorn import socket_options
@@ -35,6 +36,7 @@ GONE = {
 """accept(2) of Linux hands on the errors of the connection it takes from the queue: that one is gone, no more."""
 
 STEPS_OVER_GONE = 64
+MANY = 65536  # more than any queue holds (SOMAXCONN)
 
 
 class Exhausted(OSError):
@@ -95,6 +97,17 @@ class Listener:
                     socket_options.apply_accepted(descriptor, self.family, self._prepare)
                 return descriptor, peer if self.family == socket.AF_INET else _plain(peer)
         return None
+
+    def queued(self) -> int:
+        """Connections that wait to be accepted, by TCP_INFO (Linux: for a listener its tcpi_unacked is the length of
+        the queue); a large number where the kernel does not tell."""
+        if self.family != socket.AF_UNIX and sys.platform == "linux":
+            try:
+                raw = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+                return int.from_bytes(raw[24:28], sys.byteorder)
+            except OSError:
+                pass
+        return MANY
 
     def close(self) -> None:
         """Close this process's descriptor; the process that bound a unix path removes it, if it is still its own."""

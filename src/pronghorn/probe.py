@@ -11,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterable
 from select import POLLIN, poll
@@ -19,9 +18,11 @@ from typing import NoReturn
 
 import msgspec
 
+from pronghorn import privileges
 from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
 from pronghorn.handlers import Facts, Source
 from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, kill, reset_signals
+from pronghorn.program import anonymous_file
 from pronghorn.settings import Settings
 from pronghorn.worker import Failed, load_handler
 
@@ -46,7 +47,9 @@ class Probe:
         self.deadline = time.monotonic() + self._limit
         self._line = b""
         self._ended = False
-        self._output = tempfile.TemporaryFile()
+        output = anonymous_file(b"")
+        os.set_inheritable(output, False)
+        self._output = open(output, "rb")
         self._reader, writer = os.pipe()
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -151,11 +154,13 @@ def _answer(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         faulthandler.disable()  # its stacks would be ours as well; the signal's name says enough
-        die_with_parent(signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.dup2(output, 1)
         os.dup2(output, 2)
         try:
+            die_with_parent(signal.SIGKILL)
+            privileges.drop()
+            die_with_parent(signal.SIGKILL)  # who changes his credentials loses it
             answer = Answer(facts=load_handler(source, settings).facts)
         except PronghornError as error:
             answer = Answer(failed=Failed.of(error))
@@ -163,5 +168,10 @@ def _answer(
         with open(writer, "wb") as pipe:
             pipe.write(msgspec.json.encode(answer) + b"\n")
         code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        flush_streams()
     finally:
         os._exit(code)

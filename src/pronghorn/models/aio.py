@@ -19,8 +19,9 @@ from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.introduction import Introduction
+from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
-from pronghorn.models.turns import Acceptor, Loops
+from pronghorn.models.turns import Loops
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -61,10 +62,12 @@ class AsyncioLoops(Loops):
         for acceptor in self.acceptors:
             self.changed(acceptor)
         self._turn()
+        self.keep_deadlines()
         self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()
+        self._last.clear()  # the last one may have gone just before the queue brought another
         if self.open or self.introductions:
             try:
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))

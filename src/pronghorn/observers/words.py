@@ -255,6 +255,11 @@ def _lifespan_failed(event: events.LifespanFailed) -> tuple[int, str]:
     return ERROR, f"Lifespan {escaped(event.name)} failed at its end: {kind_and_text(event.error)}{trace(event.error)}"
 
 
+@words(ERROR, events.LogNotReopened)
+def _log_not_reopened(event: events.LogNotReopened) -> tuple[int, str]:
+    return ERROR, f"The log file {escaped(event.path)} cannot be opened anew: {escaped(event.why)}; the old one stays"
+
+
 @words(INFO, events.DrainStarted)
 def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
     return INFO, f"Draining ({escaped(event.why)}): open connections have {event.seconds:g} s to finish"

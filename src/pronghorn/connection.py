@@ -117,11 +117,23 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
         poller.poll(LINGER_LOOK * 1000)
 
 
+def close(sock: _socket.socket) -> None:
+    """Close a descriptor; what close(2) reports of its last moments concerns nobody any more, and it is closed."""
+    try:
+        sock.close()
+    except OSError:
+        pass
+
+
 def turn_away(fd: int) -> None:
     """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
-    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    try:
+        sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    except OSError:
+        os.close(fd)
+        return
     _say_no(sock)
-    sock.close()
+    close(sock)
 
 
 def _say_no(sock: _socket.socket) -> None:
@@ -250,7 +262,10 @@ def let_go(sock: socket.socket) -> None:
     """Close this process's descriptor and nothing else: no lingering, no half-close; others may hold the socket."""
     fd = sock.detach()
     if fd >= 0:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:  # see close()
+            pass
 
 
 def end_unserved(conn: Connection) -> None:

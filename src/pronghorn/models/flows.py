@@ -257,8 +257,12 @@ class Flows:
             return None
         return None if got is None else self._connection(listener, *got)
 
-    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
-        conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection | None:
+        try:
+            conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+        except OSError as error:  # of this connection, and none of the listener's
+            self.context.refuse(fd, peer, str(error), admitted=not self.context.limits.is_proxy(peer))
+            return None
         known = None if self.context.limits.is_proxy(peer) else peer
         conn.begin(self.context.number(known), peer, self.context.drain)
         self.open[conn.number] = conn

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.channel import CLOSED, AnyChannel, Channel
-from pronghorn.connection import first_word_due
+from pronghorn.connection import close, first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
@@ -61,8 +61,12 @@ class Loops:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
             context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
             return
-        sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-        sock.setblocking(False)
+        try:
+            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock.setblocking(False)
+        except OSError as error:  # of this connection, and none of the listener's
+            context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
+            return
         if context.limits.proxied and context.limits.is_proxy(peer):
             self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
         else:
@@ -119,7 +123,7 @@ class Loops:
         if isinstance(channel, Introduction):
             self._header_came(channel)
             return
-        channel.sock.close()
+        close(channel.sock)
         self.context.closed(channel, channel.reason)
         self.relieve()
 

@@ -107,6 +107,15 @@ def test_a_wrong_file_is_a_wrong_setting_for_every_command(tmp_path: Path) -> No
         assert "at line 2, column 11" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "config"])
+def test_an_error_is_json_too(tmp_path: Path, command: str) -> None:
+    write(tmp_path, "wrokers = 2\n")
+    done = pronghorn(tmp_path, command, "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    error = json.loads(done.stdout)["error"]
+    assert error["exit_code"] == 2 and "wrokers" in error["what"] and "workers" in error["hint"]
+
+
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     (tmp_path / "pronghorn.toml").write_bytes(b'handler = "\xff"\n')
     with pytest.raises(BadSetting, match="is not TOML"):

@@ -31,8 +31,8 @@ from pronghorn.settings.serving import MODELS, STYLES
 from pronghorn.settings.sockets import DEFAULT_BIND
 
 __all__ = [
-    "DEFAULT_BIND", "ENVIRONMENT_PREFIX", "LOG_FORMATS", "LOG_LEVELS", "MODELS", "STYLES", "Field", "Settings", "fields",
-    "nearest", "quantity", "settle",
+    "DEFAULT_BIND", "ENVIRONMENT_PREFIX", "LOG_FORMATS", "LOG_LEVELS", "MODELS", "STYLES", "Field", "Settings",
+    "fields", "nearest", "quantity", "settle",
 ]  # fmt: skip
 
 

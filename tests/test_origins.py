@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from launch import Launched, launched, script, wait_for
+from launch import Launched, launched, logged, script, wait_for
 from pronghorn.errors import BadSetting
 from pronghorn.settings import fields
 from pronghorn.settings.layers import DEFAULT, Layers, find, read

@@ -34,7 +34,6 @@ from pronghorn.standard import complain, keep_standard_descriptors
 from pronghorn.supervisor import Supervisor
 from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
-from pronghorn.watcher import places
 from pronghorn.worker import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
@@ -183,7 +182,7 @@ class Server:
                 if listener not in plan.listeners:
                     listener.close()
             file = self._layers.file if self._layers is not None else ""
-            self._presence.serve(self._supervisor, places(self.source, file))
+            self._presence.serve(self._supervisor, self.source, file)
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 

@@ -50,6 +50,8 @@ class Handler:
     """A handler in both shapes. One that `blocks` has no `protocol`; the others have both."""
 
     lifespan: Lifespan | None = None
+    framed = False
+    """A framing cuts its input into messages."""
 
     def __init__(
         self,
@@ -209,7 +211,9 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
         hint = "Give the program as --exec CMD..., the last thing on the line."
         raise BadSetting("--style is 'program', but the handler is none.", f"It is {name or handler!r}.", hint)
     if style == "message":
-        return _message(handler, rule or framings.stream, settings, name)
+        found = _message(handler, rule or framings.stream, settings, name)
+        found.framed = True
+        return found
     if rule is not None and settings.framing:
         raise BadSetting(
             f"--framing is {settings.framing!r}, but the handler is of {style} style.", "", "Leave it out."
@@ -250,7 +254,7 @@ def _asyncio(handler: Any, settings: Settings, name: str) -> Handler:
     factory = handler
     if _is_coroutine_function(handler):
         factory = streams_factory(handler, settings.max_message_size)
-    loops = OwnLoops(factory, settings.write_high_water)
+    loops = OwnLoops(factory, settings)
     facts = Facts(name, "asyncio", blocks=False, needs_asyncio=True)
     return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave)
 

@@ -297,6 +297,14 @@ def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert max(map(len, plain.splitlines())) < 80
 
 
+def test_the_lines_of_a_reason_stay_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    main.complain("It failed.", '  File "shop.py", line 4\n    def\n       ^', "Mend it.")
+    said = ["Error: It failed.", '  File "shop.py", line 4', "    def", "       ^", "Mend it."]
+    assert capsys.readouterr().err.splitlines() == said
+
+
 def test_public_names_are_there() -> None:
     for name in pronghorn.__all__:
         assert getattr(pronghorn, name) is not None

@@ -19,7 +19,7 @@ LAYERS = (
     {"server", "presence"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "call", "watch", "watcher", "surroundings", "pid_file",
+        "call", "watch", "watcher", "surroundings", "pid_file", "restart",
     },
     {"worker", "probe", "processes", "program", "privileges", "log_file"},
     {"models"},

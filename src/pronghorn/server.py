@@ -24,13 +24,16 @@ from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
-from pronghorn.presence import Presence, watched_paths
+from pronghorn.presence import Presence
+from pronghorn.processes import obey_as_process_1
+from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
 from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
+from pronghorn.watcher import places
 from pronghorn.worker import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
@@ -141,7 +144,7 @@ class Server:
         self._inherited = activated + [Listener.adopt(each) for each in handed]
         os.environ.update(self._handed.environment if self._handed else {})
         self._systemd = SystemdObserver(os.environ)
-        log = LogObserver(self.settings.log_level)
+        log = LogObserver(self.settings.log_level, form=self.settings.log_format)
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
@@ -168,7 +171,7 @@ class Server:
             _close(self._supervisor.serving.plan.listeners)
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
-        return planner.plan(self.source, self.settings, facts, [], self._inherited)
+        return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
@@ -179,7 +182,7 @@ class Server:
                 if listener not in plan.listeners:
                     listener.close()
             file = self._layers.file if self._layers is not None else ""
-            self._presence.serve(self._supervisor, watched_paths(self.source, file))
+            self._presence.serve(self._supervisor, places(self.source, file))
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -258,6 +261,12 @@ def explained(error: AddressInUse) -> AddressInUse:
     return AddressInUse(error.what, why, error.hint, error.address)
 
 
+def held_by_orphans(address: str) -> bool:
+    from pronghorn.kernel import owners
+
+    return owners.held_by_orphans(address)
+
+
 def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
@@ -304,6 +313,7 @@ def main() -> int:
         complain(PronghornError("This is a part of Pronghorn.", hint="Start a server with: pronghorn serve"))
         return 2
     keep_standard_descriptors()
+    obey_as_process_1()
     faulthandler.enable(file=2)
     with open(int(sys.argv[1]), "rb") as file:
         boot = msgspec.json.decode(file.read(), type=Boot)

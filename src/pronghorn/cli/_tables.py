@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pronghorn.cli._server import printable
+
 WIDE = 1000  # columns of a pipe
 GOOD, BAD, DIM = "green", "yellow", "dim"
 COLOURS = {"SERVING": GOOD, "STARTING": BAD, "DRAINING": BAD, "DRAINED": BAD}
@@ -43,7 +45,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         ("Server", text(f"{status['name']} (process {status['pid']}, Pronghorn {status['version']})")),
         ("State", state),
         ("Handler", text(f"{status['handler']} ({status['style']} style) under {status['model']}")),
-        ("Listening at", text("\n".join(map(printable, status["listening"])))),
+        ("Listening at", text("\n".join(status["listening"]))),
         ("Workers", text(f"{ready}, generation {status['generation']}", BAD if short else "")),
         ("Connections", text(_connections(status))),
         ("Messages", text(f"{status['messages']:,}")),
@@ -110,12 +112,7 @@ def console() -> Console:
 
 def text(words: str, style: str = "") -> Text:
     """Words as they stand, printable."""
-    return Text("\n".join(printable(line) for line in words.split("\n")), style)
-
-
-def printable(words: str) -> str:
-    """One line, without control characters: what is in a name must not move the cursor."""
-    return "".join(each if each.isprintable() else "?" for each in words)
+    return Text(printable(words), style)
 
 
 def number(value: int) -> str:

@@ -151,6 +151,7 @@ def _fitted(lines: list[str]) -> list[str]:
     import textwrap
 
     width = max(20, shutil.get_terminal_size().columns - 1)
+    lines = [part for line in lines for part in line.split("\n")]
     return [part for line in lines for part in textwrap.wrap(line, width, break_long_words=False) or [""]]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.channel import CLOSED, AnyChannel, Channel
-from pronghorn.connection import close, first_word_due
+from pronghorn.connection import FIRST_WORD, close, first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
@@ -137,6 +137,10 @@ class Loops:
         self.context.tick(now)
         for acceptor in self.acceptors:
             acceptor.look()
+        self._look_for_late()
+
+    def _look_for_late(self) -> None:
+        now = time.monotonic()
         for introduction in list(self.introductions):
             if introduction.deadline > now:
                 break
@@ -147,9 +151,11 @@ class Loops:
         self.context.page.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
-        for introduction in list(self.introductions):
-            introduction.on_readable()
-            introduction.late()  # unless it came
+        if self.introductions:
+            patience = min(FIRST_WORD, self.context.drain.timeout / 2)
+            for introduction in self.introductions:
+                introduction.deadline = min(introduction.deadline, time.monotonic() + patience)
+            self.call_later(patience, self._look_for_late)
         for channel in list(self.open.values()):
             self._drain(channel)
         self._draining = True
@@ -189,6 +195,8 @@ class Loops:
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""
+        for introduction in list(self.introductions):
+            introduction.late()
         for channel in list(self.open.values()):
             if not channel.is_lingering():
                 self.context.note_cut(channel.peer)
@@ -227,7 +235,7 @@ class Turns(Loops):
             self._begin()
         if self._now >= self.context.drain.deadline:
             self.cut()
-        return bool(self.open) or bool(self._changed)
+        return bool(self.open or self.introductions or self._changed)
 
     def changes(self) -> Iterator[Any]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
@@ -244,7 +252,7 @@ class Turns(Loops):
 
     def timeout(self) -> float:
         """Seconds to wait at most: until something falls due, and never longer than a tick."""
-        if self.context.drain.begun and not self.open:
+        if self.context.drain.begun and not (self.open or self.introductions):
             return 0.0
         return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
 

@@ -124,10 +124,10 @@ def launched(
     folder: Path, source: str | Source | None = "upper", *, terminal: bool = False, config: str = "", **settings: Any
 ) -> Iterator[Launched]:
     """A server that has said how its start went; `folder` is its working folder, and takes its standard error. With a
-    `terminal` its standard input is one; `config` is a settings file, to which `bind=None` leaves the addresses."""
+    `terminal` its standard input is one; `config` is a settings file. A setting that is None is not given."""
     source = Source(name=source) if isinstance(source, str) else source
-    reader, writer = os.pipe()
     given = {name: value for name, value in {"bind": "127.0.0.1:0", **settings}.items() if value is not None}
+    reader, writer = os.pipe()
     boot = Boot(Layers(given, {}, source, config), report_fd=writer)
     (folder / "boot.json").write_bytes(msgspec.json.encode(boot))
     fd = os.open(folder / "boot.json", os.O_RDONLY)
@@ -136,6 +136,7 @@ def launched(
         started(folder, ["-P", "-m", "pronghorn.server", str(fd)], [fd, writer], terminal=terminal) as server,
     ):
         line = reports.readline()
+        reports.read()  # to the end: the server has let go of it
         server.report = json.loads(line) if line else {}
         yield server
 

@@ -178,6 +178,9 @@ def drive(protocol: Any, conn: Connection) -> None:
             if data:
                 conn.bytes_in += len(data)
                 transport.protocol.data_received(data)
+            elif conn.cut_by is not None:
+                transport.error = conn.cut_by
+                break
             elif conn.reading_shut:
                 transport.tell_draining()
                 transport.wait_closed()

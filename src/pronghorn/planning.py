@@ -21,7 +21,18 @@ from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.worker import Plan
 
-AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "reload", "umask", "user")
+AT_START_ONLY = (
+    "chdir",
+    "control_socket",
+    "group",
+    "log_file",
+    "log_format",
+    "name",
+    "pid_file",
+    "reload",
+    "umask",
+    "user",
+)
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
@@ -72,14 +83,8 @@ class Planner:
         return worker.load_handler(source, settings).facts
 
     def model(self, facts: Facts, settings: Settings) -> tuple[Model, str]:
-        """The model, and why that one; raises IncompatibleHandler and MissingExtra."""
-        name, why = settings.model, "as asked"
-        if name == "auto":
-            name, why = models.choose(facts)
-        model = models.load(name)
-        model.check(facts)
-        model.check_settings(settings)
-        return model, why
+        """As `judged`."""
+        return judged(facts, settings)
 
     def plan(
         self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], inherited: list[Listener]
@@ -92,6 +97,18 @@ class Planner:
         except AddressInUse as error:
             raise self._explain(error) from None
         return Plan(source, settings, model, listeners, self._observe, self._board, facts)
+
+
+def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
+    """The model, and why that one. Raises what can be refused without opening anything: BadSetting,
+    IncompatibleHandler and MissingExtra."""
+    name, why = settings.model, "as asked"
+    if name == "auto":
+        name, why = models.choose(facts)
+    model = models.load(name)
+    model.check(facts)
+    model.check_settings(settings)
+    return model, why
 
 
 def told(error: PronghornError) -> str:

@@ -23,15 +23,16 @@ from pronghorn.connection import (
     let_go,
     linger,
     owes_reply,
-    tcp_info,
 )
-from pronghorn.errors import BadProxyHeader
+from pronghorn.errors import BadProxyHeader, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.scoreboard import DRAINING
+from pronghorn.socket_facts import tcp_info
+from pronghorn.timeouts import AGE, OutsideTimeouts
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -58,6 +59,8 @@ class Flows:
         self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
         self._idle: dict[int, float] = {}  # since when a connection seems to be, while draining
+        self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
+        self.watch_over: Callable[[float], None] = self.keep_deadlines
 
     def accepted(
         self, room: Callable[[], bool] = _always, woken: Callable[[], None] = _nothing
@@ -106,23 +109,23 @@ class Flows:
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
-        context, reason = self.context, "done"
+        context, error = self.context, None
         if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
             self.wake.set()
             return
         try:
             context.handler.converse(conn)
-        except BaseException as error:
-            reason = type(error).__name__
-            context.failed(conn, error)
+        except BaseException as raised:
+            error = raised
+            context.failed(conn, raised)
         if context.handler.facts.blocks:
             info = tcp_info(conn)
             if info is not None:
                 conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
-        linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
+        if conn.cut_by is None:
+            linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
         conn.end()
-        ended = conn.reading_shut or (conn.draining and reason == "done")
-        context.closed(conn, "draining" if ended else reason)
+        context.closed(conn, _reason(conn, error))
         self.wake.set()
 
     def _introduced(self, conn: Connection) -> bool:
@@ -177,6 +180,22 @@ class Flows:
         if now >= self._beat_at:
             self._beat_at = now + BEAT
             self.context.tick(now)
+        self.watch_over(now)
+
+    def keep_deadlines(self, now: float) -> None:
+        """End the connections that are over their time, if it is time for a look."""
+        for conn, why in self.timeouts.due(self.open.values(), now):
+            if why != AGE:
+                cut(conn, PeerTimeout(why))
+            elif not owes_reply(conn):
+                conn.seen.aged = True
+                end_reading(conn)
+
+    def look_after(self) -> None:
+        """Keep the deadlines of a connection that has a process of its own, until it ends."""
+        while self.open:
+            self.keep_deadlines(time.monotonic())
+            time.sleep(self.timeouts.wait(time.monotonic()))
 
     def sweep(self, tick: Callable[[], None] = _nothing) -> None:
         """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""
@@ -187,7 +206,7 @@ class Flows:
             self._wait(SWEEP)
         for conn in list(self.open.values()):
             self.context.note_cut(conn.peer)
-            cut(conn)
+            cut(conn, ConnectionAbortedError("cut at the drain deadline"))
 
     def _end_idle(self) -> None:
         # At the first look a flow may have read what it has not yet given to its handler: it waits for the
@@ -216,7 +235,7 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(TICK * 1000):
+            for fd, _ in poller.poll(min(BEAT, self.timeouts.wait(time.monotonic())) * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
             self._look_beside()
@@ -232,6 +251,8 @@ class Flows:
         taken = any(conn.fileno() < 0 for conn in list(self.open.values()))
         if SeenConnection.waits.look() or taken:
             self.tick()
+        else:
+            self.keep_deadlines(time.monotonic())
 
     def _accept(self, listener: Listener) -> Connection | None:
         try:
@@ -244,8 +265,12 @@ class Flows:
             return None
         return None if got is None else self._connection(listener, *got)
 
-    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
-        conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection | None:
+        try:
+            conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+        except OSError as error:  # of this connection, and none of the listener's
+            self.context.refuse(fd, peer, str(error), admitted=not self.context.limits.is_proxy(peer))
+            return None
         known = None if self.context.limits.is_proxy(peer) else peer
         conn.begin(self.context.number(known), peer, self.context.drain)
         self.open[conn.number] = conn
@@ -276,7 +301,8 @@ class Flows:
                 return
 
     def _patience(self) -> float:
-        return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)
+        now = time.monotonic()
+        return min(TICK, self.timeouts.wait(now), max(0.0, self._rest_until - now) or TICK)
 
     def _attend(self, fd: int, woken: Callable[[], None]) -> None:
         if fd == self.wake.fileno():
@@ -300,3 +326,13 @@ class Flows:
         if ended:
             self.wake.clear()
         return ended
+
+
+def _reason(conn: Connection, error: BaseException | None) -> str:
+    """Why a conversation ended, in a word or two."""
+    error = conn.cut_by if conn.cut_by is not None else error
+    if conn.seen is not None and conn.seen.aged and not isinstance(error, PeerTimeout):
+        return AGE
+    if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
+        return "draining"
+    return "done" if error is None else str(getattr(error, "reason", type(error).__name__))

@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
-from pronghorn.connection import first_word_due
+from pronghorn.channel import CLOSED, AnyChannel, Channel
+from pronghorn.connection import close, first_word_due
 from pronghorn.deadlines import Deadlines
+from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
 from pronghorn.introduction import Introduction
-from pronghorn.listener import Exhausted, Listener, Peer
+from pronghorn.listener import Listener, Peer
+from pronghorn.models.acceptor import Acceptor, Watched
 from pronghorn.models.base import BEAT, TICK, Context
-from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
-
-ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
+from pronghorn.timeouts import AGE, ChannelTimeouts
 
 
 class Nobody(Protocol):
@@ -34,110 +34,6 @@ class Nobody(Protocol):
 
     def connection_made(self, transport: Any) -> None:
         transport.close()
-
-
-class Watched:
-    """A thing that only wants to be told of input: the drain, and the worker's line to its supervisor."""
-
-    wants_write = False
-    state = OPEN
-
-    def __init__(self, fd: int, on_readable: Callable[[], None]) -> None:
-        self._fd = fd
-        self.on_readable = on_readable
-        self.wants_read = True
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def on_writable(self) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return self.state is CLOSED
-
-    def settle(self) -> None:
-        pass
-
-
-class Acceptor(Watched):
-    """A listener as a participant in a loop."""
-
-    def __init__(self, listener: Listener, turns: Loops) -> None:
-        super().__init__(listener.fileno(), self.accept)
-        self.listener = listener
-        self.turns = turns
-        self._until = 0.0
-        self._short = False  # of descriptors, or of room: until the next end of a connection
-
-    def accept(self) -> None:
-        """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment."""
-        if not self.wants_read:
-            return
-        context = self.turns.context
-        try:
-            for _ in range(ACCEPTS_PER_TURN):
-                if context.gives_way():
-                    self.rest(FAIR_PAUSE)
-                    return
-                if not self._one(context):
-                    return
-        except Exhausted:
-            self._short = True
-            self.rest(EXHAUSTED_PAUSE)
-        except OSError:
-            self.rest(math.inf)
-
-    def _one(self, context: Context) -> bool:
-        got = context.accept(self.listener)
-        if got is not None:
-            self.turns.adopt(self.listener, *got)
-        return got is not None
-
-    def rest(self, seconds: float) -> None:
-        """Look at the listener no more for so long."""
-        self.wants_read = False
-        self._until = time.monotonic() + seconds
-        if seconds < math.inf:
-            self.turns.call_later(seconds, self._rested)
-        self.turns.changed(self)
-
-    def _rested(self) -> None:
-        self.look()
-        left = self._until - time.monotonic()
-        if 0 < left < math.inf:  # uvloop's timers come up to a millisecond early
-            self.turns.call_later(max(left, 0.001), self._rested)
-
-    def look(self) -> None:
-        """Whether the rest is over."""
-        if not self.wants_read and not self.turns.context.drain and time.monotonic() >= self._until:
-            self.wants_read = True
-            self.turns.changed(self)
-
-    def relieve(self) -> None:
-        """A connection has ended: there may be room again."""
-        if self._short:
-            self._short = False
-            self._until = 0.0
-            self.retire() if self.turns.context.drain else self.look()
-
-    def retire(self) -> None:
-        """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
-        would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
-        meanwhile are for other workers, if there are any; for those who find no room there may be some when the next
-        connection ends."""
-        try:
-            for _ in range(self.listener.queued()):
-                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
-                    break
-        except Exhausted:
-            self._short = bool(self.turns.open)
-        except OSError:
-            pass  # it has been observed
-        self.wants_read = False
-        if not self._short:
-            self.state = CLOSED
-        self.turns.changed(self)
 
 
 class Loops:
@@ -155,6 +51,8 @@ class Loops:
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
         self._draining = False
+        self._most_unsent = context.settings.max_write_buffer
+        self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol."""
@@ -163,8 +61,12 @@ class Loops:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
             context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
             return
-        sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-        sock.setblocking(False)
+        try:
+            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock.setblocking(False)
+        except OSError as error:  # of this connection, and none of the listener's
+            context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
+            return
         if context.limits.proxied and context.limits.is_proxy(peer):
             self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
         else:
@@ -195,8 +97,9 @@ class Loops:
     def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
         context = self.context
         channel = self.channel_class(
-            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain
-        )
+            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
+            most=self._most_unsent,
+        )  # fmt: skip
         channel.proxy = header
         self.open[channel.number] = channel
         try:
@@ -220,7 +123,7 @@ class Loops:
         if isinstance(channel, Introduction):
             self._header_came(channel)
             return
-        channel.sock.close()
+        close(channel.sock)
         self.context.closed(channel, channel.reason)
         self.relieve()
 
@@ -273,12 +176,23 @@ class Loops:
             if tell is None or not tell():
                 channel.close()
 
+    def keep_deadlines(self) -> None:
+        """From now on, end the connections that are over their time."""
+        for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
+            if why == AGE:
+                channel.seen.aged = True
+                self._drain(channel)
+            else:
+                channel.cut(PeerTimeout(why))
+        if self._timeouts.interval < math.inf:
+            self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
+
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""
         for channel in list(self.open.values()):
             if not channel.is_lingering():
                 self.context.note_cut(channel.peer)
-            channel.cut()
+            channel.cut(ConnectionAbortedError("cut at the drain deadline"))
 
 
 class Turns(Loops):
@@ -337,6 +251,7 @@ class Turns(Loops):
     def _enter(self) -> None:
         """In the second turn: the first has shown that the page can wait."""
         self.context.ready()
+        self.keep_deadlines()
         for acceptor in self.acceptors:
             if not acceptor.is_closing():
                 self.changed(acceptor)

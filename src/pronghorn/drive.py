@@ -12,7 +12,8 @@ import threading
 import time
 from typing import Any
 
-from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault, unread
+from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault
+from pronghorn.socket_facts import unread
 from pronghorn.transport import Bytes, Transport
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from launch import Launched, launched, script, wait_for
+from launch import Launched, launched, logged, script, wait_for
 from pronghorn.errors import BadSetting
 from pronghorn.settings import fields
 from pronghorn.settings.layers import DEFAULT, Layers, find, read
@@ -286,17 +286,18 @@ def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
 def test_an_address_that_cannot_be_bound_fails_the_reload(tmp_path: Path) -> None:
     path = write(tmp_path, 'bind = ["127.0.0.1:0"]\n')
     with launched(tmp_path, "echo", config=path, bind=None) as server, socket.create_server(("127.0.0.1", 0)) as holder:
-        before, descriptors = server.workers(), os.listdir(f"/proc/{server.pid}/fd")
+        before = server.workers()
         taken = holder.getsockname()[1]
         write(tmp_path, f'bind = ["127.0.0.1:0", "unix:{tmp_path}/new", "127.0.0.1:{taken}"]\n')
-        server.send(signal.SIGHUP)
-        wait_for(lambda: "Reload failed, and nothing has changed" in server.log, "the failure")
+        descriptors = []  # counted after a first failure: what the start needed is closed by then
+        for times in (1, 2):
+            server.send(signal.SIGHUP)
+            wait_for(lambda times=times: server.log.count("nothing has changed") == times, "the failure")
+            descriptors.append(len(os.listdir(f"/proc/{server.pid}/fd")))
+        assert descriptors[0] == descriptors[1]
         assert f"process {os.getpid()}" in server.log, "it says who holds the address"
         assert server.workers() == before
         assert not (tmp_path / "new").exists()
-        wait_for(
-            lambda: len(os.listdir(f"/proc/{server.pid}/fd")) <= len(descriptors), "no more descriptors than before"
-        )
         assert server.ask(b"hello") == b"hello"
 
 

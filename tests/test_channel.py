@@ -259,6 +259,6 @@ def test_what_came_before_draining_is_read_out(pair: Pair) -> None:
 def test_cut_ends_at_once(pair: Pair) -> None:
     channel, protocol, _, _ = pair
     channel.write(b"x" * 10_000_000)
-    channel.cut()
+    channel.cut(ConnectionAbortedError())
     channel.settle()
     assert channel.state is State.CLOSED and isinstance(protocol.told[-1][1], ConnectionAbortedError)

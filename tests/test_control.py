@@ -108,6 +108,18 @@ class Desk:
         return self.watch.descriptors() == self.quiet
 
 
+def ended(what: Callable[[], object]) -> int:
+    """The exit status of a forked process that does it, and closes nothing."""
+    child = os.fork()
+    if not child:
+        try:
+            what()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path / "c.sock")
@@ -356,7 +368,8 @@ def test_another_user_is_not_heard(desk: Desk) -> None:
             os.setuid(12345)
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect("c.sock")
-                client.sendall(b'{"command": "stop"}\n')
+                with contextlib.suppress(BrokenPipeError):
+                    client.sendall(b'{"command": "stop"}\n')
                 got = client.recv(65536)
                 os._exit(7 if b"User 12345 may not control this server." in got else 8)
         finally:
@@ -435,16 +448,45 @@ def test_those_who_share_an_address_on_purpose(tmp_path: Path, monkeypatch: pyte
 
 def test_what_a_killed_server_left_is_taken_over(tmp_path: Path) -> None:
     path = str(tmp_path / "c.sock")
+    assert ended(lambda: Control.open("test", path)) == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["c.sock", "c.sock.lock"]
+    Control.open("test", path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_server_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is live, and what is no socket, stays."""
+    folder = tmp_path / "pronghorn"
+    monkeypatch.setattr(meeting, "folders", lambda: [str(folder)])
+    assert ended(lambda: Control.open("dead")) == 0
+    assert ended(lambda: Control.open("other dead")) == 0
+    (folder / "notes.sock").write_text("precious")
+    live = Control.open("live")
+    Control.open("new").close()
+    assert sorted(each.name for each in folder.iterdir()) == ["live.sock", "live.sock.lock", "notes.sock"]
+    live.close()
+
+
+def test_the_lock_of_the_dead_is_waited_for(tmp_path: Path) -> None:
+    """A process that the dead server had just forked holds it a moment longer."""
+    path = str(tmp_path / "c.sock")
+    reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
             Control.open("test", path)
+            if not os.fork():
+                os.close(writer)
+                time.sleep(0.3)
         finally:
             os._exit(0)
+    os.close(writer)
     os.waitpid(child, 0)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["c.sock", "c.sock.lock"]
+    began = time.monotonic()
     Control.open("test", path).close()
-    assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - began < control.AFTERLIFE
+    os.read(reader, 1)
+    os.close(reader)
 
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
@@ -477,18 +519,6 @@ def test_a_server_can_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 # Endings
-
-
-def ended(what: Callable[[], object]) -> int:
-    """The exit status of a forked process that does it."""
-    child = os.fork()
-    if not child:
-        try:
-            what()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
 
 
 def test_who_waits_hears_of_the_end(desk: Desk) -> None:

@@ -3,8 +3,11 @@ ones."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn import meeting
 from pronghorn.call import COMMANDS, Done
 from pronghorn.cli import _server, _tables, ctl, main
@@ -177,6 +182,8 @@ def test_tables_as_json(shop: MadeUp, capsys: pytest.CaptureFixture[str], what: 
 
 
 def test_a_failure_says_why_and_ends_with_its_code(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers["reload"] = BadHandler("shop.py cannot be imported.", "\x1b]0;pwned\x07\n^", "Mend it.")
+    assert ran(capsys, "reload")[2] == "Error: shop.py cannot be imported.\n?]0;pwned?\n^\nMend it.\n"
     shop.answers["reload"] = BadHandler("shop.py cannot be imported.", "SyntaxError", "Mend it.")
     assert ran(capsys, "reload") == (4, "", "Error: shop.py cannot be imported.\nSyntaxError\nMend it.\n")
     status, output, errors = ran(capsys, "reload", "--json")
@@ -244,8 +251,6 @@ def test_the_servers_own_variables_choose_it(
 @pytest.mark.parametrize(("made", "said"), [(False, "no such socket"), (True, "the server that made it has died")])
 def test_nobody_at_that_socket(folder: Path, capsys: pytest.CaptureFixture[str], made: bool, said: str) -> None:
     if made:
-        import socket
-
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(f"{folder}/shop.sock")
     status, _, errors = ran(capsys, "status", "--socket", f"{folder}/shop.sock")
@@ -270,8 +275,6 @@ def test_every_command_waits_long_enough() -> None:
 
 @pytest.mark.parametrize("reply", [b"", b"hello\n", b"[]\n", b'{"ok": false, "error": 7}\n', b'{"ok": true}\n'])
 def test_whoever_answers_may_be_anything(folder: Path, capsys: pytest.CaptureFixture[str], reply: bytes) -> None:
-    import socket
-
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/odd.sock")
         listener.listen()
@@ -314,10 +317,11 @@ def piped(folder: Path, *arguments: str, **variables: str) -> subprocess.Complet
 def test_a_pipe_gets_whole_lines_and_no_colours(shop: MadeUp, folder: Path) -> None:
     why = "the reason " * 30
     shop.answers["status"] = {**STATUS, "last_reload": {"ok": False, "seconds": 1, "ended_at": 0, "why": why}}
-    done = piped(folder, "status", COLUMNS="40")
+    done = piped(folder, "status", "--name", "shop", COLUMNS="40")
     assert (done.returncode, done.stderr) == (0, "")
     assert why.strip() in done.stdout
     assert "\x1b" not in done.stdout
+    assert all(line == line.rstrip() for line in done.stdout.splitlines())
 
 
 def test_no_colour_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,3 +363,240 @@ def test_sizes(value: int | None, long: str, short: str) -> None:
 )  # fmt: skip
 def test_spans(value: float, long: str, short: str) -> None:
     assert (_tables.span(value), _tables.span(value, short=True)) == (long, short)
+
+
+# With a real server
+
+HANDLER = """
+import os, pronghorn
+@pronghorn.message(pronghorn.lines)
+def reply(line):
+    return line.upper()
+"""
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
+    """A server named shop, of a handler that can be changed, and whose connections have five seconds to finish."""
+    monkeypatch.delenv("PRONGHORN_NAME", raising=False)
+    monkeypatch.delenv("PRONGHORN_CONTROL_SOCKET", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(meeting, "RUN", f"{tmp_path}/run")  # where other servers of this machine may be
+    (tmp_path / "mine.py").write_text(HANDLER)
+    with launched(tmp_path, "mine:reply", name="shop", drain_timeout=5) as server:
+        assert "listening" in server.report, server.log
+        yield server
+
+
+def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """What a command that is done tells a program."""
+    status, output, errors = ran(capsys, *arguments, "--json")
+    assert (status, errors) == (0, ""), output
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that is done tells a person."""
+    status, output, errors = ran(capsys, *arguments)
+    assert (status, errors) == (0, ""), output
+    return output
+
+
+def test_a_servers_whole_life_by_ctl(real: Launched, capsys: pytest.CaptureFixture[str]) -> None:
+    assert real.ask(b"hello\n") == b"HELLO\n"
+    status = result(capsys, "status")
+    assert (status["state"], status["pid"], status["name"]) == ("SERVING", real.pid, "shop")
+    assert (status["accepted"], status["generation"], status["workers"]["ready"]) == (1, 1, 1)
+    assert "SERVING" in said(capsys, "status")
+    (worker,) = result(capsys, "workers")["workers"]
+    assert worker["pid"] in real.workers()
+    assert str(worker["pid"]) in said(capsys, "workers")
+
+    assert said(capsys, "resize", "2") == "Resized: 2 workers.\n"
+    wait_for(lambda: result(capsys, "status")["workers"]["ready"] == 2, "two workers")
+    assert result(capsys, "resize", "1") == {"workers": 1}
+    wait_for(lambda: len(result(capsys, "workers")["workers"]) == 1, "one worker")
+
+    assert result(capsys, "reload")["generation"] == 2
+    assert said(capsys, "reload").endswith("generation 3 serves.\n")
+    assert "took" in said(capsys, "status")
+
+    assert result(capsys, "drain") == {}
+    assert result(capsys, "status")["state"] == "DRAINED"
+    assert said(capsys, "workers") == "There is no worker. To have some: pronghorn ctl resize N\n"
+    with real.connect() as waits:
+        waits.sendall(b"patience\n")
+        assert said(capsys, "resize", "1") == "Resized: 1 worker.\n"
+        assert waits.recv(100) == b"PATIENCE\n"
+    assert said(capsys, "drain").startswith("Drained: ")
+
+    assert said(capsys, "stop") == "Stopped.\n"
+    assert real.exit() == 0
+
+
+def test_an_upgrade_by_ctl(real: Launched, capsys: pytest.CaptureFixture[str]) -> None:
+    """The old program answers, and from then on the new one does; the socket is never away."""
+    new = result(capsys, "upgrade")["pid"]
+    assert new != real.pid
+    wait_for(lambda: result(capsys, "status")["pid"] == new, "the new program")
+    assert real.exit() == 0
+    assert result(capsys, "status")["pid"] == new
+    again = said(capsys, "upgrade")
+    assert again.startswith("Upgraded: process ")
+    newest = int(again.split()[2])
+    wait_for(lambda: not psutil.pid_exists(new) or psutil.Process(new).status() == "zombie", "the end of the second")
+    assert result(capsys, "status")["pid"] == newest
+    assert result(capsys, "stop") == {"status": 0, "cut": 0}
+    assert list((real.errors.parent / "pronghorn").iterdir()) == []
+
+
+def test_an_upgrade_that_fails_changes_nothing(real: Launched, capsys: pytest.CaptureFixture[str]) -> None:
+    (real.errors.parent / "mine.py").write_text("def reply(:\n")
+    status, output, errors = ran(capsys, "upgrade")
+    assert (status, output) == (4, "")
+    assert "mine" in errors
+    assert result(capsys, "status")["pid"] == real.pid
+    assert real.ask(b"still here\n") == b"STILL HERE\n"
+    assert said(capsys, "stop") == "Stopped.\n"
+    assert list((real.errors.parent / "pronghorn").iterdir()) == []
+
+
+def test_a_reload_that_fails_says_why(real: Launched, capsys: pytest.CaptureFixture[str]) -> None:
+    (real.errors.parent / "mine.py").write_text("def reply(:\n")
+    status, output, errors = ran(capsys, "reload")
+    assert (status, output) == (4, "")
+    assert "mine" in errors and "SyntaxError" in errors
+    status, output, errors = ran(capsys, "reload", "--json")
+    assert (status, errors) == (4, "")
+    assert json.loads(output)["error"]["exit_code"] == 4
+    assert result(capsys, "status")["last_reload"]["ok"] is False
+    assert "failed" in said(capsys, "status")
+    assert real.ask(b"still here\n") == b"STILL HERE\n"
+
+
+@pytest.mark.parametrize("finish", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_stop_while_clients_talk(real: Launched, capsys: pytest.CaptureFixture[str], finish: bool) -> None:
+    """A conversation that comes to its end is not cut; one that does not is, and both are told of."""
+    with real.connect() as client:
+        client.sendall(b"half a li")
+        wait_for(lambda: result(capsys, "status")["open"] == 1, "the conversation")
+        stopping = subprocess.Popen(
+            [sys.executable, "-m", "pronghorn", "ctl", "stop", "-n", "shop"], stdout=subprocess.PIPE
+        )
+        wait_for(lambda: result(capsys, "status")["state"] == "DRAINING", "the drain")
+        assert ran(capsys, "reload")[0] != 0, "it is too late for that"
+        if finish:
+            client.sendall(b"ne\n")
+            assert client.recv(100) == b"HALF A LINE\n"
+            assert client.recv(100) == b""
+        output, _ = stopping.communicate(timeout=PATIENCE)
+    assert stopping.returncode == 0
+    assert real.exit() == (0 if finish else 6)
+    assert output == (b"Stopped.\n" if finish else b"Stopped; the drain deadline cut 1 connection.\n")
+
+
+def test_two_who_stop_at_once_both_hear_of_the_end(real: Launched, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "pronghorn", "ctl", "stop", "--json", "--socket", f"{tmp_path}/pronghorn/shop.sock"]
+    with real.connect() as client:
+        client.sendall(b"half a li")
+        before = held_by(real.pid, "socket:")
+        both = [subprocess.Popen(line, stdout=subprocess.PIPE) for _ in range(2)]
+        wait_for(lambda: len(held_by(real.pid, "socket:") - before) == 2, "both requests")
+        client.sendall(b"ne\n")
+        outputs = [each.communicate(timeout=PATIENCE)[0] for each in both]
+    assert [json.loads(output) for output in outputs] == [{"status": 0, "cut": 0}] * 2
+
+
+def test_the_next_one_can_start_when_stop_has_ended(
+    real: Launched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "next").mkdir()
+    assert said(capsys, "stop") == "Stopped.\n"
+    with launched(tmp_path / "next", name="shop", bind=f"127.0.0.1:{real.address[1]}") as server:
+        assert server.report["listening"] == real.report["listening"]
+
+
+def test_a_second_copy_is_noticed(real: Launched, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "next").mkdir()
+    with launched(tmp_path / "next", name="shop") as second:
+        assert second.exit() == 5
+        error = second.report["error"]
+        assert error["what"] == "A server named shop is running already."
+        assert f"It is process {real.pid}," in error["why"]
+        assert "pronghorn ctl status --name shop" in error["hint"]
+        assert error["why"] in second.log
+    assert result(capsys, "status")["pid"] == real.pid
+    with launched(tmp_path / "next", name="other") as other:
+        assert ran(capsys, "status")[0] == 1, "there are two"
+        assert result(capsys, "status", "--name", "other")["pid"] == other.pid
+    assert result(capsys, "status")["pid"] == real.pid, "the other one is dead, and does not count"
+
+
+def test_what_was_killed_has_no_successor_but_the_next_start(
+    real: Launched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real.send(signal.SIGKILL)
+    real.exit()
+    status, _, errors = ran(capsys, "status")
+    assert status == 1 and "No server is running" in errors
+    (tmp_path / "next").mkdir()
+    with launched(tmp_path / "next", name="shop") as server:
+        assert result(capsys, "status")["pid"] == server.pid
+
+
+def test_the_socket_where_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.sock"
+    with launched(tmp_path, control_socket=str(path)) as server:
+        assert result(capsys, "status", "--socket", str(path))["pid"] == server.pid
+        assert server.stop() == 0
+    assert not path.exists()
+    with launched(tmp_path, control_socket=f"{tmp_path}/no/mine.sock") as server:
+        assert server.exit() == 5
+        assert "control socket" in server.report["error"]["what"]
+    with launched(tmp_path, control_socket="off") as server:
+        assert "listening" in server.report
+
+
+def test_no_worker_keeps_the_socket_and_no_thread_serves_it(real: Launched, tmp_path: Path) -> None:
+    path = tmp_path / "pronghorn" / "shop.sock"
+    assert psutil.Process(real.pid).num_threads() == 1
+    lock = f"{path}.lock"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        held = {each.pid: held_by(each.pid) for each in psutil.Process(real.pid).children()}
+    assert held
+    assert lock in held_by(real.pid)
+    for names in held.values():
+        assert lock not in names
+    assert held_by(real.pid, "socket:") - set.union(*held.values()), "the supervisor has sockets that no worker has"
+
+
+def held_by(pid: int, sort: str = "") -> set[str]:
+    """What the descriptors of a process are, or those of one sort."""
+    names = set()
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            names.add(os.readlink(entry.path))
+    return {name for name in names if name.startswith(sort)}
+
+
+def test_a_crowd_at_the_control_socket_hurts_nobody(
+    real: Launched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fifty that say nothing, garbage, and a mebibyte: clients are served, workers replaced, and ctl is heard again."""
+    path = str(tmp_path / "pronghorn" / "shop.sock")
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(50)]
+        for number, each in enumerate(crowd):
+            each.setblocking(False)
+            each.connect(path)
+            with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                each.send(b"" if number % 3 == 0 else b"\xff" * 100 + b"\n" if number % 3 == 1 else b"x" * 2**20)
+        assert real.ask(b"hello\n") == b"HELLO\n"
+        (victim,) = real.workers()
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: victim not in real.workers() and len(real.workers()) == 1, "the next worker")
+        assert real.ask(b"hello\n") == b"HELLO\n"
+    wait_for(lambda: ran(capsys, "status")[0] == 0, "the end of the crowd")
+    assert real.stop() == 0

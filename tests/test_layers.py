@@ -19,7 +19,7 @@ LAYERS = (
     {"server", "presence"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "call", "watch", "watcher", "surroundings", "pid_file",
+        "call", "watch", "watcher", "surroundings", "pid_file", "restart",
     },
     {"worker", "probe", "processes", "program", "privileges", "log_file"},
     {"models"},
@@ -28,9 +28,10 @@ LAYERS = (
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
         "addresses", "bind_errors", "unix_path", "tls", "bare", "certificates", "tls_channel", "tls_connection",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
-        "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "settings",
+        "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts", "socket_facts",
+        "settings",
     },
-    {"errors", "events"},
+    {"errors", "events", "standard"},
 )  # fmt: skip
 ASIDE = {"__init__", "observers", "kernel"}
 OBSERVERS_MAY = {"observers", "events", "scoreboard", "kernel"}
@@ -180,3 +181,9 @@ def test_settings_cost_little() -> None:
 
 def test_a_worker_imports_only_what_serving_needs() -> None:
     assert not loaded_by("import pronghorn.server, pronghorn.models.epoll, pronghorn.services") & NOT_IN_WORKERS
+
+
+def test_what_every_fork_copies_is_little() -> None:
+    """A fork copies the map of its process, and these bring shared libraries and half a megabyte along."""
+    loaded = loaded_by("import pronghorn.server, pronghorn.models.fork, pronghorn.services")
+    assert not loaded & {"subprocess", "tempfile", "random", "shutil", "lzma", "bz2", "hashlib", "ssl"}

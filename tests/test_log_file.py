@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from launch import Launched, launched, wait_for
 from pronghorn import privileges
 from pronghorn.errors import BadSetting
 from pronghorn.events import Event, LogNotReopened
-from pronghorn.log_file import LogFile
+from pronghorn.log_file import LogFile, Reopener
 from pronghorn.privileges import Person
 
 HANDLER = """
@@ -207,6 +210,29 @@ def test_workers_that_may_not_open_it_say_so(public: Path) -> None:
         assert server.stop() == 0
 
 
+def test_a_forked_child_writes_to_no_descriptor_of_another(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    ear = Reopener(lambda event: None)
+    try:
+        child = os.fork()
+        if not child:
+            try:
+                os.close(ear.fileno())  # as the fork model does
+                os.dup2(os.open(tmp_path / "precious", os.O_WRONLY | os.O_CREAT), ear.fileno())
+                os.kill(os.getpid(), signal.SIGUSR1)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert (tmp_path / "precious").read_bytes() == b""
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert select.select([ear], [], [], 5)[0]
+        ear.on_readable()
+        assert not select.select([ear], [], [], 0)[0]
+    finally:
+        ear.close()
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_without_a_file_the_signal_harms_nobody(tmp_path: Path) -> None:
     with launched(tmp_path) as server:
         (worker,) = server.ready()
@@ -214,3 +240,17 @@ def test_without_a_file_the_signal_harms_nobody(tmp_path: Path) -> None:
         os.kill(worker, signal.SIGUSR1)
         assert server.ask(b"x") == b"X"
         assert server.workers() == [worker]
+
+
+def test_as_json_each_record_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HANDLER)
+    with launched(tmp_path, "mine:reply", log_file="log", log_format="json") as server:
+        server.ask(b"fail\n")
+        assert server.stop() == 0
+    lines = (tmp_path / "log").read_text().splitlines()
+    records = [json.loads(line) for line in lines if line != "heard fail"]
+    assert all(list(each) == ["time", "level", "process", "message"] for each in records)
+    assert all(datetime.fromisoformat(each["time"]).tzinfo for each in records)
+    (failure,) = [each for each in records if each["level"] == "ERROR"]
+    assert "ValueError: on purpose\n  Traceback" in failure["message"]
+    assert failure["process"] != server.pid

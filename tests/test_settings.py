@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pronghorn.errors import BadSetting
 from pronghorn.settings import (
+    LOG_FORMATS,
     LOG_LEVELS,
     MODELS,
     STYLES,
@@ -155,7 +156,7 @@ def test_typos_get_the_nearest_word() -> None:
 
 def test_choices_are_those_of_the_fields() -> None:
     choices = {field.name: field.choices for field in fields() if field.choices}
-    assert choices == {"model": MODELS, "style": STYLES, "log_level": LOG_LEVELS}
+    assert choices == {"model": MODELS, "style": STYLES, "log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
 
 
 def test_models_are_those_that_have_a_page() -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
         MessageTooLong,
         MissingExtra,
         PeerError,
+        PeerTimeout,
         PronghornError,
+        TooMuchUnsent,
         WorkerFailedToStart,
     )
     from pronghorn.framing import delimited, lines, prefixed, stream
@@ -46,9 +48,11 @@ __all__ = [
     "MessageTooLong",
     "MissingExtra",
     "PeerError",
+    "PeerTimeout",
     "PronghornError",
     "Protocol",
     "Settings",
+    "TooMuchUnsent",
     "WorkerFailedToStart",
     "__version__",
     "current_lifespan",

@@ -32,7 +32,7 @@ class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
     __slots__ = TLS_SLOTS
 
 
-def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int) -> AnyChannel:
+def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int) -> AnyChannel:
     """A channel that has a blocking connection's descriptor, and its TLS, while it lasts; `part` ends that."""
     conn.setblocking(False)
     sock: socket.socket = conn
@@ -41,7 +41,7 @@ def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int) -> AnyCha
         made = AsyncioTlsChannel
         sock = SealedSocket(conn.family, conn.type, 0, fileno=conn.fileno())
         sock.owner = conn
-    channel = made(sock, conn.number, conn.peer, loop, high_water=high_water, drain=conn.drain)
+    channel = made(sock, conn.number, conn.peer, loop, high_water=high_water, drain=conn.drain, most=most)
     channel.proxy = conn.proxy
     if isinstance(channel, AnyTlsChannel):
         channel.seal(conn.records)

@@ -12,6 +12,7 @@ the batch of events, tells `connection_lost`, lingers, and ends in CLOSED; only 
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from typing import Any
 
@@ -21,23 +22,24 @@ from pronghorn.connection import (
     READ_SIZE,
     State,
     discard,
+    drop_unsent,
     is_peers_fault,
     moved,
-    unread,
-    unsent,
 )
+from pronghorn.errors import PeerError, TooMuchUnsent
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
-from pronghorn.transport import Bytes, Loop, Transport
+from pronghorn.socket_facts import unread, unsent
+from pronghorn.transport import Bytes, Loop, Transport, fill
 
 READ_OUT = 64  # reads at most, of what had come before draining began
 OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS: tuple[str, ...] = (
-    "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_paused", "_throttled", "_until",
+    "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_most", "_paused", "_throttled", "_until",
     "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol", "proxy",
-    "sock", "state", "wants_read", "wants_write", "wrote_eof",
+    "seen", "sock", "state", "wants_read", "wants_write", "wrote_eof",
 )  # fmt: skip
 NOTHING: tuple[str, ...] = ()
 
@@ -49,8 +51,9 @@ class AnyChannel(Transport):
     _start_tls_compatible = True
 
     def __init__(
-        self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None
-    ) -> None:
+        self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None,
+        most: int = sys.maxsize,
+    ) -> None:  # fmt: skip
         self.sock = sock
         self.number = number
         self.peer = peer
@@ -68,11 +71,11 @@ class AnyChannel(Transport):
         self._fills = False  # the protocol has a buffer of its own
         self._backlog: bytearray | None = None
         self._high = high_water
-        self._paused = False  # by the protocol
-        self._throttled = False  # by the peer, who does not read
+        self._most = most  # of the backlog, when something more is written
+        self.seen: Any = None  # by timeouts.py
+        self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
-        self._lost = False  # connection_lost has been told
-        self._dead = False  # nothing can be sent any more
+        self._lost = self._dead = False  # connection_lost has been told; nothing can be sent any more
         self._until = 0.0  # the end of lingering
 
     def open(self, protocol: Any) -> None:
@@ -111,7 +114,7 @@ class AnyChannel(Transport):
         self.bytes_in += len(data)
         try:
             if self._fills:
-                self._fill(data)
+                fill(self.protocol, data)
             else:
                 self.protocol.data_received(data)
         except BaseException as error:
@@ -168,6 +171,9 @@ class AnyChannel(Transport):
         if self.state is CLOSING or self.state is CLOSED or not data:
             return
         if self._backlog is not None:
+            if len(self._backlog) > self._most:
+                self.cut(TooMuchUnsent(len(self._backlog)))
+                return
             self._backlog += data
         else:
             try:
@@ -238,7 +244,9 @@ class AnyChannel(Transport):
     def reason(self) -> str:
         """Why the connection ended, in a word or two."""
         if self._error is not None:
-            return type(self._error).__name__
+            return getattr(self._error, "reason", type(self._error).__name__)
+        if self.seen is not None and self.seen.aged:
+            return "age"
         return "aborted" if self._dead else "draining" if self.draining else "done"
 
     def read_out(self) -> None:
@@ -253,9 +261,13 @@ class AnyChannel(Transport):
         if not self.ended and not self.is_closing():
             self._end()
 
-    def cut(self) -> None:
-        """End now, whatever is unsent."""
-        self._gone(ConnectionAbortedError("cut at the drain deadline"))
+    def cut(self, error: BaseException) -> None:
+        """End now, whatever is unsent; if a PeerError is the reason, the kernel is to forget it too."""
+        if self._backlog and isinstance(error, PeerError):
+            drop_unsent(self.sock)
+        if isinstance(error, TooMuchUnsent):
+            self.loop.failed(self, error)
+        self._gone(error)
 
     # Inner workings.
 
@@ -278,17 +290,6 @@ class AnyChannel(Transport):
                 self.protocol.resume_writing()
         except BaseException as error:
             self._failed(error)
-
-    def _fill(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            room = memoryview(self.protocol.get_buffer(len(rest))).cast("B")
-            count = min(len(room), len(rest))
-            if not count:
-                raise RuntimeError("get_buffer() returned an empty buffer")
-            room[:count] = rest[:count]
-            self.protocol.buffer_updated(count)
-            rest = rest[count:]
 
     def _end(self) -> None:
         self.ended = True

@@ -14,13 +14,11 @@ from __future__ import annotations
 import _socket
 import enum
 import errno
-import fcntl
 import math
 import os
 import select
 import socket
 import struct
-import termios
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +29,8 @@ from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
+from pronghorn.socket_facts import tcp_info, unread, unsent
+from pronghorn.transport import Transport
 from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
@@ -41,7 +41,6 @@ PEER_GONE = frozenset(
     {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN}
     | {errno.EHOSTUNREACH, errno.ENETUNREACH}
 )
-PEER_HAS_ENDED = frozenset({6, 8, 9, 11})  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h
 
 
 class State(enum.Enum):
@@ -75,44 +74,6 @@ def is_peers_fault(error: BaseException) -> bool:
     if isinstance(error, (PeerError, ConnectionError)):
         return True
     return isinstance(error, OSError) and error.errno in PEER_GONE
-
-
-def unsent(sock: socket.socket) -> int:
-    """Bytes that the peer's kernel has not acknowledged yet, our FIN included (SIOCOUTQ, tcp(7)); 0 if unknown."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-    except (OSError, ValueError):  # closed meanwhile
-        return 0
-
-
-def unread(sock: socket.socket) -> int:
-    """Bytes that wait in the receive queue (SIOCINQ, tcp(7)); 0 if unknown."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))[0])
-    except (OSError, ValueError):  # closed meanwhile
-        return 0
-
-
-class TcpInfo(tuple[int, int, int, int, int]):
-    """The five facts of the kernel's TCP_INFO (tcp(7)) that serving needs."""
-
-    __slots__ = ()
-    state = property(lambda self: self[0])
-    ms_since_sent = property(lambda self: self[1])
-    ms_since_received = property(lambda self: self[2])
-    bytes_out = property(lambda self: self[3])
-    bytes_in = property(lambda self: self[4] - (self[0] in PEER_HAS_ENDED))  # the kernel counts a FIN as a byte
-
-
-def tcp_info(sock: socket.socket) -> TcpInfo | None:
-    """What the kernel knows of a TCP connection, or None where it does not tell (unix sockets, other systems)."""
-    if not hasattr(socket, "TCP_INFO"):
-        return None
-    try:
-        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
-        return TcpInfo((raw[0], *struct.unpack_from("I4xI", raw, 44), *struct.unpack_from("QQ", raw, 120)))
-    except (OSError, struct.error):
-        return None
 
 
 _trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
@@ -157,11 +118,23 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
         poller.poll(LINGER_LOOK * 1000)
 
 
+def close(sock: _socket.socket) -> None:
+    """Close a descriptor; what close(2) reports of its last moments concerns nobody any more, and it is closed."""
+    try:
+        sock.close()
+    except OSError:
+        pass
+
+
 def turn_away(fd: int) -> None:
     """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
-    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    try:
+        sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    except OSError:
+        os.close(fd)
+        return
     _say_no(sock)
-    sock.close()
+    close(sock)
 
 
 def _say_no(sock: _socket.socket) -> None:
@@ -190,9 +163,13 @@ class Facts(Bare):
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
     protocol: Any
-    """What is driven over the connection, if it is a protocol."""
+    """What is driven over the connection, if it is a protocol: or the channel over it, on a loop of its own."""
     proxy: ProxyHeader | None
     """What the proxy said, if one made the connection for its client."""
+    seen: Any
+    """What timeouts.py has seen of it."""
+    cut_by: BaseException | None
+    """Why it was cut, if it was."""
     waits: Straight = Straight()
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
@@ -200,12 +177,23 @@ class Facts(Bare):
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = False
-        self.partial = self.on_cut = self.protocol = self.proxy = None
+        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = None
+        self.cut_by: BaseException | None = None
 
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
         return getattr(self.protocol, "messages", 0)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a part of a message has come, and the rest is waited for."""
+        return getattr(self.protocol, "unfinished", False)
+
+    @property
+    def received(self) -> int:
+        """Bytes that have been read so far, by whoever reads them."""
+        return self.protocol.bytes_in if isinstance(self.protocol, Transport) else self.bytes_in
 
     @property
     def draining(self) -> bool:
@@ -229,7 +217,8 @@ class Facts(Bare):
 
 
 FACTS = tuple(
-    "number peer proxy opened bytes_in bytes_out protocol reading_shut hears_drain drain partial on_cut".split()
+    "number peer proxy opened bytes_in bytes_out protocol seen cut_by reading_shut hears_drain drain partial "
+    "on_cut".split()
 )
 
 
@@ -284,7 +273,10 @@ def let_go(sock: socket.socket) -> None:
     """Close this process's descriptor and nothing else: no lingering, no half-close; others may hold the socket."""
     fd = sock.detach()
     if fd >= 0:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:  # see close()
+            pass
 
 
 def end_unserved(conn: Connection) -> None:
@@ -331,9 +323,21 @@ def end_reading(conn: Connection) -> None:
         pass
 
 
-def cut(conn: Connection) -> None:
-    """End a connection that would not finish: both directions, and the program behind it if there is one."""
-    conn.reading_shut = True
+def drop_unsent(sock: socket.socket) -> None:
+    """Have the kernel throw away what is unsent when the socket is closed, instead of keeping it for a peer that takes
+    nothing (socket(7), SO_LINGER with a time of 0: the peer finds a reset)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    except OSError:
+        pass
+
+
+def cut(conn: Connection, error: BaseException) -> None:
+    """End a connection that would not finish: both directions, and the program behind it if there is one. If a
+    PeerError is the reason, the kernel is to forget what is unsent."""
+    conn.reading_shut, conn.cut_by = True, error
+    if isinstance(error, PeerError) and unsent(conn):
+        drop_unsent(conn)
     try:
         conn.shutdown(socket.SHUT_RDWR)
     except OSError:

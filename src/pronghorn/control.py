@@ -26,6 +26,7 @@ AUTO, OFF = "auto", "off"
 MOST_CALLS = 16
 REST = 1.0  # seconds without accept(2) after it failed
 QUEUE = 64
+AFTERLIFE = 2.0  # seconds that the lock of a dead process is waited for
 GONE = PronghornError("The server has ended before it could answer.")
 BUSY = PronghornError(f"There are {MOST_CALLS} control connections already.", hint="Try again in a moment.")
 
@@ -73,12 +74,9 @@ class Control:
         asked = path
         path = os.path.abspath(path) if path else f"{meeting.server_folder()}/{meeting.file_name(name)}{meeting.SUFFIX}"
         _check(path)
-        try:
-            claim = Claim(path)
-        except AddressInUse as error:
-            raise _running(name, path, bool(asked), error.why) from None
-        except CannotBind as error:
-            raise _refused(path, error.why) from None
+        claim = _claimed(name, path, bool(asked))
+        if not asked:
+            _sweep(os.path.dirname(path), path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         umask = os.umask(0o177)
         try:
@@ -175,6 +173,44 @@ class Control:
             call.close()
         else:
             call.begin()
+
+
+def _claimed(name: str, path: str, asked: bool) -> Claim:
+    """The lock, as soon as a process that is dead already has let go of it: a worker that was just forked may hold it
+    for a moment longer, or somebody who sweeps."""
+    deadline = time.monotonic() + AFTERLIFE
+    while True:
+        try:
+            return Claim(path)
+        except AddressInUse as error:
+            pid = _noted_process(path)
+            if _lives(pid) or time.monotonic() >= deadline:
+                raise _running(name, path, asked, error.why) from None
+            time.sleep(0.01)
+        except CannotBind as error:
+            raise _refused(path, error.why) from None
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there; one without a number is taken to be."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sweep(folder: str, path: str) -> None:
+    """Removes what dead servers have left beside `path`."""
+    for name in os.listdir(folder):
+        other = f"{folder}/{name}"
+        if name.endswith(meeting.SUFFIX) and other != path:
+            try:
+                Claim(other).release()
+            except CannotBind:
+                pass  # it lives, or is nothing of ours
 
 
 def _check(path: str) -> None:

@@ -13,7 +13,9 @@ COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for
 REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed", "handshake")
 REASON_OF = {
     "ConnectionResetError": "reset", "BrokenPipeError": "reset", "ConnectionAbortedError": "aborted",
-    "PeerTimeout": "timeout", "TimeoutError": "timeout", "TlsFailed": "reset", "HandshakeFailed": "handshake",
+    "PeerTimeout": "timeout", "TimeoutError": "timeout", "idle": "timeout", "message timeout": "timeout",
+    "write timeout": "timeout", "age": "done", "write buffer": "aborted",
+    "TlsFailed": "reset", "HandshakeFailed": "handshake",
     "truncated": "done",
 }  # fmt: skip
 CLOSED_WORD = {name: CLOSED + index for index, name in enumerate(REASONS)}

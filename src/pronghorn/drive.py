@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault
+from pronghorn.socket_facts import unread
 from pronghorn.transport import Bytes, Transport
 
 
@@ -70,7 +71,7 @@ class BlockingTransport(Transport):
         except OSError as error:
             self.error = error
             self._closing = True
-        if self.conn.draining and self._flow == threading.get_ident():
+        if self.conn.draining and self._flow == threading.get_ident() and not unread(self.conn):
             self.tell_draining()
 
     def write_eof(self) -> None:
@@ -184,6 +185,9 @@ def drive(protocol: Any, conn: Connection) -> None:
             if data:
                 conn.bytes_in += len(data)
                 transport.protocol.data_received(data)
+            elif conn.cut_by is not None:
+                transport.error = conn.cut_by
+                break
             elif conn.reading_shut:
                 transport.tell_draining()
                 transport.wait_closed()

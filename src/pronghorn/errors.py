@@ -92,6 +92,27 @@ class PeerError(PronghornError):
     """The base of what is the peer's fault: it ends that one connection and is no error of the server."""
 
 
+class PeerTimeout(PeerError):
+    """The peer took longer than a deadline allows; `reason` is which one: idle, message timeout, write timeout."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the peer took too long: {reason}")
+        self.reason = reason
+
+
+class TooMuchUnsent(PeerError):
+    """The handler went on writing although the peer takes less than it is sent; more than `max_write_buffer` waits."""
+
+    reason = "write buffer"
+
+    def __init__(self, unsent: int) -> None:
+        super().__init__(
+            f"{unsent} bytes are unsent, and the handler writes more",
+            "The peer does not read as fast as it is sent to.",
+            "Wait for the peer (pause_writing, drain()), or raise --max-write-buffer.",
+        )
+
+
 class MessageTooLong(PeerError):
     """A message is longer than `max_message_size`, which counts the payload in bytes.
 

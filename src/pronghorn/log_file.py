@@ -70,6 +70,7 @@ class Reopener:
     def __init__(self, observe: Observer) -> None:
         self._observe = observe
         self._wake = Wake()
+        self._pid = os.getpid()
         signal.signal(signal.SIGUSR1, self._heard)
 
     def fileno(self) -> int:
@@ -83,7 +84,8 @@ class Reopener:
         self._wake.close()
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        self._wake.set()
+        if os.getpid() == self._pid:  # a forked child has closed the descriptor, and its number may be a client's now
+            self._wake.set()
 
 
 def _opened(path: str) -> int:

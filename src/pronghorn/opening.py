@@ -101,6 +101,13 @@ def open_listeners(
     return listeners
 
 
+def check_binds(settings: Settings) -> None:
+    """Reads every `--bind` as `open_listeners` does, and resolves names, but opens nothing: raises BadSetting and
+    CannotBind for what could never be bound. Whether an address is free it cannot say."""
+    groups = [(bind, places(bind)) for bind in map(parse_bind, _wanted(settings, []))]
+    refuse_overlaps([(bind, group) for bind, group in groups if not bind.fd])
+
+
 def _wanted(settings: Settings, there: list[Listener]) -> tuple[str, ...]:
     """Every `--bind`; when nobody has given one, what systemd handed down, or else the default."""
     if not settings.bind:

@@ -24,7 +24,7 @@ from pronghorn.worker import Plan
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
 
-AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "reload", "umask", "user")
+AT_START_ONLY = tuple("chdir control_socket group log_file log_format name pid_file reload umask user".split())
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
@@ -75,14 +75,8 @@ class Planner:
         return worker.load_handler(source, settings).facts
 
     def model(self, facts: Facts, settings: Settings) -> tuple[Model, str]:
-        """The model, and why that one; raises IncompatibleHandler and MissingExtra."""
-        name, why = settings.model, "as asked"
-        if name == "auto":
-            name, why = models.choose(facts)
-        model = models.load(name)
-        model.check(facts)
-        model.check_settings(settings)
-        return model, why
+        """As `judged`."""
+        return judged(facts, settings)
 
     def certificates(self, facts: Facts, settings: Settings) -> Certificates | None:
         """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
@@ -110,6 +104,18 @@ class Planner:
         except AddressInUse as error:
             raise self._explain(error) from None
         return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
+
+
+def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
+    """The model, and why that one. Raises what can be refused without opening anything: BadSetting,
+    IncompatibleHandler and MissingExtra."""
+    name, why = settings.model, "as asked"
+    if name == "auto":
+        name, why = models.choose(facts)
+    model = models.load(name)
+    model.check(facts)
+    model.check_settings(settings)
+    return model, why
 
 
 def told(error: PronghornError) -> str:

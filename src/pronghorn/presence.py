@@ -7,14 +7,17 @@ removed by nobody but its last owner.
 from __future__ import annotations
 
 import os
+import time
+from typing import TYPE_CHECKING, Any
 
 from pronghorn.control import Control, open_control
 from pronghorn.desk import Desk
 from pronghorn.events import Observer
-from pronghorn.handlers import Source
 from pronghorn.settings import Settings
 from pronghorn.supervisor import Supervisor
-from pronghorn.watcher import Watcher
+
+if TYPE_CHECKING:
+    from pronghorn.watcher import Watcher
 
 
 class Presence:
@@ -27,14 +30,18 @@ class Presence:
         self._settings = settings
         self._control = Control.adopt(control[0], control[1]) if control else open_control(settings, address, observe)
         self._watcher: Watcher | None = None
+        self._since = time.time_ns()
 
-    def serve(self, supervisor: Supervisor, watched: list[str]) -> None:
-        """From now on requests are answered, and with `--reload` changes of the `watched` paths lead to a reload."""
+    def serve(self, supervisor: Supervisor, source: Any, file: str) -> None:
+        """From now on requests are answered, and with `--reload` a change of the handler that `source` names, or of the
+        settings `file`, leads to a reload."""
         self._supervisor = supervisor
         if self._control is not None:
             self._control.serve(supervisor.watch, Desk(supervisor, self.name))
         if self._settings.reload:
-            self._watcher = Watcher(watched)
+            from pronghorn import watcher  # here: whatever the supervisor has imported, every fork copies
+
+            self._watcher = watcher.Watcher(watcher.places(source, file), self._since)
             supervisor.force.helpers.add(self._watcher.pid)
             supervisor.watch.add(self._watcher, self._changed)
 
@@ -63,7 +70,7 @@ class Presence:
         paths = self._watcher.read()
         if paths:
             self._supervisor.changes.reload(f"{os.path.relpath(paths[0])} changed", _unheard)
-        else:
+        if self._watcher.ended:
             self._end_watcher()
 
     def _end_watcher(self) -> None:
@@ -71,17 +78,6 @@ class Presence:
             self._supervisor.watch.remove(self._watcher)
             self._watcher.close()
             self._watcher = None
-
-
-def watched_paths(source: object, file: str) -> list[str]:
-    """What `--reload` watches: the working folder, the folder of a handler that was given by path, and the settings
-    file."""
-    paths = [os.getcwd(), *([file] if file else [])]
-    if isinstance(source, Source) and source.is_users_code:
-        place = source.name.rpartition(":")[0]
-        if place.endswith(".py") or os.sep in place:
-            paths.append(os.path.dirname(os.path.abspath(place)))
-    return list(dict.fromkeys(paths))
 
 
 def _unheard(result: object) -> None:

@@ -63,6 +63,13 @@ def nothing(number: int, frame: FrameType | None) -> None:
     """A signal handler that does nothing."""
 
 
+def obey_as_process_1() -> None:
+    """The kernel keeps from process 1 what it has no handler for, as TERM while the handler is looked at: from here on
+    it ends the start, as Ctrl-C does (pid_namespaces(7))."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def reset_signals() -> None:
     """In a new worker: puts back what the supervisor set.
 

@@ -24,10 +24,13 @@ from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
-from pronghorn.presence import Presence, watched_paths
+from pronghorn.presence import Presence
+from pronghorn.processes import obey_as_process_1
+from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
+from pronghorn.standard import complain, keep_standard_descriptors
 from pronghorn.supervisor import Supervisor
 from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
@@ -141,7 +144,7 @@ class Server:
         self._inherited = activated + [Listener.adopt(each) for each in handed]
         os.environ.update(self._handed.environment if self._handed else {})
         self._systemd = SystemdObserver(os.environ)
-        log = LogObserver(self.settings.log_level)
+        log = LogObserver(self.settings.log_level, form=self.settings.log_format)
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
@@ -168,7 +171,7 @@ class Server:
             _close(self._supervisor.serving.plan.listeners)
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
-        return planner.plan(self.source, self.settings, facts, [], self._inherited)
+        return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
@@ -181,7 +184,7 @@ class Server:
                 if listener not in plan.listeners:
                     listener.close()
             file = self._layers.file if self._layers is not None else ""
-            self._presence.serve(self._supervisor, watched_paths(self.source, file))
+            self._presence.serve(self._supervisor, self.source, file)
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -260,6 +263,12 @@ def explained(error: AddressInUse) -> AddressInUse:
     return AddressInUse(error.what, why, error.hint, error.address)
 
 
+def held_by_orphans(address: str) -> bool:
+    from pronghorn.kernel import owners
+
+    return owners.held_by_orphans(address)
+
+
 def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
@@ -281,23 +290,11 @@ def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
         layers = Layers(settings, {name: name for name in settings}, source, file)
         status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:
-        complain(error)
-        status = error.exit_code
+        status = complain(error)
     except KeyboardInterrupt:
         status = 130
     if status:
         raise SystemExit(status)
-
-
-def complain(error: PronghornError) -> None:
-    """Say on standard error what happened, why, and what to do."""
-    head = "Error:"
-    if sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        head = f"\x1b[1;31m{head}\x1b[0m"
-    try:
-        print(head, error, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass  # closed or full: the exit code says it
 
 
 def main() -> int:
@@ -306,6 +303,7 @@ def main() -> int:
         complain(PronghornError("This is a part of Pronghorn.", hint="Start a server with: pronghorn serve"))
         return 2
     keep_standard_descriptors()
+    obey_as_process_1()
     faulthandler.enable(file=2)
     with open(int(sys.argv[1]), "rb") as file:
         boot = msgspec.json.decode(file.read(), type=Boot)
@@ -315,20 +313,9 @@ def main() -> int:
         return Server(layers=boot.layers, alone=True, starter=starter, handed=boot.handed).run()
     except PronghornError as error:
         starter.failed(error)
-        complain(error)
-        return error.exit_code
+        return complain(error)
     except KeyboardInterrupt:
         return 130
-
-
-def keep_standard_descriptors() -> None:
-    """Whoever started us may have closed 0, 1 or 2: the next socket would get that number, and a stray print would be
-    sent to a client."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Transport:
     proxy: ProxyHeader | None
     drain: Drain | None
     protocol: Any
+    bytes_in: int
     tls: Any = None
     """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
 
@@ -66,6 +67,11 @@ class Transport:
         return getattr(self.protocol, "messages", 0)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether a part of a message has come, and the rest is waited for."""
+        return getattr(self.protocol, "unfinished", False)
+
+    @property
     def lifespan(self) -> Any:
         """What the handler's lifespan yielded in this worker."""
         return current_lifespan()
@@ -74,6 +80,19 @@ class Transport:
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return self.drain is not None and self.drain.begun
+
+
+def fill(protocol: Any, data: bytes) -> None:
+    """Give input to a protocol with a buffer of its own (asyncio.BufferedProtocol)."""
+    rest = memoryview(data)
+    while rest:
+        room = memoryview(protocol.get_buffer(len(rest))).cast("B")
+        count = min(len(room), len(rest))
+        if not count:
+            raise RuntimeError("get_buffer() returned an empty buffer")
+        room[:count] = rest[:count]
+        protocol.buffer_updated(count)
+        rest = rest[count:]
 
 
 class Loop(Protocol):

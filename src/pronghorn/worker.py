@@ -191,7 +191,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
     supervisor = os.getppid()
     page.starting(os.getpid())
     atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
-    name_process(f"worker {page.slot} {model.name}")
+    name_process(f"worker {page.slot} {model.name} of {supervisor}")
     faulthandler.enable(file=2)
     reset_signals()
     reopener = Reopener(plan.observe)

@@ -28,9 +28,14 @@ class Refused(PronghornError):
     """The server's own error; its exit code is the one that the server gave."""
 
     def __init__(self, parts: dict[str, Any]) -> None:
-        super().__init__(*(str(parts.get(part) or "") for part in ("what", "why", "hint")))
+        super().__init__(*(printable(str(parts.get(part) or "")) for part in ("what", "why", "hint")))
         code = parts.get("exit_code")
         self.exit_code = code if isinstance(code, int) and 0 < code < 126 else 1
+
+
+def printable(words: str) -> str:
+    """Words whose only control characters are line ends: what is in a name must not move the cursor."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in words)
 
 
 def find(name: str) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 
 from pronghorn.aiochannel import AsyncioLoop, channel_over, part
 from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
-from pronghorn.errors import MessageTooLong
+from pronghorn.errors import MessageTooLong, PeerTimeout, TooMuchUnsent
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
+from pronghorn.settings import Settings
 
 SIGNS = 0.5  # seconds between two signs of life of a loop, where somebody looks on
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
@@ -23,11 +24,22 @@ Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 class StreamsProtocol(asyncio.StreamReaderProtocol):
     """asyncio's own streams over our transport."""
 
+    inner: MessageProtocol | None = None
+    """Who cuts the input into messages, if it is a message function that is served."""
+
     def __init__(self, handle: Streams, limit: int) -> None:
         loop = asyncio.get_running_loop()
         self.transport: Any = None
         self._handle = handle
         super().__init__(asyncio.StreamReader(limit=limit, loop=loop), self._hold, loop=loop)
+
+    @property
+    def messages(self) -> int:
+        return self.inner.messages if self.inner is not None else 0
+
+    @property
+    def unfinished(self) -> bool:
+        return self.inner is not None and self.inner.unfinished
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -44,7 +56,7 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
             raise
         except BaseException as error:
             # A peer that leaves in the middle of what the handler waits for is no news.
-            gone = isinstance(error, asyncio.IncompleteReadError) or (
+            gone = isinstance(error, (asyncio.IncompleteReadError, PeerTimeout, TooMuchUnsent)) or (
                 isinstance(error, OSError) and is_peers_fault(error)
             )
             if not gone:
@@ -67,12 +79,12 @@ def messages_as_streams(
         channel: Any = writer.transport
         protocol = MessageProtocol(style)
         protocol.connection_made(channel)
-        cutter = style.framing.cutter(style.max_size)
+        channel.protocol.inner = protocol
         late: MessageTooLong | None = None
         while late is None and not channel.is_closing():
             data = await reader.read(READ_SIZE)
             try:
-                messages = cutter.feed(data) if data else [] if channel.draining else cutter.finish()
+                messages = protocol.cut_up(data)
             except MessageTooLong as error:
                 late, messages = error, error.complete
             for message in messages:
@@ -93,9 +105,9 @@ def messages_as_streams(
 class OwnLoops:
     """One asyncio loop per connection, for models with a flow of control of its own; kept from one to the next."""
 
-    def __init__(self, factory: Callable[[], Any], high_water: int) -> None:
+    def __init__(self, factory: Callable[[], Any], settings: Settings) -> None:
         self._factory = factory
-        self._high_water = high_water
+        self._high_water, self._most = settings.write_high_water, settings.max_write_buffer
         self._here = threading.local()
 
     def converse(self, conn: Connection) -> None:
@@ -117,7 +129,7 @@ class OwnLoops:
         over = loop.create_future()
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
-        channel = channel_over(conn, watch, self._high_water)
+        conn.protocol = channel = channel_over(conn, watch, self._high_water, self._most)
         if conn.waits.watched:
             _give_signs(over, conn)
         channel.open(self._factory())

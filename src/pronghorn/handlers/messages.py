@@ -103,6 +103,15 @@ class MessageProtocol(Protocol):
         """Whether a message has begun to arrive, or waits for its answer."""
         return self._cutter.partial or self._waiting is not None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a message has begun to arrive, and nothing but its rest is waited for."""
+        return self._cutter.partial and self._waiting is None
+
+    def cut_up(self, data: bytes) -> list[bytes]:
+        """The messages that end in this input, or at its end: for handlers that are asked one after the other."""
+        return self._cutter.feed(data) if data else [] if self.transport.draining else self._cutter.finish()
+
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._reply = self.style.reply_for(self)  # an object of its own may speak first

@@ -24,7 +24,7 @@ from pronghorn.connection import (
     let_go,
     owes_reply,
 )
-from pronghorn.errors import BadProxyHeader
+from pronghorn.errors import BadProxyHeader, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
@@ -32,6 +32,7 @@ from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.models.parking import Parking
 from pronghorn.scoreboard import DRAINING
+from pronghorn.timeouts import AGE, OutsideTimeouts, ended_because
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -58,6 +59,9 @@ class Flows:
         self._rest_until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
+        self._idle: dict[int, float] = {}  # since when a connection seems to be, while draining
+        self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
+        self.watch_over: Callable[[float], None] = self.keep_deadlines
 
     def accepted(
         self, room: Callable[[], bool] = _always, woken: Callable[[], None] = _nothing
@@ -102,7 +106,8 @@ class Flows:
         yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in listeners.values():
             yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
-        self._close(listeners)
+        for listener in listeners.values():  # not before: a page may have noted their descriptors
+            listener.close()
 
     def _parking(self, poller: select.poll) -> Parking:
         """Where clients wait who have to speak first: with certificates, when every connection has TLS below it."""
@@ -114,7 +119,7 @@ class Flows:
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
-        context, reason = self.context, ""
+        context, error = self.context, None
         if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
             self.wake.set()
             return
@@ -122,16 +127,16 @@ class Flows:
             if context.certificates is not None:
                 conn.shake_hands(context.certificates.context(), self.settings.handshake_timeout)
             context.handler.converse(conn)
-        except BaseException as error:
-            reason = type(error).__name__
-            context.failed(conn, error)
+        except BaseException as raised:
+            error = raised
+            context.failed(conn, raised)
         if context.handler.facts.blocks:
             conn.measure()
-        reason = reason or conn.reason
-        conn.linger(until=context.drain.deadline)
+        reason = ended_because(conn, error)
+        if conn.cut_by is None:
+            conn.linger(until=context.drain.deadline)
         conn.end()
-        ended = conn.reading_shut or (conn.draining and reason == "done")
-        context.closed(conn, "draining" if ended else reason)
+        context.closed(conn, reason)
         self.wake.set()
 
     def _introduced(self, conn: Connection) -> bool:
@@ -186,6 +191,22 @@ class Flows:
         if now >= self._beat_at:
             self._beat_at = now + BEAT
             self.context.tick(now)
+        self.watch_over(now)
+
+    def keep_deadlines(self, now: float) -> None:
+        """End the connections that are over their time, if it is time for a look."""
+        for conn, why in self.timeouts.due(self.open.values(), now):
+            if why != AGE:
+                cut(conn, PeerTimeout(why))
+            elif not owes_reply(conn):
+                conn.seen.aged = True
+                end_reading(conn)
+
+    def look_after(self) -> None:
+        """Keep the deadlines of a connection that has a process of its own, until it ends."""
+        while self.open:
+            self.keep_deadlines(time.monotonic())
+            time.sleep(self.timeouts.wait(time.monotonic()))
 
     def sweep(self, tick: Callable[[], None] = _nothing) -> None:
         """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""
@@ -196,12 +217,19 @@ class Flows:
             self._wait(SWEEP)
         for conn in list(self.open.values()):
             self.context.note_cut(conn.peer)
-            cut(conn)
+            cut(conn, ConnectionAbortedError("cut at the drain deadline"))
 
     def _end_idle(self) -> None:
+        # At the first look a flow may have read what it has not yet given to its handler: it waits for the
+        # interpreter's lock, which we have. So one that seems idle is looked at again.
+        now, seen = time.monotonic(), self._idle
+        self._idle = {}
         for conn in list(self.open.values()):
             if not (conn.reading_shut or conn.hears_drain or owes_reply(conn)):
-                end_reading(conn)
+                since = seen.get(conn.number, now)
+                if now - since >= SWEEP / 2:
+                    end_reading(conn)
+                self._idle[conn.number] = since
 
     def attend_beside(self) -> threading.Thread:
         """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its
@@ -218,7 +246,7 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(TICK * 1000):
+            for fd, _ in poller.poll(min(BEAT, self.timeouts.wait(time.monotonic())) * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
             self._look_beside()
@@ -234,10 +262,8 @@ class Flows:
         taken = any(conn.fileno() < 0 for conn in list(self.open.values()))
         if SeenConnection.waits.look() or taken:
             self.tick()
-
-    def _close(self, listeners: dict[int, Listener]) -> None:
-        for listener in listeners.values():  # not before: a page may have noted their descriptors
-            listener.close()
+        else:
+            self.keep_deadlines(time.monotonic())
 
     def _come(self, listener: Listener, parking: Parking) -> Connection | None:
         """A client that may be served now, if there is one."""
@@ -258,8 +284,12 @@ class Flows:
             return None
         return None if got is None else self._connection(listener, *got)
 
-    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
-        conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection | None:
+        try:
+            conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+        except OSError as error:  # of this connection, and none of the listener's
+            self.context.refuse(fd, peer, str(error), admitted=not self.context.limits.is_proxy(peer))
+            return None
         known = None if self.context.limits.is_proxy(peer) else peer
         conn.begin(self.context.number(known), peer, self.context.drain)
         self.open[conn.number] = conn
@@ -291,7 +321,8 @@ class Flows:
                 return
 
     def _patience(self) -> float:
-        return min(TICK, max(0.0, self._rest_until - time.monotonic()) or TICK)
+        now = time.monotonic()
+        return min(TICK, self.timeouts.wait(now), max(0.0, self._rest_until - now) or TICK)
 
     def _attend(self, fd: int, woken: Callable[[], None]) -> None:
         if fd == self.wake.fileno():

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pronghorn.connection import Connection, let_go
 from pronghorn.counts import Counts, Shared
@@ -26,10 +26,41 @@ from pronghorn.settings import Settings
 Children = dict[int, tuple[Peer, Counts]]
 
 
+class Elders:
+    """Children that have lived for so many seconds that there is a deadline to keep: each is told of once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._young: dict[int, float] = {}  # in the order of their birth
+
+    def born(self, pid: int, at: float) -> None:
+        self._young.pop(pid, None)  # an earlier child of the same number
+        self._young[pid] = at
+
+    def since(self, now: float) -> set[int]:
+        """Those that have grown old since the last time; they may have ended meanwhile."""
+        old = set()
+        while self._young and now - self._young[pid := next(iter(self._young))] >= self._seconds:
+            del self._young[pid]
+            old.add(pid)
+        return old
+
+
+def descriptors(context: Context) -> list[int]:
+    """What is the parent's alone, and every child closes."""
+    held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
+    return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
+
+
+def handle_signals(flows: Flows) -> Any:
+    """SIGCHLD for the parent, SIGURG for its children; what SIGCHLD did before."""
+    signal.signal(signal.SIGURG, lambda *_: _thread.start_new_thread(flows.look_after, ()))
+    return signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
+
+
 def serve(context: Context) -> None:
     flows = Flows(context)
-    held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
-    held += [fd for fd in (context.reserve.fileno(),) if fd >= 0]
+    held = descriptors(context)
     context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
     children: Children = {}
@@ -44,7 +75,13 @@ def serve(context: Context) -> None:
         if context.drain.begun:
             send(children, signal.SIGTERM)  # also those of a queue that waits for room
 
-    previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
+    def watch_over(now: float) -> None:
+        flows.keep_deadlines(now)
+        send(elders.since(now) & children.keys(), signal.SIGURG)
+
+    elders = Elders(flows.timeouts.shortest / 2)
+    flows.watch_over = watch_over
+    previous = handle_signals(flows)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
         counts = shared.lend()
         try:
@@ -56,16 +93,20 @@ def serve(context: Context) -> None:
         if pid == 0:
             child(flows, conn, held, counts)
         children[pid] = conn.peer, counts
+        elders.born(pid, conn.opened)
         flows.forget(conn)
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
+    signal.signal(signal.SIGURG, signal.SIG_DFL)
 
 
 def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave.
 
     The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
-    connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults.
+    connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults. SIGURG, which a child
+    is sent when it has lived for a while, starts a flow of control that keeps its deadlines; the many that live for a
+    moment do without.
     """
     drain = flows.context.drain
     drain.close()

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.channel import CLOSED, OPENING, AnyChannel, Channel
-from pronghorn.connection import first_word_due
+from pronghorn.connection import FIRST_WORD, close, first_word_due
 from pronghorn.deadlines import Deadlines
+from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
 from pronghorn.introduction import Introduction
 from pronghorn.listener import Listener, Peer
@@ -23,6 +24,7 @@ from pronghorn.models.acceptor import Acceptor, Watched
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
+from pronghorn.timeouts import AGE, ChannelTimeouts
 
 if TYPE_CHECKING:
     from pronghorn.models.handshakes import Handshakes
@@ -52,6 +54,8 @@ class Loops:
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
         self._draining = False
+        self._most_unsent = context.settings.max_write_buffer
+        self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
         self._handshakes: Handshakes | None = None
         if context.certificates is not None:
             from pronghorn.models.handshakes import Handshakes
@@ -66,8 +70,12 @@ class Loops:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
             context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
             return
-        sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-        sock.setblocking(False)
+        try:
+            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock.setblocking(False)
+        except OSError as error:  # of this connection, and none of the listener's
+            context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
+            return
         if context.limits.proxied and context.limits.is_proxy(peer):
             self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
         else:
@@ -100,8 +108,9 @@ class Loops:
         if self._handshakes is not None:
             sock = self._handshakes.sealed(sock)
         channel = self.channel_class(
-            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain
-        )
+            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
+            most=self._most_unsent,
+        )  # fmt: skip
         channel.proxy = header
         self.open[channel.number] = channel
         if self._handshakes is None:
@@ -132,7 +141,7 @@ class Loops:
         if isinstance(channel, Introduction):
             self._header_came(channel)
             return
-        channel.sock.close()
+        close(channel.sock)
         self.context.closed(channel, channel.reason)
         self.relieve()
 
@@ -146,6 +155,10 @@ class Loops:
         self.context.tick(now)
         for acceptor in self.acceptors:
             acceptor.look()
+        self._look_for_late()
+
+    def _look_for_late(self) -> None:
+        now = time.monotonic()
         for introduction in list(self.introductions):
             if introduction.deadline > now:
                 break
@@ -156,9 +169,11 @@ class Loops:
         self.context.page.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
-        for introduction in list(self.introductions):
-            introduction.on_readable()
-            introduction.late()  # unless it came
+        if self.introductions:
+            patience = min(FIRST_WORD, self.context.drain.timeout / 2)
+            for introduction in self.introductions:
+                introduction.deadline = min(introduction.deadline, time.monotonic() + patience)
+            self.call_later(patience, self._look_for_late)
         for channel in list(self.open.values()):
             self._drain(channel)
         self._draining = True
@@ -185,12 +200,25 @@ class Loops:
             if tell is None or not tell():
                 channel.close()
 
+    def keep_deadlines(self) -> None:
+        """From now on, end the connections that are over their time."""
+        for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
+            if why == AGE:
+                channel.seen.aged = True
+                self._drain(channel)
+            else:
+                channel.cut(PeerTimeout(why))
+        if self._timeouts.interval < math.inf:
+            self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
+
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""
+        for introduction in list(self.introductions):
+            introduction.late()
         for channel in list(self.open.values()):
             if not channel.is_lingering():
                 self.context.note_cut(channel.peer)
-            channel.cut()
+            channel.cut(ConnectionAbortedError("cut at the drain deadline"))
 
 
 class Turns(Loops):
@@ -225,7 +253,7 @@ class Turns(Loops):
             self._begin()
         if self._now >= self.context.drain.deadline:
             self.cut()
-        return bool(self.open) or bool(self._changed)
+        return bool(self.open or self.introductions or self._changed)
 
     def changes(self) -> Iterator[Any]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
@@ -242,13 +270,14 @@ class Turns(Loops):
 
     def timeout(self) -> float:
         """Seconds to wait at most: until something falls due, and never longer than a tick."""
-        if self.context.drain.begun and not self.open:
+        if self.context.drain.begun and not (self.open or self.introductions):
             return 0.0
         return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
 
     def _enter(self) -> None:
         """In the second turn: the first has shown that the page can wait."""
         self.context.ready()
+        self.keep_deadlines()
         for acceptor in self.acceptors:
             if not acceptor.is_closing():
                 self.changed(acceptor)

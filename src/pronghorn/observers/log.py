@@ -12,7 +12,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Hashable
+from datetime import UTC, datetime
 from select import PIPE_BUF, POLLOUT, poll
+
+import msgspec
 
 from pronghorn.events import Event
 from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind
@@ -26,17 +29,17 @@ class LogObserver:
     """Tells events to the logger `pronghorn.error`.
 
     A logger that already has handlers is left as its owner made it; otherwise records of `level` and above go to
-    standard error until `close`. `clock` is monotonic, in seconds.
+    standard error until `close`, as lines of `form`: text or json. `clock` is monotonic, in seconds.
     """
 
-    def __init__(self, level: str = "info", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, level: str = "info", clock: Callable[[], float] = time.monotonic, form: str = "text") -> None:
         self._clock = clock
         self._told: dict[Hashable, float] = {}
         self._left_out: dict[Hashable, int] = {}
         self._logger = logging.getLogger(NAME)
         self._handler: logging.Handler | None = None
         if not self._logger.handlers:
-            self._handler = StandardError()
+            self._handler = StandardError(form)
             self._logger.addHandler(self._handler)
             self._logger.setLevel(level.upper())
             self._logger.propagate = False
@@ -75,12 +78,13 @@ class LogObserver:
 class StandardError(logging.Handler):
     """Writes to descriptor 2 and never waits for it: a record that it does not take is dropped and counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: str = "text") -> None:
         super().__init__()
         self._dropped = 0
         self._poll = poll()
         self._poll.register(2, POLLOUT)
-        self.setFormatter(formatter(os.isatty(2) and not os.environ.get("NO_COLOR"), os.isatty(2)))
+        coloured = os.isatty(2) and not os.environ.get("NO_COLOR")
+        self.setFormatter(Json() if form == "json" else formatter(coloured, os.isatty(2)))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -120,3 +124,12 @@ class Terminal(logging.Formatter):
         if self._coloured:
             name = f"\x1b[{COLOURS.get(record.levelno, 0)}m{name}\x1b[0m"
         return f"{name}:{gap}{record.getMessage()}"
+
+
+class Json(logging.Formatter):
+    """A record as one JSON object in one line: time (RFC 3339), level, process and message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC)
+        said = {"time": when, "level": record.levelname, "process": record.process, "message": record.getMessage()}
+        return msgspec.json.encode(said).decode()

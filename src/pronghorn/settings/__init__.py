@@ -26,13 +26,13 @@ from pronghorn.settings.fields import (
     Field,
     quantity,
 )
-from pronghorn.settings.process import LOG_LEVELS, Process
+from pronghorn.settings.process import LOG_FORMATS, LOG_LEVELS, Process
 from pronghorn.settings.serving import MODELS, STYLES
 from pronghorn.settings.sockets import DEFAULT_BIND
 
 __all__ = [
-    "DEFAULT_BIND", "ENVIRONMENT_PREFIX", "LOG_LEVELS", "MODELS", "STYLES", "Field", "Settings", "fields", "nearest",
-    "quantity", "settle",
+    "DEFAULT_BIND", "ENVIRONMENT_PREFIX", "LOG_FORMATS", "LOG_LEVELS", "MODELS", "STYLES", "Field", "Settings",
+    "fields", "nearest", "quantity", "settle",
 ]  # fmt: skip
 
 

@@ -45,13 +45,12 @@ class Layers(msgspec.Struct, frozen=True):
 
     def settle(self) -> Settled:
         """Everything that counts now. Raises BadSetting, which names the origin of what is wrong."""
-        values, named = read(self.file) if self.file else ({}, None)
-        name = os.path.basename(self.file)
-        origins = {key: f"{key} in {name}" for key in values} | self.origins
+        values, places, named = read(self.file) if self.file else ({}, {}, None)
+        origins = places | self.origins
         settings = settle(values | self.given, origins)
-        source, origin = (self.source, "command line") if self.source is not None else (named, name)
+        source, origin = self.source, "command line"
         if source is None:
-            source, origin = Source(), DEFAULT
+            source, origin = (named, os.path.basename(self.file)) if named is not None else (Source(), DEFAULT)
         everything = {field.name: origins.get(field.name, DEFAULT) for field in fields()}
         return Settled(settings, source, {HANDLER: origin} | everything)
 
@@ -68,18 +67,31 @@ def find(folder: str = ".") -> str:
     return ""
 
 
-def read(path: str) -> tuple[dict[str, Any], Source | None]:
-    """The settings that a file gives, as plain values, and the handler that it names. Raises BadSetting."""
+def read(path: str) -> tuple[dict[str, Any], dict[str, str], Source | None]:
+    """The settings that a file gives, as plain values; where each comes from; and the handler that it names. Raises
+    BadSetting."""
     table = _table(path, _parsed(path))
     if table is None:
         raise BadSetting(f"{path} has no table [tool.pronghorn].", "", "Add one, or name another --config.")
-    values = {str(key).replace("-", "_"): value for key, value in table.items()}
-    source = _source(path, values.pop(HANDLER, None), values.pop(EXEC, None))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     known = [HANDLER, EXEC, *(field.name for field in fields())]
-    for key in values:
-        if key not in known:
-            raise BadSetting(f"There is no setting {key!r}, which stands in {path}.", hint=nearest(key, known))
-    return values, source
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise BadSetting(f"There is no setting {key!r}, which stands in {path}.", hint=_meant(path, key, known))
+        if name in values:
+            raise BadSetting(f"{path} has {name} twice.", f"{key} is the same setting.", "Leave one of them out.")
+        values[name], origins[name] = value, f"{key} in {os.path.basename(path)}"
+    source = _source(path, values.pop(HANDLER, None), values.pop(EXEC, None))
+    return values, origins, source
+
+
+def _meant(path: str, key: str, known: list[str]) -> str:
+    if key == TABLE[0] and os.path.basename(path) != PROJECT_FILE:
+        return f"[tool.pronghorn] is for {PROJECT_FILE}. Here settings stand at the top, without a table."
+    close = nearest(key.replace("-", "_"), known)
+    return close if close.startswith("Did") else "'pronghorn serve --help' tells all settings."
 
 
 def _parsed(path: str) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def _parsed(path: str) -> dict[str, Any]:
     except OSError as error:
         why = f"{error.strerror}."
         raise BadSetting(f"The settings file {path} cannot be read.", why, "Name another one with --config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number beyond all bounds
         raise BadSetting(f"{path} is not TOML.", f"{error}.", 'Strings stand in quotes: model = "epoll"') from None
 
 
@@ -110,11 +122,20 @@ def _source(path: str, handler: Any, command: Any) -> Source | None:
         raise BadSetting(f"{path} has both handler and exec.", "A server has one handler.", "Leave one of them out.")
     if handler is not None:
         if not isinstance(handler, str) or not handler:
-            raise BadSetting(f"handler in {path} cannot be {handler!r}.", 'It is text: handler = "module:name"')
+            example = 'For example: handler = "module:name"'
+            raise BadSetting(f"handler in {path} cannot be {handler!r}.", "It takes text.", example)
         return Source(name=handler)
     if command is None:
         return None
-    words = shlex.split(command) if isinstance(command, str) else command
-    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
-        raise BadSetting(f"exec in {path} cannot be {command!r}.", 'It is a command: exec = ["tr", "a-z", "A-Z"]')
+    words = _words(command) if isinstance(command, str) else command
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words) and words[0]):
+        example = 'For example: exec = ["tr", "a-z", "A-Z"]'
+        raise BadSetting(f"exec in {path} cannot be {command!r}.", "It takes a command.", example)
     return Source(command=tuple(words))
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []  # a quote that is not closed

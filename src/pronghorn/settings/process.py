@@ -8,6 +8,7 @@ from pronghorn.settings.fields import option
 from pronghorn.settings.tls import Tls
 
 LOG_LEVELS = tuple("debug info warning error".split())
+LOG_FORMATS = ("text", "json")
 
 
 class Process(Tls, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +52,9 @@ class Process(Tls, frozen=True, kw_only=True, forbid_unknown_fields=True):
         option("File that the log is appended to, in place of standard error; USR1 opens it anew.", "Logs",
                metavar="PATH"),
     ] = ""  # fmt: skip
+    log_format: Annotated[
+        str, option("Form of the log: text, or one JSON object in each line.", "Logs", of=LOG_FORMATS)
+    ] = "text"
     log_level: Annotated[str, option("Least important record that is logged.", "Logs", of=LOG_LEVELS)] = "info"
 
     reload: Annotated[

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pronghorn.settings.deadlines import Patience
 from pronghorn.settings.fields import option
-from pronghorn.settings.limits import Limits
 
 
-class Tls(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Tls(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """TLS at every address that the server listens at; off without a certificate."""
 
     tls_cert: Annotated[

@@ -33,7 +33,7 @@ def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for what would keep it from that."""
     from pronghorn import probe
     from pronghorn.opening import check_binds
-    from pronghorn.planning import judged
+    from pronghorn.planning import certificates_of, judged
     from pronghorn.surroundings import Surroundings
     from pronghorn.worker import load_handler
 
@@ -41,6 +41,7 @@ def examined(settled: Settled) -> dict[str, Any]:
     with Surroundings(msgspec.structs.replace(settings, log_file="", pid_file="")):
         facts = (probe.ask if source.is_users_code else lambda *both: load_handler(*both).facts)(source, settings)
         model, why = judged(facts, settings)
+        certificates_of(facts, settings)
         check_binds(settings)
     return {
         "handler": handler_of(settled),

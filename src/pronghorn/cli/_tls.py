@@ -66,12 +66,16 @@ class Relay(threading.Thread):
                 self._turn()
         except OSError as error:
             self.failure = self.failure or ConversationBroken("The connection broke.", f"{error.strerror or error}.")
-        self._ours.close()
+        try:
+            self._ours.shutdown(socket.SHUT_WR)  # closed with something unread, it would end as by a reset
+        except OSError:
+            pass
 
     def finish(self) -> None:
         """Whoever talked is through: our last word goes, and what went wrong is raised."""
         self.plain.close()
         self.join(PATIENCE)
+        self._ours.close()
         self._wire.end()
         if self.failure is not None:
             raise self.failure

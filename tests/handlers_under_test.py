@@ -88,3 +88,21 @@ def no_loop() -> Any:
     if "asyncio" in sys.modules:
         sys.modules["asyncio"].Runner = fails  # type: ignore[attr-defined]
     return upper
+
+
+@message(lines)
+def whom(line: bytes, conn: Any) -> bytes:
+    """For whom the connection is: the peer, and the version of the PROXY header if there was one."""
+    return f"{line.decode()}: {conn.peer} {conn.proxy and conn.proxy.version}".encode()
+
+
+def whom_blocking(conn: Any) -> None:
+    while line := conn.recv(65536).strip():
+        conn.sendall(f"{line.decode()}: {conn.peer} {conn.proxy and conn.proxy.version}\n".encode())
+
+
+async def whom_streams(reader: Any, writer: Any) -> None:
+    peer, proxy = writer.get_extra_info("peername"), writer.get_extra_info("proxy")
+    while line := (await reader.readline()).strip():
+        writer.write(f"{line.decode()}: {peer} {proxy and proxy.version}\n".encode())
+    writer.close()

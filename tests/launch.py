@@ -121,13 +121,14 @@ def started(
 
 @contextmanager
 def launched(
-    folder: Path, source: str | Source = "upper", *, terminal: bool = False, **settings: Any
+    folder: Path, source: str | Source | None = "upper", *, terminal: bool = False, config: str = "", **settings: Any
 ) -> Iterator[Launched]:
     """A server that has said how its start went; `folder` is its working folder, and takes its standard error. With a
-    `terminal` its standard input is one."""
+    `terminal` its standard input is one; `config` is a settings file. A setting that is None is not given."""
     source = Source(name=source) if isinstance(source, str) else source
+    given = {name: value for name, value in {"bind": "127.0.0.1:0", **settings}.items() if value is not None}
     reader, writer = os.pipe()
-    boot = Boot(Layers(given={"bind": "127.0.0.1:0", **settings}, source=source), report_fd=writer)
+    boot = Boot(Layers(given, {}, source, config), report_fd=writer)
     (folder / "boot.json").write_bytes(msgspec.json.encode(boot))
     fd = os.open(folder / "boot.json", os.O_RDONLY)
     with (

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from pronghorn import listener
-from pronghorn.listener import Drain, Exhausted, Listener, Wake, open_listeners
+from pronghorn import listener, socket_options
+from pronghorn.listener import Drain, Exhausted, Listener, Wake
+from pronghorn.opening import open_listeners
 from pronghorn.settings import Settings
 
 
@@ -104,16 +105,41 @@ def test_the_peer_is_host_and_port_or_a_path(fake: Callable[..., Listener]) -> N
     six = fake((7, ("fe80::2", 99, 0, index)), (7, ("2001:db8::9", 99, 0, 0)), family=socket.AF_INET6)
     assert six.accept() == (7, (f"fe80::2%{name}", 99))
     assert six.accept() == (7, ("2001:db8::9", 99))
+    mapped = fake((7, ("::ffff:192.0.2.1", 99, 0, 0)), family=socket.AF_INET6)
+    assert mapped.accept() == (7, ("192.0.2.1", 99))
     unix = fake((7, ""), (7, "/run/peer"), (7, b"\0abstract"), family=socket.AF_UNIX)
     assert [unix.accept() for _ in range(3)] == [(7, ""), (7, "/run/peer"), (7, "@abstract")]
 
 
-def test_nodelay_is_set_where_it_is_not_inherited(opened: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "ACCEPTED_INHERIT_NODELAY", False)
-    with socket.socket(fileno=os.dup(opened.fileno())) as copy:
-        copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
-    with socket.create_connection(where(opened)), accepted(opened) as (connection, _):
-        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+def test_options_are_set_where_they_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_options, "ACCEPTED_INHERIT", False)
+    with contextlib.closing(open_listeners(Settings(bind=("127.0.0.1:0",)), lambda event: None)[0]) as one:
+        with socket.socket(fileno=os.dup(one.fileno())) as copy:
+            copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+        with socket.create_connection(where(one)), accepted(one) as (connection, _):
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def inherited(settings: Settings) -> list[int]:
+    """What a connection has: keepalive on or off, its three figures, the user timeout, and no delay."""
+    names = "KEEPIDLE KEEPINTVL KEEPCNT USER_TIMEOUT NODELAY".split()
+    with (
+        contextlib.closing(open_listeners(settings, lambda event: None)[0]) as one,
+        socket.create_connection(where(one)),
+        accepted(one) as (connection, _),
+    ):
+        found = [connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in names]
+        return [connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *found]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="TCP_USER_TIMEOUT is an option of Linux")
+def test_connections_inherit_how_long_a_silent_peer_is_believed() -> None:
+    settings = Settings(bind=("127.0.0.1:0",), keepalive=7.0, user_timeout=1.5)
+    assert inherited(settings) == [1, 7, 10, 6, 1500, 1]
+    settings = Settings(bind=("127.0.0.1:0",), keepalive=0.0, user_timeout=0.0)
+    assert (inherited(settings)[0], inherited(settings)[-2:]) == (0, [0, 1])
 
 
 def test_a_real_shortage_leaves_the_client_in_the_queue(opened: Listener) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pronghorn.addresses import parse_bind, places, spoken, zoned
 from pronghorn.errors import BadSetting, CannotBind
-from pronghorn.listener import open_listeners
+from pronghorn.opening import open_listeners
 from pronghorn.settings import Settings
 
 

@@ -17,7 +17,7 @@ import pytest
 import pronghorn
 from pronghorn import models, settings
 from pronghorn.cli import main
-from pronghorn.cli.serve import split
+from pronghorn.cli._layers import split
 
 ROOT = Path(__file__).parent.parent
 PRONGHORN = [sys.executable, "-m", "pronghorn"]
@@ -56,7 +56,7 @@ def test_alone_it_is_a_quick_start() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) <= 12
+    assert len(lines) <= 16
     assert max(map(len, lines)) <= 80
     for command in main.COMMANDS:
         assert f"pronghorn {command}" in done.stdout
@@ -101,7 +101,7 @@ def test_help_of_serve_tells_every_setting(field: settings.Field, capsys: pytest
 def test_typos_in_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, "serv") == ["Error: There is no command 'serv'.", "Did you mean 'serve'?"]
     assert complaint(capsys, "mine.py:handle")[1] == "To serve that handler: pronghorn serve mine.py:handle"
-    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, connect, models."
+    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, ctl, check, config, connect, models."
 
 
 def test_typos_in_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +140,7 @@ def test_settings_come_from_the_line_then_the_environment(
             "drain_timeout": 60.0,
         }
     )
-    assert (boot.layers.source.name, boot.layers.source.command) == ("upper", ())
+    assert (boot.layers.settle().source.name, boot.layers.settle().source.command) == ("upper", ())
 
 
 def test_bind_may_be_repeated(handed_over: list[Any]) -> None:
@@ -221,7 +221,7 @@ def test_it_becomes_a_lean_interpreter() -> None:
     assert result["arguments"][-3:-1] == ["-m", "pronghorn.server"]
     assert {"-P", "-Wdefault", "utf8"} <= set(result["arguments"])
     assert result["inheritable"]
-    assert '"workers":2' in result["boot"] and '"name":"echo"' in result["boot"]
+    assert '"workers":"2"' in result["boot"] and '"name":"echo"' in result["boot"]
     assert not {"click", "rich", "rich_click"} & set(result["modules"].split()), result["errors"]
 
 
@@ -295,6 +295,14 @@ def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert coloured.startswith("\x1b[1;31mError:\x1b[0m what")
     assert plain.startswith("Error: what")
     assert max(map(len, plain.splitlines())) < 80
+
+
+def test_the_lines_of_a_reason_stay_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    main.complain("It failed.", '  File "shop.py", line 4\n    def\n       ^', "Mend it.")
+    said = ["Error: It failed.", '  File "shop.py", line 4', "    def", "       ^", "Mend it."]
+    assert capsys.readouterr().err.splitlines() == said
 
 
 def test_public_names_are_there() -> None:

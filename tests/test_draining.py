@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from contextlib import ExitStack
 
 import pytest
 
 from pronghorn import models
-from pronghorn.testing import exchange, serving, until
+from pronghorn.ending import FIRST_WORD
+from pronghorn.testing import Served, exchange, serving, until
 
 HANDLERS = "draining_under_test"
 FLOWS = ("iterative", "fork", "prefork", "thread", "pool", "gevent")
@@ -81,6 +83,37 @@ def test_one_that_stays_too_long_is_cut_and_told_by_name(model: str) -> None:
         assert f"cut {connections} that did not finish in time: " in line
         assert sum(peer in line for peer in peers) == min(count, 10)
         assert line.endswith(" and 2 more") is (count == 12)
+
+
+def is_refused(server: Served) -> bool:
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("model", EVERY)
+def test_a_client_who_has_only_just_come_gets_a_moment_for_its_first_word(model: str) -> None:
+    needs(model)
+    with serving("upper", framing="lines", model=model, workers=1) as server:
+        since = time.monotonic()
+        with server.connect() as client:
+            server.send_signal(signal.SIGTERM)
+            until(lambda: is_refused(server), "the queue is empty and the listener gone")
+            answer = exchange(client, b"hello\n")
+            assert answer == b"HELLO\n" or time.monotonic() - since > FIRST_WORD
+            assert server.wait() == 0
+
+
+@pytest.mark.parametrize("model", ["epoll", "thread"])
+def test_a_client_who_says_nothing_does_not_hold_up_the_drain(model: str) -> None:
+    with serving("upper", framing="lines", model=model, workers=1) as server, server.connect() as client:
+        since = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        assert exchange(client) == b""
+        assert server.wait() == 0
+        assert time.monotonic() - since < 10 * FIRST_WORD, "the drain timeout is 30 s"
 
 
 def answered_or_refused(client: socket.socket) -> bytes:

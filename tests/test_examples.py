@@ -18,6 +18,7 @@ import pytest
 from launch import logged
 from pronghorn import models
 from pronghorn.cli import serve
+from pronghorn.cli._layers import given
 from pronghorn.handlers import Source
 from pronghorn.testing import Served, serving
 
@@ -276,7 +277,8 @@ def test_the_commands_in_the_documentation_are_right(page: str, line: str) -> No
     if line.endswith(WRONG_ON_PURPOSE):
         return
     with serve.command.make_context("serve", arguments) as context:
-        assert serve.given(context, context.params)
+        handler, config = context.params.pop("handler"), context.params.pop("config")
+        assert given(context, handler, config, context.params).settle()
 
 
 def test_the_links_in_the_documentation_lead_somewhere() -> None:

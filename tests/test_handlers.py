@@ -134,6 +134,24 @@ def test_a_program_must_exist() -> None:
         handlers.load(Source(command=("no-such-program",)), Settings())
 
 
+@pytest.mark.parametrize(
+    ("source", "settings", "words"),
+    [
+        (Source(command=("cat", "-n")), {"style": "blocking"}, "--style is 'blocking', but 'cat -n' is a program"),
+        (Source(command=("cat",)), {"framing": "lines"}, "--framing is 'lines', but 'cat' is a program"),
+        (Source(command=("cat",)), {"factory": True}, "--factory is set, but 'cat' is a program"),
+        (Source("echo"), {"factory": True}, "--factory is set, but 'echo' is built in"),
+        (Source("echo"), {"style": "program"}, "--style is 'program', but the handler is none"),
+        (Source("json:loads"), {"style": "program"}, "--style is 'program', but the handler is none"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(source: Source, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadSetting, match=words) as caught:
+        handlers.load(source, settle(settings))
+    assert caught.value.hint
+    assert handlers.load(Source(command=("cat",)), settle({"style": "program"})).facts.style == "program"
+
+
 def test_auto_chooses_by_style() -> None:
     chosen = {handler: choose(facts(handler))[0] for handler in (reply, Ours, blocking)}
     assert chosen == {reply: "epoll", Ours: "epoll", blocking: "thread"}

@@ -16,19 +16,19 @@ SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
 # From the top down; a room may use its own layer and those below it.
 LAYERS = (
     {"__main__", "cli", "testing"},
-    {"server"},
+    {"server", "presence"},
     {
         "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reload", "upgrade", "planning", "control",
-        "watch", "watcher",
+        "call", "watch", "watcher", "surroundings", "pid_file", "restart",
     },
-    {"worker", "probe", "processes", "program"},
+    {"worker", "probe", "processes", "program", "privileges", "log_file"},
     {"models"},
     {"handlers", "services"},
     {
-        "framing", "proxy_protocol", "listener", "addresses", "bind_errors", "unix_path", "tls", "connection", "drive",
-        "channel", "transport", "aiochannel", "limits", "deadlines", "scoreboard", "sources", "waits", "timeouts",
-        "counts", "settings",
-        "lifespans", "tracebacks",
+        "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
+        "addresses", "bind_errors", "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel",
+        "limits", "deadlines", "drain", "meeting", "scoreboard", "sources", "counts", "waits", "lifespans",
+        "tracebacks", "timeouts", "ending", "settings",
     },
     {"errors", "events"},
 )  # fmt: skip

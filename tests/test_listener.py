@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from pronghorn import addresses, bind_errors, listener
+from pronghorn import addresses, bind_errors, listener, opening
 from pronghorn.addresses import spoken
 from pronghorn.errors import AddressInUse, CannotBind
 from pronghorn.events import Event, ListenerOpened, ListenerSkipped
-from pronghorn.listener import Listener, effective_backlog, open_listeners
+from pronghorn.listener import Listener
+from pronghorn.opening import effective_backlog, open_listeners
 from pronghorn.settings import Settings
 
 ABSENT = "2001:db8::1"  # RFC 3849: documentation only
@@ -107,6 +108,19 @@ def test_the_descriptor_neither_blocks_nor_crosses_exec(opened: Open) -> None:
     assert one.accept() is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the length of the queue")
+def test_the_queue_tells_its_length(opened: Open) -> None:
+    (here,) = opened("127.0.0.1:0")
+    host, _, port = here.address.rpartition(":")
+    assert here.queued() == 0
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        assert here.queued() == 3
+        os.close(here.accept()[0])  # type: ignore[index]
+        assert here.queued() == 2
+
+
 def test_addresses_are_shared_by_choice_only(opened: Open) -> None:
     (usual,) = opened("127.0.0.1:0")
     assert option(usual, socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -144,8 +158,8 @@ def test_the_second_family_takes_another_port_when_the_first_choice_is_taken(
                 taken.append(place[1][1])
             return open_tcp(place, settings)
 
-        open_tcp = listener._open_tcp
-        monkeypatch.setattr(listener, "_open_tcp", bind_after_another)
+        open_tcp = opening._open_tcp
+        monkeypatch.setattr(opening, "_open_tcp", bind_after_another)
         four, six = opened(":0")
         assert port_of(four) == port_of(six)
         assert len({port_of(four), *taken}) == 4
@@ -160,11 +174,11 @@ def test_a_family_without_any_common_port_fails_in_the_end(opened: Open, monkeyp
             raise OSError(errno.EADDRINUSE, "in use")
         return open_tcp(place, settings)
 
-    open_tcp = listener._open_tcp
-    monkeypatch.setattr(listener, "_open_tcp", never)
+    open_tcp = opening._open_tcp
+    monkeypatch.setattr(opening, "_open_tcp", never)
     with pytest.raises(AddressInUse):
         opened(":0")
-    assert len(tried) == 2 * listener.TRIES_FOR_ONE_PORT
+    assert len(tried) == 2 * opening.TRIES_FOR_ONE_PORT
 
 
 def test_a_name_binds_all_its_addresses(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +228,8 @@ def test_a_host_without_ipv6_still_has_every_interface(
             raise OSError(errno.EAFNOSUPPORT, "not supported")
         return open_tcp(place, settings)
 
-    open_tcp = listener._open_tcp
-    monkeypatch.setattr(listener, "_open_tcp", no_ipv6)
+    open_tcp = opening._open_tcp
+    monkeypatch.setattr(opening, "_open_tcp", no_ipv6)
     (one,) = opened(":0")
     assert events[0] == ListenerSkipped(f"[::]:{port_of(one)}", "This host has no IPv6.")
     with pytest.raises(CannotBind) as caught:
@@ -284,8 +298,8 @@ def test_a_port_that_only_listen_finds_busy(opened: Open, monkeypatch: pytest.Mo
         rival.listen()
         return listen(mine, settings)
 
-    listen = listener._listening
-    monkeypatch.setattr(listener, "_listening", listening)
+    listen = opening._listening
+    monkeypatch.setattr(opening, "_listening", listening)
     with pytest.raises(AddressInUse):
         opened("127.0.0.1:0")
     bound[0].close()

@@ -190,3 +190,48 @@ def test_the_backlog_is_cut_at_the_systems_maximum() -> None:
     assert most >= 128
     assert limits.effective_backlog(5) == 5
     assert limits.effective_backlog(10**12) == most
+
+
+# Orphans
+
+
+def titled(title: str, address: tuple[str, int]) -> subprocess.Popen[bytes]:
+    """A process of that title that listens."""
+    code = (
+        "import socket, sys, setproctitle\n"
+        "setproctitle.setproctitle(sys.argv[1])\n"
+        "server = socket.create_server((sys.argv[2], int(sys.argv[3])))\n"
+        "print('ready', flush=True)\n"
+        "input()\n"
+    )
+    command = [sys.executable, "-c", code, title, address[0], str(address[1])]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("title", "orphan"),
+    [
+        ("pronghorn: worker 1 epoll of 999999", True),
+        ("pronghorn: worker 12 thread of {parent}", False),
+        ("pronghorn: worker 1 epoll", False),
+        ("pronghorn: supervisor 127.0.0.1:8000", False),
+        ("python -m http.server", False),
+    ],
+)
+def test_orphans_are_workers_whose_supervisor_is_gone(title: str, orphan: bool) -> None:
+    pytest.importorskip("setproctitle")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()
+    with titled(title.format(parent=os.getpid()), address) as process:
+        assert owners.held_by_orphans(f"127.0.0.1:{address[1]}") is orphan
+        process.kill()
+
+
+def test_nobody_is_no_orphan(table: list[Row]) -> None:
+    assert not owners.held_by_orphans("127.0.0.1:8000")
+    table += [row("TIME_WAIT"), row("LISTEN")]
+    assert not owners.held_by_orphans("127.0.0.1:8000")
+    assert not owners.held_by_orphans("nonsense")

@@ -56,7 +56,7 @@ def test_processes_have_names(tmp_path: Path, model: str) -> None:
         (worker,) = server.workers()
         host, port = server.address
         assert psutil.Process(server.pid).cmdline()[0] == f"pronghorn: supervisor {host}:{port}"
-        assert psutil.Process(worker).cmdline()[0] == f"pronghorn: worker 1 {model}"
+        assert psutil.Process(worker).cmdline()[0] == f"pronghorn: worker 1 {model} of {server.pid}"
 
 
 BROKEN = [

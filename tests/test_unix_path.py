@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pronghorn import addresses
-from pronghorn.errors import AddressInUse, CannotBind
-from pronghorn.listener import Listener, open_listeners
+from pronghorn.errors import AddressInUse, BadSetting, CannotBind
+from pronghorn.listener import Listener
+from pronghorn.opening import open_listeners
 from pronghorn.settings import Settings
 
 Open = Callable[[str], Listener]
@@ -200,3 +201,38 @@ def test_a_path_whose_server_was_killed_is_taken_over(opened: Open, tmp_path: Pa
     in_child(lambda: opened(f"unix:{path}"))
     assert sorted(each.name for each in tmp_path.iterdir()) == ["s", "s.lock"]
     opened(f"unix:{path}")
+
+
+def test_mode_and_owner_are_given_before_anybody_can_connect(tmp_path: Path) -> None:
+    group = os.getgroups()[0] if os.getgroups() else os.getgid()
+    path = str(tmp_path / "s")
+    settings = Settings(bind=(f"unix:{path}",), unix_mode="640", unix_owner=f"{os.getuid()}:{group}")
+    with contextlib.closing(open_listeners(settings, lambda event: None)[0]):
+        status = os.stat(path)
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o640, os.getuid(), group)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "said"),
+    [
+        ("nobody-of-that-name", "--unix-owner names 'nobody-of-that-name'.\nThere is no such user."),
+        (":nobody-of-that-name", "--unix-owner names 'nobody-of-that-name'.\nThere is no such group."),
+    ],
+)
+def test_an_owner_that_is_not_there_is_refused(tmp_path: Path, owner: str, said: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        open_listeners(Settings(bind=(f"unix:{tmp_path}/s",), unix_owner=owner), lambda event: None)
+    assert str(caught.value) == said
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_owner_that_may_not_be_given_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chown(path: str, uid: int, gid: int) -> None:
+        assert (uid, gid) == (12345, -1)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)
+    with pytest.raises(CannotBind, match="It cannot be given to 12345: Operation not permitted"):
+        open_listeners(Settings(bind=(f"unix:{tmp_path}/s",), unix_owner="12345"), lambda event: None)
+    assert os.listdir(tmp_path) == []

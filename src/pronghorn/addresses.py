@@ -16,7 +16,7 @@ import msgspec
 
 from pronghorn.errors import BadSetting, CannotBind
 
-FORMS = "Write HOST:PORT, [IPV6]:PORT, :PORT for every interface, or unix:PATH."
+FORMS = "Write HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:PATH, or fd://N."
 EVERY_INTERFACE = ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 WILDCARDS = {host for _, host in EVERY_INTERFACE}
@@ -26,18 +26,22 @@ Place = tuple[int, Any]
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """One `--bind`: a unix path, or a host and a port. An empty host is every interface; port 0 is any free one."""
+    """One `--bind`: a unix path, a descriptor that is handed down (its number or its name), or a host and a port. An
+    empty host is every interface; port 0 is any free one."""
 
     text: str
     host: str = ""
     port: int = 0
     path: str = ""
+    fd: str = ""
 
 
 def parse_bind(text: str) -> Bind:
-    """Read HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH. Raises BadSetting with what would be right."""
+    """Read HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, fd://N or fd://NAME. Raises BadSetting with what is right."""
     if text.startswith("unix:"):
         return Bind(text, path=_checked_path(text))
+    if text.startswith("fd:"):
+        return Bind(text, fd=_checked_descriptor(text))
     host, colon, digits = text.rpartition(":")
     if not colon:
         hint = (
@@ -72,6 +76,16 @@ def _checked_path(text: str) -> str:
     return path
 
 
+def _checked_descriptor(text: str) -> str:
+    which = text.removeprefix("fd://")
+    if not which or which == text or not which.isprintable() or not which.isascii() or set("/: ") & set(which):
+        hint = "Write fd://N with a number, or fd://NAME with a name of LISTEN_FDNAMES."
+        raise _bad(text, "It names no descriptor.", hint)
+    if which.isdigit() and not 3 <= int(which) < 2**31:
+        raise _bad(text, "Descriptors that are handed down begin with 3.", "0, 1 and 2 are the standard streams.")
+    return which
+
+
 def _checked_ipv6(text: str, host: str) -> str:
     try:
         packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
@@ -85,7 +99,10 @@ def _checked_ipv6(text: str, host: str) -> str:
 
 
 def places(bind: Bind) -> list[Place]:
-    """The socket addresses that `bind` stands for, each once. Raises CannotBind if its name does not resolve."""
+    """The socket addresses that `bind` stands for, each once; none for a descriptor. Raises CannotBind if its name does
+    not resolve."""
+    if bind.fd:
+        return []
     if bind.path:
         return [(socket.AF_UNIX, bind.path)]
     if not bind.host:
@@ -103,7 +120,7 @@ def spoken(place: Place) -> str:
     """The address as `--bind` takes it back."""
     family, address = place
     if family == socket.AF_UNIX:
-        return f"unix:{address}"
+        return f"unix:{'@' + os.fsdecode(address[1:]) if isinstance(address, bytes) else address}"
     if family == socket.AF_INET6:
         return f"[{zoned(address)}]:{address[1]}"
     return f"{address[0]}:{address[1]}"

@@ -81,8 +81,8 @@ class Changes:
                 self._upgrade.done.append(done)
                 host.force.helpers.add(self._upgrade.pid)
                 return None
-            except OSError as error:
-                refusal = PronghornError("The new program cannot be started.", f"{error.strerror}.")
+            except Exception as error:  # whatever it is, it ends the upgrade and not the server
+                refusal = PronghornError("The new program cannot be started.", f"{type(error).__name__}: {error}")
         host.observe(events.UpgradeFailed(refusal.what, told(refusal)))
         done(refusal)
 

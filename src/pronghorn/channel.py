@@ -22,14 +22,15 @@ from pronghorn.connection import (
     READ_SIZE,
     State,
     discard,
-    drop_unsent,
     is_peers_fault,
     moved,
     unread,
     unsent,
 )
+from pronghorn.ending import drop_unsent
 from pronghorn.errors import PeerError, TooMuchUnsent
 from pronghorn.listener import Drain, Peer
+from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.transport import Bytes, Loop, Transport, fill
 
 READ_OUT = 64  # reads at most, of what had come before draining began
@@ -38,7 +39,7 @@ OPEN, HALF_CLOSED, CLOSING, CLOSED = State.OPEN, State.HALF_CLOSED, State.CLOSIN
 
 SLOTS: tuple[str, ...] = (
     "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_most", "_paused", "_throttled", "_until",
-    "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol",
+    "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol", "proxy",
     "seen", "sock", "state", "wants_read", "wants_write", "wrote_eof",
 )  # fmt: skip
 NOTHING: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class AnyChannel(Transport):
         self.peer_ended = False  # and it was the peer's own end
         self.wrote_eof = False  # we have said our last word
         self.protocol: Any = None
+        self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
         self._backlog: bytearray | None = None
         self._high = high_water

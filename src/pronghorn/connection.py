@@ -21,6 +21,7 @@ import select
 import socket
 import struct
 import termios
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,8 @@ from typing import Any
 from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
-from pronghorn.transport import Transport
+from pronghorn.proxy_protocol import ProxyHeader
+from pronghorn.transport import Transport, counted
 from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
@@ -115,7 +117,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
 _trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
 
 
-def discard(sock: socket.socket) -> bool:
+def discard(sock: _socket.socket) -> bool:
     """Throw away the input that is there, without blocking; True when the peer has ended or is gone."""
     try:
         for _ in range(16):
@@ -155,14 +157,19 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
 
 
 def turn_away(fd: int) -> None:
-    """Close an accepted descriptor unserved, in order: so that its client reads an end."""
-    with socket.socket(fileno=fd) as sock:
-        try:
-            sock.setblocking(False)
-            sock.shutdown(socket.SHUT_WR)
-            discard(sock)
-        except OSError:
-            pass
+    """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
+    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    _say_no(sock)
+    sock.close()
+
+
+def _say_no(sock: _socket.socket) -> None:
+    try:
+        sock.setblocking(False)
+        sock.shutdown(socket.SHUT_WR)
+        discard(sock)
+    except OSError:
+        pass
 
 
 class Facts:
@@ -187,6 +194,8 @@ class Facts:
     """What timeouts.py has seen of it."""
     cut_by: BaseException | None
     """Why it was cut, if it was."""
+    proxy: ProxyHeader | None
+    """What the proxy said, if one made the connection for its client."""
     waits: Straight = Straight()
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
@@ -194,13 +203,13 @@ class Facts:
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = False
-        self.partial = self.on_cut = self.protocol = self.seen = None
+        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = None
         self.cut_by: BaseException | None = None
 
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
-        return getattr(self.protocol, "messages", 0)
+        return counted(self.protocol)
 
     @property
     def unfinished(self) -> bool:
@@ -224,7 +233,8 @@ class Facts:
 
 
 FACTS = tuple(
-    "number peer opened bytes_in bytes_out protocol seen cut_by reading_shut hears_drain drain partial on_cut".split()
+    "number peer proxy opened bytes_in bytes_out protocol seen cut_by reading_shut hears_drain drain partial on_cut"
+    "".split()
 )
 
 
@@ -240,13 +250,19 @@ class Connection(Facts, socket.socket):
 
     def _real_close(self, _ss: Any = None) -> None:
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
-        linger(self, reading_shut=self.reading_shut)
+        if hasattr(self, "reading_shut"):  # a copy that dup() made has no facts: the connection goes on without it
+            linger(self, reading_shut=self.reading_shut)
         _socket.socket.close(self)
 
 
 def _seen(call: Callable[..., Any]) -> Callable[..., Any]:
     def wait(conn: SeenConnection, *args: Any, **kwargs: Any) -> Any:
-        return conn.waits.call(call, conn, *args, **kwargs)
+        flows, me = conn.waits.flows, threading.get_ident()  # as Waits.call, without one more call for each message
+        flows.add(me)
+        try:
+            return call(conn, *args, **kwargs)
+        finally:
+            flows.discard(me)
 
     return wait
 
@@ -276,49 +292,7 @@ def let_go(sock: socket.socket) -> None:
         os.close(fd)
 
 
-def owes_reply(conn: Connection) -> bool:
-    """Whether the peer seems to wait for an answer, as far as one can tell from outside a blocking handler.
-
-    A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
-    and when output last went: input that is newer has not been answered, unless it is older than a second.
-    """
-    if unread(conn):
-        return True
-    if conn.partial is not None:
-        return conn.partial()
-    info = tcp_info(conn)
-    if info is None or not info.bytes_in:
-        return False
-    return bool(info.ms_since_received < info.ms_since_sent and info.ms_since_received < 1000)
-
-
-def end_reading(conn: Connection) -> None:
-    """Make the peer appear to have finished: the handler's next read finds the end (shutdown(2), SHUT_RD)."""
-    conn.reading_shut = True
-    try:
-        conn.shutdown(socket.SHUT_RD)
-    except OSError:
-        pass
-
-
-def drop_unsent(sock: socket.socket) -> None:
-    """Have the kernel throw away what is unsent when the socket is closed, instead of keeping it for a peer that takes
-    nothing (socket(7), SO_LINGER with a time of 0: the peer finds a reset)."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    except OSError:
-        pass
-
-
-def cut(conn: Connection, error: BaseException) -> None:
-    """End a connection that would not finish: both directions, and the program behind it if there is one. If a
-    PeerError is the reason, the kernel is to forget what is unsent."""
-    conn.reading_shut, conn.cut_by = True, error
-    if isinstance(error, PeerError) and unsent(conn):
-        drop_unsent(conn)
-    try:
-        conn.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
-    if conn.on_cut is not None:
-        conn.on_cut()
+def end_unserved(conn: Connection) -> None:
+    """Close a connection whose handler was never called, in order: so that its client reads an end."""
+    _say_no(conn)
+    conn.end()

@@ -59,9 +59,8 @@ class Counts:
         """Move the counters of `others` here; its gauge is left to the caller. Cut short by a death, this loses one
         number at most and counts none twice."""
         ours, theirs = self.words, others.words
-        for index in range(1, COUNTERS):
-            value = theirs[index]
-            if value:
+        for index, value in enumerate(theirs[:COUNTERS].tolist()):
+            if value and index != OPEN:
                 theirs[index] = 0
                 ours[index] += value
 
@@ -90,7 +89,7 @@ class Shared:
 
     def settle(self, counts: Counts, into: Counts) -> None:
         """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more."""
-        if not any(counts.words[CLOSED:COUNTERS]):
+        if not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS]):
             counts.words[CLOSED_WORD["killed"]] = 1
         into.take(counts)
         into.words[OPEN] -= 1

@@ -12,7 +12,8 @@ import threading
 import time
 from typing import Any
 
-from pronghorn.connection import READ_SIZE, Connection, end_reading, is_peers_fault
+from pronghorn.connection import READ_SIZE, Connection, is_peers_fault
+from pronghorn.ending import end_reading, first_word_due
 from pronghorn.transport import Bytes, Transport
 
 
@@ -31,13 +32,14 @@ class BlockingTransport(Transport):
         "error",
         "peer",
         "protocol",
+        "proxy",
         "sock",
         "wrote_eof",
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
         self.conn = self.sock = conn
-        self.peer = conn.peer
+        self.peer, self.proxy = conn.peer, conn.proxy
         self.drain = conn.drain
         self.protocol = protocol
         self.error: BaseException | None = None
@@ -106,7 +108,7 @@ class BlockingTransport(Transport):
     def wait_readable(self) -> None:
         """Wait while another flow of control keeps reading paused; draining ends the wait."""
         while self._readable is not None and not self.conn.waits.call(self._readable.wait, 1.0):
-            if self.conn.draining:
+            if self.conn.draining or self.conn.cut_by is not None:
                 self.resume_reading()
 
     def wait_for_input(self) -> bool:
@@ -123,6 +125,9 @@ class BlockingTransport(Transport):
             return True
         if self.draining:
             self._poller.unregister(self.drain)  # type: ignore[arg-type]
+            if self._poller.poll(first_word_due(self.conn) * 1000):
+                self._poller = None  # the drain is told behind the first word
+                return True
             self.tell_draining()
         return False
 
@@ -130,10 +135,13 @@ class BlockingTransport(Transport):
         """Wait until somebody closes: input is over, and the protocol asked to stay. Draining may ask it again."""
         self.pause_reading()
         assert self._readable is not None
-        while not self._closing and not (self.drain is not None and time.monotonic() >= self.drain.deadline):
+        while not (self._closing or self.conn.cut_by is not None or self._late()):
             self.conn.waits.call(self._readable.wait, 0.2)
             if self.draining:
                 self.tell_draining()
+
+    def _late(self) -> bool:
+        return self.drain is not None and time.monotonic() >= self.drain.deadline
 
     def tell_draining(self) -> None:
         """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""
@@ -175,7 +183,6 @@ def drive(protocol: Any, conn: Connection) -> None:
                 conn.bytes_in += len(data)
                 transport.protocol.data_received(data)
             elif conn.cut_by is not None:
-                transport.error = conn.cut_by
                 break
             elif conn.reading_shut:
                 transport.tell_draining()
@@ -185,7 +192,7 @@ def drive(protocol: Any, conn: Connection) -> None:
                 if transport.protocol.eof_received():
                     transport.wait_closed()
                 break
-        error = transport.error
+        error = transport.error or conn.cut_by
     except BaseException as raised:
         error = raised
         if not (isinstance(raised, OSError) and is_peers_fault(raised)):

@@ -25,9 +25,19 @@ class PronghornError(Exception):
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
 
+    def parts(self) -> dict[str, str | int]:
+        """The error as plain values, for another process."""
+        return {"what": self.what, "why": self.why, "hint": self.hint, "exit_code": self.exit_code}
+
 
 class BadSetting(PronghornError):
     """A setting has a value that it cannot have."""
+
+    exit_code = 2
+
+
+class BadRequest(PronghornError):
+    """What came over the control socket is no request."""
 
     exit_code = 2
 
@@ -70,6 +80,10 @@ class AddressInUse(CannotBind):
     """Another socket holds the address."""
 
 
+class AlreadyRunning(CannotBind):
+    """A server of that name is running, and has the control socket at `address`."""
+
+
 class PeerError(PronghornError):
     """The base of what is the peer's fault: it ends that one connection and is no error of the server."""
 
@@ -105,3 +119,10 @@ class MessageTooLong(PeerError):
         super().__init__(f"a message is longer than {limit} bytes", hint="Raise --max-message-size to let it through.")
         self.limit = limit
         self.complete = complete if complete is not None else []
+
+
+class BadProxyHeader(PeerError):
+    """A connection from a proxy does not begin with a PROXY protocol header."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the PROXY header is wrong: {why}")

@@ -32,6 +32,13 @@ class ListenerSkipped(Event, frozen=True):
     why: str
 
 
+class ControlMissing(Event, frozen=True):
+    """There is no control socket, because no place for it could be had."""
+
+    what: str
+    why: str
+
+
 class ServerStarted(Event, frozen=True):
     """All that a person wants to know once the server serves."""
 
@@ -72,10 +79,18 @@ class ConnectionClosed(Event, frozen=True):
 
 
 class ConnectionRefused(Event, frozen=True):
-    """A connection was accepted and closed unserved, because of `limit`."""
+    """A connection was accepted and closed unserved, because of `limit`; `detail` may say more of this one."""
 
     peer: tuple[str, int] | str
     limit: str
+    detail: str = ""
+
+
+class ClientsWait(Event, frozen=True):
+    """As many connections are open as may be: at `address` nobody is accepted, and clients wait in the queue."""
+
+    address: str
+    open: int
 
 
 class HandlerFailed(Event, frozen=True):
@@ -95,11 +110,13 @@ class PeerFailed(Event, frozen=True):
 
 
 class AcceptFailed(Event, frozen=True):
-    """accept(2) failed; the acceptor rests for `pause` seconds (0: only that connection is gone)."""
+    """accept(2) failed; the acceptor rests for `pause` seconds, or, if that is 0, the listener is dead. Of those who
+    waited `turned_away` were closed, by help of a descriptor kept back for that."""
 
     address: str
     error: OSError
     pause: float
+    turned_away: int = 0
 
 
 class WorkerStarted(Event, frozen=True):
@@ -217,6 +234,13 @@ class LifespanFailed(Event, frozen=True):
 
     name: str
     error: BaseException
+
+
+class LogNotReopened(Event, frozen=True):
+    """The log file at `path` could not be opened anew; this process goes on writing to the old one."""
+
+    path: str
+    why: str
 
 
 class DrainStarted(Event, frozen=True):

@@ -13,14 +13,26 @@ from pronghorn import models, worker
 from pronghorn.errors import AddressInUse, PronghornError
 from pronghorn.events import Observer
 from pronghorn.handlers import Facts, Source
-from pronghorn.listener import Listener, open_listeners
+from pronghorn.listener import Listener
 from pronghorn.models.base import Model
+from pronghorn.opening import open_listeners
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.worker import Plan
 
-AT_START_ONLY = ("chdir", "control_socket", "group", "log_file", "name", "pid_file", "umask", "user")
+AT_START_ONLY = (
+    "chdir",
+    "control_socket",
+    "group",
+    "log_file",
+    "log_format",
+    "name",
+    "pid_file",
+    "reload",
+    "umask",
+    "user",
+)
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
@@ -71,13 +83,8 @@ class Planner:
         return worker.load_handler(source, settings).facts
 
     def model(self, facts: Facts, settings: Settings) -> tuple[Model, str]:
-        """The model, and why that one; raises IncompatibleHandler and MissingExtra."""
-        name, why = settings.model, "as asked"
-        if name == "auto":
-            name, why = models.choose(facts)
-        model = models.load(name)
-        model.check(facts)
-        return model, why
+        """As `judged`."""
+        return judged(facts, settings)
 
     def plan(
         self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], inherited: list[Listener]
@@ -86,10 +93,22 @@ class Planner:
         PronghornError, and then nothing new is open."""
         model, _ = self.model(facts, settings)
         try:
-            listeners = keep or open_listeners(settings, self._observe)  # TEMP
+            listeners = open_listeners(settings, self._observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
             raise self._explain(error) from None
         return Plan(source, settings, model, listeners, self._observe, self._board, facts)
+
+
+def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
+    """The model, and why that one. Raises what can be refused without opening anything: BadSetting,
+    IncompatibleHandler and MissingExtra."""
+    name, why = settings.model, "as asked"
+    if name == "auto":
+        name, why = models.choose(facts)
+    model = models.load(name)
+    model.check(facts)
+    model.check_settings(settings)
+    return model, why
 
 
 def told(error: PronghornError) -> str:

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import msgspec
 
+from pronghorn import privileges
 from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
 from pronghorn.handlers import Facts, Source
 from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, kill, reset_signals
@@ -151,11 +152,13 @@ def _answer(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         faulthandler.disable()  # its stacks would be ours as well; the signal's name says enough
-        die_with_parent(signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.dup2(output, 1)
         os.dup2(output, 2)
         try:
+            die_with_parent(signal.SIGKILL)
+            privileges.drop()
+            die_with_parent(signal.SIGKILL)  # who changes his credentials loses it
             answer = Answer(facts=load_handler(source, settings).facts)
         except PronghornError as error:
             answer = Answer(failed=Failed.of(error))
@@ -163,5 +166,10 @@ def _answer(
         with open(writer, "wb") as pipe:
             pipe.write(msgspec.json.encode(answer) + b"\n")
         code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        flush_streams()
     finally:
         os._exit(code)

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+OOM_STEP = 50
 DEFAULT_IN_WORKERS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH)
 
 
@@ -60,6 +61,13 @@ class SignalPipe:
 
 def nothing(number: int, frame: FrameType | None) -> None:
     """A signal handler that does nothing."""
+
+
+def obey_as_process_1() -> None:
+    """The kernel keeps from process 1 what it has no handler for, as TERM while the handler is looked at: from here on
+    it ends the start, as Ctrl-C does (pid_namespaces(7))."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def reset_signals() -> None:
@@ -111,6 +119,16 @@ def kill(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
+        pass
+
+
+def prefer_when_out_of_memory() -> None:
+    """In a new worker: when memory runs out, the kernel shall rather end a worker than the supervisor, which can start
+    another (proc(5), oom_score_adj). Not after the privileges are dropped: the file is root's then."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+            file.write(b"%d" % min(int(file.read()) + OOM_STEP, 1000))
+    except (OSError, ValueError):
         pass
 
 

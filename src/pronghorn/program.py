@@ -11,12 +11,17 @@ import sys
 
 
 def server_command(fd: int) -> list[str]:
-    """The command that makes a server of the Boot in descriptor `fd`, with the flags of this interpreter (-X, -W, -O,
-    -I ...), and -P: the working folder is the handler's."""
+    """The command that makes a server of the Boot in descriptor `fd`."""
+    return module_command("pronghorn.server", str(fd))
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module with the flags of this interpreter (-X, -W, -O, -I ...), and -P: the working
+    folder is the handler's."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     if not {"-P", "-I"} & set(flags):
         flags.append("-P")
-    return [sys.executable, *flags, "-m", "pronghorn.server", str(fd)]
+    return [sys.executable, *flags, "-m", module, *arguments]
 
 
 def anonymous_file(content: bytes) -> int:

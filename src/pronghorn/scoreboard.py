@@ -101,14 +101,24 @@ class Page(Counts):
         if board is None:
             return False
         words = board.words
-        if words[H_CHANGES] != self._changes:
-            self._changes = words[H_CHANGES]
-            self._others = [FIRST + each * WORDS for each in board.taken() if each != self.index]
         less = self.words[OPEN] - 1
         if less <= 0:
             return False
-        emptier = [start for start in self._others if words[start + OPEN] < less and words[start + STATE] == SERVING]
+        emptier = [
+            start for start in self._elsewhere(board) if words[start + OPEN] < less and words[start + STATE] == SERVING
+        ]
         return bool(emptier) and max(board.floats[start + BEAT] for start in emptier) > time.monotonic() - SILENT
+
+    def everywhere(self, index: int) -> int:
+        """The sum of one counter over all workers, this one included."""
+        board, count = self._board, self.words[index]
+        return count + sum(board.words[start + index] for start in self._elsewhere(board)) if board else count
+
+    def source_everywhere(self, peer: tuple[str, int] | str) -> int:
+        """Connections that this source has open with all workers (see Scoreboard.source_count)."""
+        if self._board is not None:
+            return self._board.source_count(peer)
+        return min((self._sources()[bucket] for bucket in self._buckets(peer)), default=0)
 
     def source_add(self, peer: tuple[str, int] | str) -> None:
         """Count one more connection of this source (see sources.py); unix sockets have none."""
@@ -120,6 +130,14 @@ class Page(Counts):
         for bucket in self._buckets(peer):
             table = self._sources()
             table[bucket] = max(0, table[bucket] - 1)
+
+    def _elsewhere(self, board: Scoreboard) -> list[int]:
+        """Where the pages of the other workers begin."""
+        changes = board.words[H_CHANGES]
+        if changes != self._changes:
+            self._changes = changes
+            self._others = [FIRST + each * WORDS for each in board.taken() if each != self.index]
+        return self._others
 
     def _buckets(self, peer: tuple[str, int] | str) -> tuple[int, ...]:
         return () if isinstance(peer, str) else buckets(self._board.key if self._board else b"", peer[0])

@@ -15,18 +15,25 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, probe, worker
+from pronghorn import events, log_file, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
+from pronghorn.observers.systemd import SystemdObserver
+from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
+from pronghorn.presence import Presence
+from pronghorn.processes import obey_as_process_1
+from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
-from pronghorn.settings import Settings, settle
+from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.supervisor import Supervisor
+from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
+from pronghorn.watcher import places
 from pronghorn.worker import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
@@ -47,14 +54,17 @@ class Boot(msgspec.Struct):
 
 
 class Handed(msgspec.Struct):
-    """What the new program of an upgrade takes over: descriptors, the number of its first generation, and the limit of
-    descriptors that programs get back. `folder` is the working folder in which the server was started."""
+    """What the new program of an upgrade takes over: descriptors, the number of its first generation, the limit of
+    descriptors that programs get back, and the variables by which systemd is told."""
 
     board: int
     listeners: list[dict[str, Any]]
     control: list[int]
     generation: int
     descriptors: int
+    environment: dict[str, str] = {}
+    workers: int | None = None
+    """How many there were, if somebody has resized the server."""
 
 
 class Starter:
@@ -75,8 +85,7 @@ class Starter:
         self.close()
 
     def failed(self, error: PronghornError) -> None:
-        parts = {"what": error.what, "why": error.why, "hint": error.hint, "exit_code": error.exit_code}
-        self.tell({"error": parts})
+        self.tell({"error": error.parts()})
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -96,7 +105,7 @@ class Server:
 
     def __init__(
         self,
-        handler: object = "upper",
+        handler: object = None,
         settings: Settings | None = None,
         *,
         layers: Layers | None = None,
@@ -106,8 +115,9 @@ class Server:
     ) -> None:
         if layers is not None:
             settled = layers.settle()
-            handler, settings = settled.source, settled.settings
-        self.source: Any = Source(name=handler) if isinstance(handler, str) else handler
+            settings = settled.settings
+            handler = settled.source if handler is None else handler
+        self.source: Any = Source(name=handler or "upper") if handler is None or isinstance(handler, str) else handler
         self.settings = settings if settings is not None else Settings()
         self._layers = layers
         self._alone = alone
@@ -124,31 +134,55 @@ class Server:
         """
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
+        with Surroundings(self.settings, os.getppid() if self._handed else 0) as self._surroundings:
+            return self._prepare()
+
+    def _prepare(self) -> int:
         self._raise_limit()
-        log = LogObserver(self.settings.log_level)
-        self._observe = observe = Observers(log)
+        activated = activated_listeners(os.environ)
+        handed = self._handed.listeners if self._handed else []
+        self._inherited = activated + [Listener.adopt(each) for each in handed]
+        os.environ.update(self._handed.environment if self._handed else {})
+        self._systemd = SystemdObserver(os.environ)
+        log = LogObserver(self.settings.log_level, form=self.settings.log_format)
+        self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
         try:
             facts = planner.facts(self.source, self.settings)
             plan = self._first_plan(planner, facts or probe.ask(self.source, self.settings))
-            self._supervisor = self._supervise(planner, plan)
             try:
-                return self._supervisor.run()
-            finally:
-                for listener in self._supervisor.serving.plan.listeners:
-                    listener.close()
+                control = self._handed.control if self._handed else []
+                self._presence = Presence(self.settings, plan.listeners[0].address, control, observe)
+                self._supervisor = self._supervise(planner, plan)
+                return self._run(plan)
+            except BaseException:
+                _close(plan.listeners)
+                raise
         finally:
             log.close()
             self._board.close()
 
+    def _run(self, plan: Plan) -> int:
+        try:
+            return self._supervisor.run()
+        finally:
+            self._presence.close()
+            _close(self._supervisor.serving.plan.listeners)
+
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
-        inherited = [Listener.adopt(each) for each in self._handed.listeners] if self._handed else []
-        return planner.plan(self.source, self.settings, facts, [], inherited)
+        return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
+            self._surroundings.serving()
             self._observe(self._started(planner, plan))
+            for listener in self._inherited:
+                listener.take_over()
+                if listener not in plan.listeners:
+                    listener.close()
+            file = self._layers.file if self._layers is not None else ""
+            self._presence.serve(self._supervisor, places(self.source, file))
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -156,21 +190,36 @@ class Server:
             planner, plan, announce,
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
-            start_upgrade=self._start_upgrade if self._layers is not None else None,
+            count=self._handed.workers if self._handed else None,
+            start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
+            handed_over=self._hand_over, each_turn=self._presence.tick,
+            reopen_log=lambda: log_file.current.reopen(self._observe),
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
         """Descriptors that workers shall not keep."""
-        return self._starter.descriptors()
+        inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
+        ours = [*self._surroundings.descriptors(), *self._presence.descriptors()]
+        return [*self._starter.descriptors(), *ours, *inherited]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
         """Starts a new program of this server, which is handed all that clients and operators know this one by."""
         assert self._layers is not None
         listeners = [listener.inherited() for listener in plan.listeners]
-        handed = Handed(self._board.fileno(), listeners, [], number, self._descriptors)
+        control = self._presence.descriptors()
+        handed = Handed(
+            self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed,
+            self._supervisor.resized,
+        )  # fmt: skip
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
-        passed = [handed.board, *(fd for each in plan.listeners for fd in each.descriptors())]
+        passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]
         return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)
+
+    def _hand_over(self) -> None:
+        """The new program serves: what bears a name is its own now."""
+        for listener in self._supervisor.serving.plan.listeners:
+            listener.hand_over()
+        self._presence.hand_over()
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""
@@ -189,8 +238,16 @@ class Server:
         model, why = planner.model(plan.facts, plan.settings)
         workers = plan.settings.effective_workers(model.name)
         each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
+        most, limit = each * workers, plan.settings.max_connections
+        if limit is not None and limit < most:
+            most, why_limit = limit, "--max-connections"
         name, style = plan.facts.name, plan.facts.style
-        return events.ServerStarted(name, style, model.name, why, workers, each * workers, why_limit)
+        return events.ServerStarted(name, style, model.name, why, workers, most, why_limit)
+
+
+def _close(listeners: list[Listener]) -> None:
+    for listener in listeners:
+        listener.close()
 
 
 def explained(error: AddressInUse) -> AddressInUse:
@@ -204,12 +261,20 @@ def explained(error: AddressInUse) -> AddressInUse:
     return AddressInUse(error.what, why, error.hint, error.address)
 
 
-def serve(handler: object = "upper", **settings: Any) -> None:
+def held_by_orphans(address: str) -> bool:
+    from pronghorn.kernel import owners
+
+    return owners.held_by_orphans(address)
+
+
+def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
-    `handler` is the handler itself, or its name as the command takes it. Each setting is a keyword; `bind` is an
-    address or a list of them. Whatever goes wrong is printed as the command prints it and ends the script: SystemExit
-    with the exit code. Signal handlers are as before afterwards.
+    `handler` is the handler itself, or its name as the command takes it; the default is the settings file's, or the
+    upper-case service. Each setting is a keyword; `bind` is an address or a list of them. `config` is the path of a
+    settings file, whose values count where there is no keyword. A reload (SIGHUP) reads the file anew, and the code of
+    a handler that was given by name; an object stays what it is. Whatever goes wrong is printed as the command prints
+    it and ends the script: SystemExit with the exit code. Signal handlers are as before afterwards.
     """
     if worker.loading:
         raise BadHandler(
@@ -218,7 +283,10 @@ def serve(handler: object = "upper", **settings: Any) -> None:
             'Put the call under: if __name__ == "__main__":',
         )
     try:
-        status = Server(handler, settle(settings, {name: name for name in settings})).run()
+        source = Source(name=handler) if isinstance(handler, str) else None
+        file = os.path.abspath(config) if config else ""
+        layers = Layers(settings, {name: name for name in settings}, source, file)
+        status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:
         complain(error)
         status = error.exit_code
@@ -245,6 +313,7 @@ def main() -> int:
         complain(PronghornError("This is a part of Pronghorn.", hint="Start a server with: pronghorn serve"))
         return 2
     keep_standard_descriptors()
+    obey_as_process_1()
     faulthandler.enable(file=2)
     with open(int(sys.argv[1]), "rb") as file:
         boot = msgspec.json.decode(file.read(), type=Boot)

@@ -32,9 +32,10 @@ from pronghorn.workforce import GRACE
 class Supervisor:
     """Keeps the workers of a plan alive until it is told to stop.
 
-    `announce` is called once, when the first worker is ready (`whole`: when all are). `kept` are descriptors that
-    workers shall not keep. `alone` says that no other code of this process starts children: it then takes a name and
-    adopts orphans. `start_upgrade` starts a new program from the serving plan; `reopen_log` is for USR1.
+    `announce` is called once, when the first worker is ready (`whole`: when all are); there are `count` of them, or as
+    many as the plan says. `kept` are descriptors that workers shall not keep. `alone` says that no other code of this
+    process starts children: it then takes a name and adopts orphans. `start_upgrade` starts a new program from the
+    serving plan; `reopen_log` is for USR1, and `each_turn` is called with the clock at least once in a tick.
     """
 
     def __init__(
@@ -48,14 +49,16 @@ class Supervisor:
         alone: bool = False,
         whole: bool = False,
         number: int = 1,
+        count: int | None = None,
         start_upgrade: StartUpgrade | None = None,
         handed_over: Callable[[], None] = lambda: None,
         reopen_log: Callable[[], None] = lambda: None,
+        each_turn: Callable[[float], None] = lambda now: None,
     ) -> None:
         self.watch = watch if watch is not None else Watch()
         self.planner = planner
         self.observe = plan.observe
-        self.serving = Generation(number, plan, plan.workers, candidate=whole)
+        self.serving = Generation(number, plan, plan.workers if count is None else count, candidate=whole)
         self.upkeep = Upkeep(self.watch, self.observe, self.kept, announce)
         self.upkeep.generations = [self.serving]
         self.force = self.upkeep.force
@@ -65,10 +68,17 @@ class Supervisor:
         self._signals = SignalPipe()
         self.changes = Changes(self, start_upgrade, handed_over)
         self._reopen_log = reopen_log
+        self._each_turn = each_turn
         self._deadline = NEVER  # of the drain, with the grace
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._forced = 0
+
+    @property
+    def resized(self) -> int | None:
+        """The number of workers, if it is another than the settings want."""
+        count = len(self.serving.slots)
+        return count if count and count != self.serving.plan.workers else None
 
     @property
     def draining(self) -> bool:
@@ -100,6 +110,7 @@ class Supervisor:
         while True:
             now = time.monotonic()
             self.upkeep.turn(now)
+            self._each_turn(now)
             if self._emptied and not self.force.living:
                 self._tell_emptied()
             if self.draining:
@@ -207,7 +218,8 @@ class Supervisor:
     def kept(self) -> list[int]:
         """Descriptors beside those of the watch that workers and probes shall not keep: with a listener that is left
         out, or is a candidate's, its port would stay bound."""
-        listeners = {each.fileno() for generation in self.upkeep.generations for each in generation.plan.listeners}
+        plans = [generation.plan for generation in self.upkeep.generations]
+        listeners = {fd for plan in plans for each in plan.listeners for fd in each.descriptors()}
         board = self.serving.plan.board.descriptors()
         return [*self._private(), *self._signals.descriptors(), *board, *listeners]
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
+from pronghorn.proxy_protocol import ProxyHeader
 
 Bytes = bytes | bytearray | memoryview
 
@@ -21,6 +22,7 @@ class Transport:
     __slots__ = ()
     sock: socket.socket
     peer: Peer
+    proxy: ProxyHeader | None
     drain: Drain | None
     protocol: Any
     bytes_in: int
@@ -42,9 +44,12 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`."""
+        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`, and
+        `proxy`, the PROXY header if there was one."""
         if name == "peername":
             return self.peer
+        if name == "proxy":
+            return self.proxy if self.proxy is not None else default
         if name == "sockname":
             return self.sock.getsockname()
         if name in ("lifespan", "draining"):
@@ -54,7 +59,7 @@ class Transport:
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
-        return getattr(self.protocol, "messages", 0)
+        return counted(self.protocol)
 
     @property
     def unfinished(self) -> bool:
@@ -70,6 +75,12 @@ class Transport:
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return self.drain is not None and self.drain.begun
+
+
+def counted(protocol: Any) -> int:
+    """The messages that a protocol says it has had: its own `messages`, unless a user means something else by that."""
+    messages = getattr(protocol, "messages", 0)
+    return messages if type(messages) is int else 0
 
 
 def fill(protocol: Any, data: bytes) -> None:

@@ -12,11 +12,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import grp
 import os
+import pwd
 import socket
 import stat
+from collections.abc import Callable
+from typing import Any
 
-from pronghorn.errors import AddressInUse, CannotBind
+from pronghorn.errors import AddressInUse, BadSetting, CannotBind
+
+NOBODY = 0  # a process id that is no process's
 
 Identity = tuple[int, int]
 
@@ -65,6 +71,36 @@ class Claim:
                     os.unlink(self._lock_path)
         os.close(self._lock)
         self._lock = -1
+
+    # An upgrade: both programs hold one lock, since flock(2) belongs to what both descriptors stand for.
+
+    def record(self) -> dict[str, Any]:
+        """What `adopt` needs, as plain values; the lock's descriptor has to be handed on with it."""
+        return {"lock": self._lock, "path": self._path, "identity": self._socket}
+
+    @classmethod
+    def adopt(cls, record: dict[str, Any]) -> Claim:
+        """The claim of the program that started this one; it removes nothing before `take_over`."""
+        claim = cls.__new__(cls)
+        claim._path = record["path"]
+        claim._text = f"unix:{claim._path}"
+        claim._lock_path = claim._path + ".lock"
+        claim._lock = record["lock"]
+        claim._owner = NOBODY
+        claim._socket = tuple(record["identity"]) if record["identity"] else None
+        os.set_inheritable(claim._lock, False)
+        return claim
+
+    def take_over(self) -> None:
+        """From now on it is this process that removes the path."""
+        self._owner = os.getpid()
+
+    def hand_over(self) -> None:
+        """From now on another process removes the path: here `release` only closes."""
+        self._owner = NOBODY
+
+    def descriptors(self) -> list[int]:
+        return [self._lock] if self._lock >= 0 else []
 
     def _locked(self) -> int:
         while True:
@@ -123,3 +159,30 @@ def _probe(path: str) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path)
+
+
+def give(path: str, mode: str, owner: str) -> None:
+    """Give a path that is bound its permissions (`660`) and its owner (`USER`, `USER:GROUP`, `:GROUP`, by name or by
+    number); empty ones stay. Raises BadSetting if there is no such user or group, CannotBind if the system refuses.
+    """
+    user, _, group = owner.partition(":")
+    uid = _number(user, "user", lambda name: pwd.getpwnam(name).pw_uid)
+    gid = _number(group, "group", lambda name: grp.getgrnam(name).gr_gid)
+    try:
+        if owner:
+            os.chown(path, uid, gid)
+        if mode:
+            os.chmod(path, int(mode, 8))
+    except OSError as error:
+        why = f"It cannot be given to {owner}: {error.strerror}." if owner else f"{error.strerror}."
+        hint = "Only root gives files away; a user may choose among the groups that it is in."
+        raise CannotBind(f"Cannot listen on unix:{path}.", why, hint, f"unix:{path}") from None
+
+
+def _number(name: str, what: str, find: Callable[[str], int]) -> int:
+    if not name or (name.isascii() and name.isdigit()):
+        return int(name or -1)
+    try:
+        return find(name)
+    except KeyError:
+        raise BadSetting(f"--unix-owner names {name!r}.", f"There is no such {what}.") from None

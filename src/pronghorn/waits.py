@@ -36,16 +36,16 @@ class Waits(Straight):
     watched = True
 
     def __init__(self) -> None:
-        self._flows: set[int] = set()
+        self.flows: set[int] = set()  # that wait now
         self._signs = False
 
     def call(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         me = threading.get_ident()
-        self._flows.add(me)
+        self.flows.add(me)
         try:
             return call(*args, **kwargs)
         finally:
-            self._flows.discard(me)
+            self.flows.discard(me)
 
     def sign(self) -> None:
         self._signs = True
@@ -53,4 +53,4 @@ class Waits(Straight):
     def look(self) -> bool:
         """Whether a flow waits for its client now, or has given a sign since the last look."""
         signs, self._signs = self._signs, False
-        return signs or bool(self._flows)
+        return signs or bool(self.flows)

@@ -25,14 +25,22 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from pronghorn import errors, handlers
+from pronghorn import errors, handlers, privileges
 from pronghorn.errors import BadHandler, PronghornError
 from pronghorn.events import DrainFinished, LifespanFailed, Observer
 from pronghorn.handlers import Source
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener
+from pronghorn.log_file import Reopener
 from pronghorn.models.base import Context, Model
-from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, name_process, reset_signals
+from pronghorn.processes import (
+    close_descriptors,
+    die_with_parent,
+    flush_streams,
+    name_process,
+    prefer_when_out_of_memory,
+    reset_signals,
+)
 from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.settings import Settings
 
@@ -179,10 +187,14 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
     supervisor = os.getppid()
     page.starting(os.getpid())
     atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
-    name_process(f"worker {page.slot} {model.name}")
+    name_process(f"worker {page.slot} {model.name} of {supervisor}")
     faulthandler.enable(file=2)
     reset_signals()
+    reopener = Reopener(plan.observe)
+    prefer_when_out_of_memory()
     die_with_parent(signal.SIGTERM)
+    privileges.drop()
+    die_with_parent(signal.SIGTERM)  # who changes his credentials loses it
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
     line.tell(Stage("it imported its handler"))
@@ -200,7 +212,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
     with _lived(life, plan.observe, line) as on_loop:
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-            observe=plan.observe, watched=[line], page=page, ready=ready, lifespan=on_loop,
+            observe=plan.observe, watched=[line, reopener], page=page, ready=ready, lifespan=on_loop,
             drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)

@@ -90,7 +90,7 @@ class Workforce:
     def _left(self, generation: Generation, ours: socket.socket) -> set[int]:
         """What a new worker has of ours and must let go of: a line that another process holds open never ends, and a
         listener that is not its own would stay bound."""
-        own = {listener.fileno() for listener in generation.plan.listeners}
+        own = {fd for listener in generation.plan.listeners for fd in listener.descriptors()}
         return {*self._watch.descriptors(), *self._kept(), ours.fileno()} - own
 
     # Reports

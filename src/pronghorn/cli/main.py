@@ -17,7 +17,7 @@ import rich_click as click
 from pronghorn import __version__
 from pronghorn.errors import PronghornError
 
-COMMANDS = ("serve", "connect", "models")
+COMMANDS = ("serve", "ctl", "check", "config", "connect", "models")
 QUICK_START = f"""\
 Pronghorn {__version__}: an application server for TCP.
 
@@ -25,6 +25,9 @@ Pronghorn {__version__}: an application server for TCP.
   pronghorn serve module:handler      serve your own (or file.py:handler)
   pronghorn serve --exec tr a-z A-Z   serve any program
   pronghorn serve -k fork -w 2        choose the model, and how many workers
+  pronghorn ctl status                how a running server is; reload, stop ...
+  pronghorn check module:handler      would it serve? binds nothing
+  pronghorn config                    every setting, and where it comes from
   pronghorn models                    what each model is for, and what it costs
   pronghorn connect 8000              talk to a server
 
@@ -148,6 +151,7 @@ def _fitted(lines: list[str]) -> list[str]:
     import textwrap
 
     width = max(20, shutil.get_terminal_size().columns - 1)
+    lines = [part for line in lines for part in line.split("\n")]
     return [part for line in lines for part in textwrap.wrap(line, width, break_long_words=False) or [""]]
 
 

@@ -97,6 +97,7 @@ def _never() -> bool:
 
 def load(source: Source, settings: Settings) -> Handler:
     """The handler that `source` names, imported and recognised. Raises BadHandler or BadSetting."""
+    _refuse_idle_settings(source, settings)
     if source.command:
         return program(source.command)
     if not source.is_users_code:
@@ -111,6 +112,19 @@ def load(source: Source, settings: Settings) -> Handler:
     if settings.factory:
         found = _users(lambda: found(), f"The factory {source.name!r} failed.")
     return recognise(found, settings, source.name)
+
+
+def _refuse_idle_settings(source: Source, settings: Settings) -> None:
+    """Raises BadSetting for what would have no effect: whoever gave it expects one."""
+    style, name = settings.style, " ".join(source.command)
+    if source.command and style not in ("auto", "program"):
+        raise BadSetting(f"--style is {style!r}, but {name!r} is a program.", "", "Leave out --style, or --exec.")
+    if source.command and settings.framing:
+        why = "It has the bytes of the connection as they come, and answers with bytes."
+        raise BadSetting(f"--framing is {settings.framing!r}, but {name!r} is a program.", why, "Leave it out.")
+    if settings.factory and not source.is_users_code:
+        what = f"{name!r} is a program." if name else f"{source.name!r} is built in."
+        raise BadSetting(f"--factory is set, but {what}", "There is nothing to call.", "Leave it out.")
 
 
 def program(command: tuple[str, ...]) -> Handler:
@@ -193,6 +207,9 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
     rule = framings.parse(settings.framing) if settings.framing else getattr(handler, FRAMING, None)
     style = settings.style if settings.style != "auto" else style_of(handler, rule)
     name = name or getattr(handler, "__qualname__", repr(handler))
+    if style == "program":
+        hint = "Give the program as --exec CMD..., the last thing on the line."
+        raise BadSetting("--style is 'program', but the handler is none.", f"It is {name or handler!r}.", hint)
     if style == "message":
         found = _message(handler, rule or framings.stream, settings, name)
         found.framed = True

@@ -129,6 +129,7 @@ class OwnLoops:
         conn.protocol = channel = AsyncioChannel(
             conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain, most=self._most
         )
+        channel.proxy = conn.proxy
         if conn.waits.watched:
             _give_signs(over, conn)
         channel.open(self._factory())

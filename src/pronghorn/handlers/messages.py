@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pronghorn.errors import MessageTooLong
 from pronghorn.framing import Framing, stream
 from pronghorn.listener import Peer
+from pronghorn.proxy_protocol import ProxyHeader
 
 FRAMING = "__pronghorn_framing__"
 T = TypeVar("T", bound=Callable[..., Any])
@@ -236,6 +237,12 @@ class MessageConnection:
         """The other end's address: host and port, or a string for a unix socket."""
         peer: Peer = self._protocol.transport.peer
         return peer
+
+    @property
+    def proxy(self) -> ProxyHeader | None:
+        """What a proxy said that made the connection for its client (`peer` is the client's address then)."""
+        header: ProxyHeader | None = self._protocol.transport.proxy
+        return header
 
     @property
     def number(self) -> int:

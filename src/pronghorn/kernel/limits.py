@@ -5,10 +5,10 @@ Law: numbers that hold for this process now. A worker inherits them over fork.
 
 from __future__ import annotations
 
-import os
 import resource
 
-from pronghorn.listener import effective_backlog
+from pronghorn.limits import free_descriptors
+from pronghorn.opening import effective_backlog
 
 __all__ = ["effective_backlog", "free_descriptors", "raise_descriptor_limit"]
 
@@ -31,14 +31,3 @@ def raise_descriptor_limit() -> tuple[int, int]:
         except (OSError, ValueError):
             continue
     return soft, hard
-
-
-def free_descriptors() -> int:
-    """How many more descriptors this process may open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        soft = os.sysconf("SC_OPEN_MAX")
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        if os.path.isdir(folder):
-            return max(0, soft - len(os.listdir(folder)) + 1)  # the listing is one itself
-    return soft

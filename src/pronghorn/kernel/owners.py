@@ -7,6 +7,7 @@ socket is bound and does not listen) is left out, down to an empty answer.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ Row = Any
 LONGEST_COMMAND = 80
 NOBODY = "no process holds it"
 MOST_NAMED = 3
+WORKER = re.compile(r"pronghorn: worker \d+ \S+ of (\d+)")
 UNSEEN = "a process that this user may not see"
 ORPHANED = {"FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSING", "LAST_ACK"}
 """The states in which the kernel keeps a connection that no process has any more (RFC 9293, 3.3.2)."""
@@ -33,17 +35,46 @@ def explain(address: str) -> str:
     server is in FIN_WAIT2, 3 in TIME_WAIT`. It reads the tables of all connections: some tenths of a second when there
     are tens of thousands.
     """
+    rows = _rows(address)
+    return _holders(rows) if address.startswith("unix:") else _tcp(rows)
+
+
+def held_by_orphans(address: str) -> bool:
+    """Whether those who listen at `address` are workers of a server whose supervisor is gone: they notice, and let go.
+
+    A worker says in its title whose it is, and an orphan is another's child.
+    """
+    rows = _rows(address)
+    listening = rows if address.startswith("unix:") else [each for each in rows if each.status == "LISTEN"]
+    return bool(listening) and all(_is_orphan(each.pid) for each in listening)
+
+
+def _is_orphan(pid: int | None) -> bool:
+    import psutil
+
+    if not pid:
+        return False
+    try:
+        process = psutil.Process(pid)
+        title = WORKER.fullmatch(" ".join(process.cmdline()).strip())
+        return title is not None and process.ppid() != int(title[1])
+    except (psutil.Error, OSError):
+        return False
+
+
+def _rows(address: str) -> list[Row]:
+    """The sockets in the way of `address`; none when nothing is known."""
     try:
         import psutil
     except ImportError:
-        return ""
+        return []
     try:
         bind = parse_bind(address)
         if bind.path:
-            return _holders(_of_path(bind.path, psutil.net_connections("unix")))
-        return _tcp(_of_port(bind, psutil.net_connections("tcp")))
+            return _of_path(bind.path, psutil.net_connections("unix"))
+        return _of_port(bind, psutil.net_connections("tcp"))
     except (PronghornError, psutil.Error, OSError, RuntimeError):
-        return ""
+        return []
 
 
 def _of_path(path: str, connections: Iterable[Row]) -> list[Row]:

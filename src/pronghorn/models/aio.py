@@ -17,8 +17,10 @@ from typing import Any
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
+from pronghorn.introduction import Introduction
+from pronghorn.models.acceptors import Acceptor
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
-from pronghorn.models.turns import Acceptor, Loops
+from pronghorn.models.turns import Loops
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -35,9 +37,9 @@ class AsyncioLoops(Loops):
         self.changed = self._glue.changed
         super().__init__(context)
 
-    def release(self, channel: AnyChannel | Acceptor) -> None:
+    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
         super().release(channel)
-        if not self.open and self.context.drain.begun:
+        if not (self.open or self.introductions) and self.context.drain.begun:
             self._last.set()
 
     async def live(self) -> None:
@@ -62,7 +64,8 @@ class AsyncioLoops(Loops):
         await begun.wait()
         loop.remove_reader(drain.fileno())
         self.begin_draining()
-        if self.open:
+        self._last.clear()  # the last one may have gone just before the queue brought another
+        if self.open or self.introductions:
             try:
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))
             except TimeoutError:

@@ -6,7 +6,6 @@ and errors; a page writes out its loop and nothing else.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
@@ -14,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from pronghorn.channel import AnyChannel
-from pronghorn.connection import Connection, is_peers_fault, turn_away
+from pronghorn.connection import Connection, is_peers_fault
 from pronghorn.counts import (
     ACCEPTED,
     BYTES_IN,
@@ -23,32 +22,25 @@ from pronghorn.counts import (
     HANDLER_ERRORS,
     MESSAGES,
     OPEN,
-    REFUSED,
-    Counts,
     closed_word,
 )
-from pronghorn.errors import IncompatibleHandler
+from pronghorn.errors import BadSetting, IncompatibleHandler
 from pronghorn.events import (
-    AcceptFailed,
     ConnectionClosed,
-    ConnectionOpened,
-    ConnectionRefused,
     HandlerFailed,
     Observer,
     PeerFailed,
 )
 from pronghorn.handlers import Facts, Handler
 from pronghorn.lifespans import ASYNC, Lifespan
-from pronghorn.listener import Drain, Exhausted, Listener, Peer
+from pronghorn.listener import Drain, Listener, Peer
+from pronghorn.models.door import Door
 from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
-EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
-FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
-FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
 
 
 def by_descriptors(settings: Settings, descriptors: int) -> tuple[int, str]:
@@ -96,6 +88,8 @@ class Model(msgspec.Struct, frozen=True):
     """Why the model is not available here, and what to do; None if it is."""
     prepare: Callable[[], None] = _nothing
     """Called first thing in a worker, before the handler is imported."""
+    learns_clients: bool = True
+    """The worker itself reads for whom a proxy speaks."""
 
     def check(self, handler: Facts) -> None:
         """Refuse a handler that cannot run here: IncompatibleHandler says why, and which models to choose."""
@@ -116,6 +110,15 @@ class Model(msgspec.Struct, frozen=True):
             why,
             f"Choose another --model: {', '.join(fit)}.",
         )
+
+    def check_settings(self, settings: Settings) -> None:
+        """Refuse settings that this model cannot keep: BadSetting says why."""
+        if settings.max_connections_per_source and settings.proxy_from and not self.learns_clients:
+            raise BadSetting(
+                f"--max-connections-per-source cannot be kept under {self.name} with --proxy-from.",
+                "Only a connection's own process learns there for which client the proxy speaks.",
+                "Limit sources at the proxy, or choose another --model.",
+            )
 
     def _has_asyncio_loop(self, handler: Facts) -> bool:
         """Whether one asyncio loop serves all connections of this handler."""
@@ -151,11 +154,9 @@ class Model(msgspec.Struct, frozen=True):
         return context.cut
 
 
-class Context:
+class Context(Door):
     """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
 
-    `page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child of
-    the fork model. `lock` is held while a flow of control counts.
     `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
     served, and not before. `drained` is called once after the last connection, before an async `lifespan` is left,
     which only models on an asyncio loop are given: they enter it before they are ready.
@@ -178,12 +179,10 @@ class Context:
         drained: Callable[[], None] = _nothing,
         lifespan: Lifespan | None = None,
     ) -> None:
-        self.listeners = listeners
+        super().__init__(listeners, settings, observe, page if page is not None else Page())
         self.handler = handler
-        self.settings = settings
         self.model = model
         self.drain = drain
-        self.observe = observe
         self.watched: list[Thing] = watched if watched is not None else []
         self.ready = ready
         self.lifespan = lifespan
@@ -191,49 +190,12 @@ class Context:
         self.open: dict[int, Any] = {}
         self.cut = 0
         self.cut_peers: list[Peer] = []
-        self.count = 0
-        self.page = page if page is not None else Page()
-        self.counts: Counts = self.page
-        self.lock = threading.Lock()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
         self._told = [0, 0, 0]  # what the page has of these, and of those that are open
         self._fold_at = 0.0
-        self._pauses = 0
-        self._paused_until = 0.0
 
-    # How a connection begins.
-
-    def accept(self, listener: Listener) -> tuple[int, Peer] | None:
-        """One connection, if there is one. Exhausted passes; a listener that has died is left out from now on."""
-        try:
-            return listener.accept()
-        except Exhausted as error:
-            self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE))
-            raise
-        except OSError as error:
-            self.observe(AcceptFailed(listener.address, error, 0.0))
-            self.listeners.remove(listener)
-            raise
-
-    def number(self, peer: Peer) -> int:
-        """The next connection's number."""
-        self.count += 1
-        with self.lock:
-            self.counts.words[ACCEPTED] += 1
-            self.counts.words[OPEN] += 1
-        self.observe(ConnectionOpened(self.count, peer))
-        return self.count
-
-    def refuse(self, fd: int, peer: Peer, limit: str, *, numbered: bool = False) -> None:
-        """Close a connection unserved, in order, so that its client reads an end and not a reset."""
-        turn_away(fd)
-        with self.lock:
-            self.counts.words[REFUSED] += 1
-            self.counts.words[OPEN if numbered else ACCEPTED] += -1 if numbered else 1
-        self.observe(ConnectionRefused(peer, limit))
-
-    # How it ends.
+    # How a connection ends.
 
     def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
@@ -252,6 +214,8 @@ class Context:
             self.open.pop(conn.number, None)
             words, done = self.counts.words, self._done
             words[OPEN] -= 1
+            if self.counts is self.page:  # a child's worker will do it
+                self.limits.left(conn.peer)
             words[CLOSED_WORD["error"] if conn.number in self._faulty else closed_word(reason)] += 1
             self._faulty.discard(conn.number)
             done[0] += conn.bytes_in
@@ -268,6 +232,8 @@ class Context:
     def tick(self, now: float) -> None:
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
         self.page.tick(now)
+        self._ended = [self._ended[1], self.page.words[ACCEPTED] - self.page.words[OPEN]]
+        self.limits.tick(now)
         if now >= self._fold_at:
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)
@@ -288,21 +254,6 @@ class Context:
         words[BYTES_OUT] += bytes_out - told[1]
         words[MESSAGES] += messages - told[2]
         self._told = [bytes_in, bytes_out, messages]
-
-    def gives_way(self) -> bool:
-        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds; but
-        not for ever: the emptiest may be emptiest because it is stuck."""
-        if not self.page.crowded():
-            return False
-        now = time.monotonic()
-        if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over
-            self._pauses = 0
-        self._pauses += 1
-        if self._pauses > FAIR_PAUSES:
-            self._pauses = 0
-            return False
-        self._paused_until = now + FAIR_PAUSE
-        return True
 
     def note_cut(self, peer: Peer) -> None:
         """A connection is cut at the drain deadline; the first of them are told by name."""

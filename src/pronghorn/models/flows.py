@@ -14,10 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.connection import Connection, SeenConnection, cut, end_reading, let_go, linger, owes_reply, tcp_info
-from pronghorn.errors import PeerTimeout
+from pronghorn.connection import Connection, SeenConnection, end_unserved, let_go, linger, tcp_info
+from pronghorn.ending import cut, end_reading, owes_reply
+from pronghorn.errors import BadProxyHeader, PeerTimeout
+from pronghorn.events import ConnectionOpened
+from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
-from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.scoreboard import DRAINING
 from pronghorn.timeouts import AGE, OutsideTimeouts
 
@@ -43,6 +47,7 @@ class Flows:
         self.wake = Wake()  # something ended: there may be room again
         self._watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
+        self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
         self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
         self.watch_over: Callable[[float], None] = self.keep_deadlines
@@ -61,8 +66,10 @@ class Flows:
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
         self.context.ready()
         while not drain:
-            self.tick()
-            ready = room() and time.monotonic() >= self._rest_until
+            now = time.monotonic()
+            if now >= self._beat_at:
+                self.tick()
+            ready = room() and now >= self._rest_until
             if ready is not listening:
                 listening = ready
                 for number in listeners:
@@ -73,7 +80,10 @@ class Flows:
                     waiting.append(fd)
                 else:
                     self._attend(fd, woken)
-            if waiting and not drain and not self._gives_way():
+            if waiting and not drain:
+                if self.context.gives_way():
+                    self._rest_until = time.monotonic() + FAIR_PAUSE
+                    continue
                 last = min(waiting, key=lambda fd: (fd <= last, fd))  # each listener in its turn
                 conn = self._accept(listeners[last])
                 if conn is not None:
@@ -90,6 +100,9 @@ class Flows:
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
         context, error = self.context, None
+        if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
+            self.wake.set()
+            return
         try:
             context.handler.converse(conn)
         except BaseException as raised:
@@ -105,6 +118,27 @@ class Flows:
         context.closed(conn, _reason(conn, error))
         self.wake.set()
 
+    def _introduced(self, conn: Connection) -> bool:
+        """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""
+        context, detail = self.context, ""
+        try:
+            conn.proxy = conn.waits.call(read_header, conn, self.settings.handshake_timeout)
+        except TimeoutError:
+            limit = TOO_LATE
+        except (BadProxyHeader, OSError) as error:
+            limit, detail = WRONG, str(error)
+        else:
+            if conn.proxy.source is not None:
+                conn.peer = conn.proxy.source
+            limit = context.refusal_of_client(conn.peer)
+        if not limit:
+            context.observe(ConnectionOpened(conn.number, conn.peer))
+            return True
+        self.open.pop(conn.number, None)
+        end_unserved(conn)
+        context.refused(conn.peer, limit, detail)
+        return False
+
     def hold(self, conn: Connection) -> None:
         """The whole life of a flow of control that is there for one conversation."""
         self.converse(conn)
@@ -113,7 +147,7 @@ class Flows:
     def refuse(self, conn: Connection, limit: str) -> None:
         """Close a connection unserved: there is no flow of control to be had for it."""
         self.open.pop(conn.number, None)
-        self.context.refuse(conn.detach(), conn.peer, limit, numbered=True)
+        self.context.refuse(conn.detach(), conn.peer, limit, admitted=True)
 
     def forget(self, conn: Connection) -> None:
         """Another process has the connection now: close our descriptor of it."""
@@ -184,7 +218,7 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(min(BEAT, self.timeouts.wait(time.monotonic())) * 1000):
+            for fd, _ in poller.poll(min(TICK, self.timeouts.wait(time.monotonic())) * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
             self._look_beside()
@@ -208,6 +242,7 @@ class Flows:
             got = self.context.accept(listener)
         except Exhausted:
             self._rest_until = time.monotonic() + EXHAUSTED_PAUSE
+            self._short = True
             return None
         except OSError:
             return None
@@ -215,13 +250,16 @@ class Flows:
 
     def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
         conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-        conn.begin(self.context.number(peer), peer, self.context.drain)
+        known = None if self.context.limits.is_proxy(peer) else peer
+        conn.begin(self.context.number(known), peer, self.context.drain)
         self.open[conn.number] = conn
         return conn
 
     def _queued(self, listener: Listener, room: Callable[[], bool], woken: Callable[[], None]) -> Iterator[Connection]:
-        # Clients in the queue were promised a server when the kernel shook hands with them.
-        while time.monotonic() < self.context.drain.deadline:
+        # Clients in the queue were promised a server when the kernel shook hands with them. Those who come later are
+        # for other workers, if there are any: under steady load the queue would never be empty.
+        left = listener.queued()
+        while left and time.monotonic() < self.context.drain.deadline:
             self.tick()
             if not room():  # idle conversations may be all that is in the way
                 self._end_idle()
@@ -229,15 +267,17 @@ class Flows:
                 woken()
                 continue
             conn = self._accept(listener)
-            if conn is None:
+            if conn is not None:
+                left -= 1
+                yield conn
+                if self._wait(0):
+                    woken()
+            elif self._short:
+                self._wait(SWEEP)
+                woken()
+                self._short = False
+            else:
                 return
-            yield conn
-
-    def _gives_way(self) -> bool:
-        if not self.context.gives_way():
-            return False
-        self._rest_until = time.monotonic() + FAIR_PAUSE
-        return True
 
     def _patience(self) -> float:
         now = time.monotonic()
@@ -246,20 +286,25 @@ class Flows:
     def _attend(self, fd: int, woken: Callable[[], None]) -> None:
         if fd == self.wake.fileno():
             self.wake.clear()
+            if self._short:
+                self._short, self._rest_until = False, 0.0
             woken()
         elif fd == self.context.drain.fileno():
             self.context.drain.clear()
         elif fd in self._watched:
             self._watched[fd].on_readable()
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Whether something has ended meanwhile."""
         if self.wake.fileno() < 0:  # a child of the fork model has none
             time.sleep(seconds)
-            return
+            return False
         poller = select.poll()
         poller.register(self.wake, select.POLLIN)
-        if poller.poll(seconds * 1000):
+        ended = bool(poller.poll(seconds * 1000))
+        if ended:
             self.wake.clear()
+        return ended
 
 
 def _reason(conn: Connection, error: BaseException | None) -> str:

@@ -8,6 +8,7 @@ iterative could not do: serve many at once; and whatever a child breaks, it brea
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import signal
 import sys
@@ -48,24 +49,23 @@ class Elders:
 def serve(context: Context) -> None:
     flows = Flows(context)
     held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
+    held += [fd for fd in (context.reserve.fileno(),) if fd >= 0]
+    context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
     children: Children = {}
 
     def settle() -> None:
-        for counts in reap(children):
+        for peer, counts in reap(children):
             shared.settle(counts, context.page)
+            context.limits.left(peer)
 
     def look() -> None:
         settle()
         if context.drain.begun:
             send(children, signal.SIGTERM)  # also those of a queue that waits for room
 
-    def watch_over(now: float) -> None:
-        flows.keep_deadlines(now)
-        send(elders.since(now) & children.keys(), signal.SIGURG)
-
     elders = Elders(flows.timeouts.shortest / 2)
-    flows.watch_over = watch_over
+    flows.watch_over = lambda now: watch_over(flows, elders, children, now)
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
     signal.signal(signal.SIGURG, lambda *_: _thread.start_new_thread(flows.look_after, ()))
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
@@ -114,7 +114,13 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     os._exit(0)
 
 
-def reap(children: Children) -> list[Counts]:
+def watch_over(flows: Flows, elders: Elders, children: Children, now: float) -> None:
+    """Have children that have lived for a while keep their deadlines themselves."""
+    flows.keep_deadlines(now)  # of none, here: so that the next look has its time
+    send(elders.since(now) & children.keys(), signal.SIGURG)
+
+
+def reap(children: Children) -> list[tuple[Peer, Counts]]:
     """Ask after each child; those of others, such as a handler's own, are not ours to wait for. What the dead ones
     have counted."""
     dead = []
@@ -124,7 +130,7 @@ def reap(children: Children) -> list[Counts]:
         except ChildProcessError:
             gone = True
         if gone:
-            dead.append(children.pop(pid)[1])
+            dead.append(children.pop(pid))
     return dead
 
 
@@ -166,4 +172,5 @@ MODEL = Model(
     purpose="Programs (--exec), and handlers that may crash, leak or change their process.",
     cost="A process per connection: about a millisecond to start, a few MB each.",
     capacity=capacity,
+    learns_clients=False,
 )

@@ -37,7 +37,8 @@ def connection_class() -> type[Any]:
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
         def _real_close(self, *args: Any, **kwargs: Any) -> None:
-            linger(self, reading_shut=self.reading_shut)
+            if hasattr(self, "reading_shut"):  # not so in a copy that dup() made
+                linger(self, reading_shut=self.reading_shut)
             super()._real_close(*args, **kwargs)  # type: ignore[misc]
 
     return GreenConnection

@@ -1,4 +1,4 @@
-"""What models with one flow of control for all connections share: acceptors, channels, deadlines, and the end.
+"""What models with one flow of control for all connections share: channels, deadlines, and the end.
 
 Law: a loop watches things, each with a descriptor and two wishes (`wants_read`, `wants_write`), and tells them when
 they may act. Whatever changes is looked at between two waits, never in the middle of a batch of events: so no
@@ -13,16 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.channel import CLOSED, OPEN, AnyChannel, Channel
+from pronghorn.channel import CLOSED, AnyChannel, Channel
 from pronghorn.deadlines import Deadlines
+from pronghorn.ending import first_word_due
 from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
-from pronghorn.listener import Exhausted, Listener, Peer
-from pronghorn.models.base import BEAT, EXHAUSTED_PAUSE, FAIR_PAUSE, TICK, Context
+from pronghorn.introduction import Introduction
+from pronghorn.listener import Listener, Peer
+from pronghorn.models.acceptors import Acceptor, Watched
+from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
 from pronghorn.timeouts import AGE, ChannelTimeouts
-
-ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
 
 
 class Nobody(Protocol):
@@ -32,89 +34,6 @@ class Nobody(Protocol):
 
     def connection_made(self, transport: Any) -> None:
         transport.close()
-
-
-class Watched:
-    """A thing that only wants to be told of input: the drain, and the worker's line to its supervisor."""
-
-    wants_write = False
-    state = OPEN
-
-    def __init__(self, fd: int, on_readable: Callable[[], None]) -> None:
-        self._fd = fd
-        self.on_readable = on_readable
-        self.wants_read = True
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def on_writable(self) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return self.state is CLOSED
-
-    def settle(self) -> None:
-        pass
-
-
-class Acceptor(Watched):
-    """A listener as a participant in a loop."""
-
-    def __init__(self, listener: Listener, turns: Loops) -> None:
-        super().__init__(listener.fileno(), self.accept)
-        self.listener = listener
-        self.turns = turns
-        self._until = 0.0
-
-    def accept(self) -> None:
-        """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment."""
-        if not self.wants_read:
-            return
-        context = self.turns.context
-        try:
-            for _ in range(ACCEPTS_PER_TURN):
-                if context.gives_way():
-                    self.rest(FAIR_PAUSE)
-                    return
-                if not self._one(context):
-                    return
-        except Exhausted:
-            self.rest(EXHAUSTED_PAUSE)
-        except OSError:
-            self.rest(math.inf)
-
-    def _one(self, context: Context) -> bool:
-        got = context.accept(self.listener)
-        if got is not None:
-            self.turns.adopt(self.listener, *got)
-        return got is not None
-
-    def rest(self, seconds: float) -> None:
-        """Look at the listener no more for so long."""
-        self.wants_read = False
-        self._until = time.monotonic() + seconds
-        if seconds < math.inf:
-            self.turns.call_later(seconds, self.look)
-        self.turns.changed(self)
-
-    def look(self) -> None:
-        """Whether the rest is over."""
-        if not self.wants_read and not self.turns.context.drain and time.monotonic() >= self._until:
-            self.wants_read = True
-            self.turns.changed(self)
-
-    def retire(self) -> None:
-        """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
-        would stay in an epoll set as long as another process has it, ready for ever."""
-        try:
-            while self.listener in self.turns.context.listeners and self._one(self.turns.context):
-                pass
-        except OSError:
-            pass  # it has been observed
-        self.wants_read = False
-        self.state = CLOSED
-        self.turns.changed(self)
 
 
 class Loops:
@@ -127,24 +46,57 @@ class Loops:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.open: dict[int, AnyChannel] = context.open
+        self.introductions: dict[Introduction, None] = {}  # in the order of their deadlines
         self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
         self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
+        self._draining = False
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol."""
         context = self.context
         if fd >= self._descriptors:
-            context.refuse(fd, peer, f"descriptor {fd} is beyond what {context.model.name} can watch")
+            limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
+            context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
             return
         sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         sock.setblocking(False)
+        if context.limits.proxied and context.limits.is_proxy(peer):
+            self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
+        else:
+            self._open(sock, peer)
+
+    def _await_header(self, introduction: Introduction) -> None:
+        introduction.on_readable()
+        if introduction.is_closing():
+            self._header_came(introduction)
+        else:
+            self.introductions[introduction] = None
+            introduction.changed = self.changed
+            self.changed(introduction)
+
+    def _header_came(self, introduction: Introduction) -> None:
+        """Or it did not, and the connection is refused; so it is when a limit is against the client."""
+        self.introductions.pop(introduction, None)
+        peer, header, limit = introduction.peer, introduction.header, introduction.refusal
+        if header is not None:
+            peer = peer if header.source is None else header.source
+            limit = self.context.refusal_of_client(peer)
+        if limit:
+            self.context.refuse(introduction.sock.detach(), peer, limit, introduction.detail)
+            self.relieve()
+        else:
+            self._open(introduction.sock, peer, header)
+
+    def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
+        context = self.context
         channel = self.channel_class(
             sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
             most=self._most_unsent,
         )  # fmt: skip
+        channel.proxy = header
         self.open[channel.number] = channel
         try:
             protocol = context.handler.protocol()
@@ -152,43 +104,62 @@ class Loops:
             context.failed(channel, error)
             protocol = Nobody()
         channel.open(protocol)
+        if self._draining:
+            self._drain(channel)
 
     def failed(self, channel: AnyChannel, error: BaseException) -> None:
         self.context.failed(channel, error)
 
-    def release(self, channel: AnyChannel | Acceptor) -> None:
-        """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor."""
+    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
+        """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor, or of
+        what was no channel yet."""
         if isinstance(channel, Acceptor):
             channel.listener.close()
             return
+        if isinstance(channel, Introduction):
+            self._header_came(channel)
+            return
         channel.sock.close()
         self.context.closed(channel, channel.reason)
+        self.relieve()
+
+    def relieve(self) -> None:
+        """A connection has ended."""
+        for acceptor in self.acceptors:
+            acceptor.relieve()
 
     def tick(self, now: float) -> None:
         """A sign of life, at least once a TICK; and a look at acceptors that rest."""
         self.context.tick(now)
         for acceptor in self.acceptors:
             acceptor.look()
+        for introduction in list(self.introductions):
+            if introduction.deadline > now:
+                break
+            introduction.late()
 
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
         self.context.page.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
+        for introduction in list(self.introductions):
+            introduction.on_readable()
+            introduction.late()  # unless it came
         for channel in list(self.open.values()):
             self._drain(channel)
+        self._draining = True
 
     def _drain(self, channel: AnyChannel) -> None:
+        """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
         try:
             channel.read_out()
             if channel.is_closing():
                 return
-            if self.context.handler.facts.needs_asyncio:
-                channel.feed_eof()
+            if rest := first_word_due(channel):
+                self.call_later(rest, lambda: self._drain(channel))
             else:
-                tell = getattr(channel.protocol, "draining", None)
-                if tell is None or not tell():
-                    channel.close()
+                self._say_goodbye(channel)
         except BaseException as error:
             self.context.failed(channel, error)
             channel.close()
@@ -203,6 +174,14 @@ class Loops:
                 channel.cut(PeerTimeout(why))
         if self._timeouts.interval < math.inf:
             self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
+
+    def _say_goodbye(self, channel: AnyChannel) -> None:
+        if self.context.handler.facts.needs_asyncio:
+            channel.feed_eof()
+        else:
+            tell = getattr(channel.protocol, "draining", None)
+            if tell is None or not tell():
+                channel.close()
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""

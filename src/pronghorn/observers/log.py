@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Hashable
+from datetime import UTC, datetime
 from select import PIPE_BUF, POLLOUT, poll
+
+import msgspec
 
 from pronghorn.events import Event
 from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind
@@ -25,17 +29,17 @@ class LogObserver:
     """Tells events to the logger `pronghorn.error`.
 
     A logger that already has handlers is left as its owner made it; otherwise records of `level` and above go to
-    standard error until `close`. `clock` is monotonic, in seconds.
+    standard error until `close`, as lines of `form`: text or json. `clock` is monotonic, in seconds.
     """
 
-    def __init__(self, level: str = "info", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, level: str = "info", clock: Callable[[], float] = time.monotonic, form: str = "text") -> None:
         self._clock = clock
         self._told: dict[Hashable, float] = {}
         self._left_out: dict[Hashable, int] = {}
         self._logger = logging.getLogger(NAME)
         self._handler: logging.Handler | None = None
         if not self._logger.handlers:
-            self._handler = StandardError()
+            self._handler = StandardError(form)
             self._logger.addHandler(self._handler)
             self._logger.setLevel(level.upper())
             self._logger.propagate = False
@@ -74,12 +78,13 @@ class LogObserver:
 class StandardError(logging.Handler):
     """Writes to descriptor 2 and never waits for it: a record that it does not take is dropped and counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: str = "text") -> None:
         super().__init__()
         self._dropped = 0
         self._poll = poll()
         self._poll.register(2, POLLOUT)
-        self.setFormatter(formatter(os.isatty(2) and not os.environ.get("NO_COLOR"), os.isatty(2)))
+        coloured = os.isatty(2) and not os.environ.get("NO_COLOR")
+        self.setFormatter(Json() if form == "json" else formatter(coloured, os.isatty(2)))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -92,11 +97,13 @@ class StandardError(logging.Handler):
             self._dropped += 1
 
     def _write(self, data: bytes) -> None:
+        # A file takes a record whole, and with O_APPEND no other process's comes between.
+        most = len(data) if stat.S_ISREG(os.fstat(2).st_mode) else PIPE_BUF
         while data:
             # Ready means that this much can be written without waiting (select(2), POLLOUT on a pipe).
             if not any(event & POLLOUT for _, event in self._poll.poll(0)):
                 raise BlockingIOError
-            data = data[os.write(2, data[:PIPE_BUF]) :]
+            data = data[os.write(2, data[:most]) :]
 
 
 def formatter(coloured: bool, terminal: bool) -> logging.Formatter:
@@ -117,3 +124,12 @@ class Terminal(logging.Formatter):
         if self._coloured:
             name = f"\x1b[{COLOURS.get(record.levelno, 0)}m{name}\x1b[0m"
         return f"{name}:{gap}{record.getMessage()}"
+
+
+class Json(logging.Formatter):
+    """A record as one JSON object in one line: time (RFC 3339), level, process and message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC)
+        said = {"time": when, "level": record.levelname, "process": record.process, "message": record.getMessage()}
+        return msgspec.json.encode(said).decode()

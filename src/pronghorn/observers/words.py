@@ -74,6 +74,8 @@ def limited_kind(event: Event) -> Hashable:
         return "accept", event.address, event.error.errno
     if isinstance(event, events.ConnectionRefused):
         return "refused", event.limit
+    if isinstance(event, events.ClientsWait):
+        return "wait", event.address
     return None
 
 
@@ -86,6 +88,11 @@ def _listener_opened(event: events.ListenerOpened) -> tuple[int, str]:
 @words(WARNING, events.ListenerSkipped)
 def _listener_skipped(event: events.ListenerSkipped) -> tuple[int, str]:
     return WARNING, f"Not listening at {escaped(event.address)}: {escaped(event.why)}"
+
+
+@words(WARNING, events.ControlMissing)
+def _control_missing(event: events.ControlMissing) -> tuple[int, str]:
+    return WARNING, f"{escaped(event.what)} {escaped(event.why)} pronghorn ctl will not find this server"
 
 
 @words(INFO, events.ServerStarted)
@@ -121,7 +128,13 @@ def _connection_closed(event: events.ConnectionClosed) -> tuple[int, str]:
 
 @words(WARNING, events.ConnectionRefused)
 def _connection_refused(event: events.ConnectionRefused) -> tuple[int, str]:
-    return WARNING, f"Refused {peer_name(event.peer)}: {escaped(event.limit)}"
+    detail = f" ({escaped(event.detail)})" if event.detail else ""
+    return WARNING, f"Refused {peer_name(event.peer)}: {escaped(event.limit)}{detail}"
+
+
+@words(WARNING, events.ClientsWait)
+def _clients_wait(event: events.ClientsWait) -> tuple[int, str]:
+    return WARNING, f"Clients wait at {escaped(event.address)}: there is no room beside {event.open:,} open connections"
 
 
 @words(ERROR, events.HandlerFailed)
@@ -138,8 +151,11 @@ def _peer_failed(event: events.PeerFailed) -> tuple[int, str]:
 
 @words(ERROR, events.AcceptFailed)
 def _accept_failed(event: events.AcceptFailed) -> tuple[int, str]:
-    rest = f"; next attempt in {event.pause:g} s" if event.pause else ""
-    return ERROR, f"accept failed at {escaped(event.address)}: {escaped(event.error.strerror or event.error)}{rest}"
+    what = f"accept failed at {escaped(event.address)}: {escaped(event.error.strerror or event.error)}"
+    if not event.pause:
+        return ERROR, f"{what}; this worker listens there no more"
+    away = f"; {event.turned_away} of those who waited were turned away" if event.turned_away else ""
+    return ERROR, f"{what}; next attempt in {event.pause:g} s{away}"
 
 
 @words(DEBUG, events.WorkerStarted)
@@ -237,6 +253,11 @@ def _reason(what: str, why: str) -> str:
 @words(ERROR, events.LifespanFailed)
 def _lifespan_failed(event: events.LifespanFailed) -> tuple[int, str]:
     return ERROR, f"Lifespan {escaped(event.name)} failed at its end: {kind_and_text(event.error)}{trace(event.error)}"
+
+
+@words(ERROR, events.LogNotReopened)
+def _log_not_reopened(event: events.LogNotReopened) -> tuple[int, str]:
+    return ERROR, f"The log file {escaped(event.path)} cannot be opened anew: {escaped(event.why)}; the old one stays"
 
 
 @words(INFO, events.DrainStarted)

@@ -17,6 +17,7 @@ import msgspec
 
 from pronghorn.errors import BadSetting
 from pronghorn.settings.fields import (
+    CHECKS,
     ENVIRONMENT_PREFIX,
     HOLDS,
     TRUTH,
@@ -25,13 +26,13 @@ from pronghorn.settings.fields import (
     Field,
     quantity,
 )
-from pronghorn.settings.process import LOG_LEVELS, Process
+from pronghorn.settings.process import LOG_FORMATS, LOG_LEVELS, Process
 from pronghorn.settings.serving import MODELS, STYLES
 from pronghorn.settings.sockets import DEFAULT_BIND
 
 __all__ = [
-    "DEFAULT_BIND", "ENVIRONMENT_PREFIX", "LOG_LEVELS", "MODELS", "STYLES", "Field", "Settings", "fields", "nearest",
-    "quantity", "settle",
+    "DEFAULT_BIND", "ENVIRONMENT_PREFIX", "LOG_FORMATS", "LOG_LEVELS", "MODELS", "STYLES", "Field", "Settings",
+    "fields", "nearest", "quantity", "settle",
 ]  # fmt: skip
 
 
@@ -99,16 +100,24 @@ def _checked(field: Field, value: Any, origin: str) -> Any:
         raise _wrong(field, value, origin)
     if right is not None and not all(HOLDS[key](right, limit) for key, limit in field.bounds.items()):
         raise _wrong(field, value, origin)
-    if isinstance(right, tuple) and not (right and all(right)):
+    if isinstance(right, tuple) and not (all(right) and (right or not field.default)):
         raise _wrong(field, value, origin)
+    if field.unit in CHECKS:
+        try:
+            for text in right if isinstance(right, tuple) else filter(None, [right]):
+                CHECKS[field.unit](text)
+        except ValueError as error:
+            raise _wrong(field, value, origin, f"{error}. ") from None
     return right
 
 
-def _wrong(field: Field, value: Any, origin: str) -> BadSetting:
+def _wrong(field: Field, value: Any, origin: str, why: str = "") -> BadSetting:
     default = field.shown(field.default)
     hint = f"{field.flag}: {field.help}" + (f" Default: {default}." if default else "")
     close = nearest(str(value), field.choices) if field.choices else ""
-    return BadSetting(f"{origin} cannot be {value!r}.", f"It takes {field.takes}.", close if "Did" in close else hint)
+    return BadSetting(
+        f"{origin} cannot be {value!r}.", f"{why}It takes {field.takes}.", close if "Did" in close else hint
+    )
 
 
 def _converted(field: Field, value: Any) -> Any:

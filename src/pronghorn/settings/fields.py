@@ -6,10 +6,12 @@ Law: nothing here knows any setting by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec import Meta
+
+from pronghorn.networks import UNIX, network
 
 ENVIRONMENT_PREFIX = "PRONGHORN_"
 
@@ -26,8 +28,8 @@ def option(
 ) -> Meta:
     """What stands beside a field's type: its help, the panel of `--help`, a short flag, its choices and its bounds.
 
-    `unit` is "time", "size" or empty, and says which units a string may carry. The bounds (`ge`, `gt`, `le`) are ours
-    to check: msgspec refuses them on `int | None`.
+    `unit` is "time" or "size" for a number whose string may carry units, a kind of text that `CHECKS` can tell, or
+    empty. The bounds (`ge`, `gt`, `le`) are ours to check: msgspec refuses them on `int | None`.
     """
     extra = {"panel": panel, "short": short, "metavar": metavar, "unit": unit, "choices": tuple(of), "bounds": bounds}
     return Meta(description=help, extra=extra)
@@ -94,6 +96,25 @@ class Field:
                     return f"{value // size}{unit}"
         return f"{value}" if isinstance(value, int) else f"{value:g}"
 
+
+def _mode(text: str) -> None:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ValueError(f"{text!r} is no mode: three figures from 0 to 7")
+
+
+def _network(text: str) -> None:
+    network(text)
+
+
+def _network_or_unix(text: str) -> None:
+    if text != UNIX:
+        network(text)
+
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    "mode": _mode, "network": _network, "network or unix": _network_or_unix,
+}  # fmt: skip
+"""What a text must be, by its unit; each raises ValueError, which says why it is not."""
 
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most"}
 HOLDS = {"ge": lambda value, limit: value >= limit, "gt": lambda value, limit: value > limit,

@@ -1,33 +1,141 @@
-"""Where settings come from, so that a reload can read them anew.
+"""Where settings come from: the command line, the environment, the settings file, the defaults, in this order.
 
-Law: what was given on the command line and in the environment is kept as it was given, with its origin; it is settled
-again for each reload.
+Law: what was given is kept as it was given, each value with its origin; it is settled at the start, and again for each
+reload, which reads the file anew. The file is found once: a reload reads the same path, whatever the working folder is
+by then. TOML is read by the standard library's tomllib, imported when there is a file.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from pronghorn.settings import Settings, settle
+from pronghorn.errors import BadSetting
+from pronghorn.settings import Settings, fields, nearest, settle
 from pronghorn.settings.source import Source
+
+OWN_FILE = "pronghorn.toml"
+PROJECT_FILE = "pyproject.toml"
+TABLE = ("tool", "pronghorn")
+HANDLER, EXEC = "handler", "exec"
+DEFAULT = "default"
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Settings and a handler's source that can be acted on."""
+    """Settings and a handler's source that can be acted on; `origins` has every setting, and `handler`."""
 
     settings: Settings
     source: Source
+    origins: dict[str, str]
 
 
 class Layers(msgspec.Struct, frozen=True):
-    """`given` are plain values, `origins` say where each comes from (`--workers`, `PRONGHORN_WORKERS`)."""
+    """What was given: `given` are plain values from the command line and the environment, `origins` say where each
+    comes from (`--workers`, `PRONGHORN_WORKERS`). `source` is None if no handler was given. `file` is the absolute path
+    of the settings file, or empty."""
 
     given: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    source: Source = Source()
+    source: Source | None = None
+    file: str = ""
 
     def settle(self) -> Settled:
-        """Raises BadSetting, with the origin of what is wrong."""
-        return Settled(settle(self.given, self.origins), self.source)
+        """Everything that counts now. Raises BadSetting, which names the origin of what is wrong."""
+        values, places, named = read(self.file) if self.file else ({}, {}, None)
+        origins = places | self.origins
+        settings = settle(values | self.given, origins)
+        source, origin = self.source, "command line"
+        if source is None:
+            source, origin = (named, os.path.basename(self.file)) if named is not None else (Source(), DEFAULT)
+        everything = {field.name: origins.get(field.name, DEFAULT) for field in fields()}
+        return Settled(settings, source, {HANDLER: origin} | everything)
+
+
+def find(folder: str = ".") -> str:
+    """The settings file of a folder: pronghorn.toml, or pyproject.toml if it has the table [tool.pronghorn]; an
+    absolute path, or empty. Raises BadSetting if it cannot be read."""
+    own = os.path.abspath(os.path.join(folder, OWN_FILE))
+    if os.path.isfile(own):
+        return own
+    project = os.path.abspath(os.path.join(folder, PROJECT_FILE))
+    if os.path.isfile(project) and _table(project, _parsed(project)) is not None:
+        return project
+    return ""
+
+
+def read(path: str) -> tuple[dict[str, Any], dict[str, str], Source | None]:
+    """The settings that a file gives, as plain values; where each comes from; and the handler that it names. Raises
+    BadSetting."""
+    table = _table(path, _parsed(path))
+    if table is None:
+        raise BadSetting(f"{path} has no table [tool.pronghorn].", "", "Add one, or name another --config.")
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    known = [HANDLER, EXEC, *(field.name for field in fields())]
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise BadSetting(f"There is no setting {key!r}, which stands in {path}.", hint=_meant(path, key, known))
+        if name in values:
+            raise BadSetting(f"{path} has {name} twice.", f"{key} is the same setting.", "Leave one of them out.")
+        values[name], origins[name] = value, f"{key} in {os.path.basename(path)}"
+    source = _source(path, values.pop(HANDLER, None), values.pop(EXEC, None))
+    return values, origins, source
+
+
+def _meant(path: str, key: str, known: list[str]) -> str:
+    if key == TABLE[0] and os.path.basename(path) != PROJECT_FILE:
+        return f"[tool.pronghorn] is for {PROJECT_FILE}. Here settings stand at the top, without a table."
+    close = nearest(key.replace("-", "_"), known)
+    return close if close.startswith("Did") else "'pronghorn serve --help' tells all settings."
+
+
+def _parsed(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        why = f"{error.strerror}."
+        raise BadSetting(f"The settings file {path} cannot be read.", why, "Name another one with --config.") from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number beyond all bounds
+        raise BadSetting(f"{path} is not TOML.", f"{error}.", 'Strings stand in quotes: model = "epoll"') from None
+
+
+def _table(path: str, parsed: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The whole of a file of ours; of a pyproject.toml its table, if there is one."""
+    if os.path.basename(path) != PROJECT_FILE:
+        return dict(parsed)
+    found: Any = parsed
+    for part in TABLE:
+        found = found.get(part) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _source(path: str, handler: Any, command: Any) -> Source | None:
+    if handler is not None and command is not None:
+        raise BadSetting(f"{path} has both handler and exec.", "A server has one handler.", "Leave one of them out.")
+    if handler is not None:
+        if not isinstance(handler, str) or not handler:
+            example = 'For example: handler = "module:name"'
+            raise BadSetting(f"handler in {path} cannot be {handler!r}.", "It takes text.", example)
+        return Source(name=handler)
+    if command is None:
+        return None
+    words = _words(command) if isinstance(command, str) else command
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words) and words[0]):
+        example = 'For example: exec = ["tr", "a-z", "A-Z"]'
+        raise BadSetting(f"exec in {path} cannot be {command!r}.", "It takes a command.", example)
+    return Source(command=tuple(words))
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []  # a quote that is not closed

@@ -4,13 +4,61 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pronghorn.settings.deadlines import Patience
 from pronghorn.settings.fields import option
+from pronghorn.settings.limits import Limits
 
 LOG_LEVELS = tuple("debug info warning error".split())
+LOG_FORMATS = ("text", "json")
 
 
-class Process(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Process(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the system sees of the server."""
 
+    name: Annotated[
+        str,
+        option("Name of this server, for `pronghorn ctl --name` and the control socket. Without it, the first address.",
+               "Process", short="-n", metavar="NAME"),
+    ] = ""  # fmt: skip
+    control_socket: Annotated[
+        str,
+        option("Path of the socket that `pronghorn ctl` talks to; auto takes a place of its own in $XDG_RUNTIME_DIR, "
+               "/run or the temporary folder, and off does without.", "Process", metavar="PATH"),
+    ] = "auto"  # fmt: skip
+    user: Annotated[
+        str,
+        option("User that workers become, by name or number, before they import the handler; only root can have them do"
+               " so. The supervisor stays what it is.", "Process", short="-u", metavar="NAME"),
+    ] = ""  # fmt: skip
+    group: Annotated[
+        str, option("Group that workers become; without this, the user's own.", "Process", short="-g", metavar="NAME")
+    ] = ""
+    umask: Annotated[
+        str,
+        option("Permissions that new files and unix sockets do not get, as 027.", "Process", metavar="MODE",
+               unit="mode"),
+    ] = ""  # fmt: skip
+    chdir: Annotated[
+        str,
+        option("Folder to change to at the start: the handler is looked for there, and paths begin there.", "Process",
+               metavar="FOLDER"),
+    ] = ""  # fmt: skip
+    pid_file: Annotated[
+        str,
+        option("File that holds the supervisor's process id while it serves.", "Process", short="-p", metavar="PATH"),
+    ] = ""  # fmt: skip
+
+    log_file: Annotated[
+        str,
+        option("File that the log is appended to, in place of standard error; USR1 opens it anew.", "Logs",
+               metavar="PATH"),
+    ] = ""  # fmt: skip
+    log_format: Annotated[
+        str, option("Form of the log: text, or one JSON object in each line.", "Logs", of=LOG_FORMATS)
+    ] = "text"
     log_level: Annotated[str, option("Least important record that is logged.", "Logs", of=LOG_LEVELS)] = "info"
+
+    reload: Annotated[
+        bool,
+        option("Watch the handler's files and the settings file, and reload when one changes: for development.",
+               "Development"),
+    ] = False  # fmt: skip

@@ -9,6 +9,8 @@ import msgspec
 from pronghorn.settings.fields import option
 
 DEFAULT_BIND = "127.0.0.1:8000"
+UNASKED = (DEFAULT_BIND,)
+"""The very object that `bind` is when nobody has set it."""
 
 
 class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,13 +19,14 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bind: Annotated[
         tuple[str, ...],
         option(
-            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (every interface, IPv4 and IPv6) or unix:PATH. "
-            "May be given more than once. Port 0 takes a free port and says which.",
+            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (every interface, IPv4 and IPv6), unix:PATH, "
+            "or fd://N and fd://NAME, a socket that systemd or another parent hands down. May be given more than "
+            "once. Port 0 takes a free port and says which.",
             "Sockets",
             short="-b",
             metavar="ADDRESS",
         ),
-    ] = (DEFAULT_BIND,)
+    ] = UNASKED
     backlog: Annotated[
         int,
         option(
@@ -40,3 +43,42 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reuse_port: Annotated[
         bool, option("Set SO_REUSEPORT: other servers of the same user may share the port.", "Sockets")
     ] = False
+    keepalive: Annotated[
+        float,
+        option(
+            "Silence after which the kernel begins to ask whether the peer is still there: six times, ten seconds "
+            "apart. 0 never asks.",
+            "Sockets",
+            unit="time",
+            ge=0,
+            le=32767,
+        ),
+    ] = 60.0
+    user_timeout: Annotated[
+        float,
+        option(
+            "Time that sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT)."
+            " 0 leaves it to the system, which tries for a quarter of an hour.",
+            "Sockets",
+            unit="time",
+            ge=0,
+            le=2**31 // 1000,
+        ),
+    ] = 60.0
+    unix_mode: Annotated[
+        str,
+        option(
+            "Permissions of unix sockets, as 660: who may write may connect. Without this, what the umask leaves.",
+            "Sockets",
+            metavar="MODE",
+            unit="mode",
+        ),
+    ] = ""
+    unix_owner: Annotated[
+        str,
+        option(
+            "Owner of unix sockets, as USER, USER:GROUP or :GROUP. Without this, whoever starts the server.",
+            "Sockets",
+            metavar="OWNER",
+        ),
+    ] = ""

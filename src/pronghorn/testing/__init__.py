@@ -2,6 +2,7 @@
 
 - `FakeTransport` lets a test hold a conversation with a protocol, without a socket.
 - `serving()` starts a real server for the length of a `with` block.
+- `ChaosProxy` is a bad network between a client and a server.
 - `check_handler()` tries every promise that the server makes on your handler, `check_model()` every promise on one
   model with the reference handlers. Both raise AssertionError, which names what was broken.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pronghorn.testing.chaos import ChaosProxy, Way
     from pronghorn.testing.checks import check_handler, check_model
     from pronghorn.testing.forms import FORMS, Form
     from pronghorn.testing.promises import PROMISES, Promise
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMS",
     "PROMISES",
+    "ChaosProxy",
     "FakeTransport",
     "Form",
     "Promise",
     "Served",
     "Subject",
+    "Way",
     "check_handler",
     "check_model",
     "exchange",
@@ -42,6 +46,8 @@ _ROOMS = {
     "Form": "forms",
     "PROMISES": "promises",
     "Promise": "promises",
+    "ChaosProxy": "chaos",
+    "Way": "chaos",
     "FakeTransport": "transport",
     "Served": "served",
     "serving": "served",

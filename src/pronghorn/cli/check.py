@@ -1,0 +1,61 @@
+"""`pronghorn check`: would it serve? Everything that can be found out without binding an address.
+
+Law: nothing is bound, not even for a moment: to open and close a listener beside a running server can cost that one
+its clients (nginx, ticket 1300). Nor is anything written that a running server has: its log, its process id file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import rich_click as click
+
+from pronghorn.cli._layers import takes_layers
+from pronghorn.cli.config import handler_of
+from pronghorn.settings.layers import Layers, Settled
+
+
+@takes_layers("check")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+def command(layers: Layers, as_json: bool) -> None:
+    """Check settings and handler as serve would: the handler is imported, its lifespan is not entered, and nothing is
+    bound. The exit status is 0, 2 for a wrong setting or a model that cannot run the handler, 3 for an import that
+    takes too long, 4 for a handler that cannot be imported, 5 for an address that can never be bound."""
+    found = examined(layers.settle())
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        click.echo(sentence(found))
+
+
+def examined(settled: Settled) -> dict[str, Any]:
+    """What would be served; raises PronghornError for what would keep it from that."""
+    from pronghorn import probe
+    from pronghorn.opening import check_binds
+    from pronghorn.planning import judged
+    from pronghorn.surroundings import Surroundings
+    from pronghorn.worker import load_handler
+
+    source, settings = settled.source, settled.settings
+    with Surroundings(msgspec.structs.replace(settings, log_file="", pid_file="")):
+        facts = (probe.ask if source.is_users_code else lambda *both: load_handler(*both).facts)(source, settings)
+        model, why = judged(facts, settings)
+        check_binds(settings)
+    return {
+        "handler": handler_of(settled),
+        "style": facts.style,
+        "lifespan": facts.lifespan or None,
+        "model": model.name,
+        "why": why,
+        "workers": settings.effective_workers(model.name),
+        "bind": settings.bind,
+    }
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """The same for a person."""
+    handler = f"{found['handler']} ({found['style']} style"
+    handler += f", with {'an async' if found['lifespan'] == 'async' else 'a'} lifespan)" if found["lifespan"] else ")"
+    workers = f"{found['workers']} worker{'s' if found['workers'] > 1 else ''}"
+    return f"Would serve {handler} under {found['model']} ({found['why']}): {workers}, at {', '.join(found['bind'])}"

@@ -1,0 +1,103 @@
+"""Flags that are also descriptors: whoever waits for sockets waits for them in the same call.
+
+Law: setting one never blocks, and may be done from any thread and from a signal handler.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+
+ONE = (1).to_bytes(8, sys.byteorder)
+
+
+class Wake:
+    """A flag that wakes a loop: its descriptor is readable while it is set. Any thread may set it (eventfd(2))."""
+
+    __slots__ = ("_read", "_write")
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def set(self) -> None:
+        """Make the descriptor readable; nothing happens if it is already, or if it is closed."""
+        if self._write >= 0:
+            try:
+                os.write(self._write, ONE)
+            except BlockingIOError:
+                pass
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable again."""
+        if self._read >= 0:
+            try:
+                while len(os.read(self._read, 4096)) == 4096:
+                    pass
+            except BlockingIOError:
+                pass
+
+    def close(self) -> None:
+        descriptors, self._read, self._write = {self._read, self._write} - {-1}, -1, -1
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+class Drain:
+    """A flag that is also a descriptor: whether this process stops accepting and lets its connections finish.
+
+    Once begun, it stays so, and its descriptor stays readable for ever. It belongs to one process: a forked one
+    shares the descriptor, and makes a Drain of its own.
+    """
+
+    __slots__ = ("_wake", "begun", "deadline", "then", "timeout", "why")
+
+    def __init__(self, timeout: float) -> None:
+        """`timeout` is what open connections get, in seconds."""
+        self.timeout = timeout
+        self.begun = False
+        self.why = ""
+        self.deadline = math.inf
+        self.then: Callable[[], object] | None = None  # called once, when draining begins
+        self._wake = Wake()
+
+    def begin(self, why: str = "") -> None:
+        """Start draining; the deadline (monotonic) runs from the first call, and a signal handler may make it."""
+        if not self.begun:
+            self.why = why
+            self.deadline = time.monotonic() + self.timeout
+            self.begun = True
+            self._wake.set()
+            if self.then is not None:
+                self.then()
+
+    def __bool__(self) -> bool:
+        return self.begun
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable again, if draining has not begun here: a forked process was told to drain
+        before it had let go of its copy."""
+        if not self.begun:
+            self._wake.clear()
+
+    def renew(self) -> None:
+        """Have a descriptor again after `close`: a forked process makes one of its own when it needs one."""
+        self._wake = Wake()
+        if self.begun:
+            self._wake.set()
+
+    def fileno(self) -> int:
+        return self._wake.fileno()
+
+    def close(self) -> None:
+        self._wake.close()

@@ -1,0 +1,176 @@
+"""How many connections: in all, per source, per second; and whom not to take at all.
+
+Law: a limit of the whole server is kept without a lock between its workers: each publishes its own count on the
+scoreboard first, then sums what all have published, and backs out if that is too much. So there are never more than
+the limit, and for moments fewer. Memory is bounded however many sources there are (see sources.py).
+
+At the limit of connections nobody is accepted, and the kernel's queue waits. Who is beyond another limit would hold up
+that queue, and is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import resource
+import time
+from collections.abc import Iterator
+
+from pronghorn.counts import ACCEPTED, OPEN, REFUSED
+from pronghorn.listener import Exhausted, Listener, Peer
+from pronghorn.networks import Access, Networks
+from pronghorn.scoreboard import Page
+from pronghorn.settings import Settings
+
+SPARE_DESCRIPTORS = 16  # of those that are free when serving begins, for what is no connection
+DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
+RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
+AGAIN = 1.0  # seconds within which a second shortage is the same one
+
+
+def free_descriptors() -> int:
+    """How many more descriptors this process may open (getrlimit(2), RLIMIT_NOFILE)."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        soft = os.sysconf("SC_OPEN_MAX")
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        if os.path.isdir(folder):
+            return max(0, soft - len(os.listdir(folder)) + 1)  # the listing is one itself
+    return soft
+
+
+class Bucket:
+    """At most `rate` in a second, and as many at once after a second of rest. Each worker keeps one, and pours out of
+    its own what any of them has taken: `served` counts those. Whatever flowed in meanwhile is taken to have come first,
+    so that there is never more in a worker's bucket than in one that all would share."""
+
+    __slots__ = ("_level", "_rate", "_seen", "_when")
+
+    def __init__(self, rate: int, served: int, now: float) -> None:
+        self._rate = self._level = float(rate)
+        self._seen, self._when = served, now
+
+    def fill(self, served: int, now: float) -> None:
+        """Bring it up to now; a worker that accepts nobody does this once a second."""
+        level = min(self._rate, self._level + (now - self._when) * self._rate)
+        self._level = min(self._rate, level - (served - self._seen))
+        self._seen, self._when = served, now
+
+    def take(self, served: int, now: float) -> bool:
+        """Whether there was one more; `served` counts it already, and does no longer if it is refused for that."""
+        self.fill(served, now)
+        return self._level >= 0
+
+
+class Limits:
+    """What one worker holds its connections to. `most` is what it can hold itself."""
+
+    __slots__ = ("_access", "_all", "_bucket", "_page", "_per_source", "_proxies", "most", "proxied")
+
+    def __init__(self, settings: Settings, page: Page) -> None:
+        self._page = page
+        self._access = Access(settings.allow, settings.deny)
+        self._proxies = Networks(settings.proxy_from)
+        self._all = settings.max_connections
+        self._per_source = settings.max_connections_per_source
+        rate = settings.accept_rate
+        self._bucket = Bucket(rate, _served(page), time.monotonic()) if rate else None
+        self.most: float = max(1, free_descriptors() - SPARE_DESCRIPTORS)
+        self.proxied = bool(self._proxies)
+
+    def is_proxy(self, peer: Peer) -> bool:
+        """Whether a peer's connection has to begin with a PROXY header, which then says whose it is."""
+        return self.proxied and self._proxies.holds(peer)
+
+    def reserve(self) -> bool:
+        """Count one more open connection, unless that is too many."""
+        words = self._page.words
+        words[OPEN] += 1
+        if words[OPEN] <= self.most and (self._all is None or self._page.everywhere(OPEN) <= self._all):
+            return True
+        words[OPEN] -= 1
+        return False
+
+    def refusal(self, peer: Peer) -> str:
+        """The limit that a peer is beyond who was just accepted; "" if there is none. One that is not refused is
+        counted among those of its source, unless it is a proxy, who speaks for others: they are counted later."""
+        if not self._access.permits(peer):
+            return DENIED
+        bucket = self._bucket
+        if bucket is not None and not bucket.take(_served(self._page), time.monotonic()):
+            return TOO_FAST
+        return "" if self.is_proxy(peer) else self._too_many(peer)
+
+    def refusal_of_client(self, client: Peer) -> str:
+        """The same of a client for whom a proxy speaks. How fast the proxy comes has been looked at."""
+        return self._too_many(client) if self._access.permits(client) else DENIED
+
+    def left(self, peer: Peer) -> None:
+        """A connection that no limit refused is over."""
+        if self._per_source:
+            self._page.source_remove(peer)
+
+    def tick(self, now: float) -> None:
+        """Once a second or so."""
+        if self._bucket is not None:
+            self._bucket.fill(_served(self._page), now)
+
+    def _too_many(self, peer: Peer) -> str:
+        if self._per_source:
+            self._page.source_add(peer)
+            if self._page.source_everywhere(peer) > self._per_source:
+                self._page.source_remove(peer)
+                return TOO_MANY
+        return ""
+
+
+def _served(page: Page) -> int:
+    """Connections that the workers of now have accepted and not refused."""
+    return page.everywhere(ACCEPTED) - page.everywhere(REFUSED)
+
+
+class Reserve:
+    """A descriptor kept back for when there are none left: then it is spent, so that whoever waits in the kernel's
+    queue is told by a clean end, and not left to wait for ever."""
+
+    __slots__ = ("_fd", "_until")
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._until = -math.inf
+        self._refill()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            io.FileIO(self._fd).close()  # at once, also where gevent has put its own os.close
+            self._fd = -1
+
+    def accepted(self, listener: Listener, shortage: Exhausted) -> Iterator[tuple[int, Peer]]:
+        """The connections to be closed at once, each before the next. None for the first time in a while: another
+        worker may have room, and what is short may be so for a moment only."""
+        now = time.monotonic()
+        again, self._until = now < self._until, now + AGAIN
+        if shortage.errno != errno.EMFILE or not again:
+            return
+        self.close()
+        try:
+            for _ in range(RESERVE_TURN):
+                got = listener.accept()
+                if got is None:
+                    return
+                yield got
+        except OSError:
+            return  # another flow of control was faster
+        finally:
+            self._refill()
+
+    def _refill(self) -> None:
+        try:
+            self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1

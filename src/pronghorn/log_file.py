@@ -1,0 +1,107 @@
+"""The file of the log: standard error leads to it, and to a new one when it has been renamed.
+
+Law: descriptor 2 is the log, whoever writes to it: records, the stacks of faulthandler, what a handler prints there. So
+the file takes the place of descriptor 2, and nobody who writes needs to know. dup2(2) swaps it in one step: what is
+written before is in the old file, what is written after in the new one, and no line falls between.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from types import FrameType
+
+from pronghorn import privileges
+from pronghorn.drain import Wake
+from pronghorn.errors import BadSetting
+from pronghorn.events import LogNotReopened, Observer
+
+MODE = 0o640
+
+
+class LogFile:
+    """The file at `path`, in the folder that is the working one now; an empty path leaves standard error as it is.
+
+    It is appended to, and belongs to whom workers serve as. Raises BadSetting if it cannot be opened.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self._path = os.path.abspath(path) if path else ""
+        self._before = -1
+        if path:
+            try:
+                fd = _opened(self._path)
+            except OSError as error:
+                hint = "Choose a path in a folder that exists and that this user may write to."
+                raise BadSetting(f"--log-file is {path!r}.", f"{error.strerror}.", hint) from None
+            self._before = os.dup(2)
+            _become_standard_error(fd)
+
+    def reopen(self, observe: Observer) -> None:
+        """Go on in a new file, if the old one has been renamed. Where none can be opened, the old one stays."""
+        if self._path:
+            try:
+                _become_standard_error(_opened(self._path))
+            except OSError as error:
+                observe(LogNotReopened(self._path, error.strerror or str(error)))
+
+    def descriptors(self) -> list[int]:
+        return [self._before] if self._before >= 0 else []
+
+    def close(self) -> None:
+        """Put standard error back."""
+        if self._before >= 0:
+            os.dup2(self._before, 2)
+            os.close(self._before)
+            self._before = -1
+
+
+current = LogFile()
+"""This server's log file. Set by the server, and inherited by fork(2)."""
+
+
+class Reopener:
+    """A worker's ear for SIGUSR1: the signal sets a flag that is a descriptor, and the loop opens the file anew.
+
+    A signal that comes while the handler is imported waits for the loop.
+    """
+
+    def __init__(self, observe: Observer) -> None:
+        self._observe = observe
+        self._wake = Wake()
+        self._pid = os.getpid()
+        signal.signal(signal.SIGUSR1, self._heard)
+
+    def fileno(self) -> int:
+        return self._wake.fileno()
+
+    def on_readable(self) -> None:
+        self._wake.clear()
+        current.reopen(self._observe)
+
+    def close(self) -> None:
+        self._wake.close()
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._pid:  # a forked child has closed the descriptor, and its number may be a client's now
+            self._wake.set()
+
+
+def _opened(path: str) -> int:
+    """A descriptor to append to; a pipe that nobody reads is an error rather than a wait."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC, MODE)
+    try:
+        os.set_blocking(fd, True)
+        person = privileges.person
+        if person is not None and os.geteuid() == 0 and stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fchown(fd, person.uid, person.gid)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _become_standard_error(fd: int) -> None:
+    os.dup2(fd, 2)
+    os.close(fd)

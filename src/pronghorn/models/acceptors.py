@@ -1,0 +1,126 @@
+"""What a loop watches beside channels: listeners, and things that only want to be told of input.
+
+Law: an acceptor takes what is there, up to a bound, and rests where that is wiser; what comes of a connection is the
+loop's business.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pronghorn.channel import CLOSED, OPEN
+from pronghorn.listener import Exhausted, Listener
+from pronghorn.models.base import Context
+from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
+
+if TYPE_CHECKING:
+    from pronghorn.models.turns import Loops
+
+ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
+
+
+class Watched:
+    """A thing that only wants to be told of input: the drain, and the worker's line to its supervisor."""
+
+    wants_write = False
+    state = OPEN
+
+    def __init__(self, fd: int, on_readable: Callable[[], None]) -> None:
+        self._fd = fd
+        self.on_readable = on_readable
+        self.wants_read = True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def on_writable(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.state is CLOSED
+
+    def settle(self) -> None:
+        pass
+
+
+class Acceptor(Watched):
+    """A listener as a participant in a loop."""
+
+    def __init__(self, listener: Listener, turns: Loops) -> None:
+        super().__init__(listener.fileno(), self.accept)
+        self.listener = listener
+        self.turns = turns
+        self._until = 0.0
+        self._short = False  # of descriptors, or of room: until the next end of a connection
+
+    def accept(self) -> None:
+        """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment."""
+        if not self.wants_read:
+            return
+        context = self.turns.context
+        try:
+            for _ in range(ACCEPTS_PER_TURN):
+                if context.gives_way():
+                    self.rest(FAIR_PAUSE)
+                    return
+                if not self._one(context):
+                    return
+        except Exhausted:
+            self._short = True
+            self.rest(EXHAUSTED_PAUSE)
+        except OSError:
+            self.rest(math.inf)
+
+    def _one(self, context: Context) -> bool:
+        got = context.accept(self.listener)
+        if got is not None:
+            self.turns.adopt(self.listener, *got)
+        return got is not None
+
+    def rest(self, seconds: float) -> None:
+        """Look at the listener no more for so long."""
+        self.wants_read = False
+        self._until = time.monotonic() + seconds
+        if seconds < math.inf:
+            self.turns.call_later(seconds, self._rested)
+        self.turns.changed(self)
+
+    def _rested(self) -> None:
+        self.look()
+        left = self._until - time.monotonic()
+        if 0 < left < math.inf:  # uvloop's timers come up to a millisecond early
+            self.turns.call_later(max(left, 0.001), self._rested)
+
+    def look(self) -> None:
+        """Whether the rest is over."""
+        if not self.wants_read and not self.turns.context.drain and time.monotonic() >= self._until:
+            self.wants_read = True
+            self.turns.changed(self)
+
+    def relieve(self) -> None:
+        """A connection has ended: there may be room again."""
+        if self._short:
+            self._short = False
+            self._until = 0.0
+            self.retire() if self.turns.context.drain else self.look()
+
+    def retire(self) -> None:
+        """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
+        would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
+        meanwhile are for other workers, if there are any; for those who find no room there may be some when the next
+        connection ends."""
+        try:
+            for _ in range(self.listener.queued()):
+                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
+                    break
+        except Exhausted:
+            self._short = bool(self.turns.open)
+        except OSError:
+            pass  # it has been observed
+        self.wants_read = False
+        if not self._short:
+            self.state = CLOSED
+        self.turns.changed(self)

@@ -1,0 +1,139 @@
+"""The door of a worker: who comes in, and who does not.
+
+Law: every connection of every model is accepted here, with the limits, the errors of accept(2), and the fairness among
+workers. Whoever is not let in is told by a clean end, and counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from pronghorn.connection import turn_away
+from pronghorn.counts import ACCEPTED, OPEN, REFUSED, Counts
+from pronghorn.events import AcceptFailed, ClientsWait, ConnectionOpened, ConnectionRefused, Observer
+from pronghorn.limits import Limits, Reserve
+from pronghorn.listener import Exhausted, Listener, Peer
+from pronghorn.scoreboard import Page
+from pronghorn.settings import Settings
+
+REFUSALS_IN_A_ROW = 64  # before others have their turn
+EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
+FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
+FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
+
+
+class Door:
+    """`page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child
+    of the fork model. `lock` is held while a flow of control counts."""
+
+    def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, page: Page) -> None:
+        self.listeners = listeners
+        self.settings = settings
+        self.observe = observe
+        self.count = 0
+        self.page = page
+        self.counts: Counts = page
+        self.lock = threading.Lock()
+        self.limits = Limits(settings, page)
+        self.reserve = Reserve()
+        self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
+        self._pauses = 0
+        self._paused_until = 0.0
+
+    def accept(self, listener: Listener) -> tuple[int, Peer] | None:
+        """One connection that no limit refuses, if there is one; it is counted among the open ones.
+
+        Exhausted passes, and is raised too when as many are open as may be; a listener that has died is left out from
+        now on.
+        """
+        for _ in range(REFUSALS_IN_A_ROW):
+            self._reserve(listener)
+            try:
+                got = listener.accept()
+            except OSError as error:
+                self._give_back()
+                self._failed_to_accept(listener, error)
+                raise
+            if got is None:
+                self._give_back()
+                return None
+            with self.lock:
+                self.page.words[ACCEPTED] += 1
+                limit = self.limits.refusal(got[1])
+            if not limit:
+                return got
+            self.refuse(*got, limit)
+        return None
+
+    def _reserve(self, listener: Listener) -> None:
+        with self.lock:
+            if self.limits.reserve():
+                return
+        self.observe(ClientsWait(listener.address, self.page.open))
+        raise Exhausted("as many connections are open as may be")
+
+    def _give_back(self) -> None:
+        with self.lock:
+            self.page.words[OPEN] -= 1
+
+    def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
+        if not isinstance(error, Exhausted):
+            self.observe(AcceptFailed(listener.address, error, 0.0))
+            self.listeners.remove(listener)
+            return
+        count = 0
+        for fd, _ in self.reserve.accepted(listener, error):
+            turn_away(fd)
+            count += 1
+        with self.lock:
+            self.page.words[ACCEPTED] += count
+            self.page.words[REFUSED] += count
+        self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
+
+    def number(self, peer: Peer | None) -> int:
+        """The next connection's number. None: who the peer is will be told later."""
+        self.count += 1
+        if peer is not None:
+            self.observe(ConnectionOpened(self.count, peer))
+        return self.count
+
+    def refusal_of_client(self, client: Peer) -> str:
+        """The limit that a client is beyond for whom a proxy speaks; "" if there is none."""
+        with self.lock:
+            return self.limits.refusal_of_client(client)
+
+    def refuse(self, fd: int, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        """Close a connection unserved, in order, so that its client reads an end and not a reset. One that was
+        `admitted` has passed all limits before."""
+        turn_away(fd)
+        self.refused(peer, limit, detail, admitted=admitted)
+
+    def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        """A connection was closed unserved."""
+        with self.lock:
+            self.counts.words[REFUSED] += 1
+            self.counts.words[OPEN] -= 1
+            if admitted:
+                self.limits.left(peer)
+        self.observe(ConnectionRefused(peer, limit, detail))
+
+    def gives_way(self) -> bool:
+        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.
+
+        Not where more have ended since the last ticks than are open: connections that come and go spread by themselves,
+        and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
+        """
+        words = self.page.words
+        few = words[OPEN]
+        if few < 2 or words[ACCEPTED] - few - self._ended[0] > few or not self.page.crowded():
+            return False
+        now = time.monotonic()
+        if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over
+            self._pauses = 0
+        self._pauses += 1
+        if self._pauses > FAIR_PAUSES:
+            self._pauses = 0
+            return False
+        self._paused_until = now + FAIR_PAUSE
+        return True

@@ -1,0 +1,240 @@
+"""From settings to listeners: opened all or not at all, and kept when they are open already.
+
+Law: a listener is opened once, by one process. An IPv6 one takes IPv6 only, always (RFC 3493, 5.3): whether `[::]` may
+be bound beside `0.0.0.0` would otherwise be the system's choice. What was open before is never closed here.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, MutableMapping
+
+from pronghorn.addresses import Bind, Place, parse_bind, places, refuse_overlaps, spoken
+from pronghorn.bind_errors import bind_error, kernel_number, lacks_address
+from pronghorn.errors import AddressInUse, BadSetting, CannotBind
+from pronghorn.events import Event, ListenerOpened, ListenerSkipped, Observer
+from pronghorn.inherited import activated, inherited_socket
+from pronghorn.listener import Listener
+from pronghorn.settings import Settings
+from pronghorn.settings.sockets import UNASKED
+from pronghorn.socket_options import options
+from pronghorn.unix_path import Claim, give
+
+TRIES_FOR_ONE_PORT = 20
+
+
+def activated_listeners(environment: MutableMapping[str, str]) -> list[Listener]:
+    """The sockets that systemd hands to this process, as listeners of `fd://N`; their variables are gone afterwards.
+
+    Raises BadSetting and CannotBind if they are not what a server can listen on.
+    """
+    return [_open_descriptor(fd, f"fd://{fd}", 0, name) for fd, name in activated(environment)]
+
+
+class _Opening:
+    """What one call has at hand: the settings, what is open already and not taken yet, and what is new."""
+
+    __slots__ = ("fresh", "settings", "skipped", "spare")
+
+    def __init__(self, settings: Settings, spare: list[Listener]) -> None:
+        self.settings = settings
+        self.spare = spare
+        self.fresh: list[Listener] = []
+        self.skipped: list[ListenerSkipped] = []
+
+    def kept(self, bind: Bind) -> list[Listener]:
+        """What one `--bind` has open already; given twice, port 0 is two ports, and each is taken once."""
+        mine = [each for each in self.spare if each.bind == bind.text or (bind.fd and bind.fd == each.name)]
+        if bind.host or bind.port or not bind.fd:
+            mine = [each for each in mine if _port(each) == _port(mine[0])]
+        self.spare = [each for each in self.spare if each not in mine]
+        return mine
+
+    def same(self, place: Place) -> Listener | None:
+        """What is open at this very address for a `--bind` that is written differently."""
+        found = next((each for each in self.spare if each.address == spoken(place)), None)
+        if found is not None:
+            self.spare.remove(found)
+        return found
+
+    def close(self, listeners: list[Listener]) -> None:
+        """Close those that are new."""
+        for each in listeners:
+            if each in self.fresh:
+                self.fresh.remove(each)
+                each.close()
+
+
+def open_listeners(
+    settings: Settings, observe: Observer, *, keep: Iterable[Listener] = (), inherited: Iterable[Listener] = ()
+) -> list[Listener]:
+    """Open every `--bind`, all or none, in their order; a ListenerOpened for each new one tells the observer.
+
+    A name is bound at all its addresses; an IPv6 one that this host lacks is skipped (ListenerSkipped) if another one
+    binds. Port 0 becomes one free port, the same on all addresses of a name.
+
+    What is open already stays as it is and only gets backlog and options anew: `keep`, of an earlier generation, and
+    `inherited`, of an older program or of systemd. Nothing of these is ever closed here; what is not in the result is
+    no longer wanted, and the caller's to close. Without any `--bind`, what systemd handed down is served.
+
+    Raises BadSetting for an address that cannot be read or is given twice, AddressInUse if another socket holds one,
+    CannotBind if it fails otherwise; nothing new is open then, and nothing has changed.
+    """
+    keep, inherited = list(keep), list(inherited)
+    opening = _Opening(settings, [*keep, *inherited])
+    groups = [(bind, opening.kept(bind)) for bind in map(parse_bind, _wanted(settings, opening.spare))]
+    places_of = [(bind, places(bind) if not kept else [each.place for each in kept]) for bind, kept in groups]
+    refuse_overlaps([(bind, group) for bind, group in places_of if not bind.fd])
+    listeners: list[Listener] = []
+    try:
+        for (bind, kept), (_, group) in zip(groups, places_of, strict=True):
+            listeners += kept or _open_group(bind, group, opening, [*keep, *inherited, *listeners])
+    except BaseException:
+        opening.close(list(opening.fresh))
+        raise
+    for each in listeners:
+        if each not in opening.fresh and (settings.backlog or not each.bind.startswith("fd:")):
+            each.listen(effective_backlog(settings.backlog))
+        each.prepare(options(settings))
+    for event in [*opening.skipped, *_told(listeners, opening, inherited)]:
+        observe(event)
+    return listeners
+
+
+def check_binds(settings: Settings) -> None:
+    """Reads every `--bind` as `open_listeners` does, and resolves names, but opens nothing: raises BadSetting and
+    CannotBind for what could never be bound. Whether an address is free it cannot say."""
+    groups = [(bind, places(bind)) for bind in map(parse_bind, _wanted(settings, []))]
+    refuse_overlaps([(bind, group) for bind, group in groups if not bind.fd])
+
+
+def _wanted(settings: Settings, there: list[Listener]) -> tuple[str, ...]:
+    """Every `--bind`; when nobody has given one, what systemd handed down, or else the default."""
+    if not settings.bind:
+        raise BadSetting("--bind is empty.", "A server needs an address.", "Write --bind 127.0.0.1:8000.")
+    handed = tuple(each.bind for each in there if each.bind.startswith("fd:"))
+    return handed if handed and settings.bind is UNASKED else settings.bind
+
+
+def _told(listeners: list[Listener], opening: _Opening, inherited: list[Listener]) -> Iterator[Event]:
+    for each in listeners:
+        if each in opening.fresh or each in inherited:
+            yield ListenerOpened(each.address)
+    for each in inherited:
+        if each not in listeners and each.bind.startswith("fd:"):
+            yield ListenerSkipped(each.address, f"It was handed down as {each.bind}, and no --bind names it.")
+
+
+def _open_group(bind: Bind, group: list[Place], opening: _Opening, others: list[Listener]) -> list[Listener]:
+    """Open the addresses of one `--bind`; a free port that is not free on all of them is given back."""
+    if bind.fd:
+        return [_open_named(bind, opening, others)]
+    for left in reversed(range(TRIES_FOR_ONE_PORT)):
+        here: list[Listener] = []
+        lacking: list[CannotBind] = []
+        try:
+            for place in group:
+                port = bind.port or (_port(here[0]) if here else 0)
+                _open_or_skip(_with_port(place, port), opening, here, lacking)
+            if not here:
+                raise lacking[0]
+        except AddressInUse:
+            opening.close(here)
+            if bind.port or not here or not left:
+                raise
+        else:
+            break
+    for each in here:
+        each.bind = bind.text
+    opening.skipped += [ListenerSkipped(error.address, error.why) for error in lacking]
+    return here
+
+
+def _open_named(bind: Bind, opening: _Opening, others: list[Listener]) -> Listener:
+    """A descriptor that systemd did not announce, but that is there."""
+    if not bind.fd.isdigit():
+        names = ", ".join(sorted({each.name for each in others if each.name})) or "none"
+        why = f"No socket of that name was handed down; there are: {names}."
+        raise CannotBind(
+            f"Cannot listen on {bind.text}.", why, "Check FileDescriptorName= of the socket unit.", bind.text
+        )
+    if any(each.fileno() == int(bind.fd) for each in others):
+        raise BadSetting(f"--bind gives {bind.text}.", "Another --bind has that descriptor.", "Leave one of them out.")
+    opened = _open_descriptor(int(bind.fd), bind.text, opening.settings.backlog)
+    opening.fresh.append(opened)
+    return opened
+
+
+def _open_descriptor(fd: int, bind: str, backlog: int, name: str = "") -> Listener:
+    taken = inherited_socket(fd, bind, effective_backlog(backlog))
+    return Listener(taken, spoken((taken.family, taken.getsockname())), None, bind, name)
+
+
+def _port(listener: Listener) -> int:
+    return 0 if listener.family == socket.AF_UNIX else int(listener.address.rpartition(":")[2])
+
+
+def _with_port(place: Place, port: int) -> Place:
+    family, address = place
+    return place if family == socket.AF_UNIX else (family, (address[0], port, *address[2:]))
+
+
+def _open_or_skip(place: Place, opening: _Opening, here: list[Listener], lacking: list[CannotBind]) -> None:
+    family, address = place
+    settings = opening.settings
+    same = opening.same(place)
+    if same is not None:
+        return here.append(same)
+    try:
+        opened = _open_unix(address, settings) if family == socket.AF_UNIX else _open_tcp(place, settings)
+        opening.fresh.append(opened)
+        here.append(opened)
+    except OSError as error:
+        refusal = bind_error(error, place, settings)
+        if family != socket.AF_INET6 or not lacks_address(error):
+            raise refusal from None
+        lacking.append(refusal)
+
+
+def _open_unix(path: str, settings: Settings) -> Listener:
+    claim = Claim(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(path)
+        claim.bound()
+        give(path, settings.unix_mode, settings.unix_owner)  # nobody can connect before it listens
+        return Listener(_listening(listening, settings), f"unix:{path}", claim)
+    except BaseException:
+        listening.close()
+        claim.release()
+        raise
+
+
+def _open_tcp(place: Place, settings: Settings) -> Listener:
+    family, address = place
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if settings.reuse_address:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        return Listener(_listening(listening, settings), spoken((family, listening.getsockname())))
+    except BaseException:
+        listening.close()
+        raise
+
+
+def _listening(bound: socket.socket, settings: Settings) -> socket.socket:
+    """With SO_REUSEADDR two sockets may bind one address: the second fails here, with EADDRINUSE."""
+    bound.listen(effective_backlog(settings.backlog))
+    bound.setblocking(False)
+    return bound
+
+
+def effective_backlog(asked: int) -> int:
+    """The accept queue's real length for the setting: the system cuts it at somaxconn (listen(2)); 0 asks for that."""
+    most = kernel_number("core/somaxconn", socket.SOMAXCONN)
+    return min(asked or most, most)

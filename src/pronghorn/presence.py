@@ -1,0 +1,78 @@
+"""What the world outside knows a server by, beside its addresses: its control socket, and the files that it watches.
+
+Law: it belongs to the supervisor's process alone. An upgrade hands it on, and what has a name in the file system is
+removed by nobody but its last owner.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pronghorn.control import Control, open_control
+from pronghorn.desk import Desk
+from pronghorn.events import Observer
+from pronghorn.settings import Settings
+from pronghorn.supervisor import Supervisor
+from pronghorn.watcher import Watcher
+
+
+class Presence:
+    """Opened when the addresses are bound, `serve`d once the server serves. `address` is the first of them, `control`
+    the descriptors of the control socket that an older program hands on. Raises AlreadyRunning, and CannotBind if a
+    control socket that was asked for cannot be had."""
+
+    def __init__(self, settings: Settings, address: str, control: list[int], observe: Observer) -> None:
+        self.name = settings.name or address
+        self._settings = settings
+        self._control = Control.adopt(control[0], control[1]) if control else open_control(settings, address, observe)
+        self._watcher: Watcher | None = None
+        self._since = time.time_ns()
+
+    def serve(self, supervisor: Supervisor, watched: list[str]) -> None:
+        """From now on requests are answered, and with `--reload` changes of the `watched` paths lead to a reload."""
+        self._supervisor = supervisor
+        if self._control is not None:
+            self._control.serve(supervisor.watch, Desk(supervisor, self.name))
+        if self._settings.reload:
+            self._watcher = Watcher(watched, self._since)
+            supervisor.force.helpers.add(self._watcher.pid)
+            supervisor.watch.add(self._watcher, self._changed)
+
+    def tick(self, now: float) -> None:
+        """About once a second, with the monotonic clock."""
+        if self._control is not None:
+            self._control.tick(now)
+
+    def descriptors(self) -> list[int]:
+        """What an upgrade hands on, and no worker keeps."""
+        return self._control.descriptors() if self._control is not None else []
+
+    def hand_over(self) -> None:
+        """A new program bears the name now."""
+        if self._control is not None:
+            self._control.hand_over()
+        self._end_watcher()
+
+    def close(self) -> None:
+        self._end_watcher()
+        if self._control is not None:
+            self._control.close()
+
+    def _changed(self) -> None:
+        assert self._watcher is not None
+        paths = self._watcher.read()
+        if paths:
+            self._supervisor.changes.reload(f"{os.path.relpath(paths[0])} changed", _unheard)
+        if self._watcher.ended:
+            self._end_watcher()
+
+    def _end_watcher(self) -> None:
+        if self._watcher is not None:
+            self._supervisor.watch.remove(self._watcher)
+            self._watcher.close()
+            self._watcher = None
+
+
+def _unheard(result: object) -> None:
+    """The log tells how it ended."""

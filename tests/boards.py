@@ -1,0 +1,50 @@
+"""A running server's scoreboard, read from beside, and clients that stay."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from launch import Launched, wait_for
+from pronghorn.scoreboard import SERVING, Page, Scoreboard
+
+
+def board_of(server: Launched) -> Scoreboard:
+    """The scoreboard of a server, by the descriptor that its supervisor has."""
+    folder = f"/proc/{server.pid}/fd"
+    for name in os.listdir(folder):
+        if "pronghorn-scoreboard" in os.readlink(f"{folder}/{name}"):
+            return Scoreboard.adopt(os.open(f"{folder}/{name}", os.O_RDWR))
+    raise AssertionError("the supervisor has no scoreboard")
+
+
+def serving_pages(board: Scoreboard, count: int = 1) -> list[Page]:
+    """The pages of the workers, once so many serve."""
+
+    def serving() -> list[Page] | bool:
+        pages = [page for page in board.pages() if page.state == SERVING]
+        return len(pages) == count and pages
+
+    pages = wait_for(serving, f"{count} serving workers")
+    assert not isinstance(pages, bool)
+    return pages
+
+
+def ask(client: socket.socket, question: bytes = b"hello\n") -> bytes:
+    """Send a line, and read as much."""
+    client.sendall(question)
+    got = b""
+    while len(got) < len(question):
+        data = client.recv(len(question) - len(got))
+        assert data, f"the server ended after {got!r}"
+        got += data
+    return got
+
+
+@contextmanager
+def staying(server: Launched, count: int) -> Iterator[list[socket.socket]]:
+    """Clients that are connected, all at once, and have said nothing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(server.connect()) for _ in range(count)]

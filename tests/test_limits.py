@@ -1,0 +1,404 @@
+"""How many, and whom not: exact under one worker and under many, polite to those who are refused, bounded in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import random
+import resource
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boards import board_of
+from launch import script, wait_for
+from pronghorn import models
+from pronghorn.counts import ACCEPTED, REFUSED
+from pronghorn.errors import PronghornError
+from pronghorn.limits import DENIED, TOO_FAST, TOO_MANY, Bucket, Limits, Reserve, free_descriptors
+from pronghorn.listener import Exhausted
+from pronghorn.scoreboard import Page, Scoreboard
+from pronghorn.settings import settle
+from pronghorn.testing import Served, exchange, serving, until
+
+PATIENCE = 15.0
+MODELS = [name for name in models.MODELS if name not in ("kqueue", "iterative", "prefork")]
+QUIET = 0.15
+
+
+@pytest.fixture
+def board() -> Iterator[Scoreboard]:
+    with contextlib.closing(Scoreboard.create()) as one:
+        yield one
+
+
+def pages(board: Scoreboard, count: int) -> list[Page]:
+    return [board.take(slot, 1) for slot in range(count)]
+
+
+# The whole server's limits, over the scoreboard.
+
+
+def test_never_more_than_the_limit_and_the_last_place_can_be_had(board: Scoreboard) -> None:
+    settings = settle({"max_connections": 5})
+    one, two = (Limits(settings, page) for page in pages(board, 2))
+    assert [one.reserve() for _ in range(3)] + [two.reserve() for _ in range(3)] == [True] * 5 + [False]
+    first = board.pages()[0]
+    first.open -= 1
+    assert [two.reserve(), one.reserve()] == [True, False]
+    assert [page.open for page in board.pages()] == [2, 3]
+
+
+def test_one_worker_holds_no_more_than_it_can(board: Scoreboard) -> None:
+    (page,) = pages(board, 1)
+    limits = Limits(settle({}), page)
+    limits.most = 2
+    assert [limits.reserve() for _ in range(3)] == [True, True, False]
+    assert page.open == 2
+
+
+def test_sources_are_counted_over_all_workers(board: Scoreboard) -> None:
+    settings = settle({"max_connections_per_source": 2})
+    one, two = (Limits(settings, page) for page in pages(board, 2))
+    peer, same, other = ("192.0.2.1", 1), ("::ffff:192.0.2.1", 2), ("192.0.2.2", 3)
+    assert [one.refusal(peer), two.refusal(same), one.refusal(peer), two.refusal(other)] == ["", "", TOO_MANY, ""]
+    one.left(peer)
+    assert [two.refusal(peer), one.refusal(peer)] == ["", TOO_MANY]
+    assert [one.refusal(""), one.refusal(""), one.refusal("")] == ["", "", ""]  # a unix socket has no sources
+
+
+def test_a_slash_64_is_one_source(board: Scoreboard) -> None:
+    limits = Limits(settle({"max_connections_per_source": 1}), pages(board, 1)[0])
+    assert limits.refusal(("2001:db8::1", 1)) == ""
+    assert limits.refusal(("2001:db8::ffff:1", 1)) == TOO_MANY
+    assert limits.refusal(("2001:db8:0:1::1", 1)) == ""
+
+
+def test_limits_need_no_scoreboard() -> None:
+    limits = Limits(settle({"max_connections": 1, "max_connections_per_source": 1, "accept_rate": 100}), Page())
+    assert [limits.reserve(), limits.reserve()] == [True, False]
+    assert [limits.refusal(("192.0.2.1", 1)), limits.refusal(("192.0.2.1", 1))] == ["", TOO_MANY]
+
+
+def test_a_proxy_is_counted_by_its_clients(board: Scoreboard) -> None:
+    settings = settle({"max_connections_per_source": 1, "proxy_from": "10.0.0.0/8", "deny": "192.0.2.66"})
+    limits = Limits(settings, pages(board, 1)[0])
+    assert [limits.refusal(("10.1.1.1", each)) for each in range(3)] == ["", "", ""]
+    assert [limits.refusal_of_client(("192.0.2.1", each)) for each in range(2)] == ["", TOO_MANY]
+    assert limits.refusal_of_client(("192.0.2.66", 1)) == DENIED
+
+
+@pytest.mark.slow
+def test_a_million_sources_change_nothing(board: Scoreboard) -> None:
+    (page,) = pages(board, 1)
+    limits = Limits(settle({"max_connections_per_source": 50}), page)
+    known = ("192.0.2.1", 1)
+    assert all(limits.refusal(known) == "" for _ in range(50))
+    numbers = random.Random(7)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(1_000_000):
+        peer = (str(ipaddress.IPv6Address(numbers.getrandbits(128))), 1)
+        if not limits.refusal(peer):
+            limits.left(peer)
+    assert limits.refusal(known) == TOO_MANY
+    limits.left(known)
+    assert limits.refusal(known) == ""
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048  # KiB
+
+
+# So many in a second.
+
+
+def test_a_bucket_lets_through_its_rate() -> None:
+    bucket, served, now = Bucket(10, 0, 0.0), 0, 0.0
+    taken = []
+    for _ in range(1000):  # ten seconds, a hundred clients in each
+        if bucket.take(served + 1, now):
+            served += 1
+            taken.append(now)
+        now += 0.01
+    assert 10 * 10 <= len(taken) <= 10 * 10 + 10
+    assert max(sum(start <= each < start + 1 for each in taken) for start in range(1, 9)) <= 11
+    assert sum(each < 0.2 for each in taken) in (11, 12)
+
+
+def test_a_bucket_pours_out_what_others_have_taken() -> None:
+    one, two = Bucket(10, 0, 0.0), Bucket(10, 0, 0.0)
+    served = 0
+    for _ in range(20):
+        served += one.take(served + 1, 0.5)
+    assert served == 10
+    assert not two.take(served + 1, 0.5)
+    assert two.take(served + 1, 1.0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 0.3)), max_size=300), st.integers(1, 20))
+def test_buckets_of_many_workers_are_one(steps: list[tuple[int, float]], rate: int) -> None:
+    buckets, served, now, taken = [Bucket(rate, 0, 0.0) for _ in range(3)], 0, 0.0, []
+    for which, pause in steps:
+        now += pause
+        if buckets[which].take(served + 1, now):
+            served += 1
+            taken.append(now)
+    for start in taken:
+        assert sum(start <= each <= start + 1 for each in taken) <= 2 * rate  # a full bucket, and what flows in
+
+
+def test_the_rate_is_the_whole_servers(board: Scoreboard) -> None:
+    settings = settle({"accept_rate": 3})
+    all_pages = pages(board, 3)
+    limits = [Limits(settings, page) for page in all_pages]
+    told = []
+    for each, page in zip(limits, all_pages, strict=True):
+        for _ in range(2):
+            page.words[ACCEPTED] += 1
+            told.append(each.refusal(("192.0.2.1", 1)))
+            page.words[REFUSED] += bool(told[-1])
+    assert told.count("") in (2, 3) and set(told) == {"", TOO_FAST}
+
+
+# The reserve.
+
+
+class Queue:
+    """A listener in whose queue clients wait."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+
+    def accept(self) -> Any:
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def test_the_reserve_is_spent_at_the_second_shortage_and_refilled() -> None:
+    reserve, shortage = Reserve(), Exhausted(errno.EMFILE, "Too many open files")
+    with contextlib.closing(reserve):
+        held = reserve.fileno()
+        assert held >= 0 and not os.get_inheritable(held)
+        queue: Any = Queue((1, "a"), (2, "b"), None)
+        assert list(reserve.accepted(queue, shortage)) == []
+        found = []
+        for each in reserve.accepted(queue, shortage):
+            assert reserve.fileno() == -1
+            found.append(each)
+        assert found == [(1, "a"), (2, "b")]
+        assert reserve.fileno() >= 0
+        queue = Queue(BlockingIOError())
+        assert list(reserve.accepted(queue, shortage)) == []
+        assert reserve.fileno() >= 0
+
+
+def test_the_reserve_helps_against_nothing_else() -> None:
+    with contextlib.closing(Reserve()) as reserve:
+        for number in (errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            for _ in range(2):
+                assert list(reserve.accepted(Queue((1, "a")), Exhausted(number, ""))) == []  # type: ignore[arg-type]
+
+
+def test_free_descriptors_are_those_that_can_be_opened() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+            free = free_descriptors()
+            for _ in range(free):
+                stack.callback(os.close, os.dup(0))
+            with pytest.raises(OSError):
+                os.dup(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# Under every model.
+
+
+@contextlib.contextmanager
+def limited(model: str, **settings: Any) -> Iterator[Served]:
+    missing = models.page(model).missing()
+    if missing is not None:
+        pytest.skip(f"{model}: {missing}")
+    with serving("upper", model=model, **settings) as server:
+        yield server
+        assert "Traceback" not in server.log()
+
+
+@contextlib.contextmanager
+def connected(server: Served, count: int, source: Callable[[int], str] = lambda index: "127.0.0.1") -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for index in range(count):
+            client = stack.enter_context(socket.socket())
+            client.settimeout(PATIENCE)
+            client.bind((source(index), 0))
+            client.connect(server.address)
+            clients.append(client)
+        yield clients
+
+
+def answered(client: socket.socket) -> bool:
+    """Whether there is an answer; False is an end, in order. A reset raises."""
+    return exchange(client, b"a", expect=1) == b"A"
+
+
+def is_silent(client: socket.socket, seconds: float = QUIET) -> bool:
+    return not select.select([client], [], [], seconds)[0]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_beyond_the_limit_of_all_clients_wait_in_the_queue(model: str, workers: int) -> None:
+    with limited(model, max_connections=4, workers=workers) as server, connected(server, 7) as clients:
+        for client in clients:
+            client.sendall(b"a")
+        served: set[socket.socket] = set()
+
+        def so_many(count: int) -> bool:
+            served.update(select.select([each for each in clients if each not in served], [], [], 0)[0])
+            return len(served) >= count
+
+        until(lambda: so_many(4))
+        time.sleep(QUIET)
+        so_many(7)
+        assert len(served) == 4
+        assert "there is no room beside" in server.log()
+        for count in (5, 6, 7):
+            gone = served.pop()
+            assert gone.recv(1) == b"A"
+            clients.remove(gone)
+            gone.close()
+            until(lambda count=count: so_many(4))  # type: ignore[misc]
+            assert len(served) == 4
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_beyond_the_limit_of_a_source_clients_are_turned_away(model: str, workers: int) -> None:
+    with limited(model, max_connections_per_source=3, workers=workers) as server:
+        for _ in range(2):  # what was counted is taken back
+            with connected(server, 5, lambda index: "127.0.0.2") as clients, connected(server, 1) as (other,):
+                told = [answered(client) for client in clients]
+                assert told.count(True) == 3, told
+                assert answered(other)
+            until(lambda: sum(page.open for page in board_of(server).pages()) == 0)
+        assert "--max-connections-per-source" in server.log()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_beyond_the_rate_clients_are_turned_away(model: str, workers: int) -> None:
+    with limited(model, accept_rate=20, workers=workers, pool_size=100) as server:
+        begun = time.monotonic()
+        with connected(server, 60) as clients:
+            told = [answered(client) for client in clients]
+        took = time.monotonic() - begun
+        assert 20 - 2 * workers <= told.count(True) <= 20 * (1 + took) + workers, (told, took)
+        assert "--accept-rate" in server.log()
+        with connected(server, 1) as (late,):
+            until(lambda: answered(late) or _again(server))
+
+
+def _again(server: Served) -> bool:
+    with connected(server, 1) as (client,):
+        return answered(client)
+
+
+@pytest.mark.parametrize("model", ["iterative", "prefork", *MODELS])
+def test_who_is_denied_is_turned_away(model: str) -> None:
+    with limited(model, deny=("127.0.0.2/31",), allow=("127.0.0.3", "127.0.0.1")) as server:
+        with connected(server, 4, lambda index: f"127.0.0.{index + 1}") as clients:
+            assert [exchange(client, b"a", end=True) for client in clients] == [b"A", b"", b"A", b""]
+        until(lambda: "Refused 127.0.0.2 at PORT" in server.log())
+
+
+def test_fork_cannot_count_the_clients_of_proxies() -> None:
+    settings: dict[str, Any] = {"max_connections_per_source": 1, "proxy_from": ("127.0.0.1",)}
+    with (
+        pytest.raises(PronghornError, match="cannot be kept under fork with --proxy-from"),
+        serving("upper", model="fork", **settings),
+    ):
+        pass
+
+
+# Out of descriptors, for real.
+
+linux = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="prlimit(2) is a call of Linux")
+SHORT_OF_DESCRIPTORS = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+import pronghorn
+pronghorn.serve("upper", bind="127.0.0.1:0", model={model!r}, pool_size=1000)
+"""
+
+
+@pytest.mark.parametrize("model", [each for each in MODELS if each != "fork"])
+def test_without_a_limit_of_connections_the_descriptors_are_one(tmp_path: Path, model: str) -> None:
+    if models.page(model).missing() is not None:
+        pytest.skip(f"{model}: {models.page(model).missing()}")
+    with script(tmp_path, SHORT_OF_DESCRIPTORS.format(model=model)) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(100)]
+        for client in clients:
+            client.sendall(b"a")
+        wait_for(lambda: "there is no room beside" in server.log, "the full server")
+        time.sleep(QUIET)
+        served = select.select(clients, [], [], 0)[0]
+        assert 40 < len(served) < 96
+        assert "accept failed" not in server.log
+        for client in served:
+            client.close()
+            clients.remove(client)
+        for client in clients:
+            assert client.recv(1) == b"A"
+        assert server.stop() == 0
+
+
+@contextlib.contextmanager
+def no_descriptor_left(pid: int) -> Iterator[None]:
+    """The process finds no number for one more, until the end of the block."""
+    used = {int(each) for each in os.listdir(f"/proc/{pid}/fd")}
+    lowest = next(each for each in range(len(used) + 1) if each not in used)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["iterative", *MODELS])
+def test_out_of_descriptors_clients_are_turned_away_and_service_comes_back(model: str) -> None:
+    with limited(model) as server:
+        (pid,) = server.worker_pids()
+        held = model != "iterative"  # there it would hold the only flow of control
+        with connected(server, held) as before:
+            assert all(map(answered, before))
+            with no_descriptor_left(pid):
+                process = psutil.Process(pid)
+                worked, begun = sum(process.cpu_times()[:2]), time.monotonic()
+                with connected(server, 200) as clients:
+                    assert all(exchange(client, b"", expect=0) == b"" for client in clients)
+                    assert clients[-1].recv(1) == b""
+                until(lambda: time.monotonic() > begun + 2)
+                assert sum(process.cpu_times()[:2]) - worked < 0.05 * (time.monotonic() - begun) + 0.03
+                assert server.log().count("accept failed") == 1
+                assert "Too many open files" in server.log()
+                assert all(map(answered, before))
+            with connected(server, 1) as (after,):
+                begun = time.monotonic()
+                assert answered(after)
+                assert time.monotonic() - begun < 1
+        assert server.stop() == 0

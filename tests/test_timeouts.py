@@ -347,6 +347,14 @@ def test_the_protocol_learns_why(model: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["iterative", "fork", "thread", "gevent", "select", "uvloop"])
+def test_a_protocol_that_never_closes_is_cut_all_the_same(model: str) -> None:
+    with served("Stays", model, idle_timeout=0.4) as server, server.connect() as client:
+        assert exchange(client, b"hello", end=True) == b""
+        told(server, "idle")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model"),
     [("pushes", "asyncio"), ("pushes", "uvloop"), ("pushes", "thread"), ("Pushes", "epoll"), ("Pushes", "asyncio")],

@@ -103,3 +103,13 @@ class Collects(pronghorn.Protocol):
     def data_received(self, data: bytes) -> None:
         self.messages.append(data)
         self.transport.write(data.upper())
+
+
+class Stays(pronghorn.Protocol):
+    """Never closes, whatever its peer does."""
+
+    def eof_received(self) -> bool:
+        return True
+
+    def draining(self) -> bool:
+        return True

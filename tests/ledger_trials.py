@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from launch import Launched, wait_for
+from launch import Launched, launched, wait_for
 from ledger import BEFORE_ANY_BYTE, Book, Row, Sampler, gone, ledger_server, load, stat
 from ledger_client import Clients
 from pronghorn.settings import settle
@@ -68,6 +68,15 @@ def lost_while_stopping(book: Book) -> set[Row]:
     """The clients that a server which stops must not lose: all but those that it refused before any byte, and those
     that spoke again while it said goodbye."""
     return set(book.lost(BEFORE_ANY_BYTE)) - set(book.turned_away()) - set(book.crossed())
+
+
+def living(pid: int) -> set[int]:
+    """The children of a process that live."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        return {int(each) for each in found.read_text().split() if stat(int(each))[:1] not in ([], ["Z"])}
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
 
 
 def ready_workers(server: Launched) -> set[int]:
@@ -150,10 +159,14 @@ class Reports:
 
     def __init__(self, server: Launched) -> None:
         self._file = open(server.errors)
+        self._tail = ""
         self.ready: set[int] = set()
+        self.upgraded: list[int] = []
 
     def look(self) -> Reports:
-        self.ready |= {int(pid) for pid in re.findall(r"is ready, process id (\d+)", self._file.read())}
+        whole, _, self._tail = (self._tail + self._file.read()).rpartition("\n")
+        self.ready |= {int(pid) for pid in re.findall(r"is ready, process id (\d+)", whole)}
+        self.upgraded += [int(pid) for pid in re.findall(r"Upgraded: process (\d+) serves", whole)]
         return self
 
     def close(self) -> None:
@@ -213,6 +226,118 @@ def _renewed(server: Launched, reports: Reports, old: set[int], workers: int) ->
 def _spread(seconds: list[float]) -> str:
     ordered = sorted(seconds)
     return f"{ordered[len(ordered) // 2]:.2f} s (median), {ordered[-1]:.2f} s at most"
+
+
+def upgrades(folder: Path, times: int, rate: float = 500, **settings: Any) -> Result:
+    """Upgrades by USR2, one after the other, under load: no client notices, and each old program ends with 0."""
+    workers = settings.setdefault("workers", 2)
+    result, seconds = Result("R3b upgrade"), []
+    with ledger_server(folder, **settings) as server:
+        server.ready(workers)
+        pid, reports = server.pid, Reports(server)
+        with Sampler(pid, server.address[1]) as sampler, load(server, rate) as clients:
+            before = sampler.now()
+            for number in range(1, times + 1):
+                (folder / "version").write_text(str(number))
+                old, since = pid, time.monotonic()
+                os.kill(pid, signal.SIGUSR2)
+                if not _until(lambda: len(reports.look().upgraded) == number, 30):  # noqa: B023
+                    result.expect(False, f"upgrade {number} was not over after 30 s: {server.log[-300:]}")
+                    break
+                seconds.append(time.monotonic() - since)
+                pid = sampler.pid = reports.upgraded[-1]
+                result.expect(_until(lambda: stat(old)[:1] in ([], ["Z"]), 10), f"program {old} stayed")  # noqa: B023
+                whole = _until(lambda: len(reports.look().ready & living(pid)) == workers, 5)  # noqa: B023
+                result.expect(whole, f"upgrade {number}: not all workers are ready")
+                if number == 1:
+                    before = sampler.now()  # of the first that was started with descriptors
+            book = clients.stop()
+            after = sampler.now()
+        result.expect(server.exit(5) == 0, "the first program did not end with 0")
+        os.kill(pid, signal.SIGTERM)
+        gone([pid])
+    reports.close()
+    result.figures |= {"upgrades": str(len(seconds)), "each took": _spread(seconds)}
+    unnoticed(result, book)
+    _flat(result, sampler, before, after)
+    return result
+
+
+HANDLER_FILE, SETTINGS_FILE = "mine.py", "pronghorn.toml"
+BROKEN: dict[str, tuple[str, str, str]] = {
+    # what is wrong: which file says what then, and what the log must say of it
+    "a port that is taken": (SETTINGS_FILE, "{taken}", "Cannot listen on"),
+    "an import error": (HANDLER_FILE, "import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
+    "a syntax error": (HANDLER_FILE, "def reply(:\n", "SyntaxError"),
+    "an exit": (HANDLER_FILE, "import sys\nsys.exit(3)\n", "SystemExit: 3"),
+    "an end": (HANDLER_FILE, "import os\nos._exit(0)\n", "ended"),
+    "a hang": (HANDLER_FILE, "import time\ntime.sleep(60)\n", "the import still runs"),
+    "an unknown setting": (SETTINGS_FILE, "{good}wokers = 3\n", "wokers"),
+    "a wrong value": (SETTINGS_FILE, '{good}drain_timeout = "soon"\n', "drain_timeout"),
+}
+MINE = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom ledger_handler import Message as reply\n"
+
+
+def broken_reloads(folder: Path, times: int, rate: float = 300, start_timeout: str = "3s") -> Result:
+    """Reloads that cannot succeed, with one that can behind each: no client notices, and the log says why."""
+    result = Result("R3c broken reload")
+    with socket.create_server(("127.0.0.1", 0)) as holder, socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        bind = f"127.0.0.1:{place.getsockname()[1]}"
+        place.close()
+        good = f'bind = ["{bind}"]\nworkers = 2\nstart_timeout = "{start_timeout}"\n'
+        taken = good.replace("]", f', "127.0.0.1:{holder.getsockname()[1]}"]')
+        put(folder, HANDLER_FILE, MINE)
+        put(folder, SETTINGS_FILE, good)
+        with launched(folder, "mine:reply", config=SETTINGS_FILE, bind=None) as server:
+            server.ready(2)
+            with Sampler(server.pid, server.address[1]) as sampler, load(server, rate) as clients:
+                before = sampler.now()
+                for number in range(times):
+                    what = list(BROKEN)[number % len(BROKEN)]
+                    name, text, why = BROKEN[what]
+                    put(folder, name, text.format(good=good, taken=taken))
+                    _broken(result, server, what, why)
+                    put(folder, name, good if name == SETTINGS_FILE else MINE)
+                    _mended(result, server, what)
+                    if not number:
+                        before = sampler.now()  # to tell who holds the port took a library
+                book = clients.stop()
+                _until(lambda: sampler.now().descriptors <= before.descriptors, 3)
+                after = sampler.now()
+    result.figures["broken reloads"] = f"{times}, of {len(BROKEN)} kinds"
+    unnoticed(result, book)
+    _flat(result, sampler, before, after)
+    return result
+
+
+FAILED, RELOADED = "Reload failed, and nothing has changed", "Reloaded in "
+
+
+def _broken(result: Result, server: Launched, what: str, why: str) -> None:
+    """One reload that must fail."""
+    _until(lambda: len(server.workers()) == 2, 5)  # those of the generation before are gone
+    log, workers = len(server.log), set(server.workers())
+    server.send(signal.SIGHUP)
+    _until(lambda: FAILED in server.log[log:] or RELOADED in server.log[log:], 20)
+    told = server.log[log:]
+    result.expect(FAILED in told and RELOADED not in told, f"{what}: the reload did not fail: {told}")
+    result.expect(why in told, f"{what}: the log does not say {why!r}: {told}")
+    result.expect(workers <= set(server.workers()), f"{what}: the workers are others")
+
+
+def _mended(result: Result, server: Launched, what: str) -> None:
+    """One that must succeed."""
+    log = len(server.log)
+    server.send(signal.SIGHUP)
+    over = _until(lambda: RELOADED in server.log[log:], 20)
+    result.expect(over, f"mended after {what}: the reload did not succeed: {server.log[log:]}")
+
+
+def put(folder: Path, name: str, text: str) -> None:
+    """Writes a file as editors do: beside it, then over it."""
+    (folder / "new").write_text(text)
+    (folder / "new").rename(folder / name)
 
 
 # R4: kill -9.

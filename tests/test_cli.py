@@ -283,28 +283,6 @@ def test_a_table_does_not_mind_a_reader_that_leaves() -> None:
     assert done.stderr == ""
 
 
-def test_colours_are_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    main.complain("what " * 30)
-    coloured = capsys.readouterr().err
-    monkeypatch.setenv("NO_COLOR", "1")
-    main.complain("what " * 30)
-    plain = capsys.readouterr().err
-    assert coloured.startswith("\x1b[1;31mError:\x1b[0m what")
-    assert plain.startswith("Error: what")
-    assert max(map(len, plain.splitlines())) < 80
-
-
-def test_the_lines_of_a_reason_stay_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("NO_COLOR", "1")
-    main.complain("It failed.", '  File "shop.py", line 4\n    def\n       ^', "Mend it.")
-    said = ["Error: It failed.", '  File "shop.py", line 4', "    def", "       ^", "Mend it."]
-    assert capsys.readouterr().err.splitlines() == said
-
-
 def test_public_names_are_there() -> None:
     for name in pronghorn.__all__:
         assert getattr(pronghorn, name) is not None

@@ -321,6 +321,7 @@ def test_a_pipe_gets_whole_lines_and_no_colours(shop: MadeUp, folder: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
     assert why.strip() in done.stdout
     assert "\x1b" not in done.stdout
+    assert all(line == line.rstrip() for line in done.stdout.splitlines())
 
 
 def test_no_colour_means_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from pronghorn import models
-from pronghorn.ending import FIRST_WORD
+from pronghorn.connection import FIRST_WORD
 from pronghorn.testing import Served, exchange, serving, until
 
 HANDLERS = "draining_under_test"

@@ -28,9 +28,9 @@ LAYERS = (
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
         "addresses", "bind_errors", "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel",
         "limits", "deadlines", "drain", "meeting", "scoreboard", "sources", "counts", "waits", "lifespans",
-        "tracebacks", "timeouts", "ending", "settings",
+        "tracebacks", "timeouts", "socket_facts", "settings",
     },
-    {"errors", "events"},
+    {"errors", "events", "standard"},
 )  # fmt: skip
 ASIDE = {"__init__", "observers", "kernel"}
 OBSERVERS_MAY = {"observers", "events", "scoreboard", "kernel"}
@@ -180,3 +180,9 @@ def test_settings_cost_little() -> None:
 
 def test_a_worker_imports_only_what_serving_needs() -> None:
     assert not loaded_by("import pronghorn.server, pronghorn.models.epoll, pronghorn.services") & NOT_IN_WORKERS
+
+
+def test_what_every_fork_copies_is_little() -> None:
+    """A fork copies the map of its process, and these bring shared libraries and half a megabyte along."""
+    loaded = loaded_by("import pronghorn.server, pronghorn.models.fork, pronghorn.services")
+    assert not loaded & {"subprocess", "tempfile", "random", "shutil", "lzma", "bz2", "hashlib", "ssl"}

@@ -27,9 +27,8 @@ pytestmark = [
 ]
 BAD_SERVERS = Path(__file__).parent / "bad_servers.py"
 BLOCKING = "iterative fork prefork thread pool gevent".split()
-STAYS = pytest.mark.xfail(reason="a protocol that stays at draining() is not read any more under thread and its like")
 PAIRS = [(model, "message") for model in MODELS if model != "auto"]
-PAIRS += [("epoll", "protocol"), ("epoll", "asyncio"), ("uvloop", "asyncio")]
+PAIRS += [("epoll", "protocol"), ("thread", "protocol"), ("epoll", "asyncio"), ("uvloop", "asyncio")]
 PAIRS += [("thread", "blocking"), ("fork", "blocking")]
 
 
@@ -48,7 +47,7 @@ def good(result: trials.Result) -> None:
 # R9
 
 
-@pytest.mark.parametrize(("model", "style"), [*PAIRS, pytest.param("thread", "protocol", marks=STAYS)])
+@pytest.mark.parametrize(("model", "style"), PAIRS)
 def test_term_answers_whoever_is_in_flight_or_in_the_queue(tmp_path: Path, model: str, style: str) -> None:
     available(model)
     good(trials.term(tmp_path, model, style, count=25))
@@ -57,6 +56,23 @@ def test_term_answers_whoever_is_in_flight_or_in_the_queue(tmp_path: Path, model
 @pytest.mark.parametrize("model", ["epoll", "thread"])
 def test_term_under_load_serves_or_refuses(tmp_path: Path, model: str) -> None:
     good(trials.term_under_load(tmp_path, model, rate=400, seconds=0.5))
+
+
+# R3
+
+
+@pytest.mark.parametrize(("model", "times"), [("epoll", 10), ("thread", 5), ("uvloop", 5), ("prefork", 3)])
+def test_no_client_notices_a_reload(tmp_path: Path, model: str, times: int) -> None:
+    available(model)
+    good(trials.reloads(tmp_path, times, rate=500, model=model))
+
+
+def test_no_client_notices_an_upgrade(tmp_path: Path) -> None:
+    good(trials.upgrades(tmp_path, times=3))
+
+
+def test_no_client_notices_a_reload_that_fails(tmp_path: Path) -> None:
+    good(trials.broken_reloads(tmp_path, times=len(trials.BROKEN)))
 
 
 # R4, R4b

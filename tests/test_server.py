@@ -14,8 +14,8 @@ import pytest
 
 from launch import Launched, launched, logged, script, wait_for
 from pronghorn import server as facade
-from pronghorn.errors import BadHandler, PronghornError
-from pronghorn.server import Server, complain, keep_standard_descriptors
+from pronghorn.errors import PronghornError
+from pronghorn.server import Server
 
 HOUSE = os.path.dirname(facade.__file__)
 
@@ -161,22 +161,6 @@ def test_the_working_folder_comes_first_and_arguments_are_not_ours(tmp_path: Pat
         assert server.ask(b"\n").decode().rstrip() == f"{os.path.realpath(tmp_path)} ['pronghorn']"
 
 
-def test_closed_standard_streams_are_no_trouble(tmp_path: Path) -> None:
-    run = (
-        "import os, sys\nfor fd in range(3): os.close(fd)\n"
-        "import pronghorn.server as s\ns.keep_standard_descriptors()\n"
-        "open('fds', 'w').write(' '.join(os.readlink(f'/proc/self/fd/{n}') for n in range(3)))\n"
-    )
-    assert subprocess.run([sys.executable, "-c", run], cwd=tmp_path).returncode == 0
-    assert (tmp_path / "fds").read_text().split() == [os.devnull] * 3
-
-
-def test_keep_standard_descriptors_touches_nothing_that_is_open() -> None:
-    before = [os.fstat(fd) for fd in range(3)]
-    keep_standard_descriptors()
-    assert [os.fstat(fd)[:3] for fd in range(3)] == [each[:3] for each in before]
-
-
 SCRIPT = """
 import signal
 import pronghorn
@@ -295,8 +279,3 @@ def test_only_the_main_thread_serves() -> None:
     thread.start()
     thread.join()
     assert "main thread" in str(errors[0])
-
-
-def test_an_error_is_told_in_three_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    complain(BadHandler("What.", "Why.", "What to do."))
-    assert capsys.readouterr().err == "Error: What.\nWhy.\nWhat to do.\n"

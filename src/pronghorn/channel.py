@@ -22,15 +22,14 @@ from pronghorn.connection import (
     READ_SIZE,
     State,
     discard,
+    drop_unsent,
     is_peers_fault,
     moved,
-    unread,
-    unsent,
 )
-from pronghorn.ending import drop_unsent
 from pronghorn.errors import PeerError, TooMuchUnsent
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
+from pronghorn.socket_facts import unread, unsent
 from pronghorn.transport import Bytes, Loop, Transport, fill
 
 READ_OUT = 64  # reads at most, of what had come before draining began

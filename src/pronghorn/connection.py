@@ -14,13 +14,11 @@ from __future__ import annotations
 import _socket
 import enum
 import errno
-import fcntl
 import math
 import os
 import select
 import socket
 import struct
-import termios
 import threading
 import time
 from collections.abc import Callable
@@ -30,17 +28,18 @@ from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
+from pronghorn.socket_facts import tcp_info, unread, unsent
 from pronghorn.transport import Transport, counted
 from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
 LINGER_TIMEOUT = 2.0
+FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away a client that has said nothing yet
 LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
 PEER_GONE = frozenset(
     {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN}
     | {errno.EHOSTUNREACH, errno.ENETUNREACH}
 )
-PEER_HAS_ENDED = frozenset({6, 8, 9, 11})  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h
 
 
 class State(enum.Enum):
@@ -74,44 +73,6 @@ def is_peers_fault(error: BaseException) -> bool:
     if isinstance(error, (PeerError, ConnectionError)):
         return True
     return isinstance(error, OSError) and error.errno in PEER_GONE
-
-
-def unsent(sock: socket.socket) -> int:
-    """Bytes that the peer's kernel has not acknowledged yet, our FIN included (SIOCOUTQ, tcp(7)); 0 if unknown."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-    except (OSError, ValueError):  # closed meanwhile
-        return 0
-
-
-def unread(sock: socket.socket) -> int:
-    """Bytes that wait in the receive queue (SIOCINQ, tcp(7)); 0 if unknown."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))[0])
-    except (OSError, ValueError):  # closed meanwhile
-        return 0
-
-
-class TcpInfo(tuple[int, int, int, int, int]):
-    """The five facts of the kernel's TCP_INFO (tcp(7)) that serving needs."""
-
-    __slots__ = ()
-    state = property(lambda self: self[0])
-    ms_since_sent = property(lambda self: self[1])
-    ms_since_received = property(lambda self: self[2])
-    bytes_out = property(lambda self: self[3])
-    bytes_in = property(lambda self: self[4] - (self[0] in PEER_HAS_ENDED))  # the kernel counts a FIN as a byte
-
-
-def tcp_info(sock: socket.socket) -> TcpInfo | None:
-    """What the kernel knows of a TCP connection, or None where it does not tell (unix sockets, other systems)."""
-    if not hasattr(socket, "TCP_INFO"):
-        return None
-    try:
-        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
-        return TcpInfo((raw[0], *struct.unpack_from("I4xI", raw, 44), *struct.unpack_from("QQ", raw, 120)))
-    except (OSError, struct.error):
-        return None
 
 
 _trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
@@ -156,11 +117,23 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
         poller.poll(LINGER_LOOK * 1000)
 
 
+def close(sock: _socket.socket) -> None:
+    """Close a descriptor; what close(2) reports of its last moments concerns nobody any more, and it is closed."""
+    try:
+        sock.close()
+    except OSError:
+        pass
+
+
 def turn_away(fd: int) -> None:
     """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
-    sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    try:
+        sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    except OSError:
+        os.close(fd)
+        return
     _say_no(sock)
-    sock.close()
+    close(sock)
 
 
 def _say_no(sock: _socket.socket) -> None:
@@ -190,12 +163,12 @@ class Facts:
     on_cut: Callable[[], None] | None
     protocol: Any
     """What is driven over the connection, if it is a protocol: or the channel over it, on a loop of its own."""
+    proxy: ProxyHeader | None
+    """What the proxy said, if one made the connection for its client."""
     seen: Any
     """What timeouts.py has seen of it."""
     cut_by: BaseException | None
     """Why it was cut, if it was."""
-    proxy: ProxyHeader | None
-    """What the proxy said, if one made the connection for its client."""
     waits: Straight = Straight()
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
@@ -233,8 +206,8 @@ class Facts:
 
 
 FACTS = tuple(
-    "number peer proxy opened bytes_in bytes_out protocol seen cut_by reading_shut hears_drain drain partial on_cut"
-    "".split()
+    "number peer proxy opened bytes_in bytes_out protocol seen cut_by reading_shut hears_drain drain partial "
+    "on_cut".split()
 )
 
 
@@ -289,10 +262,74 @@ def let_go(sock: socket.socket) -> None:
     """Close this process's descriptor and nothing else: no lingering, no half-close; others may hold the socket."""
     fd = sock.detach()
     if fd >= 0:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:  # see close()
+            pass
 
 
 def end_unserved(conn: Connection) -> None:
     """Close a connection whose handler was never called, in order: so that its client reads an end."""
     _say_no(conn)
     conn.end()
+
+
+def first_word_due(conn: Any) -> float:
+    """Seconds that a Connection or a Channel still gets for its first byte although draining began.
+
+    A client connects and then writes: between the two it was accepted, and owes nothing. To end it there would lose
+    it, and a reload must lose nobody. One that has said something, or had its time, gets nothing more.
+    """
+    if conn.bytes_in or conn.drain is None:
+        return 0.0
+    due: float = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
+    return max(0.0, due)
+
+
+def owes_reply(conn: Connection) -> bool:
+    """Whether the peer seems to wait for an answer, or has only just come, as far as one can tell from outside a
+    blocking handler.
+
+    A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
+    and when output last went: input that is newer has not been answered, unless it is older than a second.
+    """
+    if unread(conn):
+        return True
+    if conn.partial is not None:
+        return conn.partial() or first_word_due(conn) > 0
+    info = tcp_info(conn)
+    if info is None or not info.bytes_in:
+        return first_word_due(conn) > 0
+    return bool(info.ms_since_received < info.ms_since_sent and info.ms_since_received < 1000)
+
+
+def end_reading(conn: Connection) -> None:
+    """Make the peer appear to have finished: the handler's next read finds the end (shutdown(2), SHUT_RD)."""
+    conn.reading_shut = True
+    try:
+        conn.shutdown(socket.SHUT_RD)
+    except OSError:
+        pass
+
+
+def drop_unsent(sock: socket.socket) -> None:
+    """Have the kernel throw away what is unsent when the socket is closed, instead of keeping it for a peer that takes
+    nothing (socket(7), SO_LINGER with a time of 0: the peer finds a reset)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    except OSError:
+        pass
+
+
+def cut(conn: Connection, error: BaseException) -> None:
+    """End a connection that would not finish: both directions, and the program behind it if there is one. If a
+    PeerError is the reason, the kernel is to forget what is unsent."""
+    conn.reading_shut, conn.cut_by = True, error
+    if isinstance(error, PeerError) and unsent(conn):
+        drop_unsent(conn)
+    try:
+        conn.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    if conn.on_cut is not None:
+        conn.on_cut()

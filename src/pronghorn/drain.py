@@ -35,7 +35,7 @@ class Wake:
         if self._write >= 0:
             try:
                 os.write(self._write, ONE)
-            except BlockingIOError:
+            except OSError:  # EAGAIN, as a rule: it is full, and so it is set
                 pass
 
     def clear(self) -> None:

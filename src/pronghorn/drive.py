@@ -12,8 +12,7 @@ import threading
 import time
 from typing import Any
 
-from pronghorn.connection import READ_SIZE, Connection, is_peers_fault
-from pronghorn.ending import end_reading, first_word_due
+from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault
 from pronghorn.transport import Bytes, Transport
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING, Any
 
 from pronghorn.control import Control, open_control
 from pronghorn.desk import Desk
 from pronghorn.events import Observer
 from pronghorn.settings import Settings
 from pronghorn.supervisor import Supervisor
-from pronghorn.watcher import Watcher
+
+if TYPE_CHECKING:
+    from pronghorn.watcher import Watcher
 
 
 class Presence:
@@ -29,13 +32,16 @@ class Presence:
         self._watcher: Watcher | None = None
         self._since = time.time_ns()
 
-    def serve(self, supervisor: Supervisor, watched: list[str]) -> None:
-        """From now on requests are answered, and with `--reload` changes of the `watched` paths lead to a reload."""
+    def serve(self, supervisor: Supervisor, source: Any, file: str) -> None:
+        """From now on requests are answered, and with `--reload` a change of the handler that `source` names, or of the
+        settings `file`, leads to a reload."""
         self._supervisor = supervisor
         if self._control is not None:
             self._control.serve(supervisor.watch, Desk(supervisor, self.name))
         if self._settings.reload:
-            self._watcher = Watcher(watched, self._since)
+            from pronghorn import watcher  # here: whatever the supervisor has imported, every fork copies
+
+            self._watcher = watcher.Watcher(watcher.places(source, file), self._since)
             supervisor.force.helpers.add(self._watcher.pid)
             supervisor.watch.add(self._watcher, self._changed)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterable
 from select import POLLIN, poll
@@ -23,6 +22,7 @@ from pronghorn import privileges
 from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
 from pronghorn.handlers import Facts, Source
 from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, kill, reset_signals
+from pronghorn.program import anonymous_file
 from pronghorn.settings import Settings
 from pronghorn.worker import Failed, load_handler
 
@@ -47,7 +47,9 @@ class Probe:
         self.deadline = time.monotonic() + self._limit
         self._line = b""
         self._ended = False
-        self._output = tempfile.TemporaryFile()
+        output = anonymous_file(b"")
+        os.set_inheritable(output, False)
+        self._output = open(output, "rb")
         self._reader, writer = os.pipe()
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

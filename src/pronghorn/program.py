@@ -6,7 +6,6 @@ Law: the settings travel in a descriptor, so that they show in no `ps` and need 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 
@@ -18,6 +17,8 @@ def server_command(fd: int) -> list[str]:
 def module_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module with the flags of this interpreter (-X, -W, -O, -I ...), and -P: the working
     folder is the handler's."""
+    import subprocess  # here: whatever the supervisor has imported, every fork copies
+
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     if not {"-P", "-I"} & set(flags):
         flags.append("-P")

@@ -30,10 +30,10 @@ from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
+from pronghorn.standard import complain, keep_standard_descriptors
 from pronghorn.supervisor import Supervisor
 from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
-from pronghorn.watcher import places
 from pronghorn.worker import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
@@ -182,7 +182,7 @@ class Server:
                 if listener not in plan.listeners:
                     listener.close()
             file = self._layers.file if self._layers is not None else ""
-            self._presence.serve(self._supervisor, places(self.source, file))
+            self._presence.serve(self._supervisor, self.source, file)
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -288,23 +288,11 @@ def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
         layers = Layers(settings, {name: name for name in settings}, source, file)
         status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:
-        complain(error)
-        status = error.exit_code
+        status = complain(error)
     except KeyboardInterrupt:
         status = 130
     if status:
         raise SystemExit(status)
-
-
-def complain(error: PronghornError) -> None:
-    """Say on standard error what happened, why, and what to do."""
-    head = "Error:"
-    if sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        head = f"\x1b[1;31m{head}\x1b[0m"
-    try:
-        print(head, error, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass  # closed or full: the exit code says it
 
 
 def main() -> int:
@@ -323,20 +311,9 @@ def main() -> int:
         return Server(layers=boot.layers, alone=True, starter=starter, handed=boot.handed).run()
     except PronghornError as error:
         starter.failed(error)
-        complain(error)
-        return error.exit_code
+        return complain(error)
     except KeyboardInterrupt:
         return 130
-
-
-def keep_standard_descriptors() -> None:
-    """Whoever started us may have closed 0, 1 or 2: the next socket would get that number, and a stray print would be
-    sent to a client."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 if __name__ == "__main__":

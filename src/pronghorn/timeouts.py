@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pronghorn.connection import State, tcp_info, unread, unsent
+from pronghorn.connection import State
 from pronghorn.settings import Settings
+from pronghorn.socket_facts import tcp_info, unread, unsent
 
 IDLE, MESSAGE, WRITE, AGE = "idle", "message timeout", "write timeout", "age"
 LONGEST, SHORTEST = 1.0, 0.05  # seconds between two passes

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +32,8 @@ class Upgrade:
     nothing changes. Raises OSError when no process can be started."""
 
     def __init__(self, boot: bytes, passed: list[int], folder: str, limit: float, watch: Watch, observe: Observer):
+        import subprocess  # here: whatever the supervisor has imported, every fork copies
+
         self.over = False
         self.error: PronghornError | None = None
         self.done: list[Done] = []
@@ -66,6 +67,8 @@ class Upgrade:
         if not self.over:
             self._decide(error)
             kill(self.pid, signal.SIGTERM)
+            import subprocess
+
             try:
                 self._process.wait(1.0)
             except subprocess.TimeoutExpired:

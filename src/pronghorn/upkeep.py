@@ -9,7 +9,6 @@ himself, as with the whole machine, has no right to complain of silence.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -158,7 +157,8 @@ class Upkeep:
 
 def worn_out(worker: Worker, settings: Settings, now: float) -> str:
     """Why a worker shall have a successor; empty if it need not. The limits of each worker differ by up to a tenth."""
-    more = 1.0 + JITTER * random.Random(worker.pid).random()
+    spread = worker.pid * 40503 % 65536 / 65536  # neighbouring process ids come to lie far apart
+    more = 1.0 + JITTER * spread
     if settings.max_connections_per_worker and worker.page.accepted >= settings.max_connections_per_worker * more:
         return f"it has accepted {worker.page.accepted:,} connections (--max-connections-per-worker)"
     if settings.max_worker_age and now - worker.ready_at >= settings.max_worker_age * more:

@@ -29,7 +29,7 @@ def show_status(status: dict[str, Any]) -> None:
     table.add_column()
     for head, words in status_rows(status):
         table.add_row(head, words)
-    console().print(table)
+    put(table)
 
 
 def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
@@ -74,7 +74,7 @@ def _last_reload(last: dict[str, Any] | None) -> Text:
 def show_workers(rows: list[dict[str, Any]]) -> None:
     """A table of workers; `Silent` is the time since the last heartbeat."""
     if not rows:
-        console().print("There is no worker. To have some: pronghorn ctl resize N")
+        say("There is no worker. To have some: pronghorn ctl resize N")
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("Slot", justify="right", no_wrap=True)
@@ -83,7 +83,7 @@ def show_workers(rows: list[dict[str, Any]]) -> None:
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_worker(row))
-    console().print(table)
+    put(table)
 
 
 def _worker(row: dict[str, Any]) -> list[Text]:
@@ -102,12 +102,17 @@ def _worker(row: dict[str, Any]) -> list[Text]:
 
 def say(words: str) -> None:
     """One plain sentence."""
-    console().print(text(words))
+    put(text(words))
 
 
-def console() -> Console:
-    """Standard output, as wide as the terminal; without colours in a pipe and with NO_COLOR."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+def put(what: Text | Table) -> None:
+    """Onto standard output, as wide as the terminal; in a pipe as wide as it is, without colours or blanks at the ends
+    of lines. NO_COLOR is obeyed."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    with console.capture() as captured:
+        console.print(what)
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def text(words: str, style: str = "") -> Text:

@@ -1,6 +1,6 @@
 """`pronghorn`: the group of commands, and the one place where an error becomes words and an exit status.
 
-Law: a command raises; only this file prints errors. A command's file is imported when that command is wanted.
+Law: a command raises; only this file tells errors. A command's file is imported when that command is wanted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import rich_click as click
 
 from pronghorn import __version__
 from pronghorn.errors import PronghornError
+from pronghorn.standard import complain, keep_standard_descriptors
 
 COMMANDS = ("serve", "ctl", "check", "config", "connect", "models")
 QUICK_START = f"""\
@@ -101,18 +102,19 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status, after any error has been told."""
-    _fill_standard_descriptors()
+    keep_standard_descriptors()
     try:
         status = group.main(arguments, prog_name="pronghorn", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except PronghornError as error:
-        return complain(error.what, error.why, error.hint, status=error.exit_code)
+        return complain(error)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         help_line = f"Try '{context.command_path} --help'." if context else ""
-        return complain(error.format_message(), hint=help_line, status=error.exit_code)
+        complain(PronghornError(error.format_message(), hint=help_line))
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -120,39 +122,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "."))
-
-
-def _fill_standard_descriptors() -> None:
-    """See that 0, 1 and 2 are open: what is opened next must not take the place of one that the shell closed."""
-    for wanted in (0, 1, 2):
-        try:
-            os.fstat(wanted)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)
-
-
-def complain(what: str, why: str = "", hint: str = "", *, status: int = 1) -> int:
-    """Say on standard error what happened, why, and what to do; returns `status`."""
-    head = "Error:"
-    lines = [f"{head} {what}", *(part for part in (why, hint) if part)]
-    if sys.stderr.isatty():
-        lines = _fitted(lines)
-        if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
-            lines[0] = lines[0].replace(head, f"\033[1;31m{head}\033[0m", 1)
-    click.echo("\n".join(lines), err=True)
-    return status
-
-
-def _fitted(lines: list[str]) -> list[str]:
-    import shutil
-    import textwrap
-
-    width = max(20, shutil.get_terminal_size().columns - 1)
-    lines = [part for line in lines for part in line.split("\n")]
-    return [part for line in lines for part in textwrap.wrap(line, width, break_long_words=False) or [""]]
+        place = f": {error.filename}" if error.filename else "."
+        return complain(PronghornError(f"{error.strerror or error}{place}"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import select
 import selectors
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.introduction import Introduction
-from pronghorn.models.acceptors import Acceptor
+from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Loops
 
@@ -35,6 +36,8 @@ class AsyncioLoops(Loops):
         self._glue = AsyncioLoop(self._loop, self.failed, self.release)
         self.call_later = self._loop.call_later
         self.changed = self._glue.changed
+        self._tells_once = type(self._loop).__module__.startswith("uvloop")
+        self._received: dict[int, int] = {}
         super().__init__(context)
 
     def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
@@ -75,7 +78,23 @@ class AsyncioLoops(Loops):
 
     def _turn(self) -> None:
         self.tick(time.monotonic())
+        if self._tells_once:
+            self._look_again()
         self.call_later(TICK, self._turn)
+
+    def _look_again(self) -> None:
+        """uvloop tells of a reset once, with the input before it, and watches that descriptor no more: whoever reads
+        once for each time that it is told would never learn of the reset."""
+        received = {number: channel.bytes_in for number, channel in self.open.items()}
+        poller, suspects = select.poll(), {}
+        for number, count in received.items():
+            if count != self._received.get(number, 0) and self.open[number].wants_read:
+                suspects[self.open[number].fileno()] = self.open[number]
+                poller.register(self.open[number], 0)  # errors are told unasked
+        self._received = received
+        for fd, events in poller.poll(0) if suspects else ():
+            if events & select.POLLERR:
+                suspects[fd].on_readable()
 
 
 def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:

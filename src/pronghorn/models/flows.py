@@ -14,8 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pronghorn.connection import Connection, SeenConnection, end_unserved, let_go, linger, tcp_info
-from pronghorn.ending import cut, end_reading, owes_reply
+from pronghorn.connection import (
+    Connection,
+    SeenConnection,
+    cut,
+    end_reading,
+    end_unserved,
+    let_go,
+    linger,
+    owes_reply,
+)
 from pronghorn.errors import BadProxyHeader, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
@@ -23,6 +31,7 @@ from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.scoreboard import DRAINING
+from pronghorn.socket_facts import tcp_info
 from pronghorn.timeouts import AGE, OutsideTimeouts
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
@@ -218,7 +227,7 @@ class Flows:
         for fd in (drain.fileno(), *watched):
             poller.register(fd, select.POLLIN)
         while not drain:
-            for fd, _ in poller.poll(min(TICK, self.timeouts.wait(time.monotonic())) * 1000):
+            for fd, _ in poller.poll(min(BEAT, self.timeouts.wait(time.monotonic())) * 1000):
                 if fd in watched:
                     watched[fd].on_readable()
             self._look_beside()
@@ -248,8 +257,12 @@ class Flows:
             return None
         return None if got is None else self._connection(listener, *got)
 
-    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection:
-        conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+    def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection | None:
+        try:
+            conn: Connection = self.context.connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+        except OSError as error:  # of this connection, and none of the listener's
+            self.context.refuse(fd, peer, str(error), admitted=not self.context.limits.is_proxy(peer))
+            return None
         known = None if self.context.limits.is_proxy(peer) else peer
         conn.begin(self.context.number(known), peer, self.context.drain)
         self.open[conn.number] = conn

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pronghorn.connection import Connection
 from pronghorn.counts import Counts, Shared
@@ -46,10 +46,21 @@ class Elders:
         return old
 
 
+def descriptors(context: Context) -> list[int]:
+    """What is the parent's alone, and every child closes."""
+    held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
+    return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
+
+
+def handle_signals(flows: Flows) -> Any:
+    """SIGCHLD for the parent, SIGURG for its children; what SIGCHLD did before."""
+    signal.signal(signal.SIGURG, lambda *_: _thread.start_new_thread(flows.look_after, ()))
+    return signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
+
+
 def serve(context: Context) -> None:
     flows = Flows(context)
-    held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
-    held += [fd for fd in (context.reserve.fileno(),) if fd >= 0]
+    held = descriptors(context)
     context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
     children: Children = {}
@@ -64,10 +75,13 @@ def serve(context: Context) -> None:
         if context.drain.begun:
             send(children, signal.SIGTERM)  # also those of a queue that waits for room
 
+    def watch_over(now: float) -> None:
+        flows.keep_deadlines(now)
+        send(elders.since(now) & children.keys(), signal.SIGURG)
+
     elders = Elders(flows.timeouts.shortest / 2)
-    flows.watch_over = lambda now: watch_over(flows, elders, children, now)
-    previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
-    signal.signal(signal.SIGURG, lambda *_: _thread.start_new_thread(flows.look_after, ()))
+    flows.watch_over = watch_over
+    previous = handle_signals(flows)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
         counts = shared.lend()
         try:
@@ -112,12 +126,6 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
         except (OSError, ValueError):
             pass
     os._exit(0)
-
-
-def watch_over(flows: Flows, elders: Elders, children: Children, now: float) -> None:
-    """Have children that have lived for a while keep their deadlines themselves."""
-    flows.keep_deadlines(now)  # of none, here: so that the next look has its time
-    send(elders.since(now) & children.keys(), signal.SIGURG)
 
 
 def reap(children: Children) -> list[tuple[Peer, Counts]]:

@@ -30,7 +30,10 @@ def connection_class() -> type[Any]:
 
         def end(self) -> None:
             # By gevent's own door: its loop must forget the number, which the next descriptor will have.
-            super()._real_close()  # type: ignore[misc]
+            try:
+                super()._real_close()  # type: ignore[misc]
+            except OSError:
+                pass
 
         def shutdown(self, how: int) -> None:
             # gevent's own also interrupts whoever waits, with an error that no handler expects.

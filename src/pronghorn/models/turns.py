@@ -1,4 +1,4 @@
-"""What models with one flow of control for all connections share: channels, deadlines, and the end.
+"""What models with one flow of control for all connections share: acceptors, channels, deadlines, and the end.
 
 Law: a loop watches things, each with a descriptor and two wishes (`wants_read`, `wants_write`), and tells them when
 they may act. Whatever changes is looked at between two waits, never in the middle of a batch of events: so no
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.channel import CLOSED, AnyChannel, Channel
+from pronghorn.connection import close, first_word_due
 from pronghorn.deadlines import Deadlines
-from pronghorn.ending import first_word_due
 from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
 from pronghorn.introduction import Introduction
 from pronghorn.listener import Listener, Peer
-from pronghorn.models.acceptors import Acceptor, Watched
+from pronghorn.models.acceptor import Acceptor, Watched
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
@@ -50,9 +50,9 @@ class Loops:
         self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
+        self._draining = False
         self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
-        self._draining = False
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol."""
@@ -61,8 +61,12 @@ class Loops:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
             context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
             return
-        sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-        sock.setblocking(False)
+        try:
+            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock.setblocking(False)
+        except OSError as error:  # of this connection, and none of the listener's
+            context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
+            return
         if context.limits.proxied and context.limits.is_proxy(peer):
             self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
         else:
@@ -119,7 +123,7 @@ class Loops:
         if isinstance(channel, Introduction):
             self._header_came(channel)
             return
-        channel.sock.close()
+        close(channel.sock)
         self.context.closed(channel, channel.reason)
         self.relieve()
 
@@ -164,6 +168,14 @@ class Loops:
             self.context.failed(channel, error)
             channel.close()
 
+    def _say_goodbye(self, channel: AnyChannel) -> None:
+        if self.context.handler.facts.needs_asyncio:
+            channel.feed_eof()
+        else:
+            tell = getattr(channel.protocol, "draining", None)
+            if tell is None or not tell():
+                channel.close()
+
     def keep_deadlines(self) -> None:
         """From now on, end the connections that are over their time."""
         for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
@@ -174,14 +186,6 @@ class Loops:
                 channel.cut(PeerTimeout(why))
         if self._timeouts.interval < math.inf:
             self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
-
-    def _say_goodbye(self, channel: AnyChannel) -> None:
-        if self.context.handler.facts.needs_asyncio:
-            channel.feed_eof()
-        else:
-            tell = getattr(channel.protocol, "draining", None)
-            if tell is None or not tell():
-                channel.close()
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""

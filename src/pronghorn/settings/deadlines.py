@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from pronghorn.settings.fields import option
-from pronghorn.settings.lifecycle import Lifecycle
+from pronghorn.settings.limits import Limits
 
 PANEL = "Deadlines and limits"
 
 
-class Patience(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Patience(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one connection gets."""
 
     idle_timeout: Annotated[

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pronghorn.settings.deadlines import Patience
 from pronghorn.settings.fields import option
+from pronghorn.settings.lifecycle import Lifecycle
 
 
-class Limits(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every connection is measured by."""
 
     allow: Annotated[

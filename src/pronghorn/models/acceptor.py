@@ -1,7 +1,8 @@
-"""What a loop watches beside channels: listeners, and things that only want to be told of input.
+"""A listener as a participant in a loop, and the other things that a loop watches beside its connections.
 
-Law: an acceptor takes what is there, up to a bound, and rests where that is wiser; what comes of a connection is the
-loop's business.
+Law: an acceptor takes a bounded number at a time, so that a flood of connects does not starve open conversations, and
+rests when it must: while others have room that it has not, or nobody has. It lets go of its listener when draining has
+begun and the queue is empty, and only once no loop watches it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 if TYPE_CHECKING:
     from pronghorn.models.turns import Loops
 
-ACCEPTS_PER_TURN = 16  # so that a flood of connects does not starve open conversations
+ACCEPTS_PER_TURN = 16
 
 
 class Watched:

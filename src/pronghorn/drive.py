@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault
+from pronghorn.socket_facts import unread
 from pronghorn.transport import Bytes, Transport
 
 
@@ -54,6 +55,10 @@ class BlockingTransport(Transport):
     def number(self) -> int:
         return self.conn.number
 
+    @property
+    def tls(self) -> Any:
+        return self.conn.tls
+
     def write(self, data: Bytes) -> None:
         if self.wrote_eof:
             raise RuntimeError("write() after write_eof()")
@@ -66,7 +71,7 @@ class BlockingTransport(Transport):
         except OSError as error:
             self.error = error
             self._closing = True
-        if self.conn.draining and self._flow == threading.get_ident():
+        if self.conn.draining and self._flow == threading.get_ident() and not unread(self.conn):
             self.tell_draining()
 
     def write_eof(self) -> None:
@@ -119,6 +124,8 @@ class BlockingTransport(Transport):
                 if self.drain.fileno() < 0:
                     self.drain.renew()
                 self._poller.register(self.drain, select.POLLIN)
+        if self.conn.holds_input:
+            return True
         ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll)]
         if self.conn.fileno() in ready:  # what came before the drain is told before it
             return True

@@ -136,6 +136,7 @@ def launched(
         started(folder, ["-P", "-m", "pronghorn.server", str(fd)], [fd, writer], terminal=terminal) as server,
     ):
         line = reports.readline()
+        reports.read()  # to the end: the server has let go of it
         server.report = json.loads(line) if line else {}
         yield server
 

@@ -145,7 +145,6 @@ def test_the_socket_is_made_ready(listening: Callable[..., socket.socket]) -> No
     with inherited_socket(copy, "fd://9", 5) as taken:
         assert not taken.get_inheritable()
         assert not os.get_blocking(copy)
-        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_socket_that_is_only_bound_listens_now() -> None:
@@ -239,6 +238,7 @@ def test_a_descriptor_that_nobody_announced(listening: Callable[..., socket.sock
     fd = os.dup(given.fileno())
     (one,) = open_listeners(Settings(bind=(f"fd://{fd}",)), lambda event: None)
     assert one.fileno() == fd
+    assert given.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert one.address == f"127.0.0.1:{given.getsockname()[1]}"
     one.close()
 

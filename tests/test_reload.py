@@ -51,7 +51,7 @@ def test_new_code_serves_and_old_conversations_finish(tmp_path: Path) -> None:
             write(tmp_path, HANDLER % {"word": "newer"})
             server.send(signal.SIGHUP)
             wait_for(lambda: reloads(server) == 1, "the reload")
-            assert word(server) == b"newer"
+            wait_for(lambda: word(server) == b"newer", "an answer of the new code")
             sock.sendall(b"ne\n")
             assert sock.recv(100) == b"old\n"
         wait_for(lambda: len(server.workers()) == 2, "the end of the old workers")
@@ -84,7 +84,7 @@ def test_a_reload_that_fails_changes_nothing(tmp_path: Path, fault: str) -> None
         write(tmp_path, HANDLER % {"word": "mended"})
         server.send(signal.SIGHUP)
         wait_for(lambda: reloads(server) == 1, "the reload")
-        assert word(server) == b"mended"
+        wait_for(lambda: word(server) == b"mended", "an answer of the new code")
         assert server.stop() == 0
 
 
@@ -98,7 +98,7 @@ def test_a_worker_that_fails_although_the_probe_did_not(tmp_path: Path) -> None:
         wait_for(lambda: failures(server) == 1, "the failure")
         assert "ZeroDivisionError" in server.log
         wait_for(lambda: server.workers() == before, "the end of the candidates")
-        assert word(server) == b"old"
+        wait_for(lambda: word(server) == b"old", "an answer of the new code")
 
 
 def test_many_hups_become_two_reloads(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_many_hups_become_two_reloads(tmp_path: Path) -> None:
             time.sleep(0.001)
         (tmp_path / "go").touch()
         wait_for(lambda: reloads(server) == 2, "two reloads")
-        assert word(server) == b"new"
+        wait_for(lambda: word(server) == b"new", "an answer of the new code")
         assert server.stop() == 0
         assert server.log.count("Reloading") == 2
 

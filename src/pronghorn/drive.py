@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault
+from pronghorn.socket_facts import unread
 from pronghorn.transport import Bytes, Transport
 
 
@@ -66,7 +67,7 @@ class BlockingTransport(Transport):
         except OSError as error:
             self.error = error
             self._closing = True
-        if self.conn.draining and self._flow == threading.get_ident():
+        if self.conn.draining and self._flow == threading.get_ident() and not unread(self.conn):
             self.tell_draining()
 
     def write_eof(self) -> None:

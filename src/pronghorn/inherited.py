@@ -57,8 +57,6 @@ def inherited_socket(fd: int, bind: str, backlog: int) -> socket.socket:
         _check(taken, bind, fd)
         if not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             taken.listen(backlog)
-        if taken.family != socket.AF_UNIX:
-            taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         taken.detach()
         raise _refusal(bind, f"Descriptor {fd}: {error.strerror}.") from None

@@ -13,7 +13,6 @@ import importlib.util
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +44,8 @@ class Watcher:
     """
 
     def __init__(self, places: Iterable[str], since: int = 0) -> None:
+        import subprocess  # here: whatever the supervisor has imported, every fork copies
+
         self._line, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(

@@ -10,17 +10,19 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import rich_click as click
 from click.core import ParameterSource
 
 from pronghorn import settings
-from pronghorn.errors import BadSetting
+from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings import Field
 from pronghorn.settings.layers import Layers, find
 from pronghorn.settings.source import Source
 
 EXEC = "--exec"
 COMMAND = "pronghorn.exec"
+as_json = click.option("--json", "as_json", is_flag=True, help="The result, or the error, as JSON on standard output.")
 
 
 class Option(click.RichOption):
@@ -82,12 +84,18 @@ def split(args: list[str]) -> tuple[list[str], tuple[str, ...] | None]:
 
 def takes_layers(name: str, epilog: str = "") -> Callable[[Callable[..., Any]], click.RichCommand]:
     """A command that takes a handler and settings; its function is called with the Layers of both, and with what its
-    own options give."""
+    own options give. With `as_json` among them, an error is JSON too."""
 
     def decorate(function: Callable[..., Any]) -> click.RichCommand:
         def call(ctx: click.RichContext, /, handler: str | None, config: str | None, **values: Any) -> Any:
             own = {key: values.pop(key) for key in list(values) if key not in names}
-            return function(given(ctx, handler, config, values), **own)
+            try:
+                return function(given(ctx, handler, config, values), **own)
+            except PronghornError as error:
+                if not own.get("as_json"):
+                    raise
+                print_json({"error": error.parts()})
+                return error.exit_code
 
         names = {field.name for field in settings.fields()}
         call.__doc__ = function.__doc__
@@ -149,3 +157,8 @@ def given(ctx: click.Context, handler: str | None, config: str | None, values: d
     source = Source(command=program) if program else Source(name=handler) if handler else None
     file = os.path.abspath(config) if config else find()
     return Layers({name: values[name] for name in origins}, origins, source, file)
+
+
+def print_json(value: Any) -> None:
+    """For programs."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

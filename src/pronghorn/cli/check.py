@@ -11,20 +11,20 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from pronghorn.cli._layers import takes_layers
+from pronghorn.cli import _layers
 from pronghorn.cli.config import handler_of
 from pronghorn.settings.layers import Layers, Settled
 
 
-@takes_layers("check")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@_layers.takes_layers("check")
+@_layers.as_json
 def command(layers: Layers, as_json: bool) -> None:
     """Check settings and handler as serve would: the handler is imported, its lifespan is not entered, and nothing is
     bound. The exit status is 0, 2 for a wrong setting or a model that cannot run the handler, 3 for an import that
     takes too long, 4 for a handler that cannot be imported, 5 for an address that can never be bound."""
     found = examined(layers.settle())
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        _layers.print_json(found)
     else:
         click.echo(sentence(found))
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import rich_click as click
 
 from pronghorn import settings
-from pronghorn.cli._layers import takes_layers
+from pronghorn.cli import _layers
 from pronghorn.settings.layers import DEFAULT, HANDLER, Layers, Settled
 
 
-@takes_layers("config")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@_layers.takes_layers("config")
+@_layers.as_json
 def command(layers: Layers, as_json: bool) -> None:
     """Show each setting that serve would run with, and where it comes from; binds and imports nothing."""
     settled = layers.settle()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(rows(settled)), indent=2).decode())
+        _layers.print_json(rows(settled))
     else:
         show(settled, layers.file)
 

@@ -58,6 +58,7 @@ class Flows:
         self._rest_until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
+        self._idle: dict[int, float] = {}  # since when a connection seems to be, while draining
         self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
         self.watch_over: Callable[[float], None] = self.keep_deadlines
 
@@ -208,9 +209,16 @@ class Flows:
             cut(conn, ConnectionAbortedError("cut at the drain deadline"))
 
     def _end_idle(self) -> None:
+        # At the first look a flow may have read what it has not yet given to its handler: it waits for the
+        # interpreter's lock, which we have. So one that seems idle is looked at again.
+        now, seen = time.monotonic(), self._idle
+        self._idle = {}
         for conn in list(self.open.values()):
             if not (conn.reading_shut or conn.hears_drain or owes_reply(conn)):
-                end_reading(conn)
+                since = seen.get(conn.number, now)
+                if now - since >= SWEEP / 2:
+                    end_reading(conn)
+                self._idle[conn.number] = since
 
     def attend_beside(self) -> threading.Thread:
         """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its

@@ -89,12 +89,12 @@ class Field:
         if isinstance(value, tuple):
             return ",".join(value)
         if self.unit == "time" and value:
-            return f"{value:g}s" if value >= 1 else f"{value * 1000:g}ms"
+            return f"{value:.15g}s" if value >= 1 else f"{value * 1000:.15g}ms"
         if self.unit == "size":
             for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
                 if value and value % size == 0:
                     return f"{value // size}{unit}"
-        return f"{value}" if isinstance(value, int) else f"{value:g}"
+        return f"{value}" if isinstance(value, int) else f"{value:.15g}"
 
 
 def _mode(text: str) -> None:

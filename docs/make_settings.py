@@ -1,0 +1,57 @@
+"""Writes docs/settings.md, from the fields of Settings: `make docs`. A test wants to see that it is up to date."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pronghorn.settings import Field, fields
+
+UNITS = re.compile(r" \([^()]*; a plain number is [a-z]+\)")  # the head says it once
+PAGE = Path(__file__).with_name("settings.md")
+HEAD = """\
+# Settings
+
+<!-- Made by `make docs`; what stands here is said in src/pronghorn/settings/ -->
+
+Each setting has one name, and five places where it can be given. For `max_threads` these are
+
+| where | written as |
+|---|---|
+| the command line of `serve`, `check` and `config` | `--max-threads 50` |
+| the environment | `PRONGHORN_MAX_THREADS=50` |
+| a settings file, [`pronghorn.toml`](operations.md#settings) | `max-threads = 50` or `max_threads = 50` |
+| a script | `pronghorn.serve(..., max_threads=50)` |
+| nowhere | the default |
+
+The upper ones win. What is on or off is `--reuse-port` or `--no-reuse-port` on the command line, `true` or `false` in
+a file, and `yes` or `no` in the environment. What may be given more than once is a list in a file, and separated by
+commas in the environment. A duration is `500ms`, `30s`, `2m`, `1h`, or a number of seconds; a size is `64KiB`, `1MiB`,
+`10MB`, or a number of bytes.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    panels: dict[str, list[Field]] = {}
+    for field in fields():
+        panels.setdefault(field.panel, []).append(field)
+    return HEAD + "".join(f"\n## {panel}\n\n{table(group)}" for panel, group in panels.items())
+
+
+def table(group: list[Field]) -> str:
+    rows = ["| setting | takes | default | is |", "|---|---|---|---|"]
+    for field in group:
+        flags = ", ".join(f"`{flag}`" for flag in (field.flag, field.short) if flag)
+        default = field.shown(field.default)
+        takes = UNITS.sub("", field.takes)
+        rows.append(f"| {flags} | {cell(takes)} | {f'`{default}`' if default else ''} | {cell(field.help)} |")
+    return "\n".join(rows) + "\n"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

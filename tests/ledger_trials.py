@@ -13,12 +13,13 @@ import re
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from launch import Launched, launched, wait_for
-from ledger import BEFORE_ANY_BYTE, Book, Row, Sampler, gone, ledger_server, load, stat
+from ledger import BEFORE_ANY_BYTE, Book, Row, Sampler, gone, ledger_server, load, stat, summary
 from ledger_client import Clients
 from pronghorn.settings import settle
 
@@ -38,6 +39,7 @@ class Result:
         self.name = name
         self.faults: list[str] = []
         self.figures: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
 
     def expect(self, holds: object, fault: str) -> None:
         if not holds:
@@ -50,7 +52,9 @@ class Result:
             self.faults.append(f"{len(these)} {what}: " + "; ".join(map(str, these[:3])))
 
     def books(self, book: Book) -> None:
-        self.figures["clients"] = book.summary()
+        """May be called for several books, which are added up."""
+        self.counts += book.counts
+        self.figures["clients"] = summary(self.counts)
         self.expect_none(book.faults(), "disagreements of the books")
 
     def __repr__(self) -> str:
@@ -82,7 +86,7 @@ def living(pid: int) -> set[int]:
 def ready_workers(server: Launched) -> set[int]:
     """The workers that live and have said that they are ready, by the log."""
     said = {int(pid) for pid in re.findall(r"is ready, process id (\d+)", server.log)}
-    return said & set(server.workers())
+    return said & living(server.pid)
 
 
 # R9: TERM.
@@ -188,7 +192,7 @@ def reloads_of(server: Launched, folder: Path, workers: int, times: int, rate: f
         before = sampler.now()
         for number in range(1, times + 1):
             (folder / "version").write_text(str(number))
-            old, since = set(server.workers()), time.monotonic()
+            old, since = living(server.pid), time.monotonic()
             server.send(signal.SIGHUP)
             over = _until(lambda old=old: _renewed(server, reports, old, workers), 10)  # type: ignore[misc]
             seconds.append(time.monotonic() - since)
@@ -219,7 +223,7 @@ def unnoticed(result: Result, book: Book) -> None:
 
 
 def _renewed(server: Launched, reports: Reports, old: set[int], workers: int) -> bool:
-    now = set(server.workers())
+    now = living(server.pid)
     return not now & old and len(reports.look().ready & now) == workers
 
 
@@ -316,14 +320,14 @@ FAILED, RELOADED = "Reload failed, and nothing has changed", "Reloaded in "
 
 def _broken(result: Result, server: Launched, what: str, why: str) -> None:
     """One reload that must fail."""
-    _until(lambda: len(server.workers()) == 2, 5)  # those of the generation before are gone
-    log, workers = len(server.log), set(server.workers())
+    _until(lambda: len(living(server.pid)) == 2, 5)  # those of the generation before are gone
+    log, workers = len(server.log), living(server.pid)
     server.send(signal.SIGHUP)
     _until(lambda: FAILED in server.log[log:] or RELOADED in server.log[log:], 20)
     told = server.log[log:]
     result.expect(FAILED in told and RELOADED not in told, f"{what}: the reload did not fail: {told}")
     result.expect(why in told, f"{what}: the log does not say {why!r}: {told}")
-    result.expect(workers <= set(server.workers()), f"{what}: the workers are others")
+    result.expect(workers <= living(server.pid), f"{what}: the workers are others")
 
 
 def _mended(result: Result, server: Launched, what: str) -> None:
@@ -358,8 +362,8 @@ def kills_of(server: Launched, workers: int, seconds: float, rate: float) -> Res
         before = sampler.now()
         until, due = time.monotonic() + seconds, time.monotonic()
         while due < until:
-            if living := sorted(server.workers()):
-                pid = dice.choice(living)
+            if workers_now := sorted(living(server.pid)):
+                pid = dice.choice(workers_now)
                 killed[pid] = time.monotonic()
                 os.kill(pid, signal.SIGKILL)
             due += 0.1
@@ -430,7 +434,7 @@ def _orphaned(result: Result, server: Launched, folder: Path, rate: float, drain
         clients.run(lambda: clients.held() == 5, 10)
         with load(server, rate, processes=1) as others:
             time.sleep(0.3)
-            workers, since = server.workers(), time.monotonic()
+            workers, since = living(server.pid), time.monotonic()
             os.kill(server.pid, signal.SIGKILL)
             refused = _until(lambda: _is_refused(server), drain_timeout)
             clients.release()

@@ -465,7 +465,7 @@ def test_check_model_says_what_is_missing() -> None:
 @pytest.mark.slow
 def test_the_guides_examples_run(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    assert len(blocks) == GUIDE.read_text().count("```python") == 4
+    assert len(blocks) == GUIDE.read_text().count("```python") == 5
     for name, text in blocks:
         (tmp_path / name).write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", str(tmp_path)]

@@ -55,6 +55,10 @@ class BlockingTransport(Transport):
     def number(self) -> int:
         return self.conn.number
 
+    @property
+    def tls(self) -> Any:
+        return self.conn.tls
+
     def write(self, data: Bytes) -> None:
         if self.wrote_eof:
             raise RuntimeError("write() after write_eof()")
@@ -120,6 +124,8 @@ class BlockingTransport(Transport):
                 if self.drain.fileno() < 0:
                     self.drain.renew()
                 self._poller.register(self.drain, select.POLLIN)
+        if self.conn.holds_input:
+            return True
         ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll)]
         if self.conn.fileno() in ready:  # what came before the drain is told before it
             return True

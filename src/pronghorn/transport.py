@@ -26,6 +26,8 @@ class Transport:
     drain: Drain | None
     protocol: Any
     bytes_in: int
+    tls: Any = None
+    """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
 
     def write(self, data: Bytes) -> None:
         raise NotImplementedError
@@ -44,17 +46,20 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`, and
-        `proxy`, the PROXY header if there was one."""
+        """`peername`, `sockname` and `socket`, as asyncio has them, and its words for TLS (`ssl_object`, `peercert`,
+        `cipher`); and ours, for streams: `lifespan`, `draining`, `tls`, and `proxy`, the PROXY header if there was
+        one."""
         if name == "peername":
             return self.peer
         if name == "proxy":
             return self.proxy if self.proxy is not None else default
         if name == "sockname":
             return self.sock.getsockname()
-        if name in ("lifespan", "draining"):
+        if name == "socket":
+            return self.sock
+        if name in ("lifespan", "draining", "tls"):
             return getattr(self, name)
-        return self.sock if name == "socket" else default
+        return default if self.tls is None else self.tls.extra(name, default)
 
     @property
     def messages(self) -> int:

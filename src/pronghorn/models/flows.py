@@ -7,6 +7,7 @@ made to look as if the peer had finished, once no reply is owed, and a well-writ
 
 from __future__ import annotations
 
+import functools
 import select
 import socket
 import threading
@@ -21,7 +22,6 @@ from pronghorn.connection import (
     end_reading,
     end_unserved,
     let_go,
-    linger,
     owes_reply,
 )
 from pronghorn.errors import BadProxyHeader, PeerTimeout
@@ -30,9 +30,9 @@ from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.models.parking import Parking
 from pronghorn.scoreboard import DRAINING
-from pronghorn.socket_facts import tcp_info
-from pronghorn.timeouts import AGE, OutsideTimeouts
+from pronghorn.timeouts import AGE, OutsideTimeouts, ended_because
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -54,6 +54,7 @@ class Flows:
         self.settings = context.settings
         self.open: dict[int, Any] = context.open
         self.wake = Wake()  # something ended: there may be room again
+        self.parked: dict[int, Connection] = {}  # accepted, and has not spoken yet
         self._watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a conversation
@@ -74,38 +75,47 @@ class Flows:
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
+        parking = self._parking(poller)
         self.context.ready()
         while not drain:
             now = time.monotonic()
             if now >= self._beat_at:
                 self.tick()
+                parking.turn_late_away(now)
             ready = room() and now >= self._rest_until
             if ready is not listening:
                 listening = ready
+                parking.watch(ready)
                 for number in listeners:
                     poller.register(number, select.POLLIN) if ready else poller.unregister(number)
             waiting = []
             for fd, _ in poller.poll(self._patience() * 1000):
-                if fd in listeners:
+                if fd in listeners or fd in self.parked:
                     waiting.append(fd)
                 else:
                     self._attend(fd, woken)
-            if waiting and not drain:
-                if self.context.gives_way():
-                    self._rest_until = time.monotonic() + FAIR_PAUSE
-                    continue
-                last = min(waiting, key=lambda fd: (fd <= last, fd))  # each listener in its turn
-                conn = self._accept(listeners[last])
-                if conn is not None:
-                    yield conn
-                elif listeners[last] not in self.context.listeners:
-                    poller.unregister(last)
-                    del listeners[last]
+            if not waiting or drain:
+                continue
+            last = min(waiting, key=lambda fd: (fd <= last, fd))  # each in its turn
+            conn = parking.take(last) if last in self.parked else self._come(listeners[last], parking)
+            if conn is not None:
+                yield conn
+            elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
+                poller.unregister(listeners.pop(last))
         self.context.page.state = DRAINING
+        yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in listeners.values():
-            yield from self._queued(listener, room, woken)
+            yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
+
+    def _parking(self, poller: select.poll) -> Parking:
+        """Where clients wait who have to speak first: with certificates, when every connection has TLS below it."""
+        if self.context.certificates is not None:
+            from pronghorn.tls_connection import secured
+
+            self.context.connection_class = secured(self.context.connection_class)
+        return Parking(self.context, poller, self.parked)
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
@@ -114,18 +124,19 @@ class Flows:
             self.wake.set()
             return
         try:
+            if context.certificates is not None:
+                conn.shake_hands(context.certificates.context(), self.settings.handshake_timeout)
             context.handler.converse(conn)
         except BaseException as raised:
             error = raised
             context.failed(conn, raised)
         if context.handler.facts.blocks:
-            info = tcp_info(conn)
-            if info is not None:
-                conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
+            conn.measure()
+        reason = ended_because(conn, error)
         if conn.cut_by is None:
-            linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
+            conn.linger(until=context.drain.deadline)
         conn.end()
-        context.closed(conn, _reason(conn, error))
+        context.closed(conn, reason)
         self.wake.set()
 
     def _introduced(self, conn: Connection) -> bool:
@@ -254,6 +265,14 @@ class Flows:
         else:
             self.keep_deadlines(time.monotonic())
 
+    def _come(self, listener: Listener, parking: Parking) -> Connection | None:
+        """A client that may be served now, if there is one."""
+        if self.context.gives_way():
+            self._rest_until = time.monotonic() + FAIR_PAUSE
+            return None
+        conn = self._accept(listener)
+        return None if conn is None or parking.keeps(conn) else conn
+
     def _accept(self, listener: Listener) -> Connection | None:
         try:
             got = self.context.accept(listener)
@@ -276,10 +295,11 @@ class Flows:
         self.open[conn.number] = conn
         return conn
 
-    def _queued(self, listener: Listener, room: Callable[[], bool], woken: Callable[[], None]) -> Iterator[Connection]:
+    def _queued(
+        self, left: int, take: Callable[[], Connection | None], room: Callable[[], bool], woken: Callable[[], None]
+    ) -> Iterator[Connection]:
         # Clients in the queue were promised a server when the kernel shook hands with them. Those who come later are
         # for other workers, if there are any: under steady load the queue would never be empty.
-        left = listener.queued()
         while left and time.monotonic() < self.context.drain.deadline:
             self.tick()
             if not room():  # idle conversations may be all that is in the way
@@ -287,7 +307,7 @@ class Flows:
                 self._wait(SWEEP)
                 woken()
                 continue
-            conn = self._accept(listener)
+            conn = take()
             if conn is not None:
                 left -= 1
                 yield conn
@@ -326,13 +346,3 @@ class Flows:
         if ended:
             self.wake.clear()
         return ended
-
-
-def _reason(conn: Connection, error: BaseException | None) -> str:
-    """Why a conversation ended, in a word or two."""
-    error = conn.cut_by if conn.cut_by is not None else error
-    if conn.seen is not None and conn.seen.aged and not isinstance(error, PeerTimeout):
-        return AGE
-    if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
-        return "draining"
-    return "done" if error is None else str(getattr(error, "reason", type(error).__name__))

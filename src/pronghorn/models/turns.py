@@ -11,10 +11,10 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pronghorn.channel import CLOSED, AnyChannel, Channel
-from pronghorn.connection import close, first_word_due
+from pronghorn.channel import CLOSED, OPENING, AnyChannel, Channel
+from pronghorn.connection import FIRST_WORD, close, first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.errors import PeerTimeout
 from pronghorn.handlers.messages import Protocol
@@ -25,6 +25,9 @@ from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
 from pronghorn.timeouts import AGE, ChannelTimeouts
+
+if TYPE_CHECKING:
+    from pronghorn.models.handshakes import Handshakes
 
 
 class Nobody(Protocol):
@@ -53,9 +56,15 @@ class Loops:
         self._draining = False
         self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
+        self._handshakes: Handshakes | None = None
+        if context.certificates is not None:
+            from pronghorn.models.handshakes import Handshakes
+
+            self._handshakes = Handshakes(self)
+            self.channel_class = Handshakes.channel_class(self.channel_class)
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
-        """Make a channel of an accepted connection, and give it to a protocol."""
+        """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
         context = self.context
         if fd >= self._descriptors:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
@@ -96,16 +105,25 @@ class Loops:
 
     def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
         context = self.context
+        if self._handshakes is not None:
+            sock = self._handshakes.sealed(sock)
         channel = self.channel_class(
             sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
             most=self._most_unsent,
         )  # fmt: skip
         channel.proxy = header
         self.open[channel.number] = channel
+        if self._handshakes is None:
+            self.begin(channel)
+        else:
+            self._handshakes.start(channel)
+
+    def begin(self, channel: AnyChannel) -> None:
+        """The connection is there: give it to a protocol."""
         try:
-            protocol = context.handler.protocol()
+            protocol = self.context.handler.protocol()
         except BaseException as error:
-            context.failed(channel, error)
+            self.context.failed(channel, error)
             protocol = Nobody()
         channel.open(protocol)
         if self._draining:
@@ -137,6 +155,10 @@ class Loops:
         self.context.tick(now)
         for acceptor in self.acceptors:
             acceptor.look()
+        self._look_for_late()
+
+    def _look_for_late(self) -> None:
+        now = time.monotonic()
         for introduction in list(self.introductions):
             if introduction.deadline > now:
                 break
@@ -147,9 +169,11 @@ class Loops:
         self.context.page.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
-        for introduction in list(self.introductions):
-            introduction.on_readable()
-            introduction.late()  # unless it came
+        if self.introductions:
+            patience = min(FIRST_WORD, self.context.drain.timeout / 2)
+            for introduction in self.introductions:
+                introduction.deadline = min(introduction.deadline, time.monotonic() + patience)
+            self.call_later(patience, self._look_for_late)
         for channel in list(self.open.values()):
             self._drain(channel)
         self._draining = True
@@ -162,7 +186,7 @@ class Loops:
                 return
             if rest := first_word_due(channel):
                 self.call_later(rest, lambda: self._drain(channel))
-            else:
+            elif channel.state is not OPENING:  # a handshake is brought to its end first
                 self._say_goodbye(channel)
         except BaseException as error:
             self.context.failed(channel, error)
@@ -189,6 +213,8 @@ class Loops:
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""
+        for introduction in list(self.introductions):
+            introduction.late()
         for channel in list(self.open.values()):
             if not channel.is_lingering():
                 self.context.note_cut(channel.peer)
@@ -227,7 +253,7 @@ class Turns(Loops):
             self._begin()
         if self._now >= self.context.drain.deadline:
             self.cut()
-        return bool(self.open) or bool(self._changed)
+        return bool(self.open or self.introductions or self._changed)
 
     def changes(self) -> Iterator[Any]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
@@ -244,7 +270,7 @@ class Turns(Loops):
 
     def timeout(self) -> float:
         """Seconds to wait at most: until something falls due, and never longer than a tick."""
-        if self.context.drain.begun and not self.open:
+        if self.context.drain.begun and not (self.open or self.introductions):
             return 0.0
         return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
 

@@ -78,27 +78,13 @@ class Planner:
         """As `judged`."""
         return judged(facts, settings)
 
-    def certificates(self, facts: Facts, settings: Settings) -> Certificates | None:
-        """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
-        if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn):
-            return None
-        from pronghorn.certificates import Certificates
-
-        if facts.style == "program":
-            raise IncompatibleHandler(
-                f"{facts.name!r} is of program style, which TLS cannot reach.",
-                "A program has the connection itself as its input and output, and would read sealed bytes.",
-                "Leave out --tls-cert, or put a program that speaks TLS in front.",
-            )
-        return Certificates(settings)
-
     def plan(
         self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], inherited: list[Listener]
     ) -> Plan:
         """A plan; its listeners are those of `keep` that are still wanted, those `inherited`, and new ones. Raises
         PronghornError, and then nothing new is open."""
         model, _ = self.model(facts, settings)
-        certificates = self.certificates(facts, settings)
+        certificates = certified(facts, settings)
         try:
             listeners = open_listeners(settings, self._observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
@@ -116,6 +102,21 @@ def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
     model.check(facts)
     model.check_settings(settings)
     return model, why
+
+
+def certified(facts: Facts, settings: Settings) -> Certificates | None:
+    """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
+    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn):
+        return None
+    from pronghorn.certificates import Certificates
+
+    if facts.style == "program":
+        raise IncompatibleHandler(
+            f"{facts.name!r} is of program style, which TLS cannot reach.",
+            "A program has the connection itself as its input and output, and would read sealed bytes.",
+            "Leave out --tls-cert, or put a program that speaks TLS in front.",
+        )
+    return Certificates(settings)
 
 
 def told(error: PronghornError) -> str:

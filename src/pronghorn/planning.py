@@ -84,7 +84,7 @@ class Planner:
         """A plan; its listeners are those of `keep` that are still wanted, those `inherited`, and new ones. Raises
         PronghornError, and then nothing new is open."""
         model, _ = self.model(facts, settings)
-        certificates = certificates_of(facts, settings)
+        certificates = certified(facts, settings)
         try:
             listeners = open_listeners(settings, self._observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
@@ -104,8 +104,8 @@ def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
     return model, why
 
 
-def certificates_of(facts: Facts, settings: Settings) -> Certificates | None:
-    """The certificates, if there is to be TLS. Raises BadSetting, BadCertificate and IncompatibleHandler."""
+def certified(facts: Facts, settings: Settings) -> Certificates | None:
+    """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
     if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn or settings.tls_watch):
         return None
     from pronghorn.certificates import Certificates

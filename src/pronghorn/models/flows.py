@@ -10,14 +10,12 @@ from __future__ import annotations
 import functools
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.connection import (
     Connection,
-    SeenConnection,
     cut,
     end_reading,
     end_unserved,
@@ -55,7 +53,7 @@ class Flows:
         self.open: dict[int, Any] = context.open
         self.wake = Wake()  # something ended: there may be room again
         self.parked: dict[int, Connection] = {}  # accepted, and has not spoken yet
-        self._watched = {thing.fileno(): thing for thing in context.watched}
+        self.watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
@@ -72,7 +70,7 @@ class Flows:
         """
         drain, listening, last = self.context.drain, False, -1
         poller = select.poll()
-        for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
+        for fd in (drain.fileno(), self.wake.fileno(), *self.watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
         parking = self._parking(poller)
@@ -105,6 +103,9 @@ class Flows:
         yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in listeners.values():
             yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
+        self._close(listeners)
+
+    def _close(self, listeners: dict[int, Listener]) -> None:
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
 
@@ -177,9 +178,10 @@ class Flows:
     def finish(self) -> None:
         """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
         self.sweep(self.tick)
-        self._await_flows()
+        self.await_flows()
 
-    def _await_flows(self) -> None:
+    def await_flows(self) -> None:
+        """Give flows of control a moment to notice that their connection was cut."""
         patience = time.monotonic() + LEAVE
         while self.open and time.monotonic() < patience:
             self._wait(SWEEP)
@@ -229,40 +231,6 @@ class Flows:
                 if now - since >= SWEEP / 2:
                     end_reading(conn)
                 self._idle[conn.number] = since
-
-    def attend_beside(self) -> threading.Thread:
-        """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its
-        name while it waits for its client."""
-        self.context.connection_class = SeenConnection
-        watched, self._watched = self._watched, {}
-        thread = threading.Thread(target=self._attend_beside, args=(watched,), daemon=True, name="attendant")
-        thread.start()
-        return thread
-
-    def _attend_beside(self, watched: dict[int, Any]) -> None:
-        drain = self.context.drain
-        poller = select.poll()
-        for fd in (drain.fileno(), *watched):
-            poller.register(fd, select.POLLIN)
-        while not drain:
-            for fd, _ in poller.poll(min(BEAT, self.timeouts.wait(time.monotonic())) * 1000):
-                if fd in watched:
-                    watched[fd].on_readable()
-            self._look_beside()
-        while time.monotonic() < drain.deadline:
-            self.sweep(self._look_beside)
-            time.sleep(SWEEP)
-        self._await_flows()
-        if self.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
-            self.context.finish()
-
-    def _look_beside(self) -> None:
-        # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
-        taken = any(conn.fileno() < 0 for conn in list(self.open.values()))
-        if SeenConnection.waits.look() or taken:
-            self.tick()
-        else:
-            self.keep_deadlines(time.monotonic())
 
     def _come(self, listener: Listener, parking: Parking) -> Connection | None:
         """A client that may be served now, if there is one."""
@@ -331,8 +299,8 @@ class Flows:
             woken()
         elif fd == self.context.drain.fileno():
             self.context.drain.clear()
-        elif fd in self._watched:
-            self._watched[fd].on_readable()
+        elif fd in self.watched:
+            self.watched[fd].on_readable()
 
     def _wait(self, seconds: float) -> bool:
         """Whether something has ended meanwhile."""

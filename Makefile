@@ -2,10 +2,11 @@
 # make test    set up what is missing, then run every test (ARGS='tests/test_cli.py -x' picks some)
 # make check   the quick gate: format, lint, types, layers, sizes, and the tests that take no more than moments
 # make bench   what each model costs beside other servers (ARGS=connections, memory, start)
+# make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (half an hour; ARGS='R3 R9')
 # make docs    write the pages that are made from the code: docs/settings.md
 # make venv    only set up .venv, with all that development needs
 
-.PHONY: serve test check bench docs venv clean
+.PHONY: serve test check bench proof docs venv clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -35,6 +36,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@exec $(BIN)/python $(BENCH) $(ARGS)
+
+proof: $(VENV)/.dev
+	@exec $(BIN)/python proof/run.py $(ARGS)
 
 docs: $(VENV)/.dev
 	@exec $(BIN)/python docs/make_settings.py

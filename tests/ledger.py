@@ -175,9 +175,10 @@ class Book:
             return entry.pid in self.killed
         return any(when - 0.01 <= row.ended <= when + slack for when in self.killed.values())
 
-    def summary(self) -> str:
-        """The outcomes, in the order of the ledger, those that occurred."""
-        return ", ".join(f"{self.counts[each]:,} {each}" for each in OUTCOMES if self.counts[each])
+
+def summary(counts: Counter[str]) -> str:
+    """The outcomes that occurred, in the order of the ledger."""
+    return ", ".join(f"{counts[each]:,} {each}" for each in OUTCOMES if counts[each])
 
 
 class Load:

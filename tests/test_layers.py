@@ -26,9 +26,10 @@ LAYERS = (
     {"handlers", "services"},
     {
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
-        "addresses", "bind_errors", "unix_path", "tls", "connection", "drive", "channel", "transport", "aiochannel",
-        "limits", "deadlines", "drain", "meeting", "scoreboard", "sources", "counts", "waits", "lifespans",
-        "tracebacks", "timeouts", "socket_facts", "settings",
+        "addresses", "bind_errors", "unix_path", "tls", "bare", "certificates", "tls_channel", "tls_connection",
+        "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
+        "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts", "socket_facts",
+        "settings",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

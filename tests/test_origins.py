@@ -189,10 +189,31 @@ def test_check_as_json(tmp_path: Path) -> None:
     done = pronghorn(tmp_path, "check", "mine:handle", "--model", "asyncio", "-w", "3", "--json")
     assert json.loads(done.stdout) == {
         "handler": "mine:handle", "style": "asyncio", "lifespan": "async", "model": "asyncio", "why": "as asked",
-        "workers": 3, "bind": ["127.0.0.1:8000"],
+        "workers": 3, "bind": ["127.0.0.1:8000"], "certificates": [],
     }  # fmt: skip
     assert "with an async lifespan" in pronghorn(tmp_path, "check", "mine:handle").stdout
     assert not (tmp_path / "entered").exists()
+
+
+def test_check_looks_at_certificates(tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    for name in ("one", "other"):
+        issued = authority.issue_cert(f"{name}.example")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+    done = pronghorn(tmp_path, "check", "echo", "--tls-cert", "one.pem", "--tls-key", "one.key")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "with TLS for one.example" in done.stdout
+    done = pronghorn(tmp_path, "check", "echo", "--tls-cert", "one.pem", "--tls-key", "one.key", "--json")
+    assert json.loads(done.stdout)["certificates"][0]["names"] == ["one.example"]
+    for arguments, words in (
+        (["echo", "--tls-cert", "one.pem", "--tls-key", "other.key"], "The key is not the one of this certificate"),
+        (["echo", "--tls-cert", "gone.pem"], "gone.pem"),
+        (["--tls-cert", "one.pem", "--tls-key", "one.key", "--exec", "cat"], "which TLS cannot reach"),
+    ):
+        done = pronghorn(tmp_path, "check", *arguments)
+        assert (done.returncode, done.stdout) == (2, "") and words in done.stderr
 
 
 REFUSED = {

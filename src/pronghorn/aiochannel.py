@@ -1,25 +1,58 @@
 """Channels on an asyncio loop: asyncio's own, over any selector, and uvloop's.
 
 Law: this is all that asyncio and a Channel know of each other. The loop tells us of readiness (`add_reader`), the
-transport stays ours: so half-close, lingering, the high-water mark, and later TLS are the same on every model.
+transport stays ours: so half-close, lingering, the high-water mark, and TLS are the same on every model.
 
 Tried and dropped: `loop.connect_accepted_socket`. Its transports close without lingering, uvloop's without a chance to
-step in, and neither bounds what a protocol writes that ignores `pause_writing`.
+step in, and neither bounds what a protocol writes that ignores `pause_writing`. Their TLS drops a reply that follows
+the peer's close_notify.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from pronghorn.channel import CLOSED, SLOTS, AnyChannel
+from pronghorn.connection import Connection
+from pronghorn.tls_channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
 
 
 class AsyncioChannel(AnyChannel, asyncio.Transport):
     """A channel that is an asyncio.Transport, as handlers may assert."""
 
     __slots__ = SLOTS
+
+
+class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
+    """The same with TLS below it."""
+
+    __slots__ = TLS_SLOTS
+
+
+def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int) -> AnyChannel:
+    """A channel that has a blocking connection's descriptor, and its TLS, while it lasts; `part` ends that."""
+    conn.setblocking(False)
+    sock: socket.socket = conn
+    made: type[AnyChannel] = AsyncioChannel
+    if conn.records is not None:
+        made = AsyncioTlsChannel
+        sock = SealedSocket(conn.family, conn.type, 0, fileno=conn.fileno())
+        sock.owner = conn
+    channel = made(sock, conn.number, conn.peer, loop, high_water=high_water, drain=conn.drain, most=most)
+    channel.proxy = conn.proxy
+    if isinstance(channel, AnyTlsChannel):
+        channel.seal(conn.records)
+    return channel
+
+
+def part(channel: AnyChannel, conn: Connection) -> None:
+    """The channel is over, and the connection has its descriptor for itself again."""
+    conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
+    if channel.sock is not conn:
+        channel.sock.detach()
 
 
 class AsyncioLoop:

@@ -142,12 +142,17 @@ class Changes:
             assert reload.candidate is not None
             self._promote(reload.candidate)
             host.observe(events.Reloaded(host.serving.number, seconds, host.planner.rereads, reload.later))
+            certificates = host.serving.plan.certificates
+            for event in certificates.events(replaced=True) if certificates is not None else ():
+                host.observe(event)
         for done in reload.done:
             done(reload.error or {"generation": host.serving.number, "seconds": seconds, "later": reload.later})
 
     def _promote(self, generation: Generation) -> None:
         host = self._supervisor
         before, host.serving = host.serving, generation
+        if before.plan.certificates is not None and generation.plan.certificates is not None:
+            before.plan.certificates.follow(generation.plan.certificates)
         host.upkeep.generations = [generation]
         generation.candidate = False
         host.retire(host.force.of(before))

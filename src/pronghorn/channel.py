@@ -33,7 +33,7 @@ from pronghorn.socket_facts import unread, unsent
 from pronghorn.transport import Bytes, Loop, Transport, fill
 
 READ_OUT = 64  # reads at most, of what had come before draining began
-OPEN, HALF_CLOSED, CLOSING, CLOSED = State.OPEN, State.HALF_CLOSED, State.CLOSING, State.CLOSED
+OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS: tuple[str, ...] = (

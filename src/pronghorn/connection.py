@@ -24,12 +24,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn.bare import Bare
 from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.socket_facts import tcp_info, unread, unsent
-from pronghorn.transport import Transport
+from pronghorn.transport import Transport, counted
 from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
@@ -145,7 +146,7 @@ def _say_no(sock: _socket.socket) -> None:
         pass
 
 
-class Facts:
+class Facts(Bare):
     """What every blocking connection carries beside its socket; a mixin, for sockets of more than one family."""
 
     number: int
@@ -182,7 +183,7 @@ class Facts:
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
-        return getattr(self.protocol, "messages", 0)
+        return counted(self.protocol)
 
     @property
     def unfinished(self) -> bool:
@@ -198,6 +199,16 @@ class Facts:
     def draining(self) -> bool:
         """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
         return self.drain is not None and self.drain.begun
+
+    def measure(self) -> None:
+        """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them."""
+        info = tcp_info(self)  # type: ignore[arg-type]
+        if info is not None:
+            self.bytes_in, self.bytes_out = info.bytes_in, info.bytes_out
+
+    def linger(self, until: float = math.inf) -> None:
+        """Say our last word and let the peer take it: see linger()."""
+        linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
 
     @property
     def lifespan(self) -> Any:
@@ -224,7 +235,7 @@ class Connection(Facts, socket.socket):
     def _real_close(self, _ss: Any = None) -> None:
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
         if hasattr(self, "reading_shut"):  # a copy that dup() made has no facts: the connection goes on without it
-            linger(self, reading_shut=self.reading_shut)
+            self.linger()
         _socket.socket.close(self)
 
 
@@ -293,12 +304,12 @@ def owes_reply(conn: Connection) -> bool:
     A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
     and when output last went: input that is newer has not been answered, unless it is older than a second.
     """
-    if unread(conn):
+    if unread(conn) or conn.pending():
         return True
     if conn.partial is not None:
         return conn.partial() or first_word_due(conn) > 0
     info = tcp_info(conn)
-    if info is None or not info.bytes_in:
+    if info is None or not conn.heard(info):
         return first_word_due(conn) > 0
     return bool(info.ms_since_received < info.ms_since_sent and info.ms_since_received < 1000)
 

@@ -10,11 +10,13 @@ import mmap
 
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
-REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed")
+REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed", "handshake")
 REASON_OF = {
     "ConnectionResetError": "reset", "BrokenPipeError": "reset", "ConnectionAbortedError": "aborted",
     "PeerTimeout": "timeout", "TimeoutError": "timeout", "idle": "timeout", "message timeout": "timeout",
     "write timeout": "timeout", "age": "done", "write buffer": "aborted",
+    "TlsFailed": "reset", "HandshakeFailed": "handshake",
+    "truncated": "done",
 }  # fmt: skip
 CLOSED_WORD = {name: CLOSED + index for index, name in enumerate(REASONS)}
 

@@ -55,6 +55,10 @@ class BlockingTransport(Transport):
     def number(self) -> int:
         return self.conn.number
 
+    @property
+    def tls(self) -> Any:
+        return self.conn.tls
+
     def write(self, data: Bytes) -> None:
         if self.wrote_eof:
             raise RuntimeError("write() after write_eof()")
@@ -108,7 +112,7 @@ class BlockingTransport(Transport):
     def wait_readable(self) -> None:
         """Wait while another flow of control keeps reading paused; draining ends the wait."""
         while self._readable is not None and not self.conn.waits.call(self._readable.wait, 1.0):
-            if self.conn.draining:
+            if self.conn.draining or self.conn.cut_by is not None:
                 self.resume_reading()
 
     def wait_for_input(self) -> bool:
@@ -120,6 +124,8 @@ class BlockingTransport(Transport):
                 if self.drain.fileno() < 0:
                     self.drain.renew()
                 self._poller.register(self.drain, select.POLLIN)
+        if self.conn.holds_input:
+            return True
         ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll)]
         if self.conn.fileno() in ready:  # what came before the drain is told before it
             return True
@@ -135,10 +141,13 @@ class BlockingTransport(Transport):
         """Wait until somebody closes: input is over, and the protocol asked to stay. Draining may ask it again."""
         self.pause_reading()
         assert self._readable is not None
-        while not self._closing and not (self.drain is not None and time.monotonic() >= self.drain.deadline):
+        while not (self._closing or self.conn.cut_by is not None or self._late()):
             self.conn.waits.call(self._readable.wait, 0.2)
             if self.draining:
                 self.tell_draining()
+
+    def _late(self) -> bool:
+        return self.drain is not None and time.monotonic() >= self.drain.deadline
 
     def tell_draining(self) -> None:
         """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""
@@ -180,7 +189,6 @@ def drive(protocol: Any, conn: Connection) -> None:
                 conn.bytes_in += len(data)
                 transport.protocol.data_received(data)
             elif conn.cut_by is not None:
-                transport.error = conn.cut_by
                 break
             elif conn.reading_shut:
                 transport.tell_draining()
@@ -190,7 +198,7 @@ def drive(protocol: Any, conn: Connection) -> None:
                 if transport.protocol.eof_received():
                     transport.wait_closed()
                 break
-        error = transport.error
+        error = transport.error or conn.cut_by
     except BaseException as raised:
         error = raised
         if not (isinstance(raised, OSError) and is_peers_fault(raised)):

@@ -36,6 +36,10 @@ class BadSetting(PronghornError):
     exit_code = 2
 
 
+class BadCertificate(BadSetting):
+    """A certificate or key that TLS was told to use cannot be used."""
+
+
 class BadRequest(PronghornError):
     """What came over the control socket is no request."""
 
@@ -119,6 +123,18 @@ class MessageTooLong(PeerError):
         super().__init__(f"a message is longer than {limit} bytes", hint="Raise --max-message-size to let it through.")
         self.limit = limit
         self.complete = complete if complete is not None else []
+
+
+class TlsFailed(PeerError, ConnectionError):
+    """What came cannot be what the peer sealed: the connection is lost, as one that was reset."""
+
+    def __init__(self, what: str) -> None:
+        ConnectionError.__init__(self, what)
+        self.what, self.why, self.hint = what, "", ""
+
+
+class HandshakeFailed(TlsFailed):
+    """The peer and we did not come to terms, or not in time."""
 
 
 class BadProxyHeader(PeerError):

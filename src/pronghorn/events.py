@@ -109,6 +109,14 @@ class PeerFailed(Event, frozen=True):
     error: BaseException
 
 
+class HandshakeFailed(Event, frozen=True):
+    """A client did not get through the TLS handshake; its connection is closed before any handler saw it."""
+
+    number: int
+    peer: tuple[str, int] | str
+    why: str
+
+
 class AcceptFailed(Event, frozen=True):
     """accept(2) failed; the acceptor rests for `pause` seconds, or, if that is 0, the listener is dead. Of those who
     waited `turned_away` were closed, by help of a descriptor kept back for that."""
@@ -256,3 +264,27 @@ class DrainFinished(Event, frozen=True):
     cut: int
     seconds: float
     peers: tuple[tuple[str, int] | str, ...] = ()
+
+
+class CertificateLoaded(Event, frozen=True):
+    """The certificate that handshakes get from here on; `serial` is hexadecimal, `until` in seconds since 1970.
+    `replaced`: it took the place of another while the server ran."""
+
+    path: str
+    names: tuple[str, ...]
+    serial: str
+    until: float
+    replaced: bool = False
+
+
+class CertificateExpires(Event, frozen=True):
+    """A certificate in use has less than a tenth of its time left, and less than two weeks."""
+
+    path: str
+    until: float
+
+
+class CertificateRefused(Event, frozen=True):
+    """What stands in the certificate's files now cannot be used; nothing has changed."""
+
+    why: str

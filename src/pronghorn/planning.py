@@ -7,10 +7,10 @@ is as it was. The first plan and those of every reload are made by the same step
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pronghorn import models, worker
-from pronghorn.errors import AddressInUse, PronghornError
+from pronghorn.errors import AddressInUse, IncompatibleHandler, PronghornError
 from pronghorn.events import Observer
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
@@ -21,18 +21,10 @@ from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
 from pronghorn.worker import Plan
 
-AT_START_ONLY = (
-    "chdir",
-    "control_socket",
-    "group",
-    "log_file",
-    "log_format",
-    "name",
-    "pid_file",
-    "reload",
-    "umask",
-    "user",
-)
+if TYPE_CHECKING:
+    from pronghorn.certificates import Certificates
+
+AT_START_ONLY = tuple("chdir control_socket group log_file log_format name pid_file reload umask user".split())
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
@@ -92,11 +84,12 @@ class Planner:
         """A plan; its listeners are those of `keep` that are still wanted, those `inherited`, and new ones. Raises
         PronghornError, and then nothing new is open."""
         model, _ = self.model(facts, settings)
+        certificates = certified(facts, settings)
         try:
             listeners = open_listeners(settings, self._observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
             raise self._explain(error) from None
-        return Plan(source, settings, model, listeners, self._observe, self._board, facts)
+        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
 
 
 def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
@@ -109,6 +102,21 @@ def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
     model.check(facts)
     model.check_settings(settings)
     return model, why
+
+
+def certified(facts: Facts, settings: Settings) -> Certificates | None:
+    """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
+    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn):
+        return None
+    from pronghorn.certificates import Certificates
+
+    if facts.style == "program":
+        raise IncompatibleHandler(
+            f"{facts.name!r} is of program style, which TLS cannot reach.",
+            "A program has the connection itself as its input and output, and would read sealed bytes.",
+            "Leave out --tls-cert, or put a program that speaks TLS in front.",
+        )
+    return Certificates(settings)
 
 
 def told(error: PronghornError) -> str:

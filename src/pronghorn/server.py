@@ -177,6 +177,8 @@ class Server:
         def announce() -> None:
             self._surroundings.serving()
             self._observe(self._started(planner, plan))
+            for event in plan.certificates.events() if plan.certificates is not None else ():
+                self._observe(event)
             for listener in self._inherited:
                 listener.take_over()
                 if listener not in plan.listeners:

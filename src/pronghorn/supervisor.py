@@ -120,8 +120,14 @@ class Supervisor:
             else:
                 self.changes.advance(now)
                 self.upkeep.fill(now)
+                self._look_at_certificates(now)
             self.force.kill_late(now)
             self.watch.wait(self._rest(time.monotonic()))
+
+    def _look_at_certificates(self, now: float) -> None:
+        certificates = self.serving.plan.certificates
+        for event in certificates.look(now) if certificates is not None else ():
+            self.observe(event)
 
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""

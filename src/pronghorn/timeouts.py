@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pronghorn.connection import State
+from pronghorn.connection import Connection, State
+from pronghorn.errors import PeerTimeout
 from pronghorn.settings import Settings
 from pronghorn.socket_facts import tcp_info, unread, unsent
 
@@ -173,3 +174,13 @@ def _has_room(sock: socket.socket) -> bool:
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     return any(event & select.POLLOUT for _, event in poller.poll(0))
+
+
+def ended_because(conn: Connection, error: BaseException | None) -> str:
+    """Why a conversation ended, in a word or two."""
+    error = conn.cut_by if conn.cut_by is not None else error
+    if conn.seen is not None and conn.seen.aged and not isinstance(error, PeerTimeout):
+        return AGE
+    if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
+        return "draining"
+    return conn.reason if error is None else str(getattr(error, "reason", type(error).__name__))

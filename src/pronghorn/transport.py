@@ -26,6 +26,8 @@ class Transport:
     drain: Drain | None
     protocol: Any
     bytes_in: int
+    tls: Any = None
+    """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
 
     def write(self, data: Bytes) -> None:
         raise NotImplementedError
@@ -44,22 +46,25 @@ class Transport:
         return self.protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`peername`, `sockname` and `socket`, as asyncio has them; and ours, for streams: `lifespan`, `draining`, and
-        `proxy`, the PROXY header if there was one."""
+        """`peername`, `sockname` and `socket`, as asyncio has them, and its words for TLS (`ssl_object`, `peercert`,
+        `cipher`); and ours, for streams: `lifespan`, `draining`, `tls`, and `proxy`, the PROXY header if there was
+        one."""
         if name == "peername":
             return self.peer
         if name == "proxy":
             return self.proxy if self.proxy is not None else default
         if name == "sockname":
             return self.sock.getsockname()
-        if name in ("lifespan", "draining"):
+        if name == "socket":
+            return self.sock
+        if name in ("lifespan", "draining", "tls"):
             return getattr(self, name)
-        return self.sock if name == "socket" else default
+        return default if self.tls is None else self.tls.extra(name, default)
 
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
-        return getattr(self.protocol, "messages", 0)
+        return counted(self.protocol)
 
     @property
     def unfinished(self) -> bool:
@@ -75,6 +80,12 @@ class Transport:
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return self.drain is not None and self.drain.begun
+
+
+def counted(protocol: Any) -> int:
+    """The messages that a protocol says it has had: its own `messages`, unless a user means something else by that."""
+    messages = getattr(protocol, "messages", 0)
+    return messages if type(messages) is int else 0
 
 
 def fill(protocol: Any, data: bytes) -> None:

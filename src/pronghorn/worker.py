@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -43,6 +43,9 @@ from pronghorn.processes import (
 )
 from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.settings import Settings
+
+if TYPE_CHECKING:
+    from pronghorn.certificates import Certificates
 
 CUT_AT_DEADLINE = 6
 LONGEST_TRACE = 32 * 1024
@@ -104,6 +107,7 @@ class Plan(msgspec.Struct, frozen=True):
     observe: Observer
     board: Scoreboard
     facts: handlers.Facts
+    certificates: Certificates | None = None
 
     @property
     def workers(self) -> int:
@@ -213,7 +217,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
             observe=plan.observe, watched=[line, reopener], page=page, ready=ready, lifespan=on_loop,
-            drained=lambda: _drained(context, line),
+            certificates=plan.certificates, drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)
     atexit._run_exitfuncs()

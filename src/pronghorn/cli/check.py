@@ -33,7 +33,7 @@ def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for what would keep it from that."""
     from pronghorn import probe
     from pronghorn.opening import check_binds
-    from pronghorn.planning import judged
+    from pronghorn.planning import certified, judged
     from pronghorn.surroundings import Surroundings
     from pronghorn.worker import load_handler
 
@@ -41,6 +41,7 @@ def examined(settled: Settled) -> dict[str, Any]:
     with Surroundings(msgspec.structs.replace(settings, log_file="", pid_file="")):
         facts = (probe.ask if source.is_users_code else lambda *both: load_handler(*both).facts)(source, settings)
         model, why = judged(facts, settings)
+        certificates = certified(facts, settings)
         check_binds(settings)
     return {
         "handler": handler_of(settled),
@@ -50,6 +51,7 @@ def examined(settled: Settled) -> dict[str, Any]:
         "why": why,
         "workers": settings.effective_workers(model.name),
         "bind": settings.bind,
+        "certificates": [] if certificates is None else certificates.described,
     }
 
 
@@ -58,4 +60,6 @@ def sentence(found: dict[str, Any]) -> str:
     handler = f"{found['handler']} ({found['style']} style"
     handler += f", with {'an async' if found['lifespan'] == 'async' else 'a'} lifespan)" if found["lifespan"] else ")"
     workers = f"{found['workers']} worker{'s' if found['workers'] > 1 else ''}"
-    return f"Would serve {handler} under {found['model']} ({found['why']}): {workers}, at {', '.join(found['bind'])}"
+    line = f"Would serve {handler} under {found['model']} ({found['why']}): {workers}, at {', '.join(found['bind'])}"
+    names = dict.fromkeys(name for each in found["certificates"] for name in each.names)
+    return line + (f", with TLS for {', '.join(names) or 'no name'}" if found["certificates"] else "")

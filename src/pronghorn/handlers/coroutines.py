@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
+from pronghorn.aiochannel import AsyncioLoop, channel_over, part
 from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
 from pronghorn.errors import MessageTooLong, PeerTimeout, TooMuchUnsent
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
@@ -44,6 +44,10 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         super().connection_made(transport)
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return True  # with TLS too: asyncio's own says that it would have to close, and loses the reply
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -125,18 +129,14 @@ class OwnLoops:
         over = loop.create_future()
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
-        conn.setblocking(False)
-        conn.protocol = channel = AsyncioChannel(
-            conn, conn.number, conn.peer, watch, high_water=self._high_water, drain=conn.drain, most=self._most
-        )
-        channel.proxy = conn.proxy
+        conn.protocol = channel = channel_over(conn, watch, self._high_water, self._most)
         if conn.waits.watched:
             _give_signs(over, conn)
         channel.open(self._factory())
         try:
             await over
         finally:
-            conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
+            part(channel, conn)
         await finish_tasks()
         if errors:
             raise errors[0]

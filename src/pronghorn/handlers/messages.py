@@ -250,6 +250,11 @@ class MessageConnection:
         return int(self._protocol.transport.number)
 
     @property
+    def tls(self) -> Any:
+        """Version, cipher, alpn, sni and peer_certificate of the TLS below; None where there is none."""
+        return self._protocol.transport.tls
+
+    @property
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return bool(self._protocol.transport.draining)

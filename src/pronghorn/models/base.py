@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
 
+from pronghorn import events
 from pronghorn.channel import AnyChannel
 from pronghorn.connection import Connection, is_peers_fault
 from pronghorn.counts import (
@@ -24,7 +25,7 @@ from pronghorn.counts import (
     OPEN,
     closed_word,
 )
-from pronghorn.errors import BadSetting, IncompatibleHandler
+from pronghorn.errors import BadSetting, HandshakeFailed, IncompatibleHandler
 from pronghorn.events import (
     ConnectionClosed,
     HandlerFailed,
@@ -37,6 +38,9 @@ from pronghorn.listener import Drain, Listener, Peer
 from pronghorn.models.door import Door
 from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
+
+if TYPE_CHECKING:
+    from pronghorn.certificates import Certificates
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
@@ -174,6 +178,7 @@ class Context(Door):
         drain: Drain,
         observe: Observer,
         watched: list[Thing] | None = None,
+        certificates: Certificates | None = None,
         page: Page | None = None,
         ready: Callable[[], None] = _nothing,
         drained: Callable[[], None] = _nothing,
@@ -184,6 +189,7 @@ class Context(Door):
         self.model = model
         self.drain = drain
         self.watched: list[Thing] = watched if watched is not None else []
+        self.certificates = certificates
         self.ready = ready
         self.lifespan = lifespan
         self._drained = drained
@@ -199,6 +205,9 @@ class Context(Door):
 
     def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
+        if isinstance(error, HandshakeFailed):
+            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
+            return
         if is_peers_fault(error):
             self.observe(PeerFailed(conn.number, conn.peer, error))
             return

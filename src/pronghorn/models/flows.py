@@ -7,21 +7,19 @@ made to look as if the peer had finished, once no reply is owed, and a well-writ
 
 from __future__ import annotations
 
+import functools
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.connection import (
     Connection,
-    SeenConnection,
     cut,
     end_reading,
     end_unserved,
     let_go,
-    linger,
     owes_reply,
 )
 from pronghorn.errors import BadProxyHeader, PeerTimeout
@@ -30,9 +28,9 @@ from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.models.parking import Parking
 from pronghorn.scoreboard import DRAINING
-from pronghorn.socket_facts import tcp_info
-from pronghorn.timeouts import AGE, OutsideTimeouts
+from pronghorn.timeouts import AGE, OutsideTimeouts, ended_because
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -54,7 +52,8 @@ class Flows:
         self.settings = context.settings
         self.open: dict[int, Any] = context.open
         self.wake = Wake()  # something ended: there may be room again
-        self._watched = {thing.fileno(): thing for thing in context.watched}
+        self.parked: dict[int, Connection] = {}  # accepted, and has not spoken yet
+        self.watched = {thing.fileno(): thing for thing in context.watched}
         self._rest_until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
@@ -71,41 +70,53 @@ class Flows:
         """
         drain, listening, last = self.context.drain, False, -1
         poller = select.poll()
-        for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
+        for fd in (drain.fileno(), self.wake.fileno(), *self.watched):
             poller.register(fd, select.POLLIN)
         listeners = {listener.fileno(): listener for listener in self.context.listeners}
+        parking = self._parking(poller)
         self.context.ready()
         while not drain:
             now = time.monotonic()
             if now >= self._beat_at:
                 self.tick()
+                parking.turn_late_away(now)
             ready = room() and now >= self._rest_until
             if ready is not listening:
                 listening = ready
+                parking.watch(ready)
                 for number in listeners:
                     poller.register(number, select.POLLIN) if ready else poller.unregister(number)
             waiting = []
             for fd, _ in poller.poll(self._patience() * 1000):
-                if fd in listeners:
+                if fd in listeners or fd in self.parked:
                     waiting.append(fd)
                 else:
                     self._attend(fd, woken)
-            if waiting and not drain:
-                if self.context.gives_way():
-                    self._rest_until = time.monotonic() + FAIR_PAUSE
-                    continue
-                last = min(waiting, key=lambda fd: (fd <= last, fd))  # each listener in its turn
-                conn = self._accept(listeners[last])
-                if conn is not None:
-                    yield conn
-                elif listeners[last] not in self.context.listeners:
-                    poller.unregister(last)
-                    del listeners[last]
+            if not waiting or drain:
+                continue
+            last = min(waiting, key=lambda fd: (fd <= last, fd))  # each in its turn
+            conn = parking.take(last) if last in self.parked else self._come(listeners[last], parking)
+            if conn is not None:
+                yield conn
+            elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
+                poller.unregister(listeners.pop(last))
         self.context.page.state = DRAINING
+        yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in listeners.values():
-            yield from self._queued(listener, room, woken)
+            yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
+        self._close(listeners)
+
+    def _close(self, listeners: dict[int, Listener]) -> None:
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
+
+    def _parking(self, poller: select.poll) -> Parking:
+        """Where clients wait who have to speak first: with certificates, when every connection has TLS below it."""
+        if self.context.certificates is not None:
+            from pronghorn.tls_connection import secured
+
+            self.context.connection_class = secured(self.context.connection_class)
+        return Parking(self.context, poller, self.parked)
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
@@ -114,18 +125,19 @@ class Flows:
             self.wake.set()
             return
         try:
+            if context.certificates is not None:
+                conn.shake_hands(context.certificates.context(), self.settings.handshake_timeout)
             context.handler.converse(conn)
         except BaseException as raised:
             error = raised
             context.failed(conn, raised)
         if context.handler.facts.blocks:
-            info = tcp_info(conn)
-            if info is not None:
-                conn.bytes_in, conn.bytes_out = info.bytes_in, info.bytes_out
+            conn.measure()
+        reason = ended_because(conn, error)
         if conn.cut_by is None:
-            linger(conn, reading_shut=conn.reading_shut, until=context.drain.deadline)
+            conn.linger(until=context.drain.deadline)
         conn.end()
-        context.closed(conn, _reason(conn, error))
+        context.closed(conn, reason)
         self.wake.set()
 
     def _introduced(self, conn: Connection) -> bool:
@@ -167,9 +179,10 @@ class Flows:
     def finish(self) -> None:
         """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
         self.sweep(self.tick)
-        self._await_flows()
+        self.await_flows()
 
-    def _await_flows(self) -> None:
+    def await_flows(self) -> None:
+        """Give flows of control a moment to notice that their connection was cut."""
         patience = time.monotonic() + LEAVE
         while self.open and time.monotonic() < patience:
             self._wait(SWEEP)
@@ -220,39 +233,13 @@ class Flows:
                     end_reading(conn)
                 self._idle[conn.number] = since
 
-    def attend_beside(self) -> threading.Thread:
-        """Watch from a second flow of control, for a model whose only one may be held by a handler; and beat in its
-        name while it waits for its client."""
-        self.context.connection_class = SeenConnection
-        watched, self._watched = self._watched, {}
-        thread = threading.Thread(target=self._attend_beside, args=(watched,), daemon=True, name="attendant")
-        thread.start()
-        return thread
-
-    def _attend_beside(self, watched: dict[int, Any]) -> None:
-        drain = self.context.drain
-        poller = select.poll()
-        for fd in (drain.fileno(), *watched):
-            poller.register(fd, select.POLLIN)
-        while not drain:
-            for fd, _ in poller.poll(min(BEAT, self.timeouts.wait(time.monotonic())) * 1000):
-                if fd in watched:
-                    watched[fd].on_readable()
-            self._look_beside()
-        while time.monotonic() < drain.deadline:
-            self.sweep(self._look_beside)
-            time.sleep(SWEEP)
-        self._await_flows()
-        if self.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
-            self.context.finish()
-
-    def _look_beside(self) -> None:
-        # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
-        taken = any(conn.fileno() < 0 for conn in list(self.open.values()))
-        if SeenConnection.waits.look() or taken:
-            self.tick()
-        else:
-            self.keep_deadlines(time.monotonic())
+    def _come(self, listener: Listener, parking: Parking) -> Connection | None:
+        """A client that may be served now, if there is one."""
+        if self.context.gives_way():
+            self._rest_until = time.monotonic() + FAIR_PAUSE
+            return None
+        conn = self._accept(listener)
+        return None if conn is None or parking.keeps(conn) else conn
 
     def _accept(self, listener: Listener) -> Connection | None:
         try:
@@ -276,10 +263,11 @@ class Flows:
         self.open[conn.number] = conn
         return conn
 
-    def _queued(self, listener: Listener, room: Callable[[], bool], woken: Callable[[], None]) -> Iterator[Connection]:
+    def _queued(
+        self, left: int, take: Callable[[], Connection | None], room: Callable[[], bool], woken: Callable[[], None]
+    ) -> Iterator[Connection]:
         # Clients in the queue were promised a server when the kernel shook hands with them. Those who come later are
         # for other workers, if there are any: under steady load the queue would never be empty.
-        left = listener.queued()
         while left and time.monotonic() < self.context.drain.deadline:
             self.tick()
             if not room():  # idle conversations may be all that is in the way
@@ -287,7 +275,7 @@ class Flows:
                 self._wait(SWEEP)
                 woken()
                 continue
-            conn = self._accept(listener)
+            conn = take()
             if conn is not None:
                 left -= 1
                 yield conn
@@ -312,8 +300,8 @@ class Flows:
             woken()
         elif fd == self.context.drain.fileno():
             self.context.drain.clear()
-        elif fd in self._watched:
-            self._watched[fd].on_readable()
+        elif fd in self.watched:
+            self.watched[fd].on_readable()
 
     def _wait(self, seconds: float) -> bool:
         """Whether something has ended meanwhile."""
@@ -326,13 +314,3 @@ class Flows:
         if ended:
             self.wake.clear()
         return ended
-
-
-def _reason(conn: Connection, error: BaseException | None) -> str:
-    """Why a conversation ended, in a word or two."""
-    error = conn.cut_by if conn.cut_by is not None else error
-    if conn.seen is not None and conn.seen.aged and not isinstance(error, PeerTimeout):
-        return AGE
-    if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
-        return "draining"
-    return "done" if error is None else str(getattr(error, "reason", type(error).__name__))

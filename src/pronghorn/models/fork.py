@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from pronghorn.connection import Connection
+from pronghorn.connection import Connection, let_go
 from pronghorn.counts import Counts, Shared
 from pronghorn.listener import Peer
 from pronghorn.models.base import Context, Model
@@ -113,6 +113,8 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     flows.wake.close()
     for fd in held:
         os.close(fd)
+    for each in flows.parked.values():
+        let_go(each)
     flows.context.counts = counts
     flows.open = flows.context.open = {conn.number: conn}
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.

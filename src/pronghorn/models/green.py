@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from pronghorn.connection import FACTS, Facts, linger
+from pronghorn.connection import FACTS, Facts
 from pronghorn.models.base import Context, Model, by_descriptors
 from pronghorn.models.flows import Flows
 
@@ -41,7 +41,7 @@ def connection_class() -> type[Any]:
 
         def _real_close(self, *args: Any, **kwargs: Any) -> None:
             if hasattr(self, "reading_shut"):  # not so in a copy that dup() made
-                linger(self, reading_shut=self.reading_shut)
+                self.linger()
             super()._real_close(*args, **kwargs)  # type: ignore[misc]
 
     return GreenConnection

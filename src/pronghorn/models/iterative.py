@@ -6,6 +6,7 @@ waits in the kernel's queue until the first has left, however idle the first may
 
 from __future__ import annotations
 
+from pronghorn.models.attendant import attend
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import Flows
 from pronghorn.settings import Settings
@@ -13,7 +14,7 @@ from pronghorn.settings import Settings
 
 def serve(context: Context) -> None:
     flows = Flows(context)
-    flows.attend_beside()
+    attend(flows)
     for conn in flows.accepted():
         flows.converse(conn)
 

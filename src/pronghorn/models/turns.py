@@ -11,9 +11,9 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pronghorn.channel import CLOSED, AnyChannel, Channel
+from pronghorn.channel import CLOSED, OPENING, AnyChannel, Channel
 from pronghorn.connection import FIRST_WORD, close, first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.errors import PeerTimeout
@@ -25,6 +25,9 @@ from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
 from pronghorn.timeouts import AGE, ChannelTimeouts
+
+if TYPE_CHECKING:
+    from pronghorn.models.handshakes import Handshakes
 
 
 class Nobody(Protocol):
@@ -53,9 +56,15 @@ class Loops:
         self._draining = False
         self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
+        self._handshakes: Handshakes | None = None
+        if context.certificates is not None:
+            from pronghorn.models.handshakes import Handshakes
+
+            self._handshakes = Handshakes(self)
+            self.channel_class = Handshakes.channel_class(self.channel_class)
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
-        """Make a channel of an accepted connection, and give it to a protocol."""
+        """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
         context = self.context
         if fd >= self._descriptors:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
@@ -96,16 +105,25 @@ class Loops:
 
     def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
         context = self.context
+        if self._handshakes is not None:
+            sock = self._handshakes.sealed(sock)
         channel = self.channel_class(
             sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
             most=self._most_unsent,
         )  # fmt: skip
         channel.proxy = header
         self.open[channel.number] = channel
+        if self._handshakes is None:
+            self.begin(channel)
+        else:
+            self._handshakes.start(channel)
+
+    def begin(self, channel: AnyChannel) -> None:
+        """The connection is there: give it to a protocol."""
         try:
-            protocol = context.handler.protocol()
+            protocol = self.context.handler.protocol()
         except BaseException as error:
-            context.failed(channel, error)
+            self.context.failed(channel, error)
             protocol = Nobody()
         channel.open(protocol)
         if self._draining:
@@ -168,7 +186,7 @@ class Loops:
                 return
             if rest := first_word_due(channel):
                 self.call_later(rest, lambda: self._drain(channel))
-            else:
+            elif channel.state is not OPENING:  # a handshake is brought to its end first
                 self._say_goodbye(channel)
         except BaseException as error:
             self.context.failed(channel, error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import traceback
 from collections.abc import Callable, Hashable
 from signal import Signals
@@ -72,6 +73,8 @@ def limited_kind(event: Event) -> Hashable:
     """What a record counts as when it is one of those that come in floods, else None."""
     if isinstance(event, events.AcceptFailed):
         return "accept", event.address, event.error.errno
+    if isinstance(event, events.HandshakeFailed):
+        return "handshake", event.why
     if isinstance(event, events.ConnectionRefused):
         return "refused", event.limit
     if isinstance(event, events.ClientsWait):
@@ -159,6 +162,11 @@ def _handler_failed(event: events.HandlerFailed) -> tuple[int, str]:
 def _peer_failed(event: events.PeerFailed) -> tuple[int, str]:
     level = DEBUG if isinstance(event.error, OSError) else INFO
     return level, f"Connection {event.number} from {peer_name(event.peer)} failed: {kind_and_text(event.error)}"
+
+
+@words(INFO, events.HandshakeFailed)
+def _handshake_failed(event: events.HandshakeFailed) -> tuple[int, str]:
+    return INFO, f"No TLS with {peer_name(event.peer)}: {escaped(event.why)}"
 
 
 @words(ERROR, events.AcceptFailed)
@@ -286,6 +294,28 @@ def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
     peers = ", ".join(map(peer_name, event.peers))
     more = f" and {event.cut - len(event.peers)} more" if event.cut > len(event.peers) else ""
     return WARNING, f"{head}; cut {count} that did not finish in time: {peers}{more}"
+
+
+@words(INFO, events.CertificateLoaded)
+def _certificate_loaded(event: events.CertificateLoaded) -> tuple[int, str]:
+    verb = "New certificate" if event.replaced else "Certificate"
+    names = escaped(", ".join(event.names)) or "no name"
+    return INFO, f"{verb} {escaped(event.path)}: {names}; serial {event.serial}, good until {date(event.until)}"
+
+
+@words(WARNING, events.CertificateExpires)
+def _certificate_expires(event: events.CertificateExpires) -> tuple[int, str]:
+    return WARNING, f"Certificate {escaped(event.path)} expires on {date(event.until)}: renew it"
+
+
+@words(ERROR, events.CertificateRefused)
+def _certificate_refused(event: events.CertificateRefused) -> tuple[int, str]:
+    return ERROR, f"The new certificate is not taken, the old one stays: {escaped(event.why, 600)}"
+
+
+def date(seconds: float) -> str:
+    """An instant as people write it, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def kind_and_text(error: BaseException) -> str:

@@ -63,6 +63,11 @@ class Limits(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0
     handshake_timeout: Annotated[
         float,
-        option("Time that a peer gets for what comes before the conversation: a PROXY header.", "Limits",
-               unit="time", gt=0),
+        option(
+            "Time that a peer gets for what comes before the conversation: a PROXY header, and as much again for the "
+            "TLS handshake.",
+            "Limits",
+            unit="time",
+            gt=0,
+        ),
     ] = 10.0  # fmt: skip

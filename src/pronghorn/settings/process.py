@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pronghorn.settings.deadlines import Patience
 from pronghorn.settings.fields import option
+from pronghorn.settings.tls import Tls
 
 LOG_LEVELS = tuple("debug info warning error".split())
 LOG_FORMATS = ("text", "json")
 
 
-class Process(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Process(Tls, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the system sees of the server."""
 
     name: Annotated[

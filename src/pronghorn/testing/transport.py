@@ -18,6 +18,7 @@ class FakeTransport(asyncio.Transport):
 
     - `written`: all bytes so far; `take()` gives those since the last time.
     - `wrote_eof`, `closed`, `aborted`: what the protocol asked for.
+    - `tls`: what the handler finds there; None, as without TLS, unless the test puts something in its place.
     - `lost`: whether `connection_lost` has been told.
 
     The `peer` is a documentation address (RFC 5737); `number` is the connection's, as the log has it; `lifespan` is
@@ -30,6 +31,7 @@ class FakeTransport(asyncio.Transport):
         super().__init__()
         self.peer = peer
         self.number = number
+        self.tls: Any = None
         self.lifespan = lifespan
         self.draining = False
         self.written = b""

@@ -1,0 +1,254 @@
+"""Certificates and keys: read, checked, watched, and put where every worker finds them.
+
+Law: only the supervisor reads the files, so that a worker needs no right to a key; and what it publishes has been
+checked, by making a context of it: the key belongs to its certificate, and today lies between its dates. A set that is
+not good in every part changes nothing.
+
+Who watches: the supervisor, and not by a reload, which would replace the workers and so end long conversations for the
+sake of a new certificate. It publishes the bytes in memory that it shares with its workers, whole, with a version in
+front; a worker looks at the version before each handshake and makes a context of its own when it has changed. So a
+handshake that begins after the report shows the new certificate, in every worker, and nobody has to be asked whether he
+is through. Connections that are open keep theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from pronghorn import events, tls
+from pronghorn.errors import BadCertificate, BadSetting
+from pronghorn.events import Event
+from pronghorn.settings import Settings
+from pronghorn.tls import Described, Material, Pair
+
+LOOK = 1.0  # seconds between two looks at the files
+SOON = 14 * 86400.0
+HEADER = struct.Struct("QQ")  # version, odd while it is being written; length of what follows
+BROKEN = {
+    "KEY_VALUES_MISMATCH": "The key is not the one of this certificate.",
+    "EE_KEY_TOO_SMALL": "Its key is too short for TLS today.",
+    "CA_KEY_TOO_SMALL": "The key of its authority is too short for TLS today.",
+    "CA_MD_TOO_WEAK": "It is signed with a digest that is too weak for TLS today.",
+    "BAD_DECRYPT": "The key is protected by a pass phrase, which nobody is there to type.",
+}
+DECRYPT = "To take off a pass phrase: openssl pkey -in FILE -out NEW-FILE"
+
+Signature = list[tuple[int, int, int] | None]
+
+
+class Shelf:
+    """Memory that the supervisor writes and workers, its forks, read: one content, and its version."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self) -> None:
+        if hasattr(os, "memfd_create"):
+            self._fd = os.memfd_create("pronghorn-certificates")
+        else:
+            with tempfile.TemporaryFile() as file:
+                self._fd = os.dup(file.fileno())
+        os.pwrite(self._fd, HEADER.pack(0, 0), 0)
+
+    def publish(self, content: bytes) -> None:
+        """Put `content` in the place of what was there; readers find one or the other, never a mixture."""
+        version = self.version() + 1
+        os.pwrite(self._fd, HEADER.pack(version, 0), 0)
+        os.pwrite(self._fd, content, HEADER.size)
+        os.pwrite(self._fd, HEADER.pack(version + 1, len(content)), 0)
+
+    def version(self) -> int:
+        version: int = HEADER.unpack(os.pread(self._fd, HEADER.size, 0))[0]
+        return version
+
+    def read(self) -> tuple[int, bytes] | None:
+        """The version and the content; None while it is being written."""
+        version, length = HEADER.unpack(os.pread(self._fd, HEADER.size, 0))
+        content = os.pread(self._fd, length, HEADER.size)
+        return None if version % 2 or version != self.version() else (version, content)
+
+    def __del__(self) -> None:
+        # With the plan that has it, which nobody closes: generations come and go, and so do candidates.
+        os.close(self._fd)
+
+
+class Certificates:
+    """The server's certificates: made by the supervisor before it forks, and asked by workers for a `context`."""
+
+    __slots__ = ("_context", "_next_look", "_seen", "_settings", "_shelf", "_version", "_warned", "described")
+
+    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
+        """Reads the files that the settings name. Raises BadCertificate, or BadSetting if they do not fit together."""
+        check(settings)
+        self._settings = settings
+        self._seen = _signature(settings)
+        material = read(settings)
+        self._context, self.described = checked(material, settings, now())
+        self._shelf = Shelf()
+        self._shelf.publish(msgspec.msgpack.encode(material))
+        self._version = self._shelf.version()
+        self._next_look = 0.0
+        self._warned: set[str] = set()
+
+    # What workers call.
+
+    def context(self) -> ssl.SSLContext:
+        """The context for the next handshake: made anew when the supervisor has published another set."""
+        if self._shelf.version() != self._version:
+            self._take_over()
+        return self._context
+
+    def _take_over(self) -> None:
+        found = self._shelf.read()
+        if found is not None:
+            self._version, content = found
+            self._context = tls.build(msgspec.msgpack.decode(content, type=Material))
+
+    # What the supervisor calls.
+
+    def events(self, *, replaced: bool = False, now: float | None = None) -> list[Event]:
+        """What there is to say of the set in use: each certificate, and those that expire soon."""
+        told: list[Event] = [
+            events.CertificateLoaded(path, each.names, each.serial, each.until, replaced)
+            for path, each in zip(self._settings.tls_cert, self.described, strict=True)
+        ]
+        return [*told, *self._expiring(time.time() if now is None else now)]
+
+    def look(self, clock: float, now: Callable[[], float] = time.time) -> list[Event]:
+        """Once a second at most (`clock` is monotonic), with --tls-watch: take what is new in the files, if it is good.
+
+        What happened is returned, as events; that a set is bad is told once for each time that a file changes.
+        """
+        if clock < self._next_look:
+            return []
+        self._next_look = clock + LOOK
+        seen = _signature(self._settings) if self._settings.tls_watch else self._seen
+        if seen == self._seen:
+            return self._expiring(now())
+        try:
+            material = read(self._settings)
+            if _signature(self._settings) != seen:
+                return []  # a file has changed while we read: at the next look
+            self._seen = seen
+            context, described = checked(material, self._settings, now())
+        except BadSetting as error:
+            self._seen = seen
+            return [events.CertificateRefused(" ".join(str(error).splitlines()))]
+        self._shelf.publish(msgspec.msgpack.encode(material))
+        self._context, self.described, self._version = context, described, self._shelf.version()
+        self._warned.clear()
+        return self.events(replaced=True, now=now())
+
+    def follow(self, others: Certificates) -> None:
+        """Workers that have these take the `others` for the handshakes that they still hold, while they drain."""
+        found = others._shelf.read()
+        if found is not None:
+            self._shelf.publish(found[1])
+
+    def _expiring(self, now: float) -> list[Event]:
+        told: list[Event] = []
+        for path, each in zip(self._settings.tls_cert, self.described, strict=True):
+            left, lifetime = each.until - now, each.until - each.since
+            if left < min(SOON, lifetime / 10) and path not in self._warned:
+                self._warned.add(path)
+                told.append(events.CertificateExpires(path, each.until))
+        return told
+
+
+def check(settings: Settings) -> None:
+    """Raises BadSetting unless the settings of TLS fit together."""
+    certificates, keys = len(settings.tls_cert), len(settings.tls_key)
+    if not certificates:
+        for name in ("tls_key", "tls_client_ca", "tls_alpn", "tls_watch"):
+            if getattr(settings, name):
+                flag = "--" + name.replace("_", "-")
+                raise BadSetting(f"{flag} is given without --tls-cert.", "There is no TLS without a certificate.")
+    elif keys not in (0, certificates):
+        raise BadSetting(
+            f"There are {certificates} of --tls-cert and {keys} of --tls-key.",
+            "Each certificate has a key: the first of these belongs to the first of those.",
+            "Give as many keys, or none if each certificate's file holds its key too.",
+        )
+    for name in settings.tls_alpn:
+        if not name.isascii() or not 0 < len(name) < 256:
+            raise BadSetting(f"--tls-alpn cannot be {name!r}.", "A name has 1 to 255 ASCII characters (RFC 7301, 3.1).")
+
+
+def read(settings: Settings) -> Material:
+    """What the files hold. Raises BadCertificate for one that cannot be read, or that does not hold what it should."""
+    pairs = []
+    for place, path in enumerate(settings.tls_cert):
+        certificate = _content("--tls-cert", path, b"BEGIN CERTIFICATE-----", "certificate")
+        key_path = settings.tls_key[place] if settings.tls_key else path
+        flag = "--tls-key" if settings.tls_key else "--tls-cert"
+        pairs.append(Pair(certificate, _content(flag, key_path, b"PRIVATE KEY-----", "private key")))
+    authorities = b""
+    if settings.tls_client_ca:
+        authorities = _content("--tls-client-ca", settings.tls_client_ca, b"BEGIN CERTIFICATE-----", "certificate")
+    return Material(pairs, authorities, settings.tls_alpn)
+
+
+def _content(flag: str, path: str, mark: bytes, what: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(4 * 1024 * 1024)
+    except OSError as error:
+        hint = "Check its permissions; the supervisor reads it." if isinstance(error, PermissionError) else ""
+        raise BadCertificate(f"{flag}: {path} cannot be read.", f"{error.strerror}.", hint) from None
+    if mark not in content:
+        hint = "Give its key with --tls-key." if flag == "--tls-cert" and b"KEY" in mark else ""
+        raise BadCertificate(f"{flag}: {path} holds no {what}.", f"There is no PEM block of a {what} in it.", hint)
+    return content
+
+
+def checked(material: Material, settings: Settings, now: float) -> tuple[ssl.SSLContext, list[Described]]:
+    """A context of the material, and what its certificates say. Raises BadCertificate if any part of it is bad."""
+    described = []
+    for path, pair in zip(settings.tls_cert, material.pairs, strict=True):
+        try:
+            one = tls.describe(pair.certificate)
+            tls.build(Material([pair]))
+        except (ssl.SSLError, ValueError) as error:
+            raise _broken(path, error) from None
+        _check_dates(path, one, now)
+        described.append(one)
+    try:
+        return tls.build(material), described
+    except (ssl.SSLError, ValueError) as error:
+        raise BadCertificate(f"--tls-client-ca: {settings.tls_client_ca} cannot be used.", f"{error}.") from None
+
+
+def _broken(path: str, error: Exception) -> BadCertificate:
+    reason = getattr(error, "reason", None) or ""
+    why = BROKEN.get(reason) or f"{tls.told(error).capitalize()}."
+    hint = DECRYPT if "pass phrase" in why else ""
+    return BadCertificate(f"--tls-cert: {path} cannot be used with its key.", why, hint)
+
+
+def _check_dates(path: str, described: Described, now: float) -> None:
+    if described.until <= now:
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(described.until))
+        raise BadCertificate(f"--tls-cert: {path} has expired.", f"It was good until {when}.", "Renew it.")
+    if described.since > now:
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(described.since))
+        why = f"It is good from {when} on."
+        raise BadCertificate(f"--tls-cert: {path} is not valid yet.", why, "Wait, or set this machine's clock right.")
+
+
+def _signature(settings: Settings) -> Signature:
+    """What changes when a file changes, is replaced, or comes to be."""
+    found: Signature = []
+    for path in (*settings.tls_cert, *settings.tls_key, settings.tls_client_ca):
+        try:
+            told = os.stat(path)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((told.st_mtime_ns, told.st_ino, told.st_size))
+    return found

@@ -1,0 +1,51 @@
+"""A second flow of control, for models whose only one may be held by a handler.
+
+Law: it never serves. It hears what the supervisor says, keeps the deadlines, ends the conversation when draining has
+begun, and beats in the name of the flow that serves: but only while that one waits for its client, so that a handler
+that computes for ever is found out.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from typing import Any
+
+from pronghorn.connection import SeenConnection
+from pronghorn.models.base import BEAT
+from pronghorn.models.flows import SWEEP, Flows
+
+
+def attend(flows: Flows) -> None:
+    """Start it, before the first connection is accepted."""
+    flows.context.connection_class = SeenConnection
+    watched, flows.watched = flows.watched, {}
+    threading.Thread(target=_attend, args=(flows, watched), daemon=True, name="attendant").start()
+
+
+def _attend(flows: Flows, watched: dict[int, Any]) -> None:
+    drain = flows.context.drain
+    poller = select.poll()
+    for fd in (drain.fileno(), *watched):
+        poller.register(fd, select.POLLIN)
+    while not drain:
+        for fd, _ in poller.poll(min(BEAT, flows.timeouts.wait(time.monotonic())) * 1000):
+            if fd in watched:
+                watched[fd].on_readable()
+        _look(flows)
+    while time.monotonic() < drain.deadline:
+        flows.sweep(lambda: _look(flows))
+        time.sleep(SWEEP)
+    flows.await_flows()
+    if flows.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
+        flows.context.finish()
+
+
+def _look(flows: Flows) -> None:
+    # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
+    taken = any(conn.fileno() < 0 for conn in list(flows.open.values()))
+    if SeenConnection.waits.look() or taken:
+        flows.tick()
+    else:
+        flows.keep_deadlines(time.monotonic())

@@ -1,0 +1,306 @@
+"""TLS, but for the files and the sockets: contexts made of bytes, and the records of one connection.
+
+Law: no I/O here. `Records` takes sealed bytes and gives plain ones, and the other way round; who moves them is the
+business of tls_channel.py (never blocks) and tls_connection.py (may block). So half-close means the same under every
+model: our close_notify ends what we say and nothing else (RFC 8446, 6.1).
+
+Tried and dropped: ssl.SSLSocket. Its `unwrap` reads on behind our close_notify and breaks the connection if the peer
+still speaks, its `shutdown` goes on in plain text, two threads may not share one, and it reads every record with two
+system calls. This module is imported only where there is TLS: ssl is large.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from pronghorn.errors import HandshakeFailed, TlsFailed
+
+READ_SIZE = 64 * 1024
+MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our saying a word (RFC 8446, 4.6.3)
+WORDS = {
+    "HTTP_REQUEST": "the client speaks HTTP without TLS",
+    "HTTPS_PROXY_REQUEST": "the client speaks HTTP without TLS",
+    "WRONG_VERSION_NUMBER": "the client does not speak TLS",
+    "UNSUPPORTED_PROTOCOL": "the client offers no TLS version from 1.2 on",
+    "VERSION_TOO_LOW": "the client offers no TLS version from 1.2 on",
+    "NO_SHARED_CIPHER": "there is no cipher that both sides know",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client shows no certificate, and --tls-client-ca demands one",
+    "TLSV1_ALERT_UNKNOWN_CA": "the client does not know the authority of our certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the client refuses our certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client says that our certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client refuses our certificate",
+}
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One certificate (with those between it and its authority) and its key, as PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+class Material(msgspec.Struct, frozen=True):
+    """All that a context is made of, as bytes: what the files held."""
+
+    pairs: list[Pair]
+    client_ca: bytes = b""
+    alpn: tuple[str, ...] = ()
+
+
+class Described(msgspec.Struct, frozen=True):
+    """What a certificate says of itself; `since` and `until` in seconds since 1970."""
+
+    serial: str
+    names: tuple[str, ...]
+    since: float
+    until: float
+
+
+# Contexts
+
+
+def build(material: Material) -> ssl.SSLContext:
+    """A new context for the server's side: the first pair, and by way of SNI the others.
+
+    Raises ssl.SSLError or ValueError for what it cannot use. A context is never changed once it is in use: a pair that
+    fails to load would leave it broken.
+    """
+    contexts = [_context(pair, material) for pair in material.pairs]
+    by_name: dict[str, ssl.SSLContext] = {}
+    for pair, context in zip(material.pairs, contexts, strict=True):
+        for name in describe(pair.certificate).names:
+            by_name.setdefault(name.lower(), context)
+    first = contexts[0]
+
+    def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> None:
+        connection.asked_name = name
+        if name and len(contexts) > 1:
+            name = name.lower()
+            wild = "*." + name.partition(".")[2]
+            connection.context = by_name.get(name) or by_name.get(wild) or first
+
+    first.sni_callback = choose
+    return first
+
+
+def _context(pair: Pair, material: Material) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    with as_file(pair.certificate) as certificate, as_file(pair.key) as key:
+        context.load_cert_chain(certificate, key, password=_no_pass_phrase)
+    if material.client_ca:
+        context.load_verify_locations(cadata=material.client_ca.decode("ascii"))
+        context.verify_mode = ssl.CERT_REQUIRED
+    if material.alpn:
+        context.set_alpn_protocols(list(material.alpn))
+    return context
+
+
+def _no_pass_phrase() -> str:
+    raise ValueError("the key is protected by a pass phrase, which nobody is there to type")
+
+
+def describe(certificate: bytes) -> Described:
+    """The first certificate of a PEM file. Raises ssl.SSLError for what is none."""
+    with as_file(certificate) as path:
+        told: dict[str, Any] = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]
+    names = [name for kind, name in told.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    if not names:
+        names = [value for part in told.get("subject", ()) for key, value in part if key == "commonName"]
+    since, until = (float(ssl.cert_time_to_seconds(told[key])) for key in ("notBefore", "notAfter"))
+    return Described(told["serialNumber"], tuple(names), since, until)
+
+
+@contextlib.contextmanager
+def as_file(content: bytes) -> Iterator[str]:
+    """A path to read `content` from, for calls that take no bytes; in memory where that is possible, private anyway."""
+    fd = os.memfd_create("pronghorn-pem") if hasattr(os, "memfd_create") else -1
+    if fd >= 0 and os.path.exists(f"/proc/self/fd/{fd}"):
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{fd}"
+        return
+    if fd >= 0:
+        os.close(fd)
+    with tempfile.NamedTemporaryFile() as named:
+        named.write(content)
+        named.flush()
+        yield named.name
+
+
+# One connection
+
+
+class TlsFacts:
+    """What a handler may know of the TLS below its connection."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, ssl_object: ssl.SSLObject) -> None:
+        self.object = ssl_object
+
+    @property
+    def version(self) -> str:
+        """`TLSv1.3` or `TLSv1.2`."""
+        return self.object.version() or ""
+
+    @property
+    def cipher(self) -> str:
+        """The cipher's name, as OpenSSL writes it."""
+        cipher = self.object.cipher()
+        return cipher[0] if cipher else ""
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that both sides agreed on, of --tls-alpn; None if there is none."""
+        return self.object.selected_alpn_protocol()
+
+    @property
+    def sni(self) -> str | None:
+        """The name that the client asked for; None if for none."""
+        return getattr(self.object, "asked_name", None)
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The client's certificate, checked, as ssl.SSLSocket.getpeercert writes it; None without --tls-client-ca."""
+        return self.object.getpeercert() or None
+
+    def extra(self, name: str, default: Any = None) -> Any:
+        """What asyncio's get_extra_info answers for TLS: ssl_object, peercert, cipher, compression, sslcontext."""
+        if name == "ssl_object":
+            return self.object
+        if name == "sslcontext":
+            return self.object.context
+        if name == "peercert":
+            return self.object.getpeercert()
+        return getattr(self.object, name)() if name in ("cipher", "compression") else default
+
+
+class Records:
+    """The TLS of one connection: what came is fed and taken, what goes is sealed."""
+
+    __slots__ = ("_early", "_incoming", "_outgoing", "begun", "ended", "object", "said_goodbye", "shaken", "truncated")
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None = None, *, client: bool = False) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.object = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=not client, server_hostname=server_name
+        )
+        self._early = b""  # opened before anybody asked for it
+        self.begun = False
+        """Something has come from the peer."""
+        self.shaken = False
+        """The handshake is done."""
+        self.ended = False
+        """The peer has sent its close_notify."""
+        self.truncated = False
+        """Input ended without a close_notify: what came may not be all that was sent."""
+        self.said_goodbye = False
+
+    @property
+    def facts(self) -> TlsFacts:
+        return TlsFacts(self.object)
+
+    @property
+    def waiting(self) -> bool:
+        """Something was fed and has not been looked at."""
+        return self._incoming.pending > 0 or bool(self._early)
+
+    @property
+    def owes(self) -> bool:
+        """There is something `unsent`: the peer has asked for it, and no data that goes takes it along."""
+        return self._outgoing.pending > 0
+
+    def feed(self, sealed: bytes) -> None:
+        self.begun = True
+        self._incoming.write(sealed)
+
+    def end_input(self) -> None:
+        """The connection below has ended."""
+        self.truncated = not self.ended
+
+    def shake(self) -> bool:
+        """One step of the handshake; whether it is done. What is to be sent waits in `unsent`.
+
+        Raises HandshakeFailed; the alert for the peer waits in `unsent` then.
+        """
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise HandshakeFailed(told(error)) from None
+        self.shaken = True
+        return True
+
+    def take(self) -> bytes:
+        """All that can be read of what was fed; empty if that is nothing yet, or if the peer has `ended`.
+
+        Raises TlsFailed for what the peer cannot have sealed.
+        """
+        incoming, read = self._incoming, self.object.read
+        first, more = self._early, None
+        self._early = b""
+        try:
+            while incoming.pending and not self.ended:
+                data = read(READ_SIZE)
+                if not data:
+                    self.ended = True
+                elif not first:
+                    first = data
+                elif more is None:
+                    more = [first, data]
+                else:
+                    more.append(data)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+        except ssl.SSLError as error:
+            raise TlsFailed(told(error)) from None
+        if self._outgoing.pending > MOST_UNASKED:
+            raise TlsFailed("the peer asks for one new key after the other")
+        return first if more is None else b"".join(more)
+
+    def seal(self, data: bytes | bytearray | memoryview) -> bytes:
+        """What to send for `data`, and for all that was owed before it."""
+        try:
+            self.object.write(data)
+        except ssl.SSLError as error:
+            raise TlsFailed(told(error)) from None
+        return self._outgoing.read()
+
+    def unsent(self) -> bytes:
+        """What is owed to the peer beside data: the handshake's replies, alerts."""
+        return self._outgoing.read()
+
+    def goodbye(self) -> bytes:
+        """Our close_notify, the first time: nothing can be sealed after it, and reading goes on."""
+        if not self.said_goodbye and self.shaken:
+            self.said_goodbye = True
+            try:
+                self._early = self.take()  # OpenSSL looks for their close_notify, and breaks off at anything else
+                self.object.unwrap()
+            except (OSError, ValueError):
+                pass  # it is in `unsent`; the peer's own is not waited for
+        return self._outgoing.read()
+
+
+def told(error: BaseException) -> str:
+    """An error of TLS in a few words."""
+    reason = getattr(error, "reason", None) or ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    if reason in WORDS:
+        return WORDS[reason]
+    return reason.lower().replace("_", " ") or str(error) or type(error).__name__

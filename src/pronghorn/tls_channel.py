@@ -1,0 +1,210 @@
+"""A channel with TLS below it: to its protocol and to its loop it is a Channel like any other.
+
+Law: a Channel's own rules hold (channel.py); here is only what TLS adds: a handshake before the protocol is asked, a
+close_notify before the end, and sealed bytes in the backlog, so that the wish to write is about what the kernel has not
+taken. All that came sealed in one read is given to the protocol at once: nothing that is readable ever waits in here
+for a readiness that the kernel will not report.
+"""
+
+from __future__ import annotations
+
+import _socket
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from pronghorn.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OPENING, SLOTS, AnyChannel
+from pronghorn.connection import READ_SIZE, first_word_due, moved
+from pronghorn.errors import HandshakeFailed, TlsFailed
+from pronghorn.tls import Records, TlsFacts
+from pronghorn.transport import Bytes
+
+TLS_SLOTS: tuple[str, ...] = ("_then", "records", *SLOTS)
+
+_recv = _socket.socket.recv
+
+
+class SealedSocket(socket.socket):
+    """A non-blocking socket that is read through its `records`; everything else about it is as it was."""
+
+    __slots__ = ("owner", "records")
+    records: Records
+    owner: Any
+    """The blocking connection that has the same descriptor, if there is one."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Plain bytes, empty at the end of input; BlockingIOError until a whole record is there; TlsFailed."""
+        records = self.records
+        if not records.waiting:
+            if records.ended:
+                return b""
+            sealed = _recv(self, size)
+            if not sealed:
+                if not self.reading_shut:
+                    records.end_input()
+                return sealed
+            records.feed(sealed)
+        data = records.take()
+        if not data and not records.ended:
+            raise BlockingIOError
+        return data
+
+    @property
+    def reading_shut(self) -> bool:
+        owner = getattr(self, "owner", None)
+        return owner is not None and owner.reading_shut
+
+
+class AnyTlsChannel(AnyChannel):
+    """A channel whose `sock` is a SealedSocket, whatever class its slots make it."""
+
+    __slots__ = NOTHING
+    records: Records
+
+    def shake_hands(self, then: Callable[[Any], None]) -> None:
+        """Begin the handshake; `then` is called with the channel when it is done, and has to `open` it."""
+        self._then: Callable[[Any], None] | None = then
+        self._lost = True  # there is no protocol yet that could be told
+        self.wants_read = True
+        self.loop.changed(self)
+
+    def seal(self, records: Records) -> None:
+        """Have these records below; they may be through with their handshake already."""
+        self.records = self.sock.records = records  # type: ignore[attr-defined]
+
+    def open(self, protocol: Any) -> None:
+        AnyChannel.open(self, protocol)
+        self._wish()  # something may have come along with the last of the handshake
+
+    def late(self, seconds: float) -> None:
+        """The handshake has taken longer than `seconds`."""
+        self._refuse(HandshakeFailed(f"it did not finish the handshake within {seconds:g} s"))
+
+    @property
+    def tls(self) -> TlsFacts:
+        return self.records.facts
+
+    @property
+    def reason(self) -> str:
+        told = super().reason
+        return "truncated" if told == "done" and self.records.truncated else told
+
+    def on_readable(self) -> None:
+        if self.state is OPENING:
+            self._shake()
+        else:
+            AnyChannel.on_readable(self)
+            if self.records.ended and self.wants_read:  # the end came in the same read, and is not reported again
+                AnyChannel.on_readable(self)
+            if self.records.owes:
+                self._push(self.records.unsent())
+
+    def write(self, data: Bytes) -> None:
+        if self.state is OPEN or (self.state is HALF_CLOSED and not self.wrote_eof):
+            if not data:
+                return
+            try:
+                sealed = self.records.seal(data)
+            except TlsFailed as error:
+                self._gone(error)
+                return
+            counted = self.bytes_out + len(data)  # not what the records add to it
+            AnyChannel.write(self, sealed)
+            self.bytes_out = counted
+        else:
+            AnyChannel.write(self, data)
+
+    def on_writable(self) -> None:
+        counted = self.bytes_out
+        AnyChannel.on_writable(self)
+        self.bytes_out = counted
+
+    def settle(self) -> None:
+        if self.state is CLOSING and not (self._backlog or self._until or self._dead):
+            self._push(self.records.goodbye())
+        AnyChannel.settle(self)
+
+    def read_out(self) -> None:
+        AnyChannel.read_out(self)
+        if self.state is OPENING and not self.records.begun and not first_word_due(self):
+            self.close()  # whoever has said nothing by now is owed nothing
+
+    # Inner workings.
+
+    def _shake(self) -> None:
+        try:
+            sealed = _recv(self.sock, READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._refuse(error)
+            return
+        if not sealed:
+            self.peer_ended = True
+            self._refuse(ConnectionResetError("it left before the handshake was done"))
+            return
+        self.records.feed(sealed)
+        try:
+            done = self.records.shake()
+        except HandshakeFailed as error:
+            self._push(self.records.unsent())
+            self._refuse(error)
+            return
+        self._push(self.records.unsent())
+        then = self._then
+        if done and then is not None and not self.is_closing():
+            self._then = None
+            self._lost = False
+            then(self)
+
+    def _refuse(self, error: OSError) -> None:
+        self._error = error
+        self.loop.failed(self, error)
+        self.close()
+
+    def _push(self, sealed: bytes) -> None:
+        """Send what is no data of the protocol, behind what is unsent; nobody waits for room for it."""
+        if not sealed:
+            return
+        if self._backlog is None:
+            try:
+                sealed = sealed[self.sock.send(sealed) :]
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                if self.state is CLOSING:
+                    self._dead = True
+                else:
+                    AnyChannel._gone(self, error)
+                return
+            if not sealed:
+                return
+            self._backlog = bytearray()
+        self._backlog += sealed
+        self._wish()
+
+    def _half_close(self) -> None:
+        if self.state is OPEN:
+            self.state = moved(self.state, HALF_CLOSED)
+        self._push(self.records.goodbye())
+
+    def _gone(self, error: BaseException | None) -> None:
+        if isinstance(error, TlsFailed) and not self._backlog:
+            self._push(self.records.unsent())  # the alert that says what was wrong
+        AnyChannel._gone(self, error)
+
+    def _wish(self) -> None:
+        if self.state is not OPENING:
+            AnyChannel._wish(self)
+            # What came while the protocol did not want to read:
+            if self.wants_read and (self.records.waiting or self.records.ended):
+                self.loop.call_later(0, self.on_readable)
+        elif bool(self._backlog) is not self.wants_write:
+            self.wants_write = not self.wants_write
+            self.loop.changed(self)
+
+
+class TlsChannel(AnyTlsChannel):
+    """A Channel with TLS below it."""
+
+    __slots__ = TLS_SLOTS

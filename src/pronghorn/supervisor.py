@@ -114,6 +114,7 @@ class Supervisor:
             if self._emptied and not self.force.living:
                 self._tell_emptied()
             if self.draining:
+                self.upkeep.pulse(now)
                 orphans = self.force.hurry_orphans(now >= self._deadline)
                 if not self.force.living and not orphans:
                     return

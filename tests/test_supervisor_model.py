@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from launch import launched, wait_for
-from ledger import Measure, Sampler
 from ledger_client import Attempt, Clients
-from ledger_trials import MINE, in_session, living, put
+from ledger_reloads import MINE, put
+from ledger_sampler import Measure, Sampler
+from ledger_trials import in_session, living
 
 MOST_WORKERS = 4
 MOST_CLIENTS = 6
@@ -56,6 +57,8 @@ class Client:
 
 class Machine(RuleBasedStateMachine):
     """What is done to the server, and what it should be like: `wanted` workers of the code called `version`."""
+
+    patience = PATIENCE
 
     @initialize(model=st.sampled_from(["epoll", "thread", "asyncio"]), workers=st.integers(1, 3))
     def start(self, model: str, workers: int) -> None:
@@ -179,7 +182,7 @@ class Machine(RuleBasedStateMachine):
         while self.clients:
             self.say_the_rest(0)
         self.let_them_go_on()
-        wait_for(self._at_rest, f"{self.wanted} workers of version {self.version}", PATIENCE)
+        wait_for(self._at_rest, f"{self.wanted} workers of version {self.version}", self.patience)
 
     def _at_rest(self) -> bool:
         """As many workers as are wanted, each of which serves the last code, and nothing else is open."""
@@ -219,7 +222,29 @@ TestSupervisor.settings = settings(
     phases=[Phase.generate],  # a sequence that fails is told as it is: to make it shorter would take hours
     suppress_health_check=list(HealthCheck),
 )
-TestSupervisor.pytestmark = [
+
+
+def test_the_model_sees_what_is_not_as_it_should_be() -> None:
+    """Somebody asks for one worker more, and the model does not know of it; then the code is another."""
+    machine = Machine()
+    machine.patience = 2.0
+    machine.start("epoll", 1)
+    try:
+        machine.come_to_rest()
+        machine.server.send(signal.SIGTTIN)
+        with pytest.raises(AssertionError, match="1 workers of version 0 did not come true"):
+            machine.come_to_rest()
+        machine.wanted = 2
+        machine.come_to_rest()
+        machine.version = 1
+        with pytest.raises(AssertionError, match="2 workers of version 1 did not come true"):
+            machine.come_to_rest()
+        machine.version = 0
+    finally:
+        machine.teardown()
+
+
+pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(int(os.environ.get("MODEL_TIMEOUT", "300"))),
     pytest.mark.skipif(sys.platform != "linux", reason="the sampler reads Linux's /proc"),

@@ -26,7 +26,9 @@ PROXY, STRANGER, OTHER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 8000\r\n"
 HEADER = ProxyHeader(1, ("192.0.2.7", 4711), ("192.0.2.8", 8000))
 PATIENCE = 15.0
-MODELS = [name for name in models.MODELS if name not in ("kqueue", "prefork")]
+QUICK = ("epoll", "thread")
+NAMES = [name for name in models.MODELS if name not in ("kqueue", "prefork")]
+MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 def v2(source: str, *, command: int = 0x21) -> bytes:

@@ -137,6 +137,29 @@ def test_floods_are_told_once_in_ten_seconds_each(
     assert other.endswith("another limit")
 
 
+def test_what_a_peer_can_make_a_handler_raise_is_no_flood_either(
+    log: LogObserver, clock: Clock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def raised(number: int) -> ValueError:
+        try:
+            raise ValueError(f"number {number}")
+        except ValueError as error:
+            return error
+
+    for number in range(1000):
+        log(events.HandlerFailed(number, PEER, raised(1)))
+        log(events.PeerFailed(number, PEER, MessageTooLong(10)))
+    log(events.HandlerFailed(1, PEER, KeyError("another")))
+    text = told(capfd)
+    assert text.count("number 1\n") == 2  # once in the line, once in its traceback
+    assert text.count("MessageTooLong") == 1
+    assert text.count("another") == 2
+    clock.now += 11
+    log(events.HandlerFailed(1, PEER, raised(1)))
+    first = told(capfd).splitlines()[0]
+    assert first.endswith("ValueError: number 1 (999 more since the last such line)")
+
+
 def test_why_a_worker_did_not_start_ends_with_the_error_and_its_traceback_follows(
     log: LogObserver, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,7 +91,7 @@ def test_a_socket_that_the_handler_has_wrapped_is_trusted(tmp_path: Path) -> Non
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["iterative", "prefork", "epoll", "select", "asyncio", "uvloop", "gevent"])
+@pytest.mark.parametrize("model", ["iterative", "epoll", "asyncio", "gevent"])
 def test_a_handler_that_computes_is_silence(model: str, tmp_path: Path) -> None:
     missing = models.page(model).missing()
     if missing is not None:

@@ -19,7 +19,7 @@ import pytest
 
 from launch import PATIENCE, launched, wait_for
 from pronghorn.settings.source import Source
-from pronghorn.watcher import Look, Parent, Watcher, _settled, places
+from pronghorn.watcher import Look, Parent, Watcher, places, watch
 
 NO_WATCHFILES = "raise ImportError('not installed')\n"
 NO_MORE_WATCHES = "def watch(*folders, **options):\n    raise OSError('no space left on device')\n    yield\n"
@@ -161,22 +161,29 @@ def test_a_single_file_may_be_any_and_may_come_later(tmp_path: Path, project: Pa
 
 
 class Moments(Parent):
-    """A parent that is gone after so many waits, and lets something happen at each."""
+    """A parent that lets something happen at each wait, and is gone when there is nothing more."""
 
     def __init__(self, *happen: Callable[[], object]) -> None:
         self._rest = list(happen)
+        self._asked = 0
 
     def is_gone(self, seconds: float = 0) -> bool:
         if seconds and self._rest:
             self._rest.pop(0)()
-        return bool(seconds) and not self._rest
+        self._asked += not self._rest
+        assert self._asked < 5, "it goes on without its parent"
+        return not self._rest
 
 
-def test_a_batch_goes_on_while_files_go_on_changing(project: Path) -> None:
-    before = Look([str(project)])
-    steps = [lambda name=name: (project / name).touch() for name in ("a.py", "b.py", "c.py")]
-    after = _settled(before, [str(project)], Moments(*steps, lambda: None, lambda: pytest.fail("it waits too long")))
-    assert len(after.changes(before)) == 3
+def test_files_that_go_on_changing_are_one_batch_and_it_ends_with_its_parent(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pronghorn.watcher._notices", lambda: None)
+    first = [lambda name=name: (project / name).touch() for name in ("b.py", "a.py", "c.py")]
+    later = lambda: (project / "d.py").touch()  # noqa: E731
+    said: list[str] = []
+    watch([str(project)], 2**63, said.append, Moments(*first, int, int, later, int, int))
+    assert said == ["", str(project / "b.py"), str(project / "d.py")]
 
 
 def test_what_changes_before_the_first_look_is_told(project: Path) -> None:

@@ -90,3 +90,26 @@ class Pushes(pronghorn.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+
+
+class Collects(pronghorn.Protocol):
+    """Has names of its own for what the server counts by them."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.messages: list[bytes] = []
+        self.unfinished = "business"
+
+    def data_received(self, data: bytes) -> None:
+        self.messages.append(data)
+        self.transport.write(data.upper())
+
+
+class Stays(pronghorn.Protocol):
+    """Never closes, whatever its peer does."""
+
+    def eof_received(self) -> bool:
+        return True
+
+    def draining(self) -> bool:
+        return True

@@ -30,7 +30,7 @@ from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.socket_facts import tcp_info, unread, unsent
-from pronghorn.transport import Transport
+from pronghorn.transport import Transport, counted
 from pronghorn.waits import Straight, Waits
 
 READ_SIZE = 64 * 1024
@@ -183,7 +183,7 @@ class Facts(Bare):
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
-        return getattr(self.protocol, "messages", 0)
+        return counted(self.protocol)
 
     @property
     def unfinished(self) -> bool:

@@ -112,7 +112,7 @@ class BlockingTransport(Transport):
     def wait_readable(self) -> None:
         """Wait while another flow of control keeps reading paused; draining ends the wait."""
         while self._readable is not None and not self.conn.waits.call(self._readable.wait, 1.0):
-            if self.conn.draining:
+            if self.conn.draining or self.conn.cut_by is not None:
                 self.resume_reading()
 
     def wait_for_input(self) -> bool:
@@ -141,10 +141,13 @@ class BlockingTransport(Transport):
         """Wait until somebody closes: input is over, and the protocol asked to stay. Draining may ask it again."""
         self.pause_reading()
         assert self._readable is not None
-        while not self._closing and not (self.drain is not None and time.monotonic() >= self.drain.deadline):
+        while not (self._closing or self.conn.cut_by is not None or self._late()):
             self.conn.waits.call(self._readable.wait, 0.2)
             if self.draining:
                 self.tell_draining()
+
+    def _late(self) -> bool:
+        return self.drain is not None and time.monotonic() >= self.drain.deadline
 
     def tell_draining(self) -> None:
         """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""
@@ -186,7 +189,6 @@ def drive(protocol: Any, conn: Connection) -> None:
                 conn.bytes_in += len(data)
                 transport.protocol.data_received(data)
             elif conn.cut_by is not None:
-                transport.error = conn.cut_by
                 break
             elif conn.reading_shut:
                 transport.tell_draining()
@@ -196,7 +198,7 @@ def drive(protocol: Any, conn: Connection) -> None:
                 if transport.protocol.eof_received():
                     transport.wait_closed()
                 break
-        error = transport.error
+        error = transport.error or conn.cut_by
     except BaseException as raised:
         error = raised
         if not (isinstance(raised, OSError) and is_peers_fault(raised)):

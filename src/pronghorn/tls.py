@@ -188,7 +188,7 @@ class TlsFacts:
 class Records:
     """The TLS of one connection: what came is fed and taken, what goes is sealed."""
 
-    __slots__ = ("_incoming", "_outgoing", "begun", "ended", "object", "said_goodbye", "shaken", "truncated")
+    __slots__ = ("_early", "_incoming", "_outgoing", "begun", "ended", "object", "said_goodbye", "shaken", "truncated")
 
     def __init__(self, context: ssl.SSLContext, server_name: str | None = None, *, client: bool = False) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -196,6 +196,7 @@ class Records:
         self.object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=not client, server_hostname=server_name
         )
+        self._early = b""  # opened before anybody asked for it
         self.begun = False
         """Something has come from the peer."""
         self.shaken = False
@@ -213,7 +214,12 @@ class Records:
     @property
     def waiting(self) -> bool:
         """Something was fed and has not been looked at."""
-        return self._incoming.pending > 0
+        return self._incoming.pending > 0 or bool(self._early)
+
+    @property
+    def owes(self) -> bool:
+        """There is something `unsent`: the peer has asked for it, and no data that goes takes it along."""
+        return self._outgoing.pending > 0
 
     def feed(self, sealed: bytes) -> None:
         self.begun = True
@@ -243,7 +249,8 @@ class Records:
         Raises TlsFailed for what the peer cannot have sealed.
         """
         incoming, read = self._incoming, self.object.read
-        first, more = b"", None
+        first, more = self._early, None
+        self._early = b""
         try:
             while incoming.pending and not self.ended:
                 data = read(READ_SIZE)
@@ -282,8 +289,9 @@ class Records:
         if not self.said_goodbye and self.shaken:
             self.said_goodbye = True
             try:
+                self._early = self.take()  # OpenSSL looks for their close_notify, and breaks off at anything else
                 self.object.unwrap()
-            except (ssl.SSLError, OSError, ValueError):
+            except (OSError, ValueError):
                 pass  # it is in `unsent`; the peer's own is not waited for
         return self._outgoing.read()
 

@@ -96,6 +96,8 @@ class AnyTlsChannel(AnyChannel):
             AnyChannel.on_readable(self)
             if self.records.ended and self.wants_read:  # the end came in the same read, and is not reported again
                 AnyChannel.on_readable(self)
+            if self.records.owes:
+                self._push(self.records.unsent())
 
     def write(self, data: Bytes) -> None:
         if self.state is OPEN or (self.state is HALF_CLOSED and not self.wrote_eof):

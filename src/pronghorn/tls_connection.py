@@ -126,8 +126,8 @@ class TlsCalls(Base):
         while not self._open_what_came():
             if records is None or records.ended or self._bare:
                 return False
-            if self._unsent:
-                self._flush_softly()
+            if self._unsent or records.owes:
+                self._send_at_once()
             sealed = super().recv(READ_SIZE)
             if not sealed:
                 if not self.reading_shut:
@@ -182,14 +182,8 @@ class TlsCalls(Base):
                 self._say_goodbye()
                 self._flush()
         else:
-            if how == socket.SHUT_RDWR and self._writing.acquire(blocking=False):
-                try:
-                    self._say_goodbye()
-                    super().send(self._unsent, socket.MSG_DONTWAIT)
-                except OSError:
-                    pass
-                finally:
-                    self._writing.release()
+            if how == socket.SHUT_RDWR:
+                self._send_at_once(goodbye=True)
             super().shutdown(how)
 
     def _seal(self, view: memoryview) -> None:
@@ -209,6 +203,18 @@ class TlsCalls(Base):
         # Not sendall: gevent's comes back to our own send.
         while self._unsent:
             del self._unsent[: super().send(self._unsent)]
+
+    def _send_at_once(self, goodbye: bool = False) -> None:
+        """Send what is unsent, and what the peer has asked for, as far as it goes; nobody waits."""
+        if self.records is not None and self._writing.acquire(blocking=False):  # else somebody is sending it
+            try:
+                with self._records:
+                    self._unsent += self.records.goodbye() if goodbye else self.records.unsent()
+                del self._unsent[: super().send(self._unsent, socket.MSG_DONTWAIT)]
+            except OSError:
+                pass  # it is full, or reading will tell
+            finally:
+                self._writing.release()
 
     def _flush_softly(self) -> None:
         try:

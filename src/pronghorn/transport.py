@@ -64,7 +64,7 @@ class Transport:
     @property
     def messages(self) -> int:
         """Messages that a framing has cut so far; 0 for a handler without one."""
-        return getattr(self.protocol, "messages", 0)
+        return counted(self.protocol)
 
     @property
     def unfinished(self) -> bool:
@@ -80,6 +80,12 @@ class Transport:
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return self.drain is not None and self.drain.begun
+
+
+def counted(protocol: Any) -> int:
+    """The messages that a protocol says it has had: its own `messages`, unless a user means something else by that."""
+    messages = getattr(protocol, "messages", 0)
+    return messages if type(messages) is int else 0
 
 
 def fill(protocol: Any, data: bytes) -> None:

@@ -55,7 +55,9 @@ class LogObserver:
         elif self._may_tell(kind):
             more = self._left_out.pop(kind, 0)
             level, text = tell(event)
-            self._logger.log(level, "%s", text + (f" ({more:,} more since the last such line)" if more else ""))
+            head, line_end, rest = text.partition("\n")
+            head += f" ({more:,} more since the last such line)" if more else ""
+            self._logger.log(level, "%s", head + line_end + rest)
 
     def close(self) -> None:
         """Leaves the logger as it was found."""

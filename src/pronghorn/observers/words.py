@@ -79,7 +79,19 @@ def limited_kind(event: Event) -> Hashable:
         return "refused", event.limit
     if isinstance(event, events.ClientsWait):
         return "wait", event.address
+    if isinstance(event, events.PeerFailed) and not isinstance(event.error, OSError):
+        return "peer", type(event.error)
+    if isinstance(event, events.HandlerFailed):
+        return "handler", type(event.error), _raised_at(event.error)
     return None
+
+
+def _raised_at(error: BaseException) -> tuple[str, int]:
+    """The file and the line where an error was raised."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return (place.tb_frame.f_code.co_filename, place.tb_lineno) if place is not None else ("", 0)
 
 
 @words(INFO, events.ListenerOpened)

@@ -8,7 +8,6 @@ by then. TOML is read by the standard library's tomllib, imported when there is 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,6 +134,8 @@ def _source(path: str, handler: Any, command: Any) -> Source | None:
 
 
 def _words(command: str) -> list[str]:
+    import shlex
+
     try:
         return shlex.split(command)
     except ValueError:

@@ -1,7 +1,7 @@
 """Tools for testing handlers: your own ones, and ours under every model.
 
 - `FakeTransport` lets a test hold a conversation with a protocol, without a socket.
-- `serving()` starts a real server for the length of a `with` block.
+- `serving()` starts a real server for the length of a `with` block; `over_tls()` makes a client speak TLS to it.
 - `ChaosProxy` is a bad network between a client and a server.
 - `check_handler()` tries every promise that the server makes on your handler, `check_model()` every promise on one
   model with the reference handlers. Both raise AssertionError, which names what was broken.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pronghorn.testing.served import Served, serving
     from pronghorn.testing.subject import Subject
     from pronghorn.testing.talk import exchange, until
+    from pronghorn.testing.tls import over_tls
     from pronghorn.testing.transport import FakeTransport
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "check_handler",
     "check_model",
     "exchange",
+    "over_tls",
     "serving",
     "until",
 ]
@@ -56,6 +58,7 @@ _ROOMS = {
     "check_model": "checks",
     "exchange": "talk",
     "until": "talk",
+    "over_tls": "tls",
 }
 
 

@@ -1,0 +1,515 @@
+"""TLS under every model and in every style, with clients of several kinds: our own, ssl's, and openssl's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pronghorn import models
+from pronghorn.errors import BadCertificate, BadSetting, HandshakeFailed, IncompatibleHandler, PronghornError
+from pronghorn.testing import FORMS, Served, exchange, over_tls, serving, until
+from pronghorn.tls_connection import TlsConnection
+from tls_under_test import Authority
+
+MODELS = [name for name in models.MODELS if models.page(name).missing() is None]
+MISSING = [name for name in models.MODELS if models.page(name).missing() is not None]
+STYLES = [form for form in FORMS if form.style != "program"]
+PATIENCE = 15.0
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def pair(authority: Authority) -> dict[str, Any]:
+    """Settings with a certificate for localhost."""
+    certificate, key = authority.sign("server")
+    return {"tls_cert": certificate, "tls_key": key}
+
+
+def client(server: Served, ca: str = "", **options: Any) -> TlsConnection:
+    return over_tls(server.connect(), ca, **options)
+
+
+def ask(server: Served, question: bytes, ca: str = "", **options: Any) -> bytes:
+    """One whole conversation, with half-close."""
+    with client(server, ca, **options) as connection:
+        return exchange(connection, question, end=True)
+
+
+def clean(server: Served) -> bool:
+    """Whether nothing in the log is a fault of a handler or the server."""
+    return not any(word in server.log() for word in ("Traceback", "ERROR", "Handler failed"))
+
+
+def serial(server: Served) -> str:
+    """Of the certificate that a new handshake shows."""
+    with client(server) as connection:
+        der = connection.getpeercert(binary_form=True)
+    assert der is not None
+    return serial_of(ssl.DER_cert_to_PEM_cert(der))
+
+
+def serial_of(pem: str) -> str:
+    from pronghorn.tls import describe
+
+    return describe(pem.encode()).serial
+
+
+# Every model and style
+
+
+def test_every_missing_model_is_told_of() -> None:
+    for name in MISSING:
+        print(f"not tested here: {models.page(name).missing()}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_style_is_served_and_half_close_loses_nothing(
+    model: str, pair: dict[str, Any], authority: Authority
+) -> None:
+    page = models.page(model)
+    for form in STYLES:
+        if form.style not in page.styles():
+            continue
+        question, answer = (form.framing.frame(each) for each in (b"a herd is watched", b"A HERD IS WATCHED"))
+        with serving(form.source, model=model, workers=1, **pair) as server:
+            for _ in range(3):
+                assert ask(server, question, authority.path) == answer, form.name
+            assert clean(server), server.log()
+
+
+@pytest.mark.parametrize("model", ["thread", "epoll", "asyncio"])
+def test_the_service_is_served(model: str, pair: dict[str, Any], authority: Authority) -> None:
+    with serving("upper", model=model, **pair) as server:
+        assert ask(server, b"hello", authority.path) == b"HELLO"
+
+
+@pytest.mark.parametrize("model", ["thread", "gevent", "epoll", "select", "asyncio", "uvloop"])
+def test_a_mebibyte_goes_both_ways(model: str, pair: dict[str, Any]) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("upper", model=model, **pair) as server:
+        data = b"abcdefghi\n" * (MIB // 10)
+        assert ask(server, data) == data.upper()
+        assert clean(server)
+
+
+@pytest.mark.parametrize("model", ["thread", "epoll", "asyncio"])
+def test_a_peer_that_reads_late_gets_all_of_it(model: str, pair: dict[str, Any]) -> None:
+    with serving("tls_under_test:large", model=model, **pair) as server, client(server) as connection:
+        connection.sendall(b"x" * 200_000)
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)  # not for luck: the server shall find its buffers full
+        assert len(exchange(connection)) == 4_000_000
+
+
+@pytest.mark.parametrize("model", ["iterative", "thread", "epoll", "asyncio"])
+def test_records_that_come_byte_by_byte(model: str, pair: dict[str, Any]) -> None:
+    with serving("upper", model=model, **pair) as server, client(server) as connection:
+        records = connection.records
+        assert records is not None
+        for byte in records.seal(b"hello") + records.goodbye():
+            socket.socket.send(connection, bytes([byte]))
+        assert exchange(connection) == b"HELLO"
+
+
+@pytest.mark.parametrize("model", ["thread", "epoll", "asyncio"])
+def test_unread_input_does_not_cut_the_reply(model: str, pair: dict[str, Any]) -> None:
+    with serving("daytime", model=model, **pair) as server:
+        for _ in range(5):
+            with client(server) as connection:
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x" * 100_000)
+                assert exchange(connection).endswith(b"\r\n")
+                assert connection.records is not None
+                assert connection.records.ended, "no close_notify came"
+
+
+@pytest.mark.parametrize("model", ["iterative", "thread", "epoll", "asyncio"])
+def test_the_end_without_a_close_notify_is_told_apart(model: str, pair: dict[str, Any]) -> None:
+    with serving("upper", model=model, log_level="debug", **pair) as server:
+        with client(server) as connection:
+            connection.sendall(b"hello")
+            assert connection.recv(100) == b"HELLO"
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+            assert exchange(connection) == b""
+        until(lambda: "truncated" in server.log(), "the reason")
+        assert ask(server, b"x") == b"X"
+        until(lambda: ": done" in server.log(), "the other reason")
+        assert clean(server)
+
+
+@pytest.mark.parametrize("model", ["iterative", "fork", "thread", "pool", "gevent"])
+def test_a_blocking_handler_has_a_socket_as_before(model: str, pair: dict[str, Any]) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("tls_under_test:as_socket", model=model, **pair) as server, client(server) as connection:
+        connection.sendall(b"first\n")
+        assert exchange(connection, expect=6) == b"FIRST\n"
+        connection.sendall(b"four")
+        assert exchange(connection, expect=4) == b"FOUR"
+        got = exchange(connection, b"r" * 1_000_000, end=True)
+        assert got == b"w" * 1_000_000 + Path(__file__).with_name("tls_under_test.py").read_bytes()
+        assert clean(server), server.log()
+
+
+# Facts
+
+
+@pytest.mark.parametrize(
+    ("handler", "model"),
+    [
+        ("by_message", "epoll"), ("by_message", "thread"), ("by_message", "asyncio"), ("ByProtocol", "poll"),
+        ("ByProtocol", "fork"), ("by_blocking", "thread"), ("by_streams", "asyncio"), ("by_streams", "thread"),
+    ],
+)  # fmt: skip
+def test_handlers_learn_of_version_cipher_alpn_name_and_certificate(
+    handler: str, model: str, pair: dict[str, Any], authority: Authority
+) -> None:
+    mine = authority.sign("mine", "badger.example")
+    context = ssl.create_default_context(cafile=authority.path)
+    context.load_cert_chain(*mine)
+    context.set_alpn_protocols(["other", "herd/1"])
+    settings = {**pair, "tls_client_ca": authority.path, "tls_alpn": ["herd/2", "herd/1"]}
+    with serving(f"tls_under_test:{handler}", model=model, **settings) as server:
+        version, cipher, alpn, name, names = json.loads(ask(server, b"?\n", context=context))
+        assert (version, alpn, name, names) == ("TLSv1.3", "herd/1", "localhost", ["badger.example"])
+        assert cipher.startswith("TLS_")
+    with serving(f"tls_under_test:{handler}", model=model, **pair) as server:
+        assert json.loads(ask(server, b"?\n"))[2:] == [None, "localhost", None]
+    if handler != "by_streams":
+        with serving(f"tls_under_test:{handler}", model=model) as server, server.connect() as plain:
+            assert exchange(plain, b"?\n", end=True) == b"none\n"
+
+
+def test_clients_get_the_certificate_that_they_ask_for(authority: Authority) -> None:
+    pairs = [authority.sign("one", "one.example"), authority.sign("two", "two.example", "*.herd.example")]
+    settings = {"tls_cert": [each[0] for each in pairs], "tls_key": [each[1] for each in pairs]}
+    with serving("upper", **settings) as server:
+        for name in ("one.example", "two.example", "calf.herd.example", "TWO.example"):
+            assert ask(server, b"x", authority.path, name=name) == b"X", name
+        assert ask(server, b"x", name="nobody.example") == b"X", "whoever asks for another name gets the first"
+        with pytest.raises(HandshakeFailed, match="not trusted"):
+            client(server, authority.path, name="nobody.example")
+
+
+# Those who do not get through
+
+
+@pytest.mark.parametrize("model", ["thread", "epoll", "asyncio"])
+def test_whoever_fails_the_handshake_is_told_of_in_one_line(model: str, pair: dict[str, Any], tmp_path: Path) -> None:
+    stranger = Authority(tmp_path)
+    with serving("upper", model=model, **pair) as server:
+        with pytest.raises(HandshakeFailed):
+            client(server, stranger.path)
+        until(lambda: "No TLS with 127.0.0.1" in server.log(), "a record of the refusal")
+        with server.connect() as plain:
+            exchange(plain, b"GET / HTTP/1.0\r\n\r\n", reset_ends=True)
+        until(lambda: "HTTP without TLS" in server.log(), "a record of the plain one")
+        for _ in range(20):
+            with server.connect() as plain:
+                exchange(plain, b"hello, are you there?", reset_ends=True)
+        until(lambda: "does not speak TLS" in server.log(), "a record of the others")
+        assert ask(server, b"x") == b"X"
+        assert server.log().count("does not speak TLS") == 1, "twenty in a moment are one line"
+        assert clean(server)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_old_versions_are_refused(pair: dict[str, Any]) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("DEFAULT@SECLEVEL=0")
+    old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with serving("upper", **pair) as server:
+        with pytest.raises(HandshakeFailed):
+            client(server, context=old)
+        until(lambda: "no TLS version from 1.2 on" in server.log(), "the reason")
+        middle = ssl.create_default_context()
+        middle.check_hostname, middle.verify_mode = False, ssl.CERT_NONE
+        middle.maximum_version = ssl.TLSVersion.TLSv1_2
+        assert ask(server, b"x", context=middle) == b"X"
+
+
+@pytest.mark.parametrize("model", ["thread", "epoll"])
+def test_a_client_without_a_certificate_is_refused_where_one_is_demanded(
+    model: str, pair: dict[str, Any], authority: Authority, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path, "stranger")
+    with serving("upper", model=model, tls_client_ca=authority.path, **pair) as server:
+        for wrong in (None, stranger.sign("other", "other.example")):
+            context = ssl.create_default_context(cafile=authority.path)
+            if wrong:
+                context.load_cert_chain(*wrong)
+            with pytest.raises((HandshakeFailed, ConnectionError)):  # in TLS 1.3 the refusal comes with the first read
+                ask(server, b"x", context=context)
+        until(lambda: "shows no certificate" in server.log(), "the first reason")
+        until(lambda: "not trusted" in server.log(), "the second reason")
+        assert clean(server)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    "model", ["iterative", "fork", "thread", "pool", "gevent", "select", "epoll", "asyncio", "uvloop"]
+)
+def test_mute_clients_disturb_nobody_and_are_cut_in_time(
+    model: str, pair: dict[str, Any], many_descriptors: int
+) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("upper", model=model, handshake_timeout=2, **pair) as server, contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        mute = [stack.enter_context(server.connect()) for _ in range(200)]
+        for _ in range(10):
+            assert ask(server, b"x") == b"X"
+        assert time.monotonic() - began < 2, "the good ones waited for the mute ones"
+        for each in mute:
+            assert each.recv(100) == b""
+        assert 1.5 < time.monotonic() - began < 4
+        assert "within 2 s" in server.log()
+        assert clean(server), server.log()
+
+
+@pytest.mark.parametrize("model", ["thread", "fork", "epoll", "asyncio"])
+def test_who_stops_in_the_middle_of_the_handshake_is_cut(model: str, pair: dict[str, Any]) -> None:
+    with serving("upper", model=model, handshake_timeout=1, **pair) as server, server.connect() as connection:
+        connection.sendall(b"\x16\x03\x01")
+        began = time.monotonic()
+        assert exchange(connection) == b""
+        assert 0.8 < time.monotonic() - began < 2.5
+        until(lambda: "within 1 s" in server.log(), "the reason")
+
+
+@pytest.mark.parametrize("model", ["thread", "epoll"])
+def test_renegotiation_is_refused(model: str, pair: dict[str, Any]) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    with serving("upper", model=model, **pair) as server:
+        host, port = server.address  # type: ignore[misc]
+        command = [openssl, "s_client", "-connect", f"{host}:{port}", "-tls1_2"]
+        done = subprocess.run(command, input=b"R\n", capture_output=True, timeout=PATIENCE)
+        assert b"RENEGOTIATING" in done.stdout + done.stderr
+        assert done.returncode != 0 or b"no renegotiation" in done.stderr
+        assert ask(server, b"x") == b"X"
+        assert clean(server), server.log()
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+@pytest.mark.parametrize("model", ["thread", "epoll", "uvloop"])
+def test_openssl_is_answered_behind_its_close_notify(
+    model: str, version: str, pair: dict[str, Any], authority: Authority
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("upper", model=model, **pair) as server:
+        host, port = server.address  # type: ignore[misc]
+        command = [
+            openssl,
+            "s_client",
+            "-connect",
+            f"{host}:{port}",
+            "-quiet",
+            "-no_ign_eof",
+            "-CAfile",
+            authority.path,
+        ]
+        command += ["-verify_return_error", "-servername", "localhost", version]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as done:
+            assert done.stdin is not None
+            assert done.stdout is not None
+            done.stdin.write(b"hello\n")
+            done.stdin.flush()
+            assert done.stdout.readline() == b"HELLO\n"
+            done.stdin.close()
+            assert done.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("model", ["thread", "epoll", "asyncio"])
+def test_ssl_s_own_client_is_served(model: str, pair: dict[str, Any], authority: Authority) -> None:
+    context = ssl.create_default_context(cafile=authority.path)
+    with serving("upper", model=model, **pair) as server:
+        with context.wrap_socket(server.connect(), server_hostname="localhost") as connection:
+            connection.sendall(b"hello")
+            assert connection.recv(100) == b"HELLO"
+            connection.unwrap().close()
+        assert clean(server)
+
+
+# Draining
+
+
+@pytest.mark.parametrize("model", ["iterative", "fork", "thread", "gevent", "epoll", "asyncio"])
+def test_an_idle_conversation_ends_in_order_when_draining(model: str, pair: dict[str, Any]) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("upper", model=model, **pair) as server, server.connect() as mute, client(server) as connection:
+        connection.sendall(b"hello")
+        assert connection.recv(100) == b"HELLO"
+        server.send_signal(signal.SIGTERM)
+        assert exchange(connection) == b""
+        assert connection.records is not None
+        assert connection.records.ended, "no close_notify came"
+        connection.close()
+        assert mute.recv(100) == b""
+        assert server.wait() == 0
+
+
+# Certificates
+
+
+def test_a_program_is_refused_before_anything_is_bound(pair: dict[str, Any]) -> None:
+    with pytest.raises(PronghornError, match="program style") as caught, serving(["cat"], **pair):
+        pass
+    assert caught.value.exit_code == IncompatibleHandler.exit_code
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "missing",
+        "empty",
+        "no key",
+        "another key",
+        "expired",
+        "not yet",
+        "protected",
+        "count",
+        "no certificate",
+        "bad ca",
+    ],
+)
+def test_a_bad_pair_is_refused_with_its_reason(problem: str, authority: Authority, tmp_path: Path) -> None:
+    certificate, key = authority.sign("good")
+    other = authority.sign("other")
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    protected = tmp_path / "protected.key"
+    if problem == "protected":
+        if shutil.which("openssl") is None:
+            pytest.skip("openssl is not installed")
+        command = ["openssl", "pkey", "-in", key, "-aes128", "-passout", "pass:secret", "-out", str(protected)]
+        subprocess.run(command, check=True, timeout=PATIENCE)
+    settings, words = {
+        "missing": ({"tls_cert": str(tmp_path / "none.pem")}, "cannot be read"),
+        "empty": ({"tls_cert": str(empty)}, "holds no certificate"),
+        "no key": ({"tls_cert": certificate}, "holds no private key"),
+        "another key": ({"tls_cert": certificate, "tls_key": other[1]}, "not the one of this certificate"),
+        "expired": (dict(zip(("tls_cert", "tls_key"), authority.sign("old", days=-0.5), strict=True)), "has expired"),
+        "not yet": (dict(zip(("tls_cert", "tls_key"), authority.sign("new", since=1), strict=True)), "not valid yet"),
+        "protected": ({"tls_cert": certificate, "tls_key": str(protected)}, "pass phrase"),
+        "count": ({"tls_cert": [certificate, other[0]], "tls_key": key}, "2 of --tls-cert and 1 of --tls-key"),
+        "no certificate": ({"tls_key": key}, "without --tls-cert"),
+        "bad ca": ({"tls_cert": certificate, "tls_key": key, "tls_client_ca": key}, "holds no certificate"),
+    }[problem]
+    with pytest.raises(PronghornError, match=words) as caught, serving("upper", **settings):
+        pass
+    assert caught.value.exit_code == BadCertificate.exit_code == BadSetting.exit_code == 2
+
+
+def test_a_certificate_that_expires_soon_is_told_of(authority: Authority) -> None:
+    certificate, key = authority.sign("soon", days=5, since=-95)
+    with serving("upper", tls_cert=certificate, tls_key=key) as server:
+        until(lambda: "expires on" in server.log(), "the warning")
+
+
+@contextlib.contextmanager
+def load(server: Served) -> Iterator[list[BaseException]]:
+    """Clients who come and go, one after the other, on two threads; what went wrong."""
+    wrong: list[BaseException] = []
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            try:
+                assert ask(server, b"x") == b"X"
+            except BaseException as error:
+                wrong.append(error)
+                return
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(2)]
+    for each in threads:
+        each.start()
+    try:
+        yield wrong
+    finally:
+        stop.set()
+        for each in threads:
+            each.join(PATIENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("model", ["fork", "thread", "epoll", "asyncio"])
+def test_ten_rotations_under_load_lose_nobody(model: str, authority: Authority) -> None:
+    certificate, key = authority.sign(f"rotated-{model}")
+    settings = {"tls_cert": certificate, "tls_key": key, "tls_watch": True}
+    with serving("upper", model=model, workers=2, **settings) as server, client(server) as old:
+        with load(server) as wrong:
+            for turn in range(10):
+                authority.sign(f"rotated-{model}")
+                fresh = serial_of(Path(certificate).read_text())
+                until(lambda fresh=fresh: f"serial {fresh}" in server.log(), f"report {turn}")  # type: ignore[misc]
+                assert [serial(server) for _ in range(4)] == [fresh] * 4
+            assert not wrong
+        assert exchange(old, b"still here", end=True) == b"STILL HERE"
+        assert server.log().count("New certificate") == 10
+        assert clean(server), server.log()
+
+
+def test_a_bad_pair_changes_nothing_and_says_why_once(authority: Authority) -> None:
+    certificate, key = authority.sign("watched")
+    with serving("upper", tls_cert=certificate, tls_key=key, tls_watch=True) as server:
+        first = serial(server)
+        good = Path(key).read_bytes()
+        Path(key).write_bytes(Path(authority.sign("unrelated")[1]).read_bytes())
+        until(lambda: "not the one of this certificate" in server.log(), "the reason")
+        assert serial(server) == first
+        Path(key).write_bytes(b"")
+        until(lambda: "holds no private key" in server.log(), "the other reason")
+        assert serial(server) == first
+        Path(key).write_bytes(good)
+        until(lambda: "New certificate" in server.log(), "its return")
+        assert serial(server) == first
+        assert server.log().count("is not taken") == 2
+
+
+@pytest.mark.slow
+def test_a_reload_takes_the_new_certificate_or_changes_nothing(authority: Authority) -> None:
+    certificate, key = authority.sign("reloaded")
+    with serving("upper", tls_cert=certificate, tls_key=key, workers=2) as server:
+        first = serial(server)
+        with load(server) as wrong:
+            authority.sign("reloaded")
+            fresh = serial_of(Path(certificate).read_text())
+            server.send_signal(signal.SIGHUP)
+            until(lambda: f"serial {fresh}" in server.log(), "the report")
+            assert [serial(server) for _ in range(4)] == [fresh] * 4 != [first] * 4
+            assert not wrong
+        Path(certificate).write_text("")
+        server.send_signal(signal.SIGHUP)
+        until(lambda: "holds no certificate" in server.log(), "the refusal")
+        assert serial(server) == fresh

@@ -113,10 +113,10 @@ class Sampler:
         self.zombies: set[int] = set()
         self.longest = 0.0
         self.inodes: set[int] = set()
-        self.samples = 0
         self.first = Measure(pid)
         self._every = every
         self._dead: dict[int, float] = {}
+        self._error: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -127,14 +127,18 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        assert self.samples, "the sampler never looked"
+        if self._error is not None:
+            raise self._error
 
     def now(self) -> Measure:
         return Measure(self.pid)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every):
-            self.look()
+        try:
+            while not self._stop.wait(self._every):
+                self.look()
+        except Exception as error:  # a sampler that has died sees nothing wrong
+            self._error = error
 
     def look(self) -> None:
         now = time.monotonic()
@@ -145,7 +149,6 @@ class Sampler:
             if now - since > WORN:
                 self.zombies.add(pid)
         self.inodes |= listening_inodes(self.port)
-        self.samples += 1
 
 
 def gone(pids: Iterable[int], seconds: float = PATIENCE) -> None:

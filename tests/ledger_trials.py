@@ -124,10 +124,11 @@ def term_of(server: Launched, folder: Path, held: int, queued: int, kind: str, n
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         clients.release()
-        book = Book.of(clients.finish(60), folder)
+        attempts = clients.finish(60)
     finally:
         clients.close()
     status = server.exit(40)
+    book = Book.of(attempts, folder)  # not before: a process writes down an end after its client has seen it
     result.figures["in flight, in the queue"] = f"{held}, {queued}"
     result.figures["exit"] = f"status {status} after {time.monotonic() - since:.2f} s"
     result.books(book)

@@ -181,6 +181,11 @@ EXPLANATION = """
 """
 
 
+def write(heading: str, rows: list[str], note: str = "") -> None:
+    table = "\n".join(["| | what is done | outcome | figures | took |", "|---|---|---|---|---|", *rows])
+    PAGE.write_text(f"{INTRODUCTION}{heading}\n\n{note}{table}\n{EXPLANATION}")
+
+
 def main() -> int:
     wanted = set(sys.argv[1:])
     rows, failed, heading = [], 0, head()
@@ -193,9 +198,10 @@ def main() -> int:
         print(f"\n{number} {words}: {'FAILED' if result.faults else 'passed'} after {seconds:.0f} s", flush=True)
         print("\n".join(str(result).splitlines()[1:]), flush=True)
         rows.append(row(number, words, result, seconds))
-    table = "\n".join(["| | what is done | outcome | figures | took |", "|---|---|---|---|---|", *rows])
+        if not wanted:
+            write(heading, rows, "The run is not over: more trials follow.\n\n")
     if not wanted:
-        PAGE.write_text(f"{INTRODUCTION}{heading}\n\n{table}\n{EXPLANATION}")
+        write(heading, rows)
     print(f"\n{len(rows) - failed} of {len(rows)} passed")
     return 1 if failed else 0
 

@@ -33,10 +33,10 @@ FLAT_KIB = 1024
 
 
 class Result:
-    """What one trial found; none of `faults` is the only good outcome."""
+    """What one trial found; none of `faults` is the only good outcome. `skipped` is why it could not be made here."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, skipped: str = "") -> None:
+        self.name, self.skipped = name, skipped
         self.faults: list[str] = []
         self.figures: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
@@ -58,7 +58,8 @@ class Result:
         self.expect_none(book.faults(), "disagreements of the books")
 
     def __repr__(self) -> str:
-        return "\n".join([self.name, *(f"  {key}: {value}" for key, value in self.figures.items()),
+        skipped = [f"  skipped: {self.skipped}"] if self.skipped else []
+        return "\n".join([self.name, *skipped, *(f"  {key}: {value}" for key, value in self.figures.items()),
                           *(f"  FAULT: {each}" for each in self.faults)])  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -149,6 +150,20 @@ def test_ttin_ttou_and_winch_resize(tmp_path: Path) -> None:
             server.send(signal.SIGHUP)
             assert waiting.recv(100) == b"X\n", "who waited in the queue is served"
         assert server.stop() == 0
+
+
+def test_a_resize_takes_those_away_who_do_not_serve(tmp_path: Path) -> None:
+    write(tmp_path, HANDLER % {"word": "old"})
+    with launched(tmp_path, "mine:reply", workers=2) as server:
+        serving = server.ready(2)
+        write(tmp_path, BROKEN["an import error"])
+        first = int(re.findall(r"Worker 1 is ready, process id (\d+)", server.log)[0])
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: "Worker 1 did not start" in server.log, "a replacement that cannot start")
+        server.send(signal.SIGTTOU)
+        wait_for(lambda: "Resizing to 1 worker" in server.log, "the resize")
+        assert word(server) == b"old"
+        assert [pid for pid in serving if pid in server.workers()] == [pid for pid in serving if pid != first]
 
 
 def test_descriptors_of_the_supervisor_stay_the_same(tmp_path: Path) -> None:

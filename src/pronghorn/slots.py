@@ -163,9 +163,14 @@ class Generation:
         return self.ready == len(self.slots)
 
     def resize(self, count: int) -> list[Slot]:
-        """Adds slots, or takes away the last ones and returns them."""
-        taken, self.slots = self.slots[count:], self.slots[:count]
-        self.slots += [Slot(number) for number in range(len(self.slots) + 1, count + 1)]
+        """Adds slots, or takes some away and returns them: first those in which nobody serves, then the last ones. (If
+        the handler is broken by now, the others may be the only workers that there are.)"""
+        order = sorted(self.slots, key=lambda slot: (slot.worker is None or not slot.worker.ready, slot.number))
+        taken, kept = order[count:], order[:count]
+        numbers = {slot.number for slot in kept}
+        free = [number for number in range(1, count + 1) if number not in numbers]
+        kept += [Slot(number) for number in free[: count - len(kept)]]
+        self.slots = sorted(kept, key=lambda slot: slot.number)
         return taken
 
 

@@ -1,0 +1,96 @@
+"""The guards' trials with small numbers, on Pronghorn and on settings and servers that are known to be bad.
+
+`make proof` runs the same trials with large ones. Each detector is shown to fail once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import guard_trials as guards
+from launch import logged
+from ledger_trials import Result
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("many_descriptors"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the trials read Linux's /proc, and use all of 127/8"),
+]
+BAD_SERVERS = Path(__file__).parent / "bad_servers.py"
+MODELS = ["epoll", "thread"]
+
+
+def good(result: Result) -> None:
+    if result.skipped:
+        pytest.skip(result.skipped)
+    print(result)
+    assert not result.faults, str(result)
+
+
+def found(result: Result, *words: str) -> None:
+    """The faults are told with these words."""
+    told = "\n".join(result.faults)
+    assert told and all(each in told for each in words), str(result)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_peers_that_do_not_read_take_no_memory_and_are_cut(tmp_path: Path, model: str) -> None:
+    good(guards.deaf(tmp_path, 30, model, deadline=1.5))
+
+
+def test_memory_and_deadlines_of_deaf_peers_are_looked_at(tmp_path: Path) -> None:
+    found(guards.deaf(tmp_path, 5, deadline=0.5, handler="Hoards", write_timeout=0), "were not cut", "memory grew")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_peers_that_say_too_little_are_cut(tmp_path: Path, model: str) -> None:
+    good(guards.slow(tmp_path, 30, model, deadline=2.0))
+
+
+@pytest.mark.parametrize(("idle", "told"), [(0.2, "mute peers cut after another time"), (0, "mute peers were not cut")])
+def test_cuts_at_another_time_and_none_are_seen(tmp_path: Path, idle: float, told: str) -> None:
+    result = guards.slow(tmp_path, 5, deadline=1.0, idle_timeout=idle, message_timeout=0)
+    found(result, told, told.replace("mute", "dripping"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_without_descriptors_the_served_are_served_and_others_told(tmp_path: Path, model: str) -> None:
+    good(guards.no_descriptors(tmp_path, 50, model))
+
+
+def test_one_that_spins_without_descriptors_is_seen(tmp_path: Path) -> None:
+    with logged(tmp_path, str(BAD_SERVERS), "spins") as server:
+        (pid,) = server.ready(1)
+        result = guards.no_descriptors_of(Result("spins"), server, tmp_path, pid, 5)
+    found(result, "were left to wait", "of processor time", "lines in the log")
+
+
+def test_a_full_disk_harms_nobody(tmp_path: Path) -> None:
+    good(guards.full_disk(tmp_path, 0.5))
+
+
+LIMITS: list[tuple[Callable[..., Result], int, dict[str, Any], str]] = [
+    # a trial, its number, what makes the server bad, and what must be told of it then
+    (guards.limit_of_all, 20, {"max_connections": 25}, "are inside instead of 20"),
+    (guards.limit_of_sources, 20, {"max_connections_per_source": 4}, "served instead of"),
+    (guards.limit_of_rate, 20, {"accept_rate": 40}, "were served in"),
+    (guards.limit_behind_proxies, 5, {"proxy_from": "127.0.0.0/8"}, "of a stranger were served"),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("trial", "count"), [each[:2] for each in LIMITS])
+def test_limits_are_exact(tmp_path: Path, trial: Callable[..., Result], count: int, model: str) -> None:
+    good(trial(tmp_path, count, model))
+
+
+@pytest.mark.parametrize(("trial", "count", "settings", "told"), LIMITS)
+def test_other_limits_are_seen(
+    tmp_path: Path, trial: Callable[..., Result], count: int, settings: dict[str, Any], told: str
+) -> None:
+    found(trial(tmp_path, count, **settings), told)

@@ -360,6 +360,30 @@ def test_ssl_s_own_client_is_served(model: str, pair: dict[str, Any], authority:
         assert clean(server)
 
 
+@pytest.mark.parametrize("model", ["iterative", "fork", "thread", "epoll", "asyncio"])
+def test_a_proxy_speaks_before_the_handshake(model: str, pair: dict[str, Any]) -> None:
+    with serving("handlers_under_test:whom", model=model, proxy_from=("127.0.0.1",), **pair) as server:
+        with server.connect() as plain:
+            plain.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 8000\r\n")
+            with over_tls(plain) as connection:
+                assert b"192.0.2.7" in exchange(connection, b"whom?\n", end=True)
+        with pytest.raises((HandshakeFailed, ConnectionError)):
+            client(server)
+        assert clean(server), server.log()
+
+
+@pytest.mark.parametrize("model", ["iterative", "fork", "thread", "gevent", "epoll", "asyncio"])
+def test_an_idle_client_is_told_goodbye(model: str, pair: dict[str, Any]) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("upper", model=model, idle_timeout=1, **pair) as server, client(server) as connection:
+        began = time.monotonic()
+        assert exchange(connection) == b""
+        assert 0.8 < time.monotonic() - began < 3
+        assert connection.records is not None
+        assert connection.records.ended, "no close_notify came"
+
+
 # Draining
 
 

@@ -5,6 +5,7 @@ what the one that runs needs. Each listens on a free port of 127.0.0.1, says so 
 signal or LIFETIME ends it.
 
     python benchmarks/baselines.py asyncio-protocol
+    python benchmarks/baselines.py asyncio-protocol cert.pem key.pem
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    import ssl
 
 LIFETIME = 3600
 BACKLOG = 4096
@@ -29,6 +31,17 @@ def listening() -> socket.socket:
     listener.bind(("127.0.0.1", 0))
     listener.listen(BACKLOG)
     return listener
+
+
+def secured() -> ssl.SSLContext | None:
+    """TLS with the certificate and the key of the command line, if there are any."""
+    if len(sys.argv) < 4:
+        return None
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*sys.argv[2:4])
+    return context
 
 
 def announce(listener: socket.socket) -> None:
@@ -69,7 +82,7 @@ async def serve_protocol(listener: socket.socket) -> None:
         def data_received(self, data: bytes) -> None:
             self.transport.write(data.upper())
 
-    server = await asyncio.get_running_loop().create_server(Upper, sock=listener, backlog=BACKLOG)
+    server = await asyncio.get_running_loop().create_server(Upper, sock=listener, backlog=BACKLOG, ssl=secured())
     announce(listener)
     await server.serve_forever()
 
@@ -83,7 +96,7 @@ async def serve_streams(listener: socket.socket) -> None:
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(upper, sock=listener, backlog=BACKLOG)
+    server = await asyncio.start_server(upper, sock=listener, backlog=BACKLOG, ssl=secured())
     announce(listener)
     await server.serve_forever()
 
@@ -145,6 +158,7 @@ def forking_server(listener: socket.socket) -> None:
     serve_socketserver(socketserver.ForkingMixIn, listener, max_children=200)
 
 
+SPEAK_TLS = ("asyncio-protocol", "asyncio-streams", "uvloop-protocol", "uvloop-streams")
 SERVERS = {
     "bare-epoll": bare_epoll,
     "asyncio-protocol": asyncio_protocol,
@@ -157,8 +171,8 @@ SERVERS = {
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1] not in SERVERS:
-        sys.exit(f"usage: baselines.py {{{','.join(SERVERS)}}}")
+    if len(sys.argv) not in (2, 4) or sys.argv[1] not in (SERVERS if len(sys.argv) == 2 else SPEAK_TLS):
+        sys.exit(f"usage: baselines.py {{{','.join(SERVERS)}}}, or {{{','.join(SPEAK_TLS)}}} CERTIFICATE KEY")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.signal(signal.SIGINT, signal.SIG_DFL)

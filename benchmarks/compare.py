@@ -67,13 +67,17 @@ class Contender(NamedTuple):
 def contenders(options: argparse.Namespace) -> list[Contender]:
     """Those that the mode can measure."""
     script, bare = str(HERE / "baselines.py"), options.baselines
-    serve = [sys.executable, "-m", "pronghorn", "serve", "upper", "--bind", "127.0.0.1:0", "--model"]
+    serve = [sys.executable, "-m", "pronghorn", "serve", "upper", "--bind", "127.0.0.1:0"]
+    if options.tls:
+        serve += ["--tls-cert", options.tls[0], "--tls-key", options.tls[1]]
+        bare = [name for name in bare if name in baselines.SPEAK_TLS]
+    serve += ["--model"]
     found = [Contender(f"pronghorn {model}", [*serve, model]) for model in options.models]
     if options.mode == "start":  # the others cannot be told their port
         return found
     if options.mode == "memory":  # where few are served at a time, idle connections wait in the kernel's queue
         found = [each for each in found if each.name not in FEW_AT_A_TIME]
-    return [Contender(name, [sys.executable, script, name]) for name in bare] + found
+    return [Contender(name, [sys.executable, script, name, *options.tls]) for name in bare] + found
 
 
 # Servers and their load
@@ -143,7 +147,8 @@ def load(server: Server, *options: object) -> Iterator[Callable[..., str]]:
 
 
 def bounds(options: argparse.Namespace) -> list[object]:
-    return ["--connections", options.connections, "--size", options.size, "--seconds", options.seconds]
+    tls = ["--tls"] if options.tls else []
+    return ["--connections", options.connections, "--size", options.size, "--seconds", options.seconds, *tls]
 
 
 def measure_messages(server: Server, options: argparse.Namespace) -> Row:
@@ -317,6 +322,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=64, help="open at any time (%(default)s)")
     parser.add_argument("--size", type=int, default=64, help="bytes of a message (%(default)s)")
     parser.add_argument("--idle", type=int, default=5000, help="idle connections of the memory mode (%(default)s)")
+    parser.add_argument("--tls", action="store_true", help="over TLS, with a throw-away certificate (messages)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number of every round")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
     options = parser.parse_args()
@@ -324,7 +330,25 @@ def parsed() -> argparse.Namespace:
     options.baselines = [name for name in options.baselines.split(",") if name]
     if unknown := {*options.models} - {*MODELS} | {*options.baselines} - {*baselines.SERVERS}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if options.tls and options.mode != "messages":
+        parser.error("--tls is for messages")
     return options
+
+
+@contextmanager
+def certificate(wanted: bool) -> Iterator[list[str]]:
+    """Paths of a certificate for localhost and its key; none if none is wanted."""
+    if not wanted:
+        yield []
+        return
+    import trustme
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/cert.pem", f"{folder}/key.pem"]
+        pair = trustme.CA().issue_cert("localhost")
+        pair.cert_chain_pems[0].write_to_path(paths[0])
+        pair.private_key_pem.write_to_path(paths[1])
+        yield paths
 
 
 def main() -> None:
@@ -332,8 +356,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = machine()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-    results = rounds(options, contenders(options))
-    title = f"{options.mode}: {where}"
+    with certificate(options.tls) as options.tls:
+        results = rounds(options, contenders(options))
+    title = f"{options.mode}{' over TLS' if '--tls' in sys.argv else ''}: {where}"
     table = summary(options.mode, results)
     show(title, table)
     if options.json:

@@ -22,6 +22,7 @@ import json
 import resource
 import select
 import socket
+import ssl
 import sys
 import time
 
@@ -68,6 +69,14 @@ class Client:
         if code:
             raise OSError(code, "cannot connect")
 
+    def secure(self) -> None:
+        """Hold the handshake, with any certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.socket.settimeout(PATIENCE)
+        self.socket = context.wrap_socket(self.socket)
+        self.socket.setblocking(False)
+
     def send(self, now: int) -> bool:
         """Send the message; False when a part of it must wait for room."""
         self.sent_at = now
@@ -76,18 +85,32 @@ class Client:
     def flush(self, data: bytes) -> bool:
         try:
             count = self.socket.send(data)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantWriteError):
             count = 0
         self.unsent = data[count:]
         return not self.unsent
 
+    def read(self) -> bytes:
+        """What is there; of TLS, all of it."""
+        if not isinstance(self.socket, ssl.SSLSocket):
+            return self.socket.recv(262144)
+        data = b""
+        try:
+            while more := self.socket.recv(262144):
+                data += more
+        except ssl.SSLWantReadError:
+            pass
+        return data
+
     def receive(self) -> bool:
         """Read what is there; True when the whole reply is, and it is right. LoadFailed when it is wrong."""
-        data = self.partial + self.socket.recv(262144)
+        data = self.partial + self.read()
         if data == self.expected:
             self.partial = b""
             return True
         if len(data) == len(self.partial):
+            if isinstance(self.socket, ssl.SSLSocket):
+                return False  # a part of a record, or none of ours; a server that has left ends the patience
             raise LoadFailed("the server closed a connection that waited for its reply")
         if not self.expected.startswith(data):
             raise LoadFailed(f"wrong reply: {data[:80]!r} instead of {self.expected[:80]!r}")
@@ -115,7 +138,7 @@ class Tally:
         }
 
 
-def open_all(address: Address, count: int, size: int) -> list[Client]:
+def open_all(address: Address, count: int, size: int, tls: bool = False) -> list[Client]:
     """`count` open connections."""
     clients = []
     for number in range(count):
@@ -126,6 +149,8 @@ def open_all(address: Address, count: int, size: int) -> list[Client]:
         if not poller.poll(PATIENCE * 1000):
             raise LoadFailed(f"connection {number} did not open within {PATIENCE:g} s")
         client.connected()
+        if tls:
+            client.secure()
         clients.append(client)
     return clients
 
@@ -230,7 +255,7 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(tally.result()), flush=True)
         return
     count = options.idle or min(options.connections, options.messages)
-    clients = open_all(address, count, options.size)
+    clients = open_all(address, count, options.size, options.tls)
     if options.idle:  # one message each: the server has then accepted all of them
         tally = exchange(clients, count, PATIENCE)
         print(json.dumps(tally.result()), flush=True)
@@ -253,8 +278,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="stop after so long (%(default)s)")
     parser.add_argument("--per-connection", action="store_true", help="one message per connection")
     parser.add_argument("--idle", type=int, default=0, metavar="N", help="open N, one message each, then hold them")
+    parser.add_argument("--tls", action="store_true", help="speak TLS, and take any certificate")
     parser.add_argument("--paced", action="store_true", help="wait for a line of standard input between the acts")
     options = parser.parse_args()
+    if options.tls and options.per_connection:
+        parser.error("--tls is for connections that stay")
     if min(options.connections, options.messages, options.size) < 1 or options.idle < 0:
         parser.error("connections, messages and size are at least 1")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -15,15 +15,17 @@ from typing import Any
 
 import pytest
 
+from tls_under_test import Authority
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need epoll and /proc")
 
 
 @contextmanager
-def baseline(name: str) -> Iterator[str]:
+def baseline(*words: str) -> Iterator[str]:
     """The address of a competitor that runs."""
-    command = [sys.executable, str(BENCHMARKS / "baselines.py"), name]
+    command = [sys.executable, str(BENCHMARKS / "baselines.py"), *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
@@ -51,6 +53,13 @@ def test_every_message_is_answered_and_counted(name: str) -> None:
     with baseline(name) as address:
         assert result(address, "--connections", 4, "--messages", 100)["messages"] == 100
         assert result(address, "--connections", 4, "--messages", 20, "--per-connection")["messages"] == 20
+
+
+@pytest.mark.parametrize("size", [64, 16384, 100_000])
+def test_messages_over_tls(size: int, tmp_path: Path) -> None:
+    pair = Authority(tmp_path).sign("server")
+    with baseline("asyncio-protocol", *pair) as address:
+        assert result(address, "--connections", 2, "--messages", 50, "--size", size, "--tls")["messages"] == 50
 
 
 def test_large_messages_and_idle_connections() -> None:

@@ -167,7 +167,8 @@ def test_a_blocking_handler_has_a_socket_as_before(model: str, pair: dict[str, A
         connection.sendall(b"four")
         assert exchange(connection, expect=4) == b"FOUR"
         got = exchange(connection, b"r" * 1_000_000, end=True)
-        assert got == b"w" * 1_000_000 + Path(__file__).with_name("tls_under_test.py").read_bytes()
+        this = Path(__file__).with_name("tls_under_test.py").read_bytes()
+        assert (len(got), got == b"w" * 1_000_000 + this) == (1_000_000 + len(this), True), server.log()
         assert clean(server), server.log()
 
 

@@ -62,9 +62,9 @@ def as_socket(conn: Any) -> None:
     view = bytearray(4)
     assert conn.recv_into(view) == 4
     conn.send(view.upper())
+    got = len(conn.recv(1))
     writer = threading.Thread(target=conn.sendall, args=(b"w" * 1_000_000,))
     writer.start()
-    got = 0
     while got < 1_000_000:
         got += len(conn.recv(65536))
     writer.join()

@@ -22,8 +22,9 @@ import msgspec
 
 from pronghorn.errors import HandshakeFailed, TlsFailed
 
-READ_SIZE = 64 * 1024
+RECORD = 16 * 1024  # the longest that a record holds (RFC 8446, 5.1)
 MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our saying a word (RFC 8446, 4.6.3)
+FLOOD = "the peer asks for one new key after the other"
 WORDS = {
     "HTTP_REQUEST": "the client speaks HTTP without TLS",
     "HTTPS_PROXY_REQUEST": "the client speaks HTTP without TLS",
@@ -206,6 +207,7 @@ class Records:
         "said_goodbye",
         "shaken",
         "truncated",
+        "waiting",
     )
 
     def __init__(self, context: ssl.SSLContext, server_name: str | None = None, *, client: bool = False) -> None:
@@ -216,6 +218,8 @@ class Records:
         )
         self._client = client
         self._early = b""  # opened before anybody asked for it
+        self.waiting = False
+        """Something was fed and has not been taken."""
         self.begun = False
         """Something has come from the peer."""
         self.shaken = False
@@ -231,17 +235,12 @@ class Records:
         return TlsFacts(self.object)
 
     @property
-    def waiting(self) -> bool:
-        """Something was fed and has not been looked at."""
-        return self._incoming.pending > 0 or bool(self._early)
-
-    @property
     def owes(self) -> bool:
         """There is something `unsent`: the peer has asked for it, and no data that goes takes it along."""
         return self._outgoing.pending > 0
 
     def feed(self, sealed: bytes) -> None:
-        self.begun = True
+        self.begun = self.waiting = True
         self._incoming.write(sealed)
 
     def end_input(self) -> None:
@@ -260,6 +259,7 @@ class Records:
         except (ssl.SSLError, OSError, ValueError) as error:
             raise HandshakeFailed(told(error, self._client)) from None
         self.shaken = True
+        self.waiting = self._incoming.pending > 0
         return True
 
     def take(self) -> bytes:
@@ -267,20 +267,15 @@ class Records:
 
         Raises TlsFailed for what the peer cannot have sealed.
         """
-        incoming, read = self._incoming, self.object.read
-        first, more = self._early, None
-        self._early = b""
+        first, more = self._early, []
+        self.waiting, self._early = False, b""
         try:
-            while incoming.pending and not self.ended:
-                data = read(READ_SIZE)
-                if not data:
-                    self.ended = True
-                elif not first:
-                    first = data
-                elif more is None:
-                    more = [first, data]
-                else:
-                    more.append(data)
+            if not first:
+                first = self.object.read(RECORD)
+                self.ended = not first
+            while self._incoming.pending and not self.ended:
+                more.append(self.object.read(RECORD))
+                self.ended = not more[-1]
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
@@ -288,8 +283,8 @@ class Records:
         except ssl.SSLError as error:
             raise TlsFailed(told(error, self._client)) from None
         if self._outgoing.pending > MOST_UNASKED:
-            raise TlsFailed("the peer asks for one new key after the other")
-        return first if more is None else b"".join(more)
+            raise TlsFailed(FLOOD)
+        return b"".join([first, *more]) if more else first
 
     def seal(self, data: bytes | bytearray | memoryview) -> bytes:
         """What to send for `data`, and for all that was owed before it."""
@@ -309,6 +304,7 @@ class Records:
             self.said_goodbye = True
             try:
                 self._early = self.take()  # OpenSSL looks for their close_notify, and breaks off at anything else
+                self.waiting = bool(self._early)
                 self.object.unwrap()
             except (OSError, ValueError):
                 pass  # it is in `unsent`; the peer's own is not waited for

@@ -16,7 +16,7 @@ from typing import Any
 from pronghorn.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OPENING, SLOTS, AnyChannel
 from pronghorn.connection import READ_SIZE, first_word_due, moved
 from pronghorn.errors import HandshakeFailed, TlsFailed
-from pronghorn.tls import Records, TlsFacts
+from pronghorn.tls import FLOOD, Records, TlsFacts
 from pronghorn.transport import Bytes
 
 TLS_SLOTS: tuple[str, ...] = ("_added", "_then", "records", *SLOTS)
@@ -45,9 +45,9 @@ class SealedSocket(socket.socket):
                 return sealed
             records.feed(sealed)
         data = records.take()
-        if not data and not records.ended:
-            raise BlockingIOError
-        return data
+        if data or records.ended:
+            return data
+        raise BlockingIOError
 
     @property
     def reading_shut(self) -> bool:
@@ -99,6 +99,8 @@ class AnyTlsChannel(AnyChannel):
                 AnyChannel.on_readable(self)
             if self.records.owes:
                 self._push(self.records.unsent())
+                if self._backlog and len(self._backlog) > self._most:
+                    self._gone(TlsFailed(FLOOD))
 
     def write(self, data: Bytes) -> None:
         if self.state is OPEN or (self.state is HALF_CLOSED and not self.wrote_eof):
@@ -113,7 +115,8 @@ class AnyTlsChannel(AnyChannel):
             data = sealed
         before = self.bytes_out
         AnyChannel.write(self, data)
-        self._count(before)
+        if self._added:
+            self._count(before)
 
     def on_writable(self) -> None:
         before = self.bytes_out

@@ -21,10 +21,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection import LINGER_LOOK, LINGER_TIMEOUT, READ_SIZE, Connection
-from pronghorn.errors import HandshakeFailed
-from pronghorn.tls import Records, TlsFacts
+from pronghorn.errors import HandshakeFailed, TlsFailed
+from pronghorn.tls import FLOOD, MOST_UNASKED, RECORD, Records, TlsFacts
 
-RECORD = 16 * 1024  # the longest that a record holds (RFC 8446, 5.1)
 CHUNK = 256 * 1024
 TLS_FACTS = tuple("records _at _bare _opened _plain _reading _records _sealed _unsent _writing".split())
 
@@ -211,8 +210,9 @@ class TlsCalls(Base):
                 with self._records:
                     self._unsent += self.records.goodbye() if goodbye else self.records.unsent()
                 del self._unsent[: super().send(self._unsent, socket.MSG_DONTWAIT)]
-            except OSError:
-                pass  # it is full, or reading will tell
+            except OSError:  # it is full, or reading will tell
+                if len(self._unsent) > MOST_UNASKED:
+                    raise TlsFailed(FLOOD) from None
             finally:
                 self._writing.release()
 

@@ -35,6 +35,8 @@ class Parking:
 
     def take(self, fd: int) -> Connection:
         """One that has spoken; it is parked no longer."""
+        if self._context.certificates is not None:
+            self._context.certificates.context()  # here, so that not every child of a fork has to make a new one
         conn = self._left(fd)
         self._context.open[conn.number] = conn
         return conn

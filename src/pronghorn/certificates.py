@@ -81,7 +81,7 @@ class Shelf:
 class Certificates:
     """The server's certificates: made by the supervisor before it forks, and asked by workers for a `context`."""
 
-    __slots__ = ("_context", "_next_look", "_seen", "_settings", "_shelf", "_version", "_warned", "described")
+    __slots__ = ("_current", "_next_look", "_seen", "_settings", "_shelf", "_warned", "described")
 
     def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
         """Reads the files that the settings name. Raises BadCertificate, or BadSetting if they do not fit together."""
@@ -89,10 +89,10 @@ class Certificates:
         self._settings = settings
         self._seen = _signature(settings)
         material = read(settings)
-        self._context, self.described = checked(material, settings, now())
+        context, self.described = checked(material, settings, now())
         self._shelf = Shelf()
         self._shelf.publish(msgspec.msgpack.encode(material))
-        self._version = self._shelf.version()
+        self._current = (self._shelf.version(), context)  # in one, since flows of control take over side by side
         self._next_look = 0.0
         self._warned: set[str] = set()
 
@@ -100,15 +100,15 @@ class Certificates:
 
     def context(self) -> ssl.SSLContext:
         """The context for the next handshake: made anew when the supervisor has published another set."""
-        if self._shelf.version() != self._version:
+        if self._shelf.version() != self._current[0]:
             self._take_over()
-        return self._context
+        return self._current[1]
 
     def _take_over(self) -> None:
         found = self._shelf.read()
         if found is not None:
-            self._version, content = found
-            self._context = tls.build(msgspec.msgpack.decode(content, type=Material))
+            version, content = found
+            self._current = (version, tls.build(msgspec.msgpack.decode(content, type=Material)))
 
     # What the supervisor calls.
 
@@ -141,7 +141,7 @@ class Certificates:
             self._seen = seen
             return [events.CertificateRefused(" ".join(str(error).splitlines()))]
         self._shelf.publish(msgspec.msgpack.encode(material))
-        self._context, self.described, self._version = context, described, self._shelf.version()
+        self._current, self.described = (self._shelf.version(), context), described
         self._warned.clear()
         return self.events(replaced=True, now=now())
 

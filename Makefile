@@ -12,6 +12,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests that run side by side: many only wait. 0 runs them in one process, as a debugger wants.
+JOBS ?= 2
 BENCH := benchmarks/compare.py
 # Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
 LONG := test_promises.py test_experiments.py test_examples.py test_outside.py
@@ -25,7 +27,7 @@ serve: $(VENV)/.core
 	@exec $(BIN)/pronghorn serve $(ARGS)
 
 test: $(VENV)/.dev
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: $(BIN)/ruff format ."; exit 1; }

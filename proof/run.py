@@ -1,4 +1,4 @@
-"""The trials of tests/ledger_trials.py with large numbers: prints a table and writes docs/proof.md.
+"""The ledger's trials with large numbers: prints a table and writes docs/proof.md.
 
 Law: what is counted here is what the tests count; only the numbers are larger. Each trial is bounded, by its own waits
 and by an alarm; one that fails is told with its faults, and the others go on. The exit status is 1 if any failed.
@@ -28,6 +28,7 @@ PAGE = ROOT / "docs" / "proof.md"
 sys.path.insert(0, str(TESTS))
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
+import ledger_reloads as reloading  # noqa: E402
 import ledger_trials as trials  # noqa: E402
 from ledger_trials import Result  # noqa: E402
 from pronghorn import __version__  # noqa: E402
@@ -54,10 +55,10 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
             count = scaled(times)
             yield (
                 "R3", f"{count} reloads under {model}, 500 connections a second",
-                lambda folder, model=model, count=count: trials.reloads(folder, count, 500, model=model),  # type: ignore[misc]
+                lambda folder, model=model, count=count: reloading.reloads(folder, count, 500, model=model),  # type: ignore[misc]
             )  # fmt: skip
-    yield "R3b", f"{scaled(100)} upgrades, 500 a second", lambda folder: trials.upgrades(folder, scaled(100), 500)
-    yield "R3c", f"{scaled(100)} broken reloads", lambda folder: trials.broken_reloads(folder, scaled(100), 500)
+    yield "R3b", f"{scaled(100)} upgrades, 500 a second", lambda folder: reloading.upgrades(folder, scaled(100), 500)
+    yield "R3c", f"{scaled(100)} broken reloads", lambda folder: reloading.broken_reloads(folder, scaled(100), 500)
     yield (
         "R4", f"kill -9 of a worker each 100 ms for {scaled(60)} s, 500 a second",
         lambda folder: trials.kills(folder, scaled(60), 500),
@@ -76,7 +77,7 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
                     "R9", f"TERM under {model}, {style} style, {count} in the queue",
                     lambda folder, model=model, style=style: trials.term(folder, model, style, count),  # type: ignore[misc]
                 )  # fmt: skip
-    yield "R13", f"{scaled(100)} sequences of 30 steps of the supervisor's model", model_of_the_supervisor
+    yield "R13", f"{scaled(100)} sequences of up to 30 steps of the supervisor's model", model_of_the_supervisor
     yield "controls", "each detector against a server that has the fault", controls
 
 
@@ -96,7 +97,7 @@ def controls(folder: Path) -> Result:
 def pytest(name: str, arguments: list[str], environment: dict[str, str]) -> Result:
     """A trial that is a test already."""
     result = Result(name)
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-o", "faulthandler_timeout=0", *arguments]
     done = subprocess.run(command, cwd=TESTS, env=os.environ | environment, capture_output=True, text=True)
     passed = re.search(r"(\d+) passed", done.stdout)
     result.figures["passed"] = passed[1] if passed else "0"
@@ -154,8 +155,9 @@ INTRODUCTION = """# Proof
 
 What `make proof` found when it was last run: reloads, upgrades, kills and stops of a server while clients, in processes
 of their own, write down how each of their connections ended; afterwards their books are compared with the server's.
-`make test` makes the same trials with smaller numbers. [tests/ledger_trials.py](../tests/ledger_trials.py) says what
-each of them demands; this page is written by [proof/run.py](../proof/run.py).
+`make test` makes the same trials with smaller numbers. [tests/ledger_trials.py](../tests/ledger_trials.py) and
+[tests/ledger_reloads.py](../tests/ledger_reloads.py) say what they demand; this page is written by
+[proof/run.py](../proof/run.py).
 
 """
 EXPLANATION = """
@@ -179,6 +181,11 @@ EXPLANATION = """
 """
 
 
+def write(heading: str, rows: list[str], note: str = "") -> None:
+    table = "\n".join(["| | what is done | outcome | figures | took |", "|---|---|---|---|---|", *rows])
+    PAGE.write_text(f"{INTRODUCTION}{heading}\n\n{note}{table}\n{EXPLANATION}")
+
+
 def main() -> int:
     wanted = set(sys.argv[1:])
     rows, failed, heading = [], 0, head()
@@ -191,9 +198,10 @@ def main() -> int:
         print(f"\n{number} {words}: {'FAILED' if result.faults else 'passed'} after {seconds:.0f} s", flush=True)
         print("\n".join(str(result).splitlines()[1:]), flush=True)
         rows.append(row(number, words, result, seconds))
-    table = "\n".join(["| | what is done | outcome | figures | took |", "|---|---|---|---|---|", *rows])
+        if not wanted:
+            write(heading, rows, "The run is not over: more trials follow.\n\n")
     if not wanted:
-        PAGE.write_text(f"{INTRODUCTION}{heading}\n\n{table}\n{EXPLANATION}")
+        write(heading, rows)
     print(f"\n{len(rows) - failed} of {len(rows)} passed")
     return 1 if failed else 0
 

@@ -31,9 +31,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn import Protocol, message  # what takes time to import; the ledger's handler is imported by each worker
+import pronghorn
 
-assert Protocol and message
+LOADED = (pronghorn.message, pronghorn.Protocol)  # what takes time to import; each worker imports the ledger's handler
 FAULT = sys.argv[1] if len(sys.argv) > 1 else "none"
 WORKERS = 1 if FAULT == "spins" else 4
 

@@ -75,10 +75,11 @@ ENDING = [
     Fault("getsockopt", "ENOTCONN", times=3, may_lose=3),
     Fault("setsockopt", "EINVAL", times=3, may_lose=3),
 ]
+WATCHING = [Fault("epoll_ctl", each, times=2, may_lose=2) for each in ("ENOSPC", "ENOMEM")]
 WAITING = [Fault(each, "EINTR", times=3) for each in ("epoll_wait", "epoll_pwait", "poll", "select", "pselect6")]
 STARTING = [Fault(each, "EAGAIN", times=2, may_lose=2) for each in ("clone", "clone3")]
 TELLING = [Fault("write", each, times=2) for each in ("ENOSPC", "EPIPE", "EIO")]
-FAULTS = [*ACCEPTING, *READING, *WRITING, *ENDING, *WAITING, *STARTING, *TELLING]
+FAULTS = [*ACCEPTING, *READING, *WRITING, *ENDING, *WATCHING, *WAITING, *STARTING, *TELLING]
 FEW = [each for each in FAULTS if each.name.split(" 1+")[0] in {
     "accept4 EMFILE", "accept4 ENOBUFS", "accept4 ECONNABORTED", "accept4 EPERM", "recvfrom ECONNRESET",
     "sendto EPIPE", "sendto EAGAIN", "clone EAGAIN", "clone3 EAGAIN",

@@ -36,6 +36,13 @@ def wait_for(condition: Callable[[], T | Literal[False]], what: str = "the condi
     return value
 
 
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Launched:
     """A server process, what it reported, and what it wrote to standard error."""
 
@@ -68,9 +75,9 @@ class Launched:
         """The living children of the supervisor."""
         try:
             found = psutil.Process(self.pid).children()
-            return [each.pid for each in found if each.status() != psutil.STATUS_ZOMBIE]
         except psutil.NoSuchProcess:
             return []
+        return [each.pid for each in found if lives(each)]
 
     def ready(self, count: int = 1) -> list[int]:
         """The living workers, once the log has counted so many as ready."""

@@ -101,7 +101,7 @@ def test_help_of_serve_tells_every_setting(field: settings.Field, capsys: pytest
 def test_typos_in_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, "serv") == ["Error: There is no command 'serv'.", "Did you mean 'serve'?"]
     assert complaint(capsys, "mine.py:handle")[1] == "To serve that handler: pronghorn serve mine.py:handle"
-    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, ctl, check, config, connect, models."
+    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, ctl, check, config, connect, dev-cert, models."
 
 
 def test_typos_in_options(capsys: pytest.CaptureFixture[str]) -> None:

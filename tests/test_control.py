@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -433,9 +434,10 @@ def test_a_second_copy_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list((tmp_path / "pronghorn").iterdir()) == []
 
 
-def test_those_who_share_an_address_on_purpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "folders", lambda: [str(tmp_path / "pronghorn")])
+def test_those_who_share_an_address_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())  # short: a path has 107 bytes at most
+        monkeypatch.setattr(meeting, "folders", lambda: [f"{folder}/pronghorn"])
         for name in ("127.0.0.1:8000", f"127.0.0.1:8000@{os.getpid()}"):
             one = open_control(Settings(reuse_port=True), "127.0.0.1:8000", lambda event: None)
             assert one is not None

@@ -20,7 +20,8 @@ from pronghorn.connection import State
 from pronghorn.errors import BadProxyHeader
 from pronghorn.introduction import TOO_LATE, WRONG, Introduction, read_header
 from pronghorn.proxy_protocol import SIGNATURE, ProxyHeader
-from pronghorn.testing import Served, exchange, serving, until
+from pronghorn.testing import Served, exchange, over_tls, serving, until
+from tls_under_test import Authority
 
 PROXY, STRANGER, OTHER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 8000\r\n"
@@ -61,15 +62,15 @@ def proxied(model: str, **settings: object) -> Iterator[Served]:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     one, other = socket.socketpair()
     with one, other:
         other.setblocking(False)
         yield one, other
 
 
-def test_an_introduction_reads_its_header_and_no_more(pair: tuple[socket.socket, socket.socket]) -> None:
-    one, other = pair
+def test_an_introduction_reads_its_header_and_no_more(ends: tuple[socket.socket, socket.socket]) -> None:
+    one, other = ends
     changes: list[Introduction] = []
     introduction = Introduction(other, ("127.0.0.2", 1), 10.0)
     introduction.changed = changes.append
@@ -94,9 +95,9 @@ def test_an_introduction_reads_its_header_and_no_more(pair: tuple[socket.socket,
 
 @pytest.mark.parametrize(("sent", "detail"), [(b"hello", "begins with b'hello'"), (b"PROXY TC", "ended before it")])
 def test_an_introduction_says_why_there_is_no_header(
-    pair: tuple[socket.socket, socket.socket], sent: bytes, detail: str
+    ends: tuple[socket.socket, socket.socket], sent: bytes, detail: str
 ) -> None:
-    one, other = pair
+    one, other = ends
     introduction = Introduction(other, "", 10.0)
     one.sendall(sent)
     one.close()
@@ -106,14 +107,14 @@ def test_an_introduction_says_why_there_is_no_header(
     assert detail in introduction.detail
 
 
-def test_an_introduction_that_is_late(pair: tuple[socket.socket, socket.socket]) -> None:
-    introduction = Introduction(pair[1], "", 10.0)
+def test_an_introduction_that_is_late(ends: tuple[socket.socket, socket.socket]) -> None:
+    introduction = Introduction(ends[1], "", 10.0)
     introduction.late()
     assert (introduction.refusal, introduction.is_closing()) == (TOO_LATE, True)
 
 
-def test_reading_a_header_waits_for_it_and_no_longer(pair: tuple[socket.socket, socket.socket]) -> None:
-    one, other = pair
+def test_reading_a_header_waits_for_it_and_no_longer(ends: tuple[socket.socket, socket.socket]) -> None:
+    one, other = ends
     one.sendall(LINE + b"hello")
     assert read_header(other, 10) == HEADER
     assert other.recv(100) == b"hello"
@@ -225,6 +226,28 @@ def test_proxies_at_a_unix_socket(tmp_path: Path) -> None:
             assert told(client, LINE + b"a\n") == b"a: ('192.0.2.7', 4711) 1\n"
         with server.connect() as client:
             assert told(client, b"a\n") == b""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Settings with a certificate."""
+    certificate, key = Authority(tmp_path_factory.mktemp("authority")).sign("server")
+    return {"tls_cert": certificate, "tls_key": key}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", NAMES)
+def test_tls_comes_after_the_header(model: str, pair: dict[str, object]) -> None:
+    with proxied(model, **pair) as server:
+        for header in (LINE, v2("192.0.2.7")):
+            with connected(server) as client:
+                client.sendall(header)
+                with over_tls(client) as secure:
+                    assert exchange(secure, b"a\n", end=True).startswith(b"a: ('192.0.2.7', 4711) ")
+        with connected(server, STRANGER) as client, over_tls(client) as secure:
+            assert exchange(secure, b"a\n", end=True).endswith(b" None\n")
+        with connected(server) as client:
+            assert told(client, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" * 10) == b""
 
 
 # A real proxy.

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import ledger_reloads as reloading
 import ledger_trials as trials
 from launch import logged, wait_for
-from ledger import Book, Row, Sampler
+from ledger import Book, Row
 from ledger_client import Clients
+from ledger_sampler import Sampler
 from pronghorn.errors import MissingExtra
 from pronghorn.models import load
 from pronghorn.settings import MODELS
@@ -64,15 +66,15 @@ def test_term_under_load_serves_or_refuses(tmp_path: Path, model: str) -> None:
 @pytest.mark.parametrize(("model", "times"), [("epoll", 10), ("thread", 5), ("uvloop", 5), ("prefork", 3)])
 def test_no_client_notices_a_reload(tmp_path: Path, model: str, times: int) -> None:
     available(model)
-    good(trials.reloads(tmp_path, times, rate=500, model=model))
+    good(reloading.reloads(tmp_path, times, rate=500, model=model))
 
 
 def test_no_client_notices_an_upgrade(tmp_path: Path) -> None:
-    good(trials.upgrades(tmp_path, times=3))
+    good(reloading.upgrades(tmp_path, times=3))
 
 
 def test_no_client_notices_a_reload_that_fails(tmp_path: Path) -> None:
-    good(trials.broken_reloads(tmp_path, times=len(trials.BROKEN) + 2))
+    good(reloading.broken_reloads(tmp_path, times=len(reloading.BROKEN) + 2))
 
 
 # R4, R4b
@@ -96,7 +98,7 @@ def run(folder: Path, fault: str, trial: str) -> trials.Result:
             return trials.term_of(server, folder, 20, 20, "hold", fault)
         if trial == "kills":
             return trials.kills_of(server, 4, 1.5, 300)
-        return trials.reloads_of(server, folder, 4, 1 if fault == "old-first" else 4, 300)
+        return reloading.reloads_of(server, folder, 4, 1 if fault == "old-first" else 4, 300)
 
 
 @pytest.mark.parametrize("trial", ["term", "kills", "reload"])

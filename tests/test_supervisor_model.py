@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from launch import launched, wait_for
-from ledger import Measure, Sampler
+from launch import Launched, launched, wait_for
 from ledger_client import Attempt, Clients
-from ledger_trials import MINE, in_session, living, put
+from ledger_reloads import MINE, put
+from ledger_sampler import Measure, Sampler
+from ledger_trials import in_session, living
 
 MOST_WORKERS = 4
 MOST_CLIENTS = 6
@@ -33,11 +34,11 @@ INDEX = st.integers(0, 99)
 class Client:
     """One connection: `pid` is who answered it first."""
 
-    def __init__(self, address: tuple[str, int], number: int) -> None:
-        self.clients = Clients(address, seed=number, patience=PATIENCE)
+    def __init__(self, server: Launched, number: int) -> None:
+        self.clients = Clients(server.address, seed=number, patience=PATIENCE)
         self.attempt: Attempt = self.clients.open("hold", 2)
         self.clients.run(lambda: self.attempt.held or self.attempt.outcome, PATIENCE)
-        assert self.attempt.held, f"a client was not served: {self.attempt.row()}"
+        assert self.attempt.held, f"a client was not served: {self.attempt.row()}\n{server.log}"
         (self.pid,) = self.attempt.pids
 
     def finish(self) -> str:
@@ -57,6 +58,8 @@ class Client:
 class Machine(RuleBasedStateMachine):
     """What is done to the server, and what it should be like: `wanted` workers of the code called `version`."""
 
+    patience = PATIENCE
+
     @initialize(model=st.sampled_from(["epoll", "thread", "asyncio"]), workers=st.integers(1, 3))
     def start(self, model: str, workers: int) -> None:
         self.stack = ExitStack()
@@ -71,7 +74,8 @@ class Machine(RuleBasedStateMachine):
         self.stopped: set[int] = set()
         self.killed: set[int] = set()
         self.wanted, self.version, self.numbers = workers, 0, 0
-        self.broken = False
+        self.broken = self.asked = self.unsure = False  # asked: for a reload, since it was last at rest
+        self.seen = ""
         self.others = self.sampler.first.descriptors - workers  # each worker has one line
 
     # What happens to workers.
@@ -79,22 +83,23 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.broken)
     @rule(index=INDEX)
     def kill_a_worker(self, index: int) -> None:
-        if workers := sorted(self.server.workers()):
+        if workers := sorted(living(self.server.pid)):
             pid = workers[index % len(workers)]
             os.kill(pid, signal.SIGKILL)
             self.killed.add(pid)
+            self.unsure = self.asked  # it may have been one that a reload needs: then that reload fails
             self.stopped.discard(pid)
 
     @rule(index=INDEX)
     def stop_a_worker(self, index: int) -> None:
-        if workers := sorted(self.server.workers()):
+        if workers := sorted(living(self.server.pid)):
             pid = workers[index % len(workers)]
             os.kill(pid, signal.SIGSTOP)
             self.stopped.add(pid)
 
     @rule()
     def let_them_go_on(self) -> None:
-        for pid in self.stopped & set(self.server.workers()):
+        for pid in self.stopped & living(self.server.pid):
             os.kill(pid, signal.SIGCONT)
         self.stopped.clear()
 
@@ -105,13 +110,19 @@ class Machine(RuleBasedStateMachine):
         if not self.broken:
             self.version += 1
             put(self.folder, "version", str(self.version))
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.asked = True
         self.server.send(signal.SIGHUP)
 
     @rule(text=st.sampled_from(["1 / 0\n", "def reply(:\n", "import sys\nsys.exit()\n", "other = 1\n"]))
     def break_the_handler_and_reload(self, text: str) -> None:
+        if not self.broken:  # a broken handler replaces nobody: there must be somebody
+            self.connect_and_reset()
         self.broken = True
         put(self.folder, "mine.py", text)
-        self.server.send(signal.SIGHUP)
+        self._hang_up()
 
     @precondition(lambda self: self.broken)
     @rule()
@@ -147,7 +158,13 @@ class Machine(RuleBasedStateMachine):
     def connect_and_say_half(self) -> None:
         self.let_them_go_on()
         self.numbers += 1
-        self.clients.append(Client(self.server.address, self.numbers))
+        self.clients.append(Client(self.server, self.numbers))
+
+    @rule()
+    def connect_and_reset(self) -> None:
+        self.let_them_go_on()
+        self.numbers += 1
+        Client(self.server, self.numbers).reset()
 
     @precondition(lambda self: self.clients)
     @rule(index=INDEX)
@@ -176,15 +193,24 @@ class Machine(RuleBasedStateMachine):
         """Everything is mended and everybody leaves: then the server is as it should be."""
         if self.broken:
             self.mend_the_handler_and_reload()
+        elif self.unsure:
+            self.reload()
         while self.clients:
             self.say_the_rest(0)
         self.let_them_go_on()
-        wait_for(self._at_rest, f"{self.wanted} workers of version {self.version}", PATIENCE)
+        what = f"{self.wanted} workers of version {self.version}"
+        try:
+            wait_for(self._at_rest, what, self.patience)
+        except AssertionError as error:
+            pytest.fail(f"{error}\n{self.seen}\n{self.server.log}")
+        self.asked = self.unsure = False
 
     def _at_rest(self) -> bool:
         """As many workers as are wanted, each of which serves the last code, and nothing else is open."""
         workers = living(self.server.pid)
-        if len(workers) != self.wanted or Measure(self.server.pid).descriptors > self.others + self.wanted:
+        descriptors = Measure(self.server.pid).descriptors
+        self.seen = f"workers {workers}, {descriptors} descriptors, {self.others} of which are for something else"
+        if len(workers) != self.wanted or descriptors > self.others + self.wanted:
             return False
         seen = Clients(self.server.address, seed=1000 + self.numbers, patience=PATIENCE)
         self.numbers += 1
@@ -193,6 +219,7 @@ class Machine(RuleBasedStateMachine):
         done = seen.finish(PATIENCE)
         seen.close()
         assert all(each.outcome == "ok" for each in done), [each.row() for each in done]
+        self.seen = f"workers {workers}, answers {[each.row() for each in done]}"
         return all(each.versions == [str(self.version)] and set(each.pids) <= workers for each in done)
 
     def teardown(self) -> None:
@@ -219,7 +246,29 @@ TestSupervisor.settings = settings(
     phases=[Phase.generate],  # a sequence that fails is told as it is: to make it shorter would take hours
     suppress_health_check=list(HealthCheck),
 )
-TestSupervisor.pytestmark = [
+
+
+def test_the_model_sees_what_is_not_as_it_should_be() -> None:
+    """Somebody asks for one worker more, and the model does not know of it; then the code is another."""
+    machine = Machine()
+    machine.patience = 2.0
+    machine.start("epoll", 1)
+    try:
+        machine.come_to_rest()
+        machine.server.send(signal.SIGTTIN)
+        with pytest.raises(pytest.fail.Exception, match="1 workers of version 0 did not come true"):
+            machine.come_to_rest()
+        machine.wanted = 2
+        machine.come_to_rest()
+        machine.version = 1
+        with pytest.raises(pytest.fail.Exception, match="2 workers of version 1 did not come true"):
+            machine.come_to_rest()
+        machine.version = 0
+    finally:
+        machine.teardown()
+
+
+pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(int(os.environ.get("MODEL_TIMEOUT", "300"))),
     pytest.mark.skipif(sys.platform != "linux", reason="the sampler reads Linux's /proc"),

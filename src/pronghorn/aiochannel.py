@@ -92,6 +92,12 @@ class AsyncioLoop:
             self._closed(channel)
 
     def _watch(self, channel: AnyChannel) -> None:
+        try:
+            self._tell_wishes(channel)
+        except OSError as error:  # the system watches no more than so many (epoll_ctl(2), ENOSPC)
+            channel.cut(error)
+
+    def _tell_wishes(self, channel: AnyChannel) -> None:
         fd = channel.fileno()
         reads, writes = self._watched.get(channel, (False, False))
         if channel.wants_read is not reads:

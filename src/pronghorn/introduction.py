@@ -72,6 +72,10 @@ class Introduction:
         """The deadline is there."""
         self._end(TOO_LATE)
 
+    def cut(self, error: BaseException) -> None:
+        """The loop could not watch it."""
+        self._end(WRONG, str(error))
+
     def _end(self, refusal: str = "", detail: str = "") -> None:
         if self.state is not State.CLOSED:
             self.refusal, self.detail = refusal, detail

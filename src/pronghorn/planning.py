@@ -106,7 +106,7 @@ def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
 
 def certified(facts: Facts, settings: Settings) -> Certificates | None:
     """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
-    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn):
+    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn or settings.tls_watch):
         return None
     from pronghorn.certificates import Certificates
 

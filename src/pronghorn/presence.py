@@ -10,6 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from pronghorn import events
 from pronghorn.control import Control, open_control
 from pronghorn.desk import Desk
 from pronghorn.events import Observer
@@ -41,7 +42,11 @@ class Presence:
         if self._settings.reload:
             from pronghorn import watcher  # here: whatever the supervisor has imported, every fork copies
 
-            self._watcher = watcher.Watcher(watcher.places(source, file), self._since)
+            try:
+                self._watcher = watcher.Watcher(watcher.places(source, file), self._since)
+            except OSError as error:  # the server can do without
+                why = f"Its process cannot be started: {error.strerror}."
+                return supervisor.observe(events.ReloadFailed("Changes will not be noticed.", why))
             supervisor.force.helpers.add(self._watcher.pid)
             supervisor.watch.add(self._watcher, self._changed)
 

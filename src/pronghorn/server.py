@@ -154,8 +154,7 @@ class Server:
             try:
                 control = self._handed.control if self._handed else []
                 self._presence = Presence(self.settings, plan.listeners[0].address, control, observe)
-                self._supervisor = self._supervise(planner, plan)
-                return self._run(plan)
+                return self._run(planner, plan)
             except BaseException:
                 _close(plan.listeners)
                 raise
@@ -163,12 +162,14 @@ class Server:
             log.close()
             self._board.close()
 
-    def _run(self, plan: Plan) -> int:
+    def _run(self, planner: Planner, plan: Plan) -> int:
+        supervisor = None
         try:
-            return self._supervisor.run()
+            self._supervisor = supervisor = self._supervise(planner, plan)
+            return supervisor.run()
         finally:
             self._presence.close()
-            _close(self._supervisor.serving.plan.listeners)
+            _close(plan.listeners if supervisor is None else supervisor.serving.plan.listeners)
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
         return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)

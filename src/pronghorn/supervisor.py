@@ -114,6 +114,7 @@ class Supervisor:
             if self._emptied and not self.force.living:
                 self._tell_emptied()
             if self.draining:
+                self.upkeep.pulse(now)
                 orphans = self.force.hurry_orphans(now >= self._deadline)
                 if not self.force.living and not orphans:
                     return
@@ -180,6 +181,7 @@ class Supervisor:
         self.observe(events.DrainStarted(why, timeout))
         self.changes.abandon(STOPPING)
         self.force.cut = 0
+        self.force.killed.clear()
         for listener in self.serving.plan.listeners:  # workers empty the queue; when the last has, clients are refused
             listener.close()
         for worker in list(self.force.living.values()):

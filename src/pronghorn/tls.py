@@ -37,6 +37,13 @@ WORDS = {
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client says that our certificate has expired",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the client refuses our certificate",
 }
+WORDS_OF_CLIENT = {
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the server offers no TLS version that we speak",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server wants to see a certificate of ours",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server refuses; perhaps it wants to see a certificate of ours",
+    "TLSV1_ALERT_UNKNOWN_CA": "the server does not know the authority of our certificate",
+}
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -190,7 +197,18 @@ class TlsFacts:
 class Records:
     """The TLS of one connection: what came is fed and taken, what goes is sealed."""
 
-    __slots__ = ("_early", "_incoming", "_outgoing", "begun", "ended", "object", "said_goodbye", "shaken", "truncated")
+    __slots__ = (
+        "_client",
+        "_early",
+        "_incoming",
+        "_outgoing",
+        "begun",
+        "ended",
+        "object",
+        "said_goodbye",
+        "shaken",
+        "truncated",
+    )
 
     def __init__(self, context: ssl.SSLContext, server_name: str | None = None, *, client: bool = False) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -198,6 +216,7 @@ class Records:
         self.object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=not client, server_hostname=server_name
         )
+        self._client = client
         self._early = b""  # opened before anybody asked for it
         self.begun = False
         """Something has come from the peer."""
@@ -241,7 +260,7 @@ class Records:
         except ssl.SSLWantReadError:
             return False
         except (ssl.SSLError, OSError, ValueError) as error:
-            raise HandshakeFailed(told(error)) from None
+            raise HandshakeFailed(told(error, self._client)) from None
         self.shaken = True
         return True
 
@@ -269,7 +288,7 @@ class Records:
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError as error:
-            raise TlsFailed(told(error)) from None
+            raise TlsFailed(told(error, self._client)) from None
         if self._outgoing.pending > MOST_UNASKED:
             raise TlsFailed("the peer asks for one new key after the other")
         return first if more is None else b"".join(more)
@@ -279,7 +298,7 @@ class Records:
         try:
             self.object.write(data)
         except ssl.SSLError as error:
-            raise TlsFailed(told(error)) from None
+            raise TlsFailed(told(error, self._client)) from None
         return self._outgoing.read()
 
     def unsent(self) -> bytes:
@@ -298,11 +317,12 @@ class Records:
         return self._outgoing.read()
 
 
-def told(error: BaseException) -> str:
-    """An error of TLS in a few words."""
+def told(error: BaseException, client: bool = False) -> str:
+    """An error of TLS in a few words, as the server sees it or the client."""
     reason = getattr(error, "reason", None) or ""
+    words = WORDS_OF_CLIENT if client else WORDS
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}"
-    if reason in WORDS:
-        return WORDS[reason]
+    if reason in words:
+        return words[reason]
     return reason.lower().replace("_", " ") or str(error) or type(error).__name__

@@ -19,7 +19,7 @@ from pronghorn.errors import HandshakeFailed, TlsFailed
 from pronghorn.tls import Records, TlsFacts
 from pronghorn.transport import Bytes
 
-TLS_SLOTS: tuple[str, ...] = ("_then", "records", *SLOTS)
+TLS_SLOTS: tuple[str, ...] = ("_added", "_then", "records", *SLOTS)
 
 _recv = _socket.socket.recv
 
@@ -71,6 +71,7 @@ class AnyTlsChannel(AnyChannel):
     def seal(self, records: Records) -> None:
         """Have these records below; they may be through with their handshake already."""
         self.records = self.sock.records = records  # type: ignore[attr-defined]
+        self._added = 0  # bytes of records that are no data, and not sent yet
 
     def open(self, protocol: Any) -> None:
         AnyChannel.open(self, protocol)
@@ -108,16 +109,21 @@ class AnyTlsChannel(AnyChannel):
             except TlsFailed as error:
                 self._gone(error)
                 return
-            counted = self.bytes_out + len(data)  # not what the records add to it
-            AnyChannel.write(self, sealed)
-            self.bytes_out = counted
-        else:
-            AnyChannel.write(self, data)
+            self._added += len(sealed) - len(data)
+            data = sealed
+        before = self.bytes_out
+        AnyChannel.write(self, data)
+        self._count(before)
 
     def on_writable(self) -> None:
-        counted = self.bytes_out
+        before = self.bytes_out
         AnyChannel.on_writable(self)
-        self.bytes_out = counted
+        self._count(before)
+
+    def cut(self, error: BaseException) -> None:
+        if not (self._backlog or self.is_closing()):
+            self._push(self.records.goodbye())
+        AnyChannel.cut(self, error)
 
     def settle(self) -> None:
         if self.state is CLOSING and not (self._backlog or self._until or self._dead):
@@ -181,7 +187,14 @@ class AnyTlsChannel(AnyChannel):
                 return
             self._backlog = bytearray()
         self._backlog += sealed
+        self._added += len(sealed)
         self._wish()
+
+    def _count(self, before: int) -> None:
+        """What counts is what was written here: not what the records add to it, which goes first."""
+        added = min(self._added, self.bytes_out - before)
+        self.bytes_out -= added
+        self._added -= added
 
     def _half_close(self) -> None:
         if self.state is OPEN:

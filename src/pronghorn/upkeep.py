@@ -61,6 +61,13 @@ class Upkeep:
             for generation in self.generations:
                 self._care(generation, now)
 
+    def pulse(self, now: float) -> None:
+        """Once in a tick while the server drains: nothing is filled then, and nobody is replaced."""
+        if now >= self._next_care:
+            self._next_care = now + TICK
+            for generation in self.generations:
+                self._observe(events.Pulse(generation.ready, 0, len(generation.slots)))
+
     def due(self) -> float:
         """The instant (monotonic) at which there is something to fill or to kill."""
         return min([self.force.due(), *(slot.retry_at for _, slot in self._empty())])

@@ -68,7 +68,12 @@ class Workforce:
             ours, theirs = socket.socketpair()
         except OSError as error:
             return f"socketpair: {error.strerror}"
-        page = plan.board.take(slot.number, generation.number)
+        try:
+            page = plan.board.take(slot.number, generation.number)
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            return f"scoreboard: {error.strerror}"
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

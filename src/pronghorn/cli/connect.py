@@ -32,14 +32,33 @@ class CannotConnect(PronghornError):
 
 @click.command("connect")
 @click.argument("address", help="[HOST:]PORT, [IPV6]:PORT or unix:PATH. Without a HOST, this machine.")
-def command(address: str) -> int:
+@click.option("--tls", is_flag=True, help="Speak TLS; so do the options below.")
+@click.option("--tls-ca", metavar="FILE", default="", help="Authority that signed the server's certificate, as PEM.")
+@click.option("--tls-name", metavar="NAME", default="", help="Name that the certificate is for, if not HOST.")
+@click.option("--insecure", is_flag=True, help="Take any certificate.")
+@click.option("--tls-cert", metavar="FILE", default="", help="Certificate to show, as PEM.")
+@click.option("--tls-key", metavar="FILE", default="", help="Its key, if it is not in the same file.")
+def command(address: str, tls: bool, insecure: bool, **files: str) -> int:
     """Talk to a server: line by line on a terminal, or as a filter in a pipe.
 
     In a pipe, standard input goes to the server and its replies to standard output; the end of the input closes
     the sending half, and the command exits when the server has closed its own. On a terminal, Ctrl-D does that.
     """
     peer = parse(address)
-    connection = connect(peer, address)
+    if not (tls or insecure or any(files.values())):
+        return talk(connect(peer, address), address)
+    from pronghorn.cli import _tls
+
+    context = _tls.context(files["tls_ca"], insecure, files["tls_cert"], files["tls_key"])
+    name = files["tls_name"] or (peer[0] if isinstance(peer, tuple) else "localhost")
+    relay = _tls.secured(connect(peer, address), address, context, name, CONNECT_TIMEOUT)
+    status = talk(relay.plain, address)
+    relay.finish()
+    return status
+
+
+def talk(connection: socket.socket, address: str) -> int:
+    """Hold the conversation, by hand or in a pipe; returns the exit status."""
     with connection:
         if os.isatty(0) and os.isatty(1):
             from pronghorn.cli import _terminal

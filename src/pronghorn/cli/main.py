@@ -18,7 +18,7 @@ from pronghorn import __version__
 from pronghorn.errors import PronghornError
 from pronghorn.standard import complain, keep_standard_descriptors
 
-COMMANDS = ("serve", "ctl", "check", "config", "connect", "models")
+COMMANDS = ("serve", "ctl", "check", "config", "connect", "dev-cert", "models")
 QUICK_START = f"""\
 Pronghorn {__version__}: an application server for TCP.
 
@@ -31,6 +31,7 @@ Pronghorn {__version__}: an application server for TCP.
   pronghorn config                    every setting, and where it comes from
   pronghorn models                    what each model is for, and what it costs
   pronghorn connect 8000              talk to a server
+  pronghorn dev-cert                  a certificate to try TLS with
 
 A handler is a function of one message, a Protocol, def handle(conn), async def
 handle(reader, writer), or a program. More: pronghorn serve --help"""
@@ -55,7 +56,7 @@ class Commands(click.RichGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"pronghorn.cli.{cmd_name}").command
+        command: click.Command = import_module(f"pronghorn.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

@@ -46,6 +46,10 @@ class Watched:
     def settle(self) -> None:
         pass
 
+    def cut(self, error: BaseException) -> None:
+        """The loop could not watch it."""
+        raise error
+
 
 class Acceptor(Watched):
     """A listener as a participant in a loop."""
@@ -80,6 +84,10 @@ class Acceptor(Watched):
         if got is not None:
             self.turns.adopt(self.listener, *got)
         return got is not None
+
+    def cut(self, error: BaseException) -> None:
+        """The loop could not watch it: try again in a while."""
+        self.rest(EXHAUSTED_PAUSE)
 
     def rest(self, seconds: float) -> None:
         """Look at the listener no more for so long."""

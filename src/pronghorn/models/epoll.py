@@ -27,8 +27,11 @@ def serve(context: Context) -> None:
             elif fd in things:
                 epoll.modify(fd, events)
             else:
-                epoll.register(fd, events)
-                things[fd] = thing
+                try:
+                    epoll.register(fd, events)
+                    things[fd] = thing
+                except OSError as error:  # the system watches no more than so many
+                    thing.cut(error)
         for fd, events in epoll.poll(turns.timeout()):
             thing = things[fd]
             if events & ~select.EPOLLOUT:

@@ -83,8 +83,7 @@ class Flows:
             ready = room() and now >= self._rest_until
             if ready is not listening:
                 listening = ready
-                parking.watch(ready)
-                for number in listeners:
+                for number in (*listeners, *self.parked):
                     poller.register(number, select.POLLIN) if ready else poller.unregister(number)
             waiting = []
             for fd, _ in poller.poll(self._patience() * 1000):

@@ -16,20 +16,13 @@ from pronghorn.models.base import Context
 
 
 class Parking:
-    """The silent connections, by descriptor, the oldest first; `poller` is told of them while it is watched. They are
-    not among the context's open ones, for which there has to be room."""
+    """The silent connections, by descriptor, the oldest first. Whoever has the `poller` may take them out of it for a
+    while, and puts them back. They are not among the context's open ones, for which there has to be room."""
 
     def __init__(self, context: Context, poller: select.poll, parked: dict[int, Connection]) -> None:
         self.parked = parked
         self._context = context
         self._poller = poller
-        self._watched = False
-
-    def watch(self, on: bool) -> None:
-        """Have them watched, or not: while nobody is there to talk to them."""
-        self._watched = on
-        for fd in self.parked:
-            self._poller.register(fd, select.POLLIN) if on else self._poller.unregister(fd)
 
     def keeps(self, conn: Connection) -> bool:
         """Take a connection that was just accepted, if it belongs here."""
@@ -37,8 +30,7 @@ class Parking:
             return False
         del self._context.open[conn.number]
         self.parked[conn.fileno()] = conn
-        if self._watched:
-            self._poller.register(conn, select.POLLIN)
+        self._poller.register(conn, select.POLLIN)
         return True
 
     def take(self, fd: int) -> Connection:
@@ -69,8 +61,10 @@ class Parking:
         return None
 
     def _left(self, fd: int) -> Connection:
-        if self._watched:
+        try:
             self._poller.unregister(fd)
+        except KeyError:
+            pass  # nobody is there at the moment to talk to it
         return self.parked.pop(fd)
 
     def _turn_away(self, conn: Connection, reason: str) -> None:

@@ -36,6 +36,7 @@ from pronghorn.models import pages  # noqa: E402
 
 SCALE = float(os.environ.get("PROOF_SCALE", "1"))
 MOST_SECONDS = 1500
+RATE = 550  # connections a second, of which a busy machine may lose a few: 500 is what is promised
 Trial = Callable[[Path], Result]
 
 
@@ -54,20 +55,24 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
         if model in available():
             count = scaled(times)
             yield (
-                "R3", f"{count} reloads under {model}, 500 connections a second",
-                lambda folder, model=model, count=count: reloading.reloads(folder, count, 500, model=model),  # type: ignore[misc]
+                "R3", f"{count} reloads under {model}, {RATE} connections a second",
+                lambda folder, model=model, count=count: reloading.reloads(folder, count, RATE, model=model),  # type: ignore[misc]
             )  # fmt: skip
-    yield "R3b", f"{scaled(100)} upgrades, 500 a second", lambda folder: reloading.upgrades(folder, scaled(100), 500)
-    yield "R3c", f"{scaled(100)} broken reloads", lambda folder: reloading.broken_reloads(folder, scaled(100), 500)
     yield (
-        "R4", f"kill -9 of a worker each 100 ms for {scaled(60)} s, 500 a second",
-        lambda folder: trials.kills(folder, scaled(60), 500),
+        "R3b",
+        f"{scaled(100)} upgrades, {RATE} a second",
+        lambda folder: reloading.upgrades(folder, scaled(100), RATE),
+    )
+    yield "R3c", f"{scaled(100)} broken reloads", lambda folder: reloading.broken_reloads(folder, scaled(100), RATE)
+    yield (
+        "R4", f"kill -9 of a worker each 100 ms for {scaled(60)} s, {RATE} a second",
+        lambda folder: trials.kills(folder, scaled(60), RATE),
     )  # fmt: skip
     yield "R4b", f"{scaled(50)} times kill -9 of the supervisor", lambda folder: trials.orphans(folder, scaled(50))
     for model in ("epoll", "thread"):
         yield (
-            "R9", f"TERM under {model}, with 500 connections a second",
-            lambda folder, model=model: trials.term_under_load(folder, model, 500, 5.0),  # type: ignore[misc]
+            "R9", f"TERM under {model}, with {RATE} connections a second",
+            lambda folder, model=model: trials.term_under_load(folder, model, RATE, 5.0),  # type: ignore[misc]
         )  # fmt: skip
     count = max(20, round(200 * SCALE))
     for model in available():

@@ -115,6 +115,11 @@ class Book:
         """The attempts that did not end well, nor in a way that is allowed."""
         return [each for each in self.rows if each.outcome not in {"ok", *allowed}]
 
+    def rate(self) -> float:
+        """Connections a second, from the first client's beginning to the last one's."""
+        began = [each.began for each in self.rows]
+        return (len(began) - 1) / max(0.001, max(began) - min(began)) if began else 0.0
+
     def crossed(self) -> list[Row]:
         """Clients that said something while the server, draining, said goodbye to them between two requests: an input
         that arrives after draining began may go unanswered (docs/handlers.md). They had every earlier answer."""

@@ -84,6 +84,7 @@ def unnoticed(result: Result, book: Book) -> None:
     """No client lost anything, nor had to wait long."""
     result.books(book)
     slowest = max((each.ended - each.began for each in book.rows), default=0.0)
+    result.figures["connections a second"] = f"{book.rate():.0f}"
     result.figures["slowest client"] = f"{slowest:.2f} s"
     result.figures["spoke across a goodbye"] = str(len(book.crossed()))
     result.expect_none(set(book.lost()) - set(book.crossed()), "clients lost")

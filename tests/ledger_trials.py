@@ -187,6 +187,7 @@ def kills_of(server: Launched, workers: int, seconds: float, rate: float) -> Res
         book = clients.stop(killed)
         after = sampler.now()
     result.figures |= {"kills": str(len(killed)), "full strength after": f"{took:.2f} s"}
+    result.figures["connections a second"] = f"{book.rate():.0f}"
     result.figures["longest a dead one waited"] = f"{sampler.longest:.2f} s"
     result.books(book)
     result.figures["lost"] = f"{len(book.lost())}, all of killed workers" if not book.not_by_a_kill() else "see faults"

@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 import guard_trials as guards
+import line_trials as line
 from launch import logged
 from ledger_trials import Result
+from pronghorn import models
+from tls_under_test import Authority
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the trials read Linux's /proc, and use all of 127/8"),
 ]
 BAD_SERVERS = Path(__file__).parent / "bad_servers.py"
+BAD_TLS_SERVER = Path(__file__).parent / "bad_tls_server.py"
 MODELS = ["epoll", "thread"]
 
 
@@ -94,3 +98,44 @@ def test_other_limits_are_seen(
     tmp_path: Path, trial: Callable[..., Result], count: int, settings: dict[str, Any], told: str
 ) -> None:
     found(trial(tmp_path, count, **settings), told)
+
+
+@pytest.mark.parametrize(("model", "times"), [("epoll", 5), ("thread", 10), ("gevent", 3)])
+def test_no_handshake_notices_a_rotation(tmp_path: Path, model: str, times: int) -> None:
+    if missing := models.page(model).missing():
+        pytest.skip(f"{model}: {missing}")
+    good(line.rotations(tmp_path, times, model))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_old_tls_and_renegotiation_are_refused(tmp_path: Path, model: str) -> None:
+    good(line.versions(tmp_path, model))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("late", ["handshakes saw an old certificate"]),
+        ("fails", ["good clients lost"]),
+        ("old", ["TLSv1 is spoken", "TLSv1_1 is spoken", "renegotiation was let through"]),
+    ],
+)
+def test_a_bad_tls_server_is_found_out(tmp_path: Path, fault: str, told: list[str]) -> None:
+    authority = Authority(tmp_path)
+    authority.sign("server")
+    with logged(tmp_path, str(BAD_TLS_SERVER), fault) as server:
+        if fault == "old":
+            found(line.versions_of(Result(fault), server), *told)
+        else:
+            found(line.rotations_of(Result(fault), server, tmp_path, authority, 5), *told)
+
+
+def test_lost_packets_corrupt_nothing(tmp_path: Path) -> None:
+    good(line.loss(tmp_path, seconds=4, permille=50))
+
+
+def test_no_loss_and_no_deadline_are_seen(tmp_path: Path) -> None:
+    result = line.loss(tmp_path, seconds=0, permille=0, deadline=0.5, idle_timeout=0)
+    if result.skipped:
+        pytest.skip(result.skipped)
+    found(result, "no packet was lost", "were not cut")

@@ -262,6 +262,7 @@ def test_the_model_sees_what_is_not_as_it_should_be() -> None:
     try:
         machine.come_to_rest()
         machine.server.send(signal.SIGTTIN)
+        wait_for(lambda: len(living(machine.server.pid)) == 2, "another worker")
         with pytest.raises(pytest.fail.Exception, match="1 workers of version 0 did not come true"):
             machine.come_to_rest()
         machine.wanted = 2

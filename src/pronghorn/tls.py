@@ -94,7 +94,9 @@ def build(material: Material) -> ssl.SSLContext:
             wild = "*." + name.partition(".")[2]
             connection.context = by_name.get(name) or by_name.get(wild) or first
 
-    first.sni_callback = choose
+    # gevent wraps callbacks for its own kind of socket, which is not used here: theirs is passed by.
+    kind = next(each for each in reversed(type(first).__mro__) if "sni_callback" in vars(each))
+    vars(kind)["sni_callback"].__set__(first, choose)
     return first
 
 

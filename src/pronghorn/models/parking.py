@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 
-from pronghorn.connection import Connection, turn_away
+from pronghorn.connection import Connection, first_word_due, turn_away
 from pronghorn.errors import HandshakeFailed
 from pronghorn.introduction import TOO_LATE
 from pronghorn.models.base import Context
@@ -53,11 +53,11 @@ class Parking:
             self._turn_away(conn, "HandshakeFailed")
 
     def next(self) -> Connection | None:
-        """Draining has begun: the next one who has spoken. The others are closed."""
+        """Draining has begun: the next one who has spoken, or has only just come. The others are closed."""
         for fd, conn in list(self.parked.items()):
             poller = select.poll()
             poller.register(fd, select.POLLIN)
-            if poller.poll(0):
+            if poller.poll(0) or first_word_due(conn):
                 return self.take(fd)
             self._turn_away(conn, "draining")
         return None

@@ -11,17 +11,19 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from launch import PATIENCE, Launched, launched
-from ledger import Book, Row, ledger_server, load, status
+from ledger import Book, Row, ledger_server, load
 from ledger_client import Clients
-from ledger_trials import Result, _spread, _until, living
+from ledger_reloads import spread
+from ledger_sampler import status
+from ledger_trials import Result, living, until
 
 HERE = Path(__file__).parent
 GOOD_RATE = 50.0
@@ -111,7 +113,7 @@ class Peak:
 def in_time(result: Result, what: str, watched: Watched, left: int, deadline: float, share: float) -> None:
     """Each was cut at the deadline, by so large a share of it or a second."""
     slack = max(SLACK, deadline * share)
-    result.figures[f"{what} cut after"] = _spread(watched.ended) if watched.ended else "none"
+    result.figures[f"{what} cut after"] = spread(watched.ended) if watched.ended else "none"
     result.expect(not left, f"{left} {what} were not cut")
     wrong = [round(each, 2) for each in watched.ended if not deadline - deadline * share <= each <= deadline + slack]
     result.expect_none(wrong, f"{what} cut after another time than {deadline:g} s")
@@ -121,7 +123,7 @@ def undisturbed(result: Result, book: Book) -> None:
     """Clients that behave lost nothing."""
     result.books(book)
     if book.rows:
-        result.figures["good clients took"] = _spread([each.ended - each.began for each in book.rows])
+        result.figures["good clients took"] = spread([each.ended - each.began for each in book.rows])
     result.expect_none(set(book.lost()) - set(book.crossed()), "good clients lost")
     result.expect(book.counts["ok"], "no good client was served")
 
@@ -216,11 +218,16 @@ def no_descriptors(folder: Path, count: int, model: str = "epoll", **settings: A
     result = Result(f"R8 no descriptors, {model}")
     with ledger_server(folder, model=model, workers=1, **settings) as server:
         (pid,) = server.ready(1)
-        return no_descriptors_of(result, server, folder, pid, count)
+        return without_of(result, server, folder, pid, count)
 
 
-def no_descriptors_of(result: Result, server: Launched, folder: Path, pid: int, count: int) -> Result:
-    """The same for a server that runs, whose only worker this is."""
+Shortage = Callable[[int], AbstractContextManager[None]]
+
+
+def without_of(
+    result: Result, server: Launched, folder: Path, pid: int, count: int, shortage: Shortage = no_descriptor_left
+) -> Result:
+    """The same for a server that runs, whose only worker this is, and for another shortage."""
     clients, process = Clients(server.address), psutil.Process(pid)
     try:
         for _ in range(5):
@@ -228,13 +235,13 @@ def no_descriptors_of(result: Result, server: Launched, folder: Path, pid: int, 
         clients.run(lambda: clients.held() == 5, 10)
         log = server.log.count("\n")
         worked, began = sum(process.cpu_times()[:2]), time.monotonic()
-        with no_descriptor_left(pid), held(server, count) as socks:
+        with shortage(pid), held(server, count) as socks:
             watched = Watched()
             for sock in socks:
                 watched.add(sock)
             left = watched.wait(5)
             watched.close()
-            _until(lambda: time.monotonic() > began + 2, 3)
+            until(lambda: time.monotonic() > began + 2, 3)
             took, work = time.monotonic() - began, sum(process.cpu_times()[:2]) - worked
             lines = server.log.count("\n") - log
             clients.release()
@@ -269,6 +276,45 @@ def full_disk(folder: Path, seconds: float, **settings: Any) -> Result:
         result.expect(workers == living(server.pid), "the workers are others")
         result.expect(server.stop() == 0, "the exit status is not 0")
     undisturbed(result, book)
+    return result
+
+
+PIDS = Path("/sys/fs/cgroup/pids")
+
+
+def why_no_pids() -> str:
+    """Why the number of processes cannot be limited here; empty if it can."""
+    try:
+        (PIDS / "pronghorn-try").mkdir()
+        (PIDS / "pronghorn-try").rmdir()
+    except OSError as error:
+        return f"no control group of pids (version 1) can be made: {error.strerror}"
+    return ""
+
+
+@contextmanager
+def no_process_left(pid: int) -> Iterator[None]:
+    """The process cannot fork, until the end of the block (cgroups(7), pids)."""
+    group = PIDS / f"pronghorn-{pid}"
+    before = PIDS / Path(f"/proc/{pid}/cgroup").read_text().partition(":pids:/")[2].split("\n")[0]
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(pid))
+        (group / "pids.max").write_text("1")
+        yield
+    finally:
+        (before / "cgroup.procs").write_text(str(pid))
+        until(lambda: not (group / "cgroup.procs").read_text(), 5)
+        group.rmdir()
+
+
+def no_forks(folder: Path, count: int) -> Result:
+    """fork(2) fails (EAGAIN): who comes is told by an end, nothing spins, and service comes back."""
+    result = Result("R8 no processes", why_no_pids())
+    if not result.skipped:
+        with ledger_server(folder, model="fork", workers=1) as server:
+            (pid,) = server.ready(1)
+            without_of(result, server, folder, pid, count, no_process_left)
     return result
 
 
@@ -322,7 +368,7 @@ def limit_of_all(folder: Path, count: int, model: str = "epoll", **settings: Any
     ):
         inside, waiting = set[socket.socket](), set(socks)
         for turn in range(over + 1):
-            _until(lambda: len(inside | heard(waiting)) >= count, 3)  # noqa: B023
+            until(lambda: len(inside | heard(waiting)) >= count, 3)  # noqa: B023
             time.sleep(0.3 if turn in (0, over // 2) else 0.02)  # whether one more gets in
             inside |= heard(waiting)
             waiting -= inside

@@ -29,7 +29,8 @@ from guard_trials import Watched, in_time, undisturbed
 from launch import PATIENCE, Launched
 from ledger import Book, ledger_server, load, settled
 from ledger_client import Attempt
-from ledger_trials import RELOADED, Result, _until
+from ledger_reloads import RELOADED
+from ledger_trials import Result, until
 from pronghorn.errors import PronghornError
 from pronghorn.testing import over_tls
 from tls_under_test import Authority
@@ -122,16 +123,33 @@ def rotations_of(result: Result, server: Launched, folder: Path, authority: Auth
             log = len(server.log)
             order.append(shown_by(authority.sign("server")[0]))
             server.send(signal.SIGHUP)
-            over = _until(lambda log=log: RELOADED in server.log[log:], 10)  # type: ignore[misc]
+            over = until(lambda log=log: RELOADED in server.log[log:], 10)  # type: ignore[misc]
             result.expect(over, f"rotation {number} was not reported within 10 s: {server.log[-300:]}")
             reports.append(time.monotonic())
-            _until(lambda: sum(began > reports[-1] for began, _ in clients.handshakes[-50:]) >= HANDSHAKES, 5)
+            until(lambda: sum(began > reports[-1] for began, _ in clients.handshakes[-50:]) >= HANDSHAKES, 5)
     old = [(began, seen) for began, seen in clients.handshakes
            if seen not in order or began > [*reports, float("inf")][order.index(seen) + 1]]  # fmt: skip
     result.figures |= {"rotations": str(times), "handshakes": f"{len(clients.handshakes):,}"}
     result.figures["certificates seen"] = str(len({seen for _, seen in clients.handshakes}))
     result.expect_none(old, "handshakes saw an old certificate after the report")
     undisturbed(result, settled(lambda: Book.of(clients.attempts, folder)))
+    return result
+
+
+def mute(folder: Path, count: int, model: str = "epoll", deadline: float = 2.0, **settings: Any) -> Result:
+    """R6: clients who do not begin their handshake: each is cut at its deadline, and good ones do not notice."""
+    result, authority, mute = Result(f"R6 mute TLS clients, {model}"), Authority(folder), Watched()
+    certificate, key = authority.sign("server")
+    settings = {"handshake_timeout": deadline, "tls_cert": certificate, "tls_key": key, **settings}
+    with ledger_server(folder, model=model, workers=1, **settings) as server, ExitStack() as stack:
+        server.ready(1)
+        with TlsClients(server, authority.path) as clients:
+            for _ in range(count):
+                mute.add(stack.enter_context(server.connect()))
+            left = mute.wait(deadline * 1.1 + 2)
+        book = settled(lambda: Book.of(clients.attempts, folder))
+    in_time(result, "mute peers", mute, left, deadline, 0.1)
+    undisturbed(result, book)
     return result
 
 

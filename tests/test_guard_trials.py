@@ -56,6 +56,15 @@ def test_peers_that_say_too_little_are_cut(tmp_path: Path, model: str) -> None:
     good(guards.slow(tmp_path, 30, model, deadline=2.0))
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_mute_tls_clients_are_cut(tmp_path: Path, model: str) -> None:
+    good(line.mute(tmp_path, 30, model, deadline=1.5))
+
+
+def test_mute_tls_clients_that_stay_are_seen(tmp_path: Path) -> None:
+    found(line.mute(tmp_path, 5, deadline=0.3, handshake_timeout=60), "mute peers were not cut")
+
+
 @pytest.mark.parametrize(("idle", "told"), [(0.2, "mute peers cut after another time"), (0, "mute peers were not cut")])
 def test_cuts_at_another_time_and_none_are_seen(tmp_path: Path, idle: float, told: str) -> None:
     result = guards.slow(tmp_path, 5, deadline=1.0, idle_timeout=idle, message_timeout=0)
@@ -70,8 +79,12 @@ def test_without_descriptors_the_served_are_served_and_others_told(tmp_path: Pat
 def test_one_that_spins_without_descriptors_is_seen(tmp_path: Path) -> None:
     with logged(tmp_path, str(BAD_SERVERS), "spins") as server:
         (pid,) = server.ready(1)
-        result = guards.no_descriptors_of(Result("spins"), server, tmp_path, pid, 5)
+        result = guards.without_of(Result("spins"), server, tmp_path, pid, 5)
     found(result, "were left to wait", "of processor time", "lines in the log")
+
+
+def test_without_processes_clients_are_told(tmp_path: Path) -> None:
+    good(guards.no_forks(tmp_path, 20))
 
 
 def test_a_full_disk_harms_nobody(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from pronghorn import models
+from pronghorn import models, tls
+from pronghorn.certificates import Certificates
 from pronghorn.errors import BadCertificate, BadSetting, HandshakeFailed, IncompatibleHandler, PronghornError
+from pronghorn.settings import settle
 from pronghorn.testing import FORMS, Served, exchange, over_tls, serving, until
 from pronghorn.tls_connection import TlsConnection
 from tls_under_test import Authority
@@ -404,6 +406,42 @@ def test_an_idle_conversation_ends_in_order_when_draining(model: str, pair: dict
 
 
 # Certificates
+
+
+@pytest.mark.parametrize("model", ["thread", "pool", "fork", "epoll"])
+def test_who_has_just_come_when_draining_begins_gets_its_handshake(model: str, pair: dict[str, Any]) -> None:
+    with serving("upper", model=model, **pair) as server, server.connect() as sock:
+        assert ask(server, b"x") == b"X"  # who came before it has been accepted
+        server.send_signal(signal.SIGTERM)
+        until(lambda: "raining" in server.log(), "the drain")
+        with over_tls(sock) as connection:
+            assert exchange(connection, b"hello", end=True) == b"HELLO"
+        assert server.wait() == 0
+
+
+def test_flows_that_take_over_side_by_side_see_no_old_certificate(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = authority.sign("shared")
+    settings = settle({"tls_cert": certificate, "tls_key": key})
+    mine = Certificates(settings)
+    old = mine.context()
+    mine.follow(Certificates(settings))
+    building, go_on, build = threading.Event(), threading.Event(), tls.build
+
+    def slow(material: Any) -> ssl.SSLContext:
+        if not building.is_set():
+            building.set()
+            assert go_on.wait(PATIENCE)
+        return build(material)
+
+    monkeypatch.setattr(tls, "build", slow)
+    first = threading.Thread(target=mine.context)
+    first.start()
+    assert building.wait(PATIENCE)
+    assert mine.context() is not old
+    go_on.set()
+    first.join(PATIENCE)
 
 
 def test_a_program_is_refused_before_anything_is_bound(pair: dict[str, Any]) -> None:

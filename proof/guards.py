@@ -1,0 +1,52 @@
+"""The trials of the guards, with large numbers: what proof/run.py makes beside those of reloads and kills.
+
+Law: numbers stand here, and nothing else; what is demanded is in tests/guard_trials.py and tests/line_trials.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fuzz
+
+import guard_trials as guards
+import line_trials as line
+from ledger_trials import Result
+
+Trial = Callable[[Path], Result]
+MODELS = ("epoll", "thread")
+TLS_MODELS = ("epoll", "thread", "pool", "asyncio", "gevent")
+
+
+def _with(trial: Callable[..., Result], *arguments: Any) -> Trial:
+    return lambda folder: trial(folder, *arguments)
+
+
+def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[tuple[str, str, Trial]]:
+    """Each with its number, what is done in words, and how."""
+    for model in MODELS:
+        count = scaled(100)
+        yield "R5", f"{count} peers that never read 64 MiB, {model}", _with(guards.deaf, count, model, 5.0)
+        count = scaled(500)
+        yield "R6", f"{count} peers with a byte a second, {count} mute, {model}", _with(guards.slow, count, model, 10.0)
+        count = scaled(200)
+        yield "R6", f"{count} mute TLS clients, {model}", _with(line.mute, count, model, 5.0)
+        yield "R8", f"{count} clients without a descriptor, {model}", _with(guards.no_descriptors, count, model)
+        yield "R10", f"{count} connections in all, {model}", _with(guards.limit_of_all, count, model)
+        yield "R10", f"{scaled(500)} sources, {model}", _with(guards.limit_of_sources, scaled(500), model)
+        yield "R10", f"{count} in a second, {model}", _with(guards.limit_of_rate, count, model)
+        yield "R10", f"{scaled(50)} behind proxies, {model}", _with(guards.limit_behind_proxies, scaled(50), model)
+    yield "R8", "a log on a full disk", _with(guards.full_disk, scaled(20))
+    yield "R8", f"{scaled(50)} clients without a process, fork", _with(guards.no_forks, scaled(50))
+    for model in TLS_MODELS:
+        if model in available:
+            count = scaled(100 if model in MODELS else 30)
+            yield "R11", f"{count} certificates, one after the other, {model}", _with(line.rotations, count, model)
+    for model in MODELS:
+        yield "R11", f"versions of TLS, {model}", _with(line.versions, model)
+        for permille in (10, 50):
+            words = f"{permille / 10:g} % of packets lost for {scaled(60)} s, {model}"
+            yield "R12", words, _with(line.loss, scaled(60), permille, model)
+    yield "R14", f"a hostile PROXY header for {scaled(600)} s", lambda folder: fuzz.fuzz(scaled(600))

@@ -110,9 +110,11 @@ class Peak:
         self._thread.join()
 
 
-def in_time(result: Result, what: str, watched: Watched, left: int, deadline: float, share: float) -> None:
-    """Each was cut at the deadline, by so large a share of it or a second."""
-    slack = max(SLACK, deadline * share)
+def in_time(
+    result: Result, what: str, watched: Watched, left: int, deadline: float, share: float, late: float = 0.0
+) -> None:
+    """Each was cut at the deadline, by so large a share of it or a second; its end may be `late` on the way."""
+    slack = max(SLACK, deadline * share) + late
     result.figures[f"{what} cut after"] = spread(watched.ended) if watched.ended else "none"
     result.expect(not left, f"{left} {what} were not cut")
     wrong = [round(each, 2) for each in watched.ended if not deadline - deadline * share <= each <= deadline + slack]

@@ -239,7 +239,7 @@ def without_of(
             watched = Watched()
             for sock in socks:
                 watched.add(sock)
-            left = watched.wait(5)
+            left = watched.wait(3)
             watched.close()
             until(lambda: time.monotonic() > began + 2, 3)
             took, work = time.monotonic() - began, sum(process.cpu_times()[:2]) - worked

@@ -28,8 +28,8 @@ def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[
     """Each with its number, what is done in words, and how."""
     for model in MODELS:
         count = scaled(100)
-        yield "R5", f"{count} peers that never read 64 MiB, {model}", _with(guards.deaf, count, model, 5.0)
-        count = scaled(500)
+        yield "R5", f"{count} peers that never read 64 MiB, {model}", _with(guards.deaf, count, model, 10.0)
+        count = scaled(500 if model == "epoll" else 400)  # a thousand threads are the most, and good ones need some
         yield "R6", f"{count} peers with a byte a second, {count} mute, {model}", _with(guards.slow, count, model, 10.0)
         count = scaled(200)
         yield "R6", f"{count} mute TLS clients, {model}", _with(line.mute, count, model, 5.0)

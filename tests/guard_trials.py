@@ -6,6 +6,7 @@ none of them may lose anything. Those that do not are held here, and each of the
 
 from __future__ import annotations
 
+import math
 import resource
 import select
 import socket
@@ -24,6 +25,7 @@ from ledger_client import Clients
 from ledger_reloads import spread
 from ledger_sampler import status
 from ledger_trials import Result, living, until
+from pronghorn.sources import ROW
 
 HERE = Path(__file__).parent
 GOOD_RATE = 50.0
@@ -241,7 +243,7 @@ def without_of(
             watched = Watched()
             for sock in socks:
                 watched.add(sock)
-            left = watched.wait(5)
+            left = watched.wait(3)
             watched.close()
             until(lambda: time.monotonic() > began + 2, 3)
             took, work = time.monotonic() - began, sum(process.cpu_times()[:2]) - worked
@@ -383,15 +385,21 @@ def limit_of_all(folder: Path, count: int, model: str = "epoll", **settings: Any
 
 
 def limit_of_sources(folder: Path, sources: int, model: str = "epoll", each: int = 3, **settings: Any) -> Result:
-    """So many of each address of 127/8: each has exactly its number, twice: what was counted is taken back."""
+    """So many of each address of 127/8: each has exactly its number, twice: what was counted is taken back.
+
+    The server's table is of fixed size, so where sources are many, a few share both of their places, and have less.
+    """
     result = Result(f"R10 each source, {model}")
     places = [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(sources)] * (each + 2)
+    sharing = sources * (sources / ROW) ** 2  # is to be expected
+    share = math.ceil(each * (2 + 3 * sharing)) if sharing > 0.01 else 0
     with limited(folder, model, settings, max_connections_per_source=each, bind="0.0.0.0:0") as server:
         server.report["listening"] = [server.report["listening"][0].replace("0.0.0.0", "127.0.0.1")]
         for turn in range(2):
             with arrived(server, places) as socks:
                 count = answered(socks)
-            result.expect(count == sources * each, f"turn {turn}: {count} served instead of {sources * each}")
+            right = sources * each - share <= count <= sources * each
+            result.expect(right, f"turn {turn}: {count} served instead of {sources * each}, {share} fewer at most")
             time.sleep(0.5)
     result.figures["served"] = f"{count} of {len(places)} from {sources} sources, {each} of each, twice"
     return result

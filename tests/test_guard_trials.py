@@ -144,7 +144,7 @@ def test_a_bad_tls_server_is_found_out(tmp_path: Path, fault: str, told: list[st
 
 
 def test_lost_packets_corrupt_nothing(tmp_path: Path) -> None:
-    good(line.loss(tmp_path, seconds=4, permille=50))
+    good(line.loss(tmp_path, seconds=3, permille=50, deadline=3.0))
 
 
 def test_no_loss_and_no_deadline_are_seen(tmp_path: Path) -> None:

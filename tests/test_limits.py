@@ -27,7 +27,7 @@ from pronghorn.counts import ACCEPTED, REFUSED
 from pronghorn.errors import PronghornError
 from pronghorn.limits import DENIED, TOO_FAST, TOO_MANY, Bucket, Limits, Reserve, free_descriptors
 from pronghorn.listener import Exhausted
-from pronghorn.scoreboard import Page, Scoreboard
+from pronghorn.scoreboard import SERVING, Page, Scoreboard
 from pronghorn.settings import settle
 from pronghorn.testing import Served, exchange, serving, until
 
@@ -303,6 +303,8 @@ def test_beyond_the_limit_of_a_source_clients_are_turned_away(model: str, worker
 @pytest.mark.parametrize("model", MODELS)
 def test_beyond_the_rate_clients_are_turned_away(model: str, workers: int) -> None:
     with limited(model, accept_rate=20, workers=workers, pool_size=100) as server:
+        # A worker that has only just started begins with a bucket of its own.
+        until(lambda: [page.state for page in board_of(server).pages()] == [SERVING] * workers)
         begun = time.monotonic()
         with connected(server, 60) as clients:
             told = [answered(client) for client in clients]

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pronghorn import events
+from pronghorn.call import Done
 from pronghorn.errors import PronghornError
 from pronghorn.listener import Listener
 from pronghorn.planning import told
-from pronghorn.reload import Done, Reload
+from pronghorn.reload import Reload
 from pronghorn.slots import NEVER, Generation
 from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan

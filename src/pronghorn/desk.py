@@ -10,9 +10,9 @@ import os
 import time
 
 from pronghorn import __version__
+from pronghorn.call import Done
 from pronghorn.errors import BadSetting
 from pronghorn.processes import resident_memory
-from pronghorn.reload import Done
 from pronghorn.scoreboard import STATES
 from pronghorn.supervisor import Supervisor
 

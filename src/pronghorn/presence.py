@@ -15,7 +15,7 @@ from pronghorn.control import Control, open_control
 from pronghorn.desk import Desk
 from pronghorn.events import Observer
 from pronghorn.settings import Settings
-from pronghorn.supervisor import Supervisor
+from pronghorn.supervisor import Supervisor, unheard
 
 if TYPE_CHECKING:
     from pronghorn.watcher import Watcher
@@ -74,7 +74,7 @@ class Presence:
         assert self._watcher is not None
         paths = self._watcher.read()
         if paths:
-            self._supervisor.changes.reload(f"{os.path.relpath(paths[0])} changed", _unheard)
+            self._supervisor.changes.reload(f"{os.path.relpath(paths[0])} changed", unheard)
         if self._watcher.ended:
             self._end_watcher()
 
@@ -83,7 +83,3 @@ class Presence:
             self._supervisor.watch.remove(self._watcher)
             self._watcher.close()
             self._watcher = None
-
-
-def _unheard(result: object) -> None:
-    """The log tells how it ended."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pronghorn import events
+from pronghorn.call import Done
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.handlers import Facts
@@ -25,8 +26,6 @@ from pronghorn.settings import Settings
 from pronghorn.slots import NEVER, Generation
 from pronghorn.watch import Watch
 from pronghorn.worker import Plan
-
-Done = Callable[[dict[str, Any] | PronghornError], None]
 
 
 class Reload:

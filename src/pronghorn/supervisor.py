@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from pronghorn import events
+from pronghorn.call import Done
 from pronghorn.changes import STOPPING, Changes, StartUpgrade
 from pronghorn.planning import Planner
 from pronghorn.processes import SignalPipe, adopt_orphans, kill, name_process, preload_libgcc
-from pronghorn.reload import Done
 from pronghorn.slots import NEVER, Generation, Worker
 from pronghorn.upkeep import TICK, Upkeep
 from pronghorn.watch import Watch
@@ -233,7 +233,7 @@ class Supervisor:
 
 
 def unheard(result: object) -> None:
-    """For those who asked by a signal: nobody waits for an answer, and the log has it."""
+    """For those who asked by a signal or a changed file: nobody waits for an answer, and the log has it."""
 
 
 def _at_terminal() -> bool:

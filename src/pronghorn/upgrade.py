@@ -11,19 +11,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from pronghorn import errors, events
+from pronghorn.call import Done
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.processes import kill
 from pronghorn.program import anonymous_file, server_command
 from pronghorn.watch import Watch
 
-Done = Callable[[dict[str, Any] | PronghornError], None]
 MARGIN = 5.0  # seconds beyond start_timeout: for the interpreter, and for a probe that takes all of its own time
 
 

@@ -9,6 +9,7 @@ waits for. Whatever is started here is ended here, by its process id, on Ctrl-C 
     python benchmarks/compare.py connections              # CPU per connection of one message
     python benchmarks/compare.py memory                   # resident memory per idle connection
     python benchmarks/compare.py start                    # time until the server answers
+    python benchmarks/compare.py guards                   # CPU per message with every deadline and limit, and with none
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ COLUMNS = {  # by mode: what the cost is, and what is shown beside it
     "connections": ("CPU µs/connection", RATES),
     "memory": ("bytes/connection", {"idle": "connections", "worker": "worker MiB"}),
     "start": ("ms to accept", {"reply": "ms to reply"}),
+    "guards": ("CPU µs/message", RATES),
+}
+MUCH = str(10**6)
+GUARDS = {  # none at all, or each of them, without a bound that the load would reach
+    "unguarded": "--idle-timeout 0 --message-timeout 0 --write-timeout 0 --max-connection-age 0 --keepalive 0 "
+    "--user-timeout 0",
+    "guarded": "--idle-timeout 300s --message-timeout 30s --write-timeout 30s --max-connection-age 1h --keepalive 60s "
+    f"--user-timeout 60s --allow 127.0.0.0/8 --deny 127.9.9.0/24 --max-connections {MUCH} "
+    f"--max-connections-per-source {MUCH} --accept-rate {MUCH}",
 }
 Row = dict[str, Any]
 Subject = TypeVar("Subject")
@@ -72,6 +82,12 @@ def contenders(options: argparse.Namespace) -> list[Contender]:
         serve += ["--tls-cert", options.tls[0], "--tls-key", options.tls[1]]
         bare = [name for name in bare if name in baselines.SPEAK_TLS]
     serve += ["--model"]
+    if options.mode == "guards":
+        return [
+            Contender(f"{model} {name}", [*serve, model, *guards.split()])
+            for model in options.models
+            for name, guards in GUARDS.items()
+        ]
     found = [Contender(f"pronghorn {model}", [*serve, model]) for model in options.models]
     if options.mode == "start":  # the others cannot be told their port
         return found
@@ -225,7 +241,7 @@ def rounds(options: argparse.Namespace, chosen: list[Contender]) -> dict[str, li
         for contender in chosen * options.rounds:
             results.setdefault(contender.name, []).append(attempt(measure_fresh, contender, options))
         return results
-    measure = measure_messages if options.mode == "messages" else measure_connections
+    measure = measure_connections if options.mode == "connections" else measure_messages
     warm_up = argparse.Namespace(**vars(options))
     warm_up.seconds = min(0.3, options.seconds)
     with ExitStack() as stack:
@@ -253,6 +269,8 @@ def attempt(
 
 def rival(mode: str, name: str) -> str:
     """Whom the ratio compares with."""
+    if mode == "guards":
+        return f"{name.split()[0]} unguarded"
     return RIVALS.get(name, REFERENCE) if mode == "connections" else REFERENCE
 
 

@@ -2,6 +2,7 @@
 
 Law: a change is a transaction (reload.py, upgrade.py); here stands what is done when one is over, and who waits. Many
 requests for a reload become two at most: the one under way, and one that waits for its end. To stop wins over all.
+A change is told of when the workers before it accept no more: who connects after that meets the new ones.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from pronghorn.errors import PronghornError
 from pronghorn.listener import Listener
 from pronghorn.planning import told
 from pronghorn.reload import Reload
-from pronghorn.slots import NEVER, Generation
+from pronghorn.slots import NEVER, Generation, Worker
 from pronghorn.upgrade import Upgrade
 from pronghorn.worker import Plan
+from pronghorn.workforce import Workforce
 
 if TYPE_CHECKING:
     from pronghorn.supervisor import Supervisor
 
 StartUpgrade = Callable[[Plan, int], Upgrade]
+HANDOVER = 1.0  # seconds that old workers get to let go of their listeners; a conversation may hold one for longer
 STOPPING = PronghornError("The server is stopping.")
 BUSY = PronghornError("Another reload or upgrade is under way.", "", "Try again when it is over.")
 AS_PROCESS_1 = PronghornError(
@@ -32,6 +35,23 @@ AS_PROCESS_1 = PronghornError(
     "Start a new container, or reload.",
 )  # fmt: skip
 IN_A_SCRIPT = PronghornError("This server cannot be upgraded.", "A script holds its handler.", "Restart the script.")
+
+
+class Handover:
+    """The workers before a change, on their way out; `then` hears at the end how many of them may still accept."""
+
+    def __init__(self, force: Workforce, workers: list[Worker], then: Callable[[int], None]) -> None:
+        self.until = time.monotonic() + HANDOVER
+        self.then = then
+        self._force = force
+        self._workers = workers
+
+    @property
+    def accepting(self) -> int:
+        return self._force.accepting(self._workers)
+
+    def over(self, now: float) -> bool:
+        return now >= self.until or not self.accepting
 
 
 class Changes:
@@ -48,13 +68,16 @@ class Changes:
         self._reload: Reload | None = None
         self._pending: list[tuple[str, Done]] = []  # reloads that wait for the change under way
         self._upgrade: Upgrade | None = None
+        self._handover: Handover | None = None
 
     @property
     def under_way(self) -> bool:
-        return self._reload is not None or self._upgrade is not None
+        return any(each is not None for each in (self._reload, self._upgrade, self._handover))
 
     def due(self) -> float:
         """The instant (monotonic) at which `advance` has something to do."""
+        if self._handover is not None:
+            return self._handover.until
         return self._reload.due() if self._reload is not None else NEVER
 
     def reload(self, why: str, done: Done) -> None:
@@ -89,7 +112,10 @@ class Changes:
 
     def advance(self, now: float) -> None:
         """Looks after the change under way, and begins the one that waits."""
-        if self._reload is not None:
+        if self._handover is not None:
+            if self._handover.over(now):
+                self._hand_over()
+        elif self._reload is not None:
             self._reload.look(now)
             if self._reload.over:
                 reload, self._reload = self._reload, None
@@ -107,7 +133,9 @@ class Changes:
                 self._reload.done += waiting
 
     def abandon(self, error: PronghornError) -> None:
-        """Ends the change under way, without a record: there is something more important to tell."""
+        """Ends the change under way, without a record: there is something more important to tell. One that has been
+        made is told of now."""
+        self._hand_over()
         waiting, self._pending = [done for _, done in self._pending], []
         if self._reload is not None:
             self._reload.fail(error)
@@ -132,22 +160,38 @@ class Changes:
         return candidate
 
     def _settle(self, reload: Reload) -> None:
-        host = self._supervisor
-        seconds = time.monotonic() - reload.began
-        self.last_reload = {"ok": reload.error is None, "seconds": round(seconds, 3), "ended_at": time.time()}
-        if reload.error is not None:
-            self.last_reload["why"] = told(reload.error)
-            host.observe(events.ReloadFailed(reload.error.what, told(reload.error)))
-            self._drop(reload.candidate)
-        else:
+        host, error = self._supervisor, reload.error
+        if error is None:
             assert reload.candidate is not None
+            before = host.force.of(host.serving)
             self._promote(reload.candidate)
-            host.observe(events.Reloaded(host.serving.number, seconds, host.planner.rereads, reload.later))
-            certificates = host.serving.plan.certificates
-            for event in certificates.events(replaced=True) if certificates is not None else ():
-                host.observe(event)
+            self._handover = Handover(host.force, before, lambda accepting: self._reloaded(reload, accepting))
+            return
+        self._note(reload, why=told(error))
+        host.observe(events.ReloadFailed(error.what, told(error)))
+        self._drop(reload.candidate)
         for done in reload.done:
-            done(reload.error or {"generation": host.serving.number, "seconds": seconds, "later": reload.later})
+            done(error)
+
+    def _reloaded(self, reload: Reload, accepting: int) -> None:
+        host, seconds = self._supervisor, self._note(reload)
+        number = host.serving.number
+        host.observe(events.Reloaded(number, seconds, host.planner.rereads, reload.later, accepting))
+        certificates = host.serving.plan.certificates
+        for event in certificates.events(replaced=True) if certificates is not None else ():
+            host.observe(event)
+        for done in reload.done:
+            done({"generation": number, "seconds": seconds, "later": reload.later, "accepting": accepting})
+
+    def _note(self, reload: Reload, **why: str) -> float:
+        seconds = time.monotonic() - reload.began
+        self.last_reload = {"ok": not why, "seconds": round(seconds, 3), "ended_at": time.time(), **why}
+        return seconds
+
+    def _hand_over(self) -> None:
+        handover, self._handover = self._handover, None
+        if handover is not None:
+            handover.then(handover.accepting)
 
     def _promote(self, generation: Generation) -> None:
         host = self._supervisor
@@ -173,13 +217,19 @@ class Changes:
         if upgrade.error is not None:
             host.force.helpers.discard(upgrade.pid)
             host.observe(events.UpgradeFailed(upgrade.error.what, told(upgrade.error)))
-        else:
-            self._handed_over()
-            host.observe(events.Upgraded(upgrade.pid))
+            return self._upgraded(upgrade, upgrade.error)
+        self._handed_over()
+        host.observe(events.Upgraded(upgrade.pid))
+        before = [*host.force.living.values()]
+        host.drain(f"upgraded to process {upgrade.pid}")
+        result = {"pid": upgrade.pid}
+        self._handover = Handover(
+            host.force, before, lambda accepting: self._upgraded(upgrade, result | {"accepting": accepting})
+        )
+
+    def _upgraded(self, upgrade: Upgrade, result: dict[str, Any] | PronghornError) -> None:
         for done in upgrade.done:
-            done(upgrade.error or {"pid": upgrade.pid})
-        if upgrade.error is None:
-            host.drain(f"upgraded to process {upgrade.pid}")
+            done(result)
 
 
 def _close(listeners: list[Listener], keep: list[Listener]) -> None:

@@ -197,12 +197,14 @@ class ReloadStarted(Event, frozen=True):
 
 class Reloaded(Event, frozen=True):
     """A new generation serves and the old one drains. `code` says whether the handler was imported anew; `later` are
-    the settings that changed but take effect at the next start."""
+    the settings that changed but take effect at the next start. `accepting` old workers have not let go of their
+    listeners yet: a conversation holds them."""
 
     generation: int
     seconds: float
     code: bool = True
     later: tuple[str, ...] = ()
+    accepting: int = 0
 
 
 class ReloadFailed(Event, frozen=True):

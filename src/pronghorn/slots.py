@@ -72,13 +72,13 @@ class Worker:
     """One worker process: when it started and became ready, and what it has said.
 
     `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
-    why the supervisor kills it, at `kill_at` (monotonic) at the latest. One that is `retired` was told to drain;
-    `stage` is what it set about last before it was ready.
+    why the supervisor kills it, at `kill_at` (monotonic) at the latest. One that is `retired` was told to drain; it has
+    `let_go` when it accepts no more. `stage` is what it set about last before it was ready.
     """
 
     __slots__ = (
-        "crash", "cut", "doom", "failure", "generation", "kill_at", "line", "page", "pid", "ready_at", "retired",
-        "slot", "stage", "started_at", "tail",
+        "crash", "cut", "doom", "failure", "generation", "kill_at", "let_go", "line", "page", "pid", "ready_at",
+        "retired", "slot", "stage", "started_at", "tail",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +93,7 @@ class Worker:
         self.retired = False
         self.started_at = now
         self.ready_at = NEVER
+        self.let_go = False
         self.failure: PronghornError | None = None
         self.crash = ""
         self.cut: int | None = None

@@ -114,6 +114,7 @@ class Supervisor:
             if self._emptied and not self.force.living:
                 self._tell_emptied()
             if self.draining:
+                self.changes.advance(now)  # an upgrade that was made, and is not told of yet
                 self.upkeep.pulse(now)
                 orphans = self.force.hurry_orphans(now >= self._deadline)
                 if not self.force.living and not orphans:
@@ -133,7 +134,7 @@ class Supervisor:
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline]
-        due += [self.force.due()] if self.draining else [self.upkeep.due(), self.changes.due()]
+        due += [self.changes.due(), self.force.due() if self.draining else self.upkeep.due()]
         return max(0.0, min(due) - now)
 
     # Signals
@@ -178,8 +179,8 @@ class Supervisor:
         """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
         timeout = self.serving.plan.settings.drain_timeout
         self._deadline = time.monotonic() + timeout + GRACE
-        self.observe(events.DrainStarted(why, timeout))
         self.changes.abandon(STOPPING)
+        self.observe(events.DrainStarted(why, timeout))
         self.force.cut = 0
         self.force.killed.clear()
         for listener in self.serving.plan.listeners:  # workers empty the queue; when the last has, clients are refused

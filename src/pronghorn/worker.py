@@ -62,6 +62,10 @@ class Stage(msgspec.Struct, tag=True, frozen=True):
     what: str
 
 
+class LetGo(msgspec.Struct, tag=True, frozen=True):
+    """It drains, and has let go of its listeners: whom it has not accepted yet, others will."""
+
+
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The worker cannot start: an error of ours, in its parts."""
 
@@ -94,7 +98,7 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
     cut: int
 
 
-Report = Ready | Stage | Failed | Crashed | Finished
+Report = Ready | Stage | LetGo | Failed | Crashed | Finished
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -217,7 +221,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
             observe=plan.observe, watched=[line, reopener], page=page, ready=ready, lifespan=on_loop,
-            certificates=plan.certificates, drained=lambda: _drained(context, line),
+            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)
     atexit._run_exitfuncs()

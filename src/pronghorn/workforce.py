@@ -21,7 +21,7 @@ from pronghorn.events import Observer
 from pronghorn.processes import children, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Slot, Worker
 from pronghorn.watch import Watch
-from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, Ready, Stage, work
+from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, LetGo, Ready, Stage, work
 
 GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
 LAST_WORDS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
@@ -55,6 +55,10 @@ class Workforce:
 
     def of(self, generation: Generation) -> list[Worker]:
         return [worker for worker in self.living.values() if worker.generation is generation]
+
+    def accepting(self, workers: Iterable[Worker]) -> int:
+        """How many of them may still accept a connection."""
+        return sum(not worker.let_go and self.living.get(worker.pid) is worker for worker in workers)
 
     def retiring(self) -> list[Worker]:
         return [worker for worker in self.living.values() if worker.retired]
@@ -110,6 +114,8 @@ class Workforce:
                     self._on_ready(worker)
                 case Stage():
                     worker.stage = report.what
+                case LetGo():
+                    worker.let_go = True
                 case Failed():
                     worker.failure = report.error()
                 case Crashed():

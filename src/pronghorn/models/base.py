@@ -162,8 +162,9 @@ class Context(Door):
     """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
 
     `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
-    served, and not before. `drained` is called once after the last connection, before an async `lifespan` is left,
-    which only models on an asyncio loop are given: they enter it before they are ready.
+    served, and not before. `let_go` is called once when it drains and has closed its listeners, and `drained` once
+    after the last connection, before an async `lifespan` is left, which only models on an asyncio loop are given: they
+    enter it before they are ready.
     """
 
     connection_class: type[Any] = Connection
@@ -181,6 +182,7 @@ class Context(Door):
         certificates: Certificates | None = None,
         page: Page | None = None,
         ready: Callable[[], None] = _nothing,
+        let_go: Callable[[], None] = _nothing,
         drained: Callable[[], None] = _nothing,
         lifespan: Lifespan | None = None,
     ) -> None:
@@ -191,6 +193,7 @@ class Context(Door):
         self.watched: list[Thing] = watched if watched is not None else []
         self.certificates = certificates
         self.ready = ready
+        self.let_go = let_go
         self.lifespan = lifespan
         self._drained = drained
         self.open: dict[int, Any] = {}

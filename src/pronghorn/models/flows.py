@@ -108,6 +108,7 @@ class Flows:
     def _close(self, listeners: dict[int, Listener]) -> None:
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
+        self.context.let_go()
 
     def _parking(self, poller: select.poll) -> Parking:
         """Where clients wait who have to speak first: with certificates, when every connection has TLS below it."""

@@ -137,6 +137,8 @@ class Loops:
         what was no channel yet."""
         if isinstance(channel, Acceptor):
             channel.listener.close()
+            if all(acceptor.listener.fileno() < 0 for acceptor in self.acceptors):
+                self.context.let_go()
             return
         if isinstance(channel, Introduction):
             self._header_came(channel)

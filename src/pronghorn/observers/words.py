@@ -237,10 +237,16 @@ def _reloaded(event: events.Reloaded) -> tuple[int, str]:
     text = f"Reloaded in {event.seconds:.1f} s: generation {event.generation} serves"
     if not event.code:
         text += "; the handler is the script's own, and is not read anew"
+    if event.accepting:
+        text += f"; conversations hold {_old(event.accepting)} that may still accept"
     if event.later:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in event.later)
         return WARNING, f"{text}; what changed of {names} takes effect at the next start"
     return INFO, text
+
+
+def _old(count: int) -> str:
+    return "an old worker" if count == 1 else f"{count} old workers"
 
 
 @words(ERROR, events.ReloadFailed)

@@ -198,7 +198,7 @@ class ReloadStarted(Event, frozen=True):
 class Reloaded(Event, frozen=True):
     """A new generation serves and the old one drains. `code` says whether the handler was imported anew; `later` are
     the settings that changed but take effect at the next start. `accepting` old workers have not let go of their
-    listeners yet: a conversation holds them."""
+    listeners yet, as when a conversation holds them."""
 
     generation: int
     seconds: float

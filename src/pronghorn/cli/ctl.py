@@ -182,7 +182,7 @@ def sentence(what: str, result: dict[str, Any]) -> str:
         later = result.get("later") or ()
         end = f" Only the next start takes these settings: {', '.join(later)}." if later else ""
         if old := result.get("accepting"):
-            end += f" Conversations hold {old} old worker{'s' if old > 1 else ''} that may still accept."
+            end += f" {old} old worker{'s' if old > 1 else ''} may still accept."
         return f"Reloaded in {result['seconds']:.1f} s: generation {result['generation']} serves.{end}"
     if what == "upgrade":
         return f"Upgraded: process {result['pid']} serves."

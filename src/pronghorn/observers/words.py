@@ -238,7 +238,7 @@ def _reloaded(event: events.Reloaded) -> tuple[int, str]:
     if not event.code:
         text += "; the handler is the script's own, and is not read anew"
     if event.accepting:
-        text += f"; conversations hold {_old(event.accepting)} that may still accept"
+        text += f"; {_old(event.accepting)} may still accept"
     if event.later:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in event.later)
         return WARNING, f"{text}; what changed of {names} takes effect at the next start"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -211,3 +212,59 @@ def test_descriptors_of_the_supervisor_stay_the_same(tmp_path: Path) -> None:
             wait_for(lambda: len(server.workers()) == 1, "the end of the old worker")
             wait_for(lambda: descriptors(server.pid) == mine, "as many descriptors as before")
         assert descriptors(server.workers()[0]) == workers
+
+
+SHUTS = """
+import os, pronghorn, socket
+
+@pronghorn.message(pronghorn.stream)
+def reply(said):
+    for number in os.listdir("/dev/fd") if said == b"shut" else ():
+        try:
+            other = socket.socket(fileno=os.dup(int(number)))
+        except OSError:
+            continue
+        if other.family == socket.AF_INET and other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            other.shutdown(socket.SHUT_RDWR)
+    return said.upper()
+"""
+
+
+def shut(server: Launched) -> None:
+    """Has a worker shut the listener down, for everybody."""
+    with server.connect() as sock:
+        sock.sendall(b"shut")
+        assert sock.recv(100) == b"SHUT", "who is inside stays there"
+
+
+@pytest.mark.parametrize("model", ["epoll", "asyncio", "thread", "prefork"])
+def test_a_listener_that_was_shut_down_is_opened_anew_where_it_was(tmp_path: Path, model: str) -> None:
+    (tmp_path / "mine.py").write_text(SHUTS)
+    with launched(tmp_path, "mine:reply", model=model, workers=2) as server:
+        server.ready(2)
+        shut(server)
+        wait_for(lambda: reloads(server) == 1, "the new listener")
+        where = f"127.0.0.1:{server.address[1]}"
+        assert server.log.count(f"Listening at: tcp://{where}") == 2
+        assert f"Reloading (nobody listens at {where})" in server.log
+        assert server.ask(b"again") == b"AGAIN"
+        wait_for(lambda: len(server.workers()) == 2, "the end of the old workers")
+        assert server.stop() == 0
+
+
+def test_a_listener_whose_address_is_taken_meanwhile_is_told_of_and_the_others_serve(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SHUTS)
+    path = f"{tmp_path}/other"
+    with launched(tmp_path, "mine:reply", model="epoll", bind=["127.0.0.1:0", f"unix:{path}"]) as server:
+        server.ready()
+        server.send(signal.SIGSTOP)
+        shut(server)
+        with socket.create_server(server.address):
+            server.send(signal.SIGCONT)
+            wait_for(lambda: failures(server) == 1, "the failure")
+            assert f"Held by process {os.getpid()}" in server.log
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+            sock.sendall(b"hello")
+            assert sock.recv(100) == b"HELLO"
+        assert server.stop() == 0

@@ -80,15 +80,16 @@ class Changes:
             return self._handover.until
         return self._reload.due() if self._reload is not None else NEVER
 
-    def reload(self, why: str, done: Done) -> None:
-        """Reads settings and handler anew; `done` hears how it ended. One is under way at most, and one waits."""
+    def reload(self, why: str, done: Done, *, anew: bool = True) -> None:
+        """Reads settings and handler anew; `done` hears how it ended. One is under way at most, and one waits. Without
+        `anew` it is the same settings for new workers."""
         host = self._supervisor
         if host.draining or not host.upkeep.served:
             done(STOPPING if host.draining else BUSY)
         elif self.under_way:
             self._pending.append((why, done))
         else:
-            self._reload = Reload(why, host.planner, host.watch, host.observe, host.force.helpers, host.kept)
+            self._reload = Reload(why, host.planner, host.watch, host.observe, host.force.helpers, host.kept, anew=anew)
             self._reload.done.append(done)
             self._reload.begin(host.serving, self._candidate)
 

@@ -190,7 +190,7 @@ class Resized(Event, frozen=True):
 
 
 class ReloadStarted(Event, frozen=True):
-    """Settings, handler and certificates are read anew."""
+    """A new generation of workers starts, as a rule with settings, handler and certificates read anew."""
 
     why: str
 

@@ -119,6 +119,20 @@ class Listener:
         """Give the queue another length: listen(2) on a socket that listens changes nothing else."""
         self._socket.listen(backlog)
 
+    @property
+    def dead(self) -> bool:
+        """It listens no more: somebody has shut it down, or the kernel was told to (SO_ACCEPTCONN, socket(7)). At a
+        unix socket that cannot be seen."""
+        try:
+            return not self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:
+            return False
+
+    def revive(self, other: Listener) -> None:
+        """Have the socket of another listener, of the same address, under the descriptor of this one."""
+        os.dup2(other.fileno(), self.fileno(), inheritable=False)
+        other.close()
+
     def prepare(self, wanted: list[Option]) -> None:
         """What options each TCP connection shall have from now on, however long the listener is open already."""
         if self.family != socket.AF_UNIX:

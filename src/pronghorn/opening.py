@@ -75,7 +75,8 @@ def open_listeners(
 
     What is open already stays as it is and only gets backlog and options anew: `keep`, of an earlier generation, and
     `inherited`, of an older program or of systemd. Nothing of these is ever closed here; what is not in the result is
-    no longer wanted, and the caller's to close. Without any `--bind`, what systemd handed down is served.
+    no longer wanted, and the caller's to close. Only one that listens no more is opened anew, where it was. Without any
+    `--bind`, what systemd handed down is served.
 
     Raises BadSetting for an address that cannot be read or is given twice, AddressInUse if another socket holds one,
     CannotBind if it fails otherwise; nothing new is open then, and nothing has changed.
@@ -93,6 +94,9 @@ def open_listeners(
         opening.close(list(opening.fresh))
         raise
     for each in listeners:
+        if each.dead:
+            _revive(each, settings)
+            observe(ListenerOpened(each.address))
         if each not in opening.fresh and (settings.backlog or not each.bind.startswith("fd:")):
             each.listen(effective_backlog(settings.backlog))
         each.prepare(options(settings))
@@ -225,6 +229,14 @@ def _open_tcp(place: Place, settings: Settings) -> Listener:
     except BaseException:
         listening.close()
         raise
+
+
+def _revive(dead: Listener, settings: Settings) -> None:
+    (place,) = places(parse_bind(dead.address))  # what its own socket says may be gone
+    try:
+        dead.revive(_open_tcp(place, settings))
+    except OSError as error:
+        raise bind_error(error, place, settings) from None
 
 
 def _listening(bound: socket.socket, settings: Settings) -> socket.socket:

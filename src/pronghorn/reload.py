@@ -31,7 +31,8 @@ from pronghorn.worker import Plan
 class Reload:
     """One reload under way. `over` is true once it is decided: `error` says why nothing changes, and without one the
     `candidate` is complete. `later` are the settings that changed but wait for the next start; `done` are told how it
-    ended. `helpers` are the processes that nobody else shall wait for, `left` what a probe must not keep.
+    ended. `helpers` are the processes that nobody else shall wait for, `left` what a probe must not keep. Without
+    `anew` settings and handler are those that serve, and only workers and dead listeners are made again.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Reload:
         observe: Observer,
         helpers: set[int],
         left: Callable[[], Iterable[int]],
+        *,
+        anew: bool = True,
     ) -> None:
         self.over = False
         self.error: PronghornError | None = None
@@ -54,6 +57,7 @@ class Reload:
         self._observe = observe
         self._helpers = helpers
         self._left = left
+        self._anew = anew
         self._probe: Probe | None = None
         self._source: Any = None
         self._settings = Settings()
@@ -63,6 +67,9 @@ class Reload:
         """Reads the settings and looks at the handler; `start` is called when a plan is made, now or later."""
         self._serving, self._start = serving, start
         with _Attempt(self):
+            if not self._anew:
+                self._source, self._settings = serving.plan.source, serving.plan.settings
+                return self._draw_up(serving.plan.facts)
             self._source, self._settings, self.later = self._planner.settle()
             facts = self._planner.facts(self._source, self._settings)
             if facts is not None:

@@ -28,6 +28,8 @@ from pronghorn.watch import Watch
 from pronghorn.worker import CUT_AT_DEADLINE, Plan
 from pronghorn.workforce import GRACE
 
+MEND_PAUSE = 10.0  # seconds between two attempts to open a listener anew
+
 
 class Supervisor:
     """Keeps the workers of a plan alive until it is told to stop.
@@ -73,6 +75,7 @@ class Supervisor:
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._forced = 0
+        self._look_at = 0.0  # listeners: when
 
     @property
     def resized(self) -> int | None:
@@ -123,6 +126,7 @@ class Supervisor:
                 self.changes.advance(now)
                 self.upkeep.fill(now)
                 self._look_at_certificates(now)
+                self._look_at_listeners(now)
             self.force.kill_late(now)
             self.watch.wait(self._rest(time.monotonic()))
 
@@ -130,6 +134,14 @@ class Supervisor:
         certificates = self.serving.plan.certificates
         for event in certificates.look(now) if certificates is not None else ():
             self.observe(event)
+
+    def _look_at_listeners(self, now: float) -> None:
+        """New workers on a new socket, where one listens no more."""
+        if now >= self._look_at and self.upkeep.served and not self.changes.under_way:
+            self._look_at = now + TICK
+            if dead := [each.address for each in self.serving.plan.listeners if each.dead]:
+                self._look_at = now + MEND_PAUSE
+                self.changes.reload(f"nobody listens at {', '.join(dead)}", unheard, anew=False)
 
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""

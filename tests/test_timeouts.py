@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import select
 import socket
 import time
@@ -15,8 +16,10 @@ import pytest
 from pronghorn import models
 from pronghorn.connection import Connection, State
 from pronghorn.settings import settle
+from pronghorn.socket_facts import unsent
 from pronghorn.testing import Served, exchange, serving, until
 from pronghorn.timeouts import AGE, IDLE, MESSAGE, WRITE, ChannelTimeouts, OutsideTimeouts
+from timeouts_under_test import TAKEN_WHOLE
 
 HANDLERS = "timeouts_under_test"
 FLOWS = ("iterative", "fork", "prefork", "thread", "pool", "gevent")
@@ -24,6 +27,7 @@ LOOPS = ("select", "poll", "epoll", "kqueue", "asyncio", "uvloop")
 EVERY = (*FLOWS, *LOOPS)
 OFF = {"idle_timeout": 0, "message_timeout": 0, "write_timeout": 0}
 SMALL = 64 * 1024
+GIVES = ("sh", "-c", "read line; test $line = hello && echo hello || head -c 800000 /dev/zero; cat")
 
 
 def needs(model: str) -> None:
@@ -131,6 +135,38 @@ def test_no_progress_is_no_progress(channel: FakeChannel) -> None:
     when, why = passes(timeouts, channel, 1000)
     assert why == WRITE
     assert 110 <= when <= 112
+
+
+def test_who_has_taken_everything_is_asked_no_more(
+    channel: FakeChannel, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel holds is asked once after each time that something was sent, and of silent ones never."""
+    asked: list[float] = []
+    monkeypatch.setattr("pronghorn.timeouts.unsent", lambda sock: asked.append(now) or 0)
+    timeouts = ChannelTimeouts(settle({**OFF, "write_timeout": 5}), False)
+    for now in range(100):
+        channel.bytes_out = now // 25
+        assert not timeouts.due([channel], float(now))
+    assert asked == [25, 50, 75]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the kernel does not tell")
+def test_what_the_kernel_took_and_the_peer_did_not_is_unsent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        theirs.connect(listener.getsockname())
+        with listener.accept()[0] as ours:
+            channel, timeouts = FakeChannel(ours), ChannelTimeouts(settle({**OFF, "write_timeout": 30}), False)
+            channel.bytes_out = ours.send(bytes(100_000))
+            assert passes(timeouts, channel, 20) == (20, "")
+            theirs.recv(100_000, socket.MSG_WAITALL)
+            until(lambda: not unsent(ours), "everything is taken")
+            assert passes(timeouts, channel, 100)[1] == ""
+            assert channel.seen.acknowledged == channel.bytes_out
+            channel.bytes_out += ours.send(bytes(100_000))
+            when, why = passes(timeouts, channel, 1000)
+            assert why == WRITE
+            assert 130 <= when <= 132
 
 
 def test_an_age_is_told_once(channel: FakeChannel) -> None:
@@ -284,6 +320,44 @@ def test_a_peer_that_never_reads_is_cut(name: str, model: str) -> None:
         told(server, "write timeout")
         with server.connect() as another:
             assert exchange(another, b"hello\n", expect=6) == b"HELLO\n"
+
+
+def cut_after(server: Served, why: str) -> float:
+    """How long the first connection lived that was cut for this reason, in seconds."""
+    told(server, why)
+    found = re.search(rf": {why} after ([0-9.]+) s", server.log())
+    assert found
+    return float(found[1])
+
+
+WHOLE = [*PAIRS, *((program, model) for program in (GIVES,) for model in FLOWS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model"), WHOLE)
+def test_a_peer_that_never_reads_what_the_kernel_has_whole_is_cut(name: Any, model: str) -> None:
+    """The handler is through with its reply, and so is the process: only the kernel knows that the peer takes none."""
+    with served(name, model, write_timeout=0.5) as server, server.connect(receive_buffer=SMALL) as deaf:
+        deaf.sendall(b"SOME\n")
+        assert 0.5 <= cut_after(server, "write timeout") <= 1.5
+        with server.connect() as another:
+            assert exchange(another, b"hello\n", expect=6).upper() == b"HELLO\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", [b"SOME\n", b"BIG\n"])
+@pytest.mark.parametrize(("name", "model"), [("lines", "epoll"), ("streams", "uvloop"), ("lines", "thread"),
+                                             ("blocking", "gevent")])  # fmt: skip
+def test_a_peer_that_takes_a_little_now_and_then_is_not_cut(name: str, model: str, question: bytes) -> None:
+    """Whether the kernel has the whole reply, or has no room for more until a third of what it holds is taken."""
+    with served(name, model, write_timeout=1.0) as server, server.connect(receive_buffer=SMALL) as slow:
+        slow.sendall(question)
+        due = time.monotonic()
+        for _ in range(len(TAKEN_WHOLE) // SMALL):  # several times as long as one has that takes nothing
+            due += 0.3
+            until(lambda due=due: time.monotonic() >= due)  # type: ignore[misc]
+            assert slow.recv(SMALL)
+        assert "write timeout" not in server.log()
 
 
 @pytest.mark.slow

@@ -54,10 +54,7 @@ class AnyChannel(Transport):
         self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None,
         most: int = sys.maxsize,
     ) -> None:  # fmt: skip
-        self.sock = sock
-        self.number = number
-        self.peer = peer
-        self.loop = loop
+        self.sock, self.number, self.peer, self.loop = sock, number, peer, loop
         self.drain = drain
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
@@ -70,8 +67,7 @@ class AnyChannel(Transport):
         self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
         self._backlog: bytearray | None = None
-        self._high = high_water
-        self._most = most  # of the backlog, when something more is written
+        self._high, self._most = high_water, most  # of the backlog: reading pauses; whoever writes more is cut
         self.seen: Any = None  # by timeouts.py
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
@@ -263,13 +259,18 @@ class AnyChannel(Transport):
 
     def cut(self, error: BaseException) -> None:
         """End now, whatever is unsent; if a PeerError is the reason, the kernel is to forget it too."""
-        if self._backlog and isinstance(error, PeerError):
+        if isinstance(error, PeerError) and (self._backlog or unsent(self.sock)):
             drop_unsent(self.sock)
+        else:
+            self._farewell()
         if isinstance(error, TooMuchUnsent):
             self.loop.failed(self, error)
         self._gone(error)
 
     # Inner workings.
+
+    def _farewell(self) -> None:
+        """TLS has a last word (tls_channel.py)."""
 
     def _wish(self) -> None:
         read = (self.state is OPEN or self.state is HALF_CLOSED) and not (self.ended or self._paused or self._throttled)

@@ -30,15 +30,16 @@ SHARE = 100  # a pass may take this part of the time
 class Seen:
     """What the passes have seen of one connection; made by the first, so that short ones never have it."""
 
-    __slots__ = ("aged", "bytes_in", "heard", "look_at", "messages", "partial", "sent", "stalled")
+    __slots__ = ("acknowledged", "aged", "bytes_in", "heard", "look_at", "messages", "partial", "stalled", "taken")
 
     def __init__(self, opened: float) -> None:
         self.bytes_in = 0
         self.heard = opened  # when the last byte came
         self.messages = 0
         self.partial = 0.0  # when the message that is unfinished began
-        self.sent = -1
-        self.stalled = 0.0  # since when the peer has taken nothing; 0 if nothing is unsent
+        self.acknowledged = 0  # what was sent when a look found all of it acknowledged
+        self.taken = -1  # how much the peer had taken when it last took something
+        self.stalled = 0.0  # since when it has taken nothing; 0 if nothing is unsent
         self.look_at = 0.0  # not worth a look before
         self.aged = False
 
@@ -90,11 +91,12 @@ class Timeouts:
 
 
 class ChannelTimeouts(Timeouts):
-    """Of channels: they count what they read and send."""
+    """Of channels: they count what they read and send. What the kernel still holds of that is asked only of those that
+    have sent something since a pass saw all of it acknowledged: those that are silent are asked nothing."""
 
     def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
         not_heard_since, stalled_since, born = now - self.idle, now - self.write, now - self.age
-        framed = self.message < math.inf
+        framed, writes = self.message < math.inf, self.write < math.inf
         for channel in conns:
             seen, reason = channel.seen, ""
             if seen is None:
@@ -103,19 +105,28 @@ class ChannelTimeouts(Timeouts):
                 seen.bytes_in, seen.heard = channel.bytes_in, now
             elif seen.heard <= not_heard_since and _is_silent(channel.sock, self.idle):
                 reason = IDLE
-            if channel.wants_write:
-                if not seen.stalled or channel.bytes_out != seen.sent:
-                    seen.stalled, seen.sent = now, channel.bytes_out
-                elif seen.stalled <= stalled_since:
+            if writes and (channel.wants_write or channel.bytes_out != seen.acknowledged):
+                _look_at_unsent(channel, seen, now)
+                if seen.stalled and seen.stalled <= stalled_since:
                     reason = WRITE
-            elif seen.stalled:
-                seen.stalled = 0.0
             if framed:
                 reason = self._message(channel, channel.sock, seen, now) or reason
             if channel.opened <= born and not seen.aged:
                 reason = reason or AGE
             if reason and channel.state is not State.OPENING and not channel.is_lingering():
                 yield channel, reason
+
+
+def _look_at_unsent(channel: Any, seen: Seen, now: float) -> None:
+    """Note since when the peer has taken nothing of what is unsent, here or in the kernel."""
+    held = unsent(channel.sock)
+    info = tcp_info(channel.sock) if held else None
+    if info is None and not channel.wants_write:  # a unix socket's peer reads it where it is: it has been taken
+        seen.acknowledged, seen.stalled = channel.bytes_out, 0.0
+        return
+    taken = info.bytes_out if info is not None else channel.bytes_out - held
+    if not seen.stalled or taken != seen.taken:
+        seen.stalled, seen.taken = now, taken
 
 
 def _is_silent(sock: socket.socket, seconds: float) -> bool:
@@ -156,11 +167,11 @@ class OutsideTimeouts(Timeouts):
         if not held or (info is None and _has_room(conn)):
             seen.stalled = 0.0
         else:
-            sent = info.bytes_out if info is not None else -held
+            taken = info.bytes_out if info is not None else -held
             if not seen.stalled and info is not None:  # the look before was long ago
-                seen.stalled, seen.sent = now - info.ms_since_sent / 1000, sent
-            elif not seen.stalled or sent != seen.sent:
-                seen.stalled, seen.sent = now, sent
+                seen.stalled, seen.taken = now - info.ms_since_sent / 1000, taken
+            elif not seen.stalled or taken != seen.taken:
+                seen.stalled, seen.taken = now, taken
         if now - seen.heard >= self.idle:
             return IDLE
         if seen.stalled and now - seen.stalled >= self.write:

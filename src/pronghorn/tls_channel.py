@@ -123,11 +123,6 @@ class AnyTlsChannel(AnyChannel):
         AnyChannel.on_writable(self)
         self._count(before)
 
-    def cut(self, error: BaseException) -> None:
-        if not (self._backlog or self.is_closing()):
-            self._push(self.records.goodbye())
-        AnyChannel.cut(self, error)
-
     def settle(self) -> None:
         if self.state is CLOSING and not (self._backlog or self._until or self._dead):
             self._push(self.records.goodbye())
@@ -139,6 +134,10 @@ class AnyTlsChannel(AnyChannel):
             self.close()  # whoever has said nothing by now is owed nothing
 
     # Inner workings.
+
+    def _farewell(self) -> None:
+        if not (self._backlog or self.is_closing()):
+            self._push(self.records.goodbye())
 
     def _shake(self) -> None:
         try:

@@ -35,6 +35,15 @@ CASES = [
     if promise.needs <= form.can
 ]
 
+TLS = "-tls"
+WITH_TLS = [
+    pytest.param(name + TLS, promise, id=f"{name}{TLS}-{promise.name}")
+    for name, (model, form) in NAMED.items()
+    if possible(model, form) and form.style != "program"
+    for promise in PROMISES
+    if promise.needs <= form.can
+]
+
 
 def available(model: str) -> str:
     missing = models.page(model).missing()
@@ -53,8 +62,9 @@ class Present:
     def become(self, name: str) -> Subject:
         if name != self.name:
             self.end()
-            model, form = NAMED[name]
-            self.subject = self._subject.enter_context(Subject.of(form, available(model)))
+            model, form = NAMED[name.removesuffix(TLS)]
+            subject = Subject.of(form, available(model), tls=name.endswith(TLS))
+            self.subject = self._subject.enter_context(subject)
             self.name = name
         return self.subject
 
@@ -70,7 +80,7 @@ def present() -> Iterator[Present]:
     present.end()
 
 
-@pytest.mark.parametrize(("name", "promise"), CASES)
+@pytest.mark.parametrize(("name", "promise"), [*CASES, *WITH_TLS])
 def test_promise(present: Present, name: str, promise: Promise) -> None:
     told = broken(promise, present.become(name))
     assert not told, told[0]

@@ -10,6 +10,7 @@ import socket
 import socketserver
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,21 @@ import pronghorn
 from pronghorn import services
 from pronghorn.errors import BadSetting, MissingExtra, PronghornError
 from pronghorn.handlers import Source
-from pronghorn.testing import FORMS, PROMISES, FakeTransport, check_handler, check_model, exchange, serving, until
+from pronghorn.testing import (
+    FORMS,
+    PROMISES,
+    ChaosProxy,
+    FakeTransport,
+    Way,
+    check_handler,
+    check_model,
+    exchange,
+    over_tls,
+    serving,
+    until,
+)
 from pronghorn.testing.served import source_of
+from pronghorn.testing.tls import SealedClient, throw_away_pair, trusting
 
 GUIDE = Path(__file__).parent.parent / "docs" / "testing.md"
 
@@ -435,6 +449,42 @@ def test_a_reply_lost_at_half_close_is_found_out() -> None:
 def test_a_handler_that_fills_the_memory_is_found_out() -> None:
     with pytest.raises(AssertionError, match="its memory grew by"):
         check_handler(hoards, b"question" * 1000, b"QUESTION" * 1000, model="thread", half_close=True)
+
+
+def test_promises_are_kept_over_tls() -> None:
+    check_handler(backwards, b"hello\n", b"olleh\n", tls=True)
+    with pytest.raises(AssertionError, match="split_writes_change_nothing"):
+        check_handler(TakesAllAtOnce, b"is it?\n", b"yes\n", model="thread", tls=True)
+    check_model("poll", [form for form in FORMS if form.name in ("message-prefixed", "blocking", "program")], tls=True)
+
+
+def test_a_client_with_tls_tells_of_an_end_that_is_none() -> None:
+    with serving("upper") as server, SealedClient(server.connect(), trusting()) as client:
+        client.sendall(b"hello")
+        with pytest.raises(ConnectionResetError, match="No TLS"):
+            client.recv(100)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving("upper", **throw_away_pair(folder)) as server,
+        ChaosProxy(server.address, down=Way(end_after=4000)) as network,
+        SealedClient(network.connect(), trusting()) as client,
+    ):
+        client.sendall(b"x" * 10_000)
+        with pytest.raises(ConnectionResetError, match="close_notify"):
+            while client.recv(10_000):
+                pass
+
+
+def test_what_tls_has_sealed_is_sent_to_the_last_byte() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = throw_away_pair(folder)
+        with serving("pronghorn.testing.reference:upper_prefixed", **settings) as server:
+            for size in range(200_000, 200_030):  # an answer comes only once all has come
+                sock = server.connect()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                with over_tls(sock) as client:
+                    got = exchange(client, size.to_bytes(4) + b"x" * size, expect=size + 4)
+                assert got[4:] == b"X" * size
 
 
 def test_promises_can_be_left_out() -> None:

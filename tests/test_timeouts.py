@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 from pronghorn import models
@@ -289,6 +290,18 @@ def test_what_we_say_does_not_keep_it(name: str, model: str) -> None:
     with served(name, model, idle_timeout=0.4) as server, server.connect() as client:
         assert exchange(client).startswith(b"tick\n")
         told(server, "idle")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", EVERY)
+def test_between_two_passes_nothing_spins(model: str) -> None:
+    """Passes may be more frequent than heartbeats; until the next of them, a server that has nothing to do rests."""
+    with served("lines", model, idle_timeout=2) as server, server.connect() as client:
+        assert exchange(client, b"hello\n", expect=6) == b"HELLO\n"
+        workers = [psutil.Process(pid) for pid in server.worker_pids()]
+        before, began = sum(sum(each.cpu_times()[:2]) for each in workers), time.monotonic()
+        until(lambda: time.monotonic() >= began + 1.5)
+        assert sum(sum(each.cpu_times()[:2]) for each in workers) - before < 0.25
 
 
 @pytest.mark.slow

@@ -116,3 +116,10 @@ class Stays(pronghorn.Protocol):
 
     def draining(self) -> bool:
         return True
+
+
+async def restless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Finds no rest when its peer does."""
+    writer.write((await reader.readline()).upper())
+    while not writer.is_closing():
+        await asyncio.sleep(0)

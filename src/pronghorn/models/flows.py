@@ -77,7 +77,7 @@ class Flows:
         self.context.ready()
         while not drain:
             now = time.monotonic()
-            if now >= self._beat_at:
+            if now >= self._beat_at or not self.timeouts.wait(now):
                 self.tick()
                 parking.turn_late_away(now)
             ready = room() and now >= self._rest_until

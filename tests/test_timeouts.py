@@ -453,3 +453,10 @@ def test_a_handler_that_pushes_what_nobody_takes_loses_its_connection(name: str,
         told(server, "write buffer")
         assert "TooMuchUnsent" in server.log()
         assert server.memory() - before < 32 * 1024 * 1024
+
+
+@pytest.mark.parametrize(("message", "late"), [(30, 3.0), (2, 1.0), (0.4, 1.0)])
+def test_the_first_look_comes_early_enough_for_a_message_that_began_at_once(message: float, late: float) -> None:
+    """Until then nobody knows of it: that, a heartbeat and a pass are what its end may be late."""
+    timeouts = OutsideTimeouts(settle({**OFF, "message_timeout": message}), True)
+    assert timeouts.first_look + 0.5 + timeouts.interval <= late

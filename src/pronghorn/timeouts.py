@@ -58,6 +58,8 @@ class Timeouts:
         self.shortest = min(self.idle, self.message, self.write, self.age)
         often = max(SHORTEST, min(LONGEST, self.shortest / PER_DEADLINE))
         self.interval = often if self.shortest < math.inf else math.inf
+        # When the first look at a connection has to be, at the latest: an unfinished message is timed from there.
+        self.first_look = min(self.shortest / 2, max(1.0, self.message / 10) / 3)
         self._next = 0.0
 
     def wait(self, now: float) -> float:

@@ -79,7 +79,7 @@ def serve(context: Context) -> None:
         flows.keep_deadlines(now)
         send(elders.since(now) & children.keys(), signal.SIGURG)
 
-    elders = Elders(flows.timeouts.shortest / 2)
+    elders = Elders(flows.timeouts.first_look)
     flows.watch_over = watch_over
     previous = handle_signals(flows)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):

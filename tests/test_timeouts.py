@@ -6,9 +6,11 @@ import math
 import re
 import select
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,9 +20,11 @@ from pronghorn import models
 from pronghorn.connection import Connection, State
 from pronghorn.settings import settle
 from pronghorn.socket_facts import unsent
-from pronghorn.testing import Served, exchange, serving, until
+from pronghorn.testing import Served, exchange, over_tls, serving, until
 from pronghorn.timeouts import AGE, IDLE, MESSAGE, WRITE, ChannelTimeouts, OutsideTimeouts
+from pronghorn.tls import Records
 from timeouts_under_test import TAKEN_WHOLE
+from tls_under_test import Authority
 
 HANDLERS = "timeouts_under_test"
 FLOWS = ("iterative", "fork", "prefork", "thread", "pool", "gevent")
@@ -460,3 +464,45 @@ def test_the_first_look_comes_early_enough_for_a_message_that_began_at_once(mess
     """Until then nobody knows of it: that, a heartbeat and a pass are what its end may be late."""
     timeouts = OutsideTimeouts(settle({**OFF, "message_timeout": message}), True)
     assert timeouts.first_look + 0.5 + timeouts.interval <= late
+
+
+# TLS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model"), [
+    *(("lines", model) for model in ("iterative", "fork", "pool", "gevent", "select", "asyncio", "uvloop")),
+    ("async_lines", "thread"), ("async_lines", "epoll"),
+])  # fmt: skip
+def test_a_byte_now_and_then_of_a_record_is_no_message(name: str, model: str, tmp_path: Path) -> None:
+    """Whoever never ends a TLS record has begun a message all the same."""
+    certificate, key = Authority(tmp_path).sign("server")
+    pair = {"tls_cert": certificate, "tls_key": key}
+    with served(name, model, message_timeout=0.6, **pair) as server, over_tls(server.connect()) as client:
+        assert exchange(client, b"whole\n", expect=6) == b"WHOLE\n"
+        assert client.records is not None
+        record = client.records.seal(b"never whole\n" * 1000)
+        poller = select.poll()
+        poller.register(client, select.POLLIN)
+        sent, deadline = 0, time.monotonic() + 10
+        while not poller.poll(20):
+            assert time.monotonic() < deadline
+            sent += socket.socket.send(client, record[sent : sent + 1])
+        told(server, "message timeout")
+
+
+def test_records_know_whether_one_has_begun(tmp_path: Path) -> None:
+    """However they are cut: of those of the handshake too, which are no data."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client = Records(context, "localhost", client=True)
+    client.shake()
+    hello = client.unsent()
+    sealed = hello * 3
+    for size in (*range(1, 12), len(hello), len(hello) + 3):
+        records = Records(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        fed = 0
+        while fed < len(sealed):
+            piece = sealed[fed : fed + size]
+            records.feed(piece)
+            fed += len(piece)
+            assert records.unfinished is (fed % len(hello) != 0), (size, fed)

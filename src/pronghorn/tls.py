@@ -22,6 +22,7 @@ import msgspec
 
 from pronghorn.errors import HandshakeFailed, TlsFailed
 
+HEAD = 5  # bytes of a record that tell its length (RFC 8446, 5.1)
 RECORD = 16 * 1024  # the longest that a record holds (RFC 8446, 5.1)
 MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our saying a word (RFC 8446, 4.6.3)
 FLOOD = "the peer asks for one new key after the other"
@@ -201,7 +202,9 @@ class Records:
     __slots__ = (
         "_client",
         "_early",
+        "_head",
         "_incoming",
+        "_left",
         "_outgoing",
         "begun",
         "ended",
@@ -220,6 +223,7 @@ class Records:
         )
         self._client = client
         self._early = b""  # opened before anybody asked for it
+        self._head, self._left = b"", 0  # of the record that has begun: a part of its head, or what is to come of it
         self.waiting = False
         """Something was fed and has not been taken."""
         self.begun = False
@@ -241,9 +245,19 @@ class Records:
         """There is something `unsent`: the peer has asked for it, and no data that goes takes it along."""
         return self._outgoing.pending > 0
 
+    @property
+    def unfinished(self) -> bool:
+        """A record has begun, and the rest of it has not come."""
+        return self._left > 0 or bool(self._head)
+
     def feed(self, sealed: bytes) -> None:
         self.begun = self.waiting = True
         self._incoming.write(sealed)
+        sealed, at = self._head + sealed, self._left
+        while at + HEAD <= len(sealed):
+            at += HEAD + (sealed[at + 3] << 8) + sealed[at + 4]
+        self._left = at - len(sealed) if at > len(sealed) else 0
+        self._head = sealed[at:]
 
     def end_input(self) -> None:
         """The connection below has ended."""

@@ -86,6 +86,10 @@ class AnyTlsChannel(AnyChannel):
         return self.records.facts
 
     @property
+    def unfinished(self) -> bool:
+        return self.state is not OPENING and (self.records.unfinished or super().unfinished)
+
+    @property
     def reason(self) -> str:
         told = super().reason
         return "truncated" if told == "done" and self.records.truncated else told

@@ -256,6 +256,10 @@ class TlsCalls(Base):
         return self.records.facts if self.records is not None and self.records.shaken else None
 
     @property
+    def unfinished(self) -> bool:
+        return (self.tls is not None and self.records.unfinished) or super().unfinished  # type: ignore[union-attr]
+
+    @property
     def reason(self) -> str:
         return "truncated" if self.records is not None and self.records.truncated else "done"
 

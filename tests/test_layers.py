@@ -28,8 +28,8 @@ LAYERS = (
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
         "addresses", "bind_errors", "unix_path", "tls", "bare", "certificates", "tls_channel", "tls_connection",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
-        "scoreboard", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts", "socket_facts",
-        "settings",
+        "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
+        "socket_facts", "settings",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

@@ -16,17 +16,18 @@ import math
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from pronghorn.counts import ACCEPTED, OPEN, REFUSED
+from pronghorn.counts import OPEN
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.networks import Access, Networks
-from pronghorn.scoreboard import Page
+from pronghorn.scoreboard import H_HIGHEST, SEEN, SINCE, TAKEN, Page
 from pronghorn.settings import Settings
 
 SPARE_DESCRIPTORS = 16  # of those that are free when serving begins, for what is no connection
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
 RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
+SECOND = 10**9  # nanoseconds
 AGAIN = 1.0  # seconds within which a second shortage is the same one
 
 
@@ -42,26 +43,63 @@ def free_descriptors() -> int:
 
 
 class Bucket:
-    """At most `rate` in a second, and as many at once after a second of rest. Each worker keeps one, and pours out of
-    its own what any of them has taken: `served` counts those. Whatever flowed in meanwhile is taken to have come first,
-    so that there is never more in a worker's bucket than in one that all would share."""
+    """At most `rate` in a second, and as many at once after a second of rest: one bucket for all workers that ever
+    were, so that it is as full for one that has just started as for the others.
 
-    __slots__ = ("_level", "_rate", "_seen", "_when")
+    Nobody keeps it. Whoever takes from it counts that first, and writes down a view: since when it would be filling,
+    had nobody taken any since so many were taken in all. Whoever has taken any since is held to have come last, so no
+    view has more in the bucket than there is, and that which has most is the best. What a worker has written there
+    stays when it is gone, and no count ever falls. Instants are nanoseconds, of the monotonic clock.
+    """
 
-    def __init__(self, rate: int, served: int, now: float) -> None:
-        self._rate = self._level = float(rate)
-        self._seen, self._when = served, now
+    __slots__ = ("_clock", "_index", "_rate", "_words")
 
-    def fill(self, served: int, now: float) -> None:
-        """Bring it up to now; a worker that accepts nobody does this once a second."""
-        level = min(self._rate, self._level + (now - self._when) * self._rate)
-        self._level = min(self._rate, level - (served - self._seen))
-        self._seen, self._when = served, now
+    def __init__(self, rate: int, page: Page, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._rate, self._index, self._words, self._clock = rate, page.index, page.head(), clock
 
-    def take(self, served: int, now: float) -> bool:
-        """Whether there was one more; `served` counts it already, and does no longer if it is refused for that."""
-        self.fill(served, now)
-        return self._level >= 0
+    def take(self) -> bool:
+        """Whether there was one more. When two take the last at the same moment, neither may have it."""
+        since, taken, now = self._best()
+        if since + SECOND // self._rate > now:
+            self._write(since, taken)  # it fills from now on, also where no view could be believed
+            return False
+        self._words[TAKEN + self._index] += 1
+        total = sum(self._each(TAKEN, self._places()))
+        since += (total - taken) * SECOND // self._rate
+        fits = since <= now
+        self._write(since if fits else since - SECOND // self._rate, total)
+        return fits
+
+    def give_back(self) -> None:
+        """One that was taken was not needed."""
+        since, taken, _ = self._best()
+        self._write(since - SECOND // self._rate, taken)
+
+    def _best(self) -> tuple[int, int, int]:
+        """The best view, brought up to now, how many have been taken, and now. None is worse than an empty bucket."""
+        places = self._places()
+        at, since, same = (self._each(each, places) for each in (SEEN, SINCE, SEEN))
+        taken = sum(self._each(TAKEN, places))
+        now = self._clock()  # and not before: who was held up since would take a bucket for full that others emptied
+        full = now - SECOND
+        views = (
+            max(start, full) + (taken - seen) * SECOND // self._rate
+            for seen, start, again in zip(at, since, same, strict=True)
+            if seen == again >= 0
+        )
+        return min(now, *views), taken, now
+
+    def _write(self, since: int, taken: int) -> None:
+        words, index = self._words, self._index
+        words[SEEN + index] = -1  # who reads it meanwhile shall not believe it
+        words[SINCE + index] = since
+        words[SEEN + index] = taken
+
+    def _places(self) -> int:
+        return self._words[H_HIGHEST] + 1
+
+    def _each(self, start: int, places: int) -> list[int]:
+        return self._words[start : start + places].tolist()
 
 
 class Limits:
@@ -76,7 +114,7 @@ class Limits:
         self._all = settings.max_connections
         self._per_source = settings.max_connections_per_source
         rate = settings.accept_rate
-        self._bucket = Bucket(rate, _served(page), time.monotonic()) if rate else None
+        self._bucket = Bucket(rate, page) if rate else None
         self.most: float = max(1, free_descriptors() - SPARE_DESCRIPTORS)
         self.proxied = bool(self._proxies)
 
@@ -98,10 +136,14 @@ class Limits:
         counted among those of its source, unless it is a proxy, who speaks for others: they are counted later."""
         if not self._access.permits(peer):
             return DENIED
-        bucket = self._bucket
-        if bucket is not None and not bucket.take(_served(self._page), time.monotonic()):
+        counts = not self.is_proxy(peer)
+        if counts and self._too_many(peer):
+            return TOO_MANY
+        if self._bucket is not None and not self._bucket.take():
+            if counts:
+                self.left(peer)
             return TOO_FAST
-        return "" if self.is_proxy(peer) else self._too_many(peer)
+        return ""
 
     def refusal_of_client(self, client: Peer) -> str:
         """The same of a client for whom a proxy speaks. How fast the proxy comes has been looked at."""
@@ -112,10 +154,10 @@ class Limits:
         if self._per_source:
             self._page.source_remove(peer)
 
-    def tick(self, now: float) -> None:
-        """Once a second or so."""
+    def refused(self) -> None:
+        """A connection that no limit refused when it came was refused later, and is none of this second's."""
         if self._bucket is not None:
-            self._bucket.fill(_served(self._page), now)
+            self._bucket.give_back()
 
     def _too_many(self, peer: Peer) -> str:
         if self._per_source:
@@ -124,11 +166,6 @@ class Limits:
                 self._page.source_remove(peer)
                 return TOO_MANY
         return ""
-
-
-def _served(page: Page) -> int:
-    """Connections that the workers of now have accepted and not refused."""
-    return page.everywhere(ACCEPTED) - page.everywhere(REFUSED)
 
 
 class Reserve:

@@ -20,16 +20,17 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from pronghorn.counts import COUNTERS, OPEN, Counts, word
 from pronghorn.errors import PronghornError
+from pronghorn.shared_memory import mapped, unnamed
 from pronghorn.sources import SOURCE_WORDS, buckets
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 1
+FORMAT = 2
 PAGES = 1024  # workers at once; page 0 has the counters of those that are gone
 PAGE = max(4096, mmap.PAGESIZE)  # bytes
 WORDS = PAGE // 8
@@ -40,11 +41,13 @@ SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take
 # The words of a page behind its counters.
 SLOT, GENERATION, SUPERVISOR, PID, STATE, STARTED, BEAT, SOURCES = range(COUNTERS, COUNTERS + 8)
 
-# The words of the head; behind it stands the directory: a word for each page, its supervisor's process id or 0.
-H_MAGIC, H_FORMAT, H_PAGE, H_PAGES, H_CHANGES = range(5)
+# The words of the head. Behind it stands the directory: a word for each page, its supervisor's process id or 0; then
+# what --accept-rate needs (limits.py): three words for each page, which are not cleared when it is given back.
+H_MAGIC, H_FORMAT, H_PAGE, H_PAGES, H_CHANGES, H_HIGHEST = range(6)
 KEY = slice(64, 80)  # bytes
 DIRECTORY = WORDS
-FIRST = DIRECTORY + (PAGES * 8 + PAGE - 1) // PAGE * WORDS
+TAKEN, SEEN, SINCE = (DIRECTORY + each * PAGES for each in (1, 2, 3))
+FIRST = DIRECTORY + (4 * PAGES * 8 + PAGE - 1) // PAGE * WORDS
 TABLES = (FIRST + PAGES * WORDS) * 8  # bytes
 SIZE = TABLES + PAGES * SOURCE_WORDS * 4
 
@@ -93,6 +96,10 @@ class Page(Counts):
     def tick(self, now: float) -> None:
         """The heartbeat, written by the loop that serves; `now` is monotonic."""
         self.floats[BEAT] = now
+
+    def head(self) -> memoryview[int]:
+        """What stands before all pages; without a board, as much that nobody else has."""
+        return self._board.words[:FIRST] if self._board else memoryview(bytearray(FIRST * 8)).cast("q")
 
     def crowded(self) -> bool:
         """Whether another worker that accepts, and is alive, has fewer open connections by two or more: then that one
@@ -157,7 +164,7 @@ class Scoreboard:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         os.set_inheritable(fd, False)
-        self._map, self._copy = _mapped(fd)
+        self._map, self._copy = mapped(fd, SIZE)
         whole = memoryview(self._map)
         self.words: memoryview[int] = whole[:TABLES].cast("q")
         self.floats: memoryview[float] = whole[:TABLES].cast("d")
@@ -169,7 +176,7 @@ class Scoreboard:
     @classmethod
     def create(cls) -> Scoreboard:
         """A new, empty one. OSError if the system has no room for it."""
-        fd = _anonymous_file()
+        fd = unnamed()
         os.ftruncate(fd, SIZE)
         if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):  # nobody can cut it short below our feet
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
@@ -222,6 +229,7 @@ class Scoreboard:
                     break
             else:
                 raise OSError(errno.EAGAIN, f"the scoreboard has room for {PAGES - 1} workers")
+            self.words[H_HIGHEST] = max(index, self.words[H_HIGHEST])
             page = self.page(index)
             page.words[SLOT], page.words[GENERATION] = slot, generation
             page.words[SUPERVISOR] = self.words[DIRECTORY + index] = os.getpid()
@@ -321,28 +329,3 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         pass  # another user's: it lives
     return True
-
-
-def _anonymous_file() -> int:
-    create: Callable[..., int] | None = getattr(os, "memfd_create", None)
-    if create is not None:
-        return create("pronghorn-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    import tempfile
-
-    fd, path = tempfile.mkstemp(prefix="pronghorn-scoreboard-")
-    os.unlink(path)
-    return fd
-
-
-def _mapped(fd: int) -> tuple[mmap.mmap, int]:
-    """The file in memory, and the number of the copy of `fd` that the mmap module makes for itself, or -1."""
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, SIZE, trackfd=False), -1
-    copy = os.dup(fd)  # the lowest number that is free: the module's own copy will have it
-    os.close(copy)
-    mapped = mmap.mmap(fd, SIZE)
-    try:
-        found = os.path.sameopenfile(copy, fd)
-    except OSError:
-        found = False
-    return mapped, copy if found else -1

@@ -245,7 +245,6 @@ class Context(Door):
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
         self.page.tick(now)
         self._ended = [self._ended[1], self.page.words[ACCEPTED] - self.page.words[OPEN]]
-        self.limits.tick(now)
         if now >= self._fold_at:
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)

@@ -63,7 +63,8 @@ class Door:
                 limit = self.limits.refusal(got[1])
             if not limit:
                 return got
-            self.refuse(*got, limit)
+            turn_away(got[0])
+            self._count_refused(got[1], limit)
         return None
 
     def _reserve(self, listener: Listener) -> None:
@@ -112,10 +113,16 @@ class Door:
     def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         """A connection was closed unserved."""
         with self.lock:
-            self.counts.words[REFUSED] += 1
-            self.counts.words[OPEN] -= 1
+            if self.counts is self.page:  # a child does not write on its worker's page
+                self.limits.refused()
             if admitted:
                 self.limits.left(peer)
+        self._count_refused(peer, limit, detail)
+
+    def _count_refused(self, peer: Peer, limit: str, detail: str = "") -> None:
+        with self.lock:
+            self.counts.words[REFUSED] += 1
+            self.counts.words[OPEN] -= 1
         self.observe(ConnectionRefused(peer, limit, detail))
 
     def gives_way(self) -> bool:

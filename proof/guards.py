@@ -1,6 +1,7 @@
 """The trials of the guards, with large numbers: what proof/run.py makes beside those of reloads and kills.
 
-Law: numbers stand here, and nothing else; what is demanded is in tests/guard_trials.py and tests/line_trials.py.
+Law: numbers stand here, and nothing else; what is demanded is in tests/guard_trials.py, tests/line_trials.py and
+tests/fault_trials.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import fuzz
 
+import fault_trials as failing
 import guard_trials as guards
 import line_trials as line
 from ledger_trials import Result
@@ -38,6 +40,11 @@ def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[
         yield "R10", f"{scaled(500)} sources, {model}", _with(guards.limit_of_sources, scaled(500), model)
         yield "R10", f"{count} in a second, {model}", _with(guards.limit_of_rate, count, model)
         yield "R10", f"{scaled(50)} behind proxies, {model}", _with(guards.limit_behind_proxies, scaled(50), model)
+    yield "R10", f"{scaled(1_000_000):,} false sources", _with(guards.false_sources, scaled(1_000_000))
+    for model in available:
+        count = sum(failing.fits(each, model) for each in failing.FAULTS)
+        words = f"{count} failing system calls, and no descriptor for {scaled(10)} s, {model}"
+        yield "R7", words, _with(failing.faults, model, failing.FAULTS, 30, float(scaled(10)))
     yield "R8", "a log on a full disk", _with(guards.full_disk, scaled(20))
     yield "R8", f"{scaled(50)} clients without a process, fork", _with(guards.no_forks, scaled(50))
     for model in TLS_MODELS:

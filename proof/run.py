@@ -103,7 +103,9 @@ def model_of_the_supervisor(folder: Path) -> Result:
 
 
 def controls(folder: Path) -> Result:
-    return pytest("controls", ["test_ledger.py", "test_guard_trials.py", "-k", "bad or seen or looked_at"], {})
+    return pytest(
+        "controls", ["test_ledger.py", "test_guard_trials.py", "test_faults.py", "-k", "bad or seen or looked_at"], {}
+    )
 
 
 def pytest(name: str, arguments: list[str], environment: dict[str, str]) -> Result:
@@ -173,11 +175,12 @@ INTRODUCTION = """# Proof
 
 What `make proof` found when it was last run: reloads, upgrades, kills and stops of a server while clients, in processes
 of their own, write down how each of their connections ended; afterwards their books are compared with the server's. So
-it is with peers that are deaf, slow or too many, with certificates that change, with packets that are lost, and with a
-server that is short of something. `make test` makes the same trials with smaller numbers.
+it is with peers that are deaf, slow or too many, with certificates that change, with packets that are lost, with system
+calls that fail, and with a server that is short of something. `make test` makes the same trials with smaller numbers.
 [tests/ledger_trials.py](../tests/ledger_trials.py), [tests/ledger_reloads.py](../tests/ledger_reloads.py),
-[tests/guard_trials.py](../tests/guard_trials.py) and [tests/line_trials.py](../tests/line_trials.py) say what they
-demand; this page is written by [proof/run.py](../proof/run.py).
+[tests/guard_trials.py](../tests/guard_trials.py), [tests/line_trials.py](../tests/line_trials.py) and
+[tests/fault_trials.py](../tests/fault_trials.py) say what they demand; this page is written by
+[proof/run.py](../proof/run.py).
 
 """
 EXPLANATION = """

@@ -1,7 +1,9 @@
 """System calls that fail: strace(1) makes a worker's next ones return an error, while clients come and go.
 
-A trial takes a model and a fault, and returns what was broken, in words; `make test` runs a few, `make proof` all. The
-worker is traced for the length of one trial only: it is the same that has lived through all the trials before.
+`trial` makes one fault and returns what was broken, in words; `faults` makes many under one model and gives a Result,
+as in ledger_trials.py; `make test` makes a few, `make proof` all. The worker is traced for the length of one fault
+only: it is the same that has lived through all the faults before. Tried and dropped: strace's --seccomp-bpf, which is
+of no use for a process that runs already; a server started anew for each fault would take an hour.
 """
 
 from __future__ import annotations
@@ -19,16 +21,21 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from launch import wait_for
+from launch import Launched, launched, wait_for
+from ledger_trials import Result
 from pronghorn import models
-from pronghorn.testing import Served, exchange
+from pronghorn.testing import exchange
 
 PATIENCE = 3.0
 CLIENTS = 8
+HOLDS_ONE = ("iterative", "prefork")
+MOST_LINES = 10  # in the log, for one fault in ten seconds
+RECOVERY = 1.0  # seconds
+SHARE = 0.05  # of a processor, while no descriptor is left
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """`error` for the calls of this kind, from the `first` on that a thread makes, so many times."""
+    """`error` for the calls of this kind, from the `first` on that a thread makes, so many times; 0 is for ever."""
 
     call: str
     error: str
@@ -46,7 +53,8 @@ class Fault(msgspec.Struct, frozen=True):
 
     @property
     def injection(self) -> str:
-        return f"inject={self.call}:error={self.error}:when={self.first}..{self.first + self.times - 1}"
+        last = f"..{self.first + self.times - 1}" if self.times else "+"
+        return f"inject={self.call}:error={self.error}:when={self.first}{last}"
 
 
 ACCEPTING = [
@@ -136,38 +144,119 @@ def injected(folder: Path) -> int:
     return (folder / "calls").read_text().count("(INJECTED)")
 
 
-def trial(server: Served, fault: Fault, folder: Path) -> list[str]:
-    """What was broken: nothing, for a server that lives up to it. Its only worker is the one that is meant."""
+class Cost:
+    """What a fault took of the server: seconds of its worker's processor, of real time, and lines in the log."""
+
+    def __init__(self, server: Launched, pid: int) -> None:
+        self._server, self._process = server, psutil.Process(pid)
+        self._known, self._worked, self._began = len(server.log), self._work(), time.monotonic()
+        self.log, self.worked, self.took, self.back = "", 0.0, 0.0, 0.0
+
+    def _work(self) -> float:
+        return sum(self._process.cpu_times()[:2])
+
+    def over(self) -> None:
+        self.worked, self.took = self._work() - self._worked, time.monotonic() - self._began
+        self.log = self._server.log[self._known :]
+
+    @property
+    def lines(self) -> int:
+        return self.log.count("\n")
+
+
+def trial(server: Launched, model: str, fault: Fault, folder: Path) -> tuple[list[str], Cost]:
+    """What was broken: nothing, for a server that lives up to it; and what it cost. Its only worker is the one that is
+    meant. A client who was there before, and says nothing meanwhile, is none of those that the fault hits."""
     broken: list[str] = []
-    (worker,) = server.worker_pids()
-    process, known = psutil.Process(worker), len(server.log())
-    worked, begun = sum(process.cpu_times()[:2]), time.monotonic()
-    with _traced(worker, fault, folder):
-        lost = sum(not _answered(server) for _ in range(CLIENTS))
-    took = time.monotonic() - begun
-    if lost > (CLIENTS if fault.may_lose and models.page(server.model).own_flow else fault.may_lose):
-        broken.append(f"{lost} of {CLIENTS} clients were not served")
-    since = time.monotonic()
-    if not _answered(server):
-        broken.append("no service after the fault")
-    elif time.monotonic() - since > 1:
-        broken.append(f"service came back after {time.monotonic() - since:.1f} s")
-    if server.worker_pids() != [worker]:
+    (worker,) = server.workers()
+    own_flow = models.page(model).own_flow
+    with contextlib.ExitStack() as stack:
+        before = stack.enter_context(server.connect()) if model not in HOLDS_ONE else None
+        if before:
+            exchange(before, b"a", expect=1, patience=PATIENCE)
+        cost = Cost(server, worker)
+        with _traced(worker, fault, folder):
+            lost = sum(not _answered(server) for _ in range(CLIENTS))
+        if lost > (CLIENTS if fault.may_lose and own_flow else fault.may_lose):
+            broken.append(f"{lost} of {CLIENTS} clients were not served")
+        broken += _recovers(server, cost)
+        if before and not (fault.may_lose and own_flow) and not _goes_on(before):
+            broken.append("a client who was there before was cut")
+    cost.over()
+    if server.workers() != [worker]:
         broken.append("the worker did not live through it")
-    elif sum(process.cpu_times()[:2]) - worked > 0.25 + 0.05 * took:
-        broken.append(f"it took {sum(process.cpu_times()[:2]) - worked:.2f} s of processor time in {took:.1f} s")
-    log = server.log()[known:]
-    if log.count("\n") > 10:
-        broken.append(f"{log.count(chr(10))} lines in the log")
-    if "Traceback" in log:
-        broken.append("a traceback in the log")
-    return broken
+    elif cost.worked > 0.25 + SHARE * cost.took:
+        broken.append(f"it took {cost.worked:.2f} s of processor time in {cost.took:.1f} s")
+    return broken + _talks(cost), cost
 
 
-def _answered(server: Served) -> bool:
+def _recovers(server: Launched, cost: Cost) -> list[str]:
+    since = time.monotonic()
+    served, cost.back = _answered(server), time.monotonic() - since
+    if not served:
+        return ["no service after the fault"]
+    return [f"service came back after {cost.back:.1f} s"] if cost.back > RECOVERY else []
+
+
+def _talks(cost: Cost) -> list[str]:
+    broken = [f"{cost.lines} lines in the log"] if cost.lines > MOST_LINES else []
+    return broken + (["a traceback in the log"] if "Traceback" in cost.log else [])
+
+
+def _goes_on(client: socket.socket) -> bool:
     try:
-        with server.connect(timeout=PATIENCE) as client:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return exchange(client, b"hello", end=True, patience=PATIENCE) == b"HELLO"
+        return exchange(client, b"hello", end=True, patience=PATIENCE) == b"HELLO"
     except OSError:
         return False
+
+
+def _answered(server: Launched) -> bool:
+    try:
+        with socket.create_connection(server.address, timeout=PATIENCE) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _goes_on(client)
+    except OSError:
+        return False
+
+
+# Many at once.
+
+
+def faults(folder: Path, model: str, which: list[Fault], least: int, seconds: float) -> Result:
+    """R7: each of these faults, one after the other, of which so many at least have to happen; and no descriptor for so
+    many seconds."""
+    result, costs, failed = Result(f"R7 failing calls, {model}", why_not()), list[Cost](), list[str]()
+    if result.skipped:
+        return result
+    with launched(folder, "upper", model=model, workers=1) as server:
+        (pid,) = server.ready(1)
+        for fault in (each for each in which if fits(each, model)):
+            broken, cost = trial(server, model, fault, folder)
+            result.expect_none(broken, f"things broken by {fault.name}")
+            costs.append(cost)
+            failed += [fault.name] * bool(injected(folder))
+        result.figures["faults"] = f"{len(failed)} that this model can meet, of {len(costs)}"
+        result.expect(len(failed) >= least, f"{len(failed)} faults happened, and {least} had to")
+        result.figures["lines of log"] = f"{max(each.lines for each in costs)} at most"
+        result.figures["back after"] = f"{max(each.back for each in costs):.2f} s at most"
+        starved(result, server, pid, folder, seconds)
+        result.expect(server.stop() == 0, "the exit status is not 0")
+    return result
+
+
+def starved(result: Result, server: Launched, pid: int, folder: Path, seconds: float) -> None:
+    """The same for a server that runs, whose only worker this is: every accept4(2) says EMFILE for so long."""
+    cost = Cost(server, pid)
+    with _traced(pid, Fault("accept4", "EMFILE", times=0), folder), contextlib.ExitStack() as stack:
+        for _ in range(CLIENTS):
+            stack.enter_context(server.connect())
+        time.sleep(seconds)
+        cost.over()
+    result.figures["without a descriptor"] = (
+        f"processor {cost.worked:.2f} s in {cost.took:.1f} s, {cost.lines} lines of log for {injected(folder)} failures"
+    )
+    result.expect(injected(folder) >= seconds, "accept4(2) did not fail")
+    result.expect(cost.worked <= SHARE * cost.took + 0.1, f"it took {cost.worked:.2f} s of processor time")
+    for each in _talks(cost) + _recovers(server, cost):
+        result.faults.append(f"no descriptor: {each}")
+    result.figures["then back after"] = f"{cost.back:.2f} s"

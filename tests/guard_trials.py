@@ -7,6 +7,8 @@ none of them may lose anything. Those that do not are held here, and each of the
 from __future__ import annotations
 
 import math
+import os
+import random
 import resource
 import select
 import socket
@@ -25,6 +27,9 @@ from ledger_client import Clients
 from ledger_reloads import spread
 from ledger_sampler import status
 from ledger_trials import Result, living, until
+from pronghorn.limits import TOO_MANY, Limits
+from pronghorn.scoreboard import Scoreboard
+from pronghorn.settings import settle
 from pronghorn.sources import ROW
 
 HERE = Path(__file__).parent
@@ -403,6 +408,45 @@ def limit_of_sources(folder: Path, sources: int, model: str = "epoll", each: int
             time.sleep(0.5)
     result.figures["served"] = f"{count} of {len(places)} from {sources} sources, {each} of each, twice"
     return result
+
+
+def false_sources(folder: Path, count: int) -> Result:
+    """As many sources as a proxy may make up, counted by two workers: the table stays as large as it was, and who was
+    at the limit before is at it still. The table is tried without sockets: nobody has a million addresses."""
+    result, numbers, most = Result("R10 false sources"), random.Random(7), 50
+    board = Scoreboard.create()
+    settings = settle({"max_connections_per_source": most, "proxy_from": "10.0.0.1"})
+    workers = [Limits(settings, board.take(slot, 1)) for slot in (1, 2)]
+    known = ("192.0.2.1", 1)
+    result.expect(not any(each.refusal_of_client(known) for each in workers for _ in range(most // 2)), "one refused")
+    flood(workers, numbers, 2000)  # all that is ever needed has been taken now
+    before, size = status(os.getpid(), "VmRSS"), os.fstat(board.fileno()).st_blocks
+    began = time.monotonic()
+    refused = flood(workers, numbers, count)
+    took, grew = time.monotonic() - began, status(os.getpid(), "VmRSS") - before
+    table = (os.fstat(board.fileno()).st_blocks - size) // 2
+    result.figures["memory grew by"] = f"{grew:,} KiB, the table by {table:,} KiB"
+    result.figures["refused"] = f"{refused} of {count:,}, each counted and forgotten in {took / count * 1e6:.0f} µs"
+    result.expect(grew <= 1024 and not table, f"memory grew by {grew:,} KiB, the table by {table:,} KiB")
+    result.expect(all(each.refusal_of_client(known) == TOO_MANY for each in workers), "who was at the limit is no more")
+    workers[0].left(known)
+    result.expect(not workers[1].refusal_of_client(known), "who has a place again was refused")
+    result.expect(refused <= 3, f"{refused} were refused for others")  # one of 16384 squared shares both places
+    board.close()
+    return result
+
+
+def flood(workers: list[Limits], numbers: random.Random, count: int) -> int:
+    """So many come from anywhere, and go; how many were refused."""
+    refused = 0
+    for number in range(count):
+        peer = (socket.inet_ntop(socket.AF_INET6, numbers.randbytes(16)), 1)
+        limits = workers[number % len(workers)]
+        if limits.refusal_of_client(peer):
+            refused += 1
+        else:
+            limits.left(peer)
+    return refused
 
 
 def limit_of_rate(folder: Path, rate: int, model: str = "epoll", **settings: Any) -> Result:

@@ -17,6 +17,7 @@ import line_trials as line
 from launch import logged
 from ledger_trials import Result
 from pronghorn import models
+from pronghorn.scoreboard import Page
 from tls_under_test import Authority
 
 pytestmark = [
@@ -111,6 +112,20 @@ def test_other_limits_are_seen(
     tmp_path: Path, trial: Callable[..., Result], count: int, settings: dict[str, Any], told: str
 ) -> None:
     found(trial(tmp_path, count, **settings), told)
+
+
+def test_false_sources_take_no_memory(tmp_path: Path) -> None:
+    good(guards.false_sources(tmp_path, 100_000))
+
+
+def test_a_table_that_grows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: dict[tuple[str, int] | str, int] = {}
+
+    def add(page: Page, peer: tuple[str, int] | str) -> None:
+        counted[peer] = counted.get(peer, 0) + 1
+
+    monkeypatch.setattr(Page, "source_add", add)
+    found(guards.false_sources(tmp_path, 20_000), "memory grew by", "who was at the limit is no more")
 
 
 @pytest.mark.parametrize(("model", "times"), [("epoll", 5), ("thread", 10), ("gevent", 3)])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
-import random
 import resource
 import select
 import signal
@@ -37,7 +35,6 @@ QUICK = ("epoll", "thread")
 NAMES = [name for name in models.MODELS if name not in ("kqueue", "iterative", "prefork")]
 MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 QUIET = 0.15
-SOURCES = 200_000
 START = 1_000 * SECOND
 
 
@@ -101,24 +98,6 @@ def test_a_proxy_is_counted_by_its_clients(board: Scoreboard) -> None:
     assert [limits.refusal(("10.1.1.1", each)) for each in range(3)] == ["", "", ""]
     assert [limits.refusal_of_client(("192.0.2.1", each)) for each in range(2)] == ["", TOO_MANY]
     assert limits.refusal_of_client(("192.0.2.66", 1)) == DENIED
-
-
-@pytest.mark.slow
-def test_a_flood_of_sources_changes_nothing(board: Scoreboard) -> None:
-    (page,) = pages(board, 1)
-    limits = Limits(settle({"max_connections_per_source": 50}), page)
-    known = ("192.0.2.1", 1)
-    assert all(limits.refusal(known) == "" for _ in range(50))
-    numbers = random.Random(7)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(SOURCES):
-        peer = (str(ipaddress.IPv6Address(numbers.getrandbits(128))), 1)
-        if not limits.refusal(peer):
-            limits.left(peer)
-    assert limits.refusal(known) == TOO_MANY
-    limits.left(known)
-    assert limits.refusal(known) == ""
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048  # KiB
 
 
 # So many in a second.

@@ -199,8 +199,7 @@ EXPLANATION = """
 - Everything happens on one machine, over the loopback interface, on which no packet is lost but under R12. Clients and
   server share its processors.
 - **Supervisor** is what it holds before and after. A trial fails if descriptors or threads grew at all, or the memory
-  by more than 1 MiB; under R3c by more than 12 MiB, for the table of all connections that it reads to tell who holds
-  a port.
+  by more than 1 MiB.
 """
 
 

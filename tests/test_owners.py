@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pronghorn.kernel import limits, owners
+from pronghorn.kernel import limits, owners, sock_diag
 
 Address = namedtuple("Address", "ip port")
 Row = namedtuple("Row", "family laddr status pid")
@@ -33,10 +34,22 @@ def spoken(server: socket.socket) -> str:
     return f"{host}:{port}"
 
 
+def unasked(port: int, states: int) -> Any:
+    raise OSError(errno.EPROTONOSUPPORT, "there is no netlink")
+
+
+@pytest.fixture(params=["netlink", "psutil"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to ask."""
+    if request.param == "psutil":
+        monkeypatch.setattr(sock_diag, "at_port", unasked)
+
+
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
-    """The connections that psutil says there are."""
+    """The connections that psutil says there are, where the kernel cannot be asked."""
     rows: list[Row] = []
+    monkeypatch.setattr(sock_diag, "at_port", unasked)
     monkeypatch.setattr(psutil, "net_connections", lambda kind: rows)
     return rows
 
@@ -45,12 +58,14 @@ def row(status: str, pid: int | None = None, host: str = "127.0.0.1", port: int 
     return Row(socket.AF_INET6 if ":" in host else socket.AF_INET, Address(host, port), status, pid)
 
 
+@pytest.mark.usefixtures("way")
 def test_names_the_process_that_listens(listening: socket.socket) -> None:
     said = owners.explain(spoken(listening))
     assert said.startswith(f"held by process {os.getpid()} (")
     assert "pytest" in said or "python" in said
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("host", ["", "localhost", "0.0.0.0"])
 def test_sees_through_names_and_wildcards(listening: socket.socket, host: str) -> None:
     assert f"process {os.getpid()} " in owners.explain(f"{host}:{listening.getsockname()[1]}")
@@ -66,6 +81,7 @@ def test_names_who_listens_on_a_unix_path(tmp_path: Path, monkeypatch: pytest.Mo
     assert owners.explain(f"unix:{tmp_path / 'here'}") == ""
 
 
+@pytest.mark.usefixtures("way")
 def test_a_real_connection_left_behind_is_named_by_its_state() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = spoken(server)
@@ -140,11 +156,67 @@ def denied(kind: str) -> Any:
 def test_what_cannot_be_found_out_is_left_out(listening: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     assert owners.explain("nonsense") == ""
     assert owners.explain("no-such-host.invalid:8000") == ""
+    monkeypatch.setattr(sock_diag, "at_port", unasked)
     with monkeypatch.context() as patched:
         patched.setattr(psutil, "net_connections", denied)
         assert owners.explain(spoken(listening)) == ""
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert owners.explain(spoken(listening)) == ""
+
+
+def test_a_dual_stack_listener_is_found_by_its_ipv4_address() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        port = server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"[::1]:{port}"):
+            assert owners.explain(address).startswith(f"held by process {os.getpid()} ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not show it")
+def test_a_socket_that_is_bound_and_does_not_listen_is_found() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        if not sock_diag.at_port(bound.getsockname()[1], sock_diag.OTHERS):
+            pytest.skip("the kernel shows it since Linux 6.8")
+        said = owners.explain(spoken(bound))
+        assert said.startswith(f"held by process {os.getpid()} (")
+        assert said.endswith(", bound but not listening")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root becomes another user")
+def test_of_another_users_process_the_user_is_told(listening: socket.socket) -> None:
+    code = (
+        "import os, sys\n"
+        "from pronghorn.kernel import owners\n"
+        "owners.explain(sys.argv[1])  # imports what nobody may not be able to read\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "print(owners.explain(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", code, spoken(listening)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+    assert said == "held by a process of user 0, which this user may not see\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="netlink is Linux's")
+def test_only_the_port_in_question_is_asked_for(listening: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "net_connections", denied)
+    port = listening.getsockname()[1]
+    clients = [socket.create_connection(listening.getsockname()) for _ in range(100)]
+    try:
+        (one,) = sock_diag.at_port(port, sock_diag.LISTENING)
+        assert (one.host, one.state, one.number) == ("127.0.0.1", "LISTEN", 1)
+        (them,) = sock_diag.at_port(port, sock_diag.OTHERS)
+        assert (them.state, them.owned, them.number) == ("ESTABLISHED", False, 100)  # nobody has accepted them
+        assert owners.explain(spoken(listening)).startswith(f"held by process {os.getpid()} ")
+    finally:
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="netlink is Linux's")
+def test_a_refusal_of_the_kernel_is_an_error() -> None:
+    with pytest.raises(OSError) as raised:
+        list(sock_diag._dump(255, 8000, sock_diag.LISTENING))
+    assert raised.value.errno in (errno.EINVAL, errno.ENOENT)
 
 
 def test_psutil_is_imported_only_to_explain() -> None:

@@ -1,0 +1,105 @@
+"""The TCP sockets at one port, asked of the kernel over netlink (sock_diag(7)), and the processes that have them open.
+
+Law: only the port in question is asked for, and sockets that differ in nothing but their peer are counted and not
+listed: the answer is small however many connections there are. Listeners are found at once; for the other states the
+kernel walks its tables, some milliseconds for tens of thousands of connections. Reading those whole, as psutil does,
+took half a second and 5 MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+BOUND = "BOUND"
+STATES = (
+    "ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT BOUND CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV"
+).split()
+"""By the kernel's numbers, from 1 (net/tcp_states.h). What it calls CLOSE has had bind(2) and nothing else."""
+
+LISTENING, OTHERS = 1 << 10, 0xFFFF & ~(1 << 10)  # states by bits; bit 13 asks for BOUND, since Linux 6.8
+NETLINK, SOCK_DIAG = 16, 4  # socket.AF_NETLINK, which not every system's module has; NETLINK_SOCK_DIAG
+BY_FAMILY, DUMP, ERROR, DONE = 20, 0x301, 2, 3  # linux/sock_diag.h, linux/netlink.h
+HEAD = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, process id
+REQUEST = struct.Struct("=BBBBIHH44s")  # inet_diag_req_v2: family, protocol, ..., states, source port, ...
+ANY_PEER = bytes(36) + b"\xff" * 8
+SOCKET = struct.Struct("=xBxxHxx16s40xII")  # inet_diag_msg: state, source port and address, user, inode
+ERRNO = struct.Struct("=i")
+LONGEST_REPLY = 65536
+MOST_INODES = 256
+
+
+class Sockets(NamedTuple):
+    """Sockets at one address in one state; `owned` if processes have them open, and not only the kernel any more.
+
+    Their processes are known by `pids`, or to be found by `inodes`, of which a few hundred are kept."""
+
+    family: int
+    host: str
+    state: str
+    owned: bool
+    user: int | None = None
+    number: int = 1
+    inodes: Collection[int] = ()
+    pids: Collection[int] = ()
+
+
+def at_port(port: int, states: int) -> list[Sockets]:
+    """The sockets with that local port in one of those states; raises OSError where the kernel cannot be asked."""
+    found: dict[tuple[int, str, str, bool, int], tuple[int, set[int]]] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for message in _dump(family, port, states):
+            state, source_port, source, user, inode = SOCKET.unpack_from(message)
+            if socket.ntohs(source_port) != port:
+                continue  # of those that are BOUND the kernel tells all
+            host = socket.inet_ntop(family, source[:4] if family == socket.AF_INET else source)
+            key = (int(family), host, STATES[state - 1], bool(inode), user)
+            count, inodes = found.get(key, (0, set()))
+            if inode and len(inodes) < MOST_INODES:
+                inodes.add(inode)
+            found[key] = (count + 1, inodes)
+    return [Sockets(*key, *value) for key, value in found.items()]
+
+
+def _dump(family: int, port: int, states: int) -> Iterator[memoryview]:
+    """Each inet_diag_msg of the answer."""
+    request = REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states, socket.htons(port), 0, ANY_PEER)
+    with socket.socket(NETLINK, socket.SOCK_RAW, SOCK_DIAG) as kernel:
+        kernel.settimeout(1)
+        kernel.sendall(HEAD.pack(HEAD.size + len(request), BY_FAMILY, DUMP, 1, 0) + request)
+        while reply := memoryview(kernel.recv(LONGEST_REPLY)):
+            while reply:
+                length, what, *_ = HEAD.unpack_from(reply)
+                body = reply[HEAD.size : length]
+                if what == DONE:
+                    return
+                if what == ERROR:
+                    number = -ERRNO.unpack_from(body)[0]
+                    raise OSError(number, os.strerror(number))
+                yield body
+                reply = reply[length + 3 & ~3 :]
+
+
+def holders(inodes: Collection[int]) -> dict[int, set[int]]:
+    """The processes that have each of those sockets open, as far as this user may see; an inode that is not there is
+    nobody's whom we see."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, set[int]] = {}
+    for process in filter(str.isdigit, os.listdir("/proc")) if wanted else ():
+        with contextlib.suppress(OSError):  # another's, or just gone
+            for descriptor in os.listdir(f"/proc/{process}/fd"):
+                inode = wanted.get(_target(f"/proc/{process}/fd/{descriptor}"))
+                if inode is not None:
+                    found.setdefault(inode, set()).add(int(process))
+    return found
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""  # closed meanwhile

@@ -78,8 +78,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "pronghorn"
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(meeting, "folders", lambda: [str(folder)])
-    for name in ("PRONGHORN_NAME", "PRONGHORN_CONTROL_SOCKET", "NO_COLOR"):
+    for name in ("PRONGHORN_NAME", "PRONGHORN_CONTROL_SOCKET", "PRONGHORN_CONFIG", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
     return folder
 
 
@@ -246,6 +247,87 @@ def test_the_servers_own_variables_choose_it(
     assert ran(capsys, "status")[0] == 0
     monkeypatch.setenv("PRONGHORN_CONTROL_SOCKET", "auto")
     assert "named none" in ran(capsys, "status")[2]
+
+
+@pytest.fixture
+def other(folder: Path) -> Iterator[MadeUp]:
+    """Another one beside it."""
+    made = MadeUp(f"{folder}/other.sock")
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    yield made
+    made.over = True
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "variables"),
+    [
+        ('name = "shop"', "", {}),
+        ('name = "shop"\nwrokers = "no matter"', "", {}),
+        ('control-socket = "pronghorn/shop.sock"', "", {}),
+        ('control_socket = "shop.sock"\nchdir = "pronghorn"\nname = "whatever"', "", {}),
+        ('name = "other"', "", {"PRONGHORN_NAME": "shop"}),
+        ('name = "other"', "--name shop", {}),
+        (
+            'control_socket = "pronghorn/other.sock"',
+            "--name shop",
+            {"PRONGHORN_CONTROL_SOCKET": "pronghorn/other.sock"},
+        ),
+        ('control_socket = "pronghorn/shop.sock"\nname = "mine"', "--name mine", {"PRONGHORN_NAME": "none"}),
+        ('control_socket = "pronghorn/other.sock"', "", {"PRONGHORN_CONTROL_SOCKET": "pronghorn/shop.sock"}),
+        ('control_socket = "pronghorn/other.sock"\nname = "other"', "--socket pronghorn/shop.sock --name other", {}),
+        ("name = 'unfinished", "--name shop", {}),
+        ("name = 3", "", {"PRONGHORN_NAME": "shop"}),
+        ('control_socket = "off"\nname = "shop"', "", {"PRONGHORN_CONTROL_SOCKET": "auto"}),
+    ],
+)
+def test_of_several_servers_the_one_is_asked_that_is_meant(
+    shop: MadeUp, other: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    file: str, arguments: str, variables: dict[str, str],
+) -> None:  # fmt: skip
+    (tmp_path / "pronghorn.toml").write_text(file)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    status, _, errors = ran(capsys, "status", *arguments.split())
+    assert (status, errors) == (0, "")
+    assert (len(shop.asked), len(other.asked)) == (1, 0)
+
+
+def test_a_settings_file_that_is_named_tells_the_server(
+    shop: MadeUp, other: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pronghorn.toml").write_text('name = "other"')
+    (tmp_path / "pyproject.toml").write_text('[tool.pronghorn]\nname = "shop"')
+    for arguments in (["status", "--config", "pyproject.toml"], ["status", "-c", "pyproject.toml"]):
+        assert ran(capsys, *arguments)[0] == 0
+    monkeypatch.setenv("PRONGHORN_CONFIG", "pyproject.toml")
+    assert ran(capsys, "status")[0] == 0
+    assert (len(shop.asked), len(other.asked)) == (3, 0)
+    assert ran(capsys, "status", "-c", "pronghorn.toml")[0] == 0
+    assert len(other.asked) == 1
+    status, _, errors = ran(capsys, "status", "-c", "none.toml")
+    assert status == 2
+    assert "none.toml cannot be read" in errors
+
+
+def test_a_settings_file_of_no_use(
+    shop: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    (tmp_path / "pronghorn.toml").write_text("name = 'unfinished")
+    assert ran(capsys, "status")[0] == 0  # there is but one
+    second = Control.open("other", f"{folder}/other.sock")
+    try:
+        status, _, errors = ran(capsys, "status")
+    finally:
+        second.close()
+    assert status == 1
+    assert "pronghorn.toml is not TOML. Running: other, shop." in errors
+    (tmp_path / "pronghorn.toml").write_text("name = 'shoe'")
+    status, _, errors = ran(capsys, "status")
+    assert status == 1
+    assert "Error: No server named shoe is running." in errors
+    assert f"That is its name in {tmp_path}/pronghorn.toml. Running: shop." in errors
 
 
 @pytest.mark.parametrize(("made", "said"), [(False, "no such socket"), (True, "the server that made it has died")])

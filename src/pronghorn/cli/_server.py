@@ -38,21 +38,23 @@ def printable(words: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else "?" for each in words)
 
 
-def find(name: str) -> str:
-    """The socket of the server of that name; without one, of the only server that is running. Raises NoServer."""
+def find(name: str, note: str = "") -> str:
+    """The socket of the server of that name; without one, of the only server that is running. Raises NoServer, with
+    `note` in front of its reason."""
     found, wrong = meeting.sockets()
     live = [path for path in found if _listens(path)]
     if name:
         wanted = meeting.file_name(name) + meeting.SUFFIX
         matching = [path for path in live if os.path.basename(path) == wanted]
         if not matching:
-            raise NoServer(f"No server named {name} is running.", _who(live, wrong), "" if live else START)
+            hint = "Name one of these with --name." if live else START
+            raise NoServer(f"No server named {name} is running.", note + _who(live, wrong), hint)
         return matching[0]
     if not live:
-        raise NoServer("No server is running that this user can control.", _who(live, wrong), START)
+        raise NoServer("No server is running that this user can control.", note + _who(live, wrong), START)
     if len(live) > 1:
         hint = f"Choose one, for example: pronghorn ctl status --name {_name(live[0])}"
-        raise NoServer(f"{len(live)} servers are running.", _who(live, []), hint)
+        raise NoServer(f"{len(live)} servers are running.", note + _who(live, []), hint)
     return live[0]
 
 

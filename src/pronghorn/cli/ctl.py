@@ -1,7 +1,7 @@
 """`pronghorn ctl`: ask a running server, over its control socket.
 
 Law: one command is one request; what it means is known to the server alone. The words for a person stand here and in
-`_tables`, and with --json the server's own result is printed as it came.
+`_tables`, and with --json the server's own result is printed as it came. Which server is meant is `_whom`'s to say.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import rich_click as click
+from click.core import ParameterSource
 
 from pronghorn.call import COMMANDS
 from pronghorn.cli import _server
-from pronghorn.control import AUTO, OFF
+from pronghorn.cli._whom import socket_of
 from pronghorn.errors import BadRequest, BadSetting, PronghornError
 from pronghorn.settings import nearest, quantity
 from pronghorn.settings.fields import UNITS_OF_TIME
@@ -36,12 +37,18 @@ NONE_AT_ALL = "To have no worker at all: pronghorn ctl drain"
 OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="The result, or the error, as JSON on standard output."),
     click.option(
-        "--name", "-n", metavar="NAME", envvar="PRONGHORN_NAME",
-        help="The server's name: what it was given as --name, or its first address. Not needed if only one is running.",
+        "--name", "-n", metavar="NAME", envvar="PRONGHORN_NAME", show_envvar=True,
+        help="The server's name: what it was given as --name, or its first address. Not needed in a folder whose "
+        "settings file tells it, or if only one is running.",
     ),
     click.option(
-        "--socket", metavar="PATH", envvar="PRONGHORN_CONTROL_SOCKET",
+        "--socket", metavar="PATH", envvar="PRONGHORN_CONTROL_SOCKET", show_envvar=True,
         help="The control socket itself, as it was given to the server as --control-socket.",
+    ),
+    click.option(
+        "--config", "-c", metavar="FILE", envvar="PRONGHORN_CONFIG", show_envvar=True,
+        help="The server's settings file, for its name and its control socket. Without this, the one that serve would "
+        "find in the working folder.",
     ),
     click.option(
         "--timeout", metavar="DURATION",
@@ -66,7 +73,7 @@ class Group(click.RichGroup):
 
 @click.group("ctl", cls=Group)
 def command() -> None:
-    """Ask a running server how it is, and change it. Each of these has --json, --name, --socket and --timeout."""
+    """Ask a running server how it is, and change it. Each has --json, --name, --socket, --config and --timeout."""
 
 
 def ask(help: str) -> Callable[[Callable[..., dict[str, Any]]], None]:
@@ -75,9 +82,12 @@ def ask(help: str) -> Callable[[Callable[..., dict[str, Any]]], None]:
     def register(function: Callable[..., dict[str, Any]]) -> None:
         what = function.__name__
 
-        def run(as_json: bool, name: str | None, socket: str | None, timeout: str | None, **values: Any) -> int:
+        @click.pass_context
+        def run(ctx: click.Context, /, as_json: bool, timeout: str | None, **values: Any) -> int:
+            whom = {option: values.pop(option) for option in ("name", "socket", "config")}
+            typed = {option for option in whom if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE}
             try:
-                result = answer({"command": what, **function(**values)}, name, socket, timeout)
+                result = answer({"command": what, **function(**values)}, lambda: socket_of(whom, typed), timeout)
             except PronghornError as error:
                 if not as_json:
                     raise
@@ -135,11 +145,11 @@ def stop() -> dict[str, Any]:
     return {}
 
 
-def answer(request: dict[str, Any], name: str | None, socket: str | None, timeout: str | None) -> dict[str, Any]:
-    """The server's result; raises NoServer, Refused and BadSetting."""
+def answer(request: dict[str, Any], find: Callable[[], str], timeout: str | None) -> dict[str, Any]:
+    """The result of the server whose socket `find` finds; raises NoServer, Refused and BadSetting."""
     what = request["command"]
     seconds = duration(timeout) if timeout is not None else PATIENCE[what]
-    path = socket if socket and socket not in (AUTO, OFF) else _server.find(name or "")
+    path = find()
     result: dict[str, Any] = _server.ask(path, request, seconds, lambda: waiting(what))
     if what == "stop":
         _server.wait_until_gone(path)

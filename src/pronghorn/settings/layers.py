@@ -8,7 +8,7 @@ by then. TOML is read by the standard library's tomllib, imported when there is 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -84,6 +84,14 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str], Source | None]:
         values[name], origins[name] = value, f"{key} in {os.path.basename(path)}"
     source = _source(path, values.pop(HANDLER, None), values.pop(EXEC, None))
     return values, origins, source
+
+
+def peek(path: str, names: Collection[str]) -> dict[str, str]:
+    """What a file gives for these settings of text, whatever else stands in it. Raises BadSetting."""
+    found = {key.replace("-", "_"): value for key, value in (_table(path, _parsed(path)) or {}).items()}
+    mine = {name: found[name] for name in names if name in found}
+    settle(mine, {name: f"{name} in {os.path.basename(path)}" for name in mine})
+    return mine
 
 
 def _meant(path: str, key: str, known: list[str]) -> str:

@@ -1,0 +1,52 @@
+"""Which running server `pronghorn ctl` means.
+
+Law: what is typed counts first, then what the server itself goes by, which is its environment and then its settings
+file; without any of them it is the only server that runs. A settings file that cannot be read does not keep anybody
+from a server that can be told without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+
+from pronghorn.cli import _server
+from pronghorn.control import AUTO, OFF
+from pronghorn.errors import BadSetting
+from pronghorn.settings import layers
+
+NAME, SOCKET, CHDIR = "name", "control_socket", "chdir"
+
+
+def socket_of(options: Mapping[str, str | None], typed: Collection[str]) -> str:
+    """The control socket of the server that is meant. `options` are `name`, `socket` and `config`, from the line or the
+    environment; those of the line are `typed`. Raises NoServer, and BadSetting for a file that was typed.
+    """
+    name, path = options["name"] or "", _path(options["socket"])
+    if path and "socket" in typed:
+        return path
+    wrong = ""
+    try:
+        file, told = _told(options["config"])
+    except BadSetting as error:
+        if "config" in typed:
+            raise
+        file, told, wrong = "", {}, f"{error.what} "
+    if name and "name" in typed and name != told.get(NAME):
+        return _server.find(name)
+    path = path or _path(told.get(SOCKET))
+    if path:
+        return os.path.join(told.get(CHDIR, ""), path)
+    if not name and told.get(NAME):
+        return _server.find(told[NAME], f"That is its name in {file}. ")
+    return _server.find(name, wrong)
+
+
+def _told(config: str | None) -> tuple[str, dict[str, str]]:
+    """The settings file, and what it says."""
+    file = os.path.abspath(config) if config else layers.find()
+    return file, layers.peek(file, (NAME, SOCKET, CHDIR)) if file else {}
+
+
+def _path(value: str | None) -> str:
+    return value if value and value not in (AUTO, OFF) else ""

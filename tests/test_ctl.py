@@ -121,6 +121,12 @@ def test_status_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
+@pytest.mark.parametrize(("change", "said"), [("reload", "a reload"), ("upgrade", "an upgrade")])
+def test_what_is_under_way_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[str], change: str, said: str) -> None:
+    shop.answers["status"] = {**STATUS, "under_way": change}
+    assert f"SERVING, up 2 h 3 min; {said} is under way" in ran(capsys, "status")[1]
+
+
 def test_a_reload_that_failed_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     failed = {"ok": False, "seconds": 0.4, "ended_at": time.time() - 192, "why": "No.\nSyntaxError"}
     shop.answers["status"] = {**STATUS, "last_reload": failed}
@@ -198,6 +204,9 @@ def test_a_failure_says_why_and_ends_with_its_code(shop: MadeUp, capsys: pytest.
     ("arguments", "said"),
     [
         ("stats", "There is no command 'stats' for a running server.\nDid you mean 'status'?"),
+        ("--name shop status", "--name stands behind the command.\nFor example: pronghorn ctl status --name NAME"),
+        ("--json status", "--json stands behind the command.\nFor example: pronghorn ctl status --json"),
+        ("--jason status", "No such option '--jason'."),
         ("resize", "Missing argument 'N'."),
         ("resize 0", "There cannot be '0' workers."),
         ("resize x", "There cannot be 'x' workers."),
@@ -322,7 +331,8 @@ def test_a_settings_file_of_no_use(
     finally:
         second.close()
     assert status == 1
-    assert "pronghorn.toml is not TOML. Running: other, shop." in errors
+    assert "pronghorn.toml is not TOML. Expected" in errors
+    assert "Running: other, shop." in errors
     (tmp_path / "pronghorn.toml").write_text("name = 'shoe'")
     status, _, errors = ran(capsys, "status")
     assert status == 1

@@ -38,9 +38,11 @@ IN_A_SCRIPT = PronghornError("This server cannot be upgraded.", "A script holds 
 
 
 class Handover:
-    """The workers before a change, on their way out; `then` hears at the end how many of them may still accept."""
+    """The workers before a change, on their way out; `then` hears at the end how many of them may still accept. `what`
+    the change is: `reload` or `upgrade`."""
 
-    def __init__(self, force: Workforce, workers: list[Worker], then: Callable[[int], None]) -> None:
+    def __init__(self, what: str, force: Workforce, workers: list[Worker], then: Callable[[int], None]) -> None:
+        self.what = what
         self.until = time.monotonic() + HANDOVER
         self.then = then
         self._force = force
@@ -71,8 +73,11 @@ class Changes:
         self._handover: Handover | None = None
 
     @property
-    def under_way(self) -> bool:
-        return any(each is not None for each in (self._reload, self._upgrade, self._handover))
+    def under_way(self) -> str:
+        """`reload` or `upgrade`, or nothing."""
+        if self._handover is not None:
+            return self._handover.what
+        return "reload" if self._reload is not None else "upgrade" if self._upgrade is not None else ""
 
     def due(self) -> float:
         """The instant (monotonic) at which `advance` has something to do."""
@@ -166,7 +171,7 @@ class Changes:
             assert reload.candidate is not None
             before = host.force.of(host.serving)
             self._promote(reload.candidate)
-            self._handover = Handover(host.force, before, lambda accepting: self._reloaded(reload, accepting))
+            self._handover = Handover("reload", host.force, before, lambda accepting: self._reloaded(reload, accepting))
             return
         self._note(reload, why=told(error))
         host.observe(events.ReloadFailed(error.what, told(error)))
@@ -185,8 +190,8 @@ class Changes:
             done({"generation": number, "seconds": seconds, "later": reload.later, "accepting": accepting})
 
     def _note(self, reload: Reload, **why: str) -> float:
-        seconds = time.monotonic() - reload.began
-        self.last_reload = {"ok": not why, "seconds": round(seconds, 3), "ended_at": time.time(), **why}
+        seconds = round(time.monotonic() - reload.began, 3)
+        self.last_reload = {"ok": not why, "seconds": seconds, "ended_at": time.time(), **why}
         return seconds
 
     def _hand_over(self) -> None:
@@ -225,7 +230,7 @@ class Changes:
         host.drain(f"upgraded to process {upgrade.pid}")
         result = {"pid": upgrade.pid}
         self._handover = Handover(
-            host.force, before, lambda accepting: self._upgraded(upgrade, result | {"accepting": accepting})
+            "upgrade", host.force, before, lambda accepting: self._upgraded(upgrade, result | {"accepting": accepting})
         )
 
     def _upgraded(self, upgrade: Upgrade, result: dict[str, Any] | PronghornError) -> None:

@@ -49,6 +49,7 @@ class Desk:
                     "draining": len(force.retiring()),
                 },
                 **plan.board.totals(),
+                "under_way": supervisor.changes.under_way or None,
                 "last_reload": supervisor.changes.last_reload,
             }
         )

@@ -37,6 +37,8 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
     workers = status["workers"]
     state = text(status["state"], COLOURS.get(status["state"], ""))
     state.append(f", up {span(status['uptime'])}")
+    change = status.get("under_way")
+    state.append(f"; {'an' if change == 'upgrade' else 'a'} {printable(change)} is under way" if change else "", BAD)
     ready = f"{workers['ready']} of {workers['wanted']} ready"
     ready += f", {workers['draining']} draining" if workers["draining"] else ""
     short = workers["ready"] < workers["wanted"]

@@ -31,7 +31,7 @@ def socket_of(options: Mapping[str, str | None], typed: Collection[str]) -> str:
     except BadSetting as error:
         if "config" in typed:
             raise
-        file, told, wrong = "", {}, f"{error.what} "
+        file, told, wrong = "", {}, f"{error.what} {error.why} "
     if name and "name" in typed and name != told.get(NAME):
         return _server.find(name)
     path = path or _path(told.get(SOCKET))

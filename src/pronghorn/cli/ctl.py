@@ -60,6 +60,18 @@ OPTIONS = (
 class Group(click.RichGroup):
     """What can be asked; a wrong word gets the nearest right one."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            word = error.option_name
+            for option in self.commands["status"].params:
+                if word in option.opts:
+                    example = f"pronghorn ctl status {word} {option.metavar or ''}".rstrip()
+                    hint = f"For example: {example}"
+                    raise BadRequest(f"{word} stands behind the command.", hint=hint) from None
+            raise
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

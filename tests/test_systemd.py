@@ -84,9 +84,11 @@ def test_each_event_in_its_words(manager: Manager) -> None:
 
 def test_after_an_upgrade_the_old_program_is_silent(manager: Manager) -> None:
     tell, _, _ = observer(manager)
+    tell(STARTED)
+    tell(events.UpgradeStarted())
     tell(events.Upgraded(4242))
     tell(events.DrainStarted("upgraded to process 4242", 30.0))
-    assert manager.waiting() == ["MAINPID=4242"]
+    assert manager.waiting()[-2:] == ["MAINPID=4242", "STATUS=Serving mine:reply under epoll"]
 
 
 def test_a_sign_of_life_every_half_of_the_watchdogs_time(manager: Manager) -> None:

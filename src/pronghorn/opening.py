@@ -156,14 +156,14 @@ def _open_group(bind: Bind, group: list[Place], opening: _Opening, others: list[
 
 def _open_named(bind: Bind, opening: _Opening, others: list[Listener]) -> Listener:
     """A descriptor that systemd did not announce, but that is there."""
+    if any(bind.fd in (each.name, str(each.fileno())) for each in others):
+        raise BadSetting(f"--bind gives {bind.text}.", "Another --bind has that descriptor.", "Leave one of them out.")
     if not bind.fd.isdigit():
         names = ", ".join(sorted({each.name for each in others if each.name})) or "none"
         why = f"No socket of that name was handed down; there are: {names}."
         raise CannotBind(
             f"Cannot listen on {bind.text}.", why, "Check FileDescriptorName= of the socket unit.", bind.text
         )
-    if any(each.fileno() == int(bind.fd) for each in others):
-        raise BadSetting(f"--bind gives {bind.text}.", "Another --bind has that descriptor.", "Leave one of them out.")
     opened = _open_descriptor(int(bind.fd), bind.text, opening.settings.backlog)
     opening.fresh.append(opened)
     return opened

@@ -63,7 +63,8 @@ class SystemdObserver:
             case events.UpgradeFailed(what=what):
                 self._say(f"STATUS=Upgrade failed, and nothing has changed: {escaped(what)}")
             case events.Upgraded(pid=pid):
-                self._say(f"MAINPID={pid}")
+                # What the new process has said so far was not heard: the service's main process alone is.
+                self._say(f"MAINPID={pid}", f"STATUS={self._serving}")
                 self._address = ""  # that this process stops is no news of the service any more
             case events.DrainStarted(why=why):
                 self._say("STOPPING=1", f"STATUS=Draining ({escaped(why)})")

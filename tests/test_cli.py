@@ -215,6 +215,17 @@ def becomes(*arguments: str, flags: tuple[str, ...] = (), **options: Any) -> dic
     return result
 
 
+def test_an_interpreter_that_cannot_be_started_is_told() -> None:
+    code = (
+        "import sys; import pronghorn.cli.main; from pronghorn.cli import serve\n"
+        "sys.executable, sys.argv = '/nowhere/python', ['pronghorn', 'serve']\n"
+        "pronghorn.cli.main.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "/nowhere/python, cannot be started: No such file or directory." in done.stderr
+
+
 def test_it_becomes_a_lean_interpreter() -> None:
     result = becomes("echo", "-w", "2", flags=("-X", "utf8", "-W", "default"))
     assert result["arguments"][0] == sys.executable

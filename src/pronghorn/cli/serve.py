@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from pronghorn.cli._layers import takes_layers
-from pronghorn.errors import BadSetting
+from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings.layers import Layers
 
 if TYPE_CHECKING:
@@ -48,7 +48,11 @@ def become_supervisor(boot: Boot) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    os.execv(sys.executable, server_command(fd))
+    try:
+        os.execv(sys.executable, server_command(fd))
+    except OSError as error:
+        why = f"Its interpreter, {sys.executable}, cannot be started: {error.strerror}."
+        raise PronghornError("There can be no server.", why) from None
 
 
 def _make_importable() -> None:

@@ -73,7 +73,8 @@ class Field:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         words = {"time": "a duration (500ms, 30s, 2m, 1h; a plain number is seconds)",
-                 "size": "a size (65536, 64KiB, 1MiB, 10MB; a plain number is bytes)"}.get(self.unit)  # fmt: skip
+                 "size": "a size (65536, 64KiB, 1MiB, 10MB; a plain number is bytes)",
+                 "mode": "three figures from 0 to 7, such as 027"}.get(self.unit)  # fmt: skip
         if words is None:
             words = {bool: "yes or no", str: "text"}.get(self.type, "a whole number")
             if self.type == tuple[str, ...]:
@@ -99,7 +100,7 @@ class Field:
 
 def _mode(text: str) -> None:
     if not re.fullmatch("0?[0-7]{3}", text):
-        raise ValueError(f"{text!r} is no mode: three figures from 0 to 7")
+        raise ValueError(f"{text!r} is no mode")
 
 
 def _network(text: str) -> None:

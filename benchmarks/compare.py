@@ -121,7 +121,7 @@ def serving(contender: Contender) -> Iterator[Server]:
     """The contender, once it has said where it listens."""
     with tempfile.TemporaryFile("w+") as log, process(contender.command, stdout=log, stderr=log) as started:
         deadline = time.monotonic() + PATIENCE
-        while not (match := re.search(r"Listening at: tcp://127\.0\.0\.1:(\d+)", text_of(log))):
+        while not (match := re.search(r"Listening at: t(?:cp|ls)://127\.0\.0\.1:(\d+)", text_of(log))):
             if started.poll() is not None or time.monotonic() > deadline:
                 raise NotServing(f"{contender.name} does not serve: {last_line(log)}")
             time.sleep(0.01)

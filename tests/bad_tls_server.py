@@ -49,7 +49,7 @@ class Server:
 
     def run(self) -> None:
         signal.signal(signal.SIGHUP, self.hup)
-        log(f"Listening at: tcp://127.0.0.1:{self.listener.getsockname()[1]}")
+        log(f"Listening at: tls://127.0.0.1:{self.listener.getsockname()[1]}")
         log("Now Serving in a bad way:", FAULT)
         number = 0
         while True:

@@ -153,7 +153,7 @@ def logged(folder: Path, *arguments: str) -> Iterator[Launched]:
     """An interpreter with `arguments` that serves, and has said in its log where it listens, or ended."""
     with started(folder, list(arguments), []) as server:
         wait_for(lambda: " Serving " in server.log or server.process.poll() is not None, "the start")
-        server.report = {"listening": re.findall(r"Listening at: tcp://(\S+)", server.log)}
+        server.report = {"listening": re.findall(r"Listening at: t(?:cp|ls)://(\S+)", server.log)}
         yield server
 
 

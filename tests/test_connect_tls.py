@@ -40,6 +40,14 @@ def test_a_pipe_is_sealed_and_the_end_of_the_input_is_no_end_of_the_reply(author
         port = str(server.address[1])
         done = connect(port, "--tls", "--tls-ca", authority.path)
         assert (done.stdout, done.stderr, done.returncode) == (b"HELLO\n", b"", 0)
+        (told,) = (line for line in server.log().splitlines() if "Listening at: " in line)
+        address = told.partition("Listening at: ")[2]
+        assert address == f"tls://127.0.0.1:{port}"
+        done = connect(address, "--insecure")
+        assert (done.stdout, done.returncode) == (b"HELLO\n", 0), "the address as the log has it is no address"
+        done = connect(address)
+        assert (done.stdout, done.returncode) == (b"", 1)
+        assert b"not trusted" in done.stderr
         large = b"much to say\n" * 300_000
         done = connect(port, "--insecure", said=large)
         assert (done.stdout == large.upper(), done.returncode) == (True, 0)

@@ -127,6 +127,12 @@ def test_what_is_under_way_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[s
     assert f"SERVING, up 2 h 3 min; {said} is under way" in ran(capsys, "status")[1]
 
 
+def test_status_says_which_addresses_speak_tls(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers["status"] = {**STATUS, "tls": True}
+    lines = [" ".join(line.split()) for line in ran(capsys, "status")[1].splitlines()]
+    assert {"Listening at tls://127.0.0.1:8000", "unix:/run/s? (TLS)"} <= set(lines)
+
+
 def test_a_reload_that_failed_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     failed = {"ok": False, "seconds": 0.4, "ended_at": time.time() - 192, "why": "No.\nSyntaxError"}
     shop.answers["status"] = {**STATUS, "last_reload": failed}

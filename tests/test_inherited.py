@@ -80,7 +80,7 @@ def served(folder: Path, sockets: list[socket.socket], names: str = "", **given:
     command = ["activator.py", ",".join(map(str, numbers)), names, "-P", "-m", "pronghorn.server", "300"]
     with started(folder, command, [*numbers, high]) as server:
         wait_for(lambda: " Serving " in server.log or server.process.poll() is not None, "the start")
-        server.report = {"listening": re.findall(r"Listening at: (?:tcp://)?(\S+)", server.log)}
+        server.report = {"listening": re.findall(r"Listening at: (?:t(?:cp|ls)://)?(\S+)", server.log)}
         yield server
 
 

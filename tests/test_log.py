@@ -62,6 +62,14 @@ def test_a_record_has_the_prefix_that_log_parsers_know(log: LogObserver, capfd: 
     assert match is not None and int(match[1]) == os.getpid()
 
 
+def test_an_address_says_whether_it_speaks_tls(log: LogObserver, capfd: pytest.CaptureFixture[str]) -> None:
+    for address in ("127.0.0.1:8443", "unix:/run/upper"):
+        log(events.ListenerOpened(address, tls=True))
+    said = told(capfd)
+    assert "Listening at: tls://127.0.0.1:8443\n" in said
+    assert "Listening at: unix:/run/upper (TLS)\n" in said
+
+
 def test_on_a_terminal_the_level_leads_and_is_coloured_unless_the_user_objects() -> None:
     record = logging.LogRecord("pronghorn.error", logging.INFO, "", 0, "words", None, None)
     assert formatter(coloured=False, terminal=True).format(record) == "INFO:     words"

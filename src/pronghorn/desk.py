@@ -43,6 +43,7 @@ class Desk:
                 "style": plan.facts.style,
                 "model": plan.model.name,
                 "listening": [listener.address for listener in plan.listeners],
+                "tls": plan.certificates is not None,
                 "workers": {
                     "wanted": len(generation.slots),
                     "ready": generation.ready,

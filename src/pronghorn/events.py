@@ -20,9 +20,10 @@ Observer = Callable[[Event], None]
 
 
 class ListenerOpened(Event, frozen=True):
-    """A listener is bound and listening; `address` is written as `--bind` takes it back."""
+    """A listener is bound and listening; `address` is written as `--bind` takes it back. `tls`: it speaks TLS."""
 
     address: str
+    tls: bool = False
 
 
 class ListenerSkipped(Event, frozen=True):

@@ -123,7 +123,7 @@ def _wanted(settings: Settings, there: list[Listener]) -> tuple[str, ...]:
 def _told(listeners: list[Listener], opening: _Opening, inherited: list[Listener]) -> Iterator[Event]:
     for each in listeners:
         if each in opening.fresh or each in inherited:
-            yield ListenerOpened(each.address)
+            yield ListenerOpened(each.address, bool(opening.settings.tls_cert))
     for each in inherited:
         if each not in listeners and each.bind.startswith("fd:"):
             yield ListenerSkipped(each.address, f"It was handed down as {each.bind}, and no --bind names it.")

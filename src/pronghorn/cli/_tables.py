@@ -47,7 +47,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         ("Server", text(f"{status['name']} (process {status['pid']}, Pronghorn {status['version']})")),
         ("State", state),
         ("Handler", text(f"{status['handler']} ({status['style']} style) under {status['model']}")),
-        ("Listening at", text("\n".join(status["listening"]))),
+        ("Listening at", text("\n".join(_listening(status)))),
         ("Workers", text(f"{ready}, generation {status['generation']}", BAD if short else "")),
         ("Connections", text(_connections(status))),
         ("Messages", text(f"{status['messages']:,}")),
@@ -55,6 +55,12 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         *([("Handler errors", text(f"{failed:,}", BAD))] if failed else []),
         ("Last reload", _last_reload(status["last_reload"])),
     ]
+
+
+def _listening(status: dict[str, Any]) -> list[str]:
+    if not status.get("tls"):
+        return list(status["listening"])
+    return [f"{each} (TLS)" if each.startswith("unix:") else f"tls://{each}" for each in status["listening"]]
 
 
 def _connections(status: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ REASONS = {
     errno.ENETUNREACH: "There is no way to that network.",
     errno.EACCES: "The permissions of that path do not let you in.",
 }
+TLS = "tls://"  # as the server's log writes an address; tcp:// is the other one
 ABSENT = (errno.ECONNREFUSED, errno.ENOENT)
 
 
@@ -31,7 +32,9 @@ class CannotConnect(PronghornError):
 
 
 @click.command("connect")
-@click.argument("address", help="[HOST:]PORT, [IPV6]:PORT or unix:PATH. Without a HOST, this machine.")
+@click.argument(
+    "address", help="[HOST:]PORT, [IPV6]:PORT or unix:PATH; tls:// may stand before. Without a HOST, this machine."
+)
 @click.option("--tls", is_flag=True, help="Speak TLS; so do the options below.")
 @click.option("--tls-ca", metavar="FILE", default="", help="Authority that signed the server's certificate, as PEM.")
 @click.option("--tls-name", metavar="NAME", default="", help="Name that the certificate is for, if not HOST.")
@@ -44,6 +47,8 @@ def command(address: str, tls: bool, insecure: bool, **files: str) -> int:
     In a pipe, standard input goes to the server and its replies to standard output; the end of the input closes
     the sending half, and the command exits when the server has closed its own. On a terminal, Ctrl-D does that.
     """
+    tls = tls or address.startswith(TLS)
+    address = address.removeprefix("tcp://").removeprefix(TLS)
     peer = parse(address)
     if not (tls or insecure or any(files.values())):
         return talk(connect(peer, address), address)

@@ -96,8 +96,10 @@ def _raised_at(error: BaseException) -> tuple[str, int]:
 
 @words(INFO, events.ListenerOpened)
 def _listener_opened(event: events.ListenerOpened) -> tuple[int, str]:
-    scheme = "" if event.address.startswith("unix:") else "tcp://"
-    return INFO, f"Listening at: {scheme}{escaped(event.address)}"
+    address = escaped(event.address)
+    if address.startswith("unix:"):
+        return INFO, f"Listening at: {address}{' (TLS)' if event.tls else ''}"
+    return INFO, f"Listening at: {'tls' if event.tls else 'tcp'}://{address}"
 
 
 @words(WARNING, events.ListenerSkipped)

@@ -50,14 +50,15 @@ class Relay(threading.Thread):
 
     def __init__(self, wire: TlsConnection) -> None:
         super().__init__(daemon=True)
-        assert wire.records is not None
         self.plain, self._ours = socket.socketpair()
         self.failure: ConversationBroken | None = None
-        self._wire, self._records = wire, wire.records
+        self._wire = wire
         self._to_wire, self._to_ours = bytearray(), bytearray()
         self._reading = self._sending = True  # from the server; and what is said here
 
     def run(self) -> None:
+        assert self._wire.records is not None
+        self._records = self._wire.records
         self._wire.setblocking(False)
         self._ours.setblocking(False)
         try:

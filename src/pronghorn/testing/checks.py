@@ -26,6 +26,7 @@ def check_handler(
     model: str = "auto",
     once: bool = False,
     half_close: bool = False,
+    tls: bool = False,
     leave_out: Iterable[str] = (),
     **settings: Any,
 ) -> None:
@@ -33,11 +34,13 @@ def check_handler(
 
     A client that sends `question`, as bytes on the wire, must read exactly `answer`, however often it asks. Say `once`
     if the handler ends the connection after one answer, and `half_close` if it answers only after the client's last
-    word, as filters do. `handler` and `settings` are as for `serving`. `leave_out` names promises that the handler does
-    not keep by intention.
+    word, as filters do. With `tls` all of it happens over TLS, with a throw-away certificate unless the settings name
+    one. `handler` and `settings` are as for `serving`. `leave_out` names promises that the handler does not keep by
+    intention.
 
     Raises AssertionError, which names each broken promise and shows the log; PronghornError if the server does not
-    start; ValueError for a name in `leave_out` that is none, and for an empty question.
+    start; ValueError for a name in `leave_out` that is none, and for an empty question; MissingExtra if trustme is not
+    there to make a certificate.
     """
     if not question:
         raise ValueError("a question has at least one byte")
@@ -46,21 +49,24 @@ def check_handler(
     for wrong in left_out.difference(names):
         raise ValueError(f"There is no promise {wrong!r}. {nearest(wrong, names)}")
     can = {name for name, lacking in ((REPEATS, once), (ANSWERS_AT_ONCE, half_close)) if not lacking}
-    with Subject(handler, question, answer, can=frozenset(can), model=model, **settings) as subject:
+    with Subject(handler, question, answer, can=frozenset(can), model=model, tls=tls, **settings) as subject:
         _report([told for each in PROMISES if each.name not in left_out for told in broken(each, subject)])
 
 
-def check_model(name: str, forms: Iterable[Form] = FORMS) -> None:
-    """Try every promise on one model with reference handlers of every style, or with some `forms` of them.
+def check_model(name: str, forms: Iterable[Form] = FORMS, *, tls: bool = False) -> None:
+    """Try every promise on one model with reference handlers of every style, or with some `forms` of them; with `tls`
+    over TLS, and then without programs.
 
-    Raises AssertionError, which names each broken promise; MissingExtra if the model cannot run here, BadSetting if
-    there is none of this name.
+    Raises AssertionError, which names each broken promise; MissingExtra if the model cannot run here, or trustme is not
+    there to make a certificate; BadSetting if there is no model of this name.
     """
     model = models.load(name)
     told = []
     for form in forms:
+        if tls and form.style == "program":
+            continue
         if form.style in model.styles():
-            with Subject.of(form, name) as subject:
+            with Subject.of(form, name, tls=tls) as subject:
                 told += [f"{form.name}: {each}" for promise in PROMISES for each in broken(promise, subject)]
         else:
             told += refused(form, name)

@@ -18,6 +18,7 @@ from pronghorn.framing import Framing, stream
 from pronghorn.testing.forms import ANSWERS_AT_ONCE, PAYLOADS, REPEATS, Form
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, shown
+from pronghorn.testing.tls import SealedClient, throw_away_pair, trusting
 
 ENOUGH = 1_000_000  # descriptors: as if there were no limit
 QUESTION = b"every herd has one that keeps watch"
@@ -29,7 +30,8 @@ class Subject:
 
     `question` is what a client sends, as bytes on the wire, and `answer` what it then reads; `can` says what else the
     handler does (the words of `pronghorn.testing.forms`), and `framing` how payloads are written if it takes any.
-    The rest are settings. For the length of a `with` block.
+    With `tls` the server has a throw-away certificate. The rest are settings; if they name a certificate, clients
+    speak TLS. For the length of a `with` block.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Subject:
         can: frozenset[str],
         framing: Framing = stream,
         model: str = "auto",
+        tls: bool = False,
         **settings: Any,
     ) -> None:
         self.handler = handler
@@ -58,12 +61,15 @@ class Subject:
         self._folder = tempfile.TemporaryDirectory(prefix="pronghorn-", ignore_cleanup_errors=True)
         self.unix_path = os.path.join(self._folder.name, "socket")
         self._next = 0
+        self._context = trusting()
+        if tls and "tls_cert" not in settings:
+            self._settings |= throw_away_pair(self._folder.name)
 
     @classmethod
-    def of(cls, form: Form, model: str) -> Subject:
+    def of(cls, form: Form, model: str, *, tls: bool = False) -> Subject:
         """A reference handler under a model."""
         question, answer = form.framing.frame(QUESTION), form.framing.frame(QUESTION.upper())
-        return cls(form.source, question, answer, can=form.can, framing=form.framing, model=model)
+        return cls(form.source, question, answer, can=form.can, framing=form.framing, model=model, tls=tls)
 
     def __enter__(self) -> Subject:
         return self
@@ -112,7 +118,8 @@ class Subject:
         if index is None:
             self._next += 1
             index = self._next % len(server.addresses)
-        return server.connect(index, receive_buffer=receive_buffer)
+        client = server.connect(index, receive_buffer=receive_buffer)
+        return SealedClient(client, self._context) if server.settings.tls_cert else client
 
     def pair(self, payload: bytes | None = None) -> tuple[bytes, bytes]:
         """Question and answer: the subject's own, or for a payload if it takes any."""

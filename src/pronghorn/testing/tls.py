@@ -1,13 +1,19 @@
 """A client's side of TLS, for tests: one that can say its last word and go on reading.
 
 Law: what ssl.SSLSocket cannot do, a test of half-close needs; so the client is a `TlsConnection`, the server's own.
+Where it must be a socket like any other, which takes what is sent before the server has shaken hands, a relay on a
+thread of its own stands between: a `SealedClient`.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import struct
 
+from pronghorn.cli._pipe import ConversationBroken
+from pronghorn.cli._tls import Relay
 from pronghorn.testing.talk import PATIENCE
 from pronghorn.tls_connection import TlsConnection
 
@@ -21,11 +27,7 @@ def over_tls(
     is the one that the certificate must be for. A `context` takes the place of both. `shutdown(SHUT_WR)` sends a
     close_notify, and what the server says can still be read. Raises HandshakeFailed, TimeoutError, ConnectionError.
     """
-    if context is None:
-        context = ssl.create_default_context(cafile=ca or None)
-        if not ca:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+    context = trusting(ca) if context is None else context
     connection = TlsConnection(sock.family, sock.type, sock.proto, fileno=sock.detach())
     connection.begin(0, "", None)
     try:
@@ -35,3 +37,80 @@ def over_tls(
         raise
     connection.settimeout(PATIENCE)
     return connection
+
+
+def trusting(ca: str = "") -> ssl.SSLContext:
+    """A context that takes the certificates of one authority; without one, any."""
+    if ca:
+        return ssl.create_default_context(cafile=ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def throw_away_pair(folder: str) -> dict[str, str]:
+    """Settings with a certificate for localhost that is made in `folder`. Raises MissingExtra without trustme."""
+    from pronghorn.cli.dev_cert import issued, write
+
+    certificate, key, _ = issued(("localhost",), days=1)
+    paths = {name: os.path.join(folder, f"{name}.pem") for name in ("tls_cert", "tls_key")}
+    write(paths["tls_cert"], certificate, 0o600)
+    write(paths["tls_key"], key, 0o600)
+    return paths
+
+
+class SealedClient(socket.socket):
+    """A client's end without TLS, of a connection with TLS: what is sent here is sealed and goes on.
+
+    At its end it tells what a socket would not: ConnectionResetError if there was no handshake, a reset, or no
+    close_notify.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str = "localhost") -> None:
+        self._relay = _Relay(sock, context, name)
+        super().__init__(fileno=self._relay.plain.detach())
+        self.settimeout(sock.gettimeout())
+        self._relay.start()
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        try:
+            data = super().recv(bufsize, flags)
+        except ConnectionResetError:  # the relay has left without reading all
+            data = b""
+        if not data and self._relay.failure is not None:
+            raise ConnectionResetError(str(self._relay.failure))
+        return data
+
+    def abort(self) -> None:
+        """Close with a reset."""
+        self._relay.aborting = True
+        self.close()
+        self._relay.join(PATIENCE)
+
+
+class _Relay(Relay):
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
+        wire = TlsConnection(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        wire.begin(0, "", None)
+        super().__init__(wire)
+        self._handshake = context, name
+        self.aborting = False
+
+    def run(self) -> None:
+        context, name = self._handshake
+        try:
+            self._wire.shake_hands(context, PATIENCE, client=True, server_name=name)
+        except OSError as error:
+            self.failure = ConversationBroken("No TLS.", str(error))
+        else:
+            super().run()
+        if self.aborting:
+            self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._wire.end()
+        self._ours.close()
+
+    def _read_ours(self) -> None:
+        super()._read_ours()
+        if self.aborting:
+            raise ConnectionAbortedError

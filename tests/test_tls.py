@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from launch import script
 from pronghorn import models, tls
 from pronghorn.certificates import Certificates
 from pronghorn.errors import BadCertificate, BadSetting, HandshakeFailed, IncompatibleHandler, PronghornError
 from pronghorn.settings import settle
 from pronghorn.testing import FORMS, Served, exchange, over_tls, serving, until
+from pronghorn.testing.tls import trusting
 from pronghorn.tls_connection import TlsConnection
 from tls_under_test import Authority
 
@@ -403,6 +405,48 @@ def test_an_idle_conversation_ends_in_order_when_draining(model: str, pair: dict
         connection.close()
         assert mute.recv(100) == b""
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize("model", ["iterative", "fork", "thread", "pool", "gevent"])
+def test_what_nobody_can_have_sealed_ends_its_own_connection_only_while_draining(
+    model: str, pair: dict[str, Any]
+) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("tls_under_test:says_goodbye", model=model, workers=1, **pair) as server, server.connect() as bad:
+        records = tls.Records(trusting(), "localhost", client=True)
+        while not records.shake():
+            bad.sendall(records.unsent())
+            records.feed(bad.recv(65536))
+        # In one piece with the end of the handshake, so that the server has it and its handler has not asked for it.
+        bad.sendall(records.unsent() + b"\x17\x03\x03\x00\x20" + b"?" * 32)
+        with contextlib.ExitStack() as stack:
+            other = stack.enter_context(client(server)) if model != "iterative" else None
+            until(lambda: server.is_at_rest() or model == "iterative", "both conversations are held")
+            server.send_signal(signal.SIGTERM)
+            assert other is None or exchange(other) == b"goodbye"
+        assert server.wait() == 0, server.log()
+        assert clean(server), server.log()
+
+
+RAISES = """
+import msgspec, pronghorn
+from pronghorn.errors import TlsFailed
+from pronghorn.models import epoll
+
+def serve(context):
+    raise TlsFailed("of a peer, and nobody caught it")
+
+epoll.MODEL = msgspec.structs.replace(epoll.MODEL, serve=serve)
+pronghorn.serve("upper", model="epoll", bind="127.0.0.1:0")
+"""
+
+
+def test_an_error_of_a_peer_that_leaves_a_model_is_a_fault_of_the_server_and_ends_no_supervisor(tmp_path: Path) -> None:
+    with script(tmp_path, RAISES) as server:
+        assert server.process.wait(PATIENCE) == 3
+        assert "TlsFailed: of a peer, and nobody caught it" in server.log
+        assert "TypeError" not in server.log
 
 
 # Certificates

@@ -10,6 +10,7 @@ import datetime
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ async def by_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     assert writer.get_extra_info("peercert") == writer.get_extra_info("ssl_object").getpeercert()
     writer.write(told(writer.get_extra_info("tls")))
     await writer.drain()
+
+
+def says_goodbye(conn: Any) -> None:
+    """Reads nothing until draining has begun, and for a while longer."""
+    while not conn.draining:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    conn.sendall(b"goodbye")
+    conn.recv(100)
 
 
 def as_socket(conn: Any) -> None:

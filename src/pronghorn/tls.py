@@ -16,7 +16,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -208,6 +208,7 @@ class Records:
         "_outgoing",
         "begun",
         "ended",
+        "failed",
         "object",
         "said_goodbye",
         "shaken",
@@ -230,6 +231,8 @@ class Records:
         """Something has come from the peer."""
         self.shaken = False
         """The handshake is done."""
+        self.failed: TlsFailed | None = None
+        """What came cannot be opened, and nothing behind it."""
         self.ended = False
         """The peer has sent its close_notify."""
         self.truncated = False
@@ -281,8 +284,10 @@ class Records:
     def take(self) -> bytes:
         """All that can be read of what was fed; empty if that is nothing yet, or if the peer has `ended`.
 
-        Raises TlsFailed for what the peer cannot have sealed.
+        Raises TlsFailed for what the peer cannot have sealed, and from then on.
         """
+        if self.failed is not None:
+            raise self.failed
         first, more = self._early, []
         self.waiting, self._early = False, b""
         try:
@@ -297,10 +302,14 @@ class Records:
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError as error:
-            raise TlsFailed(told(error, self._client)) from None
+            self._fail(told(error, self._client))
         if self._outgoing.pending > MOST_UNASKED:
-            raise TlsFailed(FLOOD)
+            self._fail(FLOOD)
         return b"".join([first, *more]) if more else first
+
+    def _fail(self, what: str) -> NoReturn:
+        self.failed = TlsFailed(what)
+        raise self.failed from None
 
     def seal(self, data: bytes | bytearray | memoryview) -> bytes:
         """What to send for `data`, and for all that was owed before it."""

@@ -70,9 +70,11 @@ class TlsCalls(Base):
 
     def _step(self, records: Records, deadline: float) -> bool:
         try:
-            done = records.shake()
+            with self._records:
+                done = records.shake()
         finally:
-            self._unsent += records.unsent()
+            with self._records:
+                self._unsent += records.unsent()
             if self._unsent:
                 self._patience(deadline)
                 self._flush()
@@ -81,7 +83,8 @@ class TlsCalls(Base):
             sealed = super().recv(READ_SIZE)
             if not sealed:
                 raise ConnectionResetError("it left before the handshake was done")
-            records.feed(sealed)
+            with self._records:
+                records.feed(sealed)
         return done
 
     def _patience(self, deadline: float) -> None:
@@ -112,12 +115,16 @@ class TlsCalls(Base):
         return len(got)
 
     def pending(self) -> int:
-        self._open_what_came()
+        try:
+            self._open_what_came()
+        except TlsFailed:
+            pass  # for whoever reads: the drain's flow, which asks this too, is not concerned
         return len(self._plain) - self._at
 
     @property
     def holds_input(self) -> bool:
-        return self.pending() > 0 or (self.records is not None and self.records.ended)
+        records = self.records
+        return self.pending() > 0 or (records is not None and (records.ended or records.failed is not None))
 
     def _fill(self) -> bool:
         """See that there is something to read, blocking as the socket does; False at the end of input."""
@@ -140,8 +147,9 @@ class TlsCalls(Base):
         """Whether there is something to read, of what has been fed."""
         records = self.records
         if self._at >= len(self._plain) and records is not None:
-            with self._records:  # whoever watches over the drain asks too
-                if self._at >= len(self._plain) and records.waiting:
+            with self._records:  # whoever watches over the drain asks too, and in the middle of a handshake
+                due = records.shaken and (records.waiting or records.failed is not None)
+                if due and self._at >= len(self._plain):
                     self._plain, self._at = records.take(), 0
                     self._opened += len(self._plain)
         return self._at < len(self._plain)
@@ -153,7 +161,8 @@ class TlsCalls(Base):
         view = memoryview(data).cast("B")[:RECORD]
         with self._writing:
             self._flush()
-            self._seal(view)
+            if view:
+                self._seal(view)
             if self.gettimeout() is None:
                 self._flush()
             else:

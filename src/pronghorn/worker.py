@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from pronghorn import errors, handlers, privileges
-from pronghorn.errors import BadHandler, PronghornError
+from pronghorn.errors import BadHandler, PeerError, PronghornError
 from pronghorn.events import DrainFinished, LifespanFailed, Observer
 from pronghorn.handlers import Source
 from pronghorn.lifespans import ASYNC, Lifespan
@@ -179,13 +179,14 @@ def work(
         try:
             close_descriptors(left)
             code = _serve(plan, page, line, drain, mask)
-        except PronghornError as error:
-            line.tell(Failed.of(error))
-            code = error.exit_code
-        except BaseException:
-            import traceback
+        except BaseException as error:
+            if isinstance(error, PronghornError) and not isinstance(error, PeerError):
+                line.tell(Failed.of(error))
+                code = error.exit_code
+            else:
+                import traceback
 
-            line.tell(Crashed(traceback.format_exc()[-LONGEST_TRACE:]))
+                line.tell(Crashed(traceback.format_exc()[-LONGEST_TRACE:]))
     finally:
         leave(code)
 

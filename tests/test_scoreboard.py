@@ -302,7 +302,7 @@ def test_what_is_another_source(host: str, other: str) -> None:
 
 
 def test_no_address_at_all() -> None:
-    with pytest.raises(ValueError, match="is no IP address"):
+    with pytest.raises(ValueError, match="is no address in figures"):
         network("localhost")
 
 

@@ -7,23 +7,17 @@ by /64, which is what one customer has (RFC 6177).
 
 from __future__ import annotations
 
-import socket
 from functools import lru_cache
+
+from pronghorn.networks import packed
 
 ROW = 16384
 SOURCE_WORDS = 2 * ROW
-MAPPED = bytes(10) + b"\xff\xff"
 
 
 def network(host: str) -> bytes:
     """What of an address counts as one source: 4 bytes of IPv4, or the first 8 of IPv6. ValueError if it is neither."""
-    try:
-        if ":" not in host:
-            return socket.inet_pton(socket.AF_INET, host)
-        raw = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    except OSError:
-        raise ValueError(f"{host!r} is no IP address") from None
-    return raw[12:] if raw.startswith(MAPPED) else raw[:8]
+    return packed(host)[:8]
 
 
 @lru_cache(maxsize=1024)

@@ -145,6 +145,32 @@ def test_floods_are_told_once_in_ten_seconds_each(
     assert other.endswith("another limit")
 
 
+def test_the_flood_of_many_processes_is_one(log: LogObserver, clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    refused = events.ConnectionRefused(PEER, "no PROXY header")
+    for _ in range(20):
+        if not (pid := os.fork()):
+            try:
+                log(refused)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+    assert len(told(capfd).splitlines()) == 1
+    clock.now += 11.0
+    log(refused)
+    assert told(capfd).endswith("no PROXY header (19 more since the last such line)\n")
+
+
+def test_of_too_many_kinds_those_told_long_ago_are_forgotten(
+    log: LogObserver, clock: Clock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(5000):
+        clock.now += 0.001
+        log(events.ConnectionRefused(PEER, f"limit {number}"))
+    assert len(told(capfd).splitlines()) == 5000
+    log(events.ConnectionRefused(PEER, "limit 4999"))
+    assert told(capfd) == ""
+
+
 def test_what_a_peer_can_make_a_handler_raise_is_no_flood_either(
     log: LogObserver, clock: Clock, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,13 +1,15 @@
 """The log: events in words, on standard error.
 
 Law: the words are those of words.py. Kinds that a peer can cause at will are limited to one line in ten seconds each,
-with the count of those left out. A log that nobody reads may not stop the server: what standard error does not take at
-once is dropped and counted.
+with the count of those left out, of a process and all that it forks together. A log that nobody reads may not stop the
+server: what standard error does not take at once is dropped and counted.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import mmap
 import os
 import stat
 import time
@@ -34,8 +36,7 @@ class LogObserver:
 
     def __init__(self, level: str = "info", clock: Callable[[], float] = time.monotonic, form: str = "text") -> None:
         self._clock = clock
-        self._told: dict[Hashable, float] = {}
-        self._left_out: dict[Hashable, int] = {}
+        self._seldom = Seldom()
         self._logger = logging.getLogger(NAME)
         self._handler: logging.Handler | None = None
         if not self._logger.handlers:
@@ -52,8 +53,7 @@ class LogObserver:
         if kind is None:
             level, text = tell(event)
             self._logger.log(level, "%s", text)
-        elif self._may_tell(kind):
-            more = self._left_out.pop(kind, 0)
+        elif (more := self._seldom.left_out(kind, self._clock())) is not None:
             level, text = tell(event)
             head, line_end, rest = text.partition("\n")
             head += f" ({more:,} more since the last such line)" if more else ""
@@ -67,14 +67,36 @@ class LogObserver:
             self._logger.propagate = True
             self._handler = None
 
-    def _may_tell(self, kind: Hashable) -> bool:
-        """True once in ten seconds for each kind; otherwise the record is counted as left out."""
-        now = self._clock()
-        if now - self._told.get(kind, -QUIET) < QUIET:
-            self._left_out[kind] = self._left_out.get(kind, 0) + 1
-            return False
-        self._told[kind] = now
-        return True
+
+class Seldom:
+    """When each kind was told last, and how many records were left out since: in memory that a process shares with
+    those that it forks, so that a thousand children with one fault do not tell of it a thousand times.
+
+    Without a lock: two who come at the same instant may both tell. Of more kinds than there is room for, the one that
+    was told longest ago is forgotten.
+    """
+
+    PLACES, NEAR = 512, 8
+    KEY, TOLD, LEFT_OUT, WORDS = range(4)
+
+    def __init__(self) -> None:
+        memory = memoryview(mmap.mmap(-1, self.PLACES * self.WORDS * 8))
+        self._words, self._floats = memory.cast("q"), memory.cast("d")
+
+    def left_out(self, kind: Hashable, now: float) -> int | None:
+        """None if one of this kind was told within the last ten seconds; else it may be told, and with it this many."""
+        key = hash(kind) or 1
+        places = [(key + each) % self.PLACES * self.WORDS for each in range(self.NEAR)]
+        place = next((each for each in places if self._words[each] == key), -1)
+        if place < 0:
+            place = min(places, key=lambda each: self._floats[each + self.TOLD] if self._words[each] else -math.inf)
+            self._words[place], self._words[place + self.LEFT_OUT] = key, 0
+        elif now - self._floats[place + self.TOLD] < QUIET:
+            self._words[place + self.LEFT_OUT] += 1
+            return None
+        self._floats[place + self.TOLD] = now
+        more, self._words[place + self.LEFT_OUT] = self._words[place + self.LEFT_OUT], 0
+        return more
 
 
 class StandardError(logging.Handler):

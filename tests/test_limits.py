@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import resource
 import select
 import signal
@@ -24,7 +25,18 @@ from launch import script, wait_for
 from pronghorn import models
 from pronghorn.counts import ACCEPTED
 from pronghorn.errors import PronghornError
-from pronghorn.limits import DENIED, SECOND, TOO_FAST, TOO_MANY, Bucket, Limits, Reserve, free_descriptors
+from pronghorn.limits import (
+    ALL,
+    DENIED,
+    DESCRIPTORS,
+    SECOND,
+    TOO_FAST,
+    TOO_MANY,
+    Bucket,
+    Limits,
+    Reserve,
+    free_descriptors,
+)
 from pronghorn.listener import Exhausted
 from pronghorn.scoreboard import SEEN, SERVING, TAKEN, Page, Scoreboard
 from pronghorn.settings import settle
@@ -62,11 +74,13 @@ def test_never_more_than_the_limit_and_the_last_place_can_be_had(board: Scoreboa
 
 
 def test_one_worker_holds_no_more_than_it_can(board: Scoreboard) -> None:
-    (page,) = pages(board, 1)
-    limits = Limits(settle({}), page)
-    limits.most = 2
-    assert [limits.reserve() for _ in range(3)] == [True, True, False]
-    assert page.open == 2
+    settings = settle({"max_connections": 5})
+    one, two = (Limits(settings, page) for page in pages(board, 2))
+    one.most = 2
+    assert [one.reserve() for _ in range(3)] == [True, True, False]
+    assert one.reached() == (2, DESCRIPTORS)
+    assert [two.reserve() for _ in range(4)] == [True, True, True, False]
+    assert two.reached() == (5, ALL), "all that the server has, not this worker's"
 
 
 def test_sources_are_counted_over_all_workers(board: Scoreboard) -> None:
@@ -337,7 +351,7 @@ def test_beyond_the_limit_of_all_clients_wait_in_the_queue(model: str, workers: 
         time.sleep(QUIET)
         so_many(7)
         assert len(served) == 4
-        assert "there is no room beside" in server.log()
+        assert re.search(r"there is no room beside \d open connections \(--max-connections\)", server.log())
         for count in (5, 6, 7):
             gone = served.pop()
             assert gone.recv(1) == b"A"
@@ -345,6 +359,24 @@ def test_beyond_the_limit_of_all_clients_wait_in_the_queue(model: str, workers: 
             gone.close()
             until(lambda count=count: so_many(4))  # type: ignore[misc]
             assert len(served) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "setting"), [("thread", "max_threads"), ("pool", "pool_size"), ("fork", "max_children")]
+)
+def test_who_waits_for_a_flow_of_control_is_told_of(model: str, setting: str) -> None:
+    told = f"there is no room beside 2 open connections (--{setting.replace('_', '-')})"
+    with limited(model, **{setting: 2}) as server, connected(server, 2) as inside:
+        assert all(map(answered, inside))
+        served = board_of(server).pages()[0]
+        beat = served.beat
+        until(lambda: served.beat > beat + 1.5)
+        assert told not in server.log(), "nobody waits"
+        with connected(server, 1) as (waiting,):
+            until(lambda: told in server.log())
+            inside[0].close()
+            assert answered(waiting)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -461,6 +493,7 @@ def test_without_a_limit_of_connections_the_descriptors_are_one(tmp_path: Path, 
         for client in clients:
             client.sendall(b"a")
         wait_for(lambda: "there is no room beside" in server.log, "the full server")
+        assert "open connections (the descriptors of a worker, ulimit -n)" in server.log
         time.sleep(QUIET)
         served = select.select(clients, [], [], 0)[0]
         assert 40 < len(served) < 96

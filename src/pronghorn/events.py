@@ -88,10 +88,12 @@ class ConnectionRefused(Event, frozen=True):
 
 
 class ClientsWait(Event, frozen=True):
-    """As many connections are open as may be: at `address` nobody is accepted, and clients wait in the queue."""
+    """As many connections are open as may be: at `address` nobody is accepted, and clients wait in the queue.
+    `limit` is the one that is reached: the whole server's, or one worker's; `open` counts alike."""
 
     address: str
     open: int
+    limit: str
 
 
 class HandlerFailed(Event, frozen=True):

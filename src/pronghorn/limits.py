@@ -25,6 +25,7 @@ from pronghorn.scoreboard import H_HIGHEST, SEEN, SINCE, TAKEN, Page
 from pronghorn.settings import Settings
 
 SPARE_DESCRIPTORS = 16  # of those that are free when serving begins, for what is no connection
+ALL, DESCRIPTORS = "--max-connections", "the descriptors of a worker, ulimit -n"
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
 RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
 SECOND = 10**9  # nanoseconds
@@ -130,6 +131,13 @@ class Limits:
             return True
         words[OPEN] -= 1
         return False
+
+    def reached(self) -> tuple[int, str]:
+        """How many are open, when nobody can be let in, and what limit that is."""
+        here = self._page.open
+        if self._all is None or here >= self.most:
+            return here, DESCRIPTORS
+        return self._page.everywhere(OPEN), ALL
 
     def refusal(self, peer: Peer) -> str:
         """The limit that a peer is beyond who was just accepted; "" if there is none. One that is not refused is

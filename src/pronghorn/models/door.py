@@ -71,7 +71,7 @@ class Door:
         with self.lock:
             if self.limits.reserve():
                 return
-        self.observe(ClientsWait(listener.address, self.page.open))
+        self.observe(ClientsWait(listener.address, *self.limits.reached()))
         raise Exhausted("as many connections are open as may be")
 
     def _give_back(self) -> None:

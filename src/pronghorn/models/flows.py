@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from pronghorn.connection import (
     owes_reply,
 )
 from pronghorn.errors import BadProxyHeader, PeerTimeout
-from pronghorn.events import ConnectionOpened
+from pronghorn.events import ClientsWait, ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, TICK, Context
@@ -80,6 +81,7 @@ class Flows:
             if now >= self._beat_at or not self.timeouts.wait(now):
                 self.tick()
                 parking.turn_late_away(now)
+                self._tell_who_waits(room, listeners)
             ready = room() and now >= self._rest_until
             if ready is not listening:
                 listening = ready
@@ -104,6 +106,17 @@ class Flows:
         for listener in listeners.values():
             yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
         self._close(listeners)
+
+    def _tell_who_waits(self, room: Callable[[], bool], listeners: dict[int, Listener]) -> None:
+        """At a beat, if there is no room: clients who are in a queue now."""
+        if room():
+            return
+        poller = select.poll()
+        most = self.context.model.capacity(self.settings, sys.maxsize)
+        for fd in listeners:
+            poller.register(fd, select.POLLIN)
+        for fd, _ in poller.poll(0):
+            self.context.observe(ClientsWait(listeners[fd].address, *most))
 
     def _close(self, listeners: dict[int, Listener]) -> None:
         for listener in listeners.values():  # not before: a page may have noted their descriptors

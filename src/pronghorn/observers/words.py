@@ -151,7 +151,8 @@ def _connection_refused(event: events.ConnectionRefused) -> tuple[int, str]:
 
 @words(WARNING, events.ClientsWait)
 def _clients_wait(event: events.ClientsWait) -> tuple[int, str]:
-    return WARNING, f"Clients wait at {escaped(event.address)}: there is no room beside {event.open:,} open connections"
+    room = f"there is no room beside {event.open:,} open connections ({event.limit})"
+    return WARNING, f"Clients wait at {escaped(event.address)}: {room}"
 
 
 @words(ERROR, events.HandlerFailed)

@@ -459,11 +459,14 @@ def test_a_handler_that_pushes_what_nobody_takes_loses_its_connection(name: str,
         assert server.memory() - before < 32 * 1024 * 1024
 
 
-@pytest.mark.parametrize(("message", "late"), [(30, 3.0), (2, 1.0), (0.4, 1.0)])
-def test_the_first_look_comes_early_enough_for_a_message_that_began_at_once(message: float, late: float) -> None:
+@pytest.mark.parametrize(("deadline", "late"), [(300, 30.0), (30, 3.0), (2, 1.0), (0.4, 1.0)])
+def test_the_first_look_comes_early_enough_for_what_began_before_it(deadline: float, late: float) -> None:
     """Until then nobody knows of it: that, a heartbeat and a pass are what its end may be late."""
-    timeouts = OutsideTimeouts(settle({**OFF, "message_timeout": message}), True)
-    assert timeouts.first_look + 0.5 + timeouts.interval <= late
+    message = OutsideTimeouts(settle({**OFF, "message_timeout": deadline}), True)
+    assert message.first_look(told=True) + 0.5 + message.interval <= late
+    idle = OutsideTimeouts(settle({**OFF, "idle_timeout": deadline}), False)
+    assert idle.first_look(told=False) + 0.5 + idle.interval <= late
+    assert idle.first_look(told=True) == deadline / 2, "the many that live for a moment do without"
 
 
 # TLS

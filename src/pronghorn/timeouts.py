@@ -58,13 +58,16 @@ class Timeouts:
         self.shortest = min(self.idle, self.message, self.write, self.age)
         often = max(SHORTEST, min(LONGEST, self.shortest / PER_DEADLINE))
         self.interval = often if self.shortest < math.inf else math.inf
-        # When the first look at a connection has to be, at the latest: an unfinished message is timed from there.
-        self.first_look = min(self.shortest / 2, max(1.0, self.message / 10) / 3)
         self._next = 0.0
 
     def wait(self, now: float) -> float:
         """Seconds until the next pass."""
         return max(0.0, self._next - now)
+
+    def first_look(self, told: bool) -> float:
+        """The age at which a connection has to be looked at for the first time, in seconds: an unfinished message is
+        timed from there, and so is everything unless the kernel has `told` what happened before."""
+        return min(self.shortest / 2, max(1.0, (self.message if told else self.shortest) / 10) / 3)
 
     def due(self, conns: Iterable[Any], now: float) -> list[tuple[Any, str]]:
         """A pass, if it is time for one: the connections that are over their time, each with the reason."""

@@ -11,6 +11,7 @@ import _thread
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -52,6 +53,11 @@ def descriptors(context: Context) -> list[int]:
     return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
 
 
+def first_look(flows: Flows) -> float:
+    told = hasattr(socket, "TCP_INFO") and all(each.family != socket.AF_UNIX for each in flows.context.listeners)
+    return flows.timeouts.first_look(told)
+
+
 def handle_signals(flows: Flows) -> Any:
     """SIGCHLD for the parent, SIGURG for its children; what SIGCHLD did before."""
     signal.signal(signal.SIGURG, lambda *_: _thread.start_new_thread(flows.look_after, ()))
@@ -79,7 +85,7 @@ def serve(context: Context) -> None:
         flows.keep_deadlines(now)
         send(elders.since(now) & children.keys(), signal.SIGURG)
 
-    elders = Elders(flows.timeouts.first_look)
+    elders = Elders(first_look(flows))
     flows.watch_over = watch_over
     previous = handle_signals(flows)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):

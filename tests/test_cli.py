@@ -17,7 +17,7 @@ import pytest
 import pronghorn
 from pronghorn import models, settings
 from pronghorn.cli import main
-from pronghorn.cli._layers import split
+from pronghorn.cli._layers import split, strays
 
 ROOT = Path(__file__).parent.parent
 PRONGHORN = [sys.executable, "-m", "pronghorn"]
@@ -213,6 +213,19 @@ def becomes(*arguments: str, flags: tuple[str, ...] = (), **options: Any) -> dic
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def test_a_variable_that_is_nearly_a_settings_is_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("PRONGHORN_WROKERS", "3")
+    monkeypatch.setenv("PRONGHORN_PORT_8000_TCP_ADDR", "10.0.0.1")  # as Kubernetes makes them
+    assert main.run(["config"]) == 0
+    warning = "Warning: nothing reads the variable PRONGHORN_WROKERS. Did you mean PRONGHORN_WORKERS?\n"
+    assert capsys.readouterr().err == warning
+    names = (
+        "PRONGHORN_PORT PRONGHORN_SERVICE_HOST PRONGHORN_NAME PRONGHORN_CONFIG PRONGHORN_HOME PRONGHORN_ HOME WORKER"
+    )
+    assert strays(names.split()) == []
+    assert strays(["PRONGHORN_CONFG"]) == [("PRONGHORN_CONFG", "PRONGHORN_CONFIG")]
 
 
 def test_an_interpreter_that_cannot_be_started_is_told() -> None:

@@ -81,6 +81,7 @@ WRONG = {
     "max-treads = 1": ("no setting 'max-treads'", "Did you mean 'max_threads'?"),
     "zzzzzzzz = 1": ("no setting 'zzzzzzzz'", "serve --help"),
     "[tool.pronghorn]\nworkers = 1": ("no setting 'tool'", "stand at the top"),
+    "[server]\nworkers = 1": ("no setting 'server'", "stand at the top"),
     "workers = 1979-05-27": ("workers in pronghorn.toml cannot be", "whole number"),
     "workers = {a = 1}": ("workers in pronghorn.toml cannot be {'a': 1}", "whole number"),
     'bind = [["a:1"]]': ("bind in pronghorn.toml cannot be", "ADDRESS"),

@@ -7,7 +7,8 @@ Law: this file knows no setting by name. Its options are a loop over `settings.f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from pronghorn.settings.source import Source
 
 EXEC = "--exec"
 COMMAND = "pronghorn.exec"
+CONFIG = f"{settings.ENVIRONMENT_PREFIX}CONFIG"
+NEARLY = 0.8  # of difflib's ratio
 as_json = click.option("--json", "as_json", is_flag=True, help="The result, or the error, as JSON on standard output.")
 
 
@@ -127,7 +130,7 @@ def _common() -> list[click.Parameter]:
         click.RichOption(
             ["-c", "--config"],
             metavar="FILE",
-            envvar=f"{settings.ENVIRONMENT_PREFIX}CONFIG",
+            envvar=CONFIG,
             show_envvar=True,
             help="Settings file. Without this, pronghorn.toml in the working folder, or [tool.pronghorn] in its "
             "pyproject.toml.",
@@ -154,9 +157,24 @@ def given(ctx: click.Context, handler: str | None, config: str | None, values: d
             origins[field.name] = field.flag
         elif origin is ParameterSource.ENVIRONMENT:
             origins[field.name] = field.variable
+    for stray, near in strays(os.environ):
+        click.echo(f"Warning: nothing reads the variable {stray}. Did you mean {near}?", err=True)
     source = Source(command=program) if program else Source(name=handler) if handler else None
     file = os.path.abspath(config) if config else find()
     return Layers({name: values[name] for name in origins}, origins, source, file)
+
+
+def strays(environment: Iterable[str]) -> list[tuple[str, str]]:
+    """Variables of which the name is nearly a setting's, and that. Others with our prefix are left alone: Kubernetes
+    makes PRONGHORN_PORT and the like for a service of that name."""
+    prefix = settings.ENVIRONMENT_PREFIX
+    known = [variable.removeprefix(prefix) for variable in (*(field.variable for field in settings.fields()), CONFIG)]
+    found: list[tuple[str, str]] = []
+    for name in sorted(environment):
+        word = name.removeprefix(prefix)
+        if word not in (name, *known):
+            found += [(name, prefix + near) for near in get_close_matches(word, known, n=1, cutoff=NEARLY)]
+    return found
 
 
 def print_json(value: Any) -> None:

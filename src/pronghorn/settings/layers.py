@@ -78,7 +78,9 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str], Source | None]:
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise BadSetting(f"There is no setting {key!r}, which stands in {path}.", hint=_meant(path, key, known))
+            raise BadSetting(
+                f"There is no setting {key!r}, which stands in {path}.", hint=_meant(path, key, value, known)
+            )
         if name in values:
             raise BadSetting(f"{path} has {name} twice.", f"{key} is the same setting.", "Leave one of them out.")
         values[name], origins[name] = value, f"{key} in {os.path.basename(path)}"
@@ -94,9 +96,12 @@ def peek(path: str, names: Collection[str]) -> dict[str, str]:
     return mine
 
 
-def _meant(path: str, key: str, known: list[str]) -> str:
-    if key == TABLE[0] and os.path.basename(path) != PROJECT_FILE:
-        return f"[tool.pronghorn] is for {PROJECT_FILE}. Here settings stand at the top, without a table."
+def _meant(path: str, key: str, value: Any, known: list[str]) -> str:
+    if isinstance(value, dict):
+        if os.path.basename(path) == PROJECT_FILE:
+            return "Settings stand in [tool.pronghorn] itself."
+        ours = f"[tool.pronghorn] is for {PROJECT_FILE}. " if key == TABLE[0] else ""
+        return f"{ours}Here settings stand at the top, without a table."
     close = nearest(key.replace("-", "_"), known)
     return close if close.startswith("Did") else "'pronghorn serve --help' tells all settings."
 

@@ -120,5 +120,5 @@ def certified(facts: Facts, settings: Settings) -> Certificates | None:
 
 
 def told(error: PronghornError) -> str:
-    """An error in one piece, for a record."""
-    return "\n".join(part for part in (error.what, error.why) if part)
+    """An error in one piece, for a record; one without a reason is explained by its hint."""
+    return "\n".join(part for part in (error.what, error.why or error.hint) if part)

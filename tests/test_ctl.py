@@ -309,6 +309,28 @@ def test_of_several_servers_the_one_is_asked_that_is_meant(
     assert (len(shop.asked), len(other.asked)) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("bind", "name"),
+    [
+        ('[":18200", "unix:b"]', "0.0.0.0:18200"),
+        ('"127.0.0.1:18200,:1"', "127.0.0.1:18200"),
+        ('"unix:/run/b"', "unix:/run/b"),
+    ],
+)
+def test_of_several_servers_the_files_address_tells(
+    shop: MadeUp, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], bind: str, name: str
+) -> None:
+    (tmp_path / "pronghorn.toml").write_text(f"bind = {bind}\n")
+    assert ran(capsys, "status")[0] == 0  # there is but one
+    second = Control.open(name, f"{folder}/{meeting.file_name(name)}.sock")
+    try:
+        assert f"{meeting.file_name(name)}.sock has not answered" in ran(capsys, "status", "--timeout", "50ms")[2]
+        (tmp_path / "pronghorn.toml").write_text('bind = "127.0.0.1:0"')
+        assert "2 servers are running" in ran(capsys, "status")[2]
+    finally:
+        second.close()
+
+
 def test_a_settings_file_that_is_named_tells_the_server(
     shop: MadeUp, other: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,14 +38,13 @@ def printable(words: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else "?" for each in words)
 
 
-def find(name: str, note: str = "") -> str:
-    """The socket of the server of that name; without one, of the only server that is running. Raises NoServer, with
-    `note` in front of its reason."""
+def find(name: str, note: str = "", likely: Callable[[], str] = str) -> str:
+    """The socket of the server of that name; without one, of the only server that is running, or of several the one
+    that has the `likely` name. Raises NoServer, with `note` in front of its reason."""
     found, wrong = meeting.sockets()
     live = [path for path in found if _listens(path)]
     if name:
-        wanted = meeting.file_name(name) + meeting.SUFFIX
-        matching = [path for path in live if os.path.basename(path) == wanted]
+        matching = _of_name(live, name)
         if not matching:
             hint = "Name one of these with --name." if live else START
             raise NoServer(f"No server named {name} is running.", note + _who(live, wrong), hint)
@@ -53,6 +52,9 @@ def find(name: str, note: str = "") -> str:
     if not live:
         raise NoServer("No server is running that this user can control.", note + _who(live, wrong), START)
     if len(live) > 1:
+        named = _of_name(live, likely())
+        if named:
+            return named[0]
         hint = f"Choose one, for example: pronghorn ctl status --name {_name(live[0])}"
         raise NoServer(f"{len(live)} servers are running.", note + _who(live, []), hint)
     return live[0]
@@ -140,6 +142,10 @@ def _listens(path: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def _of_name(live: list[str], name: str) -> list[str]:
+    return [path for path in live if name and _name(path) == meeting.file_name(name)]
 
 
 def _name(path: str) -> str:

@@ -1,21 +1,23 @@
 """Which running server `pronghorn ctl` means.
 
 Law: what is typed counts first, then what the server itself goes by, which is its environment and then its settings
-file; without any of them it is the only server that runs. A settings file that cannot be read does not keep anybody
-from a server that can be told without it.
+file; without any of them it is the only server that runs, or of several the one that is named after the file's first
+address. A settings file that cannot be read does not keep anybody from a server that can be told without it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from typing import Any
 
+from pronghorn.addresses import parse_bind, places, spoken
 from pronghorn.cli import _server
 from pronghorn.control import AUTO, OFF
-from pronghorn.errors import BadSetting
+from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings import layers
 
-NAME, SOCKET, CHDIR = "name", "control_socket", "chdir"
+NAME, SOCKET, CHDIR, BIND = "name", "control_socket", "chdir", "bind"
 
 
 def socket_of(options: Mapping[str, str | None], typed: Collection[str]) -> str:
@@ -39,13 +41,22 @@ def socket_of(options: Mapping[str, str | None], typed: Collection[str]) -> str:
         return os.path.join(told.get(CHDIR, ""), path)
     if not name and told.get(NAME):
         return _server.find(told[NAME], f"That is its name in {file}. ")
-    return _server.find(name, wrong)
+    return _server.find(name, wrong, lambda: _first_address(told.get(BIND)))
 
 
-def _told(config: str | None) -> tuple[str, dict[str, str]]:
+def _told(config: str | None) -> tuple[str, dict[str, Any]]:
     """The settings file, and what it says."""
     file = os.path.abspath(config) if config else layers.find()
-    return file, layers.peek(file, (NAME, SOCKET, CHDIR)) if file else {}
+    return file, layers.peek(file, (NAME, SOCKET, CHDIR, BIND)) if file else {}
+
+
+def _first_address(bind: Any) -> str:
+    """The name of a server that was given none."""
+    try:
+        first = bind.split(",")[0] if isinstance(bind, str) else bind[0] if bind else ""
+        return spoken(places(parse_bind(first))[0]) if first else ""
+    except (PronghornError, IndexError):
+        return ""
 
 
 def _path(value: str | None) -> str:

@@ -88,8 +88,8 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str], Source | None]:
     return values, origins, source
 
 
-def peek(path: str, names: Collection[str]) -> dict[str, str]:
-    """What a file gives for these settings of text, whatever else stands in it. Raises BadSetting."""
+def peek(path: str, names: Collection[str]) -> dict[str, Any]:
+    """What a file gives for these settings, as it stands, whatever else stands in it. Raises BadSetting."""
     found = {key.replace("-", "_"): value for key, value in (_table(path, _parsed(path)) or {}).items()}
     mine = {name: found[name] for name in names if name in found}
     settle(mine, {name: f"{name} in {os.path.basename(path)}" for name in mine})

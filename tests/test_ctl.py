@@ -385,7 +385,11 @@ def test_an_answer_may_take_too_long(shop: MadeUp, capsys: pytest.CaptureFixture
     status, output, errors = ran(capsys, "drain", "--timeout", "50ms")
     assert (status, output) == (1, "")
     assert "has not answered in time" in errors
-    assert "It goes on with what it was asked" in errors
+    assert "It goes on with what it was asked.\nSee how it is with: pronghorn ctl status" in errors
+    del shop.answers["status"]
+    errors = ran(capsys, "status", "--timeout", "50ms")[2]
+    assert "its supervisor is stopped, or the machine is very busy" in errors
+    assert "ctl status" not in errors
 
 
 def test_every_command_waits_long_enough() -> None:

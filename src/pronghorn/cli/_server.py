@@ -17,6 +17,9 @@ from pronghorn.errors import PronghornError
 
 HURRY = 1.5  # seconds of silence after which a person likes to hear what we wait for
 LINGER = 5.0  # seconds that a server gets to be gone after it has said that it is
+ANSWERED_AT_ONCE = {"status", "workers", "resize"}
+AT_ONCE = "It answers this at once: its supervisor is stopped, or the machine is very busy.", "Look at its process."
+GOES_ON = "It goes on with what it was asked.", "See how it is with: pronghorn ctl status"
 START = "Start one with: pronghorn serve"
 
 
@@ -71,7 +74,8 @@ def ask(path: str, request: dict[str, Any], seconds: float, waiting: Callable[[]
             sock.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
             pass  # a server that has hung up may have said why
-        line = _line(sock, path, deadline, waiting)
+        late = AT_ONCE if request["command"] in ANSWERED_AT_ONCE else GOES_ON
+        line = _line(sock, path, deadline, late, waiting)
     try:
         reply = json.loads(line)
         if reply["ok"]:
@@ -109,13 +113,12 @@ def _connected(path: str) -> socket.socket:
     return sock
 
 
-def _line(sock: socket.socket, path: str, deadline: float, waiting: Callable[[], None]) -> bytes:
+def _line(sock: socket.socket, path: str, deadline: float, late: tuple[str, str], waiting: Callable[[], None]) -> bytes:
     got, patience = b"", HURRY
     while not got.endswith(b"\n"):
         left = deadline - time.monotonic()
         if left <= 0:
-            hint = "It goes on with what it was asked; see how it is with: pronghorn ctl status"
-            raise NoServer(f"The server at {path} has not answered in time.", hint=hint)
+            raise NoServer(f"The server at {path} has not answered in time.", *late)
         sock.settimeout(min(left, patience))
         try:
             more = sock.recv(65536)

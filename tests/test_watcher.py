@@ -323,5 +323,9 @@ def test_a_server_goes_on_without_its_watcher(tmp_path: Path) -> None:
         (watcher,) = [each for each in psutil.Process(server.pid).children() if "pronghorn.watcher" in each.cmdline()]
         watcher.kill()
         wait_for(lambda: not watcher.is_running(), "the watcher's end, reaped")
+        wait_for(
+            lambda: "Changes are not noticed from now on. The process that watches for them has ended" in server.log,
+            "a word of it",
+        )
         assert server.ask(b"x\n") == b"one\n"
         assert server.stop() == 0

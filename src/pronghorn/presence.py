@@ -45,8 +45,7 @@ class Presence:
             try:
                 self._watcher = watcher.Watcher(watcher.places(source, file), self._since)
             except OSError as error:  # the server can do without
-                why = f"Its process cannot be started: {error.strerror}."
-                return supervisor.observe(events.ReloadFailed("Changes will not be noticed.", why))
+                return self._unwatched(f"The process that watches for them cannot be started: {error.strerror}.")
             supervisor.force.helpers.add(self._watcher.pid)
             supervisor.watch.add(self._watcher, self._changed)
 
@@ -77,6 +76,11 @@ class Presence:
             self._supervisor.changes.reload(f"{os.path.relpath(paths[0])} changed", unheard)
         if self._watcher.ended:
             self._end_watcher()
+            self._unwatched("The process that watches for them has ended; a restart or an upgrade brings another.")
+
+    def _unwatched(self, why: str) -> None:
+        what = "Changes are not noticed from now on."
+        self._supervisor.observe(events.ReloadFailed(what, f"{what}\n{why}"))
 
     def _end_watcher(self) -> None:
         if self._watcher is not None:

@@ -9,6 +9,7 @@ took half a second and 5 MiB.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -22,7 +23,7 @@ STATES = (
 """By the kernel's numbers, from 1 (net/tcp_states.h). What it calls CLOSE has had bind(2) and nothing else."""
 
 LISTENING, OTHERS = 1 << 10, 0xFFFF & ~(1 << 10)  # states by bits; bit 13 asks for BOUND, since Linux 6.8
-NETLINK, SOCK_DIAG = 16, 4  # socket.AF_NETLINK, which not every system's module has; NETLINK_SOCK_DIAG
+SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
 BY_FAMILY, DUMP, ERROR, DONE = 20, 0x301, 2, 3  # linux/sock_diag.h, linux/netlink.h
 HEAD = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, process id
 REQUEST = struct.Struct("=BBBBIHH44s")  # inet_diag_req_v2: family, protocol, ..., states, source port, ...
@@ -68,7 +69,9 @@ def at_port(port: int, states: int) -> list[Sockets]:
 def _dump(family: int, port: int, states: int) -> Iterator[memoryview]:
     """Each inet_diag_msg of the answer."""
     request = REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states, socket.htons(port), 0, ANY_PEER)
-    with socket.socket(NETLINK, socket.SOCK_RAW, SOCK_DIAG) as kernel:
+    if not hasattr(socket, "AF_NETLINK"):
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as kernel:
         kernel.settimeout(1)
         kernel.sendall(HEAD.pack(HEAD.size + len(request), BY_FAMILY, DUMP, 1, 0) + request)
         while reply := memoryview(kernel.recv(LONGEST_REPLY)):

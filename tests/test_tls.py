@@ -604,6 +604,24 @@ def test_a_bad_pair_changes_nothing_and_says_why_once(authority: Authority) -> N
         assert server.log().count("is not taken") == 2
 
 
+@pytest.mark.parametrize("model", ["thread", "fork", "gevent", "select", "epoll", "asyncio", "uvloop"])
+def test_who_came_before_the_report_and_speaks_after_it_gets_the_new_certificate(
+    model: str, authority: Authority
+) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    certificate, key = authority.sign(f"early-{model}")
+    with serving("upper", model=model, tls_cert=certificate, tls_key=key, tls_watch=True, workers=1) as server:
+        with server.connect() as early:
+            serial(server)  # who came before this one has been accepted
+            authority.sign(f"early-{model}")
+            fresh = serial_of(Path(certificate).read_text())
+            until(lambda: f"serial {fresh}" in server.log(), "the report")
+            with over_tls(early) as connection:
+                der = connection.getpeercert(binary_form=True)
+        assert serial_of(ssl.DER_cert_to_PEM_cert(der)) == fresh
+
+
 @pytest.mark.slow
 def test_a_reload_takes_the_new_certificate_or_changes_nothing(authority: Authority) -> None:
     certificate, key = authority.sign("reloaded")

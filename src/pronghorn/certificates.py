@@ -227,7 +227,8 @@ def checked(material: Material, settings: Settings, now: float) -> tuple[ssl.SSL
 
 def _broken(path: str, error: Exception) -> BadCertificate:
     reason = getattr(error, "reason", None) or ""
-    why = BROKEN.get(reason) or f"{tls.told(error).capitalize()}."
+    words = tls.told(error)
+    why = BROKEN.get(reason) or f"{words[:1].upper()}{words[1:]}."
     hint = DECRYPT if "pass phrase" in why else ""
     return BadCertificate(f"--tls-cert: {path} cannot be used with its key.", why, hint)
 

@@ -344,4 +344,4 @@ def told(error: BaseException, client: bool = False) -> str:
         return f"the certificate is not trusted: {error.verify_message}"
     if reason in words:
         return words[reason]
-    return reason.lower().replace("_", " ") or str(error) or type(error).__name__
+    return reason.lower().replace("_", " ") or str(error.args[-1] if error.args else "") or type(error).__name__

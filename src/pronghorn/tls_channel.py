@@ -19,7 +19,7 @@ from pronghorn.errors import HandshakeFailed, TlsFailed
 from pronghorn.tls import FLOOD, Records, TlsFacts
 from pronghorn.transport import Bytes
 
-TLS_SLOTS: tuple[str, ...] = ("_added", "_then", "records", *SLOTS)
+TLS_SLOTS: tuple[str, ...] = ("_added", "_begins", "_then", "records", *SLOTS)
 
 _recv = _socket.socket.recv
 
@@ -61,8 +61,10 @@ class AnyTlsChannel(AnyChannel):
     __slots__ = NOTHING
     records: Records
 
-    def shake_hands(self, then: Callable[[Any], None]) -> None:
-        """Begin the handshake; `then` is called with the channel when it is done, and has to `open` it."""
+    def shake_hands(self, begins: Callable[[Any], None], then: Callable[[Any], None]) -> None:
+        """Wait for the handshake. `begins` is called with the channel before its first bytes are looked at, and may
+        `seal` it anew; `then` when it is done, and has to `open` it."""
+        self._begins = begins
         self._then: Callable[[Any], None] | None = then
         self._lost = True  # there is no protocol yet that could be told
         self.wants_read = True
@@ -155,6 +157,8 @@ class AnyTlsChannel(AnyChannel):
             self.peer_ended = True
             self._refuse(ConnectionResetError("it left before the handshake was done"))
             return
+        if not self.records.begun:
+            self._begins(self)
         self.records.feed(sealed)
         try:
             done = self.records.shake()

@@ -53,11 +53,18 @@ class Handshakes:
             self._context.failed(channel, error)
             channel.abort()
             return
-        channel.shake_hands(self._done)
+        channel.shake_hands(self._begins, self._done)
         self._shaking[channel.number] = channel
         if not self._looking:
             self._looking = True
             self._loops.call_later(min(1.0, self._timeout / LOOKS), self._look)
+
+    def _begins(self, channel: Any) -> None:
+        """The client speaks: the certificate is the one of now, not of when it came."""
+        assert self._context.certificates is not None
+        context = self._context.certificates.context()
+        if context is not channel.records.object.context:
+            channel.seal(Records(context))
 
     def _done(self, channel: Any) -> None:
         self._shaking.pop(channel.number, None)

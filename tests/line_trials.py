@@ -24,6 +24,7 @@ import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from guard_trials import Watched, in_time, undisturbed
 from launch import PATIENCE, Launched
@@ -153,15 +154,20 @@ def mute(folder: Path, count: int, model: str = "epoll", deadline: float = 2.0, 
     return result
 
 
-def versions(folder: Path, model: str = "epoll", **settings: Any) -> Result:
-    """No TLS before 1.2, and no renegotiation."""
+def versions(folder: Path, model: str = "epoll", *, quick: bool = False, **settings: Any) -> Result:
+    """No TLS before 1.2, no renegotiation, no compression, and nothing that scanners know to be vulnerable; `quick`
+    leaves out the one that takes half a minute."""
     certificate, key = Authority(folder).sign("server")
     with ledger_server(folder, model=model, workers=1, tls_cert=certificate, tls_key=key, **settings) as server:
-        return versions_of(Result(f"R11 versions, {model}"), server)
+        result = versions_of(Result(f"R11 versions, {model}"), server)
+        if not quick:
+            testssl(result, server, folder / "testssl.json")
+        return result
 
 
 def versions_of(result: Result, server: Launched) -> Result:
     """The same for a server that runs."""
+    sslscan(result, server)
     for name in (*OLD, *NEW):
         spoken = _speaks(server, name)
         result.figures[name.replace("_", ".")] = "spoken" if spoken else "refused"
@@ -178,6 +184,60 @@ def versions_of(result: Result, server: Launched) -> Result:
     result.expect(refused, "renegotiation was let through")
     result.figures["renegotiation"] = "refused" if refused else "let through"
     return result
+
+
+def sslscan(result: Result, server: Launched) -> None:
+    """What sslscan finds."""
+    scanner = shutil.which("sslscan")
+    if scanner is None:
+        result.figures["sslscan"] = "not tried: it is not installed"
+        return
+    host, port = server.address
+    command = [scanner, "--no-colour", "--xml=-", f"{host}:{port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = ElementTree.fromstring(done.stdout).find("ssltest")
+    result.expect(found is not None and found.find("protocol") is not None, f"sslscan found nothing: {done.stderr}")
+    wrong = []
+    for each in found if found is not None else ():
+        kind, told = each.tag, each.attrib
+        name = " ".join(filter(None, [kind, told.get("type"), told.get("version") or told.get("sslversion")]))
+        if kind == "protocol" and (told["enabled"] == "1") is not (told["version"] in ("1.2", "1.3")):
+            wrong.append(name)
+        if kind in ("renegotiation", "compression") and told["supported"] == "1":
+            wrong.append(name)
+        if kind == "heartbleed" and told["vulnerable"] == "1":
+            wrong.append(name)
+        if kind == "cipher" and told["strength"] not in ("strong", "acceptable"):
+            wrong.append(f"{name} {told['cipher']} ({told['strength']})")
+    result.expect(not wrong, f"sslscan: {', '.join(wrong)}")
+    result.figures["sslscan"] = f"{len(wrong)} faults"
+
+
+def testssl(result: Result, server: Launched, file: Path) -> None:
+    """What testssl.sh finds; it takes half a minute, most of which it waits."""
+    scanner = shutil.which("testssl") or shutil.which("testssl.sh")
+    if scanner is None:
+        result.figures["testssl.sh"] = "not tried: it is not installed"
+        return
+    host, port = server.address
+    command = [scanner, "--quiet", "--color", "0", "--warnings", "off", "--jsonfile", str(file), "-p", "-U"]
+    done = subprocess.run([*command, f"{host}:{port}"], capture_output=True, text=True, timeout=300)
+    if not file.exists():
+        result.expect(False, f"testssl.sh found nothing: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return
+    of_testssl(result, json.loads(file.read_text()))
+
+
+def of_testssl(result: Result, findings: list[dict[str, str]]) -> None:
+    """Judge what it found. It counts every CBC cipher of TLS 1.2 as LUCKY13, which OpenSSL has mended."""
+    names = {each["id"] for each in findings}
+    missing = {"TLS1", "TLS1_1", "TLS1_2", "TLS1_3", "secure_client_renego", "CRIME_TLS", "heartbleed"} - names
+    result.expect(not missing, f"testssl.sh did not look for {', '.join(sorted(missing))}")
+    harmless = ("OK", "INFO", "DEBUG")
+    wrong = [f"{each['id']} {each['finding']}" for each in findings
+             if each["severity"] not in harmless and each["id"] != "LUCKY13"]  # fmt: skip
+    result.expect(not wrong, f"testssl.sh: {', '.join(wrong)}")
+    result.figures["testssl.sh"] = f"{len(wrong)} faults in {len(findings)} findings"
 
 
 def _speaks(server: Launched, name: str) -> bool:

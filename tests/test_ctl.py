@@ -378,6 +378,25 @@ def test_nobody_at_that_socket(folder: Path, capsys: pytest.CaptureFixture[str],
     assert said in errors
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_whoever_may_not_ask_is_told_who_may(folder: Path) -> None:
+    closed = Control.open("shop", f"{folder}/shop.sock")
+    for up in (folder, *folder.parents[:3]):
+        up.chmod(0o755)
+    code = (
+        "import os, sys; from pronghorn.cli import _server; from pronghorn.errors import PronghornError\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: _server.ask(sys.argv[1], {'command': 'status'}, 5)\n"
+        "except PronghornError as error: print(error.why, error.hint)\n"
+    )
+    command = [sys.executable, "-c", code, f"{folder}/shop.sock"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+    finally:
+        closed.close()
+    assert said == "The permissions of that path do not let you in. Ask as the server's user, or as root.\n"
+
+
 # Waiting
 
 

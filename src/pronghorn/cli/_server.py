@@ -109,7 +109,8 @@ def _connected(path: str) -> socket.socket:
             PermissionError: "The permissions of that path do not let you in.",
         }
         why = reasons.get(type(error), f"{error.strerror or error}.")
-        raise NoServer(f"No server answers at {path}.", why, START) from None
+        hint = START if not isinstance(error, PermissionError) else "Ask as the server's user, or as root."
+        raise NoServer(f"No server answers at {path}.", why, hint) from None
     return sock
 
 

@@ -18,9 +18,11 @@ from typing import NamedTuple
 
 BOUND = "BOUND"
 STATES = (
-    "ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT BOUND CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV"
+    "ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT BOUND CLOSE_WAIT LAST_ACK LISTEN CLOSING "
+    "NEW_SYN_RECV BOUND"
 ).split()
-"""By the kernel's numbers, from 1 (net/tcp_states.h). What it calls CLOSE has had bind(2) and nothing else."""
+"""By the kernel's numbers, from 1 (net/tcp_states.h). What has had bind(2) and nothing else is asked for as 13, and
+told as 7 (CLOSE)."""
 
 LISTENING, OTHERS = 1 << 10, 0xFFFF & ~(1 << 10)  # states by bits; bit 13 asks for BOUND, since Linux 6.8
 SOCK_DIAG = 4  # NETLINK_SOCK_DIAG

@@ -96,10 +96,13 @@ def holders(inodes: Collection[int]) -> dict[int, set[int]]:
     found: dict[int, set[int]] = {}
     for process in filter(str.isdigit, os.listdir("/proc")) if wanted else ():
         with contextlib.suppress(OSError):  # another's, or just gone
+            missing = dict(wanted)
             for descriptor in os.listdir(f"/proc/{process}/fd"):
-                inode = wanted.get(_target(f"/proc/{process}/fd/{descriptor}"))
+                inode = missing.pop(_target(f"/proc/{process}/fd/{descriptor}"), None)
                 if inode is not None:
                     found.setdefault(inode, set()).add(int(process))
+                    if not missing:
+                        break  # listeners come before thousands of connections
     return found
 
 

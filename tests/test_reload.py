@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from launch import Launched, launched, wait_for
+from pronghorn.changes import Handover
 from pronghorn.errors import MissingExtra
 from pronghorn.models import load
 from pronghorn.settings import MODELS
+from pronghorn.watch import Watch
+from pronghorn.workforce import Workforce
 
 HANDLER = """
 import os, pronghorn
@@ -92,6 +95,11 @@ def test_a_worker_that_a_conversation_holds_does_not_hold_up_the_reload(tmp_path
         assert word(server) == b"new"
         sock.sendall(b"ne\n")
         assert sock.recv(100) == b"old\n"
+
+
+def test_without_old_workers_a_reload_waits_for_nobody() -> None:
+    force = Workforce(Watch(), lambda event: None, lambda worker: None, lambda worker, status: None, tuple)
+    assert Handover("reload", force, [], lambda accepting: None).due == 0.0
 
 
 BROKEN = {

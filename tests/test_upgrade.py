@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_a_new_program_serves_and_the_old_one_leaves(tmp_path: Path) -> None:
         wait_for(lambda: not psutil.pid_exists(new) or psutil.Process(new).status() == "zombie", "the end")
         with pytest.raises(ConnectionRefusedError):
             server.connect()
+
+
+def test_the_number_of_workers_stays_and_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HANDLER)
+    with launched(tmp_path, "mine:reply") as server:
+        server.ready()
+        server.send(signal.SIGTTIN)
+        server.ready(2)
+        new = upgraded(server, server.pid)
+        wait_for(lambda: len(psutil.Process(new).children()) == 2, "two workers")
+        assert re.search(rf"\[{new}\] \[INFO\] Serving mine:reply .*: 2 workers", server.log)
+        os.kill(new, signal.SIGTERM)
 
 
 def test_three_upgrades_in_a_row(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Handover:
 
     def __init__(self, what: str, force: Workforce, workers: list[Worker], then: Callable[[int], None]) -> None:
         self.what = what
-        self.until = time.monotonic() + HANDOVER
+        self._until = time.monotonic() + HANDOVER
         self.then = then
         self._force = force
         self._workers = workers
@@ -52,8 +52,10 @@ class Handover:
     def accepting(self) -> int:
         return self._force.accepting(self._workers)
 
-    def over(self, now: float) -> bool:
-        return now >= self.until or not self.accepting
+    @property
+    def due(self) -> float:
+        """The instant (monotonic) at which it is over; 0.0 if it is now."""
+        return self._until if self.accepting else 0.0
 
 
 class Changes:
@@ -82,7 +84,7 @@ class Changes:
     def due(self) -> float:
         """The instant (monotonic) at which `advance` has something to do."""
         if self._handover is not None:
-            return self._handover.until
+            return self._handover.due
         return self._reload.due() if self._reload is not None else NEVER
 
     def reload(self, why: str, done: Done, *, anew: bool = True) -> None:
@@ -119,7 +121,7 @@ class Changes:
     def advance(self, now: float) -> None:
         """Looks after the change under way, and begins the one that waits."""
         if self._handover is not None:
-            if self._handover.over(now):
+            if now >= self._handover.due:
                 self._hand_over()
         elif self._reload is not None:
             self._reload.look(now)

@@ -239,7 +239,7 @@ class Server:
         from pronghorn.kernel.limits import free_descriptors
 
         model, why = planner.model(plan.facts, plan.settings)
-        workers = plan.settings.effective_workers(model.name)
+        workers = len(self._supervisor.serving.slots)
         each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
         most, limit = each * workers, plan.settings.max_connections
         if limit is not None and limit < most:

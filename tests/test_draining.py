@@ -85,6 +85,19 @@ def test_one_that_stays_too_long_is_cut_and_told_by_name(model: str) -> None:
         assert line.endswith(" and 2 more") is (count == 12)
 
 
+@pytest.mark.parametrize("model", EVERY)
+def test_without_any_time_to_finish_conversations_are_cut_and_counted(model: str) -> None:
+    needs(model)
+    handler = "Hold" if model in LOOPS or model == "thread" else "hold"
+    with (
+        serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_timeout=0) as server,
+        server.connect() as client,
+    ):
+        assert exchange(client, expect=4) == b"held"
+        assert server.stop() == 6
+        assert "cut 1 connection that did not finish in time: " in server.log()
+
+
 def is_refused(server: Served) -> bool:
     try:
         server.connect().close()

@@ -34,9 +34,10 @@ def _attend(flows: Flows, watched: dict[int, Any]) -> None:
             if fd in watched:
                 watched[fd].on_readable()
         _look(flows)
+    flows.sweep(lambda: _look(flows))  # also when the deadline has passed before we had our turn
     while time.monotonic() < drain.deadline:
-        flows.sweep(lambda: _look(flows))
         time.sleep(SWEEP)
+        flows.sweep(lambda: _look(flows))
     flows.await_flows()
     if flows.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
         flows.context.finish()

@@ -463,6 +463,38 @@ def test_who_is_denied_is_turned_away(model: str) -> None:
         until(lambda: "Refused 127.0.0.2 at PORT" in server.log())
 
 
+BOTH_FAMILIES = """
+import socket
+import pronghorn
+listening = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+pronghorn.serve("upper", bind=f"fd://{{listening.fileno()}}", model={model!r}, deny="127.0.0.66",
+                max_connections_per_source=2, pool_size=50)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no socket can have both families here")
+@pytest.mark.parametrize("model", NAMES)
+def test_ipv4_is_ipv4_also_at_a_listener_of_both_families(tmp_path: Path, model: str) -> None:
+    if models.page(model).missing() is not None:
+        pytest.skip(f"{model}: {models.page(model).missing()}")
+    with script(tmp_path, BOTH_FAMILIES.format(model=model)) as server, contextlib.ExitStack() as stack:
+
+        def told(source: str) -> bool:
+            client = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET))
+            client.settimeout(PATIENCE)
+            client.bind((source, 0))
+            client.connect(("::1" if ":" in source else "127.0.0.1", server.address[1]))
+            return answered(client)
+
+        sources = ["127.0.0.1", "127.0.0.66", "127.0.0.2", "::1"]
+        assert [told(source) for _ in range(3) for source in sources] == [True, False, True, True] * 2 + [False] * 4
+        wait_for(lambda: "Refused 127.0.0.66 at PORT" in server.log, "the refusal")
+        assert "Traceback" not in server.log
+        stack.close()
+        assert server.stop() == 0
+
+
 def test_fork_cannot_count_the_clients_of_proxies() -> None:
     settings: dict[str, Any] = {"max_connections_per_source": 1, "proxy_from": ("127.0.0.1",)}
     with (

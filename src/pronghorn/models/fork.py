@@ -123,6 +123,8 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
         let_go(each)
     flows.context.counts = counts
     flows.open = flows.context.open = {conn.number: conn}
+    if time.monotonic() - conn.opened >= first_look(flows):  # SIGURG may have come: Python forgets it while it forks
+        _thread.start_new_thread(flows.look_after, ())
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
     drain.then = lambda: _thread.start_new_thread(flows.sweep, ())
     if drain.begun:

@@ -121,6 +121,50 @@ def test_nobody_forges_a_record(log: LogObserver, capfd: pytest.CaptureFixture[s
     assert not any(line.startswith("[2026-01-01]") for line in text.splitlines())
 
 
+class Untold(Exception):
+    """Its text is a fault of its own."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_an_error_that_has_no_text_or_a_forged_name_is_told_all_the_same(
+    log: LogObserver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log(events.HandlerFailed(1, PEER, Untold()))
+    log(events.HandlerFailed(2, PEER, type("Kind\n[2026-01-01] [1] [INFO] forged", (Exception,), {})("x")))
+    text = told(capfd)
+    assert "Untold: <str() failed>" in text
+    assert "Kind\\n[2026-01-01]" in text
+    assert not any(line.startswith("[2026-01-01]") for line in text.splitlines())
+
+
+def test_a_text_as_long_as_a_message_is_cut_before_it_is_looked_at(
+    log: LogObserver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log(events.HandlerFailed(1, PEER, ValueError("\n" * 10_000_000)))
+    assert len(told(capfd)) < 70 * LONGEST_TEXT
+
+
+def test_what_asyncio_logs_by_itself_is_escaped_too(
+    log: LogObserver, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("asyncio")
+    error = ValueError("a\r\n[2026-01-01] [1] [INFO] forged\x1b[2J" + "x" * 10_000)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    logger.error("Task exception was never retrieved\nfuture: %r", error, exc_info=error)
+    first, *rest = told(capfd).splitlines()
+    assert first.endswith("[ERROR] Task exception was never retrieved")
+    assert rest and all(line.startswith("  ") and len(line) <= LONGEST_TEXT + 2 for line in rest)
+    assert "\x1b" not in "".join(rest)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+    logger.error("for whoever has set up logging")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    log.close()
+    assert logger.handlers == []
+    assert told(capfd) == ""
+
+
 def test_peer_data_is_capped() -> None:
     assert len(escaped("x" * 10_000_000)) == LONGEST_TEXT
     assert len(escaped("\x00" * 10_000_000)) == LONGEST_TEXT

@@ -1,8 +1,9 @@
 """The log: events in words, on standard error.
 
-Law: the words are those of words.py. Kinds that a peer can cause at will are limited to one line in ten seconds each,
-with the count of those left out, of a process and all that it forks together. A log that nobody reads may not stop the
-server: what standard error does not take at once is dropped and counted.
+Law: the words are those of words.py. What asyncio logs by itself, of tasks and callbacks that failed with nobody there
+to be told, is escaped as they are, unless the user has set up logging. Kinds that a peer can cause at will are limited
+to one line in ten seconds each, with the count of those left out, of a process and all that it forks together. A log
+that nobody reads may not stop the server: what standard error does not take at once is dropped and counted.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from select import PIPE_BUF, POLLOUT, poll
 import msgspec
 
 from pronghorn.events import Event
-from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind
+from pronghorn.observers.words import DEBUG, ERROR, INFO, LONGEST_PART, WARNING, WORDS, escaped, indented, limited_kind
 
 NAME = "pronghorn.error"
+ASYNCIO = "asyncio"
 QUIET = 10.0
 COLOURS = {DEBUG: 36, INFO: 32, WARNING: 33, ERROR: 31}
 
@@ -44,6 +46,8 @@ class LogObserver:
             self._logger.addHandler(self._handler)
             self._logger.setLevel(level.upper())
             self._logger.propagate = False
+            self._others = Others(self._handler)
+            logging.getLogger(ASYNCIO).addHandler(self._others)
 
     def __call__(self, event: Event) -> None:
         most, tell = WORDS.get(type(event), (0, None))
@@ -60,8 +64,9 @@ class LogObserver:
             self._logger.log(level, "%s", head + line_end + rest)
 
     def close(self) -> None:
-        """Leaves the logger as it was found."""
+        """Leaves the loggers as they were found."""
         if self._handler is not None:
+            logging.getLogger(ASYNCIO).removeHandler(self._others)
             self._logger.removeHandler(self._handler)
             self._logger.setLevel(logging.NOTSET)
             self._logger.propagate = True
@@ -128,6 +133,22 @@ class StandardError(logging.Handler):
             if not any(event & POLLOUT for _, event in self._poll.poll(0)):
                 raise BlockingIOError
             data = data[os.write(2, data[:most]) :]
+
+
+class Others(logging.Handler):
+    """Gives the records of another's logger to ours, each as one line with its traceback indented behind it; where
+    somebody else hears them they are left to him."""
+
+    def __init__(self, ours: logging.Handler) -> None:
+        super().__init__(WARNING)
+        self._ours = ours
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.getLogger().handlers:
+            return
+        head, *lines = self.format(record)[:LONGEST_PART].split("\n")
+        text = escaped(head) + indented(lines)
+        self._ours.handle(logging.LogRecord(record.name, record.levelno, "", 0, text, None, None))
 
 
 def formatter(coloured: bool, terminal: bool) -> logging.Formatter:

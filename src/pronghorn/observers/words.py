@@ -21,6 +21,7 @@ from pronghorn.events import Event
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 LONGEST_TEXT = 300
 LONGEST_TRACE = 60
+LONGEST_PART = LONGEST_TRACE * LONGEST_TEXT  # an error's text may be as long as a message
 HOUSE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 E = TypeVar("E", bound=Event)
@@ -41,8 +42,12 @@ def words(most: int, kind: type[E]) -> Callable[[Callable[[E], tuple[int, str]]]
 def escaped(text: object, longest: int = LONGEST_TEXT) -> str:
     """`text` as one printable line of at most `longest` characters: control characters, line ends and the like are
     written as escapes."""
+    try:
+        told = str(text)[: longest + 1]
+    except Exception:  # a handler's own class, whose text is a fault of its own
+        told = "<str() failed>"
     line = "".join(each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
-                   for each in str(text)[: longest + 1])  # fmt: skip
+                   for each in told)  # fmt: skip
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
@@ -59,7 +64,8 @@ def trace(error: BaseException) -> str:
     theirs = [place for place, frame in enumerate(told.stack) if not frame.filename.startswith(HOUSE)]
     if theirs:
         del told.stack[: theirs[0]]
-    return indented([line for part in told.format() for line in part.rstrip("\n").split("\n")])
+    parts = (part[:LONGEST_PART].rstrip("\n") for part in told.format())
+    return indented([line for part in parts for line in part.split("\n")])
 
 
 def indented(lines: list[str]) -> str:
@@ -114,11 +120,10 @@ def _control_missing(event: events.ControlMissing) -> tuple[int, str]:
 
 @words(INFO, events.ServerStarted)
 def _server_started(event: events.ServerStarted) -> tuple[int, str]:
-    workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
-    connections = "1 connection" if event.max_connections == 1 else f"{event.max_connections:,} connections"
+    room = f"{counted(event.workers, 'worker')}, at most {counted(event.max_connections, 'connection')}"
     return INFO, (
         f"Serving {escaped(event.handler)} ({event.style} style) under {event.model} ({event.why_model}): "
-        f"{workers}, at most {connections} ({event.why_max_connections})"
+        f"{room} ({event.why_max_connections})"
     )
 
 
@@ -226,8 +231,7 @@ def _worker_retired(event: events.WorkerRetired) -> tuple[int, str]:
 
 @words(INFO, events.Resized)
 def _resized(event: events.Resized) -> tuple[int, str]:
-    workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
-    return INFO, f"Resizing to {workers} ({escaped(event.why)})"
+    return INFO, f"Resizing to {counted(event.workers, 'worker')} ({escaped(event.why)})"
 
 
 @words(INFO, events.ReloadStarted)
@@ -241,15 +245,11 @@ def _reloaded(event: events.Reloaded) -> tuple[int, str]:
     if not event.code:
         text += "; the handler is the script's own, and is not read anew"
     if event.accepting:
-        text += f"; {_old(event.accepting)} may still accept"
+        text += f"; {counted(event.accepting, 'old worker')} may still accept"
     if event.later:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in event.later)
         return WARNING, f"{text}; what changed of {names} takes effect at the next start"
     return INFO, text
-
-
-def _old(count: int) -> str:
-    return "an old worker" if count == 1 else f"{count} old workers"
 
 
 @words(ERROR, events.ReloadFailed)
@@ -299,10 +299,9 @@ def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
     head = f"Drained in {event.seconds:.1f} s"
     if not event.cut:
         return DEBUG, head
-    count = "1 connection" if event.cut == 1 else f"{event.cut} connections"
     peers = ", ".join(map(peer_name, event.peers))
     more = f" and {event.cut - len(event.peers)} more" if event.cut > len(event.peers) else ""
-    return WARNING, f"{head}; cut {count} that did not finish in time: {peers}{more}"
+    return WARNING, f"{head}; cut {counted(event.cut, 'connection')} that did not finish in time: {peers}{more}"
 
 
 @words(INFO, events.CertificateLoaded)
@@ -322,6 +321,10 @@ def _certificate_refused(event: events.CertificateRefused) -> tuple[int, str]:
     return ERROR, f"The new certificate is not taken, the old one stays: {escaped(event.why, 600)}"
 
 
+def counted(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def date(seconds: float) -> str:
     """An instant as people write it, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
@@ -329,8 +332,8 @@ def date(seconds: float) -> str:
 
 def kind_and_text(error: BaseException) -> str:
     """`ValueError: the text`, or the name alone."""
-    text = escaped(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name, text = escaped(type(error).__name__), escaped(error)
+    return f"{name}: {text}" if text else name
 
 
 def ending(status: int) -> str:

@@ -97,7 +97,7 @@ def test_an_end_without_a_close_notify_is_told(in_order: bool, authority: Author
         accepted, _ = listener.accept()
         connection = TlsConnection(accepted.family, accepted.type, 0, fileno=accepted.detach())
         connection.begin(1, "", None)
-        connection.shake_hands(context, 10)
+        connection.shake_hands(lambda: context, 10)
         connection.sendall(b"half of what I wanted to s")
         if in_order:
             connection.shutdown(socket.SHUT_WR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import signal
@@ -619,6 +620,34 @@ def test_who_came_before_the_report_and_speaks_after_it_gets_the_new_certificate
             until(lambda: f"serial {fresh}" in server.log(), "the report")
             with over_tls(early) as connection:
                 der = connection.getpeercert(binary_form=True)
+        assert serial_of(ssl.DER_cert_to_PEM_cert(der)) == fresh
+
+
+def test_workers_of_all_older_generations_take_the_newest_certificate(authority: Authority) -> None:
+    certificate, key = authority.sign("generations")
+    settings = settle({"tls_cert": certificate, "tls_key": key, "tls_watch": True})
+    generations = [Certificates(settings) for _ in range(3)]
+    for before, after in itertools.pairwise(generations):
+        before.follow(after)
+    contexts = [each.context() for each in generations]
+    authority.sign("generations")
+    assert generations[-1].look(time.monotonic()), "the new pair is taken"
+    for each, old in zip(generations, contexts, strict=True):
+        assert each.context() is not old
+    gone = generations.pop(0)
+    del gone, each
+    generations.append(Certificates(settings))
+    generations[-2].follow(generations[-1])  # whoever has left is followed by nobody
+    with serving("upper", model="pool", tls_cert=certificate, tls_key=key, workers=1) as server:
+        early, fresh = server.connect(), ""
+        serial(server)
+        for _ in range(2):
+            authority.sign("generations")
+            fresh = serial_of(Path(certificate).read_text())
+            server.send_signal(signal.SIGHUP)
+            until(lambda fresh=fresh: f"serial {fresh}" in server.log(), "the report")  # type: ignore[misc]
+        with early, over_tls(early) as connection:
+            der = connection.getpeercert(binary_form=True)
         assert serial_of(ssl.DER_cert_to_PEM_cert(der)) == fresh
 
 

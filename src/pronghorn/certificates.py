@@ -18,6 +18,7 @@ import ssl
 import struct
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 
 import msgspec
@@ -81,7 +82,17 @@ class Shelf:
 class Certificates:
     """The server's certificates: made by the supervisor before it forks, and asked by workers for a `context`."""
 
-    __slots__ = ("_current", "_next_look", "_seen", "_settings", "_shelf", "_warned", "described")
+    __slots__ = (
+        "__weakref__",
+        "_current",
+        "_followers",
+        "_next_look",
+        "_seen",
+        "_settings",
+        "_shelf",
+        "_warned",
+        "described",
+    )
 
     def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
         """Reads the files that the settings name. Raises BadCertificate, or BadSetting if they do not fit together."""
@@ -93,6 +104,7 @@ class Certificates:
         self._shelf = Shelf()
         self._shelf.publish(msgspec.msgpack.encode(material))
         self._current = self._shelf.version(), context  # as one: many flows of control ask
+        self._followers: weakref.WeakSet[Certificates] = weakref.WeakSet()  # of older generations, while they drain
         self._next_look = 0.0
         self._warned: set[str] = set()
 
@@ -141,16 +153,24 @@ class Certificates:
         except BadSetting as error:
             self._seen = seen
             return [events.CertificateRefused(" ".join(str(error).splitlines()))]
-        self._shelf.publish(msgspec.msgpack.encode(material))
+        self._publish(msgspec.msgpack.encode(material))
         self._current, self.described = (self._shelf.version(), context), described
         self._warned.clear()
         return self.events(replaced=True, now=now())
 
     def follow(self, others: Certificates) -> None:
-        """Workers that have these take the `others` for the handshakes that they still hold, while they drain."""
+        """Workers that have these take the `others` for the handshakes that they still hold, while they drain; and
+        so on, whatever the `others` become."""
+        others._followers |= self._followers
+        others._followers.add(self)
         found = others._shelf.read()
         if found is not None:
-            self._shelf.publish(found[1])
+            self._publish(found[1])
+
+    def _publish(self, content: bytes) -> None:
+        self._shelf.publish(content)
+        for each in self._followers:
+            each._shelf.publish(content)
 
     def _expiring(self, now: float) -> list[Event]:
         told: list[Event] = []

@@ -18,6 +18,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection import LINGER_LOOK, LINGER_TIMEOUT, READ_SIZE, Connection
@@ -54,15 +55,22 @@ class TlsCalls(Base):
 
     # The handshake.
 
-    def shake_hands(self, context: ssl.SSLContext, seconds: float, **options: Any) -> None:
-        """Hold the handshake, blocking. Raises HandshakeFailed, or the connection's own error if the peer leaves."""
-        records = self.records = Records(context, **options)
-        self.partial = lambda: records.begun  # who has begun to speak is owed an answer
+    def shake_hands(self, context: Callable[[], ssl.SSLContext], seconds: float, **options: Any) -> None:
+        """Hold the handshake, blocking, with the `context` of when the peer begins to speak. Raises HandshakeFailed, or
+        the connection's own error if the peer leaves."""
+        self.records = Records(context(), **options)
+        self.partial = lambda: self.records is not None and self.records.begun  # who has begun is owed an answer
         deadline = time.monotonic() + seconds
         try:
-            done = False
-            while not done:
-                done = self._step(records, deadline)
+            while not self._step(self.records, deadline):
+                self._patience(deadline)
+                sealed = super().recv(READ_SIZE)
+                if not sealed:
+                    raise ConnectionResetError("it left before the handshake was done")
+                with self._records:
+                    if not self.records.begun and context() is not self.records.object.context:
+                        self.records = Records(context(), **options)
+                    self.records.feed(sealed)
         except TimeoutError:
             raise HandshakeFailed(f"it did not finish the handshake within {seconds:g} s") from None
         self.settimeout(None)
@@ -71,21 +79,13 @@ class TlsCalls(Base):
     def _step(self, records: Records, deadline: float) -> bool:
         try:
             with self._records:
-                done = records.shake()
+                return records.shake()
         finally:
             with self._records:
                 self._unsent += records.unsent()
             if self._unsent:
                 self._patience(deadline)
                 self._flush()
-        if not done:
-            self._patience(deadline)
-            sealed = super().recv(READ_SIZE)
-            if not sealed:
-                raise ConnectionResetError("it left before the handshake was done")
-            with self._records:
-                records.feed(sealed)
-        return done
 
     def _patience(self, deadline: float) -> None:
         left = deadline - time.monotonic()

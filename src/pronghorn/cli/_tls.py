@@ -154,7 +154,7 @@ def secured(connection: socket.socket, address: str, made: ssl.SSLContext, name:
     wire = TlsConnection(connection.family, connection.type, connection.proto, fileno=connection.detach())
     wire.begin(0, "", None)
     try:
-        wire.shake_hands(made, seconds, client=True, server_name=name or None)
+        wire.shake_hands(lambda: made, seconds, client=True, server_name=name or None)
     except (OSError, ValueError) as error:
         wire.end()
         why = error.what if isinstance(error, HandshakeFailed) else "The server left in the middle of the handshake"

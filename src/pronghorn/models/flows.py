@@ -139,7 +139,7 @@ class Flows:
             return
         try:
             if context.certificates is not None:
-                conn.shake_hands(context.certificates.context(), self.settings.handshake_timeout)
+                conn.shake_hands(context.certificates.context, self.settings.handshake_timeout)
             context.handler.converse(conn)
         except BaseException as raised:
             error = raised

@@ -31,7 +31,7 @@ def over_tls(
     connection = TlsConnection(sock.family, sock.type, sock.proto, fileno=sock.detach())
     connection.begin(0, "", None)
     try:
-        connection.shake_hands(context, PATIENCE, client=True, server_name=name)
+        connection.shake_hands(lambda: context, PATIENCE, client=True, server_name=name)
     except BaseException:
         connection.end()
         raise
@@ -100,7 +100,7 @@ class _Relay(Relay):
     def run(self) -> None:
         context, name = self._handshake
         try:
-            self._wire.shake_hands(context, PATIENCE, client=True, server_name=name)
+            self._wire.shake_hands(lambda: context, PATIENCE, client=True, server_name=name)
         except OSError as error:
             self.failure = ConversationBroken("No TLS.", str(error))
         else:

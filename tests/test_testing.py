@@ -459,9 +459,12 @@ def test_promises_are_kept_over_tls() -> None:
 
 
 def test_a_client_with_tls_tells_of_an_end_that_is_none() -> None:
-    with serving("upper") as server, SealedClient(server.connect(), trusting()) as client:
-        with pytest.raises(ConnectionResetError, match="No TLS"):
-            client.recv(100)
+    with (
+        serving("upper") as server,
+        SealedClient(server.connect(), trusting()) as client,
+        pytest.raises(ConnectionResetError, match="No TLS"),
+    ):
+        client.recv(100)
     with (
         tempfile.TemporaryDirectory() as folder,
         serving("upper", **throw_away_pair(folder)) as server,

@@ -206,6 +206,24 @@ def test_handlers_learn_of_version_cipher_alpn_name_and_certificate(
             assert exchange(plain, b"?\n", end=True) == b"none\n"
 
 
+@pytest.mark.parametrize("model", ["thread", "gevent", "epoll", "asyncio"])
+def test_a_client_that_offers_other_protocols_only_is_refused(model: str, pair: dict[str, Any]) -> None:
+    if model not in MODELS:
+        pytest.skip(f"{models.page(model).missing()}")
+    with serving("upper", model=model, tls_alpn=["herd/2", "herd/1"], **pair) as server:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = trusting()
+            context.maximum_version = version
+            assert ask(server, b"x", context=context) == b"X", "whoever offers none is served"
+            context.set_alpn_protocols(["other", "herd/1"])
+            assert ask(server, b"x", context=context) == b"X"
+            context.set_alpn_protocols(["other"])
+            with pytest.raises(HandshakeFailed, match="speaks no protocol that we offer"):
+                client(server, context=context)
+        until(lambda: "the client offers none of --tls-alpn" in server.log(), "the reason")
+        assert clean(server), server.log()
+
+
 def test_clients_get_the_certificate_that_they_ask_for(authority: Authority) -> None:
     pairs = [authority.sign("one", "one.example"), authority.sign("two", "two.example", "*.herd.example")]
     settings = {"tls_cert": [each[0] for each in pairs], "tls_key": [each[1] for each in pairs]}

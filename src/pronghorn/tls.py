@@ -20,11 +20,13 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from pronghorn.client_hello import offered
 from pronghorn.errors import HandshakeFailed, TlsFailed
 
 HEAD = 5  # bytes of a record that tell its length (RFC 8446, 5.1)
 RECORD = 16 * 1024  # the longest that a record holds (RFC 8446, 5.1)
 MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our saying a word (RFC 8446, 4.6.3)
+NO_APPLICATION_PROTOCOL = 120  # an alert (RFC 7301, 3.2); ssl has no name for it
 FLOOD = "the peer asks for one new key after the other"
 WORDS = {
     "HTTP_REQUEST": "the client speaks HTTP without TLS",
@@ -32,6 +34,7 @@ WORDS = {
     "WRONG_VERSION_NUMBER": "the client does not speak TLS",
     "UNSUPPORTED_PROTOCOL": "the client offers no TLS version from 1.2 on",
     "VERSION_TOO_LOW": "the client offers no TLS version from 1.2 on",
+    "CALLBACK_FAILED": "the client offers none of --tls-alpn",
     "NO_SHARED_CIPHER": "there is no cipher that both sides know",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client shows no certificate, and --tls-client-ca demands one",
     "TLSV1_ALERT_UNKNOWN_CA": "the client does not know the authority of our certificate",
@@ -42,6 +45,7 @@ WORDS = {
 WORDS_OF_CLIENT = {
     "WRONG_VERSION_NUMBER": "the server does not speak TLS",
     "TLSV1_ALERT_PROTOCOL_VERSION": "the server offers no TLS version that we speak",
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "the server speaks no protocol that we offer",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server wants to see a certificate of ours",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server refuses; perhaps it wants to see a certificate of ours",
     "TLSV1_ALERT_UNKNOWN_CA": "the server does not know the authority of our certificate",
@@ -88,12 +92,17 @@ def build(material: Material) -> ssl.SSLContext:
             by_name.setdefault(name.lower(), context)
     first = contexts[0]
 
-    def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> None:
+    ours = {each.encode() for each in material.alpn}
+
+    def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> int | None:
         connection.asked_name = name
+        if ours and (theirs := offered(bytes(connection.came))) and ours.isdisjoint(theirs):
+            return NO_APPLICATION_PROTOCOL  # OpenSSL is asked by Python to go on without one
         if name and len(contexts) > 1:
             name = name.lower()
             wild = "*." + name.partition(".")[2]
             connection.context = by_name.get(name) or by_name.get(wild) or first
+        return None
 
     # gevent wraps callbacks for its own kind of socket, which is not used here: theirs is passed by.
     kind = next(each for each in reversed(type(first).__mro__) if "sni_callback" in vars(each))
@@ -223,6 +232,7 @@ class Records:
             self._incoming, self._outgoing, server_side=not client, server_hostname=server_name
         )
         self._client = client
+        self.object.came = bytearray()  # type: ignore[attr-defined]  # of the handshake, for `choose`
         self._early = b""  # opened before anybody asked for it
         self._head, self._left = b"", 0  # of the record that has begun: a part of its head, or what is to come of it
         self.waiting = False
@@ -255,6 +265,8 @@ class Records:
 
     def feed(self, sealed: bytes) -> None:
         self.begun = self.waiting = True
+        if not self.shaken:
+            self.object.came += sealed  # type: ignore[attr-defined]
         self._incoming.write(sealed)
         sealed, at = self._head + sealed, self._left
         while at + HEAD <= len(sealed):
@@ -278,6 +290,7 @@ class Records:
         except (ssl.SSLError, OSError, ValueError) as error:
             raise HandshakeFailed(told(error, self._client)) from None
         self.shaken = True
+        del self.object.came  # type: ignore[attr-defined]
         self.waiting = self._incoming.pending > 0
         return True
 
@@ -338,10 +351,10 @@ class Records:
 
 def told(error: BaseException, client: bool = False) -> str:
     """An error of TLS in a few words, as the server sees it or the client."""
-    reason = getattr(error, "reason", None) or ""
     words = WORDS_OF_CLIENT if client else WORDS
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}"
-    if reason in words:
-        return words[reason]
-    return reason.lower().replace("_", " ") or str(error.args[-1] if error.args else "") or type(error).__name__
+    text = str(error.args[-1]) if error.args else type(error).__name__
+    text = text.partition("] ")[2].partition(" (_ssl")[0] or text
+    reason = getattr(error, "reason", None) or text.upper().replace(" ", "_")  # None: Python does not know it
+    return words.get(reason) or text

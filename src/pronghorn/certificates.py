@@ -28,6 +28,7 @@ from pronghorn.errors import BadCertificate, BadSetting
 from pronghorn.events import Event
 from pronghorn.settings import Settings
 from pronghorn.tls import Described, Material, Pair
+from pronghorn.tls_words import told
 
 LOOK = 1.0  # seconds between two looks at the files
 SOON = 14 * 86400.0
@@ -247,7 +248,7 @@ def checked(material: Material, settings: Settings, now: float) -> tuple[ssl.SSL
 
 def _broken(path: str, error: Exception) -> BadCertificate:
     reason = getattr(error, "reason", None) or ""
-    words = tls.told(error)
+    words = told(error)
     why = BROKEN.get(reason) or f"{words[:1].upper()}{words[1:]}."
     hint = DECRYPT if "pass phrase" in why else ""
     return BadCertificate(f"--tls-cert: {path} cannot be used with its key.", why, hint)

@@ -2,7 +2,7 @@
 # make test    set up what is missing, then run every test (ARGS='tests/test_cli.py -x' picks some)
 # make check   the quick gate: format, lint, types, layers, sizes, and the tests that take no more than moments
 # make bench   what each model costs beside other servers (ARGS=connections, memory, start, guards)
-# make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (half an hour; ARGS='R3 R9')
+# make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (forty minutes; ARGS='R3 R9')
 # make docs    write the pages that are made from the code: docs/settings.md
 # make venv    only set up .venv, with all that development needs
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 
 from boards import board_of
 from pronghorn import models
-from pronghorn.testing import Served, exchange, serving, until
+from pronghorn.errors import TlsFailed
+from pronghorn.testing import Served, exchange, over_tls, serving, until
+from pronghorn.tls import Records
+from tls_under_test import Authority
 
 MODELS = [each for each in models.MODELS if each not in ("kqueue", "prefork")]
 LONGEST = 64 * 1024
 LINE = b"hello\n"
+
+
+def _hello() -> bytes:
+    records = Records(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "localhost", client=True)
+    records.shake()
+    return records.unsent()
+
+
+HELLO = _hello()  # a client's first word in a handshake
 
 
 def reset(client: socket.socket) -> None:
@@ -135,6 +150,102 @@ def test_misbehaving_peers_harm_themselves_only(model: str) -> None:
         assert "Traceback" not in server.log()
         assert server.worker_pids()[0] == worker.pid
         assert worker.memory_info().rss - before < 16 * 1024 * 1024
+        assert server.stop() == 0
+
+
+# The same, and what only TLS knows.
+
+
+def resets_in_mid_handshake(server: Served) -> None:
+    for size in (1, 5, len(HELLO) // 2, len(HELLO)):
+        client = server.connect()
+        client.sendall(HELLO[:size])
+        if size == len(HELLO):
+            assert client.recv(10)
+        reset(client)
+
+
+def ends_in_mid_handshake(server: Served) -> None:
+    for size in (0, 5, len(HELLO) // 2, len(HELLO)):
+        with server.connect() as client:
+            exchange(client, HELLO[:size], end=True, reset_ends=True)
+
+
+def says_something_else(server: Served) -> None:
+    no_name = HELLO.replace(b"localhost", b"\xff\x1b[2J\n\xfe..")  # ssl would have a traceback of it
+    for said in (
+        no_name,
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        bytes(100),
+        b"\x16\x03\x01\xff\xff" + b"A" * 500,
+    ):
+        with server.connect() as client:
+            exchange(client, said, end=True, reset_ends=True)
+
+
+def ends_in_mid_record(server: Served) -> None:
+    for leaves in (close_below, reset):
+        client = over_tls(server.connect())
+        assert client.records is not None
+        socket.socket.send(client, client.records.seal(LINE * 100)[:-7])
+        leaves(client)
+
+
+def spoils_a_record(server: Served) -> None:
+    with over_tls(server.connect()) as client:
+        assert client.records is not None
+        sealed = bytearray(client.records.seal(LINE))
+        sealed[10] ^= 1
+        socket.socket.send(client, sealed)
+        with pytest.raises((TlsFailed, ConnectionResetError)):  # an alert, unless our unread input comes first
+            exchange(client)
+
+
+def says_no_last_word(server: Served) -> None:
+    client = over_tls(server.connect())
+    assert exchange(client, LINE, expect=len(LINE)) == LINE.upper()
+    close_below(client)
+
+
+def close_below(client: socket.socket) -> None:
+    """End the connection without a close_notify."""
+    os.close(client.detach())
+
+
+EVIL_WITH_TLS = [
+    resets_before_it_is_accepted,
+    resets_in_mid_handshake,
+    ends_in_mid_handshake,
+    says_something_else,
+    ends_in_mid_record,
+    spoils_a_record,
+    says_no_last_word,
+    leaves_at_once,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_misbehaving_peers_with_tls_harm_themselves_only(model: str, tmp_path: Path) -> None:
+    missing = models.page(model).missing()
+    if missing is not None:
+        pytest.skip(f"{model}: {missing}")
+    certificate, key = Authority(tmp_path).sign("server")
+    with serving("upper", model=model, framing="lines", tls_cert=certificate, tls_key=key) as server:
+        worker, board = psutil.Process(server.worker_pids()[0]), board_of(server)
+        with over_tls(server.connect()) as client:
+            assert exchange(client, LINE, end=True) == LINE.upper()
+        until(lambda: sum(page.open for page in board.pages()) == 0)
+        before = worker.num_fds()
+        for misbehaves in EVIL_WITH_TLS:
+            misbehaves(server)
+            with over_tls(server.connect()) as client:
+                assert exchange(client, LINE, end=True) == LINE.upper(), misbehaves.__name__
+            until(lambda: sum(page.open for page in board.pages()) == 0, f"no connection open: {misbehaves.__name__}")
+        until(lambda: worker.num_fds() <= before + 1, "no descriptor was left open")
+        assert "Traceback" not in server.log()
+        assert server.worker_pids()[0] == worker.pid
         assert server.stop() == 0
 
 

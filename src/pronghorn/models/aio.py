@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
-from pronghorn.channel import AnyChannel
+from pronghorn.channel import OPENING, AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.introduction import Introduction
 from pronghorn.models.acceptor import Acceptor
@@ -87,10 +87,15 @@ class AsyncioLoops(Loops):
         once for each time that it is told would never learn of the reset."""
         received = {number: channel.bytes_in for number, channel in self.open.items()}
         poller, suspects = select.poll(), {}
+        sealed = self._handshakes is not None  # of handshakes and parts of records nothing is counted
         for number, count in received.items():
-            if count != self._received.get(number, 0) and self.open[number].wants_read:
-                suspects[self.open[number].fileno()] = self.open[number]
-                poller.register(self.open[number], 0)  # errors are told unasked
+            channel = self.open[number]
+            moved = count != self._received.get(number, 0) or (
+                sealed and (channel.state is OPENING or channel.unfinished)
+            )
+            if moved and channel.wants_read:
+                suspects[channel.fileno()] = channel
+                poller.register(channel, 0)  # errors are told unasked
         self._received = received
         for fd, events in poller.poll(0) if suspects else ():
             if events & select.POLLERR:

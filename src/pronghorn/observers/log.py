@@ -13,6 +13,7 @@ import math
 import mmap
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
@@ -48,6 +49,7 @@ class LogObserver:
             self._logger.propagate = False
             self._others = Others(self._handler)
             logging.getLogger(ASYNCIO).addHandler(self._others)
+            sys.unraisablehook, self._unraisable = self._unraised, sys.unraisablehook
 
     def __call__(self, event: Event) -> None:
         most, tell = WORDS.get(type(event), (0, None))
@@ -67,10 +69,16 @@ class LogObserver:
         """Leaves the loggers as they were found."""
         if self._handler is not None:
             logging.getLogger(ASYNCIO).removeHandler(self._others)
+            sys.unraisablehook = self._unraisable
             self._logger.removeHandler(self._handler)
             self._logger.setLevel(logging.NOTSET)
             self._logger.propagate = True
             self._handler = None
+
+    def _unraised(self, told: sys.UnraisableHookArgs) -> None:
+        """Leave out what ssl says of a client that asks for a name that is none: the handshake's end tells of it."""
+        if not (isinstance(told.object, bytes) and isinstance(told.exc_value, UnicodeDecodeError)):
+            self._unraisable(told)
 
 
 class Seldom:

@@ -14,11 +14,13 @@ import fuzz
 
 import fault_trials as failing
 import guard_trials as guards
+import idle_trials as idling
 import line_trials as line
 from ledger_trials import Result
 
 Trial = Callable[[Path], Result]
 MODELS = ("epoll", "thread")
+IDLE_MODELS = ("epoll", "asyncio", "uvloop", "gevent")
 TLS_MODELS = ("epoll", "thread", "pool", "asyncio", "gevent")
 
 
@@ -40,6 +42,10 @@ def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[
         yield "R10", f"{scaled(500)} sources, {model}", _with(guards.limit_of_sources, scaled(500), model)
         yield "R10", f"{count} in a second, {model}", _with(guards.limit_of_rate, count, model)
         yield "R10", f"{scaled(50)} behind proxies, {model}", _with(guards.limit_behind_proxies, scaled(50), model)
+    for model in IDLE_MODELS:
+        if model in available:
+            count = scaled(10_000)
+            yield "R6", f"{count:,} idle connections, {model}", _with(idling.idle, count, model)
     yield "R10", f"{scaled(1_000_000):,} false sources", _with(guards.false_sources, scaled(1_000_000))
     for model in available:
         count = sum(failing.fits(each, model) for each in failing.FAULTS)

@@ -276,3 +276,40 @@ def test_a_listener_whose_address_is_taken_meanwhile_is_told_of_and_the_others_s
             sock.sendall(b"hello")
             assert sock.recv(100) == b"HELLO"
         assert server.stop() == 0
+
+
+def asked(path: Path) -> bytes:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(b"hello")
+        return sock.recv(100)
+
+
+@pytest.mark.parametrize("gone", [["path"], ["path", "path.lock"]])
+def test_a_unix_socket_whose_path_was_removed_is_there_again(tmp_path: Path, gone: list[str]) -> None:
+    path = tmp_path / "path"
+    with launched(tmp_path, "upper", bind=f"unix:{path}", unix_mode="600") as server:
+        server.ready()
+        assert asked(path) == b"HELLO"
+        for name in gone:
+            (tmp_path / name).unlink()
+        wait_for(lambda: reloads(server) == 1, "the new socket")
+        assert asked(path) == b"HELLO"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert server.stop() == 0
+        assert not path.exists() and not Path(f"{path}.lock").exists()
+
+
+def test_a_path_that_another_server_has_taken_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "path"
+    with launched(tmp_path, "upper", bind=f"unix:{path}") as server, socket.socket(socket.AF_UNIX) as other:
+        server.ready()
+        server.send(signal.SIGSTOP)
+        path.unlink()
+        other.bind(str(path))
+        other.listen()
+        server.send(signal.SIGCONT)
+        wait_for(lambda: failures(server) == 1, "the failure")
+        assert f"Held by process {os.getpid()}" in server.log
+        assert server.stop() == 0
+        assert path.exists(), "it is not ours to remove"

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pronghorn import socket_options
@@ -121,17 +122,22 @@ class Listener:
 
     @property
     def dead(self) -> bool:
-        """It listens no more: somebody has shut it down, or the kernel was told to (SO_ACCEPTCONN, socket(7)). At a
-        unix socket that cannot be seen."""
+        """Nobody can come: somebody has shut it down, or the kernel was told to (SO_ACCEPTCONN, socket(7); of a unix
+        socket it does not tell); or the path of a unix socket is gone."""
+        if self._claim is not None:
+            return self._claim.lost
         try:
             return not self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:
             return False
 
-    def revive(self, other: Listener) -> None:
-        """Have the socket of another listener, of the same address, under the descriptor of this one."""
-        os.dup2(other.fileno(), self.fileno(), inheritable=False)
-        other.close()
+    def revive(self, bind: Callable[[Claim | None], socket.socket]) -> None:
+        """Have another socket of the same address under the same descriptor: the one that `bind` makes, whose claim to
+        a path is this one's, renewed. Raises as a new claim does, and what `bind` raises."""
+        if self._claim is not None:
+            self._claim.renew()
+        with bind(self._claim) as other:
+            os.dup2(other.fileno(), self.fileno(), inheritable=False)
 
     def prepare(self, wanted: list[Option]) -> None:
         """What options each TCP connection shall have from now on, however long the listener is open already."""

@@ -202,19 +202,31 @@ def _open_or_skip(place: Place, opening: _Opening, here: list[Listener], lacking
 
 def _open_unix(path: str, settings: Settings) -> Listener:
     claim = Claim(path)
+    try:
+        return Listener(_bound_unix(path, settings, claim), f"unix:{path}", claim)
+    except BaseException:
+        claim.release()
+        raise
+
+
+def _bound_unix(path: str, settings: Settings, claim: Claim) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(path)
         claim.bound()
         give(path, settings.unix_mode, settings.unix_owner)  # nobody can connect before it listens
-        return Listener(_listening(listening, settings), f"unix:{path}", claim)
+        return _listening(listening, settings)
     except BaseException:
         listening.close()
-        claim.release()
         raise
 
 
 def _open_tcp(place: Place, settings: Settings) -> Listener:
+    listening = _bound_tcp(place, settings)
+    return Listener(listening, spoken((place[0], listening.getsockname())))
+
+
+def _bound_tcp(place: Place, settings: Settings) -> socket.socket:
     family, address = place
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -225,7 +237,7 @@ def _open_tcp(place: Place, settings: Settings) -> Listener:
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(address)
-        return Listener(_listening(listening, settings), spoken((family, listening.getsockname())))
+        return _listening(listening, settings)
     except BaseException:
         listening.close()
         raise
@@ -234,7 +246,7 @@ def _open_tcp(place: Place, settings: Settings) -> Listener:
 def _revive(dead: Listener, settings: Settings) -> None:
     (place,) = places(parse_bind(dead.address))  # what its own socket says may be gone
     try:
-        dead.revive(_open_tcp(place, settings))
+        dead.revive(lambda claim: _bound_unix(place[1], settings, claim) if claim else _bound_tcp(place, settings))
     except OSError as error:
         raise bind_error(error, place, settings) from None
 

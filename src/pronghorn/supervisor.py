@@ -28,7 +28,7 @@ from pronghorn.watch import Watch
 from pronghorn.worker import CUT_AT_DEADLINE, Plan
 from pronghorn.workforce import GRACE
 
-MEND_PAUSE = 10.0  # seconds between two attempts to open a listener anew
+MEND_PAUSE = 30.0  # seconds between two attempts to open a listener anew
 
 
 class Supervisor:

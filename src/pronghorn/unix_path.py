@@ -72,6 +72,31 @@ class Claim:
         os.close(self._lock)
         self._lock = -1
 
+    @property
+    def lost(self) -> bool:
+        """What this process bound is not at the path any more: it was removed, or something else took its place."""
+        if os.getpid() != self._owner:
+            return False
+        try:
+            return identity(os.lstat(self._path)) != self._socket
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
+    def renew(self) -> None:
+        """After it was lost: the path is free to be bound again. Raises as at first; then it is not bound."""
+        self._socket = None
+        try:
+            held = identity(os.lstat(self._lock_path)) == identity(os.fstat(self._lock))
+        except OSError:
+            held = False
+        if not held:
+            lock = self._locked()
+            os.close(self._lock)
+            self._lock = lock
+        self._clear(self._path)
+
     # An upgrade: both programs hold one lock, since flock(2) belongs to what both descriptors stand for.
 
     def record(self) -> dict[str, Any]:

@@ -247,11 +247,15 @@ class Records:
         if not self.shaken:
             self.object.came += sealed  # type: ignore[attr-defined]
         self._incoming.write(sealed)
-        sealed, at = self._head + sealed, self._left
-        while at + HEAD <= len(sealed):
+        if self._head:
+            sealed, self._head = self._head + sealed, b""
+        at, size = self._left, len(sealed)
+        while at + HEAD <= size:
             at += HEAD + (sealed[at + 3] << 8) + sealed[at + 4]
-        self._left = at - len(sealed) if at > len(sealed) else 0
-        self._head = sealed[at:]
+        if at < size:
+            self._head, self._left = sealed[at:], 0
+        else:
+            self._left = at - size
 
     def end_input(self) -> None:
         """The connection below has ended."""

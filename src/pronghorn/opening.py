@@ -96,7 +96,7 @@ def open_listeners(
     for each in listeners:
         if each.dead:
             _revive(each, settings)
-            observe(ListenerOpened(each.address))
+            observe(ListenerOpened(each.address, bool(settings.tls_cert)))
         if each not in opening.fresh and (settings.backlog or not each.bind.startswith("fd:")):
             each.listen(effective_backlog(settings.backlog))
         each.prepare(options(settings))

@@ -31,6 +31,15 @@ PATIENCE = 20.0
 INDEX = st.integers(0, 99)
 
 
+def sent(pid: int, number: signal.Signals) -> bool:
+    """Whether the worker was still there: one that drains may be gone since it was seen."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 class Client:
     """One connection: `pid` is who answered it first. One that came at rest has said half a request before anybody was
     told to drain, and will be answered; any other may have said it to a worker that drained already."""
@@ -88,22 +97,22 @@ class Machine(RuleBasedStateMachine):
     def kill_a_worker(self, index: int) -> None:
         if workers := sorted(living(self.server.pid)):
             pid = workers[index % len(workers)]
-            os.kill(pid, signal.SIGKILL)
-            self.killed.add(pid)
-            self.unsure = self.asked  # it may have been one that a reload needs: then that reload fails
-            self.stopped.discard(pid)
+            if sent(pid, signal.SIGKILL):
+                self.killed.add(pid)
+                self.unsure = self.asked  # it may have been one that a reload needs: then that reload fails
+                self.stopped.discard(pid)
 
     @rule(index=INDEX)
     def stop_a_worker(self, index: int) -> None:
         if workers := sorted(living(self.server.pid)):
             pid = workers[index % len(workers)]
-            os.kill(pid, signal.SIGSTOP)
-            self.stopped.add(pid)
+            if sent(pid, signal.SIGSTOP):
+                self.stopped.add(pid)
 
     @rule()
     def let_them_go_on(self) -> None:
         for pid in self.stopped & living(self.server.pid):
-            os.kill(pid, signal.SIGCONT)
+            sent(pid, signal.SIGCONT)
         self.stopped.clear()
 
     # What is asked of the supervisor.

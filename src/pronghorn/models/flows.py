@@ -101,11 +101,19 @@ class Flows:
                 yield conn
             elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
                 poller.unregister(listeners.pop(last))
+        yield from self._last(listeners, parking, room, woken)
+
+    def _last(
+        self, listeners: dict[int, Listener], parking: Parking, room: Callable[[], bool], woken: Callable[[], None]
+    ) -> Iterator[Connection]:
+        """Draining has begun: those who are there already, and then nobody."""
         self.context.page.state = DRAINING
         yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in listeners.values():
             yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
-        self._close(listeners)
+        for listener in listeners.values():  # not before: a page may have noted their descriptors
+            listener.close()
+        self.context.let_go()
 
     def _tell_who_waits(self, room: Callable[[], bool], listeners: dict[int, Listener]) -> None:
         """At a beat, if there is no room: clients who are in a queue now."""
@@ -117,11 +125,6 @@ class Flows:
             poller.register(fd, select.POLLIN)
         for fd, _ in poller.poll(0):
             self.context.observe(ClientsWait(listeners[fd].address, *most))
-
-    def _close(self, listeners: dict[int, Listener]) -> None:
-        for listener in listeners.values():  # not before: a page may have noted their descriptors
-            listener.close()
-        self.context.let_go()
 
     def _parking(self, poller: select.poll) -> Parking:
         """Where clients wait who have to speak first: with certificates, when every connection has TLS below it."""

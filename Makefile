@@ -16,7 +16,8 @@ ARGS ?=
 JOBS ?= 2
 BENCH := benchmarks/compare.py
 # Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
-LONG := test_promises.py test_experiments.py test_examples.py test_outside.py
+LONG := test_promises.py test_experiments.py test_examples.py test_outside.py test_draining.py test_tls.py \
+    test_testing.py test_lifespans.py test_models.py test_counts.py test_chaos.py
 
 PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input
 
@@ -33,8 +34,7 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary src
-	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_sizes.py
-	@exec $(BIN)/python -m pytest -q -x -m "not slow" $(patsubst %,--ignore=tests/%,$(LONG)) $(ARGS)
+	@exec $(BIN)/python -m pytest -q -x -n 4 --dist worksteal -m "not slow" $(patsubst %,--ignore=tests/%,$(LONG)) $(ARGS)
 
 bench: $(VENV)/.dev
 	@exec $(BIN)/python $(BENCH) $(ARGS)

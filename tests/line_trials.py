@@ -258,7 +258,7 @@ def _speaks(server: Launched, name: str) -> bool:
 
 # R12: loss.
 
-SENT_AGAIN = 7.0  # seconds: a FIN that is lost is sent again after one, two and four (RFC 6298, 2.1 and 5.5)
+SENT_AGAIN = 26.0  # seconds: an end that is lost again and again is sent after 0.2, 0.6, 1.4, 3, 6.2, 12.6 and 25.4
 DROPS = """
 table inet loss {{
     counter dropped {{ }}

@@ -19,6 +19,7 @@ from typing import Any
 from pronghorn.connection import (
     LINGER_LOOK,
     LINGER_TIMEOUT,
+    PATIENCE_LOST,
     READ_SIZE,
     State,
     discard,
@@ -55,14 +56,10 @@ class AnyChannel(Transport):
         most: int = sys.maxsize,
     ) -> None:  # fmt: skip
         self.sock, self.number, self.peer, self.loop = sock, number, peer, loop
-        self.drain = drain
-        self.opened = time.monotonic()
+        self.drain, self.opened, self.state = drain, time.monotonic(), State.OPENING
         self.bytes_in = self.bytes_out = 0
-        self.state = State.OPENING
-        self.wants_read = self.wants_write = False
-        self.ended = False  # the protocol has been told the end of input
-        self.peer_ended = False  # and it was the peer's own end
-        self.wrote_eof = False  # we have said our last word
+        self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word
+        self.ended = self.peer_ended = False  # the protocol has been told the end of input; it was the peer's own
         self.protocol: Any = None
         self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
@@ -338,9 +335,12 @@ class AnyChannel(Transport):
             self.loop.call_later(LINGER_LOOK, self._look)
 
     def _linger(self) -> None:
-        if self.state is CLOSING and (discard(self.sock) or not unsent(self.sock) or time.monotonic() >= self._until):
-            self.state = moved(self.state, CLOSED)
-            self.wants_read = False
+        if self.state is not CLOSING:
+            return
+        came = unread(self.sock) > 0  # see linger(): more may be on its way
+        self._until -= PATIENCE_LOST * (came and not unsent(self.sock))
+        if discard(self.sock) or not (came or unsent(self.sock)) or time.monotonic() >= self._until:
+            self.state, self.wants_read = moved(self.state, CLOSED), False
             self.loop.changed(self)
 
 

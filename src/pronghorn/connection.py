@@ -36,6 +36,7 @@ from pronghorn.waits import Straight, Waits
 READ_SIZE = 64 * 1024
 LINGER_TIMEOUT = 2.0
 FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away a client that has said nothing yet
+PATIENCE_LOST = LINGER_TIMEOUT / 8  # by each look that finds more input, although everything was acknowledged
 LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
 PEER_GONE = frozenset(
     {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESHUTDOWN}
@@ -94,8 +95,8 @@ def discard(sock: _socket.socket) -> bool:
 
 def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = math.inf) -> None:
     """Say our last word and let the peer take it: half-close, then discard input until the peer has ended, or has
-    acknowledged everything, or LINGER_TIMEOUT seconds are over. `reading_shut`: an end of input proves nothing;
-    `until`: a deadline (monotonic) that ends it sooner.
+    acknowledged everything and says no more, or LINGER_TIMEOUT seconds are over. `reading_shut`: an end of input
+    proves nothing; `until`: a deadline (monotonic) that ends it sooner.
     """
     try:
         sock.setblocking(False)  # a handler may have left a timeout, or none
@@ -106,8 +107,10 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
     deadline = min(until, time.monotonic() + LINGER_TIMEOUT)
     poller = None
     while True:
+        came = unread(sock) > 0  # then more may be on its way, and to close would answer it with a reset
         ended = discard(sock)
-        if (ended and not reading_shut) or not unsent(sock) or time.monotonic() >= deadline:
+        deadline -= PATIENCE_LOST * (came and not unsent(sock))  # but who speaks on and on is not heard out
+        if (ended and not reading_shut) or not (came or unsent(sock)) or time.monotonic() >= deadline:
             return
         if ended:
             time.sleep(LINGER_LOOK)

@@ -90,13 +90,13 @@ def open_listeners(
     try:
         for (bind, kept), (_, group) in zip(groups, places_of, strict=True):
             listeners += kept or _open_group(bind, group, opening, [*keep, *inherited, *listeners])
+        for each in filter(lambda each: each.dead, listeners):
+            _revive(each, settings)
+            observe(ListenerOpened(each.address, bool(settings.tls_cert)))
     except BaseException:
         opening.close(list(opening.fresh))
         raise
     for each in listeners:
-        if each.dead:
-            _revive(each, settings)
-            observe(ListenerOpened(each.address, bool(settings.tls_cert)))
         if each not in opening.fresh and (settings.backlog or not each.bind.startswith("fd:")):
             each.listen(effective_backlog(settings.backlog))
         each.prepare(options(settings))

@@ -4,12 +4,12 @@
 # make bench   what each model costs beside other servers (ARGS=connections, memory, start, guards)
 # make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (forty minutes; ARGS='R3 R9')
 # make docs    write the pages that are made from the code: docs/settings.md
-# make venv    only set up .venv, with all that development needs
+# make venv    only set up .venv, with all that development needs (VENV=.venv-3.13 PYTHON=python3.13: another beside it)
 
 .PHONY: serve test check bench proof docs venv clean
 .DEFAULT_GOAL := help
 
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Tests that run side by side: many only wait. 0 runs them in one process, as a debugger wants.
@@ -48,7 +48,7 @@ docs: $(VENV)/.dev
 venv: $(VENV)/.dev
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(wildcard .venv-*) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps: each is as new as the last installation that went well.
 $(VENV)/.core: pyproject.toml | $(BIN)/python

@@ -173,6 +173,8 @@ class Facts(Bare):
     """What timeouts.py has seen of it."""
     cut_by: BaseException | None
     """Why it was cut, if it was."""
+    program_end: str
+    """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
     waits: Straight = Straight()
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
@@ -182,6 +184,16 @@ class Facts(Bare):
         self.reading_shut = self.hears_drain = False
         self.partial = self.on_cut = self.protocol = self.proxy = self.seen = None
         self.cut_by: BaseException | None = None
+        self.program_end = ""
+
+    @property
+    def local(self) -> Any:
+        """The address that the client has connected to, as (host, port) or the path of a unix socket: the PROXY
+        header's destination, where a proxy speaks for the client. Raises OSError for a closed connection."""
+        if self.proxy is not None and self.proxy.destination is not None:
+            return self.proxy.destination
+        own = self.getsockname()  # type: ignore[attr-defined]
+        return own[:2] if isinstance(own, tuple) else os.fsdecode(own)
 
     @property
     def messages(self) -> int:
@@ -220,8 +232,8 @@ class Facts(Bare):
 
 
 FACTS = tuple(
-    "number peer proxy opened bytes_in bytes_out protocol seen cut_by reading_shut hears_drain drain partial "
-    "on_cut".split()
+    "number peer proxy opened bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
+    "drain partial on_cut".split()
 )
 
 

@@ -68,7 +68,8 @@ class ConnectionOpened(Event, frozen=True):
 
 
 class ConnectionClosed(Event, frozen=True):
-    """A connection has ended, for `reason`, after `seconds`."""
+    """A connection has ended, for `reason`, after `seconds`; `program` is how the program behind it ended (`exit status
+    1`), where there was one."""
 
     number: int
     peer: tuple[str, int] | str
@@ -77,6 +78,7 @@ class ConnectionClosed(Event, frozen=True):
     bytes_in: int
     bytes_out: int
     messages: int
+    program: str = ""
 
 
 class ConnectionRefused(Event, frozen=True):

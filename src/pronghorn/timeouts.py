@@ -199,4 +199,6 @@ def ended_because(conn: Connection, error: BaseException | None) -> str:
         return AGE
     if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
         return "draining"
+    if error is None and conn.program_end.startswith("killed"):
+        return "error"
     return conn.reason if error is None else str(getattr(error, "reason", type(error).__name__))

@@ -38,10 +38,10 @@ def call_of(handler: Any) -> Callable[[Connection], None]:
 
 def _served_by(server: socketserver.BaseServer) -> Callable[[Connection], None]:
     def hold(conn: Connection) -> None:
-        if isinstance(server, StandInServer) and not server.server_port and isinstance(conn.peer, tuple):
-            server.server_address = local = conn.getsockname()[:2]
-            server.server_port = local[1]
-            server.address_family = conn.family
+        if isinstance(server, StandInServer) and not server.server_port and isinstance(conn.local, tuple):
+            server.server_address = conn.local
+            server.server_port = conn.local[1]
+            server.address_family = socket.AF_INET6 if ":" in conn.local[0] else socket.AF_INET
         if server.verify_request(conn, conn.peer):
             server.finish_request(conn, conn.peer)
 

@@ -4,7 +4,8 @@ Law: one process per connection, started and waited for here, whatever the model
 it: the program's own exit would cut a reply whose question was not read to its end.
 
 The environment is UCSPI's: PROTO, TCPREMOTEIP, TCPREMOTEPORT, TCPLOCALIP, TCPLOCALPORT; for a unix socket PROTO is IPC,
-with IPCREMOTEEUID and IPCREMOTEEGID.
+with IPCREMOTEEUID and IPCREMOTEEGID. Where a proxy speaks for the client, the addresses are those of its PROXY header,
+and nobody's credentials are told: the kernel knows the proxy's alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ import subprocess
 
 from pronghorn.connection import Connection
 from pronghorn.errors import BadHandler
+
+NAMES = frozenset(
+    "PROTO TCPREMOTEIP TCPREMOTEPORT TCPREMOTEHOST TCPREMOTEINFO TCPLOCALIP TCPLOCALPORT TCPLOCALHOST "
+    "IPCREMOTEPATH IPCREMOTEEUID IPCREMOTEEGID IPCREMOTEPID IPCREMOTEINFO IPCLOCALPATH".split()
+)
+"""The variables by which UCSPI tells of a connection: another connection's are taken out, and no others."""
 
 original_descriptors: int | None = None
 """The soft limit of descriptors that the server was started with; programs get it back (select(2) needs it low)."""
@@ -38,21 +45,26 @@ def found(command: tuple[str, ...]) -> tuple[str, ...]:
 
 def environment(conn: Connection) -> dict[str, str]:
     """Our environment with UCSPI's variables for this connection, and without those of another."""
-    ours = {k: v for k, v in os.environ.items() if not k.startswith(("TCPREMOTE", "TCPLOCAL", "IPCREMOTE", "PROTO"))}
-    if isinstance(conn.peer, tuple):
-        local = conn.getsockname()
-        ours |= {"PROTO": "TCP", "TCPREMOTEIP": conn.peer[0], "TCPREMOTEPORT": str(conn.peer[1])}
-        ours |= {"TCPLOCALIP": local[0], "TCPLOCALPORT": str(local[1])}
-    else:
-        ours |= {"PROTO": "IPC", "IPCREMOTEPATH": conn.peer}
-        if hasattr(socket, "SO_PEERCRED"):
-            _, uid, gid = struct.unpack("3i", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            ours |= {"IPCREMOTEEUID": str(uid), "IPCREMOTEEGID": str(gid)}
+    ours = {name: value for name, value in os.environ.items() if name not in NAMES}
+    peer, local = conn.peer, conn.local
+    if isinstance(peer, tuple):
+        ours |= {"PROTO": "TCP", "TCPREMOTEIP": peer[0], "TCPREMOTEPORT": str(peer[1])}
+        if isinstance(local, tuple):
+            ours |= {"TCPLOCALIP": local[0], "TCPLOCALPORT": str(local[1])}
+        return ours
+    ours |= {"PROTO": "IPC", "IPCREMOTEPATH": peer}
+    if isinstance(local, str) and local:
+        ours["IPCLOCALPATH"] = local
+    introduced = conn.proxy is not None and conn.proxy.source is not None
+    if hasattr(socket, "SO_PEERCRED") and not introduced:
+        _, uid, gid = struct.unpack("3i", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        ours |= {"IPCREMOTEEUID": str(uid), "IPCREMOTEEGID": str(gid)}
     return ours
 
 
 def run(command: tuple[str, ...], conn: Connection) -> None:
-    """Run the program over the connection and wait for its end; OSError if it cannot be started."""
+    """Run the program over the connection and wait for its end; OSError if it cannot be started. Afterwards
+    `conn.program_end` says how it ended."""
     if original_descriptors is not None:
         # The limit is set by a shell that becomes the program: setrlimit between fork and exec would need Python
         # code in the child, which threads forbid.
@@ -69,6 +81,17 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
         conn.on_cut = lambda: _kill(program)
         conn.waits.call(program.wait)
     conn.on_cut = None
+    conn.program_end = _ending(program.returncode)
+
+
+def _ending(status: int) -> str:
+    """How a program ended, from subprocess's return code: its exit status, or the signal that killed it."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
 
 
 def _kill(program: subprocess.Popen[bytes]) -> None:

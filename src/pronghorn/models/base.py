@@ -236,8 +236,12 @@ class Context(Door):
             if not self.open:
                 self._fold()
         seconds = time.monotonic() - conn.opened
-        record = ConnectionClosed(conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, conn.messages)
-        self.observe(record)
+        program = getattr(conn, "program_end", "")
+        self.observe(
+            ConnectionClosed(
+                conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, conn.messages, program
+            )
+        )
 
     # What the scoreboard is told.
 

@@ -142,8 +142,9 @@ def _connection_opened(event: events.ConnectionOpened) -> tuple[int, str]:
 
 @words(DEBUG, events.ConnectionClosed)
 def _connection_closed(event: events.ConnectionClosed) -> tuple[int, str]:
+    program = f" ({escaped(event.program)})" if event.program else ""
     return DEBUG, (
-        f"closed connection {event.number} from {peer_name(event.peer)}: {escaped(event.reason)} after "
+        f"closed connection {event.number} from {peer_name(event.peer)}: {escaped(event.reason)}{program} after "
         f"{event.seconds:.3f} s, {event.bytes_in} bytes in, {event.bytes_out} bytes out"
     )
 

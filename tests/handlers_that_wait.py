@@ -5,6 +5,7 @@ Law: workers import this file by its name, so it imports no test's tools.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -16,6 +17,14 @@ from pronghorn import lines, message
 @message(lines)
 def raises(line: bytes) -> bytes:
     raise ValueError(line)
+
+
+@message(lines)
+def crashes(line: bytes) -> bytes:
+    """Upper case; one message ends the process, as a fault in a C library would."""
+    if line == b"crash":
+        os.abort()
+    return line.upper()
 
 
 @message(lines)

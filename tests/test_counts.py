@@ -125,6 +125,30 @@ def test_what_a_killed_worker_counted_stays(model: str, tmp_path: Path) -> None:
         assert totals["messages"] >= 2
 
 
+@pytest.mark.parametrize(
+    ("model", "end"),
+    [("iterative", signal.SIGKILL), ("thread", signal.SIGABRT), ("epoll", b"crash\n"), ("asyncio", b"crash\n")],
+)
+def test_connections_of_a_killed_worker_are_closed_and_told(
+    model: str, end: signal.Signals | bytes, tmp_path: Path
+) -> None:
+    alone = model == "iterative"
+    with launched(tmp_path, f"{HANDLERS}:crashes", model=model, workers=1) as server:
+        board = board_of(server)
+        assert server.ask(b"hello\n") == b"HELLO\n"
+        with staying(server, 1 if alone else 2) as clients:
+            for client in clients:
+                ask(client)
+            (page,) = serving_pages(board)
+            if isinstance(end, bytes):
+                clients[0].sendall(end)
+            else:
+                os.kill(page.pid, end)
+            count = len(clients)
+            reach(server, open=0, accepted=1 + count, closed={"done": 1, "killed": count})
+            wait_for(lambda: f"; {count} connection{'s'[: count - 1]} ended with it" in server.log, "the cost")
+
+
 # Blocks of counters.
 
 

@@ -57,6 +57,12 @@ class Counts:
         """Connections that have ended, by reason: the keys are REASONS."""
         return {name: self.words[index] for name, index in CLOSED_WORD.items()}
 
+    @property
+    def unaccounted(self) -> int:
+        """Connections that were accepted, and neither refused nor closed: of a process that has ended, those that its
+        death has cost. Never less than 0, whatever stands there."""
+        return max(0, self.words[ACCEPTED] - self.words[REFUSED] - sum(self.closed.values()))
+
     def take(self, others: Counts) -> None:
         """Move the counters of `others` here; its gauge is left to the caller. Cut short by a death, this loses one
         number at most and counts none twice."""

@@ -147,12 +147,14 @@ class WorkerReady(Event, frozen=True):
 
 
 class WorkerExited(Event, frozen=True):
-    """A worker is gone; `status` is its exit code, or minus the signal that killed it, as in subprocess."""
+    """A worker is gone; `status` is its exit code, or minus the signal that killed it, as in subprocess. `lost`
+    connections were open in it and ended with it."""
 
     slot: int
     pid: int
     status: int
     wanted: bool
+    lost: int = 0
 
 
 class WorkerNotStarted(Event, frozen=True):

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pronghorn.counts import COUNTERS, OPEN, Counts, word
+from pronghorn.counts import CLOSED_WORD, COUNTERS, OPEN, Counts, word
 from pronghorn.errors import PronghornError
 from pronghorn.shared_memory import mapped, unnamed
 from pronghorn.sources import SOURCE_WORDS, buckets
@@ -237,11 +237,12 @@ class Scoreboard:
             page.words[STATE] = STARTING
             return page
 
-    def release(self, index: int) -> None:
+    def release(self, index: int) -> int:
         """The worker of this page has been reaped: its counters go to those of the gone, its gauges and its sources
-        are cleared, and the page is free again."""
+        are cleared, and the page is free again. Connections that ended with it are counted as closed, `killed`; the
+        result is how many these were."""
         with self._locked():
-            self._free(index)
+            return self._free(index)
 
     # What everybody may do.
 
@@ -306,14 +307,17 @@ class Scoreboard:
             self.words[H_CHANGES] += 1
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
-    def _free(self, index: int) -> None:
+    def _free(self, index: int) -> int:
         page = self.page(index)
         page.words[STATE] = 0
+        lost = page.unaccounted
+        page.words[CLOSED_WORD["killed"]] += lost
         self.page(0).take(page)
         if page.words[SOURCES]:
             self.table(index)[:] = memoryview(bytes(SOURCE_WORDS * 4)).cast("I")
         page.words[:] = memoryview(bytes(PAGE)).cast("q")
         self.words[DIRECTORY + index] = 0
+        return lost
 
     def _is_abandoned(self, index: int) -> bool:
         """Nobody will release it: its supervisor was killed, and its worker has left too."""

@@ -206,12 +206,12 @@ class Workforce:
         self._hang_up(worker)
         del self.living[worker.pid]
         worker.slot.lost(worker)
-        worker.generation.plan.board.release(worker.page.index)
+        lost = worker.generation.plan.board.release(worker.page.index)
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
         if worker.ready or worker.retired:
             wanted = worker.retired and (status in LEFT_IN_ORDER or bool(worker.doom))
-            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted))
+            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost))
         if worker.cut is not None:
             self.cut += worker.cut
         elif worker.retired and worker.ready and status == -signal.SIGKILL:

@@ -200,10 +200,11 @@ def _worker_ready(event: events.WorkerReady) -> tuple[int, str]:
 @words(ERROR, events.WorkerExited)
 def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
     who = f"Worker {event.slot} (process id {event.pid})"
+    cost = f"; {counted(event.lost, 'connection')} ended with it" if event.lost else ""
     if event.wanted:
-        return DEBUG, f"{who} has left"
-    level = WARNING if event.status == 0 else ERROR
-    return level, f"{who} {ending(event.status)}"
+        return (WARNING, f"{who} {ending(event.status)}{cost}") if cost else (DEBUG, f"{who} has left")
+    level = WARNING if event.status == 0 and not cost else ERROR
+    return level, f"{who} {ending(event.status)}{cost}"
 
 
 @words(ERROR, events.WorkerNotStarted)

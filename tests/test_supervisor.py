@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,8 +17,8 @@ from launch import Launched, launched, script, wait_for
 from pronghorn.errors import BadHandler, MissingExtra, PronghornError
 from pronghorn.models import load
 from pronghorn.settings import MODELS
-from pronghorn.slots import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_WHEN_KILLED, NEVER, Slot, Worker
-from pronghorn.worker import Failed, Finished, Ready
+from pronghorn.slots import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_WHEN_KILLED, Slot
+from pronghorn.worker import Failed
 
 HOLD = """
 import time
@@ -391,20 +390,10 @@ def test_a_slot_whose_worker_is_killed_backs_off_half_a_second_at_most() -> None
     assert slot.rest(now=0.0) == FIRST_PAUSE, "kills do not count as deaths of its own"
 
 
-def test_reports_come_in_pieces_and_rubbish_is_left_out() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        worker = Worker(1, None, Slot(1), ours, None, now=0.0)  # type: ignore[arg-type]
-        assert worker.ready_at == NEVER
-        theirs.sendall(b'rubbish\n{"type":"Rea')
-        assert worker.reports() == ([], False)
-        theirs.sendall(b'dy"}\n{"type":"Finished","cut":3}\n')
-        assert worker.reports() == ([Ready(), Finished(3)], False)
-        theirs.close()
-        assert worker.reports() == ([], True)
-
-
 def test_an_error_crosses_the_line_as_what_it_was() -> None:
     error = Failed.of(BadHandler("what", "why", "hint")).error()
     assert type(error) is BadHandler and (error.what, error.why, error.hint) == ("what", "why", "hint")
     assert type(Failed("os", "what").error()) is PronghornError
+    assert type(Failed("PeerTimeout", "what").error()) is PronghornError, "which is made of other things"
+    told = Failed("BadHandler", "\x1b[2J" + "x" * 10**6, "two\nlines").error()
+    assert told.what.startswith("\\x1b[2J") and len(told.what) < 5000 and told.why == "two\nlines"

@@ -7,6 +7,20 @@ parts are kept apart, so that a terminal, a log record and a JSON reply can each
 
 from __future__ import annotations
 
+LONGEST_PART = 4096
+
+
+def printable(text: str, longest: int = LONGEST_PART) -> str:
+    """What another process said, as text for a terminal: at most `longest` characters, and each that is not printable
+    written as an escape, but for the ends of lines."""
+    told = text if len(text) <= longest else text[: longest - 3] + "..."
+    if told.isprintable():
+        return told
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape", "backslashreplace").decode()
+        for each in told
+    )
+
 
 class PronghornError(Exception):
     """The base of all errors raised on purpose.

@@ -181,6 +181,14 @@ class WorkerSilent(Event, frozen=True):
     seconds: float
 
 
+class WorkerDoomed(Event, frozen=True):
+    """A worker said on its line to the supervisor what no worker says; it is killed."""
+
+    slot: int
+    pid: int
+    why: str
+
+
 class WorkerRetired(Event, frozen=True):
     """A worker is worn out, and leaves once its successor is ready."""
 

@@ -115,10 +115,11 @@ def children() -> list[int]:
 
 
 def kill(pid: int, number: signal.Signals) -> None:
-    """kill(2) on a child that we have not reaped, so that its number cannot be another's; it may have ended."""
+    """kill(2) on a child that we have not reaped, so that its number cannot be another's; it may have ended, or have
+    become what we may not touch."""
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         pass
 
 

@@ -9,20 +9,16 @@ from __future__ import annotations
 import signal
 import socket
 
-import msgspec
-
-from pronghorn.errors import PronghornError, WorkerFailedToStart
+from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
+from pronghorn.reports import Reports
 from pronghorn.scoreboard import Page
-from pronghorn.worker import Plan, Report
+from pronghorn.worker import Plan
 
 STEADY = 1.0  # a worker that has been ready for so long did not die early
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 LONGEST_PAUSE_WHEN_KILLED = 0.5
-LONGEST_LINE = 1024 * 1024
 NEVER = float("inf")
-
-_reports = msgspec.json.Decoder(Report)
 
 
 class Slot:
@@ -78,7 +74,7 @@ class Worker:
 
     __slots__ = (
         "crash", "cut", "doom", "failure", "generation", "kill_at", "let_go", "line", "page", "pid", "ready_at",
-        "retired", "slot", "stage", "started_at", "tail",
+        "reports", "retired", "slot", "stage", "started_at",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +84,7 @@ class Worker:
         self.generation = generation
         self.slot = slot
         self.line = line
+        self.reports = Reports(line)
         self.page = page
         self.kill_at = NEVER
         self.retired = False
@@ -99,7 +96,6 @@ class Worker:
         self.cut: int | None = None
         self.doom = ""
         self.stage = ""
-        self.tail = b""
 
     @property
     def ready(self) -> bool:
@@ -112,28 +108,12 @@ class Worker:
         """Somebody else than the supervisor killed it."""
         return status == -signal.SIGKILL and not self.doom
 
-    def reports(self) -> tuple[list[Report], bool]:
-        """What the worker has said since the last time, and whether its line has ended. Never blocks."""
-        ended = False
-        while not ended:
-            try:
-                said = self.line.recv(65536, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
-            except OSError:
-                said = b""
-            ended = not said
-            self.tail += said
-        *lines, tail = self.tail.split(b"\n")
-        self.tail = tail[:LONGEST_LINE]
-        return [report for line in lines if (report := _report(line)) is not None], ended
-
     def start_failure(self, status: int) -> PronghornError:
         """Why it ended before it was ready: its own words, or what can be said without them."""
         if self.failure is not None:
             return self.failure
-        if self.crash:
-            return WorkerFailedToStart("A worker failed before it was ready.", self.crash.strip().splitlines()[-1])
+        if lines := self.crash.strip().splitlines():
+            return WorkerFailedToStart("A worker failed before it was ready.", printable(lines[-1]))
         how = f"ended with exit status {status}" if status >= 0 else f"was killed by signal {-status}"
         stage = f", while {self.stage}" if self.stage else ""
         return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}{stage}.")
@@ -173,12 +153,3 @@ class Generation:
         kept += [Slot(number) for number in free[: count - len(kept)]]
         self.slots = sorted(kept, key=lambda slot: slot.number)
         return taken
-
-
-def _report(line: bytes) -> Report | None:
-    # The handler shares the worker's descriptors: what it writes to this one by mistake may not end the supervisor.
-    try:
-        report: Report = _reports.decode(line)
-    except msgspec.DecodeError:
-        return None
-    return report

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from pronghorn import errors, handlers, privileges
-from pronghorn.errors import BadHandler, PeerError, PronghornError
+from pronghorn.errors import LONGEST_PART, BadHandler, PeerError, PronghornError, printable
 from pronghorn.events import DrainFinished, LifespanFailed, Observer
 from pronghorn.handlers import Source
 from pronghorn.lifespans import ASYNC, Lifespan
@@ -76,14 +76,16 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
     @classmethod
     def of(cls, error: PronghornError) -> Failed:
-        return cls(type(error).__name__, error.what, error.why, error.hint)
+        parts = (part[:LONGEST_PART] for part in (error.what, error.why, error.hint))
+        return cls(type(error).__name__, *parts)
 
     def error(self) -> PronghornError:
-        """The error again, of the class that it had."""
+        """The error again, of the class that it had; what is no such class, and what a terminal would obey, is not
+        believed."""
         kind = getattr(errors, self.kind, PronghornError)
-        if not (isinstance(kind, type) and issubclass(kind, PronghornError)):
+        if not (isinstance(kind, type) and issubclass(kind, PronghornError)) or issubclass(kind, PeerError):
             kind = PronghornError
-        return kind(self.what, self.why, self.hint)
+        return kind(printable(self.what), printable(self.why), printable(self.hint))
 
 
 class Crashed(msgspec.Struct, tag=True, frozen=True):

@@ -17,14 +17,16 @@ import time
 from collections.abc import Callable, Iterable
 
 from pronghorn import events
+from pronghorn.errors import printable
 from pronghorn.events import Observer
 from pronghorn.processes import children, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Slot, Worker
 from pronghorn.watch import Watch
-from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, LetGo, Ready, Stage, work
+from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, LetGo, Ready, Report, Stage, work
 
 GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
 LAST_WORDS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
+LONGEST_STAGE = 300  # characters
 LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
 
 
@@ -105,15 +107,25 @@ class Workforce:
     # Reports
 
     def hear(self, worker: Worker) -> None:
-        """Takes what a worker has said."""
-        reports, ended = worker.reports()
+        """Takes what a worker has said since; one that says what it should not is killed."""
+        reports = worker.reports
+        self._obey(worker, reports.take())
+        if reports.fault:
+            worker.doom = f"was killed: {reports.fault}"
+            worker.kill_at = 0.0
+            kill(worker.pid, signal.SIGKILL)
+            self._observe(events.WorkerDoomed(worker.slot.number, worker.pid, reports.fault))
+        if reports.ended or reports.fault:
+            self._hang_up(worker)
+
+    def _obey(self, worker: Worker, reports: list[Report]) -> None:
         for report in reports:
             match report:
-                case Ready():
+                case Ready() if not worker.ready:
                     worker.ready_at = time.monotonic()
                     self._on_ready(worker)
                 case Stage():
-                    worker.stage = report.what
+                    worker.stage = printable(report.what, LONGEST_STAGE)
                 case LetGo():
                     worker.let_go = True
                 case Failed():
@@ -122,8 +134,6 @@ class Workforce:
                     worker.crash = report.trace
                 case Finished():
                     worker.cut = report.cut
-        if ended:
-            self._hang_up(worker)
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.line.fileno() >= 0:
@@ -202,7 +212,7 @@ class Workforce:
                 self._bury(self.living[pid], os.waitstatus_to_exitcode(status))
 
     def _bury(self, worker: Worker, status: int) -> None:
-        self.hear(worker)
+        self._obey(worker, worker.reports.rest())
         self._hang_up(worker)
         del self.living[worker.pid]
         worker.slot.lost(worker)

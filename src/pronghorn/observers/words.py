@@ -226,6 +226,11 @@ def _worker_silent(event: events.WorkerSilent) -> tuple[int, str]:
     return ERROR, f"{who} has given no sign of life for {event.seconds:.0f} s: its stacks follow, and it is replaced"
 
 
+@words(ERROR, events.WorkerDoomed)
+def _worker_doomed(event: events.WorkerDoomed) -> tuple[int, str]:
+    return ERROR, f"Worker {event.slot} (process id {event.pid}) is killed: {escaped(event.why)}"
+
+
 @words(INFO, events.WorkerRetired)
 def _worker_retired(event: events.WorkerRetired) -> tuple[int, str]:
     return INFO, f"Worker {event.slot} (process id {event.pid}) gets a successor: {escaped(event.why)}"

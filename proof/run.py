@@ -70,6 +70,13 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
         lambda folder: reloading.upgrades(folder, scaled(100), RATE),
     )
     yield "R3c", f"{scaled(100)} broken reloads", lambda folder: reloading.broken_reloads(folder, scaled(100), RATE)
+    for model in ("fork", "epoll", "thread", "uvloop"):
+        if model in available():
+            count, rate = scaled(20), RATE_OF_FORK if model == "fork" else RATE
+            yield (
+                "R3d", f"{count} times a bind removed under {model}, {rate} a second",
+                lambda folder, model=model, count=count, rate=rate: reloading.removed_bind(folder, model, rate, count),  # type: ignore[misc]
+            )  # fmt: skip
     yield (
         "R4", f"kill -9 of a worker each 100 ms for {scaled(60)} s, {RATE} a second",
         lambda folder: trials.kills(folder, scaled(60), RATE),

@@ -227,3 +227,26 @@ def put(folder: Path, name: str, text: str) -> None:
     """Writes a file as editors do: beside it, then over it."""
     (folder / "new").write_text(text)
     (folder / "new").rename(folder / name)
+
+
+# A listener that goes.
+
+
+def removed_bind(folder: Path, model: str, rate: float, times: int = 1) -> Result:
+    """A reload whose settings have one `--bind` less, while clients come there at a steady rate: each is served, or
+    refused before it was connected; nobody whose connect(2) had succeeded is reset."""
+    result = Result(f"R3d removed bind, {model}")
+    for number in range(times):
+        here = folder / str(number)
+        here.mkdir()
+        (here / "pronghorn.toml").write_text('bind = ["127.0.0.1:0", "127.0.0.2:0"]\n')
+        settings: dict[str, Any] = {"bind": None, "config": str(here / "pronghorn.toml"), "model": model}
+        with ledger_server(here, workers=2, **settings) as server, load(server, rate, {"whole": 1}) as clients:
+            put(here, "pronghorn.toml", 'bind = ["127.0.0.2:0"]\n')
+            server.send(signal.SIGHUP)
+            result.expect(until(lambda server=server: "Reloaded in" in server.log, 20), "no reload")  # type: ignore[misc]
+            book = clients.stop()
+        result.books(book)
+        result.expect_none(book.lost({"refused", "timeout-connect"}), "clients lost")
+        result.expect(book.counts["ok"], "no client was served")
+    return result

@@ -77,6 +77,11 @@ def test_no_client_notices_a_reload_that_fails(tmp_path: Path) -> None:
     good(reloading.broken_reloads(tmp_path, times=len(reloading.BROKEN) + 2))
 
 
+@pytest.mark.parametrize("model", ["fork", "epoll"])
+def test_a_bind_that_is_removed_resets_nobody(tmp_path: Path, model: str) -> None:
+    good(reloading.removed_bind(tmp_path, model, rate=150))
+
+
 # R4, R4b
 
 

@@ -332,3 +332,31 @@ def test_a_listener_is_never_shut_down(opened: Open) -> None:
         with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))):
             assert readable(copy)
             copy.accept()[0].close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux")
+def test_who_is_turned_away_never_gets_into_the_queue_that_others_hold(opened: Open) -> None:
+    (one,) = opened("127.0.0.1:0")
+    with socket.create_connection(one.place[1]) as before, socket.socket() as after:
+        one.turn_away()
+        after.setblocking(False)
+        after.connect_ex(one.place[1])
+        accepted = one.accept()
+        assert accepted is not None
+        before.sendall(b"x")
+        with socket.socket(fileno=accepted[0]) as conn:
+            assert conn.recv(10) == b"x", "who is connected is served as before"
+        assert one.accept() is None
+        one.close()
+        assert select.select([], [after], [], 10)[1] == [after]
+        assert after.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux")
+def test_a_socket_of_somebody_else_goes_on_taking_clients(opened: Open) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        (one,) = opened(f"fd://{os.dup(theirs.fileno())}")
+        one.turn_away()
+        one.close()
+        with socket.create_connection(theirs.getsockname(), timeout=10):
+            pass

@@ -208,8 +208,8 @@ class Changes:
             before.plan.certificates.follow(generation.plan.certificates)
         host.upkeep.generations = [generation]
         generation.candidate = False
+        _close(before.plan.listeners, generation.plan.listeners)  # first: then the old workers' queues come to an end
         host.retire(host.force.of(before))
-        _close(before.plan.listeners, generation.plan.listeners)
         host.name()
 
     def _drop(self, candidate: Generation | None) -> None:
@@ -217,8 +217,8 @@ class Changes:
         host = self._supervisor
         if candidate is not None:
             host.upkeep.generations.remove(candidate)
-            host.retire(host.force.of(candidate))
             _close(candidate.plan.listeners, host.serving.plan.listeners)
+            host.retire(host.force.of(candidate))
 
     def _settle_upgrade(self, upgrade: Upgrade) -> None:
         host = self._supervisor
@@ -229,7 +229,7 @@ class Changes:
         self._handed_over()
         host.observe(events.Upgraded(upgrade.pid))
         before = [*host.force.living.values()]
-        host.drain(f"upgraded to process {upgrade.pid}")
+        host.drain(f"upgraded to process {upgrade.pid}", goes_on=True)
         result = {"pid": upgrade.pid}
         self._handover = Handover(
             "upgrade", host.force, before, lambda accepting: self._upgraded(upgrade, result | {"accepting": accepting})
@@ -243,4 +243,5 @@ class Changes:
 def _close(listeners: list[Listener], keep: list[Listener]) -> None:
     for listener in listeners:
         if listener not in keep:
+            listener.turn_away()
             listener.close()

@@ -7,10 +7,13 @@ be gone by then (UNP volume 1, 16.6). What accept's errors mean is known here an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import struct
 import sys
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +40,10 @@ GONE = {
 """accept(2) of Linux hands on the errors of the connection it takes from the queue: that one is gone, no more."""
 
 STEPS_OVER_GONE = 64
+SO_ATTACH_FILTER = 26  # Linux; the socket module does not have it
+NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+"""A classic BPF program (socket-filter.txt of the Linux documentation): a segment whose flags, of SYN and ACK, are SYN
+alone is dropped, all others pass."""
 MANY = 65536  # more than any queue holds (SOMAXCONN)
 
 
@@ -51,12 +58,13 @@ class Listener:
     program adopts it, which removes no path before `take_over`; this one's removes none after `hand_over`.
     """
 
-    __slots__ = ("_accept", "_claim", "_prepare", "_socket", "address", "bind", "family", "name")
+    __slots__ = ("_accept", "_claim", "_prepare", "_socket", "address", "bind", "family", "foreign", "name")
 
     def __init__(
         self, listening: socket.socket, address: str, claim: Claim | None = None, bind: str = "", name: str = ""
     ) -> None:
-        """`bind` is the `--bind` that it came from, `name` what systemd calls it."""
+        """`bind` is the `--bind` that it came from, `name` what systemd calls it. It is `foreign` if another program
+        has opened it, and may go on with it."""
         self._socket = listening
         self._accept = listening._accept  # type: ignore[attr-defined]  # accept() would make a socket object
         self._claim = claim
@@ -64,6 +72,7 @@ class Listener:
         self.address = address
         self.bind = bind or address
         self.name = name
+        self.foreign = self.bind.startswith("fd:")
         self.family = int(listening.family)
 
     def __repr__(self) -> str:
@@ -116,6 +125,21 @@ class Listener:
             self._claim.release()
         self._socket.close()
 
+    def turn_away(self) -> None:
+        """No new connection begins from here on, whichever processes share the listener; those that have begun come to
+        the queue as before. When the last process closes it, nobody is left there whose connect(2) had succeeded, who
+        would be reset. A client that is turned away sends its SYN again after a second, and is refused then.
+
+        Only what nobody else goes on with is closed so. A unix socket's path is gone once it is closed here; its
+        clients need no more. Where the system has no such filter nothing happens.
+        """
+        if self.foreign or self.family == socket.AF_UNIX or sys.platform != "linux" or self.fileno() < 0:
+            return
+        program = array("B", b"".join(struct.pack("HBBI", *each) for each in NO_SYN))
+        with contextlib.suppress(OSError):
+            where = struct.pack("HP", len(NO_SYN), program.buffer_info()[0])
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, where)
+
     def listen(self, backlog: int) -> None:
         """Give the queue another length: listen(2) on a socket that listens changes nothing else."""
         self._socket.listen(backlog)
@@ -152,12 +176,17 @@ class Listener:
         """The listener of the program that started this one. Raises CannotBind if its descriptor is none."""
         taken = inherited_socket(record["fd"], record["bind"], 0)
         claim = Claim.adopt(record["claim"]) if record["claim"] else None
-        return cls(taken, record["address"], claim, record["bind"], record["name"])
+        adopted = cls(taken, record["address"], claim, record["bind"], record["name"])
+        adopted.foreign = record.get("foreign", adopted.foreign)
+        return adopted
 
     def inherited(self) -> dict[str, Any]:
         """What `adopt` needs in a program that is started with `descriptors`, as plain values."""
         claim = self._claim.record() if self._claim is not None else None
-        return {"fd": self.fileno(), "bind": self.bind, "name": self.name, "address": self.address, "claim": claim}
+        return {
+            "fd": self.fileno(), "bind": self.bind, "name": self.name, "address": self.address, "claim": claim,
+            "foreign": self.foreign,
+        }  # fmt: skip
 
     def descriptors(self) -> list[int]:
         """The socket's, and that of the lock of a unix path; none once it is closed."""

@@ -187,8 +187,9 @@ class Supervisor:
         for worker in self.force.living.values():
             kill(worker.pid, signal.SIGUSR1)
 
-    def drain(self, why: str) -> None:
-        """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
+    def drain(self, why: str, *, goes_on: bool = False) -> None:
+        """Stops: nothing new is accepted, conversations finish, and then `run` returns. With `goes_on` another program
+        has the listeners."""
         timeout = self.serving.plan.settings.drain_timeout
         self._deadline = time.monotonic() + timeout + GRACE
         self.changes.abandon(STOPPING)
@@ -196,6 +197,8 @@ class Supervisor:
         self.force.cut = 0
         self.force.killed.clear()
         for listener in self.serving.plan.listeners:  # workers empty the queue; when the last has, clients are refused
+            if not goes_on:
+                listener.turn_away()
             listener.close()
         for worker in list(self.force.living.values()):
             self.force.retire(worker, timeout)

@@ -229,7 +229,7 @@ class Changes:
         self._handed_over()
         host.observe(events.Upgraded(upgrade.pid))
         before = [*host.force.living.values()]
-        host.drain(f"upgraded to process {upgrade.pid}", goes_on=True)
+        host.drain(f"upgraded to process {upgrade.pid}")
         result = {"pid": upgrade.pid}
         self._handover = Handover(
             "upgrade", host.force, before, lambda accepting: self._upgraded(upgrade, result | {"accepting": accepting})

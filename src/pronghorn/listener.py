@@ -44,6 +44,8 @@ SO_ATTACH_FILTER = 26  # Linux; the socket module does not have it
 NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 """A classic BPF program (socket-filter.txt of the Linux documentation): a segment whose flags, of SYN and ACK, are SYN
 alone is dropped, all others pass."""
+HANDSHAKE = 0.2  # seconds that handshakes get that have begun: the round trip of a distant client
+HANDSHAKE_HERE = 0.02  # the same within this machine
 MANY = 65536  # more than any queue holds (SOMAXCONN)
 
 
@@ -58,7 +60,7 @@ class Listener:
     program adopts it, which removes no path before `take_over`; this one's removes none after `hand_over`.
     """
 
-    __slots__ = ("_accept", "_claim", "_prepare", "_socket", "address", "bind", "family", "foreign", "name")
+    __slots__ = ("_accept", "_claim", "_prepare", "_shared", "_socket", "address", "bind", "family", "foreign", "name")
 
     def __init__(
         self, listening: socket.socket, address: str, claim: Claim | None = None, bind: str = "", name: str = ""
@@ -69,6 +71,7 @@ class Listener:
         self._accept = listening._accept  # type: ignore[attr-defined]  # accept() would make a socket object
         self._claim = claim
         self._prepare: list[Option] = []
+        self._shared = False  # with another program of this server
         self.address = address
         self.bind = bind or address
         self.name = name
@@ -125,20 +128,27 @@ class Listener:
             self._claim.release()
         self._socket.close()
 
-    def turn_away(self) -> None:
+    def turn_away(self) -> float:
         """No new connection begins from here on, whichever processes share the listener; those that have begun come to
-        the queue as before. When the last process closes it, nobody is left there whose connect(2) had succeeded, who
-        would be reset. A client that is turned away sends its SYN again after a second, and is refused then.
+        the queue as before, within the seconds that are returned. When the queue is emptied after that, and the last
+        process closes it, nobody is left there whose connect(2) had succeeded, who would be reset. A client that is
+        turned away sends its SYN again after a second, and is refused then.
 
-        Only what nobody else goes on with is closed so. A unix socket's path is gone once it is closed here; its
-        clients need no more. Where the system has no such filter nothing happens.
+        Only what nobody else goes on with is closed so: not what another program of an upgrade has as well. A unix
+        socket's path is gone once it is closed here; its clients need no more. Where the system has no such filter
+        nothing happens.
         """
-        if self.foreign or self.family == socket.AF_UNIX or sys.platform != "linux" or self.fileno() < 0:
-            return
+        if self.foreign or self._shared or self.fileno() < 0:
+            return 0.0
+        if self.family == socket.AF_UNIX:
+            return HANDSHAKE_HERE
+        if sys.platform != "linux":
+            return 0.0
         program = array("B", b"".join(struct.pack("HBBI", *each) for each in NO_SYN))
         with contextlib.suppress(OSError):
             where = struct.pack("HP", len(NO_SYN), program.buffer_info()[0])
             self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, where)
+        return HANDSHAKE_HERE if self.address.startswith(("127.", "[::1]")) else HANDSHAKE
 
     def listen(self, backlog: int) -> None:
         """Give the queue another length: listen(2) on a socket that listens changes nothing else."""
@@ -177,6 +187,7 @@ class Listener:
         taken = inherited_socket(record["fd"], record["bind"], 0)
         claim = Claim.adopt(record["claim"]) if record["claim"] else None
         adopted = cls(taken, record["address"], claim, record["bind"], record["name"])
+        adopted._shared = True
         adopted.foreign = record.get("foreign", adopted.foreign)
         return adopted
 
@@ -195,11 +206,13 @@ class Listener:
 
     def take_over(self) -> None:
         """The upgrade has succeeded: from now on `close` removes the path of a unix socket here."""
+        self._shared = False
         if self._claim is not None:
             self._claim.take_over()
 
     def hand_over(self) -> None:
         """The upgrade has succeeded: from now on the new program removes the path."""
+        self._shared = True
         if self._claim is not None:
             self._claim.hand_over()
 

@@ -6,8 +6,9 @@ a handler can lead to).
 
 A worker counts once it has said READY. If none can at the first start, its error is raised; after that nothing that a
 handler or a setting does ends the supervisor: a death is followed by a new worker, with a growing pause if it came
-early, and a reload or an upgrade that fails changes nothing. When draining starts, the listeners are closed here at
-once, and by each worker once the accept queue is empty.
+early, and a reload or an upgrade that fails changes nothing. When draining starts, clients are turned away and the
+listeners closed here at once; the workers are told a moment later, when handshakes that had begun are over, and close
+theirs once the accept queue is empty: so that nobody whose connect(2) succeeded is reset.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Supervisor:
         self._reopen_log = reopen_log
         self._each_turn = each_turn
         self._deadline = NEVER  # of the drain, with the grace
+        self._workers_at = NEVER  # when the last handshakes are over, and workers are told to drain
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._forced = 0
@@ -119,6 +121,9 @@ class Supervisor:
             if self.draining:
                 self.changes.advance(now)  # an upgrade that was made, and is not told of yet
                 self.upkeep.pulse(now)
+                if now >= self._workers_at:
+                    self._workers_at = NEVER
+                    self.retire([*self.force.living.values()])
                 orphans = self.force.hurry_orphans(now >= self._deadline)
                 if not self.force.living and not orphans:
                     return
@@ -145,7 +150,7 @@ class Supervisor:
 
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""
-        due = [now + TICK, self._deadline]
+        due = [now + TICK, self._deadline, self._workers_at]
         due += [self.changes.due(), self.force.due() if self.draining else self.upkeep.due()]
         return max(0.0, min(due) - now)
 
@@ -187,21 +192,18 @@ class Supervisor:
         for worker in self.force.living.values():
             kill(worker.pid, signal.SIGUSR1)
 
-    def drain(self, why: str, *, goes_on: bool = False) -> None:
-        """Stops: nothing new is accepted, conversations finish, and then `run` returns. With `goes_on` another program
-        has the listeners."""
+    def drain(self, why: str) -> None:
+        """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
         timeout = self.serving.plan.settings.drain_timeout
-        self._deadline = time.monotonic() + timeout + GRACE
         self.changes.abandon(STOPPING)
         self.observe(events.DrainStarted(why, timeout))
         self.force.cut = 0
         self.force.killed.clear()
-        for listener in self.serving.plan.listeners:  # workers empty the queue; when the last has, clients are refused
-            if not goes_on:
-                listener.turn_away()
+        listeners = self.serving.plan.listeners
+        self._workers_at = time.monotonic() + max((each.turn_away() for each in listeners), default=0.0)
+        self._deadline = self._workers_at + timeout + GRACE
+        for listener in listeners:  # workers empty the queue; when the last has, clients are refused
             listener.close()
-        for worker in list(self.force.living.values()):
-            self.force.retire(worker, timeout)
 
     def stop(self, done: Done) -> None:
         """Drains; `done` hears of the end, just before `run` returns."""

@@ -52,11 +52,14 @@ clean:
 
 # The stamps: each is as new as the last installation that went well.
 $(VENV)/.core: pyproject.toml | $(BIN)/python
+	@echo "Installing Pronghorn into $(VENV) ..." >&2
 	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	@$(PIP) --editable '.[dev]'
+	@echo "Installing Pronghorn, and what its development needs, into $(VENV) ..." >&2
+	@$(PIP) --upgrade 'pip>=25.1'
+	@$(PIP) --editable '.[all]' --group dev
 	@touch $@ $(VENV)/.core
 
 # PYTHON=... chooses; otherwise the first of these that is new enough and can make a virtual environment.
@@ -65,6 +68,7 @@ $(BIN)/python:
 	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
 	    found=$$python; \
+	    echo "Making a virtual environment, $(VENV), with $$("$$python" -V) ..." >&2; \
 	    "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1 || continue; \
 	    exec "$$python" -m venv --clear $(VENV); \
 	done; \

@@ -58,7 +58,7 @@ def fuzz(seconds: float) -> Result:
     if importlib.util.find_spec("atheris") is not None:
         return _by_atheris(seconds)
     result = Result("R14 PROXY header")
-    result.figures["atheris"] = "skipped: it is not installed (the extra named fuzz; not every Python has it)"
+    result.figures["atheris"] = "skipped: it is not installed (the dependency group fuzz; not every Python has it)"
     return _by_hypothesis(result, seconds)
 
 

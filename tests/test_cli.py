@@ -98,6 +98,28 @@ def test_help_of_serve_tells_every_setting(field: settings.Field, capsys: pytest
         assert choice in words
 
 
+def test_help_of_check_and_config_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("check", "config"):
+        assert main.run([command, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) < 40
+        assert "Every option of serve is taken here too" in " ".join(lines)
+
+
+def test_help_of_serve_explains_its_kinds_of_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["serve", "--help"]) == 0
+    words = capsys.readouterr().out
+    for kind in {field.metavar for field in settings.fields()} & {"DURATION", "SIZE", "NETWORK", "RULE", "MODE"}:
+        assert f"\n{kind} is " in words
+
+
+def test_panels_have_names_of_their_own_and_stand_together() -> None:
+    panels = [field.panel for field in settings.fields()]
+    blocks = [panel for before, panel in zip(["", *panels], panels, strict=False) if panel != before]
+    assert len(blocks) == len(set(blocks))
+    assert not [(one, other) for one in blocks for other in blocks if one != other and one in other]
+
+
 def test_typos_in_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, "serv") == ["Error: There is no command 'serv'.", "Did you mean 'serve'?"]
     assert complaint(capsys, "mine.py:handle")[1] == "To serve that handler: pronghorn serve mine.py:handle"

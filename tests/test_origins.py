@@ -55,6 +55,29 @@ def test_the_table_names_value_origin_and_file(tmp_path: Path) -> None:
     assert str(tmp_path / "pyproject.toml") in done.stdout
 
 
+def test_what_is_set_can_be_kept_as_a_settings_file(tmp_path: Path) -> None:
+    line = ["--bind", ":80,unix:/a b", "--drain-timeout", "1500ms", "--max-write-buffer", "3MiB", "--no-reuse-address"]
+    line += [
+        "--workers",
+        "5",
+        "--name",
+        'a "quoted" \\ \u00fc\x7f',
+        "--max-connections",
+        "7",
+        "--exec",
+        "tr",
+        "a b",
+        "",
+    ]
+    done = pronghorn(tmp_path, "config", "--toml", *line, PRONGHORN_LOG_LEVEL="debug")
+    path = write(tmp_path, done.stdout, "kept.toml")
+    before = json.loads(pronghorn(tmp_path, "config", "--json", *line, PRONGHORN_LOG_LEVEL="debug").stdout)
+    after = json.loads(pronghorn(tmp_path, "config", "--json", "--config", path).stdout)
+    assert {name: each["value"] for name, each in after.items()} == {name: e["value"] for name, e in before.items()}
+    assert len(done.stdout.splitlines()) == len([each for each in before.values() if each["origin"] != DEFAULT]) == 9
+    assert pronghorn(tmp_path, "config", "--toml").stdout == ""
+
+
 def test_a_pyproject_without_our_table_is_none_of_ours(tmp_path: Path) -> None:
     write(tmp_path, "[project]\nname = 'x'\n", "pyproject.toml")
     assert find(str(tmp_path)) == ""

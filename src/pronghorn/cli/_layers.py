@@ -25,6 +25,7 @@ EXEC = "--exec"
 COMMAND = "pronghorn.exec"
 CONFIG = f"{settings.ENVIRONMENT_PREFIX}CONFIG"
 NEARLY = 0.8  # of difflib's ratio
+SAME_OPTIONS = "Every option of serve is taken here too; pronghorn serve --help tells them."
 as_json = click.option("--json", "as_json", is_flag=True, help="The result, or the error, as JSON on standard output.")
 
 
@@ -38,8 +39,8 @@ class Option(click.RichOption):
         return self.resolve_envvar_value(ctx)
 
 
-def option(field: Field) -> Option:
-    """One setting as an option, with its variable and its default in the help."""
+def option(field: Field, hidden: bool) -> Option:
+    """One setting as an option, with its variable and its default in the help, unless it is `hidden` there."""
     flag = field.flag
     if field.type is bool:
         flag = f"{flag}/--no-{flag[2:]}"
@@ -55,6 +56,7 @@ def option(field: Field) -> Option:
         show_envvar=True,
         show_default=True,
         panel=field.panel,
+        hidden=hidden,
     )
 
 
@@ -85,9 +87,12 @@ def split(args: list[str]) -> tuple[list[str], tuple[str, ...] | None]:
     return args, None
 
 
-def takes_layers(name: str, epilog: str = "") -> Callable[[Callable[..., Any]], click.RichCommand]:
+def takes_layers(
+    name: str, epilog: str = SAME_OPTIONS, *, tells_settings: bool = False
+) -> Callable[[Callable[..., Any]], click.RichCommand]:
     """A command that takes a handler and settings; its function is called with the Layers of both, and with what its
-    own options give. With `as_json` among them, an error is JSON too."""
+    own options give. With `as_json` among them, an error is JSON too. Only a command that `tells_settings` has them in
+    its help."""
 
     def decorate(function: Callable[..., Any]) -> click.RichCommand:
         def call(ctx: click.RichContext, /, handler: str | None, config: str | None, **values: Any) -> Any:
@@ -104,7 +109,11 @@ def takes_layers(name: str, epilog: str = "") -> Callable[[Callable[..., Any]], 
         call.__doc__ = function.__doc__
         call.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
         made: click.RichCommand = click.command(name, cls=LayersCommand, epilog=epilog)(click.pass_context(call))
-        made.params = [*_common(), *made.params, *(option(field) for field in settings.fields())]
+        made.params = [
+            *_common(),
+            *made.params,
+            *(option(field, hidden=not tells_settings) for field in settings.fields()),
+        ]
         return made
 
     return decorate

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import rich_click as click
 
 from pronghorn import settings
 from pronghorn.cli import _layers
@@ -13,10 +14,13 @@ from pronghorn.settings.layers import DEFAULT, HANDLER, Layers, Settled
 
 @_layers.takes_layers("config")
 @_layers.as_json
-def command(layers: Layers, as_json: bool) -> None:
+@click.option("--toml", "as_toml", is_flag=True, help="Only what is set, as a settings file (pronghorn.toml) holds it.")
+def command(layers: Layers, as_json: bool, as_toml: bool) -> None:
     """Show each setting that serve would run with, and where it comes from; binds and imports nothing."""
     settled = layers.settle()
-    if as_json:
+    if as_toml:
+        click.echo(toml(settled), nl=False)
+    elif as_json:
         _layers.print_json(rows(settled))
     else:
         show(settled, layers.file)
@@ -31,6 +35,30 @@ def rows(settled: Settled) -> dict[str, dict[str, Any]]:
     """Value and origin of the handler and of each setting."""
     values = {HANDLER: handler_of(settled)} | msgspec.structs.asdict(settled.settings)
     return {name: {"value": values[name], "origin": settled.origins[name]} for name in settled.origins}
+
+
+def toml(settled: Settled) -> str:
+    """What is not a default, as the text of a settings file that gives the same."""
+    lines = []
+    if settled.origins[HANDLER] != DEFAULT:
+        command = settled.source.command
+        lines.append(f"exec = {_toml_value(command)}" if command else f"handler = {_toml_value(settled.source.name)}")
+    for field in settings.fields():
+        if settled.origins[field.name] != DEFAULT:
+            value = getattr(settled.settings, field.name)
+            shown = field.shown(value) if field.unit in ("time", "size") else value
+            lines.append(f"{field.name.replace('_', '-')} = {_toml_value(shown)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _toml_value(value: Any) -> str:
+    """One value as TOML writes it: JSON's strings, numbers, truth and lists are TOML's too. Only DEL, which JSON leaves
+    as it is, must be escaped (TOML 1.0, String)."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def show(settled: Settled, file: str) -> None:

@@ -49,7 +49,7 @@ def issued(hosts: tuple[str, ...], days: int) -> tuple[bytes, bytes, bytes]:
     try:
         import trustme
     except ImportError:
-        hint = "pip install 'pronghorn[tls-dev]'"
+        hint = "pip install trustme"
         raise MissingExtra("Making certificates needs the package trustme.", "It is not installed.", hint) from None
     import datetime
 

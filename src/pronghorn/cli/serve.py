@@ -18,11 +18,26 @@ if TYPE_CHECKING:
     from pronghorn.server import Boot
 
 
+VALUES = r"""DURATION is 500ms, 30s, 2m, 1h, or a number of seconds.
+
+SIZE is 64KiB, 1MiB, 10MB, or a number of bytes.
+
+NETWORK is an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32.
+
+RULE is stream, lines, delimited(\r\n\r\n), or prefixed(2).
+
+MODE is three octal figures, as chmod takes them: 660."""
+
+
 @takes_layers(
     "serve",
-    epilog="Each setting is also an environment variable, the one in brackets, and a key of the settings file; the "
-    "command line wins, then the environment. Ctrl-C or SIGTERM stops accepting and lets open connections finish; a "
-    "second Ctrl-C ends at once. SIGHUP reloads.",
+    epilog=f"""{VALUES}
+
+Each setting is also an environment variable, the one in brackets, and a key of the settings file; the command line
+wins, then the environment.
+
+Ctrl-C or SIGTERM stops accepting and lets open connections finish; a second Ctrl-C ends at once. SIGHUP reloads.""",
+    tells_settings=True,
 )
 def command(layers: Layers) -> None:
     """Serve HANDLER, or a program, to every client that connects."""

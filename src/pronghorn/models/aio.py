@@ -129,7 +129,7 @@ def serve_uvloop(context: Context) -> None:
 def uvloop_missing() -> str | None:
     if importlib.util.find_spec("uvloop") is not None:
         return None
-    return "uvloop is not installed: pip install 'pronghorn[fast]'"
+    return "uvloop is not installed: pip install uvloop"
 
 
 ASYNCIO = Model(

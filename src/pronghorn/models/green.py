@@ -60,7 +60,7 @@ def serve(context: Context) -> None:
 def missing() -> str | None:
     if importlib.util.find_spec("gevent") is not None:
         return None
-    return "gevent is not installed: pip install 'pronghorn[gevent]'"
+    return "gevent is not installed: pip install gevent"
 
 
 MODEL = Model(

@@ -7,12 +7,22 @@ from typing import Annotated
 from pronghorn.settings.fields import option
 from pronghorn.settings.limits import Limits
 
-PANEL = "Deadlines and limits"
+PANEL = "Deadlines and buffers"
 
 
 class Patience(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one connection gets."""
 
+    handshake_timeout: Annotated[
+        float,
+        option(
+            "Time that a peer gets for what comes before the conversation: a PROXY header, and as much again for the "
+            "TLS handshake.",
+            PANEL,
+            unit="time",
+            gt=0,
+        ),
+    ] = 10.0
     idle_timeout: Annotated[
         float,
         option("Time since a peer's last byte after which its connection is ended; what we send does not count. "
@@ -32,6 +42,9 @@ class Patience(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float,
         option("Age at which a connection is ended as draining would end it. 0: never.", PANEL, unit="time", ge=0),
     ] = 0.0  # fmt: skip
+    write_high_water: Annotated[
+        int, option("Unsent bytes of one connection at which reading from it pauses.", PANEL, unit="size", ge=1)
+    ] = 64 * 1024
     max_write_buffer: Annotated[
         int,
         option("Unsent bytes of one connection beyond which another write ends it: of handlers that send without "

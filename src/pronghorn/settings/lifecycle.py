@@ -11,36 +11,31 @@ from pronghorn.settings.serving import Serving
 class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From the start of a worker to its end."""
 
-    write_high_water: Annotated[
-        int,
-        option("Unsent bytes of one connection at which reading from it pauses.", "Lifecycle and limits",
-               unit="size", ge=1),
-    ] = 64 * 1024  # fmt: skip
     drain_timeout: Annotated[
         float,
-        option("Time that open connections get to finish when the server stops.", "Lifecycle and limits",
+        option("Time that open connections get to finish when the server stops.", "Lifecycle",
                unit="time", ge=0),
     ] = 30.0  # fmt: skip
     start_timeout: Annotated[
-        float, option("Time that a worker gets to become ready.", "Lifecycle and limits", unit="time", gt=0)
+        float, option("Time that a worker gets to become ready.", "Lifecycle", unit="time", gt=0)
     ] = 60.0
     worker_silence: Annotated[
         float,
         option("Time without a heartbeat, 3 s at least, after which a worker counts as hung: its stacks are logged, it "
-               "is killed and replaced; 0 switches that off.", "Lifecycle and limits", unit="time", ge=0),
+               "is killed and replaced; 0 switches that off.", "Lifecycle", unit="time", ge=0),
     ] = 30.0  # fmt: skip
     max_connections_per_worker: Annotated[
         int,
         option("Replace a worker once it has accepted so many connections, up to a tenth more; 0: never.",
-               "Lifecycle and limits", ge=0),
+               "Lifecycle", ge=0),
     ] = 0  # fmt: skip
     max_worker_age: Annotated[
         float,
-        option("Replace a worker once it is so old, up to a tenth more; 0: never.", "Lifecycle and limits",
+        option("Replace a worker once it is so old, up to a tenth more; 0: never.", "Lifecycle",
                unit="time", ge=0),
     ] = 0.0  # fmt: skip
     max_worker_memory: Annotated[
         int,
-        option("Replace a worker once it uses so much memory (resident set); 0: never.", "Lifecycle and limits",
+        option("Replace a worker once it uses so much memory (resident set); 0: never.", "Lifecycle",
                unit="size", ge=0),
     ] = 0  # fmt: skip

@@ -1,4 +1,4 @@
-"""Settings of the guards: who may connect, how many, and how long they may take."""
+"""Settings of admission: who may connect, and how many."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Limits(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
         option(
             "Network whose peers may connect, as 10.0.0.0/8 or 2001:db8::/32. Of allow and deny the narrowest network "
             "decides; with an allow, whoever is in no network is denied.",
-            "Limits",
+            "Admission",
             metavar="NETWORK",
             unit="network",
         ),
     ] = ()
     deny: Annotated[
         tuple[str, ...],
-        option("Network whose peers may not connect.", "Limits", metavar="NETWORK", unit="network"),
+        option("Network whose peers may not connect.", "Admission", metavar="NETWORK", unit="network"),
     ] = ()
     proxy_from: Annotated[
         tuple[str, ...],
         option(
             "Network of proxies, whose connections must begin with a PROXY protocol header (v1 or v2) and nobody "
             "else's; 'unix' is everybody at a unix socket.",
-            "Limits",
+            "Admission",
             metavar="NETWORK",
             unit="network or unix",
         ),
@@ -40,7 +40,7 @@ class Limits(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
         option(
             "Most connections at a time, of all workers together; the next client waits in the kernel's queue. "
             "Without this, what the model and the limit of descriptors allow.",
-            "Limits",
+            "Admission",
             ge=1,
         ),
     ] = None
@@ -49,7 +49,7 @@ class Limits(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
         option(
             "Most connections at a time of one IPv4 address or IPv6 /64, of all workers together; the next is closed. "
             "0 is no limit.",
-            "Limits",
+            "Admission",
             ge=0,
         ),
     ] = 0
@@ -57,17 +57,7 @@ class Limits(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         option(
             "Most new connections in a second, of all workers together; those beyond are closed. 0 is no limit.",
-            "Limits",
+            "Admission",
             ge=0,
         ),
     ] = 0
-    handshake_timeout: Annotated[
-        float,
-        option(
-            "Time that a peer gets for what comes before the conversation: a PROXY header, and as much again for the "
-            "TLS handshake.",
-            "Limits",
-            unit="time",
-            gt=0,
-        ),
-    ] = 10.0  # fmt: skip

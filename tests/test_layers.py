@@ -27,7 +27,7 @@ LAYERS = (
     {
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
         "addresses", "bind_errors", "unix_path", "client_hello", "tls", "bare", "certificates", "tls_channel",
-        "tls_connection", "tls_words",
+        "tls_connection", "tls_words", "watchdog",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
         "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
         "socket_facts", "settings",

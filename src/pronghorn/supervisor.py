@@ -26,8 +26,7 @@ from pronghorn.processes import SignalPipe, adopt_orphans, kill, name_process, p
 from pronghorn.slots import NEVER, Generation, Worker
 from pronghorn.upkeep import TICK, Upkeep
 from pronghorn.watch import Watch
-from pronghorn.worker import CUT_AT_DEADLINE, Plan
-from pronghorn.workforce import GRACE
+from pronghorn.worker import CUT_AT_DEADLINE, GRACE, Plan
 
 MEND_PAUSE = 30.0  # seconds between two attempts to open a listener anew
 

@@ -5,8 +5,10 @@ born with every signal blocked, puts its dispositions right, and only then unblo
 fork(2) is never lost. Until its model has entered its loop TERM simply ends it, for it holds no connection yet; from
 then on it is ready, and TERM begins the drain. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do
 nothing here: the supervisor decides. The end of the line means that the supervisor is gone, and the death signal of
-prctl(2) says the same to a worker that is stuck in its handler. What the handler's module does while it is imported,
-SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
+prctl(2) says the same to a worker that is stuck in its handler. Then nobody is left who would kill a worker that hangs:
+a timer of the kernel does, a grace after the drain deadline. One more ends a worker whose main thread has computed for
+so long that its supervisor would have killed it; as long as the worker turns, it is put off. What the handler's
+module does while it is imported, SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,11 +45,14 @@ from pronghorn.processes import (
 )
 from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.settings import Settings
+from pronghorn.watchdog import THREAD_TIME, Watchdog
 
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
 
 CUT_AT_DEADLINE = 6
+GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
+STACKS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
 LONGEST_TRACE = 32 * 1024
 loading = False  # True while this process imports the user's code, so that serve() can tell that it is called there
 
@@ -121,14 +126,15 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Line:
-    """The worker's end of its socketpair: reports go out as JSON lines, and its end begins the drain."""
+    """The worker's end of its socketpair: reports go out as JSON lines; `gone` is called at its end, when there is no
+    supervisor any more."""
 
-    __slots__ = ("_drain", "_silence", "_socket")
+    __slots__ = ("_gone", "_silence", "_socket")
 
-    def __init__(self, end: socket.socket, drain: Drain) -> None:
+    def __init__(self, end: socket.socket, gone: Callable[[], None]) -> None:
         self._socket = end
         self._silence: tuple[socket.socket, ...] = ()
-        self._drain = drain
+        self._gone = gone
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -142,7 +148,7 @@ class Line:
             pass
 
     def on_readable(self) -> None:
-        """Takes what the supervisor says; at the end of the line the drain begins."""
+        """Takes what the supervisor says; at the end of the line it is gone."""
         try:
             said = self._socket.recv(4096, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -150,7 +156,7 @@ class Line:
         except OSError:
             said = b""
         if not said:
-            self._drain.begin("the supervisor is gone")
+            self._gone()
             self._fall_silent()
 
     def close(self) -> None:
@@ -177,7 +183,7 @@ def work(
     code = 1
     try:
         drain = Drain(plan.settings.drain_timeout)
-        line = Line(end, drain)
+        line = Line(end, lambda: abandoned(drain, plan.settings))
         try:
             close_descriptors(left)
             code = _serve(plan, page, line, drain, mask)
@@ -193,28 +199,59 @@ def work(
         leave(code)
 
 
-def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
-    settings, model = plan.settings, plan.model
-    supervisor = os.getppid()
-    page.starting(os.getpid())
+def abandoned(drain: Drain, settings: Settings) -> None:
+    """The supervisor is gone: the process drains, and ends a grace after the drain deadline, even if it hangs."""
+    drain.begin("the supervisor is gone")
+    Watchdog().put_off(settings.drain_timeout + GRACE)
+
+
+def turning(settings: Settings) -> Callable[[], None]:
+    """What the worker calls while it turns: the main thread may compute for so long until the next call. A supervisor
+    that lives would have killed it before."""
+    watchdog = Watchdog(THREAD_TIME)
+    patience = max(settings.worker_silence, settings.drain_timeout) + STACKS + GRACE
+
+    def turns() -> None:
+        if settings.worker_silence:
+            watchdog.put_off(patience)
+
+    return turns
+
+
+def _settle_in(observe: Observer) -> Reopener:
+    """What a new process puts right before it does anything else; it is the user's own afterwards."""
     atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
-    name_process(f"worker {page.slot} {model.name} of {supervisor}")
     faulthandler.enable(file=2)
     reset_signals()
-    reopener = Reopener(plan.observe)
+    reopener = Reopener(observe)
     prefer_when_out_of_memory()
     die_with_parent(signal.SIGTERM)
     privileges.drop()
     die_with_parent(signal.SIGTERM)  # who changes his credentials loses it
+    return reopener
+
+
+def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
+    settings, model = plan.settings, plan.model
+    supervisor = os.getppid()
+    page.starting(os.getpid())
+    name_process(f"worker {page.slot} {model.name} of {supervisor}")
+    reopener = _settle_in(plan.observe)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
     line.tell(Stage("it imported its handler"))
     handler = load_handler(plan.source, settings)
 
     def begin_drain(number: int, frame: FrameType | None) -> None:
-        drain.begin(signal.Signals(number).name if os.getppid() == supervisor else "the supervisor is gone")
+        if os.getppid() == supervisor:
+            drain.begin(signal.Signals(number).name)
+        else:
+            abandoned(drain, settings)
+
+    turns = turning(settings)
 
     def ready() -> None:
+        turns()
         signal.signal(signal.SIGTERM, begin_drain)
         page.now_serving(os.getpid())
         line.tell(Ready())
@@ -224,7 +261,8 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
             observe=plan.observe, watched=[line, reopener], page=page, ready=ready, lifespan=on_loop,
-            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), drained=lambda: _drained(context, line),
+            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns,
+            drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)
     atexit._run_exitfuncs()

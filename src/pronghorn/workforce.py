@@ -22,10 +22,20 @@ from pronghorn.events import Observer
 from pronghorn.processes import children, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Slot, Worker
 from pronghorn.watch import Watch
-from pronghorn.worker import CUT_AT_DEADLINE, Crashed, Failed, Finished, LetGo, Ready, Report, Stage, work
+from pronghorn.worker import (
+    CUT_AT_DEADLINE,
+    GRACE,
+    STACKS,
+    Crashed,
+    Failed,
+    Finished,
+    LetGo,
+    Ready,
+    Report,
+    Stage,
+    work,
+)
 
-GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
-LAST_WORDS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
 LONGEST_STAGE = 300  # characters
 LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
 
@@ -153,7 +163,7 @@ class Workforce:
     def abort(self, worker: Worker, why: str) -> None:
         """Has a worker write down its stacks and die; kills it if it cannot."""
         worker.doom = why
-        worker.kill_at = time.monotonic() + LAST_WORDS
+        worker.kill_at = time.monotonic() + STACKS
         kill(worker.pid, signal.SIGABRT)
 
     def kill_late(self, now: float) -> None:

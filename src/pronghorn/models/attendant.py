@@ -44,6 +44,7 @@ def _attend(flows: Flows, watched: dict[int, Any]) -> None:
 
 
 def _look(flows: Flows) -> None:
+    flows.context.turns()
     # A handler that took the socket away, to wrap it in TLS for one, cannot be seen waiting: it is trusted.
     taken = any(conn.fileno() < 0 for conn in list(flows.open.values()))
     if SeenConnection.waits.look() or taken:

@@ -164,7 +164,7 @@ class Context(Door):
     `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
     served, and not before. `let_go` is called once when it drains and has closed its listeners, and `drained` once
     after the last connection, before an async `lifespan` is left, which only models on an asyncio loop are given: they
-    enter it before they are ready.
+    enter it before they are ready. `turns` is called once in a while by a flow of control that is not held up.
     """
 
     connection_class: type[Any] = Connection
@@ -184,6 +184,7 @@ class Context(Door):
         ready: Callable[[], None] = _nothing,
         let_go: Callable[[], None] = _nothing,
         drained: Callable[[], None] = _nothing,
+        turns: Callable[[], None] = _nothing,
         lifespan: Lifespan | None = None,
     ) -> None:
         super().__init__(listeners, settings, observe, page if page is not None else Page())
@@ -194,6 +195,7 @@ class Context(Door):
         self.certificates = certificates
         self.ready = ready
         self.let_go = let_go
+        self.turns = turns
         self.lifespan = lifespan
         self._drained = drained
         self.open: dict[int, Any] = {}
@@ -247,6 +249,7 @@ class Context(Door):
 
     def tick(self, now: float) -> None:
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
+        self.turns()
         self.page.tick(now)
         self._ended = [self._ended[1], self.page.words[ACCEPTED] - self.page.words[OPEN]]
         if now >= self._fold_at:

@@ -49,7 +49,8 @@ class Elders:
 
 def descriptors(context: Context) -> list[int]:
     """What is the parent's alone, and every child closes."""
-    held = [each.fileno() for each in context.listeners] + [each.fileno() for each in context.watched]
+    held = [fd for each in context.listeners for fd in each.descriptors()]
+    held += [each.fileno() for each in context.watched]
     return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
 
 

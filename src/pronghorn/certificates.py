@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from pronghorn import events, tls
+from pronghorn import events, tls, trusted_paths
 from pronghorn.errors import BadCertificate, BadSetting
 from pronghorn.events import Event
 from pronghorn.settings import Settings
@@ -218,8 +218,7 @@ def read(settings: Settings) -> Material:
 
 def _content(flag: str, path: str, mark: bytes, what: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            content = file.read(4 * 1024 * 1024)
+        content = trusted_paths.read(path)
     except OSError as error:
         hint = "Check its permissions; the supervisor reads it." if isinstance(error, PermissionError) else ""
         raise BadCertificate(f"{flag}: {path} cannot be read.", f"{error.strerror}.", hint) from None

@@ -19,6 +19,7 @@ from pronghorn.call import Call, Commands, peer_uid
 from pronghorn.errors import AddressInUse, AlreadyRunning, BadRequest, CannotBind, PronghornError
 from pronghorn.events import Observer
 from pronghorn.settings import Settings
+from pronghorn.trusted_paths import Place
 from pronghorn.unix_path import Claim
 from pronghorn.watch import Watch
 
@@ -26,6 +27,7 @@ AUTO, OFF = "auto", "off"
 MOST_CALLS = 16
 REST = 1.0  # seconds without accept(2) after it failed
 QUEUE = 64
+MODE = "600"
 AFTERLIFE = 2.0  # seconds that the lock of a dead process is waited for
 GONE = PronghornError("The server has ended before it could answer.")
 BUSY = PronghornError(f"There are {MOST_CALLS} control connections already.", hint="Try again in a moment.")
@@ -78,18 +80,15 @@ class Control:
         if not asked:
             _sweep(os.path.dirname(path), path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        umask = os.umask(0o177)
         try:
-            listener.bind(path)
-            claim.bound()
+            claim.bind(listener, path, MODE)
+            _note_process(claim)
             listener.listen(QUEUE)
-        except OSError as error:
+        except (OSError, CannotBind) as error:
             listener.close()
             claim.release()
-            raise _refused(path, f"{error.strerror}.") from None
-        finally:
-            os.umask(umask)
-        _note_process(claim)
+            why = error.why if isinstance(error, CannotBind) else f"{error.strerror}."
+            raise _refused(path, why) from None
         return cls(listener, claim, path)
 
     @classmethod
@@ -243,7 +242,7 @@ def _note_process(claim: Claim) -> None:
 
 def _noted_process(path: str) -> int:
     try:
-        with open(os.open(f"{path}.lock", os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with Place(f"{path}.lock") as place, open(place.open(os.O_RDONLY), "rb") as file:
             return int(file.read(20))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):  # the last for a pipe that is empty
         return 0

@@ -3,19 +3,24 @@
 Law: descriptor 2 is the log, whoever writes to it: records, the stacks of faulthandler, what a handler prints there. So
 the file takes the place of descriptor 2, and nobody who writes needs to know. dup2(2) swaps it in one step: what is
 written before is in the old file, what is written after in the new one, and no line falls between.
+
+Root opens the file for workers who are somebody else. Where that user may change the folder, as is usual, the file is
+opened as that user (act_as.py), and otherwise by way of trusted_paths.py: a link that was put there leads nowhere. A
+file is given to the workers' user when it is created, and never one that was there.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import stat
 from types import FrameType
 
 from pronghorn import privileges
+from pronghorn.act_as import act_as
 from pronghorn.drain import Wake
 from pronghorn.errors import BadSetting
 from pronghorn.events import LogNotReopened, Observer
+from pronghorn.trusted_paths import Place, may_write
 
 MODE = 0o640
 
@@ -23,7 +28,7 @@ MODE = 0o640
 class LogFile:
     """The file at `path`, in the folder that is the working one now; an empty path leaves standard error as it is.
 
-    It is appended to, and belongs to whom workers serve as. Raises BadSetting if it cannot be opened.
+    It is appended to, and if it is made, it belongs to whom workers serve as. Raises BadSetting if it cannot be opened.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -90,15 +95,14 @@ class Reopener:
 
 def _opened(path: str) -> int:
     """A descriptor to append to; a pipe that nobody reads is an error rather than a wait."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC, MODE)
-    try:
-        os.set_blocking(fd, True)
-        person = privileges.person
-        if person is not None and os.geteuid() == 0 and stat.S_ISREG(os.fstat(fd).st_mode):
-            os.fchown(fd, person.uid, person.gid)
-    except OSError:
-        os.close(fd)
-        raise
+    person = privileges.person if os.geteuid() == 0 else None
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with Place(path, follow=True) as place:
+        if person is not None and may_write(os.fstat(place.fd), person.uid, person.groups):
+            fd = act_as(person.uid, person.gid, person.groups, lambda: place.open(flags, MODE))
+        else:
+            fd = place.open(flags, MODE, (person.uid, person.gid) if person is not None else None)
+    os.set_blocking(fd, True)
     return fd
 
 

@@ -1,18 +1,20 @@
 """Where a server and `pronghorn ctl` meet: a folder, and in it one socket for each server, by its name.
 
 Law: nothing is trusted that another user could have put there. A folder is made with mode 0700 and used only if it is a
-folder indeed (no symbolic link), ours, and nobody else's to write into. The server takes the first that it can have,
-ctl looks into all: a service and a login shell rarely agree on their environment.
+folder indeed (no symbolic link), ours, and nobody else's to write into or to replace. The server takes the first that
+it can have, ctl looks into all: a service and a login shell rarely agree on their environment.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import zlib
 
 from pronghorn.errors import CannotBind
+from pronghorn.trusted_paths import Place, who
 
 RUN = "/run/pronghorn"  # only root can have made it, or systemd (RuntimeDirectory=pronghorn), for one user
 SUFFIX = ".sock"
@@ -48,13 +50,12 @@ def server_folder() -> str:
     wrong: list[str] = []
     for folder in folders():
         try:
-            os.mkdir(folder, 0o700)
-        except FileExistsError:
-            pass
+            with contextlib.suppress(FileExistsError), Place(folder) as place:
+                os.mkdir(place.name, 0o700, dir_fd=place.fd)
+            why = _untrusted(folder, (os.geteuid(),))
         except OSError as error:
             wrong.append(f"{folder}: {error.strerror}.")
             continue
-        why = _untrusted(folder, (os.geteuid(),))
         if not why:
             return folder
         wrong.append(f"{folder} {why}.")
@@ -100,4 +101,5 @@ def _untrusted(folder: str, owners: tuple[int, ...]) -> str:
         return f"belongs to user {status.st_uid}"
     if status.st_mode & 0o022:
         return "can be written to by others"
-    return ""
+    with Place(os.path.join(folder, "any")) as place:
+        return f"can be replaced by {who(place.above[0])}" if place.above is not None else ""

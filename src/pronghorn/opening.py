@@ -18,7 +18,7 @@ from pronghorn.listener import Listener
 from pronghorn.settings import Settings
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.socket_options import options
-from pronghorn.unix_path import Claim, give
+from pronghorn.unix_path import Claim
 
 TRIES_FOR_ONE_PORT = 20
 
@@ -212,9 +212,7 @@ def _open_unix(path: str, settings: Settings) -> Listener:
 def _bound_unix(path: str, settings: Settings, claim: Claim) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(path)
-        claim.bound()
-        give(path, settings.unix_mode, settings.unix_owner)  # nobody can connect before it listens
+        claim.bind(listening, path, settings.unix_mode, settings.unix_owner)  # nobody can connect before it listens
         return _listening(listening, settings)
     except BaseException:
         listening.close()

@@ -13,6 +13,7 @@ from typing import Any
 import rich_click as click
 
 from pronghorn.errors import BadSetting, MissingExtra, PronghornError
+from pronghorn.trusted_paths import Place
 
 HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -75,12 +76,13 @@ def _refuse_to_replace(paths: list[str]) -> None:
 
 def write(path: str, content: bytes, mode: int) -> None:
     """A file of its own, never a moment with other rights, in the place of whatever has the name."""
-    fresh = f"{path}.{os.getpid()}"
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-        os.rename(fresh, path)
-    except BaseException:
-        os.unlink(fresh)
-        raise
+    with Place(path) as place:
+        fresh = f"{place.name}.{os.getpid()}"
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=place.fd)
+        try:
+            with open(fd, "wb") as file:
+                file.write(content)
+            os.rename(fresh, place.name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
+        except BaseException:
+            os.unlink(fresh, dir_fd=place.fd)
+            raise

@@ -1,0 +1,328 @@
+"""What another user can make of a path that root acts on: nothing, however fast links and names are swapped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launch import launched, wait_for
+from pronghorn import log_file, privileges, trusted_paths
+from pronghorn.act_as import act_as
+from pronghorn.control import Control
+from pronghorn.errors import BadSetting, CannotBind, PronghornError
+from pronghorn.log_file import LogFile
+from pronghorn.opening import open_listeners
+from pronghorn.pid_file import PidFile
+from pronghorn.privileges import Person
+from pronghorn.settings import Settings
+from pronghorn.trusted_paths import Place
+
+NOBODY = 65534
+MALLORY = 54321
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has anything that another user could misuse")
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A folder of Mallory's, in one that is root's."""
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        folder = Path(top) / "theirs"
+        folder.mkdir()
+        os.chown(folder, MALLORY, MALLORY)
+        yield folder
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A file of root's that nobody else may touch."""
+    path = tmp_path / "precious"
+    path.write_text("secret\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def standard_error() -> Iterator[None]:
+    before = os.dup(2)
+    yield
+    os.dup2(before, 2)
+    os.close(before)
+
+
+def untouched(path: Path) -> bool:
+    status = path.stat()
+    kept = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o600)
+    return kept and path.read_text() == "secret\n"
+
+
+@contextlib.contextmanager
+def swapping(step: Callable[[], None]) -> Iterator[None]:
+    """Does `step` again and again, as Mallory and in a process of her own; one that comes too late does no harm."""
+    mallory = os.fork()
+    if not mallory:
+        try:
+            os.setgroups([])
+            os.setgid(MALLORY)
+            os.setuid(MALLORY)
+            while os.getppid() != 1:
+                with contextlib.suppress(OSError):
+                    step()
+        finally:
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(mallory, signal.SIGKILL)
+        os.waitpid(mallory, 0)
+
+
+def replace(path: Path, target: Path) -> None:
+    """Puts a symbolic link in the place of what is there, in one step, if anything is."""
+    link = path.with_name("link")
+    with contextlib.suppress(FileExistsError):
+        os.symlink(target, link)
+    os.lstat(path)
+    os.rename(link, path)
+
+
+# The log file
+
+
+@pytest.mark.parametrize("user", [None, Person(MALLORY, MALLORY, (MALLORY,), "", "/")])
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_no_link_in_anothers_folder_is_followed_by_the_log(
+    theirs: Path, precious: Path, user: Person | None, make: Callable[[Path, Path], None],
+    monkeypatch: pytest.MonkeyPatch, standard_error: None,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(privileges, "person", user)
+    make(precious, theirs / "log")
+    with pytest.raises(BadSetting):
+        LogFile(str(theirs / "log"))
+    assert untouched(precious)
+
+
+def test_a_folder_on_the_way_that_became_a_link_is_not_entered(
+    theirs: Path, tmp_path: Path, standard_error: None
+) -> None:
+    (theirs / "logs").symlink_to(tmp_path)
+    with pytest.raises(BadSetting, match="logs is a symbolic link, and user 54321 may change its folder"):
+        LogFile(str(theirs / "logs" / "log"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_log_in_the_users_own_folder_is_the_users(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch, standard_error: None
+) -> None:
+    monkeypatch.setattr(privileges, "person", Person(MALLORY, MALLORY, (MALLORY,), "", "/"))
+    file = LogFile(str(theirs / "log"))
+    os.write(2, b"one\n")
+    (theirs / "log").rename(theirs / "log.1")
+    file.reopen(lambda event: None)
+    os.write(2, b"two\n")
+    file.close()
+    assert [(theirs / name).read_text() for name in ("log.1", "log")] == ["one\n", "two\n"]
+    assert {each.stat().st_uid for each in theirs.iterdir()} == {MALLORY}
+    assert os.getresuid() == (0, 0, 0)
+
+
+def test_a_log_that_was_there_keeps_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standard_error: None
+) -> None:
+    monkeypatch.setattr(privileges, "person", Person(MALLORY, MALLORY, (MALLORY,), "", "/"))
+    (tmp_path / "log").touch()
+    LogFile(str(tmp_path / "log")).close()
+    assert (tmp_path / "log").stat().st_uid == 0
+
+
+def test_a_link_of_roots_own_is_followed(tmp_path: Path, standard_error: None) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "real" / "log").symlink_to("log.today")
+    LogFile(str(tmp_path / "folder" / "log")).close()
+    assert (tmp_path / "real" / "log.today").exists()
+    LogFile("/dev/stderr").close()
+
+
+def test_no_race_wins_a_file_by_the_log(
+    theirs: Path, precious: Path, monkeypatch: pytest.MonkeyPatch, standard_error: None
+) -> None:
+    monkeypatch.setattr(privileges, "person", Person(MALLORY, MALLORY, (MALLORY,), "", "/"))
+    path = theirs / "log"
+
+    def swap() -> None:
+        replace(path, precious)
+        os.unlink(path)
+
+    with swapping(swap):
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                os.close(log_file._opened(str(path)))
+    assert untouched(precious)
+
+
+def test_a_whole_server_does_not_give_a_file_away(precious: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        logs = Path(folder) / "logs"
+        logs.mkdir()
+        os.chown(logs, NOBODY, NOBODY)
+        with launched(Path(folder), user="nobody", log_file="logs/log") as server:
+            assert (logs / "log").stat().st_uid == NOBODY
+            wait_for(lambda: "is ready, process id" in (logs / "log").read_text(), "the worker")
+            replace(logs / "log", precious)
+            server.send(signal.SIGUSR1)
+            with open(f"/proc/{server.pid}/fd/2", "rb") as log:  # its name is the link's now
+                text = b""
+
+                def told() -> bool:
+                    nonlocal text
+                    text += log.read()
+                    return text.count(b"cannot be opened anew") == 2
+
+                wait_for(told, "the complaints of the supervisor and of its worker")
+            assert server.stop() == 0
+        assert untouched(precious)
+
+
+# Unix sockets and their locks
+
+
+def test_no_race_wins_a_file_by_owner_and_mode(theirs: Path, precious: Path) -> None:
+    """Whoever swaps the socket right after bind(2) finds that the socket itself was given, and nothing else."""
+    path = theirs / "s"
+    settings = Settings(bind=(f"unix:{path}",), unix_mode="666", unix_owner=f"{MALLORY}")
+    with swapping(lambda: replace(path, precious)):
+        for _ in range(200):
+            with contextlib.suppress(PronghornError):
+                open_listeners(settings, lambda event: None)[0].close()
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            if not untouched(precious):
+                break
+    assert untouched(precious)
+
+
+def test_something_else_at_a_sockets_place_is_not_given_away(
+    theirs: Path, precious: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = theirs / "s"
+    monkeypatch.setattr(socket.socket, "bind", lambda self, where: os.link(precious, where))
+    settings = Settings(bind=(f"unix:{path}",), unix_mode="666", unix_owner=f"{MALLORY}")
+    with pytest.raises(CannotBind, match="Something else has taken its place"):
+        open_listeners(settings, lambda event: None)
+    monkeypatch.undo()
+    assert untouched(precious)
+
+
+def test_a_socket_has_its_mode_from_the_first_moment(theirs: Path) -> None:
+    path, seen = theirs / "s", theirs / "seen"
+
+    def look() -> None:
+        if stat.S_IMODE(os.lstat(path).st_mode) != 0o620:
+            seen.touch()
+
+    before = os.umask(0o022)
+    try:
+        with swapping(look):
+            for _ in range(200):
+                open_listeners(Settings(bind=(f"unix:{path}",), unix_mode="620"), lambda event: None)[0].close()
+    finally:
+        os.umask(before)
+    assert not seen.exists()
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_lock_is_no_way_to_a_file(theirs: Path, precious: Path, make: Callable[[Path, Path], None]) -> None:
+    make(precious, theirs / "s.lock")
+    with pytest.raises(CannotBind):
+        open_listeners(Settings(bind=(f"unix:{theirs}/s",)), lambda event: None)
+    with pytest.raises(CannotBind):
+        Control.open("mine", str(theirs / "s"))
+    assert untouched(precious)
+
+
+def test_where_a_folder_may_be_swapped_its_owner_binds(theirs: Path) -> None:
+    run = theirs / "run"
+    run.mkdir()
+    os.chown(run, MALLORY, MALLORY)
+    with contextlib.closing(open_listeners(Settings(bind=(f"unix:{run}/s",)), lambda event: None)[0]):
+        assert (run / "s").stat().st_uid == MALLORY
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(run / "s"))
+            assert client.getpeername() == str(run / "s")
+    assert os.listdir(run) == []
+    os.chmod(theirs, 0o777)
+    with pytest.raises(CannotBind, match="Others may put another folder in the place of one on the way"):
+        open_listeners(Settings(bind=(f"unix:{run}/s",)), lambda event: None)
+    assert os.listdir(run) == []
+
+
+# The process id file, and what is read
+
+
+def test_a_process_id_file_goes_into_no_swapped_folder(theirs: Path, tmp_path: Path) -> None:
+    (theirs / "run").symlink_to(tmp_path)
+    with pytest.raises(BadSetting):
+        PidFile(str(theirs / "run" / "p")).write()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_key_is_not_read_by_a_link_of_anothers(
+    theirs: Path, precious: Path, make: Callable[[Path, Path], None]
+) -> None:
+    make(precious, theirs / "key.pem")
+    with pytest.raises(PermissionError, match=r"key\.pem .*, and user 54321 may change its folder"):
+        trusted_paths.read(str(theirs / "key.pem"))
+    (precious.parent / "link").symlink_to("precious")
+    assert trusted_paths.read(str(precious.parent / "link")) == b"secret\n"
+
+
+def test_in_a_sticky_folder_what_is_roots_is_safe(theirs: Path) -> None:
+    os.chown(theirs, 0, 0)
+    os.chmod(theirs, 0o1777)
+    (theirs / "run").mkdir()
+    with Place(str(theirs / "run" / "s")) as place:
+        assert (place.shared, place.above) == (None, None)
+    os.chown(theirs / "run", MALLORY, MALLORY)
+    with Place(str(theirs / "run" / "s")) as place:
+        assert place.shared == MALLORY
+        assert place.above == (trusted_paths.ANYBODY, 0)
+
+
+# Acting as somebody else
+
+
+def test_the_kernel_refuses_what_the_user_may_not(precious: Path) -> None:
+    with pytest.raises(PermissionError):
+        act_as(MALLORY, MALLORY, (), lambda: os.open(precious, os.O_RDONLY))
+    assert os.getresuid() == (0, 0, 0)
+
+
+def test_a_descriptor_comes_back(theirs: Path) -> None:
+    fd = act_as(MALLORY, MALLORY, (), lambda: os.open(theirs / "f", os.O_WRONLY | os.O_CREAT))
+    try:
+        assert os.fstat(fd).st_uid == MALLORY
+        assert not os.get_inheritable(fd)
+    finally:
+        os.close(fd)
+    assert act_as(MALLORY, MALLORY, (), lambda: -1) == -1
+
+
+def test_an_act_that_dies_or_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="was killed"):
+        act_as(MALLORY, MALLORY, (), lambda: os.kill(os.getpid(), 9) or -1)
+    monkeypatch.setattr("pronghorn.act_as.PATIENCE", 0.1)
+    with pytest.raises(TimeoutError, match="longer than"):
+        act_as(MALLORY, MALLORY, (), lambda: os.read(os.pipe()[0], 1) and -1)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

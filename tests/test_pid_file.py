@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from launch import launched, wait_for
+from pronghorn import pid_file
 from pronghorn.errors import BadSetting
 from pronghorn.pid_file import PidFile, holder
 
@@ -75,6 +76,49 @@ def test_a_process_that_only_has_the_number_is_no_server(tmp_path: Path, other: 
     long_ago = time.time() - 1000
     os.utime(path, (long_ago, long_ago))
     assert holder(str(path)) == 0
+
+
+def test_a_clock_that_jumps_deceives_nobody(tmp_path: Path) -> None:
+    with launched(tmp_path, pid_file="p") as server:
+        an_hour_ago = time.time() - 3600  # as the time of writing seems to be, once the clock has been put forward
+        os.utime(tmp_path / "p", (an_hour_ago, an_hour_ago))
+        with launched(tmp_path, pid_file="p") as second:
+            assert second.exit() == 2
+            assert f"Process {server.pid} is alive" in second.report["error"]["why"]
+        assert (tmp_path / "p").read_text() == f"{server.pid}\n"
+        links = [os.readlink(each) for pid in server.workers() for each in Path(f"/proc/{pid}/fd").glob("*")]
+        assert str(tmp_path / "p") not in links, "a worker that outlives its server would hold the lock"
+
+
+def test_the_age_of_a_process_depends_on_no_clock(other: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.path.exists("/proc/self/stat"):
+        pytest.skip("there is no /proc to tell when a process started")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86400)
+    assert 0 <= pid_file._age(other) < 3600
+
+
+def test_a_zombie_is_dead(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        path.write_text(f"{child}\n")
+        assert holder(str(path)) == 0
+    finally:
+        os.waitpid(child, 0)
+
+
+def test_what_a_killed_server_of_this_number_left_beside_it_is_replaced(tmp_path: Path) -> None:
+    """In a container a server has the same number at each start."""
+    (tmp_path / f"p.{os.getpid()}").write_text("1")
+    file = PidFile(str(tmp_path / "p"))
+    file.write()
+    assert [each.name for each in tmp_path.iterdir()] == ["p"]
+    assert (tmp_path / "p").read_text() == f"{os.getpid()}\n"
+    file.remove()
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:

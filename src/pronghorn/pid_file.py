@@ -2,15 +2,22 @@
 
 Law: it appears once the server serves, whole, and goes with the process that it names. Another live server's file is
 never touched; a dead one's is replaced. What is there is never written to, and no link is followed: a new file takes
-its place by rename(2).
+its place by rename(2), in the folder that is held open (trusted_paths.py).
+
+Whether the process that is named has written the file, or only inherited its number, is told by a lock: the writer
+holds it until it ends (flock(2)), whatever the clock does meanwhile. A file that nobody has locked may be another
+program's: then the process must not be younger than the file. A zombie is dead.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import time
 
 from pronghorn.errors import BadSetting
+from pronghorn.trusted_paths import Place
 
 LONGEST = 32
 YOUNGER = 2.0  # seconds: the clock of files is coarse
@@ -26,7 +33,7 @@ class PidFile:
     def __init__(self, path: str, before: int = 0) -> None:
         self._path = os.path.abspath(path) if path else ""
         self._owner = os.getpid()
-        self._written = False
+        self._lock = -1
         if not path:
             return
         pid = holder(self._path)
@@ -40,72 +47,118 @@ class PidFile:
         """Put this process's id there. Raises BadSetting if that fails; what was there stays then."""
         if not self._path:
             return
-        beside = f"{self._path}.{os.getpid()}"
         try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            try:
-                os.write(fd, b"%d\n" % os.getpid())
-                os.rename(beside, self._path)
-            except BaseException:
-                os.unlink(beside)
-                raise
-            finally:
-                os.close(fd)
+            with Place(self._path) as place:
+                self._lock = _put(place)
         except OSError as error:
             raise self._refusal(f"It cannot be written: {error.strerror}.") from None
-        self._written = True
 
     def remove(self) -> None:
         """Take the file away, if it still holds the id of this process and this process put it there."""
-        if self._written and os.getpid() == self._owner and _read(self._path) == self._owner:
-            try:
-                os.unlink(self._path)
-            except OSError:
-                pass  # a folder that has gone, or that is not ours any more
-        self._written = False
+        if self._lock < 0:
+            return
+        try:
+            with Place(self._path) as place:
+                if os.getpid() == self._owner and _read(place)[0] == self._owner:
+                    place.unlink()
+        except OSError:
+            pass  # a folder that has gone, or that is not ours any more
+        os.close(self._lock)
+        self._lock = -1
+
+    def descriptors(self) -> list[int]:
+        """The lock's: nobody else keeps it."""
+        return [self._lock] if self._lock >= 0 else []
 
     def _refusal(self, why: str, hint: str = "") -> BadSetting:
         return BadSetting(f"--pid-file is {self._path!r}.", why, hint)
 
 
+def _put(place: Place) -> int:
+    """The file, written, locked and in its place; its descriptor."""
+    beside = f"{place.name}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(beside, flags, 0o644, dir_fd=place.fd)
+    except FileExistsError:  # a dead process had this number: in a container it is the same at each start
+        os.unlink(beside, dir_fd=place.fd)
+        fd = os.open(beside, flags, 0o644, dir_fd=place.fd)
+    try:
+        text = b"%d\n" % os.getpid()
+        if os.write(fd, text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _locked(fd, fcntl.LOCK_EX)
+        os.rename(beside, place.name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
+    except BaseException:
+        os.close(fd)
+        os.unlink(beside, dir_fd=place.fd)
+        raise
+    return fd
+
+
 def holder(path: str) -> int:
     """The live process that wrote the file; 0 if there is none. A process that started after the file was written has
     only inherited its number."""
-    pid = _read(path)
-    if pid <= 0:
+    try:
+        with Place(path) as place:
+            pid, locked = _read(place)
+            written = place.stat().st_mtime
+    except OSError:
         return 0
+    if pid <= 0 or not _lives(pid):
+        return 0
+    return pid if locked or _age(pid) + YOUNGER >= time.time() - written else 0
+
+
+def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except PermissionError:
         pass
     except (ProcessLookupError, OverflowError):
-        return 0
-    try:
-        written = os.lstat(path).st_mtime
-    except OSError:
-        return 0
-    return 0 if _started(pid) > written + YOUNGER else pid
+        return False
+    return _stat(pid)[:1] not in (["Z"], ["X"])
 
 
-def _started(pid: int) -> float:
-    """When a process started, as the clock of files has it; 0 if nobody can tell."""
+def _age(pid: int) -> float:
+    """For how many seconds a process has been there; it does not matter what the clock was set to meanwhile. Endless
+    if nobody can tell."""
+    fields = _stat(pid)
+    if len(fields) > 19 and hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     import psutil
 
     try:
-        return min(float(psutil.Process(pid).create_time()), time.time())
+        return time.time() - float(psutil.Process(pid).create_time())
     except psutil.Error:
-        return 0.0
+        return float("inf")
 
 
-def _read(path: str) -> int:
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on (proc(5)); none where there is no such file."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].decode().split()
     except OSError:
-        return 0
+        return []
+
+
+def _read(place: Place) -> tuple[int, bool]:
+    """The number in the file, 0 if there is none, and whether somebody has locked it. Raises OSError."""
+    fd = place.open(os.O_RDONLY)
     try:
         text = os.read(fd, LONGEST).strip()
-        return int(text) if text.isdigit() else 0
-    except OSError:
-        return 0
+        return (int(text) if text.isdigit() else 0), not _locked(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
+
+
+def _locked(fd: int, how: int) -> bool:
+    """Lock a file; False if somebody else has. A file system without locks does without."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

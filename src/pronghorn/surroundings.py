@@ -55,7 +55,7 @@ class Surroundings:
 
     def descriptors(self) -> list[int]:
         """What workers need not keep."""
-        return log_file.current.descriptors()
+        return [*log_file.current.descriptors(), *self._pid_file.descriptors()]
 
     def _change_folder(self, folder: str, undo: ExitStack) -> None:
         try:

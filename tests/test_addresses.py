@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import sys
 
+import msgspec
 import pytest
 
 from pronghorn.addresses import parse_bind, places, spoken, zoned
 from pronghorn.errors import BadSetting, CannotBind
-from pronghorn.opening import open_listeners
+from pronghorn.opening import check_binds, open_listeners
 from pronghorn.settings import Settings
 
 
@@ -23,11 +24,35 @@ from pronghorn.settings import Settings
         ("[fe80::1%eth0]:80", "fe80::1%eth0", 80, ""),
         ("unix:/run/a:1", "", 0, "/run/a:1"),
         ("unix:here", "", 0, "here"),
+        ("unix:@here", "", 0, "@here"),
+        ("unix:./@here", "", 0, "./@here"),
     ],
 )
 def test_parse_bind(text: str, host: str, port: int, path: str) -> None:
     bind = parse_bind(text)
     assert (bind.text, bind.host, bind.port, bind.path) == (text, host, port, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "same", "tls"),
+    [
+        ("*:8000", ":8000", None),
+        ("tcp://[::1]:80", "[::1]:80", False),
+        ("tls://localhost:80", "localhost:80", True),
+        ("tls://*:80", ":80", True),
+    ],
+)
+def test_other_ways_to_write_an_address(text: str, same: str, tls: bool | None) -> None:
+    assert parse_bind(text) == msgspec.structs.replace(parse_bind(same), tls=tls)
+
+
+def test_a_scheme_that_the_settings_contradict_is_refused() -> None:
+    with pytest.raises(BadSetting, match="no certificate"):
+        check_binds(Settings(bind=("tls://127.0.0.1:0",)))
+    with pytest.raises(BadSetting, match="every address speaks TLS"):
+        check_binds(Settings(bind=("tcp://127.0.0.1:0",), tls_cert=("x.pem",)))
+    with pytest.raises(BadSetting, match="neither an owner nor permissions"):
+        check_binds(Settings(bind=("unix:@a",), unix_mode="660"))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +66,11 @@ def test_parse_bind(text: str, host: str, port: int, path: str) -> None:
         ("localhost:-1", "'-1' is no port"),
         ("localhost:٣", "is no port"),
         ("::1:8000", "Write [::1]:8000."),
-        ("tcp://localhost:8000", "brackets"),
+        ("udp://localhost:8000", "brackets"),
+        ("tcp://unix:/run/a", "stands before a host and a port only"),
+        ("tls://tcp://localhost:1", "stands before a host and a port only"),
+        ("tls://fd://3", "stands before a host and a port only"),
+        ("unix:@", "It has no name."),
         ("[::1:8000", "brackets"),
         ("[localhost]:8000", "'localhost' is no IPv6 address."),
         ("[]:8000", "no IPv6 address"),

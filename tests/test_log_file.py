@@ -130,6 +130,13 @@ def test_records_prints_and_tracebacks_are_in_the_file(tmp_path: Path) -> None:
         assert server.log == ""
 
 
+def test_a_dash_is_standard_error(tmp_path: Path) -> None:
+    with launched(tmp_path, log_file="-") as server:
+        assert server.stop() == 0
+        assert "] [INFO] Stopped" in server.log
+    assert not (tmp_path / "-").exists()
+
+
 def test_what_keeps_a_server_from_starting_is_told_where_it_was_started(tmp_path: Path) -> None:
     with launched(tmp_path, "nothing_of_that_name:reply", log_file="log") as server:
         assert server.exit() == 4

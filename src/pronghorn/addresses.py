@@ -16,7 +16,8 @@ import msgspec
 
 from pronghorn.errors import BadSetting, CannotBind
 
-FORMS = "Write HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:PATH, or fd://N."
+FORMS = "Write HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:PATH, unix:@NAME, or fd://N."
+SCHEMES = {"tcp://": False, "tls://": True}  # as the log writes an address
 EVERY_INTERFACE = ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 WILDCARDS = {host for _, host in EVERY_INTERFACE}
@@ -27,22 +28,33 @@ Place = tuple[int, Any]
 
 class Bind(msgspec.Struct, frozen=True):
     """One `--bind`: a unix path, a descriptor that is handed down (its number or its name), or a host and a port. An
-    empty host is every interface; port 0 is any free one."""
+    empty host is every interface; port 0 is any free one. A path that begins with @ is an abstract name (unix(7)), and
+    no file. `tls` is None where no scheme stands before the address."""
 
     text: str
     host: str = ""
     port: int = 0
     path: str = ""
     fd: str = ""
+    tls: bool | None = None
 
 
 def parse_bind(text: str) -> Bind:
-    """Read HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, fd://N or fd://NAME. Raises BadSetting with what is right."""
+    """Read HOST:PORT, [IPV6]:PORT, :PORT or *:PORT, unix:PATH, unix:@NAME, fd://N or fd://NAME; tcp:// or tls:// may
+    stand before a host. Raises BadSetting with what is right."""
+    scheme = text[:6]
+    if scheme in SCHEMES:
+        bind = parse_bind(text[6:])
+        if bind.fd or bind.path or bind.tls is not None:
+            raise _bad(text, f"{scheme} stands before a host and a port only.", FORMS)
+        return msgspec.structs.replace(bind, tls=SCHEMES[scheme])
     if text.startswith("unix:"):
         return Bind(text, path=_checked_path(text))
     if text.startswith("fd:"):
         return Bind(text, fd=_checked_descriptor(text))
     host, colon, digits = text.rpartition(":")
+    if colon and host == "*":
+        text, host = f":{digits}", ""
     if not colon:
         hint = (
             f"Write :{text} for every interface, or 127.0.0.1:{text} for this host alone." if text.isdigit() else FORMS
@@ -73,6 +85,10 @@ def _checked_path(text: str) -> str:
     if length > LONGEST_PATH:
         why = f"The path has {length} bytes, and the system takes {LONGEST_PATH} at most."
         raise _bad(text, why, "Choose a shorter path, or one relative to the working folder.")
+    if path.startswith("@") and sys.platform != "linux":
+        raise _bad(text, "Abstract names are Linux's.", "For a file of that name, write unix:./@NAME.")
+    if path == "@":
+        raise _bad(text, "It has no name.", "Write unix:@NAME.")
     return path
 
 
@@ -104,7 +120,7 @@ def places(bind: Bind) -> list[Place]:
     if bind.fd:
         return []
     if bind.path:
-        return [(socket.AF_UNIX, bind.path)]
+        return [(socket.AF_UNIX, b"\0" + os.fsencode(bind.path[1:]) if bind.path.startswith("@") else bind.path)]
     if not bind.host:
         return [(family, (host, bind.port)) for family, host in EVERY_INTERFACE]
     try:
@@ -154,7 +170,8 @@ def _overlap(one: Place, other: Place) -> bool:
         return False
     here, there = one[1], other[1]
     if one[0] == socket.AF_UNIX:
-        return bool(os.path.realpath(here) == os.path.realpath(there))
+        abstract = isinstance(here, bytes) or isinstance(there, bytes)
+        return bool(here == there if abstract else os.path.realpath(here) == os.path.realpath(there))
     same_port = here[1] == there[1] != 0
     same_host = (here[0], here[2:]) == (there[0], there[2:]) or not WILDCARDS.isdisjoint((here[0], there[0]))
     return bool(same_port and same_host)

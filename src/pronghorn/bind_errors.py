@@ -59,6 +59,8 @@ def bind_error(error: OSError, place: Place, settings: Settings) -> CannotBind:
 
 def _busy(place: Place, settings: Settings) -> tuple[str, str]:
     if place[0] == socket.AF_UNIX:
+        if isinstance(place[1], bytes):
+            return "A process listens at that abstract name.", "Stop what holds it, or choose another name with --bind."
         return "There is a file of that name now.", "Start again, or choose another path with --bind."
     if not settings.reuse_address:
         why = "A process listens there, or connections of an earlier server are still in FIN_WAIT2 or TIME_WAIT."

@@ -6,6 +6,8 @@ be bound beside `0.0.0.0` would otherwise be the system's choice. What was open 
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterable, Iterator, MutableMapping
 
@@ -83,7 +85,7 @@ def open_listeners(
     """
     keep, inherited = list(keep), list(inherited)
     opening = _Opening(settings, [*keep, *inherited])
-    groups = [(bind, opening.kept(bind)) for bind in map(parse_bind, _wanted(settings, opening.spare))]
+    groups = [(bind, opening.kept(bind)) for bind in _wanted(settings, opening.spare)]
     places_of = [(bind, places(bind) if not kept else [each.place for each in kept]) for bind, kept in groups]
     refuse_overlaps([(bind, group) for bind, group in places_of if not bind.fd])
     listeners: list[Listener] = []
@@ -107,17 +109,55 @@ def open_listeners(
 
 def check_binds(settings: Settings) -> None:
     """Reads every `--bind` as `open_listeners` does, and resolves names, but opens nothing: raises BadSetting and
-    CannotBind for what could never be bound. Whether an address is free it cannot say."""
-    groups = [(bind, places(bind)) for bind in map(parse_bind, _wanted(settings, []))]
+    CannotBind for what could never be bound: for a unix path whose folder is not there, too, and for a descriptor that
+    is not open. Whether an address is free it cannot say."""
+    groups = [(bind, places(bind)) for bind in _wanted(settings, [])]
     refuse_overlaps([(bind, group) for bind, group in groups if not bind.fd])
+    for bind, group in groups:
+        _refuse_what_is_not_there(bind, group)
 
 
-def _wanted(settings: Settings, there: list[Listener]) -> tuple[str, ...]:
+def _refuse_what_is_not_there(bind: Bind, group: list[Place]) -> None:
+    try:
+        if bind.fd.isdigit():
+            os.fstat(int(bind.fd))
+    except OSError:
+        hint = "Whatever starts the server hands it down; start this check in the same way."
+        raise CannotBind(
+            f"Cannot listen on {bind.text}.", f"Descriptor {bind.fd} is not open.", hint, bind.text
+        ) from None
+    for family, path in group:
+        if family == socket.AF_UNIX and isinstance(path, str) and not os.path.isdir(os.path.dirname(path) or "."):
+            raise bind_error(OSError(errno.ENOENT, os.strerror(errno.ENOENT)), (family, path), Settings())
+
+
+def _wanted(settings: Settings, there: list[Listener]) -> list[Bind]:
     """Every `--bind`; when nobody has given one, what systemd handed down, or else the default."""
     if not settings.bind:
         raise BadSetting("--bind is empty.", "A server needs an address.", "Write --bind 127.0.0.1:8000.")
     handed = tuple(each.bind for each in there if each.bind.startswith("fd:"))
-    return handed if handed and settings.bind is UNASKED else settings.bind
+    binds = [parse_bind(each) for each in (handed if handed and settings.bind is UNASKED else settings.bind)]
+    for bind in binds:
+        _refuse_other_scheme(bind, bool(settings.tls_cert))
+        if bind.path.startswith("@") and (settings.unix_mode or settings.unix_owner):
+            why = (
+                "An abstract name has neither an owner nor permissions: whoever shares the network namespace connects."
+            )
+            raise BadSetting(
+                f"--bind gives {bind.text}.", why, "Leave --unix-mode and --unix-owner out, or bind a path."
+            )
+    return binds
+
+
+def _refuse_other_scheme(bind: Bind, tls: bool) -> None:
+    if bind.tls is None or bind.tls is tls:
+        return
+    if bind.tls:
+        raise BadSetting(
+            f"--bind gives tls://{bind.text}.", "There is no certificate.", "Add --tls-cert and --tls-key."
+        )
+    why = "With --tls-cert every address speaks TLS."
+    raise BadSetting(f"--bind gives tcp://{bind.text}.", why, f"Write {bind.text}, or leave --tls-cert out.")
 
 
 def _told(listeners: list[Listener], opening: _Opening, inherited: list[Listener]) -> Iterator[Event]:
@@ -200,7 +240,10 @@ def _open_or_skip(place: Place, opening: _Opening, here: list[Listener], lacking
         lacking.append(refusal)
 
 
-def _open_unix(path: str, settings: Settings) -> Listener:
+def _open_unix(path: str | bytes, settings: Settings) -> Listener:
+    if isinstance(path, bytes):  # an abstract name: no file, which nobody can claim, and the kernel takes it back
+        place = (socket.AF_UNIX, path)
+        return Listener(_bound(place, settings), spoken(place))
     claim = Claim(path)
     try:
         return Listener(_bound_unix(path, settings, claim), f"unix:{path}", claim)
@@ -220,17 +263,17 @@ def _bound_unix(path: str, settings: Settings, claim: Claim) -> socket.socket:
 
 
 def _open_tcp(place: Place, settings: Settings) -> Listener:
-    listening = _bound_tcp(place, settings)
+    listening = _bound(place, settings)
     return Listener(listening, spoken((place[0], listening.getsockname())))
 
 
-def _bound_tcp(place: Place, settings: Settings) -> socket.socket:
+def _bound(place: Place, settings: Settings) -> socket.socket:
     family, address = place
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if settings.reuse_address:
+        if settings.reuse_address and family != socket.AF_UNIX:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.reuse_port:
+        if settings.reuse_port and family != socket.AF_UNIX:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -244,7 +287,7 @@ def _bound_tcp(place: Place, settings: Settings) -> socket.socket:
 def _revive(dead: Listener, settings: Settings) -> None:
     (place,) = places(parse_bind(dead.address))  # what its own socket says may be gone
     try:
-        dead.revive(lambda claim: _bound_unix(place[1], settings, claim) if claim else _bound_tcp(place, settings))
+        dead.revive(lambda claim: _bound_unix(place[1], settings, claim) if claim else _bound(place, settings))
     except OSError as error:
         raise bind_error(error, place, settings) from None
 

@@ -18,6 +18,8 @@ from pronghorn.log_file import LogFile
 from pronghorn.pid_file import PidFile
 from pronghorn.settings import Settings
 
+STANDARD_ERROR = "-"  # as a --log-file
+
 
 class Surroundings:
     """A context; entering it raises BadSetting for what cannot be, and nothing has changed then.
@@ -41,7 +43,7 @@ class Surroundings:
             privileges.person = privileges.resolve(settings.user, settings.group)
             self._pid_file = PidFile(settings.pid_file, self._before)
             undo.callback(self._pid_file.remove)
-            log_file.current = LogFile(settings.log_file)
+            log_file.current = LogFile("" if settings.log_file == STANDARD_ERROR else settings.log_file)
             undo.callback(_close_log)
             self._undo = undo.pop_all()
         return self

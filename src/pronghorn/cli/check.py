@@ -6,6 +6,7 @@ its clients (nginx, ticket 1300). Nor is anything written that a running server 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import rich_click as click
 
 from pronghorn.cli import _layers
 from pronghorn.cli.config import handler_of
+from pronghorn.errors import BadSetting
 from pronghorn.settings.layers import Layers, Settled
 
 
@@ -43,6 +45,8 @@ def examined(settled: Settled) -> dict[str, Any]:
         model, why = judged(facts, settings)
         certificates = certified(facts, settings)
         check_binds(settings)
+        for name in ("log_file", "pid_file"):
+            refuse_missing_folder(name, getattr(settings, name))
     return {
         "handler": handler_of(settled),
         "style": facts.style,
@@ -53,6 +57,14 @@ def examined(settled: Settled) -> dict[str, Any]:
         "bind": settings.bind,
         "certificates": [] if certificates is None else certificates.described,
     }
+
+
+def refuse_missing_folder(name: str, path: str) -> None:
+    """Raises BadSetting for a file that could not be made, since its folder is not there."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if path and not os.path.isdir(folder):
+        flag = f"--{name.replace('_', '-')}"
+        raise BadSetting(f"{flag} is {path!r}.", f"There is no folder {folder}.", "Make it, or name another file.")
 
 
 def sentence(found: dict[str, Any]) -> str:

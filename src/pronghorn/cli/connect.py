@@ -33,7 +33,8 @@ class CannotConnect(PronghornError):
 
 @click.command("connect")
 @click.argument(
-    "address", help="[HOST:]PORT, [IPV6]:PORT or unix:PATH; tls:// may stand before. Without a HOST, this machine."
+    "address",
+    help="[HOST:]PORT, [IPV6]:PORT, unix:PATH or unix:@NAME; tls:// may stand before. Without a HOST, this machine.",
 )
 @click.option("--tls", is_flag=True, help="Speak TLS; so do the options below.")
 @click.option("--tls-ca", metavar="FILE", default="", help="Authority that signed the server's certificate, as PEM.")
@@ -75,7 +76,7 @@ def talk(connection: socket.socket, address: str) -> int:
 
 
 def parse(address: str) -> tuple[str, int] | str:
-    """(host, port), or the path of a unix socket; raises BadSetting."""
+    """(host, port), or the path of a unix socket, or @ and its abstract name; raises BadSetting."""
     if address.startswith("unix:") and len(address) > 5:
         return address[5:]
     host, _, port = address.rpartition(":")
@@ -99,7 +100,7 @@ def connect(peer: tuple[str, int] | str, address: str) -> socket.socket:
             connection = socket.create_connection(peer, CONNECT_TIMEOUT)
         else:
             connection = socket.socket(socket.AF_UNIX)
-            connection.connect(peer)
+            connection.connect(b"\0" + os.fsencode(peer[1:]) if peer.startswith("@") else peer)
     except OSError as error:
         there = address if address.rpartition(":")[0] else f"127.0.0.1:{address.lstrip(':')}"
         raise CannotConnect(

@@ -49,7 +49,7 @@ class Process(Tls, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     log_file: Annotated[
         str,
-        option("File that the log is appended to, in place of standard error; USR1 opens it anew.", "Logs",
+        option("File that the log is appended to, in place of standard error (-); USR1 opens it anew.", "Logs",
                metavar="PATH"),
     ] = ""  # fmt: skip
     log_format: Annotated[

@@ -19,9 +19,9 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bind: Annotated[
         tuple[str, ...],
         option(
-            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (every interface, IPv4 and IPv6), unix:PATH, "
-            "or fd://N and fd://NAME, a socket that systemd or another parent hands down. May be given more than "
-            "once. Port 0 takes a free port and says which.",
+            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT or *:PORT (every interface, IPv4 and IPv6), "
+            "unix:PATH, unix:@NAME (abstract), or fd://N and fd://NAME, a socket that systemd or another parent hands "
+            "down. May be given more than once. Port 0 takes a free port and says which.",
             "Sockets",
             short="-b",
             metavar="ADDRESS",

@@ -18,8 +18,8 @@ LAYERS = (
     {"__main__", "cli", "testing"},
     {"server", "presence"},
     {
-        "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reports", "reload", "upgrade", "planning",
-        "control", "call", "watch", "watcher", "surroundings", "pid_file", "restart",
+        "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reports", "guard", "reload", "upgrade",
+        "planning", "control", "call", "watch", "watcher", "surroundings", "pid_file", "restart",
     },
     {"worker", "probe", "processes", "program", "privileges", "log_file"},
     {"models"},

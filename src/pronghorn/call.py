@@ -106,6 +106,7 @@ class Call:
         self.deadline = math.inf
         self._input.clear()
         self._watch.add(self._socket, self.close, 0)  # a hang-up alone: who has half-closed still wants the reply
+        command = ""
         try:
             command, arguments = understood(line)
             getattr(self._commands, command)(*arguments, self.answer)
@@ -113,6 +114,7 @@ class Call:
             self.answer(error)
         except Exception as error:
             self.answer(PronghornError("The server failed to do it.", f"{type(error).__name__}: {error}"))
+            self._watch.guard.note(f"obey ctl {command}", error)
 
     def _write(self) -> None:
         try:

@@ -131,10 +131,12 @@ class Control:
 
     def close(self) -> None:
         """Ends it: who still waits is told so, and the path is removed if it is ours."""
-        for call in list(self._calls):
-            call.answer(GONE)
-            call.close()
-        self._let_go()
+        try:
+            for call in list(self._calls):
+                call.answer(GONE)
+                call.close()
+        finally:
+            self._let_go()
 
     def _let_go(self) -> None:
         if self._listener.fileno() >= 0:

@@ -52,6 +52,8 @@ class Desk:
                 **plan.board.totals(),
                 "under_way": supervisor.changes.under_way or None,
                 "last_reload": supervisor.changes.last_reload,
+                "faults": supervisor.guard.failures,
+                "last_fault": supervisor.guard.last or None,
             }
         )
 

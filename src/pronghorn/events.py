@@ -246,6 +246,13 @@ class UpgradeFailed(Event, frozen=True):
     why: str
 
 
+class SupervisorFailed(Event, frozen=True):
+    """The supervisor failed to do something, which is a fault of the server, and goes on; `what` completes: to ..."""
+
+    what: str
+    error: BaseException
+
+
 class Pulse(Event, frozen=True):
     """Once in a tick of the supervisor: of the `wanted` workers so many are ready, and so many were found silent."""
 

@@ -65,9 +65,11 @@ class Presence:
         self._end_watcher()
 
     def close(self) -> None:
-        self._end_watcher()
-        if self._control is not None:
-            self._control.close()
+        try:
+            self._end_watcher()
+        finally:
+            if self._control is not None:
+                self._control.close()
 
     def _changed(self) -> None:
         assert self._watcher is not None

@@ -11,12 +11,14 @@ import faulthandler
 import os
 import sys
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
 
 from pronghorn import events, log_file, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
+from pronghorn.guard import Guard
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
 from pronghorn.observers import Observers
@@ -148,28 +150,31 @@ class Server:
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._board.close)
+            undo.callback(log.close)
             facts = planner.facts(self.source, self.settings)
             plan = self._first_plan(planner, facts or probe.ask(self.source, self.settings))
             try:
                 control = self._handed.control if self._handed else []
                 self._presence = Presence(self.settings, plan.listeners[0].address, control, observe)
-                return self._run(planner, plan)
             except BaseException:
                 _close(plan.listeners)
                 raise
-        finally:
-            log.close()
-            self._board.close()
+            return self._run(planner, plan)
 
     def _run(self, planner: Planner, plan: Plan) -> int:
-        supervisor = None
-        try:
+        supervisor: Supervisor | None = None
+
+        def serving() -> list[Listener]:
+            return plan.listeners if supervisor is None else supervisor.serving.plan.listeners
+
+        last_step = Guard(self._observe).last_step
+        with ExitStack() as undo:
+            undo.callback(last_step, "close its addresses", lambda: _close(serving()))
+            undo.callback(last_step, "close its control socket", self._presence.close)
             self._supervisor = supervisor = self._supervise(planner, plan)
             return supervisor.run()
-        finally:
-            self._presence.close()
-            _close(plan.listeners if supervisor is None else supervisor.serving.plan.listeners)
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
         return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
@@ -249,8 +254,9 @@ class Server:
 
 
 def _close(listeners: list[Listener]) -> None:
-    for listener in listeners:
-        listener.close()
+    with ExitStack() as undo:
+        for listener in listeners:
+            undo.callback(listener.close)
 
 
 def explained(error: AddressInUse) -> AddressInUse:

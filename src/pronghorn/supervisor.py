@@ -6,9 +6,10 @@ a handler can lead to).
 
 A worker counts once it has said READY. If none can at the first start, its error is raised; after that nothing that a
 handler or a setting does ends the supervisor: a death is followed by a new worker, with a growing pause if it came
-early, and a reload or an upgrade that fails changes nothing. When draining starts, clients are turned away and the
-listeners closed here at once; the workers are told a moment later, when handshakes that had begun are over, and close
-theirs once the accept queue is empty: so that nobody whose connect(2) succeeded is reset.
+early, and a reload or an upgrade that fails changes nothing. A fault of the supervisor's own does not end it either:
+each step of a turn is guarded (guard.py), and so is each step of the way out. When draining starts, clients are turned
+away and the listeners closed here at once; the workers are told a moment later, when handshakes that had begun are
+over, and close theirs once the accept queue is empty: so that nobody whose connect(2) succeeded is reset.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from pronghorn import events
 from pronghorn.call import Done
 from pronghorn.changes import STOPPING, Changes, StartUpgrade
+from pronghorn.guard import PAUSE, Guard
 from pronghorn.planning import Planner
 from pronghorn.processes import SignalPipe, adopt_orphans, kill, name_process, preload_libgcc
 from pronghorn.slots import NEVER, Generation, Worker
@@ -60,8 +62,10 @@ class Supervisor:
         self.watch = watch if watch is not None else Watch()
         self.planner = planner
         self.observe = plan.observe
+        self.guard = self.watch.guard = Guard(self.observe)
         self.serving = Generation(number, plan, plan.workers if count is None else count, candidate=whole)
-        self.upkeep = Upkeep(self.watch, self.observe, self.kept, announce)
+        self._announce = announce
+        self.upkeep = Upkeep(self.watch, self.observe, self.kept, self._serves)
         self.upkeep.generations = [self.serving]
         self.force = self.upkeep.force
         self.started_at = time.monotonic()
@@ -77,6 +81,7 @@ class Supervisor:
         self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._forced = 0
         self._look_at = 0.0  # listeners: when
+        self._orphans = True  # whether there may be processes that were adopted
 
     @property
     def resized(self) -> int | None:
@@ -93,6 +98,7 @@ class Supervisor:
         connections, 128 + n when signal n ended it at once. Raises what kept the first workers from becoming ready;
         no process is left then either."""
         preload_libgcc()
+        self.guard.pid = os.getpid()
         self.name()
         if self._alone:
             self.force.adopts = adopt_orphans()
@@ -101,38 +107,60 @@ class Supervisor:
             try:
                 self._loop()
             finally:
-                self.changes.abandon(STOPPING)
-                self.force.end_all()
-                self.watch.remove(self._signals)
+                self.guard.last_step("end the change under way", self.changes.abandon, STOPPING)
+                self.guard.last_step("end all workers", self.force.end_all)
+                self.guard.last_step("let go of the signals", self.watch.remove, self._signals)
         self.observe(events.ServerStopped(self.force.cut, len(self.force.killed)))
         status = self._forced or (CUT_AT_DEADLINE if self.force.cut or self.force.killed else 0)
         for done in self._stopped:
-            done({"status": status, "cut": self.force.cut})
+            self.guard.last_step("answer ctl stop", done, {"status": status, "cut": self.force.cut})
         return status
 
+    def _serves(self) -> None:
+        self._announce()
+        self.guard.armed = True
+
     def _loop(self) -> None:
-        while True:
+        guard = self.guard
+        while not self.draining or self.force.living or self._orphans:
+            guard.turn()
             now = time.monotonic()
-            self.upkeep.turn(now)
-            self._each_turn(now)
-            if self._emptied and not self.force.living:
-                self._tell_emptied()
-            if self.draining:
-                self.changes.advance(now)  # an upgrade that was made, and is not told of yet
-                self.upkeep.pulse(now)
-                if now >= self._workers_at:
-                    self._workers_at = NEVER
-                    self.retire([*self.force.living.values()])
-                orphans = self.force.hurry_orphans(now >= self._deadline)
-                if not self.force.living and not orphans:
-                    return
-            else:
-                self.changes.advance(now)
-                self.upkeep.fill(now)
-                self._look_at_certificates(now)
-                self._look_at_listeners(now)
-            self.force.kill_late(now)
-            self.watch.wait(self._rest(time.monotonic()))
+            for what, step in self._steps():
+                guard(what, step, now)
+            if not guard("wait", self._wait):
+                time.sleep(PAUSE)
+
+    def _steps(self) -> Iterator[tuple[str, Callable[[float], None]]]:
+        """What a turn does, each with the words that tell of its failure; it is given the clock."""
+        yield "look after its workers", self.upkeep.turn
+        yield "look after its control socket", self._each_turn
+        yield "answer ctl drain", self._tell_emptied
+        yield "change over", self.changes.advance  # while it drains: an upgrade that was made, and is not told of yet
+        if self.draining:
+            yield "tell of itself", self.upkeep.pulse
+            yield "have its workers drain", self._retire_all
+            yield "end adopted processes", self._hurry_orphans
+        else:
+            yield "start workers", self.upkeep.fill
+            yield "look at certificates", self._look_at_certificates
+            yield "look at its listeners", self._look_at_listeners
+        yield "kill who is late", self.force.kill_late
+
+    def _retire_all(self, now: float) -> None:
+        if now >= self._workers_at:
+            self._workers_at = NEVER
+            self.retire([*self.force.living.values()])
+
+    def _hurry_orphans(self, now: float) -> None:
+        late = now >= self._deadline
+        self._orphans = not late  # should the next line fail
+        self._orphans = self.force.hurry_orphans(late)
+
+    def _wait(self) -> None:
+        # After a failure what is due may be due for ever.
+        seconds = self._rest(time.monotonic())
+        over = self.draining and not self.force.living and not self._orphans
+        self.watch.wait(0.0 if over else max(seconds, PAUSE if self.guard.failed else 0.0))
 
     def _look_at_certificates(self, now: float) -> None:
         certificates = self.serving.plan.certificates
@@ -214,7 +242,9 @@ class Supervisor:
         """`done` is called once no worker is left."""
         self._emptied.append(done)
 
-    def _tell_emptied(self) -> None:
+    def _tell_emptied(self, now: float) -> None:
+        if self.force.living:
+            return
         waiting, self._emptied = self._emptied, []
         for done in waiting:
             done({})

@@ -36,6 +36,7 @@ from pronghorn.worker import (
     work,
 )
 
+LAST_PATIENCE = 10.0  # seconds that killed workers get to be gone; one that the kernel holds may stay
 LONGEST_STAGE = 300  # characters
 LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
 
@@ -93,17 +94,20 @@ class Workforce:
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            # Nothing may fail in the child before it is at work, nor here between its birth and its entry.
+            worker, left = Worker(0, generation, slot, ours, page, time.monotonic()), self._left(generation, ours)
             pid = os.fork()
             if pid == 0:
-                work(plan, page, theirs, mask, self._left(generation, ours))
-        except OSError as error:
+                work(plan, page, theirs, mask, left)
+            worker.pid = pid
+            self.living[pid] = worker
+        except (OSError, MemoryError) as error:
             ours.close()
             plan.board.release(page.index)
-            return f"fork: {error.strerror}"
+            return f"fork: {getattr(error, 'strerror', '') or 'no memory'}"
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        worker = self.living[pid] = Worker(pid, generation, slot, ours, page, time.monotonic())
         self._watch.add(ours, lambda: self.hear(worker))
         self._observe(events.WorkerStarted(slot.number, pid))
         return worker
@@ -205,9 +209,11 @@ class Workforce:
         """Leaves no process behind, whatever happened."""
         for pid in (*self.living, *self.orphans()):
             kill(pid, signal.SIGKILL)
-        while self.living:
-            self.reap()
-            self._watch.wait(0.01)
+        guard, patience = self._watch.guard, time.monotonic() + LAST_PATIENCE
+        while self.living and time.monotonic() < patience:
+            guard.last_step("bury its workers", self.reap)
+            if not guard.last_step("wait", self._watch.wait, 0.01):
+                time.sleep(0.01)
 
     # Deaths
 
@@ -219,13 +225,15 @@ class Workforce:
             except ChildProcessError:
                 done, status = pid, 255 << 8  # somebody else took the status; the process is gone all the same
             if done and pid in self.living:
-                self._bury(self.living[pid], os.waitstatus_to_exitcode(status))
+                self._watch.guard("bury a worker", self._bury, self.living[pid], os.waitstatus_to_exitcode(status))
 
     def _bury(self, worker: Worker, status: int) -> None:
-        self._obey(worker, worker.reports.rest())
-        self._hang_up(worker)
-        del self.living[worker.pid]
-        worker.slot.lost(worker)
+        try:
+            self._obey(worker, worker.reports.rest())
+        finally:  # whatever that leads to, its number may be another's from now on
+            del self.living[worker.pid]
+            worker.slot.lost(worker)
+            self._hang_up(worker)
         lost = worker.generation.plan.board.release(worker.page.index)
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))

@@ -42,7 +42,8 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
     ready = f"{workers['ready']} of {workers['wanted']} ready"
     ready += f", {workers['draining']} draining" if workers["draining"] else ""
     short = workers["ready"] < workers["wanted"]
-    failed = status.get("handler_errors", 0)
+    failed, faults = status.get("handler_errors", 0), status.get("faults", 0)
+    last = printable(str(status.get("last_fault") or ""))
     return [
         ("Server", text(f"{status['name']} (process {status['pid']}, Pronghorn {status['version']})")),
         ("State", state),
@@ -53,6 +54,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         ("Messages", text(f"{status['messages']:,}")),
         ("Bytes", text(f"{size(status['bytes_in'])} in, {size(status['bytes_out'])} out")),
         *([("Handler errors", text(f"{failed:,}", BAD))] if failed else []),
+        *([("Faults", text(f"{faults:,} of the supervisor, which goes on; the last: {last}", BAD))] if faults else []),
         ("Last reload", _last_reload(status["last_reload"])),
     ]
 

@@ -58,11 +58,11 @@ def peer_name(peer: tuple[str, int] | str) -> str:
     return f"{escaped(peer[0])} at PORT {peer[1]}"
 
 
-def trace(error: BaseException) -> str:
-    """The traceback of `error`, from the first frame that is not ours, each line escaped and indented."""
+def trace(error: BaseException, *, ours: bool = False) -> str:
+    """The traceback of `error`, from the first frame that is not `ours`, each line escaped and indented."""
     told = traceback.TracebackException.from_exception(error, limit=-LONGEST_TRACE)
     theirs = [place for place, frame in enumerate(told.stack) if not frame.filename.startswith(HOUSE)]
-    if theirs:
+    if theirs and not ours:
         del told.stack[: theirs[0]]
     parts = (part[:LONGEST_PART].rstrip("\n") for part in told.format())
     return indented([line for part in parts for line in part.split("\n")])
@@ -87,6 +87,8 @@ def limited_kind(event: Event) -> Hashable:
         return "wait", event.address
     if isinstance(event, events.PeerFailed) and not isinstance(event.error, OSError):
         return "peer", type(event.error)
+    if isinstance(event, events.SupervisorFailed):
+        return "supervisor", type(event.error), _raised_at(event.error)
     if isinstance(event, events.HandlerFailed):
         return "handler", type(event.error), _raised_at(event.error)
     return None
@@ -234,6 +236,14 @@ def _worker_doomed(event: events.WorkerDoomed) -> tuple[int, str]:
 @words(INFO, events.WorkerRetired)
 def _worker_retired(event: events.WorkerRetired) -> tuple[int, str]:
     return INFO, f"Worker {event.slot} (process id {event.pid}) gets a successor: {escaped(event.why)}"
+
+
+@words(ERROR, events.SupervisorFailed)
+def _supervisor_failed(event: events.SupervisorFailed) -> tuple[int, str]:
+    head = f"The supervisor failed to {escaped(event.what)}: {kind_and_text(event.error)}; it goes on"
+    if isinstance(event.error, MemoryError):
+        return ERROR, head
+    return ERROR, head + ", and this is a fault of the server" + trace(event.error, ours=True)
 
 
 @words(INFO, events.Resized)

@@ -62,9 +62,8 @@ class AioGoodbye(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         wait(self.transport)
 
-    def eof_received(self) -> None:
-        if self.transport.draining:
-            self.transport.write(GOODBYE)
+    def draining(self) -> None:
+        self.transport.write(GOODBYE)
 
 
 async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

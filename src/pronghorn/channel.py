@@ -38,9 +38,9 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS: tuple[str, ...] = (
-    "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_most", "_paused", "_throttled", "_until",
+    "_asked", "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_most", "_paused", "_throttled", "_until",
     "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol", "proxy",
-    "seen", "sock", "state", "wants_read", "wants_write", "wrote_eof",
+    "seen", "sock", "state", "stays", "wants_read", "wants_write", "wrote_eof",
 )  # fmt: skip
 NOTHING: tuple[str, ...] = ()
 
@@ -63,6 +63,8 @@ class AnyChannel(Transport):
         self.protocol: Any = None
         self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
+        self.stays = False  # its handler does not want to be ended by draining
+        self._asked = 0  # what had been written when the last input came
         self._backlog: bytearray | None = None
         self._high, self._most = high_water, most  # of the backlog: reading pauses; whoever writes more is cut
         self.seen: Any = None  # by timeouts.py
@@ -105,6 +107,7 @@ class AnyChannel(Transport):
             self._end()
             return
         self.bytes_in += len(data)
+        self._asked = self.bytes_out if self._backlog is None else self._written()
         try:
             if self._fills:
                 fill(self.protocol, data)
@@ -249,10 +252,44 @@ class AnyChannel(Transport):
                 return
             self.on_readable()
 
+    def stay(self) -> None:
+        """The handler wants to go on although the server drains: until it closes, or until the drain deadline."""
+        self.stays = True
+
+    @property
+    def application(self) -> Any:
+        """The handler's own protocol; the channel's may be asyncio's TLS below that (loop.start_tls)."""
+        return getattr(self.protocol, "_app_protocol", None) or self.protocol
+
+    def tell_draining(self) -> None:
+        """Call the protocol's `draining()`, if it has one: a true answer says that it wants to stay."""
+        tell = getattr(self.application, "draining", None)
+        try:
+            if callable(tell) and tell():
+                self.stay()
+        except BaseException as error:
+            self._failed(error)
+
+    def answered(self) -> bool:
+        """Whether something was written since input last came."""
+        return not self.bytes_in or self._written() > self._asked
+
     def feed_eof(self) -> None:
-        """Let the protocol think that the peer has finished."""
-        if not self.ended and not self.is_closing():
+        """Let the protocol think that the peer has finished. One that does not want to close goes on hearing."""
+        if self.ended or self.is_closing():
+            return
+        if hasattr(self.protocol, "_stream_reader"):  # of asyncio's streams, which bear nothing behind their end
             self._end()
+            return
+        try:
+            stay = self.protocol.eof_received()
+        except BaseException as error:
+            self._failed(error)
+        else:
+            if stay:
+                self.stay()
+            else:
+                self.close()
 
     def cut(self, error: BaseException) -> None:
         """End now, whatever is unsent; if a PeerError is the reason, the kernel is to forget it too."""
@@ -265,6 +302,9 @@ class AnyChannel(Transport):
         self._gone(error)
 
     # Inner workings.
+
+    def _written(self) -> int:
+        return self.bytes_out + (len(self._backlog) if self._backlog is not None else 0)
 
     def _farewell(self) -> None:
         """TLS has a last word (tls_channel.py)."""

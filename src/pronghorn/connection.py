@@ -171,6 +171,12 @@ class Facts(Bare):
     """What the proxy said, if one made the connection for its client."""
     seen: Any
     """What timeouts.py has seen of it."""
+    leave: Callable[[float, float], None] | None
+    """Asks the loop of its own that has it to end the conversation by a deadline, within so many seconds."""
+    leaves_by: float
+    """The deadline that was told."""
+    stays: bool
+    """Its handler does not want to be ended by draining."""
     cut_by: BaseException | None
     """Why it was cut, if it was."""
     program_end: str
@@ -181,8 +187,9 @@ class Facts(Bare):
         self.number, self.peer, self.drain = number, peer, drain
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
-        self.reading_shut = self.hears_drain = False
-        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = None
+        self.reading_shut = self.hears_drain = self.stays = False
+        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = None
+        self.leaves_by = math.inf
         self.cut_by: BaseException | None = None
         self.program_end = ""
 
@@ -215,6 +222,11 @@ class Facts(Bare):
         """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
         return self.drain is not None and self.drain.begun
 
+    def stay(self) -> None:
+        """The handler wants to go on although the server drains: until it ends the conversation, or until the drain
+        deadline."""
+        self.stays = True
+
     def measure(self) -> None:
         """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them."""
         info = tcp_info(self)  # type: ignore[arg-type]
@@ -233,7 +245,7 @@ class Facts(Bare):
 
 FACTS = tuple(
     "number peer proxy opened bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
-    "drain partial on_cut".split()
+    "drain partial on_cut leave leaves_by stays".split()
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -60,7 +61,7 @@ class Drain:
     shares the descriptor, and makes a Drain of its own.
     """
 
-    __slots__ = ("_wake", "begun", "deadline", "then", "timeout", "why")
+    __slots__ = ("_heard", "_wake", "begun", "deadline", "then", "timeout", "why")
 
     def __init__(self, timeout: float) -> None:
         """`timeout` is what open connections get, in seconds."""
@@ -69,6 +70,7 @@ class Drain:
         self.why = ""
         self.deadline = math.inf
         self.then: Callable[[], object] | None = None  # called once, when draining begins
+        self._heard: list[Callable[[], object]] = []  # loops where somebody awaits it
         self._wake = Wake()
 
     def begin(self, why: str = "") -> None:
@@ -78,11 +80,43 @@ class Drain:
             self.deadline = time.monotonic() + self.timeout
             self.begun = True
             self._wake.set()
+            for hear in list(self._heard):
+                hear()
             if self.then is not None:
                 self.then()
 
     def __bool__(self) -> bool:
         return self.begun
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait, blocking, until draining begins, or for so many `seconds`; whether it has begun."""
+        if not self.begun:
+            poller = select.poll()
+            poller.register(self, select.POLLIN)
+            poller.poll(None if seconds is None else seconds * 1000)
+        return self.begun
+
+    async def begins(self) -> None:
+        """Return when draining begins, or at once if it has begun: for coroutines, on any loop."""
+        import asyncio  # not everybody who serves needs it
+
+        loop = asyncio.get_running_loop()
+        begun = loop.create_future()
+
+        def wake() -> None:
+            if not begun.done():
+                begun.set_result(None)
+
+        def hear() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake)
+
+        self._heard.append(hear)
+        try:
+            if not self.begun:
+                await begun
+        finally:
+            self._heard.remove(hear)
 
     def clear(self) -> None:
         """Make the descriptor unreadable again, if draining has not begun here: a forked process was told to drain
@@ -97,6 +131,9 @@ class Drain:
             self._wake.set()
 
     def fileno(self) -> int:
+        """Its descriptor, which is readable once draining has begun; a forked process makes one of its own here."""
+        if self._wake.fileno() < 0:
+            self.renew()
         return self._wake.fileno()
 
     def close(self) -> None:

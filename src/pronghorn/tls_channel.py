@@ -141,6 +141,9 @@ class AnyTlsChannel(AnyChannel):
 
     # Inner workings.
 
+    def _written(self) -> int:
+        return AnyChannel._written(self) - self._added
+
     def _farewell(self) -> None:
         if not (self._backlog or self.is_closing()):
             self._push(self.records.goodbye())

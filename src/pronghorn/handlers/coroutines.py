@@ -7,13 +7,16 @@ its conversation, and one that raises has lost it: in neither case is the client
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pronghorn.aiochannel import AsyncioLoop, channel_over, part
 from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
 from pronghorn.errors import MessageTooLong, PeerTimeout, TooMuchUnsent
+from pronghorn.farewells import Farewell, conversation, look_at_all
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
 from pronghorn.settings import Settings
 
@@ -49,7 +52,17 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
         super().eof_received()
         return True  # with TLS too: asyncio's own says that it would have to close, and loses the reply
 
+    @property
+    def owes_exactly(self) -> Callable[[], bool] | None:
+        """Whether a message function owes a reply; None if it is no message function that is served."""
+        return self._owes if self.inner is not None else None
+
+    def _owes(self) -> bool:
+        reader: Any = self._stream_reader  # type: ignore[attr-defined]
+        return self.inner is not None and (self.inner.partial or reader is None or reader._waiter is None)
+
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation.set(self.transport)
         try:
             await self._handle(reader, writer)
         except asyncio.CancelledError:
@@ -108,6 +121,7 @@ class OwnLoops:
     def __init__(self, factory: Callable[[], Any], settings: Settings) -> None:
         self._factory = factory
         self._high_water, self._most = settings.write_high_water, settings.max_write_buffer
+        self._quiet = settings.drain_quiet
         self._here = threading.local()
 
     def converse(self, conn: Connection) -> None:
@@ -124,18 +138,34 @@ class OwnLoops:
             self._here.runner = None
             runner.close()
 
+    def _leave_taken(self, loop: asyncio.AbstractEventLoop, channel: Any, deadline: float, timeout: float) -> None:
+        """Have the conversation come to its end by then; called from another flow of control."""
+        farewells = {0: Farewell(channel, self._quiet, deadline, timeout)}
+
+        def look() -> None:
+            rest = look_at_all(farewells, time.monotonic())
+            if farewells:
+                loop.call_later(rest, look)
+
+        try:
+            loop.call_soon_threadsafe(look)
+        except RuntimeError:
+            pass  # the loop was closed meanwhile: it is over
+
     async def _one(self, conn: Connection) -> None:
         loop = asyncio.get_running_loop()
         over = loop.create_future()
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
         conn.protocol = channel = channel_over(conn, watch, self._high_water, self._most)
+        conn.leave = functools.partial(self._leave_taken, loop, channel)
         if conn.waits.watched:
             _give_signs(over, conn)
         channel.open(self._factory())
         try:
             await over
         finally:
+            conn.leave = None
             part(channel, conn)
         await finish_tasks()
         if errors:

@@ -216,6 +216,9 @@ class Flows:
         for conn, why in self.timeouts.due(self.open.values(), now):
             if why != AGE:
                 cut(conn, PeerTimeout(why))
+            elif conn.leave is not None:
+                conn.seen.aged = True
+                self._take_leave(conn, now + self.context.drain.timeout)
             elif not owes_reply(conn):
                 conn.seen.aged = True
                 end_reading(conn)
@@ -243,11 +246,20 @@ class Flows:
         now, seen = time.monotonic(), self._idle
         self._idle = {}
         for conn in list(self.open.values()):
-            if not (conn.reading_shut or conn.hears_drain or owes_reply(conn)):
+            if conn.leave is not None:
+                self._take_leave(conn, self.context.drain.deadline)
+            elif not (conn.reading_shut or conn.hears_drain or conn.stays or owes_reply(conn)):
                 since = seen.get(conn.number, now)
                 if now - since >= SWEEP / 2:
                     end_reading(conn)
                 self._idle[conn.number] = since
+
+    def _take_leave(self, conn: Connection, deadline: float) -> None:
+        """Of a conversation on a loop of its own, which knows what it owes: once for each deadline."""
+        leave = conn.leave
+        if leave is not None and deadline < conn.leaves_by:
+            conn.leaves_by = deadline
+            leave(deadline, self.context.drain.timeout)
 
     def _come(self, listener: Listener, parking: Parking) -> Connection | None:
         """A client that may be served now, if there is one."""

@@ -17,6 +17,7 @@ from pronghorn.channel import CLOSED, OPENING, AnyChannel, Channel
 from pronghorn.connection import FIRST_WORD, close, first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.errors import PeerTimeout
+from pronghorn.farewells import Farewell, look_at_all
 from pronghorn.handlers.messages import Protocol
 from pronghorn.introduction import Introduction
 from pronghorn.listener import Listener, Peer
@@ -54,6 +55,8 @@ class Loops:
         self._descriptors = context.model.descriptors or math.inf
         self._high_water = context.settings.write_high_water
         self._draining = False
+        self._farewells: dict[int, Farewell] = {}
+        self._looks = False  # at these, from time to time
         self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
         self._handshakes: Handshakes | None = None
@@ -182,6 +185,9 @@ class Loops:
 
     def _drain(self, channel: AnyChannel) -> None:
         """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
+        if self.context.handler.facts.needs_asyncio:
+            self._take_leave(channel)
+            return
         try:
             channel.read_out()
             if channel.is_closing():
@@ -189,18 +195,27 @@ class Loops:
             if rest := first_word_due(channel):
                 self.call_later(rest, lambda: self._drain(channel))
             elif channel.state is not OPENING:  # a handshake is brought to its end first
-                self._say_goodbye(channel)
+                tell = getattr(channel.protocol, "draining", None)
+                if (tell is None or not tell()) and not channel.stays:
+                    channel.close()
         except BaseException as error:
             self.context.failed(channel, error)
             channel.close()
 
-    def _say_goodbye(self, channel: AnyChannel) -> None:
-        if self.context.handler.facts.needs_asyncio:
-            channel.feed_eof()
-        else:
-            tell = getattr(channel.protocol, "draining", None)
-            if tell is None or not tell():
-                channel.close()
+    def _take_leave(self, channel: AnyChannel) -> None:
+        """Of an asyncio handler's conversation, once it owes nothing: see farewells.py."""
+        drain = self.context.drain
+        deadline = drain.deadline if drain.begun else time.monotonic() + drain.timeout
+        self._farewells[channel.number] = Farewell(channel, self.context.settings.drain_quiet, deadline, drain.timeout)
+        if not self._looks:
+            self._looks = True
+            self.call_later(0, self._look_at_farewells)
+
+    def _look_at_farewells(self) -> None:
+        rest = look_at_all(self._farewells, time.monotonic())
+        self._looks = bool(self._farewells)
+        if self._looks:
+            self.call_later(rest, self._look_at_farewells)
 
     def keep_deadlines(self) -> None:
         """From now on, end the connections that are over their time."""

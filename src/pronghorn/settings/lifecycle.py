@@ -16,6 +16,13 @@ class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
         option("Time that open connections get to finish when the server stops.", "Lifecycle",
                unit="time", ge=0),
     ] = 30.0  # fmt: skip
+    drain_quiet: Annotated[
+        float,
+        option("When the server stops, a conversation that owes nothing is ended once nothing was said for so long, in "
+               "either direction; message and pronghorn.Protocol handlers, whose state is known, at once. As long as "
+               "--drain-timeout: not before that is over.", "Lifecycle and limits",
+               unit="time", ge=0),
+    ] = 2.0  # fmt: skip
     start_timeout: Annotated[
         float, option("Time that a worker gets to become ready.", "Lifecycle", unit="time", gt=0)
     ] = 60.0

@@ -32,6 +32,7 @@ from pronghorn.settings.layers import Layers
 from pronghorn.testing.talk import PATIENCE
 
 MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, so that they can be told from others
+DRAIN_QUIET = 0.1  # seconds
 LATE = 5.0  # seconds beyond --start-timeout, for the server to tell it by itself
 
 Address = tuple[str, int] | str
@@ -148,14 +149,14 @@ def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) 
 
     `handler` is a name as the command takes it (`upper`, `module:name`, `path/file.py:name`), a tuple or list of
     strings for a program and its arguments, or the handler itself: a function or class at the top level of its
-    file, for the server imports it in a process of its own. `settings` are those of the command; `bind` is
-    127.0.0.1:0 unless given.
+    file, for the server imports it in a process of its own. `settings` are those of the command; unless given `bind`
+    is 127.0.0.1:0, and `drain_quiet` 0.1 s, so that an end is not waited for.
 
     Raises PronghornError with what kept the server from serving, `exit_code` included; BadSetting, ValueError for a
     handler that cannot be named.
     """
     source = source_of(handler)
-    checked = settle({"bind": "127.0.0.1:0", **settings, "model": model})
+    checked = settle({"bind": "127.0.0.1:0", "drain_quiet": DRAIN_QUIET, **settings, "model": model})
     mark = secrets.token_hex()
     with tempfile.TemporaryFile("ab+") as log:
         process, report = _started(source, checked, log, mark)

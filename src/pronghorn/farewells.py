@@ -1,0 +1,186 @@
+"""How a conversation of asyncio's styles is brought to its end while its server drains.
+
+Law: nothing that looks like the client's end is told while the conversation owes something. It owes while input is
+newer than output, while a coroutine handler does something else than wait to read, while bytes are unsent, and for a
+quiet moment after whatever was said last. Then, and shortly before the deadline in any case, the end of input is told.
+Nobody is interrupted here, and nothing blocks: `look` is called now and then, on the loop that has the channel.
+
+Tried and dropped: to tell the end of input as soon as draining begins. To most libraries that says that the client is
+gone and its work can be dropped: aiosmtpd lost mails, aiohttp, uvicorn and grpclib replies that were being made.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import math
+import time
+from typing import Any
+
+from pronghorn.channel import OPENING, AnyChannel
+from pronghorn.connection import first_word_due
+from pronghorn.socket_facts import tcp_info, unread, unsent
+
+LAST_WORDS = 1.0  # seconds before the deadline at which the end is told to those that still owe something
+LOOK = 0.05  # seconds between two looks
+SHARE = 20  # looks may take this part of the time
+
+conversation: contextvars.ContextVar[AnyChannel] = contextvars.ContextVar("pronghorn_conversation")
+"""The channel whose handler code and tasks run in this context."""
+
+
+class Farewell:
+    """One conversation that is to end by `deadline` (monotonic), within `timeout` seconds, and after `quiet` seconds
+    in which nothing was said."""
+
+    __slots__ = ("_channel", "_last_call", "_moved", "_quiet", "_since", "_told", "deadline")
+
+    def __init__(self, channel: AnyChannel, quiet: float, deadline: float, timeout: float) -> None:
+        self._channel = channel
+        self._quiet = quiet if quiet < timeout else math.inf
+        self.deadline = deadline
+        self._last_call = deadline - min(LAST_WORDS, timeout / 4)
+        self._told = False
+        self._moved = (-1, -1)
+        self._since = 0.0
+
+    def look(self, now: float, tasks: Tasks) -> bool:
+        """Do what can be done now. True once there is nothing more to do: the end was told, or has come by itself."""
+        channel = self._channel
+        if channel.is_closing() or channel.ended:
+            return True
+        if not self._told and (channel.state is OPENING or first_word_due(channel)):
+            channel.read_out()
+            return False  # a handshake is brought to its end first
+        if not self._told:
+            self._told = True
+            channel.read_out()
+            channel.tell_draining()
+        if channel.is_closing() or channel.ended:
+            return True
+        if channel.stays:
+            return False
+        if now >= self._last_call or self._is_over(now, tasks):
+            feed_end(channel)
+            return not channel.stays
+        return False
+
+    def _is_over(self, now: float, tasks: Tasks) -> bool:
+        channel, quiet = self._channel, self._quiet
+        exact = getattr(channel.application, "owes_exactly", None)
+        if exact is not None:
+            return not (exact() or unread(channel.sock) or _unsent(channel))
+        if (moved := (channel.bytes_in, channel.bytes_out)) != self._moved:
+            first = self._since == 0.0
+            self._moved, self._since = moved, _last_word(channel, now) if first else now
+        if now - self._since < quiet:
+            return False
+        return not owes(channel, tasks)
+
+
+class Tasks:
+    """The running tasks of each conversation, as far as the context that they were made in tells; looked up when first
+    asked for."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[Any, list[Any]] | None = None
+
+    def of(self, channel: AnyChannel) -> list[Any]:
+        if self._known is None:
+            self._known = {}
+            import asyncio  # not everybody who serves needs it
+
+            for task in asyncio.all_tasks():
+                context = context_of(task)
+                held = context.get(conversation) if context is not None else None
+                if held is not None:
+                    self._known.setdefault(held, []).append(task)
+        return self._known.get(channel, [])
+
+
+def context_of(task: Any) -> contextvars.Context | None:
+    """The context that a task runs in: `task.get_context()`, which Python 3.11 does not have."""
+    if hasattr(task, "get_context"):
+        return task.get_context()  # type: ignore[no-any-return]
+    return next((each for each in gc.get_referents(task) if isinstance(each, contextvars.Context)), None)
+
+
+def owes(channel: AnyChannel, tasks: Tasks) -> bool:
+    """Whether the handler owes its client something, as far as one can tell from beside it."""
+    if _unsent(channel) or (channel.wants_read and unread(channel.sock)):
+        return True
+    reader = getattr(channel.application, "_stream_reader", None)
+    if reader is None:
+        return not channel.answered()
+    if not waits_to_read(channel.application, reader):
+        return True
+    return not channel.answered() and (len(reader._buffer) > 0 or len(tasks.of(channel)) > 1)
+
+
+def waits_to_read(protocol: Any, reader: Any) -> bool:
+    """Whether a handler over asyncio's streams waits for input, and for nothing else."""
+    if reader._waiter is None:
+        return False
+    task: Any = getattr(protocol, "_task", None)
+    if task is None:  # it has a task of its own somewhere
+        return True
+    while hasattr(waiter := getattr(task, "_fut_waiter", None), "get_coro"):  # a task that waits for another
+        task = waiter
+    code = _innermost(task.get_coro())
+    return code is not None and (code.co_name == "wait_for" or code.co_filename.endswith("asyncio/streams.py"))
+
+
+def _innermost(coroutine: Any) -> Any:
+    """The code of what a suspended coroutine awaits at the bottom of it all."""
+    code = None
+    while coroutine is not None:
+        if type(coroutine).__name__.startswith(
+            "async_generator_"
+        ):  # one step of a generator, which does not tell whose
+            coroutine = next((each for each in gc.get_referents(coroutine) if hasattr(each, "ag_code")), None)
+        for kind in ("cr", "ag", "gi"):
+            if hasattr(coroutine, f"{kind}_code"):
+                code = getattr(coroutine, f"{kind}_code")
+                coroutine = getattr(coroutine, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                break
+        else:
+            return code
+    return code
+
+
+def feed_end(channel: AnyChannel) -> None:
+    """Tell the handler that its input has ended. With asyncio's own TLS above the channel (start_tls) that is told
+    above it: below, it would cut the TLS off, and what the handler still has to say with it."""
+    above = channel.application
+    if above is channel.protocol:
+        channel.feed_eof()
+        return
+    try:
+        if not above.eof_received():
+            channel.protocol._app_transport.close()
+        elif not hasattr(above, "_stream_reader"):
+            channel.stay()
+    except BaseException as error:
+        channel.loop.failed(channel, error)
+        channel.close()
+
+
+def look_at_all(farewells: dict[int, Farewell], now: float) -> float:
+    """One look at each; those that are through are taken out. Seconds until the next look."""
+    began, tasks = time.monotonic(), Tasks()
+    for number, farewell in list(farewells.items()):
+        if farewell.look(now, tasks):
+            del farewells[number]
+    return max(LOOK, SHARE * (time.monotonic() - began))
+
+
+def _unsent(channel: AnyChannel) -> bool:
+    return channel.get_write_buffer_size() > 0 or unsent(channel.sock) > 0
+
+
+def _last_word(channel: AnyChannel, now: float) -> float:
+    """When the last byte went or came, as far as the kernel tells; else, that is now."""
+    info = tcp_info(channel.sock)
+    return now if info is None else now - min(info.ms_since_sent, info.ms_since_received) / 1000

@@ -1,0 +1,54 @@
+"""A conversation that owes something is left alone by draining: replies that come late arrive, in every way that
+handlers have of being late, at a stop and at a reload."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+
+import pytest
+
+from pronghorn import models
+from pronghorn.testing import Served, exchange, serving, until
+
+HANDLERS = "farewells_under_test"
+ASYNC = ("asyncio", "uvloop", "epoll", "poll", "select", "thread", "pool", "fork")
+KINDS = {
+    "Switch": ("plain", "session", "stays", "buffered"),
+    "streams": ("plain", "two", "ack"),
+}
+
+
+def needs(model: str) -> None:
+    missing = models.page(model).missing()
+    if missing is not None:
+        pytest.skip(f"{model}: {missing}")
+
+
+def late_replies_arrive(server: Served, kinds: tuple[str, ...], how: signal.Signals) -> None:
+    """Everybody asks, then the server is told; everybody is answered, and then finds an end in order."""
+    with ExitStack() as stack:
+        clients = {}
+        for question in (f"{kind} {when}\n".encode() for kind in kinds for when in ("soon", "late")):
+            clients[question] = stack.enter_context(server.connect())
+            clients[question].sendall(question)
+        until(server.is_at_rest, "the questions are in hand")
+        server.send_signal(how)
+        for question, client in clients.items():
+            answer = (b"wait\n" if question.startswith(b"ack") else b"") + question.upper()
+            if how == signal.SIGTERM:
+                assert exchange(client) == answer
+            else:
+                assert exchange(client, expect=len(answer)) == answer
+
+
+PAIRS = [(handler, model) for handler in KINDS for model in ASYNC]
+
+
+@pytest.mark.parametrize(("handler", "model"), PAIRS)
+def test_a_late_reply_arrives_at_a_stop(handler: str, model: str) -> None:
+    needs(model)
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_quiet=0.3, pool_size=16) as server:
+        late_replies_arrive(server, KINDS[handler], signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()

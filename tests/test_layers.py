@@ -30,7 +30,7 @@ LAYERS = (
         "addresses", "bind_errors", "unix_path", "trusted_paths", "act_as", "client_hello", "tls", "bare",
         "certificates", "tls_channel", "tls_connection", "tls_words", "watchdog",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
-        "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
+        "ending", "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
         "socket_facts", "settings",
     },
     {"errors", "events", "standard"},
@@ -39,8 +39,8 @@ ASIDE = {"__init__", "observers", "kernel"}
 OBSERVERS_MAY = {"observers", "events", "scoreboard", "kernel"}
 KERNEL_IS_FOR = {"cli", "server", "observers", "kernel"}
 WORKERS_LAW = {"signal", "logging"}
-# These start processes, and a child has signals of its own.
-MAY_TOUCH_SIGNALS = {"models/fork.py", "handlers/programs.py", "act_as.py"}
+# These start processes, and a child has signals of its own; or end those that a handler has started.
+MAY_TOUCH_SIGNALS = {"models/fork.py", "handlers/programs.py", "act_as.py", "ending.py"}
 BYTES = {"recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto", "sendfile"}
 NOT_IN_WORKERS = {
     "click", "rich_click", "rich", "textual", "prompt_toolkit", "matplotlib", "dataclasses", "difflib", "asyncio",

@@ -129,6 +129,16 @@ def close(sock: _socket.socket) -> None:
         pass
 
 
+def end(sock: socket.socket) -> None:
+    """Close a descriptor, and end the connection with it: a copy of the descriptor in a child process that the handler
+    has forked would keep it open, and its client waiting (shutdown(2) ends it for all copies)."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the peer has ended it, or is gone
+    close(sock)
+
+
 def turn_away(fd: int) -> None:
     """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
     try:

@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 
+ANYBODY = 0
+"""The owner of a Drain while its process forks."""
 ONE = (1).to_bytes(8, sys.byteorder)
 
 
@@ -58,14 +60,15 @@ class Drain:
     """A flag that is also a descriptor: whether this process stops accepting and lets its connections finish.
 
     Once begun, it stays so, and its descriptor stays readable for ever. It belongs to one process: a forked one
-    shares the descriptor, and makes a Drain of its own.
+    shares the descriptor, and makes a Drain of its own, or becomes the `owner` of this one.
     """
 
-    __slots__ = ("_heard", "_wake", "begun", "deadline", "then", "timeout", "why")
+    __slots__ = ("_heard", "_wake", "begun", "deadline", "owner", "then", "timeout", "why")
 
     def __init__(self, timeout: float) -> None:
         """`timeout` is what open connections get, in seconds."""
         self.timeout = timeout
+        self.owner = os.getpid()
         self.begun = False
         self.why = ""
         self.deadline = math.inf

@@ -290,6 +290,13 @@ class DrainFinished(Event, frozen=True):
     peers: tuple[tuple[str, int] | str, ...] = ()
 
 
+class WorkLeft(Event, frozen=True):
+    """At the drain deadline a process ends although work is under way that its handler has begun: `names` of threads,
+    tasks and child processes. It is lost."""
+
+    names: tuple[str, ...]
+
+
 class CertificateLoaded(Event, frozen=True):
     """The certificate that handshakes get from here on; `serial` is hexadecimal, `until` in seconds since 1970.
     `replaced`: it took the place of another while the server ran."""

@@ -2,7 +2,9 @@
 
 Law: the supervisor never imports the user's code, for it could not be rid of it again. So a fork of it does, says
 what it found over a pipe, and ends. What the module prints meanwhile is held back, since every worker will print it
-again; if the import fails it is shown, because it may be all that the user gets to know. A probe never blocks whoever
+again; if the import fails it is shown, because it may be all that the user gets to know. It leaves nothing behind that
+the import made for a while (temporary files and folders, child processes), but runs no exit functions: these belong to
+who has served. A probe never blocks whoever
 waits for it: `ask` does, at the first start, when nobody else has to be served.
 """
 
@@ -18,7 +20,7 @@ from typing import NoReturn
 
 import msgspec
 
-from pronghorn import privileges
+from pronghorn import ending, privileges
 from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
 from pronghorn.handlers import Facts, Source
 from pronghorn.processes import close_descriptors, die_with_parent, flush_streams, kill, reset_signals
@@ -151,6 +153,7 @@ def _answer(
     try:
         reset_signals()
         close_descriptors(left)
+        ending.begin(keep_imports=False)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         faulthandler.disable()  # its stacks would be ours as well; the signal's name says enough
@@ -164,7 +167,9 @@ def _answer(
             answer = Answer(facts=load_handler(source, settings).facts)
         except PronghornError as error:
             answer = Answer(failed=Failed.of(error))
-        flush_streams()
+        ending.remove_temporary_folders()
+        ending.flush_files()
+        ending.end_children()
         with open(writer, "wb") as pipe:
             pipe.write(msgspec.json.encode(answer) + b"\n")
         code = 0

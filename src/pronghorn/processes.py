@@ -63,6 +63,13 @@ def nothing(number: int, frame: FrameType | None) -> None:
     """A signal handler that does nothing."""
 
 
+def die_of(number: int) -> None:
+    """In a process that inherited a signal handler which is not for it: does what the signal does by default."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
+
+
 def obey_as_process_1() -> None:
     """The kernel keeps from process 1 what it has no handler for, as TERM while the handler is looked at: from here on
     it ends the start, as Ctrl-C does (pid_namespaces(7))."""
@@ -112,6 +119,14 @@ def children() -> list[int]:
             return [int(pid) for pid in file.read().split()]
     except OSError:
         return []
+
+
+def detached(pid: int) -> bool:
+    """Whether a child has a session of its own (setsid(2)), as somebody gives it who wants it to outlive him."""
+    try:
+        return os.getsid(pid) != os.getsid(0)
+    except OSError:
+        return False
 
 
 def kill(pid: int, number: signal.Signals) -> None:

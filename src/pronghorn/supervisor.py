@@ -102,6 +102,7 @@ class Supervisor:
         self.name()
         if self._alone:
             self.force.adopts = adopt_orphans()
+            self.force.spares_sessions = not getattr(self.serving.plan.source, "command", ())  # a program's are ours
         with self._signals:
             self.watch.add(self._signals, lambda: self._obey(self._signals.take()))
             try:

@@ -13,7 +13,6 @@ module does while it is imported, SystemExit and KeyboardInterrupt included, is 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import faulthandler
 import os
@@ -27,9 +26,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from pronghorn import errors, handlers, privileges
+from pronghorn import ending, errors, handlers, privileges
+from pronghorn.drain import ANYBODY
 from pronghorn.errors import LONGEST_PART, BadHandler, PeerError, PronghornError, printable
-from pronghorn.events import DrainFinished, LifespanFailed, Observer
+from pronghorn.events import DrainFinished, LifespanFailed, Observer, WorkLeft
 from pronghorn.handlers import Source
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener
@@ -37,6 +37,7 @@ from pronghorn.log_file import Reopener
 from pronghorn.models.base import Context, Model
 from pronghorn.processes import (
     close_descriptors,
+    die_of,
     die_with_parent,
     flush_streams,
     name_process,
@@ -220,7 +221,7 @@ def turning(settings: Settings) -> Callable[[], None]:
 
 def _settle_in(observe: Observer) -> Reopener:
     """What a new process puts right before it does anything else; it is the user's own afterwards."""
-    atexit._clear()  # what the supervisor, or the script that called serve(), wants done at its own end
+    ending.begin(keep_imports=True)
     faulthandler.enable(file=2)
     reset_signals()
     reopener = Reopener(observe)
@@ -243,6 +244,8 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
     handler = load_handler(plan.source, settings)
 
     def begin_drain(number: int, frame: FrameType | None) -> None:
+        if drain.owner not in (ANYBODY, os.getpid()):  # a child process of the handler's own
+            die_of(number)
         if os.getppid() == supervisor:
             drain.begin(signal.Signals(number).name)
         else:
@@ -265,7 +268,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
             drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)
-    atexit._run_exitfuncs()
+    ending.end(lambda: drain.deadline, lambda names: plan.observe(WorkLeft(names)), lambda: page.tick(time.monotonic()))
     return CUT_AT_DEADLINE if cut else 0
 
 

@@ -5,7 +5,8 @@ Signals are blocked around fork(2). Twenty deaths can be one SIGCHLD, so every t
 by name; waitpid(-1) would take the statuses of children that are not ours.
 
 What a killed worker leaves behind (the children of the fork model), and what a container leaves to its first process,
-is adopted by way of PR_SET_CHILD_SUBREAPER, may finish, and ends by the drain deadline.
+is adopted by way of PR_SET_CHILD_SUBREAPER, may finish, and ends by the drain deadline; but what a handler put into a
+session of its own lives on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pronghorn import events
 from pronghorn.errors import printable
 from pronghorn.events import Observer
-from pronghorn.processes import children, flush_streams, kill
+from pronghorn.processes import children, detached, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Slot, Worker
 from pronghorn.watch import Watch
 from pronghorn.worker import (
@@ -56,6 +57,7 @@ class Workforce:
     ) -> None:
         self.living: dict[int, Worker] = {}
         self.adopts = False
+        self.spares_sessions = False  # adopted processes with a session of their own were detached on purpose
         self.helpers: set[int] = set()  # children that others wait for: a probe, an upgrade
         self.cut = 0
         self.killed: set[int] = set()  # processes that did not end by the drain deadline
@@ -195,7 +197,7 @@ class Workforce:
     def hurry_orphans(self, late: bool) -> bool:
         """While the server drains: what was adopted learns of it, and is killed when it is `late`. False once there is
         none."""
-        orphans = self.orphans()
+        orphans = self._owed()
         for pid in orphans:
             if pid not in self._told:
                 self._told.add(pid)
@@ -207,7 +209,7 @@ class Workforce:
 
     def end_all(self) -> None:
         """Leaves no process behind, whatever happened."""
-        for pid in (*self.living, *self.orphans()):
+        for pid in (*self.living, *self._owed()):
             kill(pid, signal.SIGKILL)
         guard, patience = self._watch.guard, time.monotonic() + LAST_PATIENCE
         while self.living and time.monotonic() < patience:
@@ -251,3 +253,7 @@ class Workforce:
         if not self.adopts:
             return []
         return [pid for pid in children() if pid not in self.living and pid not in self.helpers]
+
+    def _owed(self) -> list[int]:
+        """Adopted processes that end with the server."""
+        return [pid for pid in self.orphans() if not (self.spares_sessions and detached(pid))]

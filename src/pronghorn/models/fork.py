@@ -12,13 +12,16 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from pronghorn import ending
 from pronghorn.connection import Connection, let_go
 from pronghorn.counts import Counts, Shared
+from pronghorn.drain import ANYBODY, Drain
+from pronghorn.ending import Forks
+from pronghorn.events import WorkLeft
 from pronghorn.listener import Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
@@ -67,7 +70,7 @@ def handle_signals(flows: Flows) -> Any:
 
 def serve(context: Context) -> None:
     flows = Flows(context)
-    held = descriptors(context)
+    held, forks = descriptors(context), Forks()
     context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
     children: Children = {}
@@ -92,13 +95,13 @@ def serve(context: Context) -> None:
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
         counts = shared.lend()
         try:
-            pid = os.fork()
+            pid = forked(context.drain)
         except OSError as error:
             shared.back(counts)
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
-            child(flows, conn, held, counts)
+            child(flows, conn, held, counts, forks)
         children[pid] = conn.peer, counts
         elders.born(pid, conn.opened)
         flows.forget(conn)
@@ -107,8 +110,18 @@ def serve(context: Context) -> None:
     signal.signal(signal.SIGURG, signal.SIG_DFL)
 
 
-def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> NoReturn:
-    """What the child does: let go of everything that is not its own, converse, leave.
+def forked(drain: Drain) -> int:
+    """fork(2). A signal may find the child before it has said that the drain is its own now."""
+    owner, drain.owner, pid = drain.owner, ANYBODY, -1
+    try:
+        pid = os.fork()
+    finally:
+        drain.owner = owner if pid else os.getpid()
+    return pid
+
+
+def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks: Forks) -> NoReturn:
+    """What the child does: let go of everything that is not its own, converse, leave as a program does.
 
     The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
     connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults. SIGURG, which a child
@@ -116,6 +129,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     moment do without.
     """
     drain = flows.context.drain
+    ending.begin(keep_imports=False)
     drain.close()
     flows.wake.close()
     for fd in held:
@@ -131,12 +145,12 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts) -> No
     if drain.begun:
         drain.then()
     flows.converse(conn)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass
-    os._exit(0)
+    # At the drain deadline the parent kills what is left: before that, whatever is not done has to be told.
+    spare = min(LEAVE, drain.timeout / 4)
+    try:
+        forks.end(lambda: drain.deadline - spare, lambda names: flows.context.observe(WorkLeft(names)))
+    finally:
+        os._exit(0)
 
 
 def reap(children: Children) -> list[tuple[Peer, Counts]]:

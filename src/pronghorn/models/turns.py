@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.channel import CLOSED, OPENING, AnyChannel, Channel
-from pronghorn.connection import FIRST_WORD, close, first_word_due
+from pronghorn.connection import FIRST_WORD, end, first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.errors import PeerTimeout
 from pronghorn.farewells import Farewell, look_at_all
@@ -146,7 +146,7 @@ class Loops:
         if isinstance(channel, Introduction):
             self._header_came(channel)
             return
-        close(channel.sock)
+        end(channel.sock)
         self.context.closed(channel, channel.reason)
         self.relieve()
 

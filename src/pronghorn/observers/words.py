@@ -21,6 +21,7 @@ from pronghorn.events import Event
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 LONGEST_TEXT = 300
 LONGEST_TRACE = 60
+MOST_NAMES = 10
 LONGEST_PART = LONGEST_TRACE * LONGEST_TEXT  # an error's text may be as long as a message
 HOUSE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -319,6 +320,13 @@ def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
     peers = ", ".join(map(peer_name, event.peers))
     more = f" and {event.cut - len(event.peers)} more" if event.cut > len(event.peers) else ""
     return WARNING, f"{head}; cut {counted(event.cut, 'connection')} that did not finish in time: {peers}{more}"
+
+
+@words(WARNING, events.WorkLeft)
+def _work_left(event: events.WorkLeft) -> tuple[int, str]:
+    told = "; ".join(escaped(name) for name in event.names[:MOST_NAMES])
+    more = f"; and {len(event.names) - MOST_NAMES} more" if len(event.names) > MOST_NAMES else ""
+    return WARNING, f"The handler's work is not done at the drain deadline, and is lost: {told}{more}"
 
 
 @words(INFO, events.CertificateLoaded)

@@ -1,0 +1,301 @@
+"""The end of a process of ours, as a Python program ends that comes to the end of its script.
+
+Law: what Python does between the last line of a script and exit(3) is done here, in Python's order: threads that are no
+daemons and executors are joined, exit functions and finalizers run, files are flushed and temporary ones removed. Then
+os._exit follows, because the stack below belongs to the supervisor, or to the script that called serve(). Nothing here
+lasts longer than its deadline: what is not through by then is told by name, and lost.
+
+A forked process is another program than its parent: what the parent had registered or created for its own end stays
+the parent's (temporary folders, finalizers, its child processes). Only exit functions that came with an import, as
+those of a handler that a script imported before it called serve(), belong to the worker too: its handler's state is
+here.
+
+Tried and dropped: Py_FinalizeEx (by Py_Exit). It would run every `__del__` as well, but daemon threads that sit in a
+handler's C code crash it now and then, and a crash at the end costs the exit status.
+"""
+
+from __future__ import annotations
+
+import _io
+import atexit
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+BEAT = 0.5  # seconds between two signs of life, and between two looks at the deadline
+LAST = 0.5  # seconds that child processes get between SIGTERM and SIGKILL
+CLOSED_BY_DEL = (("tempfile", "_TemporaryFileWrapper"), ("zipfile", "ZipFile"), ("shelve", "Shelf"))
+Late = Callable[[tuple[str, ...]], None]
+
+
+def _nothing() -> None:
+    return None
+
+
+def begin(*, keep_imports: bool) -> None:
+    """In a process that was just forked: leave to the parent what is done at the parent's end. With `keep_imports` exit
+    functions stay that belong to imported modules; those of the script itself and of the standard library go."""
+    if keep_imports:
+        atexit.unregister(_Foreign())  # type: ignore[arg-type]
+    else:
+        atexit._clear()
+    finalizers: Any = weakref.finalize
+    for each in list(finalizers._registry):
+        each.atexit = False
+    finalizers._registered_with_atexit = False
+    if (logging := sys.modules.get("logging")) is not None:
+        atexit.register(logging.shutdown)
+    if (process := sys.modules.get("multiprocessing.process")) is not None:
+        process._children.clear()
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util._finalizer_registry.clear()
+        atexit.register(util._exit_function)
+
+
+class _Foreign:
+    """Equal to every exit function that a forked process leaves to its parent: atexit.unregister compares."""
+
+    def __eq__(self, function: object) -> bool:
+        inner: Any = getattr(function, "func", function)  # of functools.partial
+        place = str(getattr(inner, "__module__", None) or "")
+        return place in ("", "__main__") or place.partition(".")[0] in sys.stdlib_module_names
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def end(deadline: Callable[[], float], late: Late, beat: Callable[[], None] = _nothing) -> None:
+    """Do all that Python does at the end of a program but exit(3), until the deadline (monotonic; it may change
+    meanwhile). `late` is called with the names of what is not through by then, `beat` twice a second."""
+    _join_threads(deadline, late, beat)
+    _run_exit_functions(deadline, late, beat)
+    flush_files()
+    end_children()
+
+
+# Threads and executors
+
+
+def _join_threads(deadline: Callable[[], float], late: Late, beat: Callable[[], None]) -> None:
+    calls = getattr(threading, "_threading_atexits", ())  # executors: no more jobs, and their threads end
+    if not calls and not any(True for _ in _others()):
+        return
+    done = threading.Event()
+
+    def join() -> None:
+        try:
+            for call in reversed(calls):
+                call()
+            while others := list(_others()):
+                for each in others:
+                    each.join()
+        finally:
+            done.set()
+
+    threading.Thread(target=join, daemon=True, name="the end").start()
+    while not done.wait(max(0.0, min(BEAT, deadline() - time.monotonic()))):
+        beat()
+        if time.monotonic() >= deadline():
+            late(tuple(f"thread {each.name!r}{_place(each)}" for each in _others()) or ("an executor",))
+            return
+
+
+def _others() -> Iterator[threading.Thread]:
+    """The threads that Python waits for."""
+    aside = (threading.main_thread(), threading.current_thread())
+    return (each for each in threading.enumerate() if not each.daemon and each not in aside)
+
+
+def _place(thread: threading.Thread) -> str:
+    """Where it is, in a word."""
+    frame: Any = sys._current_frames().get(thread.ident or 0)
+    target = getattr(getattr(thread, "_target", None), "__qualname__", "")
+    if frame is None:
+        return f" ({target})" if target else ""
+    where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return f" ({target}, at {where})" if target else f" (at {where})"
+
+
+# Exit functions
+
+
+def _run_exit_functions(deadline: Callable[[], float], late: Late, beat: Callable[[], None]) -> None:
+    """multiprocessing's waits for child processes that are no daemons, for ever: so at the deadline they are ended."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is None or not process._children:
+        atexit._run_exitfuncs()
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(max(0.0, min(BEAT, deadline() - time.monotonic()))):
+            beat()
+            if time.monotonic() >= deadline():
+                left = list(process._children)
+                late(tuple(f"process {each.name!r}" for each in left))
+                for each in left:
+                    each.terminate()
+                done.wait(LAST)
+                for each in left:
+                    each.kill()
+                return
+
+    threading.Thread(target=watch, daemon=True, name="the end").start()
+    atexit._run_exitfuncs()
+    done.set()
+
+
+# Files
+
+
+def flush_files(known: Iterable[Any] = ()) -> None:
+    """Write what is in the buffers of open files, those of `known` too; compressed ones are brought to their end, and
+    temporary ones are removed. A file that cannot be written loses what it had, as at a program's end."""
+    files = [*known, *open_files()]
+    for each in files:
+        if isinstance(each, _io.TextIOWrapper) and not _closed(each):  # first: what is below may be of the next
+            _try(each.flush)
+    for each in files:
+        if type(each).__module__ not in ("_io", "io"):  # gzip's has a trailer to write
+            _try(each.close)
+    for each in files:
+        if isinstance(each, _io._BufferedIOBase) and not _closed(each):
+            _try(each.flush)
+
+
+def open_files() -> list[Any]:
+    """Files that Python writes or closes when it ends: those with a buffer, and those that a `__del__` closes."""
+    by_del = tuple(getattr(sys.modules[name], kind) for name, kind in CLOSED_BY_DEL if name in sys.modules)
+    socket_file = getattr(sys.modules.get("socket"), "SocketIO", ())
+    wanted: dict[type, bool] = {}
+    found = []
+    for each in gc.get_objects():
+        kind = type(each)
+        if kind not in wanted:
+            file = issubclass(kind, _io._IOBase) and not issubclass(kind, (_io.FileIO, _io.BytesIO, _io.StringIO))
+            wanted[kind] = (file and not issubclass(kind, socket_file)) or issubclass(kind, by_del)
+        if wanted[kind]:
+            found.append(each)
+    return found
+
+
+def _closed(file: Any) -> bool:
+    try:
+        return bool(file.closed)
+    except Exception:
+        return True
+
+
+def _try(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:
+        pass  # Python, too, says nothing of it at the end
+
+
+def remove_temporary_folders() -> None:
+    """Remove the folders of tempfile.TemporaryDirectory: all that a process does which has only looked."""
+    tempfile = sys.modules.get("tempfile")
+    for each in list(getattr(weakref.finalize, "_registry", ())) if tempfile is not None else ():
+        if (info := each.peek()) is not None and each.atexit and isinstance(info[0], tempfile.TemporaryDirectory):  # type: ignore[union-attr]
+            _try(each)
+
+
+class Forks:
+    """The files of a process that forks often, and whose children end by flush_files: made once, before the first fork,
+    it writes what the buffers hold, so that no child writes it again, and spares children a look at every object."""
+
+    def __init__(self) -> None:
+        self._files = open_files()
+        for each in self._files:
+            if isinstance(each, (_io.TextIOWrapper, _io._BufferedIOBase)) and not _closed(each):
+                _try(each.flush)
+        logging: Any = sys.modules.get("logging")
+        for reference in list(logging._handlerList) if logging is not None else ():
+            if (handler := reference()) is not None:
+                _try(handler.flush)
+        gc.freeze()
+
+    def end(self, deadline: Callable[[], float], late: Late) -> None:
+        """The end of a child: see end()."""
+        _join_threads(deadline, late, _nothing)
+        _run_exit_functions(deadline, late, _nothing)
+        flush_files(self._files)
+        end_children()
+
+
+# Child processes
+
+
+def end_children() -> None:
+    """End the child processes that are left, and theirs: SIGTERM, and SIGKILL half a second later. One that has a
+    session of its own (setsid(2)) was detached on purpose, and is left alone. Nothing where there is no /proc."""
+    left = _children()
+    if not left:
+        return
+    for pid in left:
+        _signal(pid, signal.SIGTERM)
+    patience = time.monotonic() + LAST
+    while (left := _children()) and time.monotonic() < patience:
+        time.sleep(0.005)
+    for pid in left:
+        _signal(pid, signal.SIGKILL)
+
+
+def _children() -> list[int]:
+    """The process ids of what descends from this process and lives in its session; multiprocessing's helpers, which end
+    with it, are not among them."""
+    found: list[int] = []
+    session = os.getsid(0)
+    looked, spared = [os.getpid()], _helpers()
+    while looked:
+        for child in _children_of(looked.pop()):
+            if child in spared or _gone(child):
+                continue
+            try:
+                if os.getsid(child) == session:
+                    found.append(child)
+                    looked.append(child)
+            except OSError:
+                continue
+    return found
+
+
+def _children_of(pid: int) -> list[int]:
+    """Linux keeps the list by thread (CONFIG_PROC_CHILDREN)."""
+    children: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                children += map(int, file.read().split())
+    except OSError:
+        pass
+    return children
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process has ended; if it is our own child, it is reaped."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except OSError:
+        return False
+
+
+def _helpers() -> set[int]:
+    """They end when we do, by the end of a pipe, and have work to do then: shared memory is removed."""
+    tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    server: Any = sys.modules.get("multiprocessing.forkserver")
+    pids = {tracker._resource_tracker._pid} if tracker is not None else set()
+    return {pid for pid in pids | ({server._forkserver._forkserver_pid} if server is not None else set()) if pid}
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass

@@ -261,19 +261,23 @@ def test_how_a_process_ended() -> None:
     assert "out of memory" in ending(-signal.SIGKILL)
 
 
-def test_an_observer_that_raises_is_reported_once_and_removed(
-    log: LogObserver, capfd: pytest.CaptureFixture[str]
+def test_an_observer_that_raises_is_reported_once_and_rests_for_ten_seconds(
+    log: LogObserver, clock: Clock, capfd: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Event] = []
 
     def broken(event: Event) -> None:
-        raise ValueError("no use")
+        raise SystemExit("no use")
 
-    observers = Observers(broken, seen.append, log)
+    observers = Observers(broken, seen.append, log, clock=clock)
     for _ in range(3):
         observers(events.DrainStarted("SIGTERM", 30))
-    assert len(seen) == 3 and len(observers) == 2
-    assert told(capfd).count("ValueError: no use") == 1
+    assert len([each for each in seen if isinstance(each, events.DrainStarted)]) == 3 and len(observers) == 2
+    assert told(capfd).count("raised SystemExit: no use on DrainStarted; it is left out for 10 s") == 1
+    clock.now += 10
+    assert len(observers) == 3
+    observers(events.DrainStarted("SIGTERM", 30))
+    assert told(capfd).count("SystemExit: no use") == 1
 
 
 def test_a_logger_that_its_owner_has_set_up_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +26,15 @@ class AsyncioChannel(AnyChannel, asyncio.Transport):
 
     __slots__ = SLOTS
 
+    def view(self) -> TransportSocket:
+        return TransportSocket(self.sock)
+
 
 class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
     """The same with TLS below it."""
 
     __slots__ = TLS_SLOTS
+    view = AsyncioChannel.view
 
 
 def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int) -> AnyChannel:
@@ -60,7 +65,7 @@ class AsyncioLoop:
     the loop no longer watches it; it closes the socket. `failed` is told what handlers raise.
     """
 
-    __slots__ = ("_closed", "_loop", "_watched", "call_later", "failed")
+    __slots__ = ("_aborts", "_closed", "_loop", "_watched", "call_later", "failed")
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class AsyncioLoop:
         closed: Callable[[AnyChannel], None],
     ) -> None:
         self._loop = loop
+        self._aborts = type(loop).__module__.startswith("uvloop")  # when it is to watch a descriptor that is closed
         self._watched: dict[AnyChannel, tuple[bool, bool]] = {}
         self._closed = closed
         self.call_later: Callable[..., Any] = loop.call_later
@@ -93,8 +99,10 @@ class AsyncioLoop:
 
     def _watch(self, channel: AnyChannel) -> None:
         try:
+            if self._aborts and channel in self._watched and not (channel.is_closing() or channel.is_own()):
+                channel.lose()
             self._tell_wishes(channel)
-        except OSError as error:  # the system watches no more than so many (epoll_ctl(2), ENOSPC)
+        except OSError as error:  # the system watches no more than so many (epoll_ctl(2), ENOSPC); or it is closed
             channel.cut(error)
 
     def _tell_wishes(self, channel: AnyChannel) -> None:

@@ -11,6 +11,7 @@ the batch of events, tells `connection_lost`, lingers, and ends in CLOSED; only 
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import time
@@ -24,23 +25,26 @@ from pronghorn.connection import (
     State,
     discard,
     drop_unsent,
+    end,
     is_peers_fault,
     moved,
 )
-from pronghorn.errors import PeerError, TooMuchUnsent
+from pronghorn.errors import DescriptorLost, PeerError, TooMuchUnsent, reason_of
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
-from pronghorn.socket_facts import unread, unsent
+from pronghorn.socket_facts import identity, unread, unsent
 from pronghorn.transport import Bytes, Loop, Transport, fill
 
+BURST = 1 << 20  # bytes that a protocol sends at most before others have their turn: more waits for the loop
+NO_SOCKET = frozenset({errno.EBADF, errno.ENOTSOCK})  # the descriptor is not what it was
 READ_OUT = 64  # reads at most, of what had come before draining began
 OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS: tuple[str, ...] = (
-    "_asked", "_backlog", "_dead", "_error", "_fills", "_high", "_lost", "_most", "_paused", "_throttled", "_until",
-    "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended", "protocol", "proxy",
-    "seen", "sock", "state", "stays", "wants_read", "wants_write", "wrote_eof",
+    "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_inode", "_lost", "_most", "_paused",
+    "_throttled", "_until", "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended",
+    "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write", "wrote_eof",
 )  # fmt: skip
 NOTHING: tuple[str, ...] = ()
 
@@ -72,6 +76,9 @@ class AnyChannel(Transport):
         self._error: BaseException | None = None
         self._lost = self._dead = False  # connection_lost has been told; nothing can be sent any more
         self._until = 0.0  # the end of lingering
+        self._burst = BURST  # where bytes_out may get before the loop has had its turn
+        self._fd = sock.fileno()  # stays what it was, so that whoever waits finds the place where it was noted
+        self._inode = identity(self._fd)
 
     def open(self, protocol: Any) -> None:
         """Give the connection to `protocol`; it may write, or close, at once."""
@@ -85,12 +92,14 @@ class AnyChannel(Transport):
         self.loop.changed(self)
 
     def fileno(self) -> int:
-        return self.sock.fileno()
+        """The descriptor's number, until it is released; then -1."""
+        return self._fd
 
     # What the loop calls.
 
     def on_readable(self) -> None:
         """There may be input: one read, given to the protocol."""
+        self._burst = self.bytes_out + BURST
         if not self.wants_read or self._until:
             if self._until:
                 self._linger()
@@ -101,6 +110,9 @@ class AnyChannel(Transport):
             return
         except OSError as error:
             self._gone(error)
+            return
+        except BaseException as error:  # no memory for what has come
+            self._failed(error)
             return
         if not data:
             self.peer_ended = not getattr(self.sock, "reading_shut", False)
@@ -118,6 +130,7 @@ class AnyChannel(Transport):
 
     def on_writable(self) -> None:
         """There may be room: send what is unsent."""
+        self._burst = self.bytes_out + BURST
         backlog = self._backlog
         if backlog:
             try:
@@ -173,7 +186,7 @@ class AnyChannel(Transport):
             self._backlog += data
         else:
             try:
-                sent = self.sock.send(data)
+                sent = self.sock.send(data) if self.bytes_out < self._burst else 0
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as error:
@@ -240,7 +253,7 @@ class AnyChannel(Transport):
     def reason(self) -> str:
         """Why the connection ended, in a word or two."""
         if self._error is not None:
-            return getattr(self._error, "reason", type(self._error).__name__)
+            return reason_of(self._error)
         if self.seen is not None and self.seen.aged:
             return "age"
         return "aborted" if self._dead else "draining" if self.draining else "done"
@@ -293,6 +306,9 @@ class AnyChannel(Transport):
 
     def cut(self, error: BaseException) -> None:
         """End now, whatever is unsent; if a PeerError is the reason, the kernel is to forget it too."""
+        if not self.is_own():
+            self.lose()
+            return
         if isinstance(error, PeerError) and (self._backlog or unsent(self.sock)):
             drop_unsent(self.sock)
         else:
@@ -300,6 +316,27 @@ class AnyChannel(Transport):
         if isinstance(error, TooMuchUnsent):
             self.loop.failed(self, error)
         self._gone(error)
+
+    def is_own(self) -> bool:
+        """Whether the descriptor still leads where it led."""
+        return identity(self._fd) == self._inode
+
+    def lose(self) -> None:
+        """The descriptor was closed by somebody else: end, and touch it no more, since its number may be another's."""
+        if self.state is not CLOSED and not self._dead:
+            error = DescriptorLost()
+            self.loop.failed(self, error)
+            self._gone(error)
+
+    def release(self) -> None:
+        """The connection is over, and nobody waits for it any more: close its descriptor, if it has it still."""
+        if not self.is_own():
+            if not self._dead:  # the handler closed it, and said that it had done
+                self._error = DescriptorLost()
+                self.loop.failed(self, self._error)
+            self.sock.detach()
+        end(self.sock)
+        self._fd = -1
 
     # Inner workings.
 
@@ -353,6 +390,9 @@ class AnyChannel(Transport):
     def _gone(self, error: BaseException | None) -> None:
         if self.state is CLOSED or self._dead:
             return
+        if isinstance(error, OSError) and error.errno in NO_SOCKET:
+            error = DescriptorLost()
+            self.loop.failed(self, error)
         self._dead = True
         self._error = error
         self._backlog = None

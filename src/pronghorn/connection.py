@@ -29,7 +29,7 @@ from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
-from pronghorn.socket_facts import tcp_info, unread, unsent
+from pronghorn.socket_facts import identity, tcp_info, unread, unsent
 from pronghorn.transport import Transport, counted
 from pronghorn.waits import Straight, Waits
 
@@ -162,6 +162,8 @@ def _say_no(sock: _socket.socket) -> None:
 class Facts(Bare):
     """What every blocking connection carries beside its socket; a mixin, for sockets of more than one family."""
 
+    fileno: Callable[[], int]
+    detach: Callable[[], int]
     number: int
     """Counted from 1 in each worker."""
     peer: Peer
@@ -192,6 +194,12 @@ class Facts(Bare):
     program_end: str
     """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
     waits: Straight = Straight()
+    fd: int
+    """The number that its descriptor had at first."""
+    inode: int
+    """By what its descriptor can be told from whatever may have its number later."""
+    lost: bool
+    """Somebody else has closed its descriptor."""
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
         self.number, self.peer, self.drain = number, peer, drain
@@ -202,6 +210,19 @@ class Facts(Bare):
         self.leaves_by = math.inf
         self.cut_by: BaseException | None = None
         self.program_end = ""
+        self.fd = self.fileno()
+        self.inode = identity(self.fd)
+        self.lost = False
+
+    def is_own(self) -> bool:
+        """Whether the descriptor still leads where it led, or was taken or closed in order."""
+        fd = self.fileno()
+        return fd < 0 or identity(fd) == self.inode or self.fileno() != fd  # closed in order by another flow, just now
+
+    def lose(self) -> None:
+        """Somebody else has closed the descriptor: touch it no more, since its number may be another's."""
+        self.lost = True
+        self.detach()
 
     @property
     def local(self) -> Any:
@@ -255,7 +276,7 @@ class Facts(Bare):
 
 FACTS = tuple(
     "number peer proxy opened bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
-    "drain partial on_cut leave leaves_by stays".split()
+    "drain partial on_cut leave leaves_by stays fd inode lost".split()
 )
 
 
@@ -354,6 +375,8 @@ def owes_reply(conn: Connection) -> bool:
 def end_reading(conn: Connection) -> None:
     """Make the peer appear to have finished: the handler's next read finds the end (shutdown(2), SHUT_RD)."""
     conn.reading_shut = True
+    if not conn.is_own():
+        conn.lose()
     try:
         conn.shutdown(socket.SHUT_RD)
     except OSError:
@@ -373,6 +396,8 @@ def cut(conn: Connection, error: BaseException) -> None:
     """End a connection that would not finish: both directions, and the program behind it if there is one. If a
     PeerError is the reason, the kernel is to forget what is unsent."""
     conn.reading_shut, conn.cut_by = True, error
+    if not conn.is_own():
+        conn.lose()
     if isinstance(error, PeerError) and unsent(conn):
         drop_unsent(conn)
     try:

@@ -33,10 +33,10 @@ class Deadlines:
         """The earliest deadline in monotonic seconds, or infinity."""
         return self._heap[0][0] if self._heap else math.inf
 
-    def run(self, now: float) -> None:
-        """Call all that is due at `now`; what they add is not called before the next run."""
+    def run(self, now: float, guarded: Callable[[Callable[[], None]], None] = lambda call: call()) -> None:
+        """Call all that is due at `now`, each through `guarded`; what they add is not called before the next run."""
         due: list[Callable[[], None]] = []
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap)[2])
         for call in due:
-            call()
+            guarded(call)

@@ -102,6 +102,18 @@ class AlreadyRunning(CannotBind):
     """A server of that name is running, and has the control socket at `address`."""
 
 
+class DescriptorLost(PronghornError):
+    """A connection's descriptor was closed behind the server's back; its number may be another's by now."""
+
+    reason = "error"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection's descriptor was closed by the handler, by its number (os.close(), or a socket object made "
+            "from it); to end a connection close its transport, to have a descriptor of your own copy it: dup()"
+        )
+
+
 class PeerError(PronghornError):
     """The base of what is the peer's fault: it ends that one connection and is no error of the server."""
 
@@ -156,3 +168,10 @@ class BadProxyHeader(PeerError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the PROXY header is wrong: {why}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why an error ends a connection, in a word or two. A user's class may have a `reason` of its own, which may be
+    anything, and raise."""
+    reason = error.reason if isinstance(error, PronghornError) and hasattr(error, "reason") else None
+    return reason if isinstance(reason, str) else type(error).__name__

@@ -122,6 +122,20 @@ class HandshakeFailed(Event, frozen=True):
     why: str
 
 
+class ObserverFailed(Event, frozen=True):
+    """An observer raised when it was told of an event of the kind `event`, and is not called for ten seconds."""
+
+    observer: str
+    event: str
+    error: BaseException
+
+
+class LoopFailed(Event, frozen=True):
+    """Something that a worker's loop called raised, which it must not; the loop goes on."""
+
+    error: BaseException
+
+
 class AcceptFailed(Event, frozen=True):
     """accept(2) failed; the acceptor rests for `pause` seconds, or, if that is 0, the listener is dead. Of those who
     waited `turned_away` were closed, by help of a descriptor kept back for that."""

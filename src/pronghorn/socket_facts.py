@@ -1,13 +1,26 @@
-"""What the kernel knows of one connected socket: what is unsent, what is unread, and a few facts of TCP_INFO."""
+"""What the kernel knows of one connected socket: which it is, what is unsent, what is unread, and a few facts of
+TCP_INFO."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 import termios
 
 PEER_HAS_ENDED = frozenset({6, 8, 9, 11})  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h
+
+
+def identity(fd: int) -> int:
+    """By what the kernel tells the socket from others that a descriptor leads to (its inode); 0 for a closed one.
+
+    A number says nothing: a handler may have closed it, and then it is given to whatever is opened next.
+    """
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return 0
 
 
 def unsent(sock: socket.socket) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pronghorn.connection import Connection, State
-from pronghorn.errors import PeerTimeout
+from pronghorn.errors import PeerTimeout, reason_of
 from pronghorn.settings import Settings
 from pronghorn.socket_facts import tcp_info, unread, unsent
 
@@ -201,4 +201,4 @@ def ended_because(conn: Connection, error: BaseException | None) -> str:
         return "draining"
     if error is None and conn.program_end.startswith("killed"):
         return "error"
-    return conn.reason if error is None else str(getattr(error, "reason", type(error).__name__))
+    return conn.reason if error is None else reason_of(error)

@@ -56,10 +56,14 @@ class Transport:
         if name == "sockname":
             return self.sock.getsockname()
         if name == "socket":
-            return self.sock
+            return self.view()
         if name in ("lifespan", "draining", "tls"):
             return getattr(self, name)
         return default if self.tls is None else self.tls.extra(name, default)
+
+    def view(self) -> Any:
+        """The socket to look at, and to set options of; it cannot be closed, nor read or written past the transport."""
+        return SocketView(self.sock)
 
     @property
     def messages(self) -> int:
@@ -80,6 +84,68 @@ class Transport:
     def draining(self) -> bool:
         """True once the server wants to stop."""
         return self.drain is not None and self.drain.begun
+
+
+class SocketView:
+    """What asyncio's TransportSocket allows of a socket, without asyncio."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __repr__(self) -> str:
+        return f"<SocketView fd={self.fileno()}>"
+
+    @property
+    def family(self) -> int:
+        return self._sock.family
+
+    @property
+    def type(self) -> int:
+        return self._sock.type
+
+    @property
+    def proto(self) -> int:
+        return self._sock.proto
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def dup(self) -> socket.socket:
+        """A socket with a descriptor of its own, which may be closed."""
+        return self._sock.dup()
+
+    def get_inheritable(self) -> bool:
+        return self._sock.get_inheritable()
+
+    def shutdown(self, how: int) -> None:
+        self._sock.shutdown(how)
+
+    def getsockopt(self, *args: Any) -> Any:
+        return self._sock.getsockopt(*args)
+
+    def setsockopt(self, *args: Any) -> None:
+        self._sock.setsockopt(*args)
+
+    def getpeername(self) -> Any:
+        return self._sock.getpeername()
+
+    def getsockname(self) -> Any:
+        return self._sock.getsockname()
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def settimeout(self, value: float | None) -> None:
+        """Raises ValueError for any other than 0: the socket belongs to a loop."""
+        if value != 0:
+            raise ValueError("settimeout(): only 0 timeout is allowed on transport sockets")
+
+    def setblocking(self, flag: bool) -> None:
+        """Raises ValueError for True: the socket belongs to a loop."""
+        if flag:
+            raise ValueError("setblocking(): transport sockets cannot be blocking")
 
 
 def counted(protocol: Any) -> int:

@@ -7,6 +7,7 @@ its conversation, and one that raises has lost it: in neither case is the client
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
@@ -15,11 +16,12 @@ from typing import Any
 
 from pronghorn.aiochannel import AsyncioLoop, channel_over, part
 from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
-from pronghorn.errors import MessageTooLong, PeerTimeout, TooMuchUnsent
+from pronghorn.errors import DescriptorLost, MessageTooLong, PeerTimeout, TooMuchUnsent
 from pronghorn.farewells import Farewell, conversation, look_at_all
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
 from pronghorn.settings import Settings
 
+LOOK = 5.0  # seconds between two looks at whether a descriptor is still the connection's
 SIGNS = 0.5  # seconds between two signs of life of a loop, where somebody looks on
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 
@@ -69,7 +71,7 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
             raise
         except BaseException as error:
             # A peer that leaves in the middle of what the handler waits for is no news.
-            gone = isinstance(error, (asyncio.IncompleteReadError, PeerTimeout, TooMuchUnsent)) or (
+            gone = isinstance(error, (asyncio.IncompleteReadError, PeerTimeout, TooMuchUnsent, DescriptorLost)) or (
                 isinstance(error, OSError) and is_peers_fault(error)
             )
             if not gone:
@@ -129,7 +131,12 @@ class OwnLoops:
         runner = getattr(self._here, "runner", None)
         if runner is None:
             runner = self._here.runner = asyncio.Runner()
-        runner.run(self._one(conn))
+        try:
+            runner.run(self._one(conn))
+        except (SystemExit, KeyboardInterrupt):  # of a task, maybe: the loop was left in the middle of a conversation
+            with contextlib.suppress(BaseException):
+                self.leave()
+            raise
 
     def leave(self) -> None:
         """This flow of control ends: close its loop."""
@@ -161,10 +168,21 @@ class OwnLoops:
         conn.leave = functools.partial(self._leave_taken, loop, channel)
         if conn.waits.watched:
             _give_signs(over, conn)
+
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            if not channel.is_own():  # epoll tells nothing of a descriptor that is closed
+                channel.lose()
+            timer = loop.call_later(LOOK, look)
+
+        look()
         channel.open(self._factory())
         try:
             await over
         finally:
+            timer.cancel()
             conn.leave = None
             part(channel, conn)
         await finish_tasks()

@@ -81,7 +81,8 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
         conn.on_cut = lambda: _kill(program)
         conn.waits.call(program.wait)
     conn.on_cut = None
-    conn.program_end = _ending(program.returncode)
+    if conn.cut_by is None:
+        conn.program_end = _ending(program.returncode)
 
 
 def _ending(status: int) -> str:

@@ -78,11 +78,18 @@ class Acceptor(Watched):
             self.rest(EXHAUSTED_PAUSE)
         except OSError:
             self.rest(math.inf)
+        except BaseException as error:  # no memory for one more
+            context.fault(error)
+            self.rest(EXHAUSTED_PAUSE)
 
     def _one(self, context: Context) -> bool:
         got = context.accept(self.listener)
         if got is not None:
-            self.turns.adopt(self.listener, *got)
+            try:
+                self.turns.adopt(self.listener, *got)
+            except BaseException as error:
+                context.fault(error)
+                context.refuse(*got, type(error).__name__, admitted=True)
         return got is not None
 
     def cut(self, error: BaseException) -> None:

@@ -22,6 +22,7 @@ from pronghorn.introduction import Introduction
 from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Loops
+from pronghorn.socket_facts import identity
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -77,9 +78,9 @@ class AsyncioLoops(Loops):
         await finish_tasks()
 
     def _turn(self) -> None:
-        self.tick(time.monotonic())
+        self.context.guarded(self.tick, time.monotonic())
         if self._tells_once:
-            self._look_again()
+            self.context.guarded(self._look_again)
         self.call_later(TICK, self._turn)
 
     def _look_again(self) -> None:
@@ -102,17 +103,39 @@ class AsyncioLoops(Loops):
                 suspects[fd].on_readable()
 
 
+class WarySelector(selectors.SelectSelector):
+    """select(2) that survives a descriptor which somebody has closed: it is ready, so that its owner finds out."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        try:
+            return super().select(timeout)
+        except (OSError, ValueError):
+            gone = [(key, key.events) for key in list(self.get_map().values()) if not identity(key.fd)]
+            if not gone:
+                raise
+            return gone
+
+
 def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:
     async def main() -> None:
         await AsyncioLoops(context).live()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(main())
+        loop = runner.get_loop()
+        serving = loop.create_task(main())
+        while not serving.done():
+            try:
+                loop.run_until_complete(serving)
+            except (SystemExit, KeyboardInterrupt) as error:  # a handler's task or timer: asyncio leaves its loop
+                if serving.done():
+                    raise
+                context.fault(error)
+        serving.result()
 
 
 def serve_over_selector(context: Context, name: str) -> None:
     """An asyncio handler under select, poll, epoll or kqueue: asyncio's own loop over that very selector."""
-    selector = getattr(selectors, name or "DefaultSelector")
+    selector = WarySelector if name == "SelectSelector" else getattr(selectors, name or "DefaultSelector")
     serve_with(context, lambda: asyncio.SelectorEventLoop(selector()))
 
 

@@ -206,6 +206,17 @@ class Context(Door):
         self._told = [0, 0, 0]  # what the page has of these, and of those that are open
         self._fold_at = 0.0
 
+    def fault(self, error: BaseException) -> None:
+        """Something raised that must not: it is told, and whoever was called goes on."""
+        self.observe(events.LoopFailed(error))
+
+    def guarded(self, call: Callable[..., object], *args: Any) -> None:
+        """Call what a loop calls between two waits: whatever it raises, the loop goes on."""
+        try:
+            call(*args)
+        except BaseException as error:
+            self.fault(error)
+
     # How a connection ends.
 
     def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:

@@ -6,8 +6,11 @@ workers. Whoever is not let in is told by a clean end, and counted.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 import time
+from typing import Any
 
 from pronghorn.connection import turn_away
 from pronghorn.counts import ACCEPTED, OPEN, REFUSED, Counts
@@ -16,9 +19,11 @@ from pronghorn.limits import Limits, Reserve
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
+from pronghorn.standard import keep_standard_descriptors
 
 REFUSALS_IN_A_ROW = 64  # before others have their turn
 EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
+LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
 FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
 FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
 
@@ -37,6 +42,8 @@ class Door:
         self.lock = threading.Lock()
         self.limits = Limits(settings, page)
         self.reserve = Reserve()
+        self.holders: dict[int, Any] = {}
+        """Who has which number; whoever holds one that accept(2) gives has lost its own."""
         self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
         self._pauses = 0
         self._paused_until = 0.0
@@ -62,10 +69,41 @@ class Door:
                 self.page.words[ACCEPTED] += 1
                 limit = self.limits.refusal(got[1])
             if not limit:
-                return got
+                fd, peer = got
+                if fd < LOWEST or fd in self.holders:
+                    fd = self._elsewhere(fd)
+                if fd >= 0:
+                    return fd, peer
+                self.refused(peer, "no descriptor", admitted=True)
+                continue
             turn_away(got[0])
             self._count_refused(got[1], limit)
         return None
+
+    def let_go_of(self, fd: int, holder: Any) -> None:
+        """`holder` needs its number no more."""
+        if self.holders.get(fd) is holder:
+            self.holders.pop(fd, None)
+
+    def _elsewhere(self, fd: int) -> int:
+        """Another number for a new connection that was given a standard stream's, or one that an open connection had
+        when somebody closed it: -1 if there is none, and the connection is closed then."""
+        holder = self.holders.get(fd)
+        if holder is not None and holder.fileno() == fd:
+            holder.lose()
+        elif fd >= LOWEST:
+            return fd
+        others = [fd]
+        try:
+            while others[-1] < LOWEST or others[-1] in self.holders:
+                others.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(LOWEST, others[-1] + 1)))
+            new = others.pop()
+        except OSError:
+            new = -1
+        for each in others:
+            os.close(each)
+        keep_standard_descriptors()
+        return new
 
     def _reserve(self, listener: Listener) -> None:
         with self.lock:

@@ -21,24 +21,40 @@ def serve(context: Context) -> None:
         for thing in turns.changes():
             fd = thing.fileno()
             events = select.EPOLLIN * thing.wants_read | select.EPOLLOUT * thing.wants_write
-            if not events:  # out of the set altogether: epoll reports a hang-up even to those who asked for nothing
-                if things.pop(fd, None) is not None:
-                    epoll.unregister(fd)
-            elif fd in things:
-                epoll.modify(fd, events)
-            else:
-                try:
+            try:
+                if fd in things and events:
+                    epoll.modify(fd, events)
+                elif events:
                     epoll.register(fd, events)
                     things[fd] = thing
-                except OSError as error:  # the system watches no more than so many
-                    thing.cut(error)
+                elif things.pop(fd, None):  # out of the set: epoll reports a hang-up even to who asked for nothing
+                    epoll.unregister(fd)
+            except OSError as error:  # the system watches no more than so many; or somebody has closed it
+                turns.doubted |= not events
+                thing.cut(error)
+        if turns.doubts_the_set():
+            epoll = anew(epoll, things)
         for fd, events in epoll.poll(turns.timeout()):
-            thing = things[fd]
-            if events & ~select.EPOLLOUT:
+            thing = things.get(fd)
+            turns.doubted |= thing is None
+            if thing is not None and events & ~select.EPOLLOUT:
                 thing.on_readable()
-            if events & ~select.EPOLLIN:
+            if thing is not None and events & ~select.EPOLLIN:
                 thing.on_writable()
     epoll.close()
+
+
+def anew(epoll: select.epoll, things: dict[int, Any]) -> select.epoll:
+    """A set without what was closed while a copy of it lives on elsewhere: of that the kernel goes on telling, under
+    its old number, and it cannot be taken out (epoll(7), question 6)."""
+    epoll.close()
+    epoll = select.epoll()
+    for fd, thing in things.items():
+        try:
+            epoll.register(fd, select.EPOLLIN * thing.wants_read | select.EPOLLOUT * thing.wants_write)
+        except OSError as error:
+            thing.cut(error)
+    return epoll
 
 
 def missing() -> str | None:

@@ -23,7 +23,7 @@ from pronghorn.connection import (
     let_go,
     owes_reply,
 )
-from pronghorn.errors import BadProxyHeader, PeerTimeout
+from pronghorn.errors import BadProxyHeader, DescriptorLost, PeerTimeout
 from pronghorn.events import ClientsWait, ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
@@ -146,15 +146,31 @@ class Flows:
             context.handler.converse(conn)
         except BaseException as raised:
             error = raised
-            context.failed(conn, raised)
+        try:
+            self._end(conn, error)
+        except BaseException as fault:
+            context.fault(fault)
+        finally:
+            self.wake.set()
+
+    def _end(self, conn: Connection, error: BaseException | None) -> None:
+        """The conversation is over: say so, close, and let go of the number."""
+        context = self.context
+        if not conn.is_own():
+            conn.lose()
+        if conn.lost and (error is None or isinstance(error, OSError)):
+            because, error = error, DescriptorLost()
+            error.__cause__ = because
+        if error is not None:
+            context.failed(conn, error)
         if context.handler.facts.blocks:
             conn.measure()
         reason = ended_because(conn, error)
         if conn.cut_by is None:
             conn.linger(until=context.drain.deadline)
+        context.let_go_of(conn.fd, conn)
         conn.end()
         context.closed(conn, reason)
-        self.wake.set()
 
     def _introduced(self, conn: Connection) -> bool:
         """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""
@@ -173,6 +189,7 @@ class Flows:
             context.observe(ConnectionOpened(conn.number, conn.peer))
             return True
         self.open.pop(conn.number, None)
+        context.let_go_of(conn.fd, conn)
         end_unserved(conn)
         context.refused(conn.peer, limit, detail)
         return False
@@ -185,11 +202,13 @@ class Flows:
     def refuse(self, conn: Connection, limit: str) -> None:
         """Close a connection unserved: there is no flow of control to be had for it."""
         self.open.pop(conn.number, None)
+        self.context.let_go_of(conn.fd, conn)
         self.context.refuse(conn.detach(), conn.peer, limit, admitted=True)
 
     def forget(self, conn: Connection) -> None:
         """Another process has the connection now: close our descriptor of it."""
         self.open.pop(conn.number, None)
+        self.context.let_go_of(conn.fd, conn)
         let_go(conn)
 
     def finish(self) -> None:
@@ -208,8 +227,15 @@ class Flows:
         now = time.monotonic()
         if now >= self._beat_at:
             self._beat_at = now + BEAT
-            self.context.tick(now)
-        self.watch_over(now)
+            self.context.guarded(self.context.tick, now)
+            self.context.guarded(self.look_for_lost)
+        self.context.guarded(self.watch_over, now)
+
+    def look_for_lost(self) -> None:
+        """Connections whose descriptor somebody else has closed: their flow of control may wait for it for ever."""
+        for conn in list(self.open.values()):
+            if not conn.is_own():
+                conn.lose()
 
     def keep_deadlines(self, now: float) -> None:
         """End the connections that are over their time, if it is time for a look."""
@@ -288,7 +314,7 @@ class Flows:
             return None
         known = None if self.context.limits.is_proxy(peer) else peer
         conn.begin(self.context.number(known), peer, self.context.drain)
-        self.open[conn.number] = conn
+        self.open[conn.number] = self.context.holders[fd] = conn
         return conn
 
     def _queued(

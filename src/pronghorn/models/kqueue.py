@@ -33,15 +33,18 @@ def serve(context: Context) -> None:
                 elif not wanted and (fd, filter) in watched:
                     watched.discard((fd, filter))
                     changes.append(calls.kevent(fd, filter, calls.KQ_EV_DELETE))
-            kqueue.control(changes, 0)
+            try:
+                kqueue.control(changes, 0)
+            except OSError as error:  # somebody has closed it
+                thing.cut(error)
             things[fd] = thing
             if not (thing.wants_read or thing.wants_write):
                 del things[fd]
         for event in kqueue.control(None, 256, turns.timeout()):
-            thing = things[event.ident]
-            if event.filter == calls.KQ_FILTER_READ:
+            thing = things.get(event.ident)
+            if thing is not None and event.filter == calls.KQ_FILTER_READ:
                 thing.on_readable()
-            else:
+            elif thing is not None:
                 thing.on_writable()
     kqueue.close()
 

@@ -71,6 +71,7 @@ class Parking:
 
     def _turn_away(self, conn: Connection, reason: str) -> None:
         self._left(conn.fileno())
+        self._context.let_go_of(conn.fd, conn)
         if self._context.limits.is_proxy(conn.peer):
             self._context.refuse(conn.detach(), conn.peer, TOO_LATE)
         else:

@@ -28,7 +28,12 @@ def serve(context: Context) -> None:
                 things.pop(thing.fileno(), None)
         readers = [thing for thing in things.values() if thing.wants_read]
         writers = [thing for thing in things.values() if thing.wants_write]
-        readable, writable, _ = select.select(readers, writers, [], turns.timeout())
+        try:
+            readable, writable, _ = select.select(readers, writers, [], turns.timeout())
+        except OSError:  # EBADF: somebody has closed a descriptor
+            if not turns.look_for_lost():
+                raise
+            continue
         for thing in readable:
             thing.on_readable()
         for thing in writable:

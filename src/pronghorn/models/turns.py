@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.channel import CLOSED, OPENING, AnyChannel, Channel
-from pronghorn.connection import FIRST_WORD, end, first_word_due
+from pronghorn.connection import FIRST_WORD, first_word_due
 from pronghorn.deadlines import Deadlines
 from pronghorn.errors import PeerTimeout
 from pronghorn.farewells import Farewell, look_at_all
@@ -26,6 +27,8 @@ from pronghorn.models.base import BEAT, TICK, Context
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.scoreboard import DRAINING
 from pronghorn.timeouts import AGE, ChannelTimeouts
+
+LOOKS_PER_TICK = 1000  # at descriptors: about a millisecond
 
 if TYPE_CHECKING:
     from pronghorn.models.handshakes import Handshakes
@@ -59,6 +62,7 @@ class Loops:
         self._looks = False  # at these, from time to time
         self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
+        self._to_look_at: list[AnyChannel] = []
         self._handshakes: Handshakes | None = None
         if context.certificates is not None:
             from pronghorn.models.handshakes import Handshakes
@@ -116,6 +120,7 @@ class Loops:
         )  # fmt: skip
         channel.proxy = header
         self.open[channel.number] = channel
+        context.holders[channel.fileno()] = channel
         if self._handshakes is None:
             self.begin(channel)
         else:
@@ -146,7 +151,8 @@ class Loops:
         if isinstance(channel, Introduction):
             self._header_came(channel)
             return
-        end(channel.sock)
+        self.context.holders.pop(channel.fileno(), None)
+        channel.release()
         self.context.closed(channel, channel.reason)
         self.relieve()
 
@@ -156,11 +162,27 @@ class Loops:
             acceptor.relieve()
 
     def tick(self, now: float) -> None:
-        """A sign of life, at least once a TICK; and a look at acceptors that rest."""
+        """A sign of life, at least once a TICK; and a look at acceptors that rest, and at descriptors."""
         self.context.tick(now)
+        self.look_for_lost(LOOKS_PER_TICK)
         for acceptor in self.acceptors:
             acceptor.look()
         self._look_for_late()
+
+    def look_for_lost(self, most: int = sys.maxsize) -> bool:
+        """End the connections whose descriptor somebody else has closed; whether there are any among the next `most`.
+
+        Nothing else tells of them where the kernel forgets a descriptor that is closed (epoll(7), question 6).
+        """
+        found = False
+        if not self._to_look_at or most == sys.maxsize:
+            self._to_look_at = list(self.open.values())
+        for _ in range(min(most, len(self._to_look_at))):
+            channel = self._to_look_at.pop()
+            if channel.fileno() >= 0 and not channel.is_own():
+                channel.lose()
+                found = True
+        return found
 
     def _look_for_late(self) -> None:
         now = time.monotonic()
@@ -219,14 +241,17 @@ class Loops:
 
     def keep_deadlines(self) -> None:
         """From now on, end the connections that are over their time."""
+        self.context.guarded(self._end_late)
+        if self._timeouts.interval < math.inf:
+            self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
+
+    def _end_late(self) -> None:
         for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
             if why == AGE:
                 channel.seen.aged = True
                 self._drain(channel)
             else:
                 channel.cut(PeerTimeout(why))
-        if self._timeouts.interval < math.inf:
-            self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
 
     def cut(self) -> None:
         """The drain deadline is there: end what is open."""
@@ -248,6 +273,8 @@ class Turns(Loops):
         self._deadlines = Deadlines()
         self._now = time.monotonic()
         self._beat_at = 0.0
+        self.doubted = False
+        self._trusted_until = 0.0
         self._drained = Watched(context.drain.fileno(), self._begin)
         self.changed(self._drained)
         for each in context.watched:
@@ -260,10 +287,10 @@ class Turns(Loops):
     def next(self) -> bool:
         """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
         self._now = time.monotonic()
-        self._deadlines.run(self._now)
+        self._deadlines.run(self._now, self.context.guarded)
         if self._now >= self._beat_at:
             self._beat_at = self._now + BEAT
-            self.tick(self._now)
+            self.context.guarded(self.tick, self._now)
         if not self.context.drain.begun:
             return True
         if self._drained.wants_read:
@@ -277,13 +304,20 @@ class Turns(Loops):
         changed = self._changed
         while changed:
             thing = changed.pop()
-            if thing.fileno() < 0:
+            if thing.fileno() < 0:  # it has been released
                 continue
             if thing.is_closing():
                 thing.settle()
             yield thing
             if thing.is_closing() and thing.state is CLOSED:
                 self.release(thing)
+
+    def doubts_the_set(self) -> bool:
+        """Whether it is time for a new set of descriptors: the kernel's may tell of what nobody can take out of it."""
+        if not self.doubted or self._now < self._trusted_until:
+            return False
+        self.doubted, self._trusted_until = False, self._now + TICK
+        return True
 
     def timeout(self) -> float:
         """Seconds to wait at most: until something falls due, and never longer than a tick."""

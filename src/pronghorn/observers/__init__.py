@@ -1,39 +1,50 @@
 """Whoever wants to know what happened.
 
 Law: an observer is a callable that takes an event. It imports events, the scoreboard and `kernel/`, never the rooms
-whose events it hears; only the server puts observers together. An observer that raises is reported once and removed:
-a broken log must not end a connection.
+whose events it hears; only the server puts observers together. An observer that raises, whatever it raises, is told of
+and rests for ten seconds: a broken log must not end a connection, and memory that was short for a moment must not end
+the log.
 """
 
 from __future__ import annotations
 
-import logging
+import time
+from collections.abc import Callable
 
-from pronghorn.events import Event, Observer
+from pronghorn.events import Event, Observer, ObserverFailed
+
+REST = 10.0  # seconds
 
 
 class Observers:
-    """Many observers as one: calling it hands the event to each, in the order in which they were added."""
+    """Many observers as one: calling it hands the event to each, in the order in which they were added. `clock` is
+    monotonic, in seconds."""
 
-    __slots__ = ("_observers",)
+    __slots__ = ("_clock", "_observers", "_resting")
 
-    def __init__(self, *observers: Observer) -> None:
+    def __init__(self, *observers: Observer, clock: Callable[[], float] = time.monotonic) -> None:
         self._observers = observers
+        self._clock = clock
+        self._resting: dict[int, float] = {}  # by place: until when
 
     def __call__(self, event: Event) -> None:
-        for observer in self._observers:
+        for place, observer in enumerate(self._observers):
+            if self._resting and self._clock() < self._resting.get(place, 0.0):
+                continue
             try:
                 observer(event)
-            except Exception as error:
-                self._remove(observer, event, error)
+            except BaseException as error:
+                self._failed(place, event, error)
 
     def __len__(self) -> int:
-        return len(self._observers)
+        """How many are called now."""
+        return sum(self._clock() >= self._resting.get(place, 0.0) for place in range(len(self._observers)))
 
-    def _remove(self, observer: Observer, event: Event, error: Exception) -> None:
-        # A new tuple: another thread may be walking along the old one.
-        self._observers = tuple(each for each in self._observers if each is not observer)
-        logging.getLogger("pronghorn.error").error(
-            "The observer %r raised %s: %s on %s and is no longer called",
-            observer, type(error).__name__, error, type(event).__name__,
-        )  # fmt: skip
+    def _failed(self, place: int, event: Event, error: BaseException) -> None:
+        self._resting[place] = self._clock() + REST
+        told = ObserverFailed(type(self._observers[place]).__name__, type(event).__name__, error)
+        for observer in self._observers:  # the failed one too: what is short may be told where the long could not
+            try:
+                observer(told)
+            except BaseException:
+                pass  # then nobody can be told

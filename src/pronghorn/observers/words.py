@@ -45,7 +45,7 @@ def escaped(text: object, longest: int = LONGEST_TEXT) -> str:
     written as escapes."""
     try:
         told = str(text)[: longest + 1]
-    except Exception:  # a handler's own class, whose text is a fault of its own
+    except BaseException:  # a handler's own class, whose text is a fault of its own
         told = "<str() failed>"
     line = "".join(each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
                    for each in told)  # fmt: skip
@@ -62,9 +62,12 @@ def peer_name(peer: tuple[str, int] | str) -> str:
 def trace(error: BaseException, *, ours: bool = False) -> str:
     """The traceback of `error`, from the first frame that is not `ours`, each line escaped and indented."""
     told = traceback.TracebackException.from_exception(error, limit=-LONGEST_TRACE)
-    theirs = [place for place, frame in enumerate(told.stack) if not frame.filename.startswith(HOUSE)]
-    if theirs and not ours:
-        del told.stack[: theirs[0]]
+    link: traceback.TracebackException | None = told
+    while link is not None and not ours:
+        theirs = [place for place, frame in enumerate(link.stack) if not frame.filename.startswith(HOUSE)]
+        if theirs:
+            del link.stack[: theirs[0]]
+        link = link.__cause__
     parts = (part[:LONGEST_PART].rstrip("\n") for part in told.format())
     return indented([line for part in parts for line in part.split("\n")])
 
@@ -92,6 +95,8 @@ def limited_kind(event: Event) -> Hashable:
         return "supervisor", type(event.error), _raised_at(event.error)
     if isinstance(event, events.HandlerFailed):
         return "handler", type(event.error), _raised_at(event.error)
+    if isinstance(event, events.LoopFailed):
+        return "loop", type(event.error), _raised_at(event.error)
     return None
 
 
@@ -179,6 +184,20 @@ def _peer_failed(event: events.PeerFailed) -> tuple[int, str]:
 @words(INFO, events.HandshakeFailed)
 def _handshake_failed(event: events.HandshakeFailed) -> tuple[int, str]:
     return INFO, f"No TLS with {peer_name(event.peer)}: {escaped(event.why)}"
+
+
+@words(ERROR, events.ObserverFailed)
+def _observer_failed(event: events.ObserverFailed) -> tuple[int, str]:
+    what = f"{escaped(event.observer)} raised {kind_and_text(event.error)} on {escaped(event.event)}"
+    return ERROR, f"The observer {what}; it is left out for 10 s"
+
+
+@words(ERROR, events.LoopFailed)
+def _loop_failed(event: events.LoopFailed) -> tuple[int, str]:
+    return (
+        ERROR,
+        f"A fault in this worker's loop, which goes on: {kind_and_text(event.error)}{trace(event.error, ours=True)}",
+    )
 
 
 @words(ERROR, events.AcceptFailed)

@@ -1,0 +1,93 @@
+"""Handlers that break their own connection, and nothing else is to break by it.
+
+Law: workers import this file by its name, so it imports no test's tools. Each takes lines: `close`, `steal` and `copy`
+close the connection's descriptor behind the server's back, and leave its number free, to a file, or free while a copy
+lives on; `raise NAME` raises; anything else is answered by the worker's process id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+from typing import Any
+
+from pronghorn import Protocol
+
+kept: list[int] = []
+
+
+class Mute(BaseException):
+    """Its text is a fault of its own, and no Exception either."""
+
+    def __str__(self) -> str:
+        raise Mute
+
+    __repr__ = __str__
+
+
+def obey(line: bytes, fd: int) -> bytes:
+    word, _, what = line.decode().strip().partition(" ")
+    if word == "copy":
+        kept.append(os.dup(fd))
+    if word in ("close", "steal", "copy"):
+        os.close(fd)
+    if word == "steal":
+        kept.append(os.open(os.devnull, os.O_RDONLY))
+    if word == "raise":
+        raise ERRORS[what]()
+    return b"%d\n" % os.getpid()
+
+
+ERRORS: dict[str, Any] = {
+    "CancelledError": asyncio.CancelledError,
+    "Mute": Mute,
+    **{
+        name: getattr(builtins, name)
+        for name in "SystemExit KeyboardInterrupt GeneratorExit StopIteration RecursionError MemoryError".split()
+    },
+}
+
+
+class Callbacks(Protocol):
+    """Of protocol style."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(obey(data, self.transport.get_extra_info("socket").fileno()))
+
+
+class AsyncioCallbacks(asyncio.Protocol):
+    """Of asyncio style."""
+
+    connection_made = Callbacks.connection_made
+    data_received = Callbacks.data_received
+
+
+async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while line := await reader.readline():
+        writer.write(obey(line, writer.get_extra_info("socket").fileno()))
+    writer.close()
+
+
+async def tasks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What is raised is raised by a task and a timer that nobody waits for."""
+
+    async def later(line: bytes) -> None:
+        obey(line, -1)
+
+    while line := await reader.readline():
+        if line.startswith(b"raise"):
+            kept_tasks.append(asyncio.create_task(later(line)))
+            asyncio.get_running_loop().call_soon(obey, line, -1)
+        writer.write(b"%d\n" % os.getpid())
+
+
+kept_tasks: list[Any] = []
+
+
+def blocking(conn: Any) -> None:
+    while line := conn.recv(65536):
+        conn.sendall(obey(line, conn.fileno()))

@@ -1,0 +1,112 @@
+"""A handler that closes its own descriptor, or raises what it should not, hurts nobody but its own client."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+
+import pytest
+
+from pronghorn import models
+from pronghorn.testing import Served, serving, until
+
+PATIENCE = 20.0
+LOOPS = ("select", "poll", "epoll")
+STYLES = [
+    *(("Callbacks", name) for name in (*LOOPS, "thread", "gevent")),
+    *(("AsyncioCallbacks", name) for name in (*LOOPS, "asyncio", "uvloop", "thread")),
+    *(("streams", name) for name in ("asyncio", "uvloop", "fork")),
+    *(("blocking", name) for name in ("iterative", "thread", "pool", "gevent")),
+]
+QUICK = {("Callbacks", "epoll"), ("AsyncioCallbacks", "uvloop"), ("streams", "asyncio"), ("blocking", "thread")}
+EACH = [pytest.param(*each, marks=[] if each in QUICK else [pytest.mark.slow]) for each in STYLES]
+ERRORS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "CancelledError", "RecursionError",
+          "MemoryError", "Mute")  # fmt: skip
+
+
+def ask(client: socket.socket, line: bytes = b"who\n") -> int:
+    client.sendall(line)
+    return int(client.recv(100) or 0)
+
+
+@contextlib.contextmanager
+def served(handler: str, model: str, **settings: object):  # type: ignore[no-untyped-def]
+    missing = models.page(model).missing()
+    if missing is not None:
+        pytest.skip(f"{model}: {missing}")
+    with serving(f"breakers_under_test:{handler}", model=model, workers=1, **settings) as server:  # type: ignore[arg-type]
+        yield server
+
+
+def worker_of(server: Served) -> int:
+    (pid,) = server.worker_pids()[:1]
+    return pid
+
+
+@pytest.mark.parametrize(("handler", "model"), EACH)
+def test_a_descriptor_that_was_closed_behind_our_back_costs_its_connection_and_no_other(
+    handler: str, model: str
+) -> None:
+    with served(handler, model, worker_silence=5) as server:
+        pid = worker_of(server)
+        with contextlib.ExitStack() as stack:
+            if model != "iterative":
+                before = stack.enter_context(server.connect())
+                known = ask(before)
+            for how in (b"close\n", b"steal\n", b"copy\n", b"close\n"):
+                bad = stack.enter_context(server.connect())
+                bad.sendall(how)
+                if how == b"close\n":
+                    assert b"".join(iter(functools.partial(bad.recv, 100), b"")) == (b"%d\n" % pid) * (
+                        model == "gevent"
+                    )
+                for _ in range(3):
+                    with server.connect() as client:
+                        assert ask(client)
+                        assert ask(client)
+            if model != "iterative":
+                assert ask(before) == known
+            if model != "fork":
+                until(lambda: "descriptor was closed by the handler" in server.log())
+        log = server.log()
+        assert log.count("Handler failed on") <= 1, log
+        assert worker_of(server) == pid, log
+        assert server.stop(timeout=PATIENCE) == 0, server.log()
+        assert "fault" not in server.log() and "unexpected" not in server.log()
+
+
+RAISING = [
+    ("Callbacks", "epoll"), ("AsyncioCallbacks", "uvloop"), ("AsyncioCallbacks", "thread"), ("streams", "asyncio"),
+    ("streams", "thread"), ("tasks", "asyncio"), ("tasks", "uvloop"), ("tasks", "thread"), ("tasks", "select"),
+    ("blocking", "thread"), ("blocking", "gevent"), ("blocking", "iterative"), ("blocking", "fork"),
+]  # fmt: skip
+FEW = {("Callbacks", "epoll"), ("tasks", "asyncio"), ("blocking", "iterative")}
+
+
+@pytest.mark.parametrize(
+    ("handler", "model"), [pytest.param(*each, marks=[] if each in FEW else [pytest.mark.slow]) for each in RAISING]
+)
+def test_whatever_a_handler_raises_ends_its_own_conversation_at_most(handler: str, model: str) -> None:
+    with served(handler, model, worker_silence=5) as server:
+        pid = worker_of(server)
+        with contextlib.ExitStack() as stack:
+            if model != "iterative":
+                before = stack.enter_context(server.connect())
+                known = ask(before)
+            for name in ERRORS:
+                with server.connect() as bad:
+                    bad.sendall(b"raise %s\n" % name.encode())
+                    bad.shutdown(socket.SHUT_WR)
+                    while bad.recv(100):
+                        pass
+                with server.connect() as client:
+                    assert ask(client)
+            if model != "iterative":
+                assert ask(before) == known
+        assert worker_of(server) == pid, server.log()
+        if handler != "tasks":
+            until(lambda: "Handler failed" in server.log())
+            assert "Mute: <str() failed>" in server.log()
+        assert server.stop(timeout=PATIENCE) == 0, server.log()
+        assert "unexpected" not in server.log()

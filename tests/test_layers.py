@@ -18,10 +18,10 @@ LAYERS = (
     {"__main__", "cli", "testing"},
     {"server", "presence"},
     {
-        "supervisor", "desk", "changes", "upkeep", "workforce", "slots", "reports", "guard", "reload", "upgrade",
-        "planning", "control", "call", "watch", "watcher", "surroundings", "pid_file", "restart",
+        "supervisor", "desk", "changes", "renewal", "upkeep", "workforce", "slots", "reports", "guard", "reload",
+        "upgrade", "planning", "control", "call", "watch", "watcher", "surroundings", "pid_file", "restart",
     },
-    {"worker", "probe", "processes", "program", "privileges", "log_file"},
+    {"worker", "probe", "helper", "processes", "program", "privileges", "log_file"},
     {"models"},
     {"handlers", "services"},
     {
@@ -36,7 +36,7 @@ LAYERS = (
     {"errors", "events", "standard"},
 )  # fmt: skip
 ASIDE = {"__init__", "observers", "kernel"}
-OBSERVERS_MAY = {"observers", "events", "scoreboard", "kernel"}
+OBSERVERS_MAY = {"observers", "events", "scoreboard", "kernel", "standard"}
 KERNEL_IS_FOR = {"cli", "server", "observers", "kernel"}
 WORKERS_LAW = {"signal", "logging"}
 # These start processes, and a child has signals of its own; or end those that a handler has started.

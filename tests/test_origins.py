@@ -346,7 +346,7 @@ def test_an_address_that_cannot_be_bound_fails_the_reload(tmp_path: Path) -> Non
             descriptors.append(len(os.listdir(f"/proc/{server.pid}/fd")))
         assert descriptors[0] == descriptors[1]
         assert f"process {os.getpid()}" in server.log, "it says who holds the address"
-        assert server.workers() == before
+        wait_for(lambda: server.workers() == before, "nobody but the old workers")
         assert not (tmp_path / "new").exists()
         assert server.ask(b"hello") == b"hello"
 

@@ -123,7 +123,7 @@ def test_a_reload_that_fails_changes_nothing(tmp_path: Path, fault: str) -> None
             write(tmp_path, BROKEN[fault])
             server.send(signal.SIGHUP)
             wait_for(lambda: failures(server) == 1, "the failure")
-            assert server.workers() == before
+            wait_for(lambda: server.workers() == before, "nobody but the old worker")
             sock.sendall(b"x\n")
             assert sock.recv(100) == b"old\n"
         write(tmp_path, HANDLER % {"word": "mended"})

@@ -98,7 +98,7 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, fault: str) -> No
         (tmp_path / "mine.py").write_text(BROKEN[fault])
         server.send(signal.SIGUSR2)
         wait_for(lambda: "Upgrade failed, and nothing has changed" in server.log, "the failure")
-        assert server.workers() == [before]
+        wait_for(lambda: server.workers() == [before], "nobody but the old worker")
         assert int(server.ask(b"x\n")) == server.pid
         (tmp_path / "mine.py").write_text(HANDLER)
         assert upgraded(server, server.pid) != server.pid

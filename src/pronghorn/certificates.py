@@ -30,7 +30,6 @@ from pronghorn.settings import Settings
 from pronghorn.tls import Described, Material, Pair
 from pronghorn.tls_words import told
 
-LOOK = 1.0  # seconds between two looks at the files
 SOON = 14 * 86400.0
 HEADER = struct.Struct("QQ")  # version, odd while it is being written; length of what follows
 BROKEN = {
@@ -43,6 +42,22 @@ BROKEN = {
 DECRYPT = "To take off a pass phrase: openssl pkey -in FILE -out NEW-FILE"
 
 Signature = list[tuple[int, int, int] | None]
+
+
+class Loaded(msgspec.Struct):
+    """What the files hold, all of it good, and by what a change of the files is noticed."""
+
+    material: Material
+    described: list[Described]
+    seen: Signature
+
+
+class News(msgspec.Struct):
+    """What a look at the files found: another set, or why what is there now is none."""
+
+    seen: Signature
+    loaded: Loaded | None = None
+    refused: str = ""
 
 
 class Shelf:
@@ -87,7 +102,6 @@ class Certificates:
         "__weakref__",
         "_current",
         "_followers",
-        "_next_look",
         "_seen",
         "_settings",
         "_shelf",
@@ -95,18 +109,17 @@ class Certificates:
         "described",
     )
 
-    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
-        """Reads the files that the settings name. Raises BadCertificate, or BadSetting if they do not fit together."""
-        check(settings)
+    def __init__(self, settings: Settings, loaded: Loaded | None = None) -> None:
+        """Takes what was `loaded`, or loads it. Raises BadCertificate, or BadSetting if the settings do not fit
+        together."""
+        loaded = loaded if loaded is not None else load(settings)
         self._settings = settings
-        self._seen = _signature(settings)
-        material = read(settings)
-        context, self.described = checked(material, settings, now())
+        self._seen = loaded.seen
+        self.described = loaded.described
         self._shelf = Shelf()
-        self._shelf.publish(msgspec.msgpack.encode(material))
-        self._current = self._shelf.version(), context  # as one: many flows of control ask
+        self._shelf.publish(msgspec.msgpack.encode(loaded.material))
+        self._current = self._shelf.version(), tls.build(loaded.material)  # as one: many flows of control ask
         self._followers: weakref.WeakSet[Certificates] = weakref.WeakSet()  # of older generations, while they drain
-        self._next_look = 0.0
         self._warned: set[str] = set()
 
     # What workers call.
@@ -132,32 +145,36 @@ class Certificates:
             events.CertificateLoaded(path, each.names, each.serial, each.until, replaced)
             for path, each in zip(self._settings.tls_cert, self.described, strict=True)
         ]
-        return [*told, *self._expiring(time.time() if now is None else now)]
+        return [*told, *self.expiring(now)]
 
-    def look(self, clock: float, now: Callable[[], float] = time.time) -> list[Event]:
-        """Once a second at most (`clock` is monotonic), with --tls-watch: take what is new in the files, if it is good.
+    def watched(self) -> bool:
+        """Whether the files are looked at while the server runs."""
+        return self._settings.tls_watch
 
-        What happened is returned, as events; that a set is bad is told once for each time that a file changes.
-        """
-        if clock < self._next_look:
-            return []
-        self._next_look = clock + LOOK
-        seen = _signature(self._settings) if self._settings.tls_watch else self._seen
+    def look(self) -> News | None:
+        """In a helper, for the files may be where nobody answers: what is new in them, if anything is."""
+        seen = _signature(self._settings)
         if seen == self._seen:
-            return self._expiring(now())
+            return None
         try:
-            material = read(self._settings)
-            if _signature(self._settings) != seen:
-                return []  # a file has changed while we read: at the next look
-            self._seen = seen
-            context, described = checked(material, self._settings, now())
+            news = News(seen, load(self._settings))
         except BadSetting as error:
-            self._seen = seen
-            return [events.CertificateRefused(" ".join(str(error).splitlines()))]
-        self._publish(msgspec.msgpack.encode(material))
-        self._current, self.described = (self._shelf.version(), context), described
+            news = News(seen, refused=" ".join(str(error).splitlines()))
+        return news if _signature(self._settings) == seen else None  # it changed while we read: at the next look
+
+    def take(self, news: News | None, now: float | None = None) -> list[Event]:
+        """Have what a look found. What happened is returned, as events; that a set is bad is told once for each time
+        that a file changes."""
+        if news is None:
+            return self.expiring(now)
+        self._seen = news.seen
+        if news.loaded is None:
+            return [events.CertificateRefused(news.refused)]
+        self._publish(msgspec.msgpack.encode(news.loaded.material))
+        self._current = self._shelf.version(), tls.build(news.loaded.material)
+        self.described = news.loaded.described
         self._warned.clear()
-        return self.events(replaced=True, now=now())
+        return self.events(replaced=True, now=now)
 
     def follow(self, others: Certificates) -> None:
         """Workers that have these take the `others` for the handshakes that they still hold, while they drain; and
@@ -173,7 +190,9 @@ class Certificates:
         for each in self._followers:
             each._shelf.publish(content)
 
-    def _expiring(self, now: float) -> list[Event]:
+    def expiring(self, now: float | None = None) -> list[Event]:
+        """Those that expire soon, each told once."""
+        now = time.time() if now is None else now
         told: list[Event] = []
         for path, each in zip(self._settings.tls_cert, self.described, strict=True):
             left, lifetime = each.until - now, each.until - each.since
@@ -202,6 +221,14 @@ def check(settings: Settings) -> None:
             raise BadSetting(f"--tls-alpn cannot be {name!r}.", "A name has 1 to 255 ASCII characters (RFC 7301, 3.1).")
 
 
+def load(settings: Settings, now: Callable[[], float] = time.time) -> Loaded:
+    """What the settings name, read and checked. Raises BadCertificate, or BadSetting if they do not fit together."""
+    check(settings)
+    seen = _signature(settings)
+    material = read(settings)
+    return Loaded(material, checked(material, settings, now()), seen)
+
+
 def read(settings: Settings) -> Material:
     """What the files hold. Raises BadCertificate for one that cannot be read, or that does not hold what it should."""
     pairs = []
@@ -228,8 +255,8 @@ def _content(flag: str, path: str, mark: bytes, what: str) -> bytes:
     return content
 
 
-def checked(material: Material, settings: Settings, now: float) -> tuple[ssl.SSLContext, list[Described]]:
-    """A context of the material, and what its certificates say. Raises BadCertificate if any part of it is bad."""
+def checked(material: Material, settings: Settings, now: float) -> list[Described]:
+    """What the certificates say of themselves. Raises BadCertificate if any part of the material is bad."""
     described = []
     for path, pair in zip(settings.tls_cert, material.pairs, strict=True):
         try:
@@ -240,7 +267,8 @@ def checked(material: Material, settings: Settings, now: float) -> tuple[ssl.SSL
         _check_dates(path, one, now)
         described.append(one)
     try:
-        return tls.build(material), described
+        tls.build(material)
+        return described
     except (ssl.SSLError, ValueError) as error:
         raise BadCertificate(f"--tls-client-ca: {settings.tls_client_ca} cannot be used.", f"{error}.") from None
 

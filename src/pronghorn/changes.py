@@ -111,7 +111,6 @@ class Changes:
                 assert self._start_upgrade is not None
                 self._upgrade = self._start_upgrade(host.serving.plan, host.serving.number + 1)
                 self._upgrade.done.append(done)
-                host.force.helpers.add(self._upgrade.pid)
                 return None
             except Exception as error:  # whatever it is, it ends the upgrade and not the server
                 refusal = PronghornError("The new program cannot be started.", f"{type(error).__name__}: {error}")
@@ -223,7 +222,6 @@ class Changes:
     def _settle_upgrade(self, upgrade: Upgrade) -> None:
         host = self._supervisor
         if upgrade.error is not None:
-            host.force.helpers.discard(upgrade.pid)
             host.observe(events.UpgradeFailed(upgrade.error.what, told(upgrade.error)))
             return self._upgraded(upgrade, upgrade.error)
         self._handed_over()

@@ -173,6 +173,22 @@ class Listener:
         with bind(self._claim) as other:
             os.dup2(other.fileno(), self.fileno(), inheritable=False)
 
+    def become(self, record: dict[str, Any]) -> None:
+        """The same as `revive`, with a socket that another process has made and handed on, as `inherited` says it."""
+        with inherited_socket(record["fd"], record["bind"], 0) as other:
+            os.dup2(other.fileno(), self.fileno(), inheritable=False)
+        if record["claim"]:
+            claim, self._claim = self._claim, Claim.adopt(record["claim"])
+            self._claim.take_over()
+            if claim is not None:
+                claim.hand_over()
+                claim.release()
+
+    @property
+    def identity(self) -> int:
+        """What tells one socket from another under the same descriptor."""
+        return os.fstat(self.fileno()).st_ino
+
     def prepare(self, wanted: list[Option]) -> None:
         """What options each TCP connection shall have from now on, however long the listener is open already."""
         if self.family != socket.AF_UNIX:

@@ -6,19 +6,24 @@ is as it was. The first plan and those of every reload are made by the same step
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pronghorn import models, worker
+import msgspec
+
+from pronghorn import events, models, worker
 from pronghorn.errors import AddressInUse, IncompatibleHandler, PronghornError
-from pronghorn.events import Observer
+from pronghorn.events import Event, Observer
 from pronghorn.handlers import Facts, Source
+from pronghorn.helper import Answer
 from pronghorn.listener import Listener
 from pronghorn.models.base import Model
 from pronghorn.opening import open_listeners
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
+from pronghorn.settings.sockets import UNASKED
 from pronghorn.worker import Plan
 
 if TYPE_CHECKING:
@@ -26,6 +31,36 @@ if TYPE_CHECKING:
 
 AT_START_ONLY = tuple("chdir control_socket group log_file log_format name pid_file reload umask user".split())
 """Settings that a reload cannot change: the supervisor has acted on them already."""
+
+
+class Read(msgspec.Struct):
+    """What a reload has read: the settings, the handler's source (None: it stays what it is), and the names of those
+    settings that changed but wait for the next start."""
+
+    settings: Settings
+    source: Source | None
+    later: tuple[str, ...]
+    unasked: bool = False
+    """Nobody has set `bind`."""
+
+    @classmethod
+    def of(cls, answer: Answer) -> Read:
+        read = msgspec.msgpack.decode(answer[0], type=cls)
+        if read.unasked:
+            read.settings = msgspec.structs.replace(read.settings, bind=UNASKED)
+        return read
+
+    def answer(self) -> Answer:
+        return msgspec.msgpack.encode(self), []
+
+
+class Prepared(msgspec.Struct):
+    """What a helper says of the parts of a plan, as plain values. A listener is its place among those that were open,
+    or -1, and what is new of it; `told` are events."""
+
+    certificates: bytes | None
+    listeners: list[tuple[int, dict[str, Any] | None]]
+    told: list[tuple[str, dict[str, Any]]]
 
 
 class Planner:
@@ -54,19 +89,22 @@ class Planner:
         """Whether a reload finds new code: a handler that was given by name is imported anew."""
         return isinstance(self._source, Source)
 
-    def settle(self) -> tuple[Any, Settings, tuple[str, ...]]:
-        """The source and the settings as they are now, and the names of those that changed but wait for the next
-        start. Raises BadSetting."""
+    def settle(self) -> Read:
+        """The source and the settings as they are now. Raises BadSetting."""
         if self._layers is None:
-            return self._source, self._settings, ()
+            return Read(self._settings, None, ())
         settled = self._layers.settle()
         later = tuple(
             name
             for name in AT_START_ONLY
             if getattr(settled.settings, name, None) != getattr(self._settings, name, None)
         )
-        source = self._source if not self.rereads else settled.source
-        return source, settled.settings, later
+        source = settled.source if self.rereads else None
+        return Read(settled.settings, source, later, settled.settings.bind is UNASKED)
+
+    def source_of(self, read: Read) -> Any:
+        """The handler's source: one that a script holds is in no message."""
+        return self._source if read.source is None else read.source
 
     def facts(self, source: Any, settings: Settings) -> Facts | None:
         """What is known of the handler without importing user code; None if that takes a probe."""
@@ -82,14 +120,71 @@ class Planner:
         self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], inherited: list[Listener]
     ) -> Plan:
         """A plan; its listeners are those of `keep` that are still wanted, those `inherited`, and new ones. Raises
-        PronghornError, and then nothing new is open."""
+        PronghornError, and then nothing new is open. It may block: at the first start there is nobody to keep waiting.
+        """
         model, _ = self.model(facts, settings)
         certificates = certified(facts, settings)
+        listeners = self._listeners(settings, keep, inherited, self._observe)
+        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
+
+    # A reload: what may block is done in a helper, and the supervisor makes a plan of what it sends back.
+
+    def prepare(self, settings: Settings, facts: Facts, keep: list[Listener]) -> Answer:
+        """In a helper: what a plan is made of. Raises as `plan`."""
+        loaded = None
+        if wants_tls(facts, settings):
+            from pronghorn import certificates
+
+            loaded = msgspec.msgpack.encode(certificates.load(settings))
+        for each in keep:
+            each.take_over()  # to see whether a path is lost; here nothing is ever removed
+        told: list[Event] = []
+        before = [each.identity for each in keep]
+        listeners = self._listeners(settings, keep, [], told.append)
+        prepared = Prepared(loaded, [], [(type(each).__name__, msgspec.structs.asdict(each)) for each in told])
+        descriptors: list[int] = []
+        for each in listeners:
+            place = keep.index(each) if each in keep else -1
+            new = place < 0 or each.identity != before[place]
+            prepared.listeners.append((place, each.inherited() if new else None))
+            descriptors += map(os.dup, each.descriptors() if new else ())  # a Listener closes its own at its end
+        return msgspec.msgpack.encode(prepared), descriptors
+
+    def drawn_up(
+        self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], model: Model, answer: Answer
+    ) -> Plan:
+        """A plan of what a helper has prepared."""
+        prepared, descriptors = msgspec.msgpack.decode(answer[0], type=Prepared), iter(answer[1])
+        listeners = []
+        for place, record in prepared.listeners:
+            if record is not None:
+                record["fd"] = next(descriptors)
+                if record["claim"]:
+                    record["claim"]["lock"] = next(descriptors)
+            if place < 0:
+                assert record is not None
+                listeners.append(Listener.adopt(record))
+                listeners[-1].take_over()
+            else:
+                listeners.append(keep[place])
+                if record is not None:
+                    keep[place].become(record)
+        for name, facts_of in prepared.told:
+            self._observe(getattr(events, name)(**facts_of))
+        certificates = None
+        if prepared.certificates is not None:
+            from pronghorn.certificates import Certificates, Loaded
+
+            certificates = Certificates(settings, msgspec.msgpack.decode(prepared.certificates, type=Loaded))
+        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
+
+    def _listeners(
+        self, settings: Settings, keep: list[Listener], inherited: list[Listener], observe: Observer
+    ) -> list[Listener]:
         try:
-            listeners = open_listeners(settings, self._observe, keep=keep, inherited=inherited)
+            return open_listeners(settings, observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
             raise self._explain(error) from None
-        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
 
 
 def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
@@ -106,17 +201,24 @@ def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
 
 def certified(facts: Facts, settings: Settings) -> Certificates | None:
     """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
-    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn or settings.tls_watch):
+    if not wants_tls(facts, settings):
         return None
     from pronghorn.certificates import Certificates
 
+    return Certificates(settings)
+
+
+def wants_tls(facts: Facts, settings: Settings) -> bool:
+    """Whether there is to be TLS; raises IncompatibleHandler."""
+    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn or settings.tls_watch):
+        return False
     if facts.style == "program":
         raise IncompatibleHandler(
             f"{facts.name!r} is of program style, which TLS cannot reach.",
             "A program has the connection itself as its input and output, and would read sealed bytes.",
             "Leave out --tls-cert, or put a program that speaks TLS in front.",
         )
-    return Certificates(settings)
+    return True
 
 
 def told(error: PronghornError) -> str:

@@ -1,9 +1,9 @@
 """A reload: a new generation of workers, which takes over once it is ready as a whole, or changes nothing.
 
-Law: a transaction. Settings are read anew, the handler is looked at by a probe, listeners that are new are opened, and
-a candidate generation starts. Whatever fails on the way ends the candidate and closes what it opened; the generation
-that serves is not touched before the candidate is complete. Nothing here waits: each step ends in the supervisor's
-loop, which goes on with the next one.
+Law: a transaction. Settings are read anew, the handler is looked at by a probe, listeners that are new are opened, all
+by helpers, and a candidate generation starts. Whatever fails on the way ends the candidate and closes what it opened;
+the generation that serves is not touched before the candidate is complete. Nothing here waits: each step ends in the
+supervisor's loop, which goes on with the next one.
 
 Tried elsewhere and not done here: to tell the old workers to leave before the new ones are ready (clients wait as long
 as the handler takes to import), and to let a failed import end the server.
@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pronghorn import events
+from pronghorn import events, worker
 from pronghorn.call import Done
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.events import Observer
-from pronghorn.handlers import Facts
-from pronghorn.planning import Planner
+from pronghorn.handlers import Facts, Source
+from pronghorn.helper import Answer, Helper, Reaper
+from pronghorn.planning import Planner, Read
 from pronghorn.probe import Probe
 from pronghorn.settings import Settings
 from pronghorn.slots import NEVER, Generation
@@ -31,7 +32,7 @@ from pronghorn.worker import Plan
 class Reload:
     """One reload under way. `over` is true once it is decided: `error` says why nothing changes, and without one the
     `candidate` is complete. `later` are the settings that changed but wait for the next start; `done` are told how it
-    ended. `helpers` are the processes that nobody else shall wait for, `left` what a probe must not keep. Without
+    ended. `reaper` takes the processes of the steps, `left` is what these must not keep. Without
     `anew` settings and handler are those that serve, and only workers and dead listeners are made again.
     """
 
@@ -41,7 +42,7 @@ class Reload:
         planner: Planner,
         watch: Watch,
         observe: Observer,
-        helpers: set[int],
+        reaper: Reaper,
         left: Callable[[], Iterable[int]],
         *,
         anew: bool = True,
@@ -55,77 +56,102 @@ class Reload:
         self._planner = planner
         self._watch = watch
         self._observe = observe
-        self._helpers = helpers
+        self._reaper = reaper
         self._left = left
         self._anew = anew
-        self._probe: Probe | None = None
+        self._step: Any = None  # the process at work for it: a Helper, or a Probe
         self._source: Any = None
         self._settings = Settings()
         observe(events.ReloadStarted(why))
 
     def begin(self, serving: Generation, start: Callable[[Plan], Generation]) -> None:
-        """Reads the settings and looks at the handler; `start` is called when a plan is made, now or later."""
+        """Reads the settings and looks at the handler; `start` is called when a plan is made."""
         self._serving, self._start = serving, start
         with _Attempt(self):
-            if not self._anew:
-                self._source, self._settings = serving.plan.source, serving.plan.settings
-                return self._draw_up(serving.plan.facts)
-            self._source, self._settings, self.later = self._planner.settle()
-            facts = self._planner.facts(self._source, self._settings)
-            if facts is not None:
-                return self._draw_up(facts)
-            try:
-                self._probe = Probe(self._source, self._settings, self._left())
-            except OSError as error:
-                why = f"fork: {error.strerror}."
-                raise WorkerFailedToStart("The handler cannot be looked at.", why, "Try again.") from None
-            self._helpers.add(self._probe.pid)
-            self._watch.add(self._probe, self._listen)
+            if self._anew:
+                planner = self._planner
+                return self._help("The settings", lambda: planner.settle().answer(), self._settled)
+            self._source, self._settings = serving.plan.source, serving.plan.settings
+            self._prepare(serving.plan.facts)
 
     def look(self, now: float) -> None:
         """Goes on if something has fallen due or has changed."""
-        if self._probe is not None and now >= self._probe.deadline:
-            self._judge()
+        if self._step is not None:
+            if self._step.over(now):
+                step, self._step = self._step, None
+                self._watch.remove(step)
+                with _Attempt(self):
+                    self._then(step)
         elif self.candidate is not None and self.candidate.failure is not None:
             self.fail(self.candidate.failure)
         elif self.candidate is not None and self.candidate.complete:
             self.over = True
 
     def due(self) -> float:
-        return self._probe.deadline if self._probe is not None else NEVER
+        return self._step.due() if self._step is not None else NEVER
 
     def fail(self, error: PronghornError) -> None:
         """It is decided: nothing changes."""
         if not self.over:
             self.over, self.error = True, error
-            self._end_probe()
+            if self._step is not None:
+                self._watch.remove(self._step)
+                self._step.close()
+                self._step = None
 
-    def _listen(self) -> None:
-        if self._probe is not None and self._probe.listen():
-            self._judge()
+    # The steps, each of which a process of its own takes: reading the settings, looking at the handler, and then
+    # reading certificates, asking for names and opening listeners.
 
-    def _judge(self) -> None:
-        probe, self._probe = self._probe, None
-        assert probe is not None
-        self._watch.remove(probe)
-        with _Attempt(self):
-            try:
-                facts = probe.facts()
-            finally:
-                self._helpers.discard(probe.pid)
-            self._draw_up(facts)
+    def _settled(self, answer: Answer) -> None:
+        read = Read.of(answer)
+        self._source, self._settings, self.later = self._planner.source_of(read), read.settings, read.later
+        if not isinstance(self._source, Source):
+            return self._prepare(worker.load_handler(self._source, self._settings).facts)
+        source, settings = self._source, self._settings
+        self._take(
+            lambda: Probe(source, settings, self._reaper, self._left()),
+            lambda probe: self._prepare(probe.facts()),
+        )
 
-    def _draw_up(self, facts: Facts) -> None:
-        keep = self._serving.plan.listeners
-        plan = self._planner.plan(self._source, self._settings, facts, keep, [])
-        self.candidate = self._start(plan)
+    def _prepare(self, facts: Facts) -> None:
+        planner, settings, keep = self._planner, self._settings, self._serving.plan.listeners
+        model, _ = planner.model(facts, settings)
 
-    def _end_probe(self) -> None:
-        if self._probe is not None:
-            self._watch.remove(self._probe)
-            self._probe.close()
-            self._helpers.discard(self._probe.pid)
-            self._probe = None
+        def draw_up(answer: Answer) -> None:
+            plan = planner.drawn_up(self._source, settings, facts, keep, model, answer)
+            self.candidate = self._start(plan)
+
+        self._help("Certificates and addresses", lambda: planner.prepare(settings, facts, keep), draw_up)
+
+    def _help(self, what: str, work: Callable[[], Answer], then: Callable[[Answer], None]) -> None:
+        def answered(helper: Any) -> None:
+            if not helper.ended:
+                helper.close()
+                why = f"After {helper.limit:g} s a disk, a name server or a device has not answered."
+                raise PronghornError(f"{what} cannot be read.", why, "If it needs that long, raise --start-timeout.")
+            answer = helper.answer()
+            if answer is None:
+                raise PronghornError(
+                    f"{what} cannot be read.", "The process that read them ended.", "The log says more."
+                )
+            then(answer)
+
+        plan = self._serving.plan
+        left = {*self._left()} - {fd for each in plan.listeners for fd in each.descriptors()}
+        self._take(lambda: Helper(work, plan.settings.start_timeout, self._reaper, left), answered)
+
+    def _take(self, start: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Begins a step; `then` is called with it when it is over."""
+        try:
+            step = start()
+        except OSError as error:
+            raise WorkerFailedToStart("No process can be started.", f"fork: {error.strerror}.", "Try again.") from None
+        self._step, self._then = step, then
+        self._watch.add(step, lambda: self._listen(step))
+
+    def _listen(self, step: Any) -> None:
+        if step.listen():
+            self._watch.remove(step)  # its end stays readable
 
 
 class _Attempt:

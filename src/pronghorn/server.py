@@ -221,7 +221,11 @@ class Server:
         )  # fmt: skip
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]
-        return Upgrade(boot, passed, self._folder, plan.settings.start_timeout, self._supervisor.watch, self._observe)
+        supervisor = self._supervisor
+        return Upgrade(
+            boot, passed, self._folder, plan.settings.start_timeout, supervisor.watch, self._observe,
+            supervisor.force.helpers,
+        )  # fmt: skip
 
     def _hand_over(self) -> None:
         """The new program serves: what bears a name is its own now."""

@@ -1,13 +1,17 @@
-"""Standard input, output and error: that they are open, and how an error is told to whoever started us.
+"""Standard input, output and error: that they are open, how an error is told to whoever started us, and how standard
+error is written to without a wait.
 
-Law: the command and the server it becomes speak with one voice; only their ends come here. Nothing here raises: when
-nobody can be told, the exit status says it.
+Law: the command and the server it becomes speak with one voice; only their ends come here. Nobody's descriptor is
+changed: O_NONBLOCK belongs to the open file (open(2)), which other programs share.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import stat
 import sys
+from select import PIPE_BUF, POLLOUT, poll
 
 from pronghorn.errors import PronghornError
 
@@ -24,6 +28,101 @@ def keep_standard_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is None:  # as Python has it when 2 was closed
         sys.stderr = open(2, "w", closefd=False)
+
+
+class Outlet:
+    """Descriptor 2, whatever it is at the moment, written to without waiting for who reads it: 50 ms at the first time
+    that it takes no more, and not at all from then on until it takes something again.
+
+    A pipe, a FIFO and a terminal are opened once more, by way of /proc, with O_NONBLOCK: what they do not take is
+    refused, however many processes write there. A socket is told so with each message. A file, and a device such as
+    /dev/null, has nobody to wait for. Where a pipe cannot be opened anew, poll(2) is asked before each PIPE_BUF.
+    """
+
+    PATIENCE = 50  # ms
+
+    def __init__(self) -> None:
+        self._own = -1
+        self._file: tuple[int, ...] = ()  # what `_own` was opened as
+        self._full = False
+        self._torn = False  # the last thing that was written ends in the middle of a line
+
+    def write(self, data: bytes) -> None:
+        """All of it, or BlockingIOError: then some of it may have been written, and the next write begins a new line.
+        Raises another OSError if nobody can read it."""
+        status = os.fstat(2)
+        if self._torn:
+            data = b"\n" + data
+        rest = data
+        try:
+            while rest:
+                rest = rest[self._some(status, rest) :]
+        finally:
+            self._torn = self._torn if rest is data else bool(rest)
+
+    def _some(self, status: os.stat_result, data: bytes) -> int:
+        """Writes something, and says how much."""
+        fd = self._descriptor(status)
+        for last in (self._full, True):
+            try:
+                done = self._once(fd, status, data)
+            except BlockingIOError:
+                self._full = True
+                if last or not _takes(2 if fd < 0 else fd, self.PATIENCE):
+                    raise
+            else:
+                self._full = False
+                return done
+        raise BlockingIOError
+
+    def _once(self, fd: int, status: os.stat_result, data: bytes) -> int:
+        if fd >= 0:
+            return os.write(fd, data)  # a file takes it whole, and with O_APPEND no other's record comes between
+        if stat.S_ISSOCK(status.st_mode):
+            with socket.socket(fileno=os.dup(2)) as sock:
+                return sock.send(data, socket.MSG_DONTWAIT)
+        if not _takes(2, 0):
+            raise BlockingIOError
+        return os.write(2, data[:PIPE_BUF])
+
+    def _descriptor(self, status: os.stat_result) -> int:
+        """One that can be written to without asking; -1 if there is none."""
+        if not (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or os.isatty(2)):
+            return 2
+        if stat.S_ISSOCK(status.st_mode):
+            return -1
+        # A handler may have closed our own, whose number is a client's then; and the log may lead elsewhere by now.
+        ours = self._own >= 0 and _identity(self._own) == self._file
+        if ours and self._file == _identity(2):
+            return self._own
+        if ours:
+            os.close(self._own)
+        try:
+            self._own = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            self._own, self._file = -1, ()
+        else:
+            self._file = _identity(self._own)
+        return self._own
+
+
+def _identity(fd: int) -> tuple[int, ...]:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_rdev
+
+
+def _takes(fd: int, milliseconds: float) -> bool:
+    """Whether something can be written; waits so long for that."""
+    poller = poll()
+    poller.register(fd, POLLOUT)
+    return any(event & POLLOUT for _, event in poller.poll(milliseconds))
+
+
+outlet = Outlet()
+"""The process's own, and what it forks inherits."""
 
 
 def complain(error: PronghornError) -> int:

@@ -25,6 +25,7 @@ from pronghorn.changes import STOPPING, Changes, StartUpgrade
 from pronghorn.guard import PAUSE, Guard
 from pronghorn.planning import Planner
 from pronghorn.processes import SignalPipe, adopt_orphans, kill, name_process, preload_libgcc
+from pronghorn.renewal import Renewal
 from pronghorn.slots import NEVER, Generation, Worker
 from pronghorn.upkeep import TICK, Upkeep
 from pronghorn.watch import Watch
@@ -73,10 +74,10 @@ class Supervisor:
         self._alone = alone
         self._signals = SignalPipe()
         self.changes = Changes(self, start_upgrade, handed_over)
+        self._renewal = Renewal(self.watch, self.observe, self.force.helpers, self.kept)
         self._reopen_log = reopen_log
         self._each_turn = each_turn
-        self._deadline = NEVER  # of the drain, with the grace
-        self._workers_at = NEVER  # when the last handshakes are over, and workers are told to drain
+        self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers are told to drain
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._forced = 0
@@ -109,6 +110,7 @@ class Supervisor:
                 self._loop()
             finally:
                 self.guard.last_step("end the change under way", self.changes.abandon, STOPPING)
+                self.guard.last_step("end a look at certificates", self._renewal.close)
                 self.guard.last_step("end all workers", self.force.end_all)
                 self.guard.last_step("let go of the signals", self.watch.remove, self._signals)
         self.observe(events.ServerStopped(self.force.cut, len(self.force.killed)))
@@ -164,9 +166,7 @@ class Supervisor:
         self.watch.wait(0.0 if over else max(seconds, PAUSE if self.guard.failed else 0.0))
 
     def _look_at_certificates(self, now: float) -> None:
-        certificates = self.serving.plan.certificates
-        for event in certificates.look(now) if certificates is not None else ():
-            self.observe(event)
+        self._renewal.turn(now, self.serving.plan.certificates)
 
     def _look_at_listeners(self, now: float) -> None:
         """New workers on a new socket, where one listens no more."""
@@ -179,7 +179,7 @@ class Supervisor:
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline, self._workers_at]
-        due += [self.changes.due(), self.force.due() if self.draining else self.upkeep.due()]
+        due += [self.changes.due(), self._renewal.due(), self.force.due() if self.draining else self.upkeep.due()]
         return max(0.0, min(due) - now)
 
     # Signals
@@ -224,6 +224,7 @@ class Supervisor:
         """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
         timeout = self.serving.plan.settings.drain_timeout
         self.changes.abandon(STOPPING)
+        self._renewal.close()
         self.observe(events.DrainStarted(why, timeout))
         self.force.cut = 0
         self.force.killed.clear()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -19,41 +20,59 @@ from pronghorn import errors, events
 from pronghorn.call import Done
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.events import Observer
-from pronghorn.processes import kill
+from pronghorn.helper import Reaper
+from pronghorn.processes import SignalPipe, flush_streams, kill, reset_signals
 from pronghorn.program import anonymous_file, server_command
 from pronghorn.watch import Watch
 
+GRACE = 1.0  # seconds that a new program gets to leave by itself
 MARGIN = 5.0  # seconds beyond start_timeout: for the interpreter, and for a probe that takes all of its own time
 
 
 class Upgrade:
-    """One upgrade under way: the new program's process `pid`. `over` is true once it is decided; `error` says why
-    nothing changes. Raises OSError when no process can be started."""
+    """One upgrade under way: the new program's process `pid`, which `reaper` takes if it fails. `over` is true once it
+    is decided; `error` says why nothing changes. Raises OSError when no process can be
+    started.
 
-    def __init__(self, boot: bytes, passed: list[int], folder: str, limit: float, watch: Watch, observe: Observer):
-        import subprocess  # here: whatever the supervisor has imported, every fork copies
+    Nobody waits for exec(2), nor for the folder: a disk that hangs holds up the new process alone.
+    """
 
+    def __init__(
+        self,
+        boot: bytes,
+        passed: list[int],
+        folder: str,
+        limit: float,
+        watch: Watch,
+        observe: Observer,
+        reaper: Reaper,
+    ) -> None:
         self.over = False
         self.error: PronghornError | None = None
         self.done: list[Done] = []
         self._watch = watch
+        self._reaper = reaper
         self._line = b""
         self.deadline = time.monotonic() + 2 * limit + MARGIN
         observe(events.UpgradeStarted())
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
         file = anonymous_file(boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
+        command = server_command(file)  # before the fork: it imports
+        flush_streams()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._process = subprocess.Popen(
-                server_command(file), cwd=folder, pass_fds=[*passed, file, writer], stdin=subprocess.DEVNULL
-            )
+            self.pid = os.fork()
+            if self.pid == 0:
+                _become(command, folder, [*passed, file, writer], writer, mask)
         except OSError:
             os.close(self._reader)
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(file)
             os.close(writer)
-        self.pid = self._process.pid
+        reaper.add(self.pid)
         watch.add(self._reader, self._listen)
 
     def look(self, now: float) -> None:
@@ -66,13 +85,7 @@ class Upgrade:
         if not self.over:
             self._decide(error)
             kill(self.pid, signal.SIGTERM)
-            import subprocess
-
-            try:
-                self._process.wait(1.0)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._reaper.dismiss(self.pid, GRACE)
 
     def _decide(self, error: PronghornError | None) -> None:
         self.over, self.error = True, error
@@ -88,12 +101,33 @@ class Upgrade:
             except msgspec.DecodeError:
                 said = {}
             if "listening" in said:
-                self._process.returncode = 0  # it is nobody's child to wait for from now on
                 self._decide(None)
             else:
                 self.fail(_error(said.get("error", {})))
         elif not more:
             self.fail(WorkerFailedToStart("The new program ended before it was ready.", "The log says more."))
+
+
+def _become(command: list[str], folder: str, kept: list[int], writer: int, mask: Iterable[int]) -> NoReturn:
+    """In the child: the new program, or what keeps it from being that, on the line that it would report by."""
+    try:
+        reset_signals()
+        for number in SignalPipe.TAKEN:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(folder)
+        os.environ["PWD"] = folder
+        os.execv(command[0], command)
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename or command[0]}."
+        os.write(
+            writer, msgspec.json.encode({"error": {"what": "The new program cannot be started.", "why": why}}) + b"\n"
+        )
+    finally:
+        os._exit(1)
 
 
 def _error(parts: dict[str, Any]) -> PronghornError:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pronghorn import events
 from pronghorn.errors import printable
 from pronghorn.events import Observer
+from pronghorn.helper import Reaper
 from pronghorn.processes import children, detached, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Slot, Worker
 from pronghorn.watch import Watch
@@ -58,7 +59,7 @@ class Workforce:
         self.living: dict[int, Worker] = {}
         self.adopts = False
         self.spares_sessions = False  # adopted processes with a session of their own were detached on purpose
-        self.helpers: set[int] = set()  # children that others wait for: a probe, an upgrade
+        self.helpers = Reaper()  # children that are no workers: a probe, an upgrade
         self.cut = 0
         self.killed: set[int] = set()  # processes that did not end by the drain deadline
         self._told: set[int] = set()  # adopted processes that know of the drain
@@ -221,6 +222,7 @@ class Workforce:
 
     def reap(self) -> None:
         """Buries the dead, adopted ones without a word."""
+        self.helpers.turn(time.monotonic())
         for pid in (*self.living, *self.orphans()):
             try:
                 done, status = os.waitpid(pid, os.WNOHANG)

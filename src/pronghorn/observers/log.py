@@ -12,17 +12,16 @@ import logging
 import math
 import mmap
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
-from select import PIPE_BUF, POLLOUT, poll
 
 import msgspec
 
 from pronghorn.events import Event
 from pronghorn.observers.words import DEBUG, ERROR, INFO, LONGEST_PART, WARNING, WORDS, escaped, indented, limited_kind
+from pronghorn.standard import outlet
 
 NAME = "pronghorn.error"
 ASYNCIO = "asyncio"
@@ -113,13 +112,12 @@ class Seldom:
 
 
 class StandardError(logging.Handler):
-    """Writes to descriptor 2 and never waits for it: a record that it does not take is dropped and counted."""
+    """Writes to descriptor 2 and does not wait for who reads it: a record that it does not take is dropped and counted,
+    and told of once it takes records again."""
 
     def __init__(self, form: str = "text") -> None:
         super().__init__()
         self._dropped = 0
-        self._poll = poll()
-        self._poll.register(2, POLLOUT)
         coloured = os.isatty(2) and not os.environ.get("NO_COLOR")
         self.setFormatter(Json() if form == "json" else formatter(coloured, os.isatty(2)))
 
@@ -128,19 +126,10 @@ class StandardError(logging.Handler):
             line = self.format(record) + "\n"
             if self._dropped:
                 line += f"({self._dropped:,} records were dropped: standard error did not take them)\n"
-            self._write(line.encode("utf-8", "backslashreplace"))
+            outlet.write(line.encode("utf-8", "backslashreplace"))
             self._dropped = 0
         except (OSError, ValueError, TypeError):
             self._dropped += 1
-
-    def _write(self, data: bytes) -> None:
-        # A file takes a record whole, and with O_APPEND no other process's comes between.
-        most = len(data) if stat.S_ISREG(os.fstat(2).st_mode) else PIPE_BUF
-        while data:
-            # Ready means that this much can be written without waiting (select(2), POLLOUT on a pipe).
-            if not any(event & POLLOUT for _, event in self._poll.poll(0)):
-                raise BlockingIOError
-            data = data[os.write(2, data[:most]) :]
 
 
 class Others(logging.Handler):

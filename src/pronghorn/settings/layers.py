@@ -8,6 +8,7 @@ by then. TOML is read by the standard library's tomllib, imported when there is 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -110,7 +111,11 @@ def _parsed(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        with open(path, "rb") as file:
+        # O_NONBLOCK: to open a FIFO would wait for somebody to write.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                why, hint = "It is no regular file.", "It is read again at each reload: give a file."
+                raise BadSetting(f"The settings file {path} cannot be read.", why, hint)
             return tomllib.load(file)
     except OSError as error:
         why = f"{error.strerror}."

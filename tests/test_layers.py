@@ -31,7 +31,7 @@ LAYERS = (
         "certificates", "tls_channel", "tls_connection", "tls_words", "watchdog",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
         "ending", "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
-        "socket_facts", "settings",
+        "socket_facts", "settings", "stacks",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

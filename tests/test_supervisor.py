@@ -380,7 +380,7 @@ def test_a_slot_backs_off_up_to_thirty_seconds_and_forgives() -> None:
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
     assert pauses[-1] == LONGEST_PAUSE
     assert slot.retry_at == 100.0 + LONGEST_PAUSE
-    slot.forgive()
+    slot.forgive(0.0)
     assert slot.rest(now=0.0) == FIRST_PAUSE
 
 

@@ -95,11 +95,14 @@ class Shared:
         """Its child was never born."""
         self._free.append(counts)
 
-    def settle(self, counts: Counts, into: Counts) -> None:
-        """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more."""
-        if not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS]):
+    def settle(self, counts: Counts, into: Counts) -> bool:
+        """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more. True
+        if it has not said itself how that ended: it was killed."""
+        killed = not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS])
+        if killed:
             counts.words[CLOSED_WORD["killed"]] = 1
         into.take(counts)
         into.words[OPEN] -= 1
         counts.words[OPEN] = 0
         self._free.append(counts)
+        return killed

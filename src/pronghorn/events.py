@@ -154,21 +154,36 @@ class WorkerStarted(Event, frozen=True):
 
 
 class WorkerReady(Event, frozen=True):
-    """A worker has imported its handler and entered its loop."""
+    """A worker has imported its handler and entered its loop. `often`: workers die so often that new ones have to
+    wait."""
 
     slot: int
     pid: int
+    often: bool = False
 
 
 class WorkerExited(Event, frozen=True):
     """A worker is gone; `status` is its exit code, or minus the signal that killed it, as in subprocess. `lost`
-    connections were open in it and ended with it."""
+    connections were open in it and ended with it. `stack` is what it wrote down when it crashed; `often`: workers die
+    so often that new ones have to wait."""
 
     slot: int
     pid: int
     status: int
     wanted: bool
     lost: int = 0
+    stack: str = ""
+    often: bool = False
+
+
+class ChildDied(Event, frozen=True):
+    """The process of one connection, under the fork model, ended without having closed it. `status` and `stack` are as
+    those of a worker."""
+
+    peer: tuple[str, int] | str
+    pid: int
+    status: int
+    stack: str = ""
 
 
 class WorkerNotStarted(Event, frozen=True):
@@ -177,6 +192,12 @@ class WorkerNotStarted(Event, frozen=True):
     slot: int
     why: str
     pause: float
+
+
+class ReplacementsWait(Event, frozen=True):
+    """Workers that have served die faster than they are replaced: `rate` in a second, over the whole server."""
+
+    rate: float
 
 
 class WorkerCrashed(Event, frozen=True):

@@ -26,7 +26,7 @@ from typing import Any
 
 from pronghorn.counts import CLOSED_WORD, COUNTERS, OPEN, Counts, word
 from pronghorn.errors import PronghornError
-from pronghorn.shared_memory import mapped, unnamed
+from pronghorn.shared_memory import bounded, mapped
 from pronghorn.sources import SOURCE_WORDS, buckets
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
@@ -176,10 +176,7 @@ class Scoreboard:
     @classmethod
     def create(cls) -> Scoreboard:
         """A new, empty one. OSError if the system has no room for it."""
-        fd = unnamed()
-        os.ftruncate(fd, SIZE)
-        if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):  # nobody can cut it short below our feet
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        fd = bounded("pronghorn-scoreboard", SIZE)
         os.pwrite(fd, os.urandom(KEY.stop - KEY.start), KEY.start)
         board = cls(fd)
         for index, value in ((H_FORMAT, FORMAT), (H_PAGE, PAGE), (H_PAGES, PAGES), (H_MAGIC, MAGIC)):

@@ -5,21 +5,35 @@ Law: nothing here knows what stands in it.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import sys
 from collections.abc import Callable
 
 
-def unnamed() -> int:
+def unnamed(name: str = "pronghorn-scoreboard") -> int:
     """The descriptor of an empty file that no folder has."""
     create: Callable[..., int] | None = getattr(os, "memfd_create", None)
     if create is not None:
-        return create("pronghorn-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        return create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     import tempfile
 
-    fd, path = tempfile.mkstemp(prefix="pronghorn-scoreboard-")
+    fd, path = tempfile.mkstemp(prefix=f"{name}-")
     os.unlink(path)
+    return fd
+
+
+def bounded(name: str, size: int) -> int:
+    """The descriptor of a file of `size` zero bytes; where the system can seal it, it stays so large."""
+    fd = unnamed(name)
+    try:
+        os.ftruncate(fd, size)
+        if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

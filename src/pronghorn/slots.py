@@ -12,12 +12,15 @@ import socket
 from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
 from pronghorn.reports import Reports
 from pronghorn.scoreboard import Page
+from pronghorn.stacks import Stacks
 from pronghorn.worker import Plan
 
 STEADY = 1.0  # a worker that has been ready for so long did not die early
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 LONGEST_PAUSE_WHEN_KILLED = 0.5
+RATE = 20.0  # workers that are replaced in a second
+AT_ONCE = 20  # and so many more, beside as many as there are, before that bound is felt
 NEVER = float("inf")
 
 
@@ -51,10 +54,10 @@ class Slot:
         self.retry_at = now + pause
         return pause
 
-    def forgive(self) -> None:
-        """Its worker was ready for a while: earlier deaths count no more, and the next attempt may be at once."""
+    def forgive(self, retry_at: float) -> None:
+        """Its worker was ready for a while, or has served: earlier deaths count no more."""
         self.deaths = self.kills = 0
-        self.retry_at = 0.0
+        self.retry_at = retry_at
 
     def lost(self, worker: Worker) -> None:
         """The worker is gone; the slot does not know it any more."""
@@ -64,21 +67,50 @@ class Slot:
             self.successor = None
 
 
+class Pace:
+    """How fast workers are replaced that have served: some at once, and then RATE in a second, over the whole server.
+
+    Whoever makes workers crash would otherwise have the machine do nothing but start them.
+    """
+
+    __slots__ = ("_next", "told")
+
+    def __init__(self) -> None:
+        self._next = 0.0  # when the next would be due, had nothing been allowed at once
+        self.told = False  # of this time that it is bounded
+
+    def allows(self, now: float, workers: int) -> float:
+        """The instant at which one more worker may be replaced; of a server with so many, all may go at once."""
+        if now >= self._next:
+            self.told = False
+        at = max(now, self._next - (workers + AT_ONCE) / RATE)
+        self._next = max(now, self._next) + 1 / RATE
+        return at
+
+
 class Worker:
     """One worker process: when it started and became ready, and what it has said.
 
     `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
-    why the supervisor kills it, at `kill_at` (monotonic) at the latest. One that is `retired` was told to drain; it has
+    why the supervisor kills it, at `kill_at` (monotonic) at the latest. It has `served` if it had accepted a connection
+    when it died. One that is `retired` was told to drain; it has
     `let_go` when it accepts no more. `stage` is what it set about last before it was ready.
     """
 
     __slots__ = (
         "crash", "cut", "doom", "failure", "generation", "kill_at", "let_go", "line", "page", "pid", "ready_at",
-        "reports", "retired", "slot", "stage", "started_at",
+        "reports", "retired", "served", "slot", "stacks", "stage", "started_at",
     )  # fmt: skip
 
     def __init__(
-        self, pid: int, generation: Generation, slot: Slot, line: socket.socket, page: Page, now: float
+        self,
+        pid: int,
+        generation: Generation,
+        slot: Slot,
+        line: socket.socket,
+        page: Page,
+        stacks: Stacks,
+        now: float,
     ) -> None:
         self.pid = pid
         self.generation = generation
@@ -86,8 +118,10 @@ class Worker:
         self.line = line
         self.reports = Reports(line)
         self.page = page
+        self.stacks = stacks
         self.kill_at = NEVER
         self.retired = False
+        self.served = False
         self.started_at = now
         self.ready_at = NEVER
         self.let_go = False

@@ -278,7 +278,7 @@ class Supervisor:
         plans = [generation.plan for generation in self.upkeep.generations]
         listeners = {fd for plan in plans for each in plan.listeners for fd in each.descriptors()}
         board = self.serving.plan.board.descriptors()
-        return [*self._private(), *self._signals.descriptors(), *board, *listeners]
+        return [*self._private(), *self.force.descriptors(), *self._signals.descriptors(), *board, *listeners]
 
 
 def unheard(result: object) -> None:

@@ -1,8 +1,10 @@
 """Keeps generations at full strength: fills their slots, and replaces workers that died, hang or are worn out.
 
 Law: policy over the workforce's mechanism, and nothing of signals, reloads or commands. A death before READY, or within
-a second after it, is followed by a growing pause, so that a handler that cannot live does not become a busy loop; one
-by SIGKILL says nothing about the handler and is followed by a short one. A worker that is worn out goes once its
+a second after it and before the first connection, is followed by a growing pause, so that a handler that cannot live
+does not become a busy loop; one by SIGKILL says nothing about the handler and is followed by a short one. A worker that
+has served is replaced at once: one message that crashes it says nothing about all others. How often that may be is
+bounded over the whole server. A worker that is worn out goes once its
 successor is ready. A worker is silent when the loop that serves has not written its heartbeat; but whoever was stopped
 himself, as with the whole machine, has no right to complain of silence.
 """
@@ -18,7 +20,7 @@ from pronghorn.events import Observer
 from pronghorn.planning import told
 from pronghorn.processes import resident_memory
 from pronghorn.settings import Settings
-from pronghorn.slots import Generation, Slot, Worker
+from pronghorn.slots import RATE, Generation, Slot, Worker
 from pronghorn.watch import Watch
 from pronghorn.workforce import Workforce
 
@@ -97,7 +99,7 @@ class Upkeep:
     def _ready(self, worker: Worker) -> None:
         slot = worker.slot
         slot.failure = None
-        self._observe(events.WorkerReady(slot.number, worker.pid))
+        self._observe(events.WorkerReady(slot.number, worker.pid, self.force.pace.told))
         if slot.successor is worker:
             before, slot.worker, slot.successor = slot.worker, worker, None
             if before is not None:
@@ -118,14 +120,22 @@ class Upkeep:
             return
         if worker.generation.candidate:
             worker.generation.failure = slot.failure = worker.start_failure(status)
-        elif worker.steady(now):
-            slot.forgive()
+        elif worker.ready and (worker.served or worker.steady(now)):
+            slot.forgive(self._replaced_at(worker.generation, now))
         elif worker.ready:
             slot.rest(now, worker.killed(status))
         else:
             slot.failure = worker.start_failure(status)
             if self.served:
                 self._not_started(slot, told(slot.failure), worker.killed(status))
+
+    def _replaced_at(self, generation: Generation, now: float) -> float:
+        pace = self.force.pace
+        at = pace.allows(now, len(generation.slots))
+        if at > now and not pace.told:
+            pace.told = True
+            self._observe(events.ReplacementsWait(RATE))
+        return at
 
     def _give_up(self, now: float) -> None:
         if self.served:

@@ -46,6 +46,7 @@ from pronghorn.processes import (
 )
 from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.settings import Settings
+from pronghorn.stacks import Stacks
 from pronghorn.watchdog import THREAD_TIME, Watchdog
 
 if TYPE_CHECKING:
@@ -173,13 +174,19 @@ class Line:
 
 
 def work(
-    plan: Plan, page: Page, end: socket.socket, mask: Iterable[signal.Signals | int], left: Iterable[int]
+    plan: Plan,
+    page: Page,
+    end: socket.socket,
+    stacks: Stacks,
+    mask: Iterable[signal.Signals | int],
+    left: Iterable[int],
 ) -> NoReturn:
     """Runs in the child, right after fork(2) with all signals blocked; never returns and never raises.
 
-    `page` is this worker's own, `end` its end of the line, `mask` the signals that shall be blocked while it serves,
-    and `left` the descriptors that belong to the supervisor and are closed here. The process leaves with 0, or 6 when
-    the drain deadline cut connections, or the exit code of the error that it reported.
+    `page` is this worker's own, `stacks` takes what it writes when it crashes, `end` is its end of the line, `mask` the
+    signals that shall be blocked while it serves, and `left` the descriptors that belong to the supervisor and are
+    closed here. The process leaves with 0, or 6 when the drain deadline cut connections, or the exit code of the error
+    that it reported.
     """
     code = 1
     try:
@@ -187,7 +194,7 @@ def work(
         line = Line(end, lambda: abandoned(drain, plan.settings))
         try:
             close_descriptors(left)
-            code = _serve(plan, page, line, drain, mask)
+            code = _serve(plan, page, stacks, line, drain, mask)
         except BaseException as error:
             if isinstance(error, PronghornError) and not isinstance(error, PeerError):
                 line.tell(Failed.of(error))
@@ -203,6 +210,7 @@ def work(
 def abandoned(drain: Drain, settings: Settings) -> None:
     """The supervisor is gone: the process drains, and ends a grace after the drain deadline, even if it hangs."""
     drain.begin("the supervisor is gone")
+    faulthandler.enable(file=2)  # nobody else reads its stacks any more
     Watchdog().put_off(settings.drain_timeout + GRACE)
 
 
@@ -219,10 +227,10 @@ def turning(settings: Settings) -> Callable[[], None]:
     return turns
 
 
-def _settle_in(observe: Observer) -> Reopener:
+def _settle_in(observe: Observer, stacks: Stacks) -> Reopener:
     """What a new process puts right before it does anything else; it is the user's own afterwards."""
     ending.begin(keep_imports=True)
-    faulthandler.enable(file=2)
+    faulthandler.enable(file=stacks.fileno())
     reset_signals()
     reopener = Reopener(observe)
     prefer_when_out_of_memory()
@@ -232,12 +240,14 @@ def _settle_in(observe: Observer) -> Reopener:
     return reopener
 
 
-def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]) -> int:
+def _serve(
+    plan: Plan, page: Page, stacks: Stacks, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]
+) -> int:
     settings, model = plan.settings, plan.model
-    supervisor = os.getppid()
-    page.starting(os.getpid())
+    supervisor, me = os.getppid(), os.getpid()
+    page.starting(me)
     name_process(f"worker {page.slot} {model.name} of {supervisor}")
-    reopener = _settle_in(plan.observe)
+    reopener = _settle_in(plan.observe, stacks)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
     line.tell(Stage("it imported its handler"))
@@ -246,7 +256,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
     def begin_drain(number: int, frame: FrameType | None) -> None:
         if drain.owner not in (ANYBODY, os.getpid()):  # a child process of the handler's own
             die_of(number)
-        if os.getppid() == supervisor:
+        if os.getpid() != me or os.getppid() == supervisor:  # a child of the fork model is its worker's
             drain.begin(signal.Signals(number).name)
         else:
             abandoned(drain, settings)
@@ -264,7 +274,7 @@ def _serve(plan: Plan, page: Page, line: Line, drain: Drain, mask: Iterable[sign
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
             observe=plan.observe, watched=[line, reopener], page=page, ready=ready, lifespan=on_loop,
-            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns,
+            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns, stacks=stacks,
             drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)

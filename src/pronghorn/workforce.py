@@ -22,7 +22,8 @@ from pronghorn.errors import printable
 from pronghorn.events import Observer
 from pronghorn.helper import Reaper
 from pronghorn.processes import children, detached, flush_streams, kill
-from pronghorn.slots import NEVER, Generation, Slot, Worker
+from pronghorn.slots import NEVER, Generation, Pace, Slot, Worker
+from pronghorn.stacks import Stacks
 from pronghorn.watch import Watch
 from pronghorn.worker import (
     CUT_AT_DEADLINE,
@@ -61,6 +62,7 @@ class Workforce:
         self.spares_sessions = False  # adopted processes with a session of their own were detached on purpose
         self.helpers = Reaper()  # children that are no workers: a probe, an upgrade
         self.cut = 0
+        self.pace = Pace()
         self.killed: set[int] = set()  # processes that did not end by the drain deadline
         self._told: set[int] = set()  # adopted processes that know of the drain
         self._watch = watch
@@ -88,24 +90,32 @@ class Workforce:
             ours, theirs = socket.socketpair()
         except OSError as error:
             return f"socketpair: {error.strerror}"
+        stacks = None
         try:
+            stacks = Stacks()
             page = plan.board.take(slot.number, generation.number)
         except OSError as error:
             ours.close()
             theirs.close()
-            return f"scoreboard: {error.strerror}"
+            if stacks is not None:
+                stacks.close()
+            return f"memory for the worker: {error.strerror}"
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             # Nothing may fail in the child before it is at work, nor here between its birth and its entry.
-            worker, left = Worker(0, generation, slot, ours, page, time.monotonic()), self._left(generation, ours)
+            worker, left = (
+                Worker(0, generation, slot, ours, page, stacks, time.monotonic()),
+                self._left(generation, ours),
+            )
             pid = os.fork()
             if pid == 0:
-                work(plan, page, theirs, mask, left)
+                work(plan, page, theirs, stacks, mask, left)
             worker.pid = pid
             self.living[pid] = worker
         except (OSError, MemoryError) as error:
             ours.close()
+            stacks.close()
             plan.board.release(page.index)
             return f"fork: {getattr(error, 'strerror', '') or 'no memory'}"
         finally:
@@ -119,7 +129,11 @@ class Workforce:
         """What a new worker has of ours and must let go of: a line that another process holds open never ends, and a
         listener that is not its own would stay bound."""
         own = {fd for listener in generation.plan.listeners for fd in listener.descriptors()}
-        return {*self._watch.descriptors(), *self._kept(), ours.fileno()} - own
+        return {*self._watch.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
+
+    def descriptors(self) -> list[int]:
+        """What is kept here of each worker, beside its line: nobody else shall have it."""
+        return [worker.stacks.fileno() for worker in self.living.values()]
 
     # Reports
 
@@ -238,12 +252,15 @@ class Workforce:
             del self.living[worker.pid]
             worker.slot.lost(worker)
             self._hang_up(worker)
+        worker.served = worker.page.accepted > 0
         lost = worker.generation.plan.board.release(worker.page.index)
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
         if worker.ready or worker.retired:
             wanted = worker.retired and (status in LEFT_IN_ORDER or bool(worker.doom))
-            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost))
+            stack, often = worker.stacks.take(), self.pace.told
+            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost, stack, often))
+        worker.stacks.close()
         if worker.cut is not None:
             self.cut += worker.cut
         elif worker.retired and worker.ready and status == -signal.SIGKILL:

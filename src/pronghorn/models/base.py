@@ -38,6 +38,7 @@ from pronghorn.listener import Drain, Listener, Peer
 from pronghorn.models.door import Door
 from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
+from pronghorn.stacks import Stacks
 
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
@@ -164,7 +165,8 @@ class Context(Door):
     `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
     served, and not before. `let_go` is called once when it drains and has closed its listeners, and `drained` once
     after the last connection, before an async `lifespan` is left, which only models on an asyncio loop are given: they
-    enter it before they are ready. `turns` is called once in a while by a flow of control that is not held up.
+    enter it before they are ready. `turns` is called once in a while by a flow of control that is not
+    held up. `stacks` takes what this process and its children write when they crash.
     """
 
     connection_class: type[Any] = Connection
@@ -185,6 +187,7 @@ class Context(Door):
         let_go: Callable[[], None] = _nothing,
         drained: Callable[[], None] = _nothing,
         turns: Callable[[], None] = _nothing,
+        stacks: Stacks | None = None,
         lifespan: Lifespan | None = None,
     ) -> None:
         super().__init__(listeners, settings, observe, page if page is not None else Page())
@@ -196,6 +199,7 @@ class Context(Door):
         self.ready = ready
         self.let_go = let_go
         self.turns = turns
+        self.stacks = stacks
         self.lifespan = lifespan
         self._drained = drained
         self.open: dict[int, Any] = {}

@@ -21,7 +21,7 @@ from pronghorn.connection import Connection, let_go
 from pronghorn.counts import Counts, Shared
 from pronghorn.drain import ANYBODY, Drain
 from pronghorn.ending import Forks
-from pronghorn.events import WorkLeft
+from pronghorn.events import ChildDied, WorkLeft
 from pronghorn.listener import Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
@@ -76,9 +76,7 @@ def serve(context: Context) -> None:
     children: Children = {}
 
     def settle() -> None:
-        for peer, counts in reap(children):
-            shared.settle(counts, context.page)
-            context.limits.left(peer)
+        bury(context, shared, children)
 
     def look() -> None:
         settle()
@@ -153,17 +151,27 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
         os._exit(0)
 
 
-def reap(children: Children) -> list[tuple[Peer, Counts]]:
-    """Ask after each child; those of others, such as a handler's own, are not ours to wait for. What the dead ones
-    have counted."""
+def bury(context: Context, shared: Shared, children: Children) -> None:
+    """Take what dead children have counted, and tell of those that died before they had closed their connection."""
+    for pid, status, peer, counts in reap(children):
+        killed = shared.settle(counts, context.page)
+        context.limits.left(peer)
+        if killed and (status != -signal.SIGKILL or time.monotonic() < context.drain.deadline):
+            stack = context.stacks.take() if context.stacks is not None and status < 0 else ""
+            context.observe(ChildDied(peer, pid, status, stack))
+
+
+def reap(children: Children) -> list[tuple[int, int, Peer, Counts]]:
+    """Ask after each child; those of others, such as a handler's own, are not ours to wait for. Of the dead ones their
+    number, how they ended (as in subprocess), their peer, and what they have counted."""
     dead = []
     for pid in list(children):
         try:
-            gone = os.waitpid(pid, os.WNOHANG) != (0, 0)
+            gone, status = os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
-            gone = True
+            gone, status = pid, 0  # somebody else took the status
         if gone:
-            dead.append(children.pop(pid))
+            dead.append((pid, os.waitstatus_to_exitcode(status), *children.pop(pid)))
     return dead
 
 

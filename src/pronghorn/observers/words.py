@@ -89,6 +89,10 @@ def limited_kind(event: Event) -> Hashable:
         return "refused", event.limit
     if isinstance(event, events.ClientsWait):
         return "wait", event.address
+    if isinstance(event, events.WorkerExited) and (event.stack or event.often) and not event.wanted:
+        return "worker", event.status, _crashed_at(event.stack)
+    if isinstance(event, events.ChildDied):
+        return "child", event.status, _crashed_at(event.stack)
     if isinstance(event, events.PeerFailed) and not isinstance(event.error, OSError):
         return "peer", type(event.error)
     if isinstance(event, events.SupervisorFailed):
@@ -98,6 +102,18 @@ def limited_kind(event: Event) -> Hashable:
     if isinstance(event, events.LoopFailed):
         return "loop", type(event.error), _raised_at(event.error)
     return None
+
+
+def _frames(stack: str) -> str:
+    """Stacks as faulthandler writes them, without our frames, each line escaped and indented."""
+    lines = stack.split("\n") if stack else []
+    theirs = [line for line in lines if f'File "{HOUSE}' not in line and 'File "<frozen runpy>"' not in line]
+    return indented(theirs)
+
+
+def _crashed_at(stack: str) -> str:
+    """The innermost line of Python of a stack, as faulthandler writes it."""
+    return next((line.strip() for line in stack.split("\n") if line.lstrip().startswith("File ")), "")
 
 
 def _raised_at(error: BaseException) -> tuple[str, int]:
@@ -216,7 +232,7 @@ def _worker_started(event: events.WorkerStarted) -> tuple[int, str]:
 
 @words(INFO, events.WorkerReady)
 def _worker_ready(event: events.WorkerReady) -> tuple[int, str]:
-    return INFO, f"Worker {event.slot} is ready, process id {event.pid}"
+    return DEBUG if event.often else INFO, f"Worker {event.slot} is ready, process id {event.pid}"
 
 
 @words(ERROR, events.WorkerExited)
@@ -226,7 +242,13 @@ def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
     if event.wanted:
         return (WARNING, f"{who} {ending(event.status)}{cost}") if cost else (DEBUG, f"{who} has left")
     level = WARNING if event.status == 0 and not cost else ERROR
-    return level, f"{who} {ending(event.status)}{cost}"
+    return level, f"{who} {ending(event.status)}{cost}{_frames(event.stack)}"
+
+
+@words(ERROR, events.ChildDied)
+def _child_died(event: events.ChildDied) -> tuple[int, str]:
+    who = f"The process of a connection from {peer_name(event.peer)} (process id {event.pid})"
+    return ERROR, f"{who} {ending(event.status)}{_frames(event.stack)}"
 
 
 @words(ERROR, events.WorkerNotStarted)
@@ -234,6 +256,11 @@ def _worker_not_started(event: events.WorkerNotStarted) -> tuple[int, str]:
     reason, *lines = _reason("", event.why).split("\n", 1)
     head = f"Worker {event.slot} did not start: {reason}; next attempt in {event.pause:.1f} s"
     return ERROR, "\n".join([head, *lines])
+
+
+@words(ERROR, events.ReplacementsWait)
+def _replacements_wait(event: events.ReplacementsWait) -> tuple[int, str]:
+    return ERROR, f"Workers die so often that new ones have to wait: {event.rate:g} are started in a second"
 
 
 @words(ERROR, events.WorkerCrashed)

@@ -16,7 +16,9 @@ ASYNC = ("asyncio", "uvloop", "epoll", "poll", "select", "thread", "pool", "fork
 KINDS = {
     "Switch": ("plain", "session", "stays", "buffered"),
     "streams": ("plain", "two", "ack"),
+    "blocking": ("plain", "ack"),
 }
+FLOWS = ("thread", "pool", "fork", "prefork", "gevent")
 
 
 def needs(model: str) -> None:
@@ -42,13 +44,28 @@ def late_replies_arrive(server: Served, kinds: tuple[str, ...], how: signal.Sign
                 assert exchange(client, expect=len(answer)) == answer
 
 
-PAIRS = [(handler, model) for handler in KINDS for model in ASYNC]
+PAIRS = [(handler, model) for handler in KINDS for model in (FLOWS if handler == "blocking" else ASYNC)]
 
 
 @pytest.mark.parametrize(("handler", "model"), PAIRS)
 def test_a_late_reply_arrives_at_a_stop(handler: str, model: str) -> None:
     needs(model)
-    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_quiet=0.3, pool_size=16) as server:
+    workers = 4 if model == "prefork" else 1
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=workers, drain_quiet=0.3, pool_size=16) as server:
         late_replies_arrive(server, KINDS[handler], signal.SIGTERM)
         assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+PROGRAM = ("sh", "-c", "while read kind when; do echo wait; sleep 0.9; echo $kind $when; done")
+
+
+@pytest.mark.parametrize("model", FLOWS)
+def test_a_program_that_works_is_left_alone(model: str) -> None:
+    """It has acknowledged, and is silent for longer than --drain-quiet, while a process of its own sleeps."""
+    needs(model)
+    with serving(PROGRAM, model=model, workers=2, drain_quiet=0.3) as server, server.connect() as client:
+        assert exchange(client, b"do it\n", expect=5) == b"wait\n"
+        assert server.stop() == 0
+        assert exchange(client) == b"do it\n"
         assert "Traceback" not in server.log()

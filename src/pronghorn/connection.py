@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn import whereabouts
 from pronghorn.bare import Bare
 from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
@@ -36,6 +37,7 @@ from pronghorn.waits import Straight, Waits
 READ_SIZE = 64 * 1024
 LINGER_TIMEOUT = 2.0
 FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away a client that has said nothing yet
+LAST_WORDS = 1.0  # seconds before the drain deadline
 PATIENCE_LOST = LINGER_TIMEOUT / 8  # by each look that finds more input, although everything was acknowledged
 LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
 PEER_GONE = frozenset(
@@ -187,6 +189,12 @@ class Facts(Bare):
     """Asks the loop of its own that has it to end the conversation by a deadline, within so many seconds."""
     leaves_by: float
     """The deadline that was told."""
+    flow: int
+    """The native id of the thread that converses; 0 before."""
+    program: int
+    """The process id of the program behind it; 0 where there is none."""
+    silent_since: float
+    """Since when (monotonic) it seems to owe nothing; infinite while it does."""
     stays: bool
     """Its handler does not want to be ended by draining."""
     cut_by: BaseException | None
@@ -207,7 +215,8 @@ class Facts(Bare):
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = self.stays = False
         self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = None
-        self.leaves_by = math.inf
+        self.leaves_by = self.silent_since = math.inf
+        self.flow = self.program = 0
         self.cut_by: BaseException | None = None
         self.program_end = ""
         self.fd = self.fileno()
@@ -258,6 +267,14 @@ class Facts(Bare):
         deadline."""
         self.stays = True
 
+    def whereabouts(self) -> whereabouts.Place:
+        """What its flow of control, or its program, waits for."""
+        if self.program:
+            return whereabouts.of_program(self.program, self.fileno())
+        if self.flow:
+            return whereabouts.of_thread(self.flow, self.fileno())
+        return whereabouts.UNKNOWN
+
     def measure(self) -> None:
         """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them."""
         info = tcp_info(self)  # type: ignore[arg-type]
@@ -276,7 +293,7 @@ class Facts(Bare):
 
 FACTS = tuple(
     "number peer proxy opened bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
-    "drain partial on_cut leave leaves_by stays fd inode lost".split()
+    "drain partial on_cut leave leaves_by flow program silent_since stays fd inode lost".split()
 )
 
 
@@ -355,21 +372,40 @@ def first_word_due(conn: Any) -> float:
     return max(0.0, due)
 
 
+def last_call(deadline: float, timeout: float) -> float:
+    """When the end is told to those that still owe something: so long before the deadline of their drain, which has
+    `timeout` seconds in all, that they may say what they still have to say."""
+    return deadline - min(LAST_WORDS, timeout / 4)
+
+
 def owes_reply(conn: Connection) -> bool:
     """Whether the peer seems to wait for an answer, or has only just come, as far as one can tell from outside a
     blocking handler.
 
-    A protocol says itself whether it holds half a message. Of other handlers the kernel tells when input last came
-    and when output last went: input that is newer has not been answered, unless it is older than a second.
+    A protocol says itself whether it holds half a message. Of other handlers the kernel tells: one that does not wait
+    for its client computes, or waits for what it will answer with; so does one whose bytes are unsent. Where the kernel
+    does not tell that, input that is newer than output has not been answered.
     """
     if unread(conn) or conn.pending():
         return True
     if conn.partial is not None:
         return conn.partial() or first_word_due(conn) > 0
+    if conn.fileno() < 0 or unsent(conn):
+        return True
     info = tcp_info(conn)
-    if info is None or not conn.heard(info):
-        return first_word_due(conn) > 0
-    return bool(info.ms_since_received < info.ms_since_sent and info.ms_since_received < 1000)
+    spoke = info is not None and conn.heard(info)
+    if not spoke and first_word_due(conn):
+        return True
+    place = conn.whereabouts()
+    if place is not whereabouts.UNKNOWN:
+        return place is not whereabouts.CLIENT
+    return info is not None and bool(spoke and info.ms_since_received < info.ms_since_sent)
+
+
+def silence(conn: Connection) -> float | None:
+    """Seconds since something was said on a connection, in either direction; None where the kernel does not tell."""
+    info = tcp_info(conn)
+    return None if info is None else min(info.ms_since_sent, info.ms_since_received) / 1000
 
 
 def end_reading(conn: Connection) -> None:

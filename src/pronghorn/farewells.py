@@ -18,10 +18,9 @@ import time
 from typing import Any
 
 from pronghorn.channel import OPENING, AnyChannel
-from pronghorn.connection import first_word_due
+from pronghorn.connection import first_word_due, last_call
 from pronghorn.socket_facts import tcp_info, unread, unsent
 
-LAST_WORDS = 1.0  # seconds before the deadline at which the end is told to those that still owe something
 LOOK = 0.05  # seconds between two looks
 SHARE = 20  # looks may take this part of the time
 
@@ -39,7 +38,7 @@ class Farewell:
         self._channel = channel
         self._quiet = quiet if quiet < timeout else math.inf
         self.deadline = deadline
-        self._last_call = deadline - min(LAST_WORDS, timeout / 4)
+        self._last_call = last_call(deadline, timeout)
         self._told = False
         self._moved = (-1, -1)
         self._since = 0.0

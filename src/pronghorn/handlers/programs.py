@@ -79,8 +79,9 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
         start_new_session=True,  # Ctrl-C at our terminal is for us, who drain
     ) as program:
         conn.on_cut = lambda: _kill(program)
+        conn.program = program.pid
         conn.waits.call(program.wait)
-    conn.on_cut = None
+    conn.on_cut, conn.program = None, 0
     if conn.cut_by is None:
         conn.program_end = _ending(program.returncode)
 

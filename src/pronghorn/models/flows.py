@@ -8,9 +8,11 @@ made to look as if the peer had finished, once no reply is owed, and a well-writ
 from __future__ import annotations
 
 import functools
+import math
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,8 +22,10 @@ from pronghorn.connection import (
     cut,
     end_reading,
     end_unserved,
+    last_call,
     let_go,
     owes_reply,
+    silence,
 )
 from pronghorn.errors import BadProxyHeader, DescriptorLost, PeerTimeout
 from pronghorn.events import ClientsWait, ConnectionOpened
@@ -58,7 +62,6 @@ class Flows:
         self._rest_until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
-        self._idle: dict[int, float] = {}  # since when a connection seems to be, while draining
         self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
         self.watch_over: Callable[[float], None] = self.keep_deadlines
 
@@ -137,6 +140,7 @@ class Flows:
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
         context, error = self.context, None
+        conn.flow = threading.get_native_id()
         if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
             self.wake.set()
             return
@@ -245,7 +249,7 @@ class Flows:
             elif conn.leave is not None:
                 conn.seen.aged = True
                 self._take_leave(conn, now + self.context.drain.timeout)
-            elif not owes_reply(conn):
+            elif self._is_over(conn, now):
                 conn.seen.aged = True
                 end_reading(conn)
 
@@ -269,16 +273,28 @@ class Flows:
     def _end_idle(self) -> None:
         # At the first look a flow may have read what it has not yet given to its handler: it waits for the
         # interpreter's lock, which we have. So one that seems idle is looked at again.
-        now, seen = time.monotonic(), self._idle
-        self._idle = {}
+        now, drain = time.monotonic(), self.context.drain
+        late = now >= last_call(drain.deadline, drain.timeout)
         for conn in list(self.open.values()):
             if conn.leave is not None:
                 self._take_leave(conn, self.context.drain.deadline)
-            elif not (conn.reading_shut or conn.hears_drain or conn.stays or owes_reply(conn)):
-                since = seen.get(conn.number, now)
-                if now - since >= SWEEP / 2:
-                    end_reading(conn)
-                self._idle[conn.number] = since
+            elif not (conn.reading_shut or conn.hears_drain or conn.stays) and (late or self._is_over(conn, now)):
+                end_reading(conn)
+
+    def _is_over(self, conn: Connection, now: float) -> bool:
+        """Whether a conversation owes nothing, and that for a quiet moment."""
+        if owes_reply(conn):
+            conn.silent_since = math.inf
+            return False
+        quiet = self.settings.drain_quiet if conn.partial is None else 0.0
+        if conn.silent_since == math.inf:
+            conn.silent_since = now
+        elif quiet >= self.context.drain.timeout:
+            return False
+        elif now - conn.silent_since >= SWEEP / 2:
+            silent = silence(conn)
+            return (now - conn.silent_since if silent is None else silent) >= quiet
+        return False
 
     def _take_leave(self, conn: Connection, deadline: float) -> None:
         """Of a conversation on a loop of its own, which knows what it owes: once for each deadline."""

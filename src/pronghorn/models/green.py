@@ -12,6 +12,7 @@ from typing import Any
 from pronghorn.connection import FACTS, Facts
 from pronghorn.models.base import Context, Model, by_descriptors
 from pronghorn.models.flows import Flows
+from pronghorn.whereabouts import Place
 
 
 def prepare() -> None:
@@ -26,7 +27,23 @@ def connection_class() -> type[Any]:
     import gevent.socket
 
     class GreenConnection(Facts, gevent.socket.socket):
-        __slots__ = FACTS
+        __slots__ = (*FACTS, "place")
+
+        def begin(self, *facts: Any) -> None:
+            super().begin(*facts)
+            self.place = Place.ELSEWHERE
+
+        def whereabouts(self) -> Place:
+            # Only gevent knows where a greenlet waits: it does so here, and only if it has to.
+            return super().whereabouts() if self.program else self.place
+
+        def _wait(self, watcher: Any, *exception: Any) -> Any:
+            reads = watcher is self._read_event  # type: ignore[attr-defined]
+            self.place = Place.CLIENT if reads else Place.ELSEWHERE
+            try:
+                return super()._wait(watcher, *exception)  # type: ignore[misc]
+            finally:
+                self.place = Place.ELSEWHERE
 
         def end(self) -> None:
             # By gevent's own door: its loop must forget the number, which the next descriptor will have.

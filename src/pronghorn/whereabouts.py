@@ -1,0 +1,111 @@
+"""What a flow of control waits for, as the kernel tells: for its client, or for something else.
+
+Law: looked at from beside, now and then, while a server drains: it costs a conversation nothing. Linux says in which
+system call a thread sits (proc_pid_syscall(5)); elsewhere, and of processes that may not be looked at, nobody knows.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import select
+import struct
+import sys
+
+
+class Place(enum.Enum):
+    """Where a thread is."""
+
+    CLIENT = "waits for the client and for nothing else"
+    OTHERS = "waits for another process, of whom the same can be asked"
+    ELSEWHERE = "computes, sleeps, or waits for something else"
+    UNKNOWN = "nobody knows"
+
+
+CLIENT, OTHERS, ELSEWHERE, UNKNOWN = Place
+READS = {
+    "x86_64": {0, 19, 45, 47, 299},  # read, readv, recvfrom, recvmsg, recvmmsg: asm/unistd_64.h
+    "aarch64": {63, 65, 207, 212, 243},
+}
+POLLS = {"x86_64": {7, 271}, "aarch64": {73}}  # poll, ppoll
+MANY = {"x86_64": {23, 232, 270, 281, 441}, "aarch64": {22, 72, 441}}  # select, epoll_wait and their like
+DEATHS = {"x86_64": {61, 247}, "aarch64": {95, 260}}  # wait4, waitid
+MACHINE = os.uname().machine if sys.platform == "linux" and sys.maxsize > 2**32 else ""
+MOST_POLLED = 64
+
+
+def of_thread(thread: int, fd: int) -> Place:
+    """Where a thread of this process is, by its native id, if descriptor `fd` is its client."""
+    return _place(f"/proc/self/task/{thread}", "/proc/self", _link("/proc/self", fd))
+
+
+def of_program(pid: int, fd: int) -> Place:
+    """The same of a program and all that it has started: CLIENT if one of them waits for the client, and the others for
+    each other."""
+    client, places = _link("/proc/self", fd), set()
+    for each in _family(pid):
+        home = f"/proc/{each}"
+        try:
+            threads = os.listdir(f"{home}/task")
+        except OSError:
+            continue  # it has ended
+        places |= {_place(f"{home}/task/{thread}", home, client) for thread in threads}
+    for place in (ELSEWHERE, UNKNOWN, CLIENT):
+        if place in places:
+            return place
+    return UNKNOWN
+
+
+def _place(task: str, home: str, client: str) -> Place:
+    if MACHINE not in READS or not client:
+        return UNKNOWN
+    try:
+        with open(f"{task}/syscall") as file:
+            words = file.read().split()
+    except OSError:
+        return UNKNOWN
+    if len(words) < 3 or words[0] == "-1":
+        return ELSEWHERE  # it runs
+    number, first, second = int(words[0]), int(words[1], 16), int(words[2], 16)
+    if number in READS[MACHINE]:
+        link = _link(home, first)
+        return CLIENT if link == client else OTHERS if link.startswith("pipe:") else ELSEWHERE
+    if number in DEATHS[MACHINE]:
+        return OTHERS
+    if number in POLLS[MACHINE]:
+        return _polled(home, first, second, client)
+    return UNKNOWN if number in MANY[MACHINE] else ELSEWHERE
+
+
+def _polled(home: str, address: int, count: int, client: str) -> Place:
+    """Of poll(2): its array of descriptors is read where it lies."""
+    if not 0 < count <= MOST_POLLED:
+        return UNKNOWN if count else ELSEWHERE
+    try:
+        with open(f"{home}/mem", "rb", buffering=0) as memory:
+            raw = os.pread(memory.fileno(), 8 * count, address)
+    except OSError:
+        return UNKNOWN
+    polled = {_link(home, fd): events for fd, events, _ in struct.iter_unpack("ihh", raw[: len(raw) // 8 * 8])}
+    if client not in polled:
+        return ELSEWHERE
+    return CLIENT if len(polled) == 1 and polled[client] & select.POLLIN else UNKNOWN
+
+
+def _link(home: str, fd: int) -> str:
+    """What /proc calls the file behind a descriptor: `socket:[123]`."""
+    try:
+        return os.readlink(f"{home}/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for each in found:
+        try:
+            with open(f"/proc/{each}/task/{each}/children") as file:
+                found += [int(child) for child in file.read().split()]
+        except (OSError, ValueError):
+            pass
+    return found

@@ -6,8 +6,11 @@ Law: workers import this file by its name, so it imports no test's tools.
 from __future__ import annotations
 
 import asyncio
+import select
 import time
 from typing import Any
+
+import pronghorn
 
 SECONDS = {"soon": 0.5, "late": 1.2}  # until the reply comes; a server is drained with --drain-quiet 0.3
 ACK = b"wait\n"
@@ -112,3 +115,91 @@ def blocking(conn: Any) -> None:
             conn.sendall(ACK)
         time.sleep(seconds(line))
         conn.sendall(line.upper())
+
+
+def stays_until_quit(conn: Any, line: bytes) -> bytes:
+    """What every handler here answers to whoever asks to stay: the conversation goes on until "quit"."""
+    conn.stay()
+    return b"%d %s" % (conn.draining, line.upper())
+
+
+@pronghorn.message(pronghorn.lines)
+def stay_message(line: bytes, conn: Any) -> bytes:
+    if line == b"quit":
+        conn.close()
+    return stays_until_quit(conn, line)
+
+
+@pronghorn.message(pronghorn.lines)
+async def stay_later(line: bytes, conn: Any) -> bytes:
+    await asyncio.sleep(0)
+    if line == b"quit":
+        conn.close()
+    return stays_until_quit(conn, line)
+
+
+class StayProtocol(pronghorn.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(stays_until_quit(self.transport, data))
+        if data == b"quit\n":
+            self.transport.close()
+
+
+async def stay_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async for line in reader:
+        writer.write(stays_until_quit(writer.get_extra_info("connection"), line))
+        if line == b"quit\n":
+            return
+
+
+def stay_blocking(conn: Any) -> None:
+    for line in conn.makefile("rb"):
+        conn.sendall(stays_until_quit(conn, line))
+        if line == b"quit\n":
+            return
+
+
+# Those who wait for the drain, each in its way.
+
+
+async def hears_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello\n")
+    await writer.get_extra_info("drain").begins()
+    writer.write(b"goodbye\n")
+
+
+def hears_blocking(conn: Any) -> None:
+    conn.sendall(b"hello\n")
+    ready, _, _ = select.select([conn, conn.drain], [], [])
+    assert ready == [conn.drain]
+    conn.sendall(b"goodbye\n")
+
+
+class Hears(asyncio.Protocol):
+    """Its lifespan tells it."""
+
+    everybody: list[Any] = []  # noqa: RUF012
+
+    def connection_made(self, transport: Any) -> None:
+        self.everybody.append(transport)
+        transport.write(b"hello\n")
+
+    @staticmethod
+    async def watch() -> None:
+        await pronghorn.current_drain().begins()
+        for transport in Hears.everybody:
+            transport.write(b"goodbye\n")
+            transport.close()
+
+
+@pronghorn.lifespan
+async def watched() -> Any:
+    task = asyncio.create_task(Hears.watch())
+    yield
+    await task
+
+
+hears_in_lifespan = watched(Hears)

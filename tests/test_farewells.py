@@ -69,3 +69,49 @@ def test_a_program_that_works_is_left_alone(model: str) -> None:
         assert server.stop() == 0
         assert exchange(client) == b"do it\n"
         assert "Traceback" not in server.log()
+
+
+LOOPS = ("select", "poll", "epoll", "asyncio", "uvloop")
+STAYS = {
+    "stay_message": ("thread", "fork", "gevent", *LOOPS),
+    "StayProtocol": ("thread", "fork", "gevent", *LOOPS),
+    "stay_later": ("thread", "epoll", "asyncio", "uvloop"),
+    "stay_streams": ("thread", "fork", "epoll", "asyncio", "uvloop"),
+    "stay_blocking": ("thread", "pool", "fork", "prefork", "gevent"),
+}
+
+
+@pytest.mark.parametrize(("handler", "model"), [(handler, model) for handler, fit in STAYS.items() for model in fit])
+def test_one_who_asks_to_stay_is_heard_until_it_ends(handler: str, model: str) -> None:
+    """`stay()` is the same for every style."""
+    needs(model)
+    with (
+        serving(f"{HANDLERS}:{handler}", model=model, workers=2, drain_quiet=0.1) as server,
+        server.connect() as client,
+        server.connect() as other,  # who does not ask
+    ):
+        assert exchange(client, b"one\n", expect=6) == b"0 ONE\n"
+        server.send_signal(signal.SIGTERM)
+        assert exchange(other) == b""
+        assert exchange(client, b"two\n", expect=6) == b"1 TWO\n"
+        assert exchange(client, b"quit\n") == b"1 QUIT\n"
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+HEARS = {
+    "hears_streams": ("thread", "fork", "epoll", "asyncio", "uvloop"),
+    "hears_blocking": ("thread", "fork", "gevent"),
+    "hears_in_lifespan": ("epoll", "asyncio", "uvloop"),
+}
+
+
+@pytest.mark.parametrize(("handler", "model"), [(handler, model) for handler, fit in HEARS.items() for model in fit])
+def test_a_handler_can_wait_for_the_drain(handler: str, model: str) -> None:
+    needs(model)
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1) as server, server.connect() as client:
+        assert exchange(client, expect=6) == b"hello\n"
+        server.send_signal(signal.SIGTERM)
+        assert exchange(client) == b"goodbye\n"
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pronghorn.drain import current_drain
     from pronghorn.errors import (
         AddressInUse,
         BadHandler,
@@ -55,6 +56,7 @@ __all__ = [
     "TooMuchUnsent",
     "WorkerFailedToStart",
     "__version__",
+    "current_drain",
     "current_lifespan",
     "delimited",
     "lifespan",
@@ -70,6 +72,7 @@ _ROOMS = {
     "lines": "framing",
     "prefixed": "framing",
     "stream": "framing",
+    "current_drain": "drain",
     "current_lifespan": "lifespans",
     "lifespan": "lifespans",
     "Protocol": "handlers",

@@ -265,10 +265,6 @@ class AnyChannel(Transport):
                 return
             self.on_readable()
 
-    def stay(self) -> None:
-        """The handler wants to go on although the server drains: until it closes, or until the drain deadline."""
-        self.stays = True
-
     @property
     def application(self) -> Any:
         """The handler's own protocol; the channel's may be asyncio's TLS below that (loop.start_tls)."""
@@ -282,6 +278,9 @@ class AnyChannel(Transport):
                 self.stay()
         except BaseException as error:
             self._failed(error)
+
+    def stay(self) -> None:
+        self.stays = True
 
     def answered(self) -> bool:
         """Whether something was written since input last came."""

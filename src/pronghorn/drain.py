@@ -141,3 +141,23 @@ class Drain:
 
     def close(self) -> None:
         self._wake.close()
+
+
+_current: Drain | None = None
+
+
+def current_drain() -> Drain:
+    """The Drain of this worker, for handlers and their lifespans: true once the server wants to stop; `await
+    drain.begins()` returns then, and so does `drain.wait(seconds)`, which blocks; its descriptor (`fileno`) becomes
+    readable. Outside of a worker it is one that never begins.
+    """
+    global _current
+    if _current is None:
+        _current = Drain(0.0)
+    return _current
+
+
+def become_current(drain: Drain) -> None:
+    """From now on `current_drain` returns this one."""
+    global _current
+    _current = drain

@@ -56,6 +56,13 @@ class BlockingTransport(Transport):
         return self.conn.number
 
     @property
+    def stays(self) -> bool:  # type: ignore[override]
+        return self.conn.stays
+
+    def stay(self) -> None:
+        self.conn.stay()
+
+    @property
     def tls(self) -> Any:
         return self.conn.tls
 
@@ -121,8 +128,6 @@ class BlockingTransport(Transport):
             self._poller = select.poll()
             self._poller.register(self.conn, select.POLLIN)
             if self.drain is not None and not self._told:
-                if self.drain.fileno() < 0:
-                    self.drain.renew()
                 self._poller.register(self.drain, select.POLLIN)
         if self.conn.holds_input:
             return True
@@ -155,7 +160,7 @@ class BlockingTransport(Transport):
             return
         self._told = True
         tell = getattr(self.protocol, "draining", None)
-        if tell is None or not tell():
+        if (tell is None or not tell()) and not self.stays:
             self.close()
 
     def set_protocol(self, protocol: Any) -> None:

@@ -24,12 +24,19 @@ class Transport:
     peer: Peer
     proxy: ProxyHeader | None
     drain: Drain | None
+    stays: bool
+    """The handler does not want to be ended by draining."""
     protocol: Any
     bytes_in: int
     tls: Any = None
     """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
 
     def write(self, data: Bytes) -> None:
+        raise NotImplementedError
+
+    def stay(self) -> None:
+        """The handler wants to go on although the server drains: it hears its input until it closes, or until the
+        drain deadline."""
         raise NotImplementedError
 
     def writelines(self, chunks: Iterable[Bytes]) -> None:
@@ -47,8 +54,8 @@ class Transport:
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`peername`, `sockname` and `socket`, as asyncio has them, and its words for TLS (`ssl_object`, `peercert`,
-        `cipher`); and ours, for streams: `lifespan`, `draining`, `tls`, and `proxy`, the PROXY header if there was
-        one."""
+        `cipher`); and ours, for streams: `connection`, which is this transport, `lifespan`, `draining`,
+        `drain`, `tls`, and `proxy`, the PROXY header if there was one."""
         if name == "peername":
             return self.peer
         if name == "proxy":
@@ -57,8 +64,10 @@ class Transport:
             return self.sock.getsockname()
         if name == "socket":
             return self.view()
-        if name in ("lifespan", "draining", "tls"):
+        if name in ("lifespan", "drain", "draining", "tls"):
             return getattr(self, name)
+        if name == "connection":
+            return self
         return default if self.tls is None else self.tls.extra(name, default)
 
     def view(self) -> Any:

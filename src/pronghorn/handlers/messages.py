@@ -139,6 +139,8 @@ class MessageProtocol(Protocol):
         return True
 
     def draining(self) -> bool:
+        if self.transport.stays:
+            return True
         self._left = True
         self._leave()
         return True
@@ -253,6 +255,15 @@ class MessageConnection:
     def tls(self) -> Any:
         """Version, cipher, alpn, sni and peer_certificate of the TLS below; None where there is none."""
         return self._protocol.transport.tls
+
+    def stay(self) -> None:
+        """Go on although the server drains: until `close`, or until the drain deadline."""
+        self._protocol.transport.stay()
+
+    @property
+    def drain(self) -> Any:
+        """What begins when the server wants to stop: true then, and it can be waited for (`pronghorn.current_drain`)."""
+        return self._protocol.transport.drain
 
     @property
     def draining(self) -> bool:

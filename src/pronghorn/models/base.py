@@ -25,6 +25,7 @@ from pronghorn.counts import (
     OPEN,
     closed_word,
 )
+from pronghorn.drain import become_current
 from pronghorn.errors import BadSetting, HandshakeFailed, IncompatibleHandler
 from pronghorn.events import (
     ConnectionClosed,
@@ -194,6 +195,7 @@ class Context(Door):
         self.handler = handler
         self.model = model
         self.drain = drain
+        become_current(drain)
         self.watched: list[Thing] = watched if watched is not None else []
         self.certificates = certificates
         self.ready = ready

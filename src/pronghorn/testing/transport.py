@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from pronghorn.handlers import Protocol
+
 
 class FakeTransport(asyncio.Transport):
     """A recorder in the shape of asyncio.Transport, for `pronghorn.Protocol` and asyncio.Protocol alike.
@@ -33,7 +35,7 @@ class FakeTransport(asyncio.Transport):
         self.number = number
         self.tls: Any = None
         self.lifespan = lifespan
-        self.draining = False
+        self.draining = self.stays = False
         self.written = b""
         self.wrote_eof = self.closed = self.aborted = self.lost = False
         self._taken = 0
@@ -85,11 +87,17 @@ class FakeTransport(asyncio.Transport):
         """The server wants to stop; the transport closes unless the protocol asks to stay."""
         self.draining = True
         tell = getattr(self._protocol, "draining", None)
-        if tell is None:
-            self.end()
-        elif not tell():
+        if (tell is not None and tell()) or self.stays:
+            return
+        if isinstance(self._protocol, Protocol):
             self.close()
+        else:
+            self.end()
         self.settle()
+
+    def stay(self) -> None:
+        """What a handler calls that does not want to be ended by draining; noted in `stays`."""
+        self.stays = True
 
     def take(self) -> bytes:
         """What was written since the last time."""
@@ -157,7 +165,7 @@ class FakeTransport(asyncio.Transport):
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        known = {"peername": self.peer, "lifespan": self.lifespan, "draining": self.draining}
+        known = {"peername": self.peer, "connection": self, "lifespan": self.lifespan, "draining": self.draining}
         return known.get(name, default)
 
     def _fill(self, protocol: asyncio.BufferedProtocol, rest: memoryview) -> None:

@@ -32,6 +32,7 @@ LAYERS = (
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
         "ending", "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
         "socket_facts", "settings", "stacks",
+        "contexts",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import launched
+from launch import launched, wait_for
 
 HELPERS = """
 import os, time, pronghorn
@@ -42,10 +42,9 @@ def blocking(conn):
         helper()
         conn.sendall(b"started\\n")
 """
-COPIES = [("message", each) for each in ("select", "poll", "epoll", "asyncio", "pool", "iterative")]
+COPIES = [("message", each) for each in ("select", "epoll", "asyncio", "pool")]
 COPIES += [("Protocol", "epoll"), ("streams", "asyncio"), ("streams", "thread"), ("blocking", "fork")]
 COPIES += [("message", "uvloop")] if importlib.util.find_spec("uvloop") else []
-COPIES += [("blocking", "gevent")] if importlib.util.find_spec("gevent") else []
 
 
 @pytest.mark.parametrize(("name", "model"), COPIES)
@@ -58,3 +57,83 @@ def test_a_copy_of_the_descriptor_in_a_child_process_keeps_no_client_waiting(
         assert server.ask(b"go\n") == b"started\n"
         assert time.monotonic() - began < 10
         assert server.stop() == 0, server.log
+
+
+CONTEXTS = """
+import asyncio, contextvars, pronghorn
+
+site = contextvars.ContextVar("site")
+site.set("ours")  # at the import: for all connections
+user = contextvars.ContextVar("user", default="nobody")
+
+def turn(line):
+    words = line.split()
+    if words[:1] == [b"login"]:
+        user.set(words[1].decode())
+    return f"{user.get()} {site.get()}".encode()
+
+@pronghorn.message(pronghorn.lines)
+def message(line):
+    return turn(line)
+
+@pronghorn.message(pronghorn.lines)
+async def later(line):
+    return turn(line)
+
+class Callbacks:
+    def connection_made(self, transport):
+        self.transport = transport
+        self.before = user.get()
+        user.set(self.before + "+")
+
+    def data_received(self, data):
+        self.transport.write(turn(data.replace(b"who", b"login " + self.before.encode())) + b"\\n")
+
+    def eof_received(self):
+        pass
+
+    def connection_lost(self, error):
+        with open("lost", "a") as file:
+            file.write(user.get() + "\\n")
+
+class Ours(Callbacks, pronghorn.Protocol):
+    pass
+
+class Theirs(Callbacks, asyncio.Protocol):
+    pass
+
+async def streams(reader, writer):
+    async for line in reader:
+        writer.write(turn(line) + b"\\n")
+
+def blocking(conn):
+    with conn.makefile("rb") as file:
+        for line in file:
+            conn.sendall(turn(line) + b"\\n")
+"""
+OWN = [("message", each) for each in ("epoll", "asyncio", "thread", "fork")]
+OWN += [("later", "asyncio"), ("Ours", "epoll"), ("Ours", "pool")]
+OWN += [("Theirs", "asyncio"), ("Theirs", "pool"), ("streams", "epoll"), ("streams", "pool")]
+OWN += [("blocking", "pool"), ("blocking", "iterative")]
+OWN += [("Theirs", "uvloop"), ("streams", "uvloop")] if importlib.util.find_spec("uvloop") else []
+OWN += [("blocking", "gevent")] if importlib.util.find_spec("gevent") else []
+
+
+@pytest.mark.parametrize(("name", "model"), OWN)
+def test_a_connection_has_a_context_of_its_own(tmp_path: Path, name: str, model: str) -> None:
+    (tmp_path / "context.py").write_text(CONTEXTS)
+    with launched(tmp_path, f"context.py:{name}", model=model, pool_size="1") as server:
+        assert server.ask(b"login alice\n") == b"alice ours\n"
+        assert server.ask(b"who\n") == b"nobody ours\n"
+        if name in ("Ours", "Theirs"):
+            wait_for(lambda: (tmp_path / "lost").read_text().splitlines() == ["alice", "nobody"], "the ends")
+        if model in ("pool", "iterative"):
+            return  # one after the other
+        with server.connect() as first, server.connect() as second:
+            for sock, question, answer in (
+                (first, b"login bob\n", b"bob ours\n"),
+                (second, b"who\n", b"nobody ours\n"),
+                (first, b"and now\n", b"bob ours\n"),
+            ):
+                sock.sendall(question)
+                assert sock.recv(100) == answer

@@ -15,6 +15,7 @@ import errno
 import socket
 import sys
 import time
+from contextvars import Context, copy_context
 from typing import Any
 
 from pronghorn.connection import (
@@ -43,8 +44,8 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 SLOTS: tuple[str, ...] = (
     "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_inode", "_lost", "_most", "_paused",
-    "_throttled", "_until", "bytes_in", "bytes_out", "drain", "ended", "loop", "number", "opened", "peer", "peer_ended",
-    "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write", "wrote_eof",
+    "_throttled", "_until", "bytes_in", "bytes_out", "context", "drain", "ended", "loop", "number", "opened", "peer",
+    "peer_ended", "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write", "wrote_eof",
 )  # fmt: skip
 NOTHING: tuple[str, ...] = ()
 
@@ -57,13 +58,14 @@ class AnyChannel(Transport):
 
     def __init__(
         self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None,
-        most: int = sys.maxsize,
+        most: int = sys.maxsize, context: Context | None = None,
     ) -> None:  # fmt: skip
         self.sock, self.number, self.peer, self.loop = sock, number, peer, loop
         self.drain, self.opened, self.state = drain, time.monotonic(), State.OPENING
         self.bytes_in = self.bytes_out = 0
         self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word
         self.ended = self.peer_ended = False  # the protocol has been told the end of input; it was the peer's own
+        self.context = context if context is not None else copy_context()  # what is called of the handler runs here
         self.protocol: Any = None
         self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
@@ -86,7 +88,7 @@ class AnyChannel(Transport):
         self.state = moved(self.state, OPEN)
         self.wants_read = True
         try:
-            protocol.connection_made(self)
+            self.context.run(protocol.connection_made, self)
         except BaseException as error:
             self._failed(error)
         self.loop.changed(self)
@@ -122,9 +124,9 @@ class AnyChannel(Transport):
         self._asked = self.bytes_out if self._backlog is None else self._written()
         try:
             if self._fills:
-                fill(self.protocol, data)
+                self.context.run(fill, self.protocol, data)
             else:
-                self.protocol.data_received(data)
+                self.context.run(self.protocol.data_received, data)
         except BaseException as error:
             self._failed(error)
 
@@ -157,7 +159,7 @@ class AnyChannel(Transport):
         if not self._lost:
             self._lost = True
             try:
-                self.protocol.connection_lost(self._error)
+                self.context.run(self.protocol.connection_lost, self._error)
             except BaseException as error:
                 self.loop.failed(self, error)
         if not (self.peer_ended or self._dead):
@@ -274,7 +276,7 @@ class AnyChannel(Transport):
         """Call the protocol's `draining()`, if it has one: a true answer says that it wants to stay."""
         tell = getattr(self.application, "draining", None)
         try:
-            if callable(tell) and tell():
+            if callable(tell) and self.context.run(tell):
                 self.stay()
         except BaseException as error:
             self._failed(error)
@@ -294,7 +296,7 @@ class AnyChannel(Transport):
             self._end()
             return
         try:
-            stay = self.protocol.eof_received()
+            stay = self.context.run(self.protocol.eof_received)
         except BaseException as error:
             self._failed(error)
         else:
@@ -359,9 +361,9 @@ class AnyChannel(Transport):
         self._wish()
         try:
             if on:
-                self.protocol.pause_writing()
+                self.protocol.pause_writing()  # in the context of whoever writes, as asyncio's
             else:
-                self.protocol.resume_writing()
+                self.context.run(self.protocol.resume_writing)
         except BaseException as error:
             self._failed(error)
 
@@ -371,7 +373,7 @@ class AnyChannel(Transport):
             self.state = moved(self.state, HALF_CLOSED)
         self._wish()
         try:
-            stay = self.protocol.eof_received()
+            stay = self.context.run(self.protocol.eof_received)
         except BaseException as error:
             self._failed(error)
         else:

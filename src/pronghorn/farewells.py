@@ -157,7 +157,7 @@ def feed_end(channel: AnyChannel) -> None:
         channel.feed_eof()
         return
     try:
-        if not above.eof_received():
+        if not channel.context.run(above.eof_received):
             channel.protocol._app_transport.close()
         elif not hasattr(above, "_stream_reader"):
             channel.stay()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import threading
 import time
@@ -132,7 +133,7 @@ class OwnLoops:
         if runner is None:
             runner = self._here.runner = asyncio.Runner()
         try:
-            runner.run(self._one(conn))
+            runner.run(self._one(conn), context=contextvars.copy_context())
         except (SystemExit, KeyboardInterrupt):  # of a task, maybe: the loop was left in the middle of a conversation
             with contextlib.suppress(BaseException):
                 self.leave()

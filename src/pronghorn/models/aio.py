@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn import contexts
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import OPENING, AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
@@ -55,6 +56,7 @@ class AsyncioLoops(Loops):
     async def serve(self) -> None:
         """Until draining began and the last connection is gone."""
         loop, drain = self._loop, self.context.drain
+        self.contexts = contexts.base()  # with what the lifespan has set
         self._last = asyncio.Event()
         begun = asyncio.Event()
         loop.add_reader(drain.fileno(), begun.set)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pronghorn import contexts
 from pronghorn.connection import (
     Connection,
     cut,
@@ -56,6 +57,7 @@ class Flows:
         self.context = context
         self.settings = context.settings
         self.open: dict[int, Any] = context.open
+        self._contexts = contexts.base()
         self.wake = Wake()  # something ended: there may be room again
         self.parked: dict[int, Connection] = {}  # accepted, and has not spoken yet
         self.watched = {thing.fileno(): thing for thing in context.watched}
@@ -139,6 +141,9 @@ class Flows:
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
+        self._contexts.copy().run(self._converse, conn)
+
+    def _converse(self, conn: Connection) -> None:
         context, error = self.context, None
         conn.flow = threading.get_native_id()
         if context.limits.is_proxy(conn.peer) and not self._introduced(conn):

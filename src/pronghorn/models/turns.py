@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from pronghorn import contexts
 from pronghorn.channel import CLOSED, OPENING, AnyChannel, Channel
 from pronghorn.connection import FIRST_WORD, first_word_due
 from pronghorn.deadlines import Deadlines
@@ -63,6 +64,7 @@ class Loops:
         self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
         self._to_look_at: list[AnyChannel] = []
+        self.contexts = contexts.base()
         self._handshakes: Handshakes | None = None
         if context.certificates is not None:
             from pronghorn.models.handshakes import Handshakes
@@ -116,7 +118,7 @@ class Loops:
             sock = self._handshakes.sealed(sock)
         channel = self.channel_class(
             sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
-            most=self._most_unsent,
+            most=self._most_unsent, context=self.contexts.copy(),
         )  # fmt: skip
         channel.proxy = header
         self.open[channel.number] = channel
@@ -129,7 +131,7 @@ class Loops:
     def begin(self, channel: AnyChannel) -> None:
         """The connection is there: give it to a protocol."""
         try:
-            protocol = self.context.handler.protocol()
+            protocol = channel.context.run(self.context.handler.protocol)
         except BaseException as error:
             self.context.failed(channel, error)
             protocol = Nobody()
@@ -218,7 +220,7 @@ class Loops:
                 self.call_later(rest, lambda: self._drain(channel))
             elif channel.state is not OPENING:  # a handshake is brought to its end first
                 tell = getattr(channel.protocol, "draining", None)
-                if (tell is None or not tell()) and not channel.stays:
+                if (tell is None or not channel.context.run(tell)) and not channel.stays:
                     channel.close()
         except BaseException as error:
             self.context.failed(channel, error)

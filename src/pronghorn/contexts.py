@@ -1,0 +1,24 @@
+"""A context of its own for each connection (contextvars): what one conversation sets no other sees.
+
+Law: a connection's context is a copy of the one that was current when its worker had become ready, so that what the
+handler's import and its lifespan have set is there. All that the server calls of a handler for one connection runs in
+it, connection_lost included; tasks and timers that are made there copy it, as they do everywhere. A copy costs one
+small object, whatever is in it (PEP 567).
+
+Tried and dropped: to enter it around a loop's event instead of around the handler's callback. asyncio's callbacks run
+in copies of their own, so that each registration of a descriptor would begin a new one.
+"""
+
+from __future__ import annotations
+
+from contextvars import Context, ContextVar, copy_context
+
+of_a_client: ContextVar[bool] = ContextVar("pronghorn_of_a_client", default=False)
+"""Whether what runs here serves a connection, or was begun by what does."""
+
+
+def base() -> Context:
+    """The context whose copies connections get: that of the caller."""
+    context = copy_context()
+    context.run(of_a_client.set, True)
+    return context

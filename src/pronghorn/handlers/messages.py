@@ -262,7 +262,7 @@ class MessageConnection:
 
     @property
     def drain(self) -> Any:
-        """What begins when the server wants to stop: true then, and it can be waited for (`pronghorn.current_drain`)."""
+        """Begins when the server wants to stop: true then, and it can be waited for (`pronghorn.current_drain`)."""
         return self._protocol.transport.drain
 
     @property

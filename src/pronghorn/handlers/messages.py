@@ -139,7 +139,7 @@ class MessageProtocol(Protocol):
         return True
 
     def draining(self) -> bool:
-        if self.transport.stays:
+        if getattr(self.transport, "stays", False):
             return True
         self._left = True
         self._leave()

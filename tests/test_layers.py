@@ -19,7 +19,8 @@ LAYERS = (
     {"server", "presence"},
     {
         "supervisor", "desk", "changes", "renewal", "upkeep", "workforce", "slots", "reports", "guard", "reload",
-        "upgrade", "planning", "control", "call", "watch", "watcher", "surroundings", "pid_file", "restart",
+        "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher", "surroundings", "pid_file",
+        "restart",
     },
     {"worker", "probe", "helper", "processes", "program", "privileges", "log_file"},
     {"models"},

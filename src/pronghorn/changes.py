@@ -91,8 +91,8 @@ class Changes:
         """Reads settings and handler anew; `done` hears how it ended. One is under way at most, and one waits. Without
         `anew` it is the same settings for new workers."""
         host = self._supervisor
-        if host.draining or not host.upkeep.served:
-            done(STOPPING if host.draining else BUSY)
+        if host.leaving or not host.upkeep.served:
+            done(STOPPING if host.leaving else BUSY)
         elif self.under_way:
             self._pending.append((why, done))
         else:
@@ -103,8 +103,8 @@ class Changes:
     def upgrade(self, done: Done) -> None:
         """Has a new program take over; `done` hears how it ended."""
         host = self._supervisor
-        if host.draining or self.under_way or not host.upkeep.served:
-            return done(STOPPING if host.draining else BUSY)
+        if host.leaving or self.under_way or not host.upkeep.served:
+            return done(STOPPING if host.leaving else BUSY)
         refusal = AS_PROCESS_1 if os.getpid() == 1 else IN_A_SCRIPT if self._start_upgrade is None else None
         if refusal is None:
             try:
@@ -132,7 +132,7 @@ class Changes:
             if self._upgrade.over:
                 upgrade, self._upgrade = self._upgrade, None
                 self._settle_upgrade(upgrade)
-        if self._pending and not self.under_way and not self._supervisor.draining:
+        if self._pending and not self.under_way and not self._supervisor.leaving:
             (why, _), waiting = self._pending[0], [done for _, done in self._pending]
             self._pending = []
             self.reload(why, waiting.pop(0))
@@ -207,17 +207,19 @@ class Changes:
             before.plan.certificates.follow(generation.plan.certificates)
         host.upkeep.generations = [generation]
         generation.candidate = False
-        _close(before.plan.listeners, generation.plan.listeners)  # first: then the old workers' queues come to an end
-        host.retire(host.force.of(before))
+        # First: then the old workers' queues come to an end.
+        alone, wait = _close(before.plan.listeners, generation.plan.listeners)
+        host.release(host.force.of(before), alone, wait)
+        host.upkeep.promoted()
         host.name()
 
     def _drop(self, candidate: Generation | None) -> None:
-        """Ends a candidate; its workers that were ready may have clients, and drain."""
+        """Ends a candidate; its workers that were ready may have clients, and go on with them."""
         host = self._supervisor
         if candidate is not None:
             host.upkeep.generations.remove(candidate)
-            _close(candidate.plan.listeners, host.serving.plan.listeners)
-            host.retire(host.force.of(candidate))
+            alone, wait = _close(candidate.plan.listeners, host.serving.plan.listeners)
+            host.release(host.force.of(candidate), alone, wait)
 
     def _settle_upgrade(self, upgrade: Upgrade) -> None:
         host = self._supervisor
@@ -227,7 +229,7 @@ class Changes:
         self._handed_over()
         host.observe(events.Upgraded(upgrade.pid))
         before = [*host.force.living.values()]
-        host.drain(f"upgraded to process {upgrade.pid}")
+        host.step_aside()
         result = {"pid": upgrade.pid}
         self._handover = Handover(
             "upgrade", host.force, before, lambda accepting: self._upgraded(upgrade, result | {"accepting": accepting})
@@ -238,8 +240,10 @@ class Changes:
             done(result)
 
 
-def _close(listeners: list[Listener], keep: list[Listener]) -> None:
-    for listener in listeners:
-        if listener not in keep:
-            listener.turn_away()
-            listener.close()
+def _close(listeners: list[Listener], keep: list[Listener]) -> tuple[list[str], float]:
+    """Close what is not to be kept: the addresses, and the seconds until the last client has come there."""
+    gone = [each for each in listeners if each not in keep]
+    wait = max((each.turn_away() for each in gone), default=0.0)
+    for each in gone:
+        each.close()
+    return [each.address for each in gone], wait

@@ -49,6 +49,7 @@ class Desk:
                     "ready": generation.ready,
                     "draining": len(force.retiring()),
                 },
+                "old": self._old(),
                 **plan.board.totals(),
                 "under_way": supervisor.changes.under_way or None,
                 "last_reload": supervisor.changes.last_reload,
@@ -56,6 +57,17 @@ class Desk:
                 "last_fault": supervisor.guard.last or None,
             }
         )
+
+    def _old(self) -> dict[str, int]:
+        """The workers that are on their way out, of programs before an upgrade too, and what they have open."""
+        serving = self._supervisor.serving
+        going = {each.page.index for each in self._supervisor.force.retiring()}
+        pages = [
+            page for page in serving.plan.board.pages()
+            if page.index in going or (page.supervisor != os.getpid() and page.generation < serving.number)
+        ]  # fmt: skip
+        programs = self._supervisor.predecessors.living()
+        return {"workers": len(pages), "connections": sum(page.open for page in pages), "programs": len(programs)}
 
     def workers(self, done: Done) -> None:
         """Each worker, of every generation, and those of the program that an upgrade replaces."""
@@ -87,7 +99,7 @@ class Desk:
         self._supervisor.changes.upgrade(done)
 
     def resize(self, count: int, done: Done) -> None:
-        """Answers at once; the new workers become ready, and those that are too many drain, in their own time."""
+        """Answers at once; the new workers become ready, and those that are too many leave, in their own time."""
         if not 1 <= count <= MOST_WORKERS:
             done(BadSetting(f"There cannot be {count} workers.", f"It takes 1 to {MOST_WORKERS}."))
         else:

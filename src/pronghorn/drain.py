@@ -10,7 +10,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 ANYBODY = 0
 """The owner of a Drain while its process forks."""
@@ -59,29 +59,45 @@ class Wake:
 class Drain:
     """A flag that is also a descriptor: whether this process stops accepting and lets its connections finish.
 
-    Once begun, it stays so, and its descriptor stays readable for ever. It belongs to one process: a forked one
-    shares the descriptor, and makes a Drain of its own, or becomes the `owner` of this one.
+    A process leaves in two stages. First it may be told to let go: it accepts no more, and goes on with the connections
+    that it has until they end by themselves; no handler is told. Draining is the second stage, or the only one: then
+    the connections are ended too. Once begun, it stays so, and its descriptor stays readable for ever. It belongs to
+    one process: a forked one shares the descriptor, and makes a Drain of its own, or becomes the `owner` of this one.
     """
 
-    __slots__ = ("_heard", "_wake", "begun", "deadline", "owner", "then", "timeout", "why")
+    __slots__ = (
+        "_heard", "_wake", "alone", "begun", "deadline", "let_go_then", "lets_go", "owner", "then", "timeout", "why",
+    )  # fmt: skip
 
     def __init__(self, timeout: float) -> None:
         """`timeout` is what open connections get, in seconds."""
         self.timeout = timeout
         self.owner = os.getpid()
         self.begun = False
+        self.lets_go = False  # accepts no more; so does who drains
+        self.alone: frozenset[str] = frozenset()  # addresses of listeners that nobody else serves any more
+        self.let_go_then: Callable[[], object] | None = None  # called once, when it shall let go
         self.why = ""
         self.deadline = math.inf
         self.then: Callable[[], object] | None = None  # called once, when draining begins
         self._heard: list[Callable[[], object]] = []  # loops where somebody awaits it
         self._wake = Wake()
 
+    def let_go(self, alone: Iterable[str] = ()) -> None:
+        """Accept no more, and go on with what is open. Who waits at the addresses `alone` has nobody else: they are
+        accepted before."""
+        if not self.lets_go:
+            self.alone = frozenset(alone)
+            self.lets_go = True
+            if self.let_go_then is not None:
+                self.let_go_then()
+
     def begin(self, why: str = "") -> None:
         """Start draining; the deadline (monotonic) runs from the first call, and a signal handler may make it."""
         if not self.begun:
             self.why = why
             self.deadline = time.monotonic() + self.timeout
-            self.begun = True
+            self.begun = self.lets_go = True
             self._wake.set()
             for hear in list(self._heard):
                 hear()

@@ -232,6 +232,14 @@ class WorkerRetired(Event, frozen=True):
     why: str
 
 
+class OldWorkerDrains(Event, frozen=True):
+    """A worker that had let go, and went on with its connections, is told to drain as at a stop."""
+
+    pid: int
+    generation: int
+    why: str
+
+
 class Resized(Event, frozen=True):
     """From now on there are so many workers."""
 

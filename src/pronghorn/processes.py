@@ -111,6 +111,29 @@ def _prctl(option: int, value: int) -> bool:
         return False
 
 
+def leave_orphans() -> None:
+    """The opposite of `adopt_orphans`; those that were adopted stay ours."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 0)
+
+
+def start_of(pid: int) -> str:
+    """When a process started, in whatever unit the system has; empty if it has ended, also if nobody has reaped it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # proc_pid_stat(5): from the third field on
+            return "" if fields[0] in b"ZX" else fields[19].decode()
+    except OSError:
+        if os.path.exists("/proc/self/stat"):
+            return ""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
+    except psutil.Error:
+        return ""
+
+
 def children() -> list[int]:
     """The process ids of this process's children, dead ones too; none where the kernel has no such list (Linux has it
     with CONFIG_PROC_CHILDREN). Only for a process of one thread: each thread has children of its own."""

@@ -4,7 +4,8 @@ Law: what comes here was written by a process that runs the user's code, perhaps
 nothing. A turn reads one buffer at most, so that the other workers are heard; a report is looked at once, however many
 pieces it comes in; what is kept of it is shorter than LONGEST_REPORT. A worker says ten things in its life: one that
 says more, or what is no report, has a `fault`, and is not heard again. Descriptors that are sent along are never taken
-(recvmsg(2): without room for control data they are closed). Nothing here waits, and nothing is ever sent to a worker.
+(recvmsg(2): without room for control data they are closed). Nothing here waits. What is sent to a worker, a line now
+and then, is dropped if the worker does not read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 
 import msgspec
 
-from pronghorn.worker import LONGEST_TRACE, Crashed, Finished, Report
+from pronghorn.worker import LONGEST_TRACE, Crashed, Finished, Report, Word
 
 BUFFER = 64 * 1024  # bytes that a turn reads of one worker
 LONGEST_REPORT = 256 * 1024  # bytes; a trace of LONGEST_TRACE characters, each escaped, fits in
@@ -51,6 +52,13 @@ class Reports:
             length = 0
         self.ended = not length
         return self._cut(length)
+
+    def say(self, word: Word) -> None:
+        """Send a word to the worker. Never blocks: one that has not read earlier ones does not hear it."""
+        try:
+            self.line.send(msgspec.json.encode(word) + b"\n", socket.MSG_DONTWAIT)
+        except OSError:
+            pass
 
     def rest(self) -> list[Report]:
         """The last words of a dead worker: what is there still, of a line that others may hold open and write to."""

@@ -34,8 +34,8 @@ FORMAT = 2
 PAGES = 1024  # workers at once; page 0 has the counters of those that are gone
 PAGE = max(4096, mmap.PAGESIZE)  # bytes
 WORDS = PAGE // 8
-STARTING, SERVING, DRAINING = 1, 2, 3
-STATES = {0: "free", STARTING: "starting", SERVING: "serving", DRAINING: "draining"}
+STARTING, SERVING, DRAINING, LEAVING = 1, 2, 3, 4
+STATES = {0: "free", STARTING: "starting", SERVING: "serving", DRAINING: "draining", LEAVING: "leaving"}
 SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take a connection
 
 # The words of a page behind its counters.
@@ -71,7 +71,7 @@ class Page(Counts):
     generation = word(GENERATION, "Which reload or upgrade it came with.")
     supervisor = word(SUPERVISOR, "The supervisor's process id.")
     pid = word(PID, "The worker's process id, 0 until it has said so.")
-    state = word(STATE, "STARTING, SERVING or DRAINING; 0 is a free page.")
+    state = word(STATE, "STARTING, SERVING, LEAVING (it accepts no more) or DRAINING; 0 is a free page.")
 
     @property
     def started(self) -> float:
@@ -255,6 +255,11 @@ class Scoreboard:
             self._taken = [index for index, pid in enumerate(entries) if pid]
             self._seen = changes
         return self._taken
+
+    @property
+    def room(self) -> int:
+        """How many workers there may be at once."""
+        return PAGES - 1
 
     def pages(self) -> list[Page]:
         """The pages that belong to a worker now, of every generation and of both supervisors."""

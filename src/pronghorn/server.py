@@ -65,6 +65,8 @@ class Handed(msgspec.Struct):
     generation: int
     descriptors: int
     environment: dict[str, str] = {}
+    predecessors: list[tuple[int, str]] = []
+    """The programs that look after old workers: see predecessors.py."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 
@@ -199,6 +201,7 @@ class Server:
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
             count=self._handed.workers if self._handed else None,
+            predecessors=self._handed.predecessors if self._handed else (),
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
             handed_over=self._hand_over, each_turn=self._presence.tick,
             reopen_log=lambda: log_file.current.reopen(self._observe),
@@ -217,7 +220,7 @@ class Server:
         control = self._presence.descriptors()
         handed = Handed(
             self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed,
-            self._supervisor.resized,
+            self._supervisor.predecessors.records(os.getpid()), self._supervisor.resized,
         )  # fmt: skip
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]

@@ -24,13 +24,15 @@ from pronghorn.call import Done
 from pronghorn.changes import STOPPING, Changes, StartUpgrade
 from pronghorn.guard import PAUSE, Guard
 from pronghorn.planning import Planner
-from pronghorn.processes import SignalPipe, adopt_orphans, kill, name_process, preload_libgcc
+from pronghorn.predecessors import Predecessors, Record
+from pronghorn.processes import SignalPipe, adopt_orphans, kill, leave_orphans, name_process, preload_libgcc
 from pronghorn.renewal import Renewal
 from pronghorn.slots import NEVER, Generation, Worker
 from pronghorn.upkeep import TICK, Upkeep
 from pronghorn.watch import Watch
 from pronghorn.worker import CUT_AT_DEADLINE, GRACE, Plan
 
+SOON = 0.05  # seconds between two looks at what nobody tells of
 MEND_PAUSE = 30.0  # seconds between two attempts to open a listener anew
 
 
@@ -54,6 +56,7 @@ class Supervisor:
         alone: bool = False,
         whole: bool = False,
         number: int = 1,
+        predecessors: Iterable[Record] = (),
         count: int | None = None,
         start_upgrade: StartUpgrade | None = None,
         handed_over: Callable[[], None] = lambda: None,
@@ -70,19 +73,18 @@ class Supervisor:
         self.upkeep.generations = [self.serving]
         self.force = self.upkeep.force
         self.started_at = time.monotonic()
-        self._private = kept
-        self._alone = alone
+        self._private, self._alone = kept, alone
         self._signals = SignalPipe()
+        self.predecessors = Predecessors(predecessors)
         self.changes = Changes(self, start_upgrade, handed_over)
         self._renewal = Renewal(self.watch, self.observe, self.force.helpers, self.kept)
-        self._reopen_log = reopen_log
-        self._each_turn = each_turn
-        self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers are told to drain
+        self._reopen_log, self._each_turn = reopen_log, each_turn
+        self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers are told of it
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
-        self._forced = 0
-        self._look_at = 0.0  # listeners: when
-        self._orphans = True  # whether there may be processes that were adopted
+        self._aside = False  # another program serves
+        self._forced, self._look_at = 0, 0.0  # the exit status; when to look at listeners
+        self._orphans = self._others = True  # whether there may be adopted processes; programs before this one
 
     @property
     def resized(self) -> int | None:
@@ -93,6 +95,11 @@ class Supervisor:
     @property
     def draining(self) -> bool:
         return self._deadline < NEVER
+
+    @property
+    def leaving(self) -> bool:
+        """It changes no more: it drains, or another program serves."""
+        return self.draining or self._aside
 
     def run(self) -> int:
         """Serves until a signal or a command ends it, and returns the exit status: 0, 6 when the drain deadline cut
@@ -125,7 +132,7 @@ class Supervisor:
 
     def _loop(self) -> None:
         guard = self.guard
-        while not self.draining or self.force.living or self._orphans:
+        while not self._over:
             guard.turn()
             now = time.monotonic()
             for what, step in self._steps():
@@ -133,16 +140,25 @@ class Supervisor:
             if not guard("wait", self._wait):
                 time.sleep(PAUSE)
 
+    @property
+    def _over(self) -> bool:
+        """Nobody is left, and nobody is wanted."""
+        return self.leaving and not (self.force.living or self._orphans or (self.draining and self._others))
+
     def _steps(self) -> Iterator[tuple[str, Callable[[float], None]]]:
         """What a turn does, each with the words that tell of its failure; it is given the clock."""
         yield "look after its workers", self.upkeep.turn
         yield "look after its control socket", self._each_turn
         yield "answer ctl drain", self._tell_emptied
-        yield "change over", self.changes.advance  # while it drains: an upgrade that was made, and is not told of yet
+        yield "change over", self.changes.advance  # while it leaves: an upgrade that was made, and is not told of yet
         if self.draining:
             yield "tell of itself", self.upkeep.pulse
             yield "have its workers drain", self._retire_all
             yield "end adopted processes", self._hurry_orphans
+            yield "end programs before it", self._hurry_predecessors
+        elif self._aside:
+            yield "watch over its workers", self.upkeep.watch_over
+            yield "look at adopted processes", self._look_at_orphans
         else:
             yield "start workers", self.upkeep.fill
             yield "look at certificates", self._look_at_certificates
@@ -159,11 +175,22 @@ class Supervisor:
         self._orphans = not late  # should the next line fail
         self._orphans = self.force.hurry_orphans(late)
 
+    def _look_at_orphans(self, now: float) -> None:
+        self._orphans = False  # should the next line fail
+        self._orphans = bool(self.force.owed())
+
+    def _hurry_predecessors(self, now: float) -> None:
+        """Programs before this one end by themselves at their drain deadline, or have to a moment later."""
+        self._others = False  # should the next lines fail
+        if now < self._deadline + 2 * TICK and self.predecessors.living():
+            if now >= self._deadline + TICK:
+                self.predecessors.tell(signal.SIGQUIT)
+            self._others = True
+
     def _wait(self) -> None:
         # After a failure what is due may be due for ever.
         seconds = self._rest(time.monotonic())
-        over = self.draining and not self.force.living and not self._orphans
-        self.watch.wait(0.0 if over else max(seconds, PAUSE if self.guard.failed else 0.0))
+        self.watch.wait(0.0 if self._over else max(seconds, PAUSE if self.guard.failed else 0.0))
 
     def _look_at_certificates(self, now: float) -> None:
         self._renewal.turn(now, self.serving.plan.certificates)
@@ -179,7 +206,10 @@ class Supervisor:
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline, self._workers_at]
-        due += [self.changes.due(), self._renewal.due(), self.force.due() if self.draining else self.upkeep.due()]
+        due += [self.changes.due()]
+        due += [self.force.due()] if self.leaving else [self.upkeep.due(), self._renewal.due()]
+        if (self.draining or self._emptied) and not self.force.living:  # nobody tells of the end of another program
+            due.append(now + SOON)
         return max(0.0, min(due) - now)
 
     # Signals
@@ -193,6 +223,8 @@ class Supervisor:
                 continue
             elif number in ends:
                 self.drain(signal.Signals(number).name)
+            elif self._aside and number != signal.SIGUSR1:
+                continue
             elif number == signal.SIGHUP:
                 self.changes.reload("SIGHUP", unheard)
             elif number == signal.SIGUSR1:
@@ -208,6 +240,7 @@ class Supervisor:
 
     def _end_at_once(self, number: int) -> None:
         self._forced = self._forced or 128 + number
+        self._tell_predecessors(signal.SIGQUIT)
         if not self.draining:
             self.drain(signal.Signals(number).name)
         self._deadline = 0.0
@@ -217,6 +250,7 @@ class Supervisor:
     def reopen_log(self) -> None:
         """Opens the log file anew, here and in every worker: it has been renamed."""
         self._reopen_log()
+        self._tell_predecessors(signal.SIGUSR1)
         for worker in self.force.living.values():
             kill(worker.pid, signal.SIGUSR1)
 
@@ -233,6 +267,22 @@ class Supervisor:
         self._deadline = self._workers_at + timeout + GRACE
         for listener in listeners:  # workers empty the queue; when the last has, clients are refused
             listener.close()
+        self._tell_predecessors(signal.SIGTERM)
+
+    def _tell_predecessors(self, number: signal.Signals) -> None:
+        if self.upkeep.served:  # else the one before is the one that serves
+            self.predecessors.tell(number)
+
+    def step_aside(self) -> None:
+        """Another program serves: this one looks after its workers, which go on with the connections that they have,
+        and then `run` returns. Orphans are left to others: the programs that follow would be such when their parent
+        has ended."""
+        self._aside = True
+        self.changes.abandon(STOPPING)
+        leave_orphans()
+        for listener in self.serving.plan.listeners:
+            listener.close()
+        self.release(self.force.living.values())
 
     def stop(self, done: Done) -> None:
         """Drains; `done` hears of the end, just before `run` returns."""
@@ -245,20 +295,32 @@ class Supervisor:
         self._emptied.append(done)
 
     def _tell_emptied(self, now: float) -> None:
-        if self.force.living:
+        if not self._emptied or self.force.living or self.predecessors.living():
             return
         waiting, self._emptied = self._emptied, []
         for done in waiting:
             done({})
 
     def resize(self, count: int, why: str) -> None:
-        """From now on there are `count` workers; those that are too many drain. With 0, clients wait in the queue."""
-        if count == len(self.serving.slots) or self.draining:
+        """From now on there are `count` workers; those that are too many let go, and go on with the connections that
+        they have. With 0 all drain, old ones too, and clients wait in the queue."""
+        if self.leaving or (count and count == len(self.serving.slots)):
             return
-        self.observe(events.Resized(count, why))
+        if count != len(self.serving.slots):
+            self.observe(events.Resized(count, why))
         for generation in self.upkeep.generations:
             taken = generation.resize(count)
-            self.retire(worker for slot in taken for worker in (slot.worker, slot.successor) if worker is not None)
+            if count:
+                self.release(worker for slot in taken for worker in (slot.worker, slot.successor) if worker is not None)
+        if not count:
+            self.retire([*self.force.living.values()])
+            self._tell_predecessors(signal.SIGTERM)
+
+    def release(self, workers: Iterable[Worker], alone: Iterable[str] = (), wait: float = 0.0) -> None:
+        """Lets workers go on with the connections that they have, and accept no more: see Workforce.release."""
+        alone, timeout = tuple(alone), self.serving.plan.settings.old_workers_timeout
+        for worker in workers:
+            self.force.release(worker, timeout, alone, wait)
 
     def retire(self, workers: Iterable[Worker]) -> None:
         """Lets workers drain, within the drain timeout."""

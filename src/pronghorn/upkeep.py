@@ -11,6 +11,8 @@ himself, as with the whole machine, has no right to complain of silence.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -18,13 +20,16 @@ from pronghorn import events
 from pronghorn.errors import WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.planning import told
-from pronghorn.processes import resident_memory
+from pronghorn.predecessors import OldWorker, too_many
+from pronghorn.processes import kill, resident_memory
+from pronghorn.scoreboard import DRAINING
 from pronghorn.settings import Settings
 from pronghorn.slots import RATE, Generation, Slot, Worker
 from pronghorn.watch import Watch
 from pronghorn.workforce import Workforce
 
 TICK = 1.0
+SPARE_PAGES = 8  # of the scoreboard, beside those of two generations that serve
 JITTER = 0.1  # workers that were born together shall not all go together
 
 
@@ -60,8 +65,20 @@ class Upkeep:
                 self._spawn(generation, slot)
         if now >= self._next_care:
             self._next_care = now + TICK
+            silent = self._listen(now)
             for generation in self.generations:
-                self._care(generation, now)
+                self._care(generation, now, silent)
+            self._look_at_old_workers()
+
+    def watch_over(self, now: float) -> None:
+        """Once in a tick while another program serves, and the workers go on with what they have."""
+        if now >= self._next_care:
+            self._next_care = now + TICK
+            self._listen(now)
+
+    def promoted(self) -> None:
+        """Another generation serves: there may be too many."""
+        self._next_care = 0.0
 
     def pulse(self, now: float) -> None:
         """Once in a tick while the server drains: nothing is filled then, and nobody is replaced."""
@@ -103,7 +120,7 @@ class Upkeep:
         if slot.successor is worker:
             before, slot.worker, slot.successor = slot.worker, worker, None
             if before is not None:
-                self.force.retire(before, worker.generation.plan.settings.drain_timeout)
+                self.force.release(before, worker.generation.plan.settings.old_workers_timeout)
         if self.served or (worker.generation.candidate and not worker.generation.complete):
             return
         worker.generation.candidate = False
@@ -153,23 +170,55 @@ class Upkeep:
 
     # Hangs, and wear
 
-    def _care(self, generation: Generation, now: float) -> None:
+    def _listen(self, now: float) -> int:
+        """Kills workers that are silent, those that have let go too; how many."""
+        silent = 0
+        for worker in self.force.living.values():
+            settings = worker.generation.plan.settings
+            if not worker.ready or worker.draining or worker.doom or not settings.worker_silence:
+                continue
+            seconds = now - max(worker.page.beat, worker.ready_at, self._awake_since)
+            if seconds > max(settings.worker_silence, 3 * TICK):
+                silent += 1
+                self._observe(events.WorkerSilent(worker.slot.number, worker.pid, seconds))
+                self.force.abort(worker, f"was silent for {seconds:.0f} s (--worker-silence)")
+        return silent
+
+    def _care(self, generation: Generation, now: float, silent: int) -> None:
         settings = generation.plan.settings
-        most, silent = max(settings.worker_silence, 3 * TICK), 0
         for slot in generation.slots:
             worker = slot.worker
             if worker is None or not worker.ready or worker.retired or worker.doom:
                 continue
-            seconds = now - max(worker.page.beat, worker.ready_at, self._awake_since)
-            if settings.worker_silence and seconds > most:
-                silent += 1
-                self._observe(events.WorkerSilent(slot.number, worker.pid, seconds))
-                self.force.abort(worker, f"was silent for {seconds:.0f} s (--worker-silence)")
-            elif slot.successor is None and now >= slot.retry_at and (why := worn_out(worker, settings, now)):
+            if slot.successor is None and now >= slot.retry_at and (why := worn_out(worker, settings, now)):
                 self._observe(events.WorkerRetired(slot.number, worker.pid, why))
                 self._spawn(generation, slot)
         if not generation.candidate:
             self._observe(events.Pulse(generation.ready, silent, len(generation.slots)))
+
+    def _look_at_old_workers(self) -> None:
+        """Tells those to drain that are too many, also workers of a program before an upgrade."""
+        if not self.served:
+            return
+        serving = self.generations[0]
+        board, me = serving.plan.board, os.getpid()
+        ours = {
+            OldWorker(each.pid, each.generation.number, each.slot.number, each.page.started): each
+            for each in self.force.living.values()
+            if each.retired and not each.draining and each.generation.number <= serving.number
+        }
+        theirs = [
+            OldWorker(page.pid, page.generation, page.slot, page.started)
+            for page in board.pages()
+            if page.supervisor != me and page.state != DRAINING and page.pid and page.generation < serving.number
+        ]
+        room = board.room - 2 * len(serving.slots) - SPARE_PAGES
+        for old, why in too_many([*ours, *theirs], serving.number, serving.plan.settings.max_generations, room).items():
+            if worker := ours.get(old):
+                self.force.hurry(worker, why)
+            else:  # its supervisor gives it time until its own deadline
+                self._observe(events.OldWorkerDrains(old.pid, old.generation, why))
+                kill(old.pid, signal.SIGTERM)
 
 
 def worn_out(worker: Worker, settings: Settings, now: float) -> str:

@@ -110,6 +110,23 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
 Report = Ready | Stage | LetGo | Failed | Crashed | Finished
 
 
+class Release(msgspec.Struct, tag=True, frozen=True):
+    """To the worker: let go of the listeners, and go on with the connections that there are until they end by
+    themselves. Nobody else serves those whose addresses are `alone`: who waits there is accepted before."""
+
+    alone: tuple[str, ...] = ()
+
+
+class Finish(msgspec.Struct, tag=True, frozen=True):
+    """To the worker: drain. Said beside the signal, which a handler or its library may have taken."""
+
+    why: str
+
+
+Word = Release | Finish
+_words = msgspec.json.Decoder(Word)
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What every worker of a server is made from; `source` is a Source, or the handler itself."""
 
@@ -128,15 +145,19 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Line:
-    """The worker's end of its socketpair: reports go out as JSON lines; `gone` is called at its end, when there is no
-    supervisor any more."""
+    """The worker's end of its socketpair: reports go out and words come in as JSON lines. `hear` is given each word;
+    `gone` is called at the end of the line, when there is no supervisor any more."""
 
-    __slots__ = ("_gone", "_silence", "_socket")
+    __slots__ = ("_gone", "_hear", "_said", "_silence", "_socket")
 
-    def __init__(self, end: socket.socket, gone: Callable[[], None]) -> None:
+    def __init__(
+        self, end: socket.socket, gone: Callable[[], None], hear: Callable[[Word], None] = lambda word: None
+    ) -> None:
         self._socket = end
         self._silence: tuple[socket.socket, ...] = ()
         self._gone = gone
+        self._hear = hear
+        self._said = b""
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -160,6 +181,13 @@ class Line:
         if not said:
             self._gone()
             self._fall_silent()
+        *lines, self._said = (self._said + said).split(b"\n")
+        for line in lines:
+            try:
+                word = _words.decode(line)
+            except msgspec.MsgspecError:
+                continue  # a child of the handler that shares the line, say: words of the supervisor are whole
+            self._hear(word)
 
     def close(self) -> None:
         """Lets go of this process's descriptor, as a child does that shall not speak for the worker."""
@@ -191,7 +219,7 @@ def work(
     code = 1
     try:
         drain = Drain(plan.settings.drain_timeout)
-        line = Line(end, lambda: abandoned(drain, plan.settings))
+        line = Line(end, lambda: abandoned(drain, plan.settings), lambda word: obey(drain, word))
         try:
             close_descriptors(left)
             code = _serve(plan, page, stacks, line, drain, mask)
@@ -205,6 +233,14 @@ def work(
                 line.tell(Crashed(traceback.format_exc()[-LONGEST_TRACE:]))
     finally:
         leave(code)
+
+
+def obey(drain: Drain, word: Word) -> None:
+    """Does what the supervisor says."""
+    if isinstance(word, Release):
+        drain.let_go(word.alone)
+    else:
+        drain.begin(word.why)
 
 
 def abandoned(drain: Drain, settings: Settings) -> None:

@@ -31,9 +31,11 @@ from pronghorn.worker import (
     STACKS,
     Crashed,
     Failed,
+    Finish,
     Finished,
     LetGo,
     Ready,
+    Release,
     Report,
     Stage,
     work,
@@ -165,6 +167,15 @@ class Workforce:
                     worker.crash = report.trace
                 case Finished():
                     worker.cut = report.cut
+                    self._finished(worker)
+
+    def _finished(self, worker: Worker) -> None:
+        """What it does now, to end, has the time of a drain, also if nobody has told it to drain."""
+        if not worker.draining:
+            worker.draining = True
+            worker.release_at = worker.drain_at = NEVER
+            patience = worker.generation.plan.settings.drain_timeout + GRACE
+            worker.kill_at = min(worker.kill_at, time.monotonic() + patience)
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.line.fileno() >= 0:
@@ -173,12 +184,44 @@ class Workforce:
 
     # The way out
 
-    def retire(self, worker: Worker, timeout: float) -> None:
+    def release(self, worker: Worker, timeout: float, alone: Iterable[str] = (), wait: float = 0.0) -> None:
+        """Tells a worker, `wait` seconds from now, to let go of its listeners: it goes on with the connections that it
+        has until they end by themselves, or until `timeout` seconds are over and it is told to drain. Listeners whose
+        addresses are `alone` are served by nobody else. One that is not ready has no connections, and ends at once."""
+        if worker.retired:
+            return
+        now = time.monotonic()
+        worker.retired, worker.retired_at = True, now
+        worker.alone, worker.release_at, worker.drain_at = tuple(alone), now + wait, now + wait + timeout
+        self.go_on(worker, now)
+
+    def go_on(self, worker: Worker, now: float) -> None:
+        """Tells a retired worker what has fallen due."""
+        if worker.draining or not worker.retired:
+            return
+        if now >= worker.drain_at:
+            self.hurry(worker, "its time is over (--reload-drain-timeout)")
+        elif not worker.ready:
+            self.retire(worker, worker.generation.plan.settings.drain_timeout)
+        elif now >= worker.release_at:
+            worker.release_at = NEVER
+            worker.reports.say(Release(worker.alone))
+
+    def hurry(self, worker: Worker, why: str) -> None:
+        """Tells one that went on with its connections to drain."""
+        self._observe(events.OldWorkerDrains(worker.pid, worker.generation.number, why))
+        self.retire(worker, worker.generation.plan.settings.drain_timeout, why)
+
+    def retire(self, worker: Worker, timeout: float, why: str = "the supervisor says so") -> None:
         """Tells a worker to drain, and gives it `timeout` seconds and a grace; one that is not ready ends at once."""
-        if not worker.retired:
-            worker.retired = True
-            worker.kill_at = min(worker.kill_at, time.monotonic() + timeout + GRACE)
+        if not worker.draining:
+            now = time.monotonic()
+            worker.retired = worker.draining = True
+            worker.retired_at = min(worker.retired_at, now)
+            worker.release_at = worker.drain_at = NEVER
+            worker.kill_at = min(worker.kill_at, now + timeout + GRACE)
             worker.doom = worker.doom or "did not leave by the drain deadline"
+            worker.reports.say(Finish(why))
             kill(worker.pid, signal.SIGTERM)
 
     def abort(self, worker: Worker, why: str) -> None:
@@ -188,8 +231,9 @@ class Workforce:
         kill(worker.pid, signal.SIGABRT)
 
     def kill_late(self, now: float) -> None:
-        """SIGKILL to those whose time is over."""
+        """SIGKILL to those whose time is over; and to those on their way out what they shall do next."""
         for worker in self.living.values():
+            self.go_on(worker, now)
             limit = worker.generation.plan.settings.start_timeout
             if not worker.ready and now >= worker.started_at + limit:
                 worker.doom = worker.doom or f"was not ready within {limit:g} s (--start-timeout)"
@@ -201,7 +245,7 @@ class Workforce:
         """The instant (monotonic) at which `kill_late` has something to do."""
         return min(
             (
-                worker.kill_at
+                min(worker.kill_at, worker.release_at, worker.drain_at)
                 if worker.ready
                 else min(worker.kill_at, worker.started_at + worker.generation.plan.settings.start_timeout)
                 for worker in self.living.values()
@@ -212,7 +256,7 @@ class Workforce:
     def hurry_orphans(self, late: bool) -> bool:
         """While the server drains: what was adopted learns of it, and is killed when it is `late`. False once there is
         none."""
-        orphans = self._owed()
+        orphans = self.owed()
         for pid in orphans:
             if pid not in self._told:
                 self._told.add(pid)
@@ -224,7 +268,7 @@ class Workforce:
 
     def end_all(self) -> None:
         """Leaves no process behind, whatever happened."""
-        for pid in (*self.living, *self._owed()):
+        for pid in (*self.living, *self.owed()):
             kill(pid, signal.SIGKILL)
         guard, patience = self._watch.guard, time.monotonic() + LAST_PATIENCE
         while self.living and time.monotonic() < patience:
@@ -273,6 +317,6 @@ class Workforce:
             return []
         return [pid for pid in children() if pid not in self.living and pid not in self.helpers]
 
-    def _owed(self) -> list[int]:
+    def owed(self) -> list[int]:
         """Adopted processes that end with the server."""
         return [pid for pid in self.orphans() if not (self.spares_sessions and detached(pid))]

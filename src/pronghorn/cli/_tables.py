@@ -19,7 +19,7 @@ from pronghorn.cli._server import printable
 
 WIDE = 1000  # columns of a pipe
 GOOD, BAD, DIM = "green", "yellow", "dim"
-COLOURS = {"SERVING": GOOD, "STARTING": BAD, "DRAINING": BAD, "DRAINED": BAD}
+COLOURS = {"SERVING": GOOD, "STARTING": BAD, "DRAINING": BAD, "DRAINED": BAD, "LEAVING": DIM}
 
 
 def show_status(status: dict[str, Any]) -> None:
@@ -50,6 +50,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         ("Handler", text(f"{status['handler']} ({status['style']} style) under {status['model']}")),
         ("Listening at", text("\n".join(_listening(status)))),
         ("Workers", text(f"{ready}, generation {status['generation']}", BAD if short else "")),
+        *_old_workers(status.get("old", {})),
         ("Connections", text(_connections(status))),
         ("Messages", text(f"{status['messages']:,}")),
         ("Bytes", text(f"{size(status['bytes_in'])} in, {size(status['bytes_out'])} out")),
@@ -57,6 +58,15 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         *([("Faults", text(f"{faults:,} of the supervisor, which goes on; the last: {last}", BAD))] if faults else []),
         ("Last reload", _last_reload(status["last_reload"])),
     ]
+
+
+def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
+    if not old.get("workers"):
+        return []
+    words = f"{old['workers']:,}, with {old['connections']:,} open connections"
+    programs = old.get("programs", 0)
+    words += f"; {programs} program{'s' if programs > 1 else ''} before an upgrade" if programs else ""
+    return [("Old workers", text(words))]
 
 
 def _listening(status: dict[str, Any]) -> list[str]:

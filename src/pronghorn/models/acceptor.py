@@ -112,7 +112,7 @@ class Acceptor(Watched):
 
     def look(self) -> None:
         """Whether the rest is over."""
-        if not self.wants_read and not self.turns.context.drain and time.monotonic() >= self._until:
+        if not self.wants_read and not self.turns.context.drain.lets_go and time.monotonic() >= self._until:
             self.wants_read = True
             self.turns.changed(self)
 
@@ -121,13 +121,24 @@ class Acceptor(Watched):
         if self._short:
             self._short = False
             self._until = 0.0
-            self.retire() if self.turns.context.drain else self.look()
+            self.retire() if self.turns.context.drain.lets_go else self.look()
+
+    def let_go(self) -> None:
+        """Others serve the listener: leave to them who is in the queue. If nobody does, take these first."""
+        if self.listener.address in self.turns.context.drain.alone:
+            self.retire()
+        else:
+            self.wants_read = False
+            self.state = CLOSED
+            self.turns.changed(self)
 
     def retire(self) -> None:
         """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
         would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
         meanwhile are for other workers, if there are any; for those who find no room there may be some when the next
         connection ends."""
+        if self.is_closing():
+            return
         try:
             for _ in range(self.listener.queued()):
                 if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):

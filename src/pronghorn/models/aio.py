@@ -21,7 +21,7 @@ from pronghorn.channel import OPENING, AnyChannel
 from pronghorn.handlers.coroutines import finish_tasks
 from pronghorn.introduction import Introduction
 from pronghorn.models.acceptor import Acceptor
-from pronghorn.models.base import TICK, Context, Model, by_descriptors
+from pronghorn.models.base import DESERTED, TICK, Context, Model, by_descriptors
 from pronghorn.models.turns import Loops
 from pronghorn.socket_facts import identity
 
@@ -44,8 +44,19 @@ class AsyncioLoops(Loops):
 
     def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
         super().release(channel)
-        if not (self.open or self.introductions) and self.context.drain.begun:
-            self._last.set()
+        if not (self.open or self.introductions) and self.context.drain.lets_go:
+            if self.context.drain.begun:
+                self._last.set()
+            else:
+                self._end_if_deserted()
+
+    def let_go(self) -> None:
+        super().let_go()
+        self._end_if_deserted()
+
+    def _end_if_deserted(self) -> None:
+        if self.is_deserted():
+            self.context.drain.begin(DESERTED)
 
     async def live(self) -> None:
         """Serve within the handler's lifespan, if it has an async one."""
@@ -60,6 +71,7 @@ class AsyncioLoops(Loops):
         self._last = asyncio.Event()
         begun = asyncio.Event()
         loop.add_reader(drain.fileno(), begun.set)
+        drain.let_go_then = self.let_go
         for thing in self.context.watched:
             loop.add_reader(thing.fileno(), thing.on_readable)
         for acceptor in self.acceptors:

@@ -1,8 +1,8 @@
 """A second flow of control, for models whose only one may be held by a handler.
 
-Law: it never serves. It hears what the supervisor says, keeps the deadlines, ends the conversation when draining has
-begun, and beats in the name of the flow that serves: but only while that one waits for its client, so that a handler
-that computes for ever is found out.
+Law: it never serves. It hears what the supervisor says, lets go of the listeners, keeps the deadlines, ends the
+conversation when draining has begun, and beats in the name of the flow that serves: but only while that one waits for
+its client, so that a handler that computes for ever is found out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def _attend(flows: Flows, watched: dict[int, Any]) -> None:
         for fd, _ in poller.poll(min(BEAT, flows.timeouts.wait(time.monotonic())) * 1000):
             if fd in watched:
                 watched[fd].on_readable()
+        if drain.lets_go and not drain:
+            flows.let_go_beside()
         _look(flows)
     flows.sweep(lambda: _look(flows))  # also when the deadline has passed before we had our turn
     while time.monotonic() < drain.deadline:

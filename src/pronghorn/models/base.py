@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
+DESERTED = "no connection is left"  # why a worker drains that has let go of its listeners
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 

@@ -32,18 +32,26 @@ from pronghorn.errors import BadProxyHeader, DescriptorLost, PeerTimeout
 from pronghorn.events import ClientsWait, ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
-from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.models.base import BEAT, DESERTED, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.models.parking import Parking
-from pronghorn.scoreboard import DRAINING
+from pronghorn.scoreboard import DRAINING, LEAVING
 from pronghorn.timeouts import AGE, OutsideTimeouts, ended_because
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
 
 
+Ask = Callable[[], bool]
+Tell = Callable[[], None]
+
+
 def _always() -> bool:
     return True
+
+
+def _never() -> bool:
+    return False
 
 
 def _nothing() -> None:
@@ -64,15 +72,15 @@ class Flows:
         self._rest_until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a conversation
         self._beat_at = 0.0
+        self._has_let_go = False
         self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
         self.watch_over: Callable[[float], None] = self.keep_deadlines
 
-    def accepted(
-        self, room: Callable[[], bool] = _always, woken: Callable[[], None] = _nothing
-    ) -> Iterator[Connection]:
+    def accepted(self, room: Ask = _always, woken: Tell = _nothing, busy: Ask = _never) -> Iterator[Connection]:
         """Connection after connection, until draining began and the kernel's queue is empty.
 
-        While there is no `room`, clients wait in the kernel's queue. `woken` is called after each `wake.set()`.
+        While there is no `room`, clients wait in the kernel's queue. `woken` is called after each `wake.set()`. `busy`
+        says whether there are conversations beside those that are open here.
         """
         drain, listening, last = self.context.drain, False, -1
         poller = select.poll()
@@ -82,6 +90,8 @@ class Flows:
         parking = self._parking(poller)
         self.context.ready()
         while not drain:
+            if drain.lets_go and not self._goes_on(listeners, poller, listening, busy):
+                break
             now = time.monotonic()
             if now >= self._beat_at or not self.timeouts.wait(now):
                 self.tick()
@@ -114,11 +124,55 @@ class Flows:
         """Draining has begun: those who are there already, and then nobody."""
         self.context.page.state = DRAINING
         yield from self._queued(len(self.parked), parking.next, room, woken)
-        for listener in listeners.values():
+        for listener in [each for each in listeners.values() if each.fileno() >= 0]:
             yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
         for listener in listeners.values():  # not before: a page may have noted their descriptors
             listener.close()
-        self.context.let_go()
+        self._tell_let_go()
+
+    def _goes_on(self, listeners: dict[int, Listener], poller: select.poll, listening: bool, busy: Ask) -> bool:
+        """Let go of the listeners, of those that nobody else serves when their queue is empty; what is open goes on.
+        When nothing is, it drains."""
+        self.context.page.state = LEAVING
+        for fd, listener in list(listeners.items()):
+            if listener.fileno() < 0 or not self._waits_for_us(listener):
+                if listening:
+                    poller.unregister(fd)
+                del listeners[fd]
+                listener.close()
+        if not listeners:
+            self._tell_let_go()
+        if not (listeners or self.open or self.parked or busy()):
+            self.context.drain.begin(DESERTED)
+        return not self.context.drain.begun
+
+    def let_go_beside(self) -> None:
+        """The same from a second flow of control, while a conversation holds the first, which would find out late."""
+        if self._has_let_go:
+            return
+        self.wake.set()
+        with self.context.lock:  # whoever ends the conversation needs it, so that it is not over yet
+            if not self.open:
+                return
+            self.context.page.state = LEAVING
+            for listener in self.context.listeners:
+                if listener.fileno() >= 0 and not self._waits_for_us(listener):
+                    listener.close()
+        if all(each.fileno() < 0 for each in self.context.listeners):
+            self._tell_let_go()
+
+    def _waits_for_us(self, listener: Listener) -> bool:
+        """Whether somebody is in the queue of a listener that nobody else serves."""
+        if listener.address not in self.context.drain.alone:
+            return False
+        poller = select.poll()
+        poller.register(listener.fileno(), select.POLLIN)
+        return bool(poller.poll(0))
+
+    def _tell_let_go(self) -> None:
+        if not self._has_let_go:
+            self._has_let_go = True
+            self.context.let_go()
 
     def _tell_who_waits(self, room: Callable[[], bool], listeners: dict[int, Listener]) -> None:
         """At a beat, if there is no room: clients who are in a queue now."""

@@ -90,7 +90,7 @@ def serve(context: Context) -> None:
     elders = Elders(first_look(flows))
     flows.watch_over = watch_over
     previous = handle_signals(flows)
-    for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look):
+    for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         counts = shared.lend()
         try:
             pid = forked(context.drain)

@@ -24,9 +24,9 @@ from pronghorn.handlers.messages import Protocol
 from pronghorn.introduction import Introduction
 from pronghorn.listener import Listener, Peer
 from pronghorn.models.acceptor import Acceptor, Watched
-from pronghorn.models.base import BEAT, TICK, Context
+from pronghorn.models.base import BEAT, DESERTED, TICK, Context
 from pronghorn.proxy_protocol import ProxyHeader
-from pronghorn.scoreboard import DRAINING
+from pronghorn.scoreboard import DRAINING, LEAVING
 from pronghorn.timeouts import AGE, ChannelTimeouts
 
 LOOKS_PER_TICK = 1000  # at descriptors: about a millisecond
@@ -193,6 +193,16 @@ class Loops:
                 break
             introduction.late()
 
+    def let_go(self) -> None:
+        """Let go of the listeners, and go on with what is open until it ends by itself."""
+        self.context.page.state = LEAVING
+        for acceptor in self.acceptors:
+            acceptor.let_go()
+
+    def is_deserted(self) -> bool:
+        """Nobody is here, and nobody can come."""
+        return not (self.open or self.introductions) and all(each.listener.fileno() < 0 for each in self.acceptors)
+
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
         self.context.page.state = DRAINING
@@ -277,6 +287,7 @@ class Turns(Loops):
         self._beat_at = 0.0
         self.doubted = False
         self._trusted_until = 0.0
+        self._has_let_go = False
         self._drained = Watched(context.drain.fileno(), self._begin)
         self.changed(self._drained)
         for each in context.watched:
@@ -293,11 +304,16 @@ class Turns(Loops):
         if self._now >= self._beat_at:
             self._beat_at = self._now + BEAT
             self.context.guarded(self.tick, self._now)
-        if not self.context.drain.begun:
-            return True
+        drain = self.context.drain
+        if not drain.begun:
+            if not drain.lets_go:
+                return True
+            self._go_on()
+            if not drain.begun:
+                return True
         if self._drained.wants_read:
             self._begin()
-        if self._now >= self.context.drain.deadline:
+        if self._now >= drain.deadline:
             self.cut()
         return bool(self.open or self.introductions or self._changed)
 
@@ -323,7 +339,8 @@ class Turns(Loops):
 
     def timeout(self) -> float:
         """Seconds to wait at most: until something falls due, and never longer than a tick."""
-        if self.context.drain.begun and not (self.open or self.introductions):
+        drain = self.context.drain
+        if drain.lets_go and (self.is_deserted() or (drain.begun and not (self.open or self.introductions))):
             return 0.0
         return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
 
@@ -334,6 +351,14 @@ class Turns(Loops):
         for acceptor in self.acceptors:
             if not acceptor.is_closing():
                 self.changed(acceptor)
+
+    def _go_on(self) -> None:
+        """Without the listeners, until the last connection has ended."""
+        if not self._has_let_go:
+            self._has_let_go = True
+            self.let_go()
+        elif self.is_deserted():
+            self.context.drain.begin(DESERTED)
 
     def _begin(self) -> None:
         self._drained.wants_read = False

@@ -293,6 +293,11 @@ def _supervisor_failed(event: events.SupervisorFailed) -> tuple[int, str]:
     return ERROR, head + ", and this is a fault of the server" + trace(event.error, ours=True)
 
 
+@words(INFO, events.OldWorkerDrains)
+def _old_worker_drains(event: events.OldWorkerDrains) -> tuple[int, str]:
+    return INFO, f"An old worker (generation {event.generation}, process id {event.pid}) drains now: {event.why}"
+
+
 @words(INFO, events.Resized)
 def _resized(event: events.Resized) -> tuple[int, str]:
     return INFO, f"Resizing to {counted(event.workers, 'worker')} ({escaped(event.why)})"

@@ -26,6 +26,7 @@ from pronghorn.settings.fields import (
     Field,
     quantity,
 )
+from pronghorn.settings.lifecycle import AN_HOUR
 from pronghorn.settings.process import LOG_FORMATS, LOG_LEVELS, Process
 from pronghorn.settings.serving import MODELS, STYLES
 from pronghorn.settings.sockets import DEFAULT_BIND
@@ -36,6 +37,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
+
+
 class Settings(Process, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one server runs with; durations in seconds, sizes in bytes.
 
@@ -43,6 +47,13 @@ class Settings(Process, frozen=True, kw_only=True, forbid_unknown_fields=True):
     file and a keyword of `pronghorn.serve`. Make one with `settle`, which converts and checks; the plain constructor
     does neither.
     """
+
+    @property
+    def old_workers_timeout(self) -> float:
+        """Seconds that workers before a reload may go on; infinite if for ever."""
+        if self.reload and self.reload_drain_timeout == AN_HOUR:
+            return SHORT
+        return self.reload_drain_timeout or math.inf
 
     def effective_workers(self, model: str) -> int:
         """The number of workers: what was set, or the model's own default."""

@@ -7,6 +7,8 @@ from typing import Annotated
 from pronghorn.settings.fields import option
 from pronghorn.settings.serving import Serving
 
+AN_HOUR = 3600.0
+
 
 class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From the start of a worker to its end."""
@@ -20,9 +22,20 @@ class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float,
         option("When the server stops, a conversation that owes nothing is ended once nothing was said for so long, in "
                "either direction; message and pronghorn.Protocol handlers, whose state is known, at once. As long as "
-               "--drain-timeout: not before that is over.", "Lifecycle and limits",
+               "--drain-timeout: not before that is over.", "Lifecycle",
                unit="time", ge=0),
     ] = 2.0  # fmt: skip
+    reload_drain_timeout: Annotated[
+        float,
+        option("Time for which an old worker, after a reload, an upgrade or its replacement, goes on with the "
+               "connections that it has; then it drains as at a stop. 0: for ever. Unless it is set, 2 s with "
+               "--reload.", "Lifecycle", unit="time", ge=0),
+    ] = AN_HOUR  # fmt: skip
+    max_generations: Annotated[
+        int,
+        option("Generations of workers that live at once, the one that serves included: beyond that the oldest drains "
+               "as at a stop. 1: a reload waits for no conversation.", "Lifecycle", ge=1),
+    ] = 3  # fmt: skip
     start_timeout: Annotated[
         float, option("Time that a worker gets to become ready.", "Lifecycle", unit="time", gt=0)
     ] = 60.0

@@ -196,7 +196,10 @@ def test_framings_are_values() -> None:
         prefixed(3)
 
 
-@pytest.mark.parametrize("rule", [stream, *FRAMINGS, delimited(b"\\'\"(x)\x80 ")], ids=lambda rule: rule.name)
+MARKS = (b"\\'\"(x)\x80 ", b"b';'", b'b"x"', b"b''", b"b'\"'", b"b'\\x62'", b"\x62'\n'", b"()", b"'", b"\n", b" ")
+
+
+@pytest.mark.parametrize("rule", [stream, *FRAMINGS, *(delimited(each) for each in MARKS)], ids=lambda rule: rule.name)
 def test_a_name_is_what_the_command_line_takes(rule: Framing) -> None:
     assert framing.parse(rule.name) == rule
 

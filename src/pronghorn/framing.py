@@ -20,6 +20,7 @@ import msgspec
 from pronghorn.errors import BadSetting, MessageTooLong
 from pronghorn.settings import nearest
 
+AS_IN_PYTHON = re.compile(r"""b(["']).*\1""", re.DOTALL)
 PREFIXES = {1: struct.Struct(">B"), 2: struct.Struct(">H"), 4: struct.Struct(">I")}
 
 
@@ -208,7 +209,10 @@ class Delimited(Framing, frozen=True):
 
     @property
     def name(self) -> str:
-        return f"delimited({repr(self.mark)[2:-1]})"
+        text = repr(self.mark)[2:-1]
+        if AS_IN_PYTHON.fullmatch(text):  # it would be taken for what Python writes around a mark
+            text = r"\x62" + text[1:]
+        return f"delimited({text})"
 
     def cutter(self, max_message_size: int) -> Cutter:
         return MarkCutter(max_message_size, self.mark)
@@ -336,7 +340,7 @@ def parse(text: str) -> Framing:
 
 
 def _unescaped(text: str) -> bytes:
-    if re.fullmatch(r"""b(["']).*\1""", text, re.DOTALL):
+    if AS_IN_PYTHON.fullmatch(text):
         text = text[2:-1]
     mark, at = b"", 0
     for escape in ESCAPE.finditer(text):

@@ -65,6 +65,23 @@ def observer(manager: Manager, **more: str) -> tuple[SystemdObserver, dict[str, 
     return SystemdObserver(environment, lambda: clock[0]), environment, clock
 
 
+def test_nobody_says_a_thing_of_his_own_through_a_name(manager: Manager) -> None:
+    tell, _, _ = observer(manager)
+    forged = "x.py\nMAINPID=1\r\x1b[2J\udcff"
+    for event in (
+        events.ServerStarted(forged, "message", "epoll", "", 2, 10, ""),
+        events.ReloadStarted(f"{forged} changed"),
+        events.ReloadFailed(forged, ""),
+        events.UpgradeFailed(forged, ""),
+        events.Upgraded(os.getpid()),
+    ):
+        tell(event)
+    said = manager.waiting()
+    assert [line for line in said if line.startswith("MAINPID=")] == [f"MAINPID={os.getpid()}"] * 2
+    assert all(line.isprintable() for line in said)
+    assert r"STATUS=Reloading (x.py\nMAINPID=1\r\x1b[2J\udcff changed)" in said
+
+
 def test_each_event_in_its_words(manager: Manager) -> None:
     tell, environment, _ = observer(manager)
     assert tell

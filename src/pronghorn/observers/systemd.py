@@ -49,7 +49,7 @@ class SystemdObserver:
             return
         match event:
             case events.ServerStarted(handler=handler, model=model):
-                self._serving = f"Serving {escaped(handler)} under {model}"
+                self._serving = f"Serving {handler} under {model}"
                 self._say("READY=1", f"MAINPID={self._pid}", f"STATUS={self._serving}")
             case events.ReloadStarted(why=why):
                 # Without its time systemd could take the READY of an earlier reload for the end of this one.
@@ -57,17 +57,17 @@ class SystemdObserver:
             case events.Reloaded(generation=number):
                 self._say("READY=1", f"STATUS=Reloaded: generation {number} serves")
             case events.ReloadFailed(what=what):
-                self._say("READY=1", f"STATUS=Reload failed, and nothing has changed: {escaped(what)}")
+                self._say("READY=1", f"STATUS=Reload failed, and nothing has changed: {what}")
             case events.UpgradeStarted():
                 self._say("STATUS=Upgrading")
             case events.UpgradeFailed(what=what):
-                self._say(f"STATUS=Upgrade failed, and nothing has changed: {escaped(what)}")
+                self._say(f"STATUS=Upgrade failed, and nothing has changed: {what}")
             case events.Upgraded(pid=pid):
                 # What the new process has said so far was not heard: the service's main process alone is.
                 self._say(f"MAINPID={pid}", f"STATUS={self._serving}")
                 self._address = ""  # that this process stops is no news of the service any more
             case events.DrainStarted(why=why):
-                self._say("STOPPING=1", f"STATUS=Draining ({escaped(why)})")
+                self._say("STOPPING=1", f"STATUS=Draining ({why})")
             case events.Pulse():
                 self._pulse(event)
 
@@ -82,9 +82,10 @@ class SystemdObserver:
         self._strength = strength
 
     def _say(self, *lines: str, patience: float = PATIENCE) -> None:
+        """Each line as one printable line, so that no name of a file or an error's text says a thing of its own."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(patience)
-                sock.sendto("\n".join(lines).encode(), self._address)
+                sock.sendto("\n".join(map(escaped, lines)).encode(), self._address)
         except OSError:
             pass

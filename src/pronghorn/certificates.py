@@ -240,7 +240,7 @@ def read(settings: Settings) -> Material:
     authorities = b""
     if settings.tls_client_ca:
         authorities = _content("--tls-client-ca", settings.tls_client_ca, b"BEGIN CERTIFICATE-----", "certificate")
-    return Material(pairs, authorities, settings.tls_alpn)
+    return Material(pairs, authorities, settings.tls_alpn, settings.tls_max_hello)
 
 
 def _content(flag: str, path: str, mark: bytes, what: str) -> bytes:

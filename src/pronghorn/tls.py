@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from pronghorn.client_hello import offered
+from pronghorn.client_hello import Hello
 from pronghorn.errors import HandshakeFailed, TlsFailed
 from pronghorn.tls_words import told
 
@@ -28,6 +28,7 @@ HEAD = 5  # bytes of a record that tell its length (RFC 8446, 5.1)
 RECORD = 16 * 1024  # the longest that a record holds (RFC 8446, 5.1)
 MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our saying a word (RFC 8446, 4.6.3)
 NO_APPLICATION_PROTOCOL = 120  # an alert (RFC 7301, 3.2); ssl has no name for it
+DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"  # an alert, as a record (RFC 8446, 6.2)
 FLOOD = "the peer asks for one new key after the other"
 
 
@@ -44,6 +45,13 @@ class Material(msgspec.Struct, frozen=True):
     pairs: list[Pair]
     client_ca: bytes = b""
     alpn: tuple[str, ...] = ()
+    max_hello: int = 64 * 1024
+
+
+class Context(ssl.SSLContext):
+    """A context of the server's side; a ClientHello may have so many bytes, its records' heads counted."""
+
+    max_hello = 64 * 1024
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -75,7 +83,7 @@ def build(material: Material) -> ssl.SSLContext:
 
     def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> int | None:
         connection.asked_name = name
-        if ours and (theirs := offered(bytes(connection.came))) and ours.isdisjoint(theirs):
+        if ours and (theirs := connection.hello.offered()) and ours.isdisjoint(theirs):
             return NO_APPLICATION_PROTOCOL  # OpenSSL is asked by Python to go on without one
         if name and len(contexts) > 1:
             name = name.lower()
@@ -90,7 +98,8 @@ def build(material: Material) -> ssl.SSLContext:
 
 
 def _context(pair: Pair, material: Material) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = Context(ssl.PROTOCOL_TLS_SERVER)
+    context.max_hello = material.max_hello
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     with as_file(pair.certificate) as certificate, as_file(pair.key) as key:
@@ -191,8 +200,10 @@ class Records:
         "_client",
         "_early",
         "_head",
+        "_hello",
         "_incoming",
         "_left",
+        "_max_hello",
         "_outgoing",
         "begun",
         "ended",
@@ -211,7 +222,9 @@ class Records:
             self._incoming, self._outgoing, server_side=not client, server_hostname=server_name
         )
         self._client = client
-        self.object.came = bytearray()  # type: ignore[attr-defined]  # of the handshake, for `choose`
+        self._hello = None if client else Hello()
+        self._max_hello = getattr(context, "max_hello", Context.max_hello)
+        self.object.hello = self._hello  # type: ignore[attr-defined]  # for `choose`
         self._early = b""  # opened before anybody asked for it
         self._head, self._left = b"", 0  # of the record that has begun: a part of its head, or what is to come of it
         self.waiting = False
@@ -244,9 +257,10 @@ class Records:
 
     def feed(self, sealed: bytes) -> None:
         self.begun = self.waiting = True
-        if not self.shaken:
-            self.object.came += sealed  # type: ignore[attr-defined]
-        self._incoming.write(sealed)
+        if self._hello is not None and not self._hello.complete:
+            self._hello.feed(sealed)
+        if not self._too_long:
+            self._incoming.write(sealed)
         if self._head:
             sealed, self._head = self._head + sealed, b""
         at, size = self._left, len(sealed)
@@ -257,6 +271,10 @@ class Records:
         else:
             self._left = at - size
 
+    @property
+    def _too_long(self) -> bool:
+        return self._hello is not None and self._hello.size > self._max_hello
+
     def end_input(self) -> None:
         """The connection below has ended."""
         self.truncated = not self.ended
@@ -266,6 +284,9 @@ class Records:
 
         Raises HandshakeFailed; the alert for the peer waits in `unsent` then.
         """
+        if self._too_long:
+            self._outgoing.write(DECODE_ERROR)
+            raise HandshakeFailed(f"its ClientHello has more than {self._max_hello} bytes (--tls-max-hello)")
         try:
             self.object.do_handshake()
         except ssl.SSLWantReadError:
@@ -273,7 +294,7 @@ class Records:
         except (ssl.SSLError, OSError, ValueError) as error:
             raise HandshakeFailed(told(error, self._client)) from None
         self.shaken = True
-        del self.object.came  # type: ignore[attr-defined]
+        self._hello = self.object.hello = None  # type: ignore[attr-defined]
         self.waiting = self._incoming.pending > 0
         return True
 

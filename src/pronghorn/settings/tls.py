@@ -46,6 +46,16 @@ class Tls(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
             metavar="NAME",
         ),
     ] = ()
+    tls_max_hello: Annotated[
+        int,
+        option(
+            "Bytes that a client's first message (ClientHello) may have before its connection is ended.",
+            "TLS",
+            unit="size",
+            ge=1024,
+            le=2**24,
+        ),
+    ] = 64 * 1024
     tls_watch: Annotated[
         bool,
         option(

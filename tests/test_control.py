@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from launch import wait_for
+from launch import launched, wait_for
 from pronghorn import call, control, meeting
 from pronghorn.control import Control, open_control
 from pronghorn.errors import AlreadyRunning, BadHandler, CannotBind, PronghornError
@@ -357,22 +359,29 @@ def test_without_descriptors_it_rests_and_goes_on(desk: Desk, monkeypatch: pytes
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_is_not_heard(desk: Desk) -> None:
+@pytest.mark.parametrize("request_of", [20, 60_000])
+def test_another_user_is_not_heard_and_gets_the_whole_answer(desk: Desk, request_of: int) -> None:
+    """However slowly it sends its request."""
     os.chmod(desk.path, 0o666)
     os.chmod(os.path.dirname(desk.path), 0o711)
+    asking, ask = os.pipe()
     child = os.fork()
     if not child:
         try:
+            os.close(ask)
             os.chdir(os.path.dirname(desk.path))  # the folders above let nobody through
             os.setgroups([])
             os.setgid(12345)
             os.setuid(12345)
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect("c.sock")
-                with contextlib.suppress(BrokenPipeError):
-                    client.sendall(b'{"command": "stop"}\n')
-                got = client.recv(65536)
-                os._exit(7 if b"User 12345 may not control this server." in got else 8)
+                os.read(asking, 1)
+                for _ in range(4):
+                    client.sendall(b" " * (request_of // 4))
+                client.sendall(b'{"command": "stop"}\n')
+                with client.makefile("rb") as replies:
+                    got = json.loads(replies.read())
+                os._exit(7 if got["error"]["what"] == "User 12345 may not control this server." else 8)
         finally:
             os._exit(9)
     status = 0
@@ -383,10 +392,26 @@ def test_another_user_is_not_heard(desk: Desk) -> None:
         done, status = os.waitpid(child, os.WNOHANG)
         return bool(done)
 
+    os.close(asking)
+    try:
+        wait_for(lambda: desk.turn(0.01) or desk.control._refused, "the refusal")
+    finally:
+        os.close(ask)
     wait_for(ended, "the end of the other user")
     assert os.waitstatus_to_exitcode(status) == 7
     assert desk.commands.asked == []
     assert desk.well()
+
+
+def test_those_who_are_refused_are_bounded_and_let_go(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "peer_uid", lambda sock: 12345)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(desk.connect()) for _ in range(40)]
+        wait_for(lambda: desk.turn(0.01) or len(desk.control._refused) == control.MOST_CALLS, "the refusals")
+        assert all("may not control" in desk.reply(client)["error"]["what"] for client in clients)
+        assert len(desk.watch.descriptors()) <= 1 + control.MOST_CALLS
+        desk.later(6)
+        assert desk.watch.descriptors() == desk.quiet
 
 
 def test_root_and_our_user_are_heard() -> None:
@@ -398,6 +423,31 @@ def test_root_and_our_user_are_heard() -> None:
 
 
 # The path and its lock
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_run_at_the_start_serves_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "run"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "none", str(small)], check=False).returncode:
+        pytest.skip("this root may not mount a file system")
+    try:
+        with contextlib.suppress(OSError), open(small / "fill", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(small))
+        with launched(tmp_path) as server:
+            assert server.ask(b"x") == b"X"
+            assert re.search(r"WARNING.*Cannot open the control socket .*No space left on device", server.log)
+            assert server.stop() == 0
+        with launched(tmp_path, control_socket=str(small / "c")) as server:
+            assert server.exit() == 5
+        assert [str(each.relative_to(small)) for each in small.rglob("*")] in (
+            ["fill", "pronghorn"],
+            ["pronghorn", "fill"],
+        )
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_the_socket_is_ours_alone(desk: Desk) -> None:

@@ -41,9 +41,11 @@ class Commands(Protocol):
 
 class Call:
     """One connection of the control socket: reads a request, has it done, and writes the reply. `calls` are those that
-    are open; it is one of them from `begin` to `close`."""
+    are open; it is one of them from `begin`, or `refuse`, to `close`."""
 
-    __slots__ = ("_answered", "_asked", "_calls", "_commands", "_input", "_output", "_socket", "_watch", "deadline")
+    __slots__ = (
+        "_answered", "_asked", "_calls", "_commands", "_input", "_output", "_socket", "_unwanted", "_watch", "deadline",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, watch: Watch, commands: Commands, calls: set[Call]) -> None:
         self.deadline = time.monotonic() + PATIENCE
@@ -55,10 +57,17 @@ class Call:
         self._output = bytearray()
         self._asked = False
         self._answered = False
+        self._unwanted = 0  # bytes that may still come of a request that is not read; 0 if it is
 
     def begin(self) -> None:
         self._calls.add(self)
         self._watch.add(self._socket, self._read)
+
+    def refuse(self, error: PronghornError) -> None:
+        """Answers without a request, and lingers: to close at once would break off whoever is still sending his."""
+        self._calls.add(self)
+        self._unwanted = LONGEST_REQUEST
+        self.answer(error)
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
@@ -97,7 +106,7 @@ class Call:
             if not end:
                 return self.close()
         if max(end, len(self._input) if end < 0 else 0) > LONGEST_REQUEST:
-            self.answer(BadRequest(f"The request is longer than {LONGEST_REQUEST} bytes."))
+            self.refuse(BadRequest(f"The request is longer than {LONGEST_REQUEST} bytes."))
         elif end >= 0:
             self._ask(bytes(self._input[:end]))
 
@@ -123,10 +132,31 @@ class Call:
             pass
         except OSError:
             return self.close()
-        if not self._output:
+        if not self._output and self._unwanted:
+            self._linger()
+        elif not self._output:
             self.close()
         elif self in self._calls:
             self._watch.add(self._socket, self._write, POLLOUT)
+
+    def _linger(self) -> None:
+        """The reply is out, and ends; what comes is discarded until the caller's end, within a bound."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return self.close()
+        self._watch.add(self._socket, self._discard)
+
+    def _discard(self) -> None:
+        try:
+            more = len(self._socket.recv(65536))
+        except BlockingIOError:
+            return
+        except OSError:
+            more = 0
+        self._unwanted -= more
+        if not more or self._unwanted <= 0:
+            self.close()
 
 
 def understood(line: bytes) -> tuple[str, list[int]]:

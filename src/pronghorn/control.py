@@ -7,6 +7,7 @@ both lines are bounded, and only our own user and root are heard.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -65,6 +66,7 @@ class Control:
         self._listener.setblocking(False)
         self._claim = claim
         self._calls: set[Call] = set()
+        self._refused: set[Call] = set()  # they have their answer, and may still be sending
         self._resting = math.inf  # until when (monotonic) nothing is accepted
 
     @classmethod
@@ -110,12 +112,13 @@ class Control:
         """From now on `commands` are asked, and the path and its lock are this process's."""
         self._watch, self._commands = watch, commands
         self._claim.take_over()
-        _note_process(self._claim)
+        with contextlib.suppress(OSError):  # a full disk: the number is only told to whoever starts a second copy
+            _note_process(self._claim)
         watch.add(self._listener, self._accept)
 
     def tick(self, now: float) -> None:
         """Ends what has taken too long; to be called about once a second, with the monotonic clock."""
-        for call in list(self._calls):
+        for call in [*self._calls, *self._refused]:
             if now >= call.deadline:
                 call.late()
         if now >= self._resting:
@@ -132,7 +135,7 @@ class Control:
     def close(self) -> None:
         """Ends it: who still waits is told so, and the path is removed if it is ours."""
         try:
-            for call in list(self._calls):
+            for call in [*self._calls, *self._refused]:
                 call.answer(GONE)
                 call.close()
         finally:
@@ -162,18 +165,21 @@ class Control:
 
     def _admit(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        call = Call(sock, self._watch, self._commands, self._calls)
         if len(self._calls) >= MOST_CALLS:
             self.tick(time.monotonic())
         uid = peer_uid(sock)
         if uid not in (0, os.geteuid()):
-            call.answer(BadRequest(f"User {uid} may not control this server.", f"It belongs to user {os.geteuid()}."))
-            call.close()
+            self._refuse(sock, BadRequest(f"User {uid} may not control this server.",
+                                          f"It belongs to user {os.geteuid()}."))  # fmt: skip
         elif len(self._calls) >= MOST_CALLS:
-            call.answer(BUSY)
-            call.close()
+            self._refuse(sock, BUSY)
         else:
-            call.begin()
+            Call(sock, self._watch, self._commands, self._calls).begin()
+
+    def _refuse(self, sock: socket.socket, error: PronghornError) -> None:
+        if len(self._refused) >= MOST_CALLS:
+            min(self._refused, key=lambda call: call.deadline).close()
+        Call(sock, self._watch, self._commands, self._refused).refuse(error)
 
 
 def _claimed(name: str, path: str, asked: bool) -> Claim:

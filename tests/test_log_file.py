@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from launch import Launched, launched, wait_for
-from pronghorn import privileges
+from pronghorn import privileges, standard
 from pronghorn.errors import BadSetting
 from pronghorn.events import Event, LogNotReopened
 from pronghorn.log_file import LogFile, Reopener
@@ -150,6 +152,63 @@ def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
         for _ in range(20):
             assert server.ask(b"x") == b"X"
         assert server.stop() == 0
+
+
+def filled(append: int) -> None:
+    """Writes records of 100 bytes where 250 have room, then where there is room again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fd = os.open("log", os.O_WRONLY | os.O_CREAT | append)
+    os.dup2(fd, 2)
+    outlet = standard.Outlet()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (250, hard))
+    for number in range(5):
+        with contextlib.suppress(OSError):
+            outlet.write(b"%d" % number * 99 + b"\n")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    outlet.write(b"more\n")
+
+
+@pytest.mark.parametrize("append", [os.O_APPEND, 0])
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path, append: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    child = os.fork()
+    if not child:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            filled(append)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert (tmp_path / "log").read_bytes() == b"0" * 99 + b"\n" + b"1" * 99 + b"\nmore\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_server_whose_disk_is_full_leaves_whole_lines(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "none", str(small)], check=False).returncode:
+        pytest.skip("this root may not mount a file system")
+    try:
+        (small / "fill").write_bytes(bytes(12 * 1024))
+        with launched(tmp_path, workers=2, log_file="small/log", log_level="debug") as server:
+            wait_for(lambda: server.ask(b"x") and (small / "log").stat().st_size > 12 * 1024 - 200, "a full disk")
+            for _ in range(20):
+                assert server.ask(b"x") == b"X"
+            (small / "fill").unlink()
+            for _ in range(20):
+                server.ask(b"x")
+            wait_for(lambda: server.ask(b"x") and "records were dropped" in (small / "log").read_text(), "the count")
+            assert server.stop() == 0
+            lines = (small / "log").read_text().splitlines()
+        record = r"\[[-0-9]+ [:0-9]+ [+0-9]+\] \[\d+\] \[[A-Z]+\] .*|\([0-9,]+ records were dropped: .*\)"
+        assert [line for line in lines if not re.fullmatch(record, line)] == []
+        kinds = (
+            r"closed connection .* bytes out|received from .* PORT \d+|Stopped.*|Serving.*|Worker.*|Listening.*|Drain.*"
+        )
+        told = [line.partition("[DEBUG] ")[2] for line in lines if "[DEBUG] " in line]
+        assert [line for line in told if not re.fullmatch(kinds, line)] == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def rotated(folder: Path, server: Launched, number: int, workers: int) -> None:

@@ -49,7 +49,7 @@ class Outlet:
 
     def write(self, data: bytes) -> None:
         """All of it, or BlockingIOError: then some of it may have been written, and the next write begins a new line.
-        Raises another OSError if nobody can read it."""
+        Raises another OSError if nobody can read it, or if the disk is full: a piece that fitted is taken back."""
         status = os.fstat(2)
         if self._torn:
             data = b"\n" + data
@@ -57,6 +57,10 @@ class Outlet:
         try:
             while rest:
                 rest = rest[self._some(status, rest) :]
+        except OSError:
+            if len(rest) < len(data) and _taken_back(status, len(data) - len(rest)):
+                rest = data
+            raise
         finally:
             self._torn = self._torn if rest is data else bool(rest)
 
@@ -104,6 +108,19 @@ class Outlet:
         else:
             self._file = _identity(self._own)
         return self._own
+
+
+def _taken_back(before: os.stat_result, written: int) -> bool:
+    """Cut off the piece of a line that still fitted into a file; not if anybody else has written there since."""
+    try:
+        end = before.st_size + written
+        if not stat.S_ISREG(before.st_mode) or os.fstat(2).st_size != end or os.lseek(2, 0, os.SEEK_CUR) != end:
+            return False
+        os.ftruncate(2, before.st_size)
+        os.lseek(2, before.st_size, os.SEEK_SET)
+    except OSError:
+        return False
+    return True
 
 
 def _identity(fd: int) -> tuple[int, ...]:

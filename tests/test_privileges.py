@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import stat
@@ -17,6 +18,7 @@ import pytest
 from launch import launched, wait_for
 from pronghorn import privileges
 from pronghorn.errors import BadSetting, WorkerFailedToStart
+from pronghorn.handlers import Source
 from pronghorn.privileges import Person, resolve
 
 NOBODY = 65534
@@ -254,3 +256,52 @@ def test_the_kernel_rather_ends_a_worker(tmp_path: Path) -> None:
 
         (worker,) = server.ready()
         assert score(server.pid) < score(worker) <= 1000
+
+
+# What a worker starts
+
+
+GAINING = """
+import os, pronghorn
+def whoami():
+    reader, writer = os.pipe()
+    os.waitpid(os.posix_spawn("./whoami", ["id", "-u"], {}, file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)]), 0)
+    os.close(writer)
+    return os.read(reader, 100).strip()
+imported = whoami()
+@pronghorn.message(pronghorn.lines)
+def reply(line):
+    return imported + b" " + whoami()
+"""
+
+
+@pytest.fixture
+def gaining(public: Path) -> Path:
+    """A folder with `whoami`, which is id(1) with root's setuid bit, and a script that calls it."""
+    (public / "mine.py").write_text(GAINING)
+    (public / "script").write_text("#!/bin/sh\nexec ./whoami -u\n")
+    (public / "script").chmod(0o755)
+    shutil.copyfile(shutil.which("id") or "/usr/bin/id", public / "whoami")
+    (public / "whoami").chmod(0o4755)
+    if os.statvfs(public).f_flag & getattr(os, "ST_NOSUID", 0):
+        pytest.skip("setuid bits count for nothing in the temporary folder")
+    return public
+
+
+@as_root
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no_new_privs is Linux's")
+@pytest.mark.parametrize("model", ["epoll", "fork", "prefork", "thread"])
+def test_what_a_worker_starts_gains_nothing(gaining: Path, model: str) -> None:
+    with launched(gaining, "mine:reply", user="nobody", model=model) as server:
+        assert server.ask(b"x\n") == b"%d %d\n" % (NOBODY, NOBODY)
+        assert "NoNewPrivs:\t0" in Path(f"/proc/{server.pid}/status").read_text(), "an upgrade's program is another"
+
+
+@as_root
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no_new_privs is Linux's")
+def test_it_gains_where_that_is_wanted(gaining: Path) -> None:
+    with launched(gaining, "mine:reply", user="nobody", new_privileges=True) as server:
+        assert server.ask(b"x\n") == b"0 0\n"
+    for command, uid in ((("./script",), NOBODY), (("./whoami", "-u"), 0)):
+        with launched(gaining, Source(command=command), user="nobody", model="thread") as server:
+            assert server.ask(b"") == b"%d\n" % uid

@@ -5,6 +5,9 @@ drops before the user's code is imported. Groups go first, for who is no longer 
 the group, then the user (setuid(2), and OpenSSH's permanently_set_uid); afterwards every way back is tried, and one
 that is open ends the process. The supervisor keeps what it started with: a reload may have to bind a low port, and
 files of the log have to be opened again.
+
+What a worker starts gains nothing by its file either (no_new_privs), unless a setting says so, or the program that is
+served has a setuid bit: whoever names such a program wants what it does.
 """
 
 from __future__ import annotations
@@ -12,10 +15,14 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import stat
 
 import msgspec
 
 from pronghorn.errors import BadSetting, WorkerFailedToStart
+from pronghorn.handlers import Source
+from pronghorn.processes import forgo_privileges
+from pronghorn.settings import Settings
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -105,6 +112,28 @@ def drop() -> None:
     os.environ.update(HOME=person.home)
     if person.name:
         os.environ.update(USER=person.name, LOGNAME=person.name)
+
+
+def forgo(settings: Settings, source: object) -> None:
+    """What is started from here on gains no privileges by its file, unless `settings` or the `source` want it."""
+    if settings.new_privileges:
+        return
+    if isinstance(source, Source) and source.command:
+        from pronghorn.handlers import programs
+
+        if _gains(programs.found(source.command)[0]):
+            return
+    forgo_privileges()
+
+
+def _gains(path: str) -> bool:
+    """Whether a program becomes somebody else by its file: by its mode (execve(2)) or its capabilities."""
+    try:
+        if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
+            return True
+        return hasattr(os, "getxattr") and bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
 
 
 def _way_back(person: Person) -> str:

@@ -123,6 +123,7 @@ def _look(source: Source, settings: Settings, folder: str) -> Answer:
     if folder:
         os.chdir(folder)
     ending.begin(keep_imports=False)
+    privileges.forgo(settings, source)
     privileges.drop()
     die_with_parent(signal.SIGKILL)  # who changes his credentials loses it
     try:

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 OOM_STEP = 50
 DEFAULT_IN_WORKERS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH)
 
@@ -98,6 +99,12 @@ def die_with_parent(number: signal.Signals) -> None:
 def adopt_orphans() -> bool:
     """Makes this process the parent of all its descendants that lose theirs (Linux); False where that cannot be."""
     return _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forgo_privileges() -> bool:
+    """No program that this process starts, nor any of its children, gains privileges by its file: by a setuid or setgid
+    bit, or by capabilities (Linux, prctl(2), PR_SET_NO_NEW_PRIVS). For good; False where that cannot be."""
+    return _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def _prctl(option: int, value: int) -> bool:

@@ -263,14 +263,15 @@ def turning(settings: Settings) -> Callable[[], None]:
     return turns
 
 
-def _settle_in(observe: Observer, stacks: Stacks) -> Reopener:
+def _settle_in(plan: Plan, stacks: Stacks) -> Reopener:
     """What a new process puts right before it does anything else; it is the user's own afterwards."""
     ending.begin(keep_imports=True)
     faulthandler.enable(file=stacks.fileno())
     reset_signals()
-    reopener = Reopener(observe)
+    reopener = Reopener(plan.observe)
     prefer_when_out_of_memory()
     die_with_parent(signal.SIGTERM)
+    privileges.forgo(plan.settings, plan.source)
     privileges.drop()
     die_with_parent(signal.SIGTERM)  # who changes his credentials loses it
     return reopener
@@ -283,7 +284,7 @@ def _serve(
     supervisor, me = os.getppid(), os.getpid()
     page.starting(me)
     name_process(f"worker {page.slot} {model.name} of {supervisor}")
-    reopener = _settle_in(plan.observe, stacks)
+    reopener = _settle_in(plan, stacks)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
     line.tell(Stage("it imported its handler"))

@@ -32,6 +32,12 @@ class Process(Tls, frozen=True, kw_only=True, forbid_unknown_fields=True):
     group: Annotated[
         str, option("Group that workers become; without this, the user's own.", "Process", short="-g", metavar="NAME")
     ] = ""
+    new_privileges: Annotated[
+        bool,
+        option("Let programs that the handler starts become somebody else by their file's setuid bit or capabilities: "
+               "sudo, ping and sendmail need it. One that is given by --exec and has such a bit always may.",
+               "Process"),
+    ] = False  # fmt: skip
     umask: Annotated[
         str,
         option("Permissions that new files and unix sockets do not get, as 027.", "Process", metavar="MODE",

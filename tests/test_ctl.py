@@ -127,6 +127,16 @@ def test_what_is_under_way_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[s
     assert f"SERVING, up 2 h 3 min; {said} is under way" in ran(capsys, "status")[1]
 
 
+@pytest.mark.parametrize(("state", "ready", "code"), [("SERVING", 1, 0), ("SERVING", 0, 1), ("DRAINING", 2, 1)])
+def test_readiness_is_an_exit_status(
+    shop: MadeUp, capsys: pytest.CaptureFixture[str], state: str, ready: int, code: int
+) -> None:
+    shop.answers["status"] = STATUS | {"state": state, "workers": STATUS["workers"] | {"ready": ready}}
+    assert ran(capsys, "status", "--ready")[0] == code
+    assert ran(capsys, "status", "--ready", "--json")[0] == code
+    assert ran(capsys, "status")[0] == 0
+
+
 def test_status_says_which_addresses_speak_tls(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     shop.answers["status"] = {**STATUS, "tls": True}
     lines = [" ".join(line.split()) for line in ran(capsys, "status")[1].splitlines()]

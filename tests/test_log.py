@@ -271,12 +271,12 @@ def test_an_observer_that_raises_is_reported_once_and_rests_for_ten_seconds(
 
     observers = Observers(broken, seen.append, log, clock=clock)
     for _ in range(3):
-        observers(events.DrainStarted("SIGTERM", 30))
+        observers(events.DrainStarted("SIGTERM", 30, 2))
     assert len([each for each in seen if isinstance(each, events.DrainStarted)]) == 3 and len(observers) == 2
     assert told(capfd).count("raised SystemExit: no use on DrainStarted; it is left out for 10 s") == 1
     clock.now += 10
     assert len(observers) == 3
-    observers(events.DrainStarted("SIGTERM", 30))
+    observers(events.DrainStarted("SIGTERM", 30, 2))
     assert told(capfd).count("SystemExit: no use") == 1
 
 

@@ -166,7 +166,7 @@ def test_the_end_of_the_line_does_not_spin_a_loop_that_drains(tmp_path: Path, mo
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("model", ["epoll", "fork", "thread", "asyncio"])
 def test_term_and_int_let_conversations_finish(tmp_path: Path, model: str, number: signal.Signals) -> None:
-    at_terminal = number == signal.SIGINT
+    at_terminal = model in ("epoll", "fork")
     with launched(tmp_path, model=model, framing="lines", terminal=at_terminal) as server, server.connect() as sock:
         sock.sendall(b"begun")
         sock.sendall(b"\nhalf a li")
@@ -193,12 +193,17 @@ def test_a_second_term_changes_nothing_and_a_second_int_ends_at_once(tmp_path: P
         assert server.exit(5) == 130
 
 
-def test_int_ends_at_once_where_nobody_sits_at_a_terminal(tmp_path: Path) -> None:
-    with launched(tmp_path) as server, server.connect() as sock:
-        sock.sendall(b"x")
-        assert sock.recv(100) == b"X"
-        server.send(signal.SIGINT)
-        assert server.exit(5) == 130
+@pytest.mark.parametrize("model", ["epoll", "thread", "fork", "asyncio", "gevent"])
+def test_a_signal_to_the_whole_group_is_a_stop_and_no_death(tmp_path: Path, model: str) -> None:
+    with launched(tmp_path, model=model, workers=3) as server:
+        wait_for(lambda: server.log.count("is ready") == 3)
+        server.process.send_signal(signal.SIGSTOP)  # the workers end before it looks
+        os.killpg(server.pid, signal.SIGTERM)
+        wait_for(lambda: all(gone(pid) for pid in server.workers()))
+        server.process.send_signal(signal.SIGCONT)
+        assert server.exit() == 0
+        assert "WARNING" not in server.log and "ERROR" not in server.log
+        assert "Draining (SIGTERM)\n" in server.log  # nobody is connected: nobody has time to finish
 
 
 def test_quit_ends_at_once(tmp_path: Path) -> None:

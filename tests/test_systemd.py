@@ -95,7 +95,7 @@ def test_each_event_in_its_words(manager: Manager) -> None:
     tell(events.ReloadFailed("It has\na fault.", "x"))
     assert manager.next() == ["READY=1", "STATUS=Reload failed, and nothing has changed: It has\\na fault."]
     tell(events.WorkerReady(1, 2))
-    tell(events.DrainStarted("SIGTERM", 30.0))
+    tell(events.DrainStarted("SIGTERM", 30.0, 0))
     assert manager.next() == ["STOPPING=1", "STATUS=Draining (SIGTERM)"]
 
 
@@ -104,7 +104,7 @@ def test_after_an_upgrade_the_old_program_is_silent(manager: Manager) -> None:
     tell(STARTED)
     tell(events.UpgradeStarted())
     tell(events.Upgraded(4242))
-    tell(events.DrainStarted("upgraded to process 4242", 30.0))
+    tell(events.DrainStarted("upgraded to process 4242", 30.0, 0))
     assert manager.waiting()[-2:] == ["MAINPID=4242", "STATUS=Serving mine:reply under epoll"]
 
 

@@ -319,10 +319,11 @@ class LogNotReopened(Event, frozen=True):
 
 
 class DrainStarted(Event, frozen=True):
-    """Nothing new is accepted; open connections have `seconds` to finish."""
+    """Nothing new is accepted; the connections that are `open` have `seconds` to finish."""
 
     why: str
     seconds: float
+    open: int
 
 
 class DrainFinished(Event, frozen=True):

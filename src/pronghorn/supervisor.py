@@ -112,7 +112,7 @@ class Supervisor:
             self.force.adopts = adopt_orphans()
             self.force.spares_sessions = not getattr(self.serving.plan.source, "command", ())  # a program's are ours
         with self._signals:
-            self.watch.add(self._signals, lambda: self._obey(self._signals.take()))
+            self.watch.add(self._signals, self._hear)
             try:
                 self._loop()
             finally:
@@ -147,6 +147,7 @@ class Supervisor:
 
     def _steps(self) -> Iterator[tuple[str, Callable[[float], None]]]:
         """What a turn does, each with the words that tell of its failure; it is given the clock."""
+        yield "obey signals", self._hear  # before deaths: whoever ends all of a group meant the workers too
         yield "look after its workers", self.upkeep.turn
         yield "look after its control socket", self._each_turn
         yield "answer ctl drain", self._tell_emptied
@@ -214,10 +215,13 @@ class Supervisor:
 
     # Signals
 
+    def _hear(self, now: float = 0.0) -> None:
+        self._obey(self._signals.take())
+
     def _obey(self, numbers: bytes) -> None:
         ends = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
         for number in sorted(numbers, key=lambda each: each not in ends):  # to stop wins over all else
-            if number == signal.SIGQUIT or (number == signal.SIGINT and (self.draining or not _at_terminal())):
+            if number == signal.SIGQUIT or (number == signal.SIGINT and self.draining):
                 self._end_at_once(number)
             elif self.draining:
                 continue
@@ -259,7 +263,8 @@ class Supervisor:
         timeout = self.serving.plan.settings.drain_timeout
         self.changes.abandon(STOPPING)
         self._renewal.close()
-        self.observe(events.DrainStarted(why, timeout))
+        self.observe(events.DrainStarted(why, timeout, self.serving.plan.board.totals()["open"]))
+        self.force.leaving = True
         self.force.cut = 0
         self.force.killed.clear()
         listeners = self.serving.plan.listeners

@@ -61,6 +61,7 @@ class Workforce:
     ) -> None:
         self.living: dict[int, Worker] = {}
         self.adopts = False
+        self.leaving = False  # the server stops: whoever leaves in order is wanted to, though not told yet
         self.spares_sessions = False  # adopted processes with a session of their own were detached on purpose
         self.helpers = Reaper()  # children that are no workers: a probe, an upgrade
         self.cut = 0
@@ -301,7 +302,8 @@ class Workforce:
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
         if worker.ready or worker.retired:
-            wanted = worker.retired and (status in LEFT_IN_ORDER or bool(worker.doom))
+            in_order = status in LEFT_IN_ORDER or bool(worker.doom)
+            wanted = in_order and (worker.retired or self.leaving)
             stack, often = worker.stacks.take(), self.pace.told
             self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost, stack, often))
         worker.stacks.close()

@@ -31,6 +31,7 @@ WAITS = {
     "drain": "Waiting for open connections to finish",
     "stop": "Waiting for open connections to finish",
 }
+NOT_SERVING = 1  # an exit status
 NONE_AT_ALL = "To have no worker at all: pronghorn ctl drain"
 
 
@@ -109,7 +110,7 @@ def ask(help: str) -> Callable[[Callable[..., dict[str, Any]]], None]:
                 click.echo(json.dumps(result, indent=2))
             else:
                 tell(what, result)
-            return 0
+            return NOT_SERVING if values.get("ready") and not serves(result) else 0
 
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
         for option in reversed(OPTIONS):
@@ -120,7 +121,8 @@ def ask(help: str) -> Callable[[Callable[..., dict[str, Any]]], None]:
 
 
 @ask("How the server is: state, workers, connections, the last reload.")
-def status() -> dict[str, Any]:
+@click.option("--ready", is_flag=True, help="The exit status is 1 unless the server is SERVING and a worker is ready.")
+def status(ready: bool) -> dict[str, Any]:
     return {}
 
 
@@ -166,6 +168,11 @@ def answer(request: dict[str, Any], find: Callable[[], str], timeout: str | None
     if what == "stop":
         _server.wait_until_gone(path)
     return result
+
+
+def serves(status: dict[str, Any]) -> bool:
+    """Whether a client that connects now is served, by the result of `status`."""
+    return bool(status["state"] == "SERVING" and status["workers"]["ready"])
 
 
 def duration(text: str) -> float:

@@ -360,7 +360,8 @@ def _log_not_reopened(event: events.LogNotReopened) -> tuple[int, str]:
 
 @words(INFO, events.DrainStarted)
 def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
-    return INFO, f"Draining ({escaped(event.why)}): open connections have {event.seconds:g} s to finish"
+    who = f"{counted(event.open, 'open connection')} {'has' if event.open == 1 else 'have'}"
+    return INFO, f"Draining ({escaped(event.why)})" + (f": {who} {event.seconds:g} s to finish" if event.open else "")
 
 
 @words(WARNING, events.DrainFinished)

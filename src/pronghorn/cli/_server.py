@@ -87,14 +87,16 @@ def ask(path: str, request: dict[str, Any], seconds: float, waiting: Callable[[]
 
 
 def wait_until_gone(path: str) -> None:
-    """Waits for a server that has stopped to remove its socket, so that the next one can start at once."""
+    """Waits for a server that has stopped to remove its socket and the lock beside it, which goes last, so that the
+    next one can start at once."""
     deadline = time.monotonic() + LINGER
-    try:
-        before = os.lstat(path).st_ino
-        while os.lstat(path).st_ino == before and time.monotonic() < deadline:
-            time.sleep(0.01)
-    except OSError:
-        pass
+    for each in (path, f"{path}.lock"):
+        try:
+            before = os.lstat(each).st_ino
+            while os.lstat(each).st_ino == before and time.monotonic() < deadline:
+                time.sleep(0.01)
+        except OSError:
+            pass
 
 
 def _connected(path: str) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from launch import Launched, launched, wait_for
 from pronghorn.slots import AT_ONCE, RATE, Pace
 from pronghorn.stacks import SIZE, Stacks
+from pronghorn.suspects import PLACES, REFUSED, REFUSED_WORDS, TABLE_WORDS, OpenSources, Refused, key, name
+from pronghorn.suspicion import HALF_LIFE, LONGEST, MOST, Suspect, Suspicion
 
 HANDLER = f"{Path(__file__).parent / 'handlers_that_wait.py'}:crashes"
 
@@ -117,3 +120,124 @@ def test_the_end_of_a_connections_process_is_told_with_its_peer(end: signal.Sign
         wait_for(lambda: f"was killed by {end.name}" in server.log, "its record")
         assert "The process of a connection from 127.0.0.1 at PORT" in server.log
         assert ("in handle" in server.log) is (end == signal.SIGSEGV)
+
+
+# Whose connections were open.
+
+
+def head(address: str) -> bytes:
+    return f"PROXY TCP4 {address} 198.51.100.1 1000 2000\r\n".encode()
+
+
+@pytest.mark.parametrize("model", ["epoll", "thread"])
+def test_a_source_that_workers_die_of_is_refused_and_nobody_else(model: str, tmp_path: Path) -> None:
+    good: list[bytes] = []
+
+    def refused() -> bool:
+        good.append(ask(server, b"hello\n", head("192.0.2.1")))
+        return "Refused 192.0.2.66 at PORT 1000: --crash-penalty" in server.log
+
+    settings = {"model": model, "workers": 2, "proxy_from": "127.0.0.1", "crash_penalty": "1h"}
+    with launched(tmp_path, HANDLER, **settings) as server:
+        server.ready(2)
+        with attacked(server, head("192.0.2.66")):
+            wait_for(refused, "the refusal", 30)
+            wait_for(lambda: server.log.count("is ready, process id") >= 4, "workers")
+            assert [ask(server, b"hello\n", head("192.0.2.1")) for _ in range(20)] == [b"HELLO\n"] * 20
+        assert "died while 192.0.2.66 was connected: it is refused for 3600 s" in server.log
+        assert "192.0.2.1 was connected" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("settings", "address", "why"),
+    [
+        ({"crash_penalty": "0"}, "192.0.2.66", "by --crash-penalty 0"),
+        ({"crash_penalty": "1h"}, "192.0.2.66", "since nobody else was there"),
+        ({"crash_penalty": "1h"}, "127.0.0.66", ""),
+    ],
+)
+def test_who_may_be_everybody_is_never_refused(
+    settings: dict[str, str], address: str, why: str, tmp_path: Path
+) -> None:
+    with launched(tmp_path, HANDLER, model="epoll", proxy_from="127.0.0.1", **settings) as server:
+        for _ in range(5):
+            ask(server, b"crash\n", head(address))
+        wait_for(lambda: ask(server, b"hello\n", head(address)) == b"HELLO\n", "an answer")
+        assert f"it is not refused, {why}" in server.log if why else "was connected" not in server.log
+        assert "Refused" not in server.log
+
+
+def test_a_source_is_an_address_or_a_64_and_nobody_who_speaks_for_others() -> None:
+    assert name(key(("192.0.2.7", 1))) == "192.0.2.7" == name(key(("::ffff:192.0.2.7", 2)))
+    assert name(key(("2001:db8:0:1:aaaa::1", 1))) == "2001:db8:0:1::/64"
+    assert name(key(("fe80::1%eth0", 1))) == "fe80::/64"
+    assert [key(each) for each in (("127.0.0.1", 1), ("127.9.9.9", 1), ("::1", 1), "", "/path", ("x", 1))] == [0] * 6
+
+
+def test_the_table_of_open_sources_is_bounded_and_believes_nothing() -> None:
+    words = memoryview(bytearray(TABLE_WORDS * 8)).cast("q")
+    table = OpenSources(words)
+    for source in (5, 5, 5 + PLACES, -7):
+        table.add(source)
+    table.remove(5)
+    table.remove(999)
+    assert table.open() == {5: 1, 5 + PLACES: 0, -7: 0}
+    table.remove(5)
+    table.remove(5)
+    assert table.open() == {5 + PLACES: 0, -7: 0}
+    assert table.seen() == {5, 5 + PLACES, -7}
+    for source in range(1, 100 * PLACES):
+        table.add(source)
+    assert len(table.open()) <= PLACES
+    for index in range(TABLE_WORDS):
+        words[index] = -(2**63) if index % 2 else 2**63 - 1
+    table.open(), table.seen()
+
+
+def test_who_is_refused_is_let_in_again_and_of_too_many_the_first() -> None:
+    words = memoryview(bytearray(REFUSED_WORDS * 8)).cast("q")
+    refused, now = Refused(words), time.monotonic_ns()
+    assert not refused.holds(5)
+    refused.refuse(5, now + 10**12)
+    assert refused.holds(5) and not refused.holds(6) and not refused.holds(0)
+    refused.refuse(5, now - 1)
+    assert not refused.holds(5)
+    for source in range(1, REFUSED + 2):
+        refused.refuse(source, now + 10**12 + source)
+    assert not refused.holds(1) and all(map(refused.holds, range(2, REFUSED + 2)))
+
+
+def test_the_source_that_is_there_at_several_deaths_is_it() -> None:
+    suspicion = Suspicion()
+    assert suspicion.death({1: 0}, 0.0) is None, "once is chance"
+    found = suspicion.death({1: 0}, 1.0)
+    assert found is not None and found[0] == 1 and found[1].deaths == 2
+
+    suspicion = Suspicion()
+    for death in range(50):
+        assert suspicion.death({1: 0, 2: 0}, float(death)) is None, "two who cannot be told apart"
+
+    suspicion, found = Suspicion(), None
+    for death in range(20):  # one is always there, the other four times in five
+        found = suspicion.death({1: 0} if death % 5 == 4 else {1: 0, 2: 0}, float(death)) or found
+        assert found is None or found[0] == 1
+    assert found is not None
+
+    suspicion = Suspicion()
+    for death in range(50):
+        assert suspicion.death({1: 100, 2: 100}, float(death)) is None, "whose others ended in order"
+
+    suspicion = Suspicion()
+    for death in range(50):
+        assert suspicion.death({1: 0}, death * 10 * HALF_LIFE) is None, "blame fades"
+
+
+def test_suspects_are_bounded_and_a_penalty_grows() -> None:
+    suspicion = Suspicion()
+    for source in range(1, 5 * MOST):
+        suspicion.death({source: 0}, 0.0)
+    assert len(suspicion) <= MOST
+    suspect = Suspect()
+    lengths = [suspect.refuse(suspect.until, 10.0) for _ in range(10)]
+    assert lengths[:4] == [10.0, 20.0, 40.0, 80.0] and lengths[-1] == LONGEST
+    assert suspect.refuse(suspect.until + LONGEST, 10.0) == 10.0

@@ -19,7 +19,8 @@ LAYERS = (
     {"server", "presence"},
     {
         "supervisor", "desk", "changes", "renewal", "upkeep", "workforce", "slots", "reports", "guard", "reload",
-        "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher", "surroundings", "pid_file",
+        "suspicion", "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher", "surroundings",
+        "pid_file",
         "restart",
     },
     {"worker", "probe", "helper", "processes", "program", "privileges", "log_file"},
@@ -32,8 +33,7 @@ LAYERS = (
         "certificates", "tls_channel", "tls_connection", "tls_words", "watchdog",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
         "ending", "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
-        "socket_facts", "settings", "stacks",
-        "contexts",
+        "socket_facts", "settings", "stacks", "suspects", "contexts",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

@@ -200,6 +200,16 @@ class ReplacementsWait(Event, frozen=True):
     rate: float
 
 
+class SourceSuspected(Event, frozen=True):
+    """Workers died `deaths` times while `source` (an address, or a /64 of IPv6) was connected, and no other source
+    explains it. It is refused for `seconds`; 0: it is not, and `why` says why."""
+
+    source: str
+    deaths: int
+    seconds: float
+    why: str = ""
+
+
 class WorkerCrashed(Event, frozen=True):
     """A model raised: a fault of the server itself, with its traceback as text."""
 

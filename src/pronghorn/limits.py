@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterator
 from pronghorn.counts import OPEN
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.networks import Access, Networks
-from pronghorn.scoreboard import H_HIGHEST, SEEN, SINCE, TAKEN, Page
+from pronghorn.scoreboard import H_HIGHEST, H_REFUSED, SEEN, SINCE, TAKEN, Page
 from pronghorn.settings import Settings
+from pronghorn.suspects import REFUSED_WORDS, Refused, key
 
 SPARE_DESCRIPTORS = 16  # of those that are free when serving begins, for what is no connection
 ALL, DESCRIPTORS = "--max-connections", "the descriptors of a worker, ulimit -n"
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
+CRASHED = "--crash-penalty"
 RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
 SECOND = 10**9  # nanoseconds
 AGAIN = 1.0  # seconds within which a second shortage is the same one
@@ -106,7 +108,9 @@ class Bucket:
 class Limits:
     """What one worker holds its connections to. `most` is what it can hold itself."""
 
-    __slots__ = ("_access", "_all", "_bucket", "_page", "_per_source", "_proxies", "most", "proxied")
+    __slots__ = (
+        "_access", "_all", "_bucket", "_connected", "_page", "_per_source", "_proxies", "_refused", "most", "proxied",
+    )  # fmt: skip
 
     def __init__(self, settings: Settings, page: Page) -> None:
         self._page = page
@@ -116,6 +120,8 @@ class Limits:
         self._per_source = settings.max_connections_per_source
         rate = settings.accept_rate
         self._bucket = Bucket(rate, page) if rate else None
+        self._connected = page.connected()
+        self._refused = Refused(page.head()[H_REFUSED : H_REFUSED + REFUSED_WORDS])
         self.most: float = max(1, free_descriptors() - SPARE_DESCRIPTORS)
         self.proxied = bool(self._proxies)
 
@@ -144,21 +150,40 @@ class Limits:
         counted among those of its source, unless it is a proxy, who speaks for others: they are counted later."""
         if not self._access.permits(peer):
             return DENIED
-        counts = not self.is_proxy(peer)
-        if counts and self._too_many(peer):
+        if self.is_proxy(peer):
+            return TOO_FAST if self._bucket is not None and not self._bucket.take() else ""
+        source = key(peer)
+        if self._refused.holds(source):
+            return CRASHED
+        if self._too_many(peer):
             return TOO_MANY
         if self._bucket is not None and not self._bucket.take():
-            if counts:
-                self.left(peer)
+            self._uncount(peer)
             return TOO_FAST
+        if source:
+            self._connected.add(source)
         return ""
 
     def refusal_of_client(self, client: Peer) -> str:
         """The same of a client for whom a proxy speaks. How fast the proxy comes has been looked at."""
-        return self._too_many(client) if self._access.permits(client) else DENIED
+        if not self._access.permits(client):
+            return DENIED
+        source = 0 if self.is_proxy(client) else key(client)
+        if self._refused.holds(source):
+            return CRASHED
+        limit = self._too_many(client)
+        if source and not limit:
+            self._connected.add(source)
+        return limit
 
     def left(self, peer: Peer) -> None:
         """A connection that no limit refused is over."""
+        self._uncount(peer)
+        source = key(peer)
+        if source and not self.is_proxy(peer):
+            self._connected.remove(source)
+
+    def _uncount(self, peer: Peer) -> None:
         if self._per_source:
             self._page.source_remove(peer)
 

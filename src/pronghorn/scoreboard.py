@@ -28,6 +28,7 @@ from pronghorn.counts import CLOSED_WORD, COUNTERS, OPEN, Counts, word
 from pronghorn.errors import PronghornError
 from pronghorn.shared_memory import bounded, mapped
 from pronghorn.sources import SOURCE_WORDS, buckets
+from pronghorn.suspects import REFUSED_WORDS, TABLE_WORDS, OpenSources, Refused
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
 FORMAT = 2
@@ -40,11 +41,13 @@ SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take
 
 # The words of a page behind its counters.
 SLOT, GENERATION, SUPERVISOR, PID, STATE, STARTED, BEAT, SOURCES = range(COUNTERS, COUNTERS + 8)
+CONNECTED = 64  # and what follows: the sources that are connected (suspects.py)
 
 # The words of the head. Behind it stands the directory: a word for each page, its supervisor's process id or 0; then
 # what --accept-rate needs (limits.py): three words for each page, which are not cleared when it is given back.
 H_MAGIC, H_FORMAT, H_PAGE, H_PAGES, H_CHANGES, H_HIGHEST = range(6)
 KEY = slice(64, 80)  # bytes
+H_REFUSED = 16  # and what follows: who is refused (suspects.py)
 DIRECTORY = WORDS
 TAKEN, SEEN, SINCE = (DIRECTORY + each * PAGES for each in (1, 2, 3))
 FIRST = DIRECTORY + (4 * PAGES * 8 + PAGE - 1) // PAGE * WORDS
@@ -100,6 +103,10 @@ class Page(Counts):
     def head(self) -> memoryview[int]:
         """What stands before all pages; without a board, as much that nobody else has."""
         return self._board.words[:FIRST] if self._board else memoryview(bytearray(FIRST * 8)).cast("q")
+
+    def connected(self) -> OpenSources:
+        """The sources that are connected to this worker."""
+        return OpenSources(self.words[CONNECTED : CONNECTED + TABLE_WORDS])
 
     def crowded(self) -> bool:
         """Whether another worker that accepts, and is alive, has fewer open connections by two or more: then that one
@@ -277,6 +284,14 @@ class Scoreboard:
             sums.words[index] = sum(values)
         names = ("open", "accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors", "closed")
         return {name: getattr(sums, name) for name in names}
+
+    def connected(self) -> set[int]:
+        """The sources that are, or were a while ago, connected to a worker."""
+        return {source for page in self.pages() for source in page.connected().seen()}
+
+    def refused(self) -> Refused:
+        """The sources that are refused now, because workers died of them."""
+        return Refused(self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS])
 
     def source_count(self, peer: tuple[str, int] | str) -> int:
         """Connections that this source has open with all workers: never less than the truth, seldom more (a count-min

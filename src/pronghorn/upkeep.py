@@ -25,6 +25,8 @@ from pronghorn.processes import kill, resident_memory
 from pronghorn.scoreboard import DRAINING
 from pronghorn.settings import Settings
 from pronghorn.slots import RATE, Generation, Slot, Worker
+from pronghorn.suspects import name
+from pronghorn.suspicion import Suspicion
 from pronghorn.watch import Watch
 from pronghorn.workforce import Workforce
 
@@ -45,6 +47,7 @@ class Upkeep:
         self.generations: list[Generation] = []
         self.served = False
         self._observe = observe
+        self._suspicion = Suspicion()
         self._serves = serves
         self._started_at = self._last_turn = time.monotonic()
         self._awake_since = 0.0
@@ -139,12 +142,30 @@ class Upkeep:
             worker.generation.failure = slot.failure = worker.start_failure(status)
         elif worker.ready and (worker.served or worker.steady(now)):
             slot.forgive(self._replaced_at(worker.generation, now))
+            if not worker.killed(status) and status != -signal.SIGTERM:
+                self._blame(worker, now)
         elif worker.ready:
             slot.rest(now, worker.killed(status))
         else:
             slot.failure = worker.start_failure(status)
             if self.served:
                 self._not_started(slot, told(slot.failure), worker.killed(status))
+
+    def _blame(self, worker: Worker, now: float) -> None:
+        """Refuses the source that workers die of, if that is clear and others are there who gain by it: one that is
+        alone may be a proxy of everybody's."""
+        found = self._suspicion.death(worker.connected, now)
+        if found is None:
+            return
+        source, suspect = found
+        plan = worker.generation.plan
+        seconds, why = plan.settings.crash_penalty, "by --crash-penalty 0"
+        if seconds and not ({*worker.connected, *plan.board.connected()} - {source}):
+            seconds, why = 0.0, "since nobody else was there who would gain by it"
+        if seconds:
+            seconds = suspect.refuse(now, seconds)
+            plan.board.refused().refuse(source, int((now + seconds) * 10**9))
+        self._observe(events.SourceSuspected(name(source), suspect.deaths, seconds, why if not seconds else ""))
 
     def _replaced_at(self, generation: Generation, now: float) -> float:
         pace = self.force.pace

@@ -298,6 +298,7 @@ class Workforce:
             worker.slot.lost(worker)
             self._hang_up(worker)
         worker.served = worker.page.accepted > 0
+        worker.connected = worker.page.connected().open()
         lost = worker.generation.plan.board.release(worker.page.index)
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))

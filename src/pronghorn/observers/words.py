@@ -91,6 +91,8 @@ def limited_kind(event: Event) -> Hashable:
         return "wait", event.address
     if isinstance(event, events.WorkerExited) and (event.stack or event.often) and not event.wanted:
         return "worker", event.status, _crashed_at(event.stack)
+    if isinstance(event, events.SourceSuspected):
+        return "suspect", event.source, event.seconds
     if isinstance(event, events.ChildDied):
         return "child", event.status, _crashed_at(event.stack)
     if isinstance(event, events.PeerFailed) and not isinstance(event.error, OSError):
@@ -261,6 +263,14 @@ def _worker_not_started(event: events.WorkerNotStarted) -> tuple[int, str]:
 @words(ERROR, events.ReplacementsWait)
 def _replacements_wait(event: events.ReplacementsWait) -> tuple[int, str]:
     return ERROR, f"Workers die so often that new ones have to wait: {event.rate:g} are started in a second"
+
+
+@words(ERROR, events.SourceSuspected)
+def _source_suspected(event: events.SourceSuspected) -> tuple[int, str]:
+    what = f"{counted(event.deaths, 'worker')} died while {escaped(event.source)} was connected"
+    if not event.seconds:
+        return ERROR, f"{what}: it is not refused, {escaped(event.why)}"
+    return ERROR, f"{what}: it is refused for {event.seconds:g} s (--crash-penalty)"
 
 
 @words(ERROR, events.WorkerCrashed)

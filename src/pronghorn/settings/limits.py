@@ -61,3 +61,13 @@ class Limits(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0,
         ),
     ] = 0
+    crash_penalty: Annotated[
+        float,
+        option(
+            "How long a source is refused that workers die of: the one that was connected at death after death. Twice "
+            "as long each time, up to 10 minutes. Never loopback, a unix socket or a proxy; 0 refuses nobody.",
+            "Admission",
+            unit="time",
+            ge=0,
+        ),
+    ] = 10.0

@@ -1,0 +1,73 @@
+"""Which source it is that workers die of: each death is blamed on those who were connected.
+
+Law: pure book-keeping; the clock is an argument. One death says little: everybody who was connected shares its blame,
+those more who were suspected before, and those less whose other connections ended in order in that worker. Who is
+connected at death after death is blamed more and more; who is so by chance is not. Blame fades, memory is bounded, and
+what workers have written down about themselves may be false: whoever has taken one over can have an address suspected.
+
+The measure is that of sshd(8), PerSourcePenalties: it refuses who made it crash for a while, and longer each time.
+"""
+
+from __future__ import annotations
+
+HALF_LIFE = 300.0  # seconds
+PRIOR = 0.5  # the blame that everybody has who is connected
+ENOUGH = 1.75  # deaths' worth of blame, to be held for guilty: two of them, though some of it has faded
+SHARE = 0.6  # of the blame for this death: then it is more likely this source than all others together
+LONGEST = 600.0  # seconds of refusal
+MOST = 1024  # sources that are remembered
+
+
+class Suspect:
+    """One source: its blame at the instant `at`, the deaths at which it was connected, and how often it was refused."""
+
+    __slots__ = ("at", "blame", "deaths", "times", "until")
+
+    def __init__(self) -> None:
+        self.blame = self.at = self.until = 0.0
+        self.deaths = self.times = 0
+
+    def blamed(self, now: float) -> float:
+        """Its blame now."""
+        return float(self.blame * 0.5 ** ((now - self.at) / HALF_LIFE))
+
+    def refuse(self, now: float, seconds: float) -> float:
+        """How long to refuse it: twice as long each time, if the times follow each other."""
+        self.times = self.times + 1 if now < self.until + LONGEST else 1
+        length = min(seconds * 2.0 ** min(self.times - 1, 20), max(LONGEST, seconds))
+        self.until = now + length
+        return length
+
+
+class Suspicion:
+    """The sources that were connected when workers died."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[int, Suspect] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def death(self, connected: dict[int, int], now: float) -> tuple[int, Suspect] | None:
+        """A worker has died; `connected` are the sources that it served, each with how many of its connections had
+        ended in order there. The source that it was, if that is clear by now."""
+        suspects = {source: self._known.setdefault(source, Suspect()) for source in connected}
+        chances = {
+            source: (PRIOR + suspect.blamed(now)) / (1 + connected[source]) for source, suspect in suspects.items()
+        }
+        total, worst = sum(chances.values()), None
+        for source, suspect in suspects.items():
+            share = chances[source] / total
+            suspect.blame, suspect.at = suspect.blamed(now) + share / (1 + connected[source]), now
+            suspect.deaths += 1
+            if share >= SHARE and suspect.blame >= ENOUGH:
+                worst = source, suspect
+        self._forget(now)
+        return worst
+
+    def _forget(self, now: float) -> None:
+        if len(self._known) > MOST:
+            order = sorted(self._known.items(), key=lambda item: item[1].blamed(now), reverse=True)
+            self._known = dict(order[: MOST // 2])

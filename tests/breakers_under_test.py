@@ -91,3 +91,10 @@ kept_tasks: list[Any] = []
 def blocking(conn: Any) -> None:
     while line := conn.recv(65536):
         conn.sendall(obey(line, conn.fileno()))
+
+
+async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Writes whenever it may."""
+    while not writer.is_closing():
+        writer.write(b"x" * 1000)
+        await writer.drain()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -110,3 +112,38 @@ def test_whatever_a_handler_raises_ends_its_own_conversation_at_most(handler: st
             assert "Mute: <str() failed>" in server.log()
         assert server.stop(timeout=PATIENCE) == 0, server.log()
         assert "unexpected" not in server.log()
+
+
+DRINK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
+    print(flush=True)
+    room = bytearray(1 << 20)
+    while sock.recv_into(room):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "model"),
+    [
+        ("chargen", "epoll"),
+        pytest.param("chargen", "select", marks=pytest.mark.slow),
+        ("breakers_under_test:chatter", "asyncio"),
+        pytest.param("breakers_under_test:chatter", "uvloop", marks=pytest.mark.slow),
+    ],
+)
+def test_a_handler_that_writes_whenever_it_may_starves_nobody(handler: str, model: str) -> None:
+    with serving(handler, model=model, workers=1, worker_silence=5) as server:
+        host, port = map(str, server.address)
+        drinker = subprocess.Popen([sys.executable, "-c", DRINK, host, port], stdout=subprocess.PIPE)
+        try:
+            assert drinker.stdout is not None and drinker.stdout.readline() == b"\n"
+            for _ in range(5):
+                with server.connect(timeout=PATIENCE) as client:
+                    assert client.recv(10)
+            assert drinker.poll() is None
+        finally:
+            drinker.kill()
+            drinker.communicate()
+        assert "no sign of life" not in server.log()

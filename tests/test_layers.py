@@ -23,7 +23,7 @@ LAYERS = (
         "pid_file",
         "restart",
     },
-    {"worker", "probe", "helper", "processes", "program", "privileges", "log_file"},
+    {"worker", "probe", "helper", "processes", "program", "privileges", "log_config", "log_file"},
     {"models"},
     {"handlers", "services"},
     {

@@ -215,8 +215,8 @@ def rotated(folder: Path, server: Launched, number: int, workers: int) -> None:
     """Rename the file, have it opened anew, and wait until everybody has."""
     (folder / "log").rename(folder / f"log.{number:02}")
     server.send(signal.SIGUSR1)
+    wait_for(lambda: len(server.workers()) == workers, "no helper process")
     pids = [server.pid, *server.workers()]
-    assert len(pids) == workers + 1
 
     def moved() -> bool:
         return (folder / "log").exists() and all(os.path.samefile(f"/proc/{pid}/fd/2", folder / "log") for pid in pids)

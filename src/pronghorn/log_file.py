@@ -1,7 +1,8 @@
 """The file of the log: standard error leads to it, and to a new one when it has been renamed.
 
-Law: descriptor 2 is the log, whoever writes to it: records, the stacks of faulthandler, what a handler prints there. So
-the file takes the place of descriptor 2, and nobody who writes needs to know. dup2(2) swaps it in one step: what is
+Law: descriptor 2 is the log, whoever writes to it: what a handler prints there; and so is the copy of it that records
+and the stacks of faulthandler go to (standard.py). So the file takes the place of both, and nobody who writes needs to
+know. dup2(2) swaps it in one step: what is
 written before is in the old file, what is written after in the new one, and no line falls between.
 
 Root opens the file for workers who are somebody else. Where that user may change the folder, as is usual, the file is
@@ -20,6 +21,7 @@ from pronghorn.act_as import act_as
 from pronghorn.drain import Wake
 from pronghorn.errors import BadSetting
 from pronghorn.events import LogNotReopened, Observer
+from pronghorn.standard import outlet
 from pronghorn.trusted_paths import Place, may_write
 
 MODE = 0o640
@@ -57,8 +59,7 @@ class LogFile:
     def close(self) -> None:
         """Put standard error back."""
         if self._before >= 0:
-            os.dup2(self._before, 2)
-            os.close(self._before)
+            _become_standard_error(self._before)
             self._before = -1
 
 
@@ -108,4 +109,5 @@ def _opened(path: str) -> int:
 
 def _become_standard_error(fd: int) -> None:
     os.dup2(fd, 2)
+    outlet.follow()
     os.close(fd)

@@ -29,7 +29,9 @@ from pronghorn.worker import Plan
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
 
-AT_START_ONLY = tuple("chdir control_socket group log_file log_format name pid_file reload umask user".split())
+AT_START_ONLY = tuple(
+    "chdir control_socket group log_config log_file log_format name pid_file reload umask user".split()
+)
 """Settings that a reload cannot change: the supervisor has acted on them already."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, log_file, probe, worker
+from pronghorn import events, log_config, log_file, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
 from pronghorn.guard import Guard
 from pronghorn.handlers import Facts, Source
@@ -32,7 +32,7 @@ from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
-from pronghorn.standard import complain, keep_standard_descriptors
+from pronghorn.standard import complain, keep_standard_descriptors, outlet
 from pronghorn.supervisor import Supervisor
 from pronghorn.surroundings import Surroundings
 from pronghorn.upgrade import Upgrade
@@ -148,12 +148,18 @@ class Server:
         self._inherited = activated + [Listener.adopt(each) for each in handed]
         os.environ.update(self._handed.environment if self._handed else {})
         self._systemd = SystemdObserver(os.environ)
-        log = LogObserver(self.settings.log_level, form=self.settings.log_format)
+        if self.settings.log_config:
+            log_config.apply(self.settings.log_config)
+        outlet.keep()
+        log = LogObserver(
+            self.settings.log_level, form=self.settings.log_format, configured=bool(self.settings.log_config)
+        )
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
         planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
         with ExitStack() as undo:
             undo.callback(self._board.close)
+            undo.callback(outlet.release)
             undo.callback(log.close)
             facts = planner.facts(self.source, self.settings)
             plan = self._first_plan(planner, facts or probe.ask(self.source, self.settings))

@@ -7,6 +7,8 @@ changed: O_NONBLOCK belongs to the open file (open(2)), which other programs sha
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import stat
@@ -31,8 +33,11 @@ def keep_standard_descriptors() -> None:
 
 
 class Outlet:
-    """Descriptor 2, whatever it is at the moment, written to without waiting for who reads it: 50 ms at the first time
-    that it takes no more, and not at all from then on until it takes something again.
+    """Standard error, written to without waiting for who reads it: 50 ms at the first time that it takes no more, and
+    not at all from then on until it takes something again.
+
+    It is descriptor 2, whatever that is at the moment; after `keep`, a copy of it under a number of its own. So a
+    handler that closes 2, whose number may be a client's then, does not have the log written there.
 
     A pipe, a FIFO and a terminal are opened once more, by way of /proc, with O_NONBLOCK: what they do not take is
     refused, however many processes write there. A socket is told so with each message. A file, and a device such as
@@ -40,8 +45,11 @@ class Outlet:
     """
 
     PATIENCE = 50  # ms
+    HIGH = 64  # the lowest number of the copy: those below are soon given out anew
 
     def __init__(self) -> None:
+        self.fd = 2
+        self._kept: tuple[int, ...] = ()  # what the copy leads to
         self._own = -1
         self._file: tuple[int, ...] = ()  # what `_own` was opened as
         self._full = False
@@ -50,7 +58,9 @@ class Outlet:
     def write(self, data: bytes) -> None:
         """All of it, or BlockingIOError: then some of it may have been written, and the next write begins a new line.
         Raises another OSError if nobody can read it, or if the disk is full: a piece that fitted is taken back."""
-        status = os.fstat(2)
+        status = os.fstat(self.fd)
+        if self.fd != 2 and _identity(self.fd) != self._kept:
+            raise OSError(errno.EBADF, "somebody has closed the log's descriptor")
         if self._torn:
             data = b"\n" + data
         rest = data
@@ -58,11 +68,33 @@ class Outlet:
             while rest:
                 rest = rest[self._some(status, rest) :]
         except OSError:
-            if len(rest) < len(data) and _taken_back(status, len(data) - len(rest)):
+            if len(rest) < len(data) and _taken_back(self.fd, status, len(data) - len(rest)):
                 rest = data
             raise
         finally:
             self._torn = self._torn if rest is data else bool(rest)
+
+    def keep(self) -> None:
+        """Have a copy of descriptor 2, and write there from now on."""
+        if self.fd == 2:
+            try:
+                self.fd = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, self.HIGH)
+            except OSError:  # it is closed, or there is no room above
+                return
+            self._kept = _identity(self.fd)
+
+    def follow(self) -> None:
+        """Descriptor 2 leads elsewhere now: so does the copy."""
+        if self.fd != 2:
+            os.dup2(2, self.fd, inheritable=False)
+            self._kept = _identity(self.fd)
+
+    def release(self) -> None:
+        """Close the copy, and go by descriptor 2 again."""
+        if self.fd != 2:
+            if _identity(self.fd) == self._kept:
+                os.close(self.fd)
+            self.fd = 2
 
     def _some(self, status: os.stat_result, data: bytes) -> int:
         """Writes something, and says how much."""
@@ -72,7 +104,7 @@ class Outlet:
                 done = self._once(fd, status, data)
             except BlockingIOError:
                 self._full = True
-                if last or not _takes(2 if fd < 0 else fd, self.PATIENCE):
+                if last or not _takes(self.fd if fd < 0 else fd, self.PATIENCE):
                     raise
             else:
                 self._full = False
@@ -83,26 +115,26 @@ class Outlet:
         if fd >= 0:
             return os.write(fd, data)  # a file takes it whole, and with O_APPEND no other's record comes between
         if stat.S_ISSOCK(status.st_mode):
-            with socket.socket(fileno=os.dup(2)) as sock:
+            with socket.socket(fileno=os.dup(self.fd)) as sock:
                 return sock.send(data, socket.MSG_DONTWAIT)
-        if not _takes(2, 0):
+        if not _takes(self.fd, 0):
             raise BlockingIOError
-        return os.write(2, data[:PIPE_BUF])
+        return os.write(self.fd, data[:PIPE_BUF])
 
     def _descriptor(self, status: os.stat_result) -> int:
         """One that can be written to without asking; -1 if there is none."""
-        if not (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or os.isatty(2)):
-            return 2
+        if not (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or os.isatty(self.fd)):
+            return self.fd
         if stat.S_ISSOCK(status.st_mode):
             return -1
         # A handler may have closed our own, whose number is a client's then; and the log may lead elsewhere by now.
         ours = self._own >= 0 and _identity(self._own) == self._file
-        if ours and self._file == _identity(2):
+        if ours and self._file == _identity(self.fd):
             return self._own
         if ours:
             os.close(self._own)
         try:
-            self._own = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            self._own = os.open(f"/proc/self/fd/{self.fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             self._own, self._file = -1, ()
         else:
@@ -110,14 +142,14 @@ class Outlet:
         return self._own
 
 
-def _taken_back(before: os.stat_result, written: int) -> bool:
+def _taken_back(fd: int, before: os.stat_result, written: int) -> bool:
     """Cut off the piece of a line that still fitted into a file; not if anybody else has written there since."""
     try:
         end = before.st_size + written
-        if not stat.S_ISREG(before.st_mode) or os.fstat(2).st_size != end or os.lseek(2, 0, os.SEEK_CUR) != end:
+        if not stat.S_ISREG(before.st_mode) or os.fstat(fd).st_size != end or os.lseek(fd, 0, os.SEEK_CUR) != end:
             return False
-        os.ftruncate(2, before.st_size)
-        os.lseek(2, before.st_size, os.SEEK_SET)
+        os.ftruncate(fd, before.st_size)
+        os.lseek(fd, before.st_size, os.SEEK_SET)
     except OSError:
         return False
     return True

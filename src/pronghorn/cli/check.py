@@ -33,7 +33,7 @@ def command(layers: Layers, as_json: bool) -> None:
 
 def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for what would keep it from that."""
-    from pronghorn import probe
+    from pronghorn import log_config, probe
     from pronghorn.opening import check_binds
     from pronghorn.planning import certified, judged
     from pronghorn.surroundings import Surroundings
@@ -47,6 +47,8 @@ def examined(settled: Settled) -> dict[str, Any]:
         check_binds(settings)
         for name in ("log_file", "pid_file"):
             refuse_missing_folder(name, getattr(settings, name))
+        if settings.log_config:
+            log_config.read(settings.log_config)
     return {
         "handler": handler_of(settled),
         "style": facts.style,

@@ -7,6 +7,8 @@ not do: thousands of blocking conversations in one process, without a stack from
 from __future__ import annotations
 
 import importlib.util
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 from pronghorn.connection import FACTS, Facts
@@ -68,10 +70,18 @@ def serve(context: Context) -> None:
     import gevent
 
     context.connection_class = connection_class()
+    gevent.get_hub().print_exception = _told_of  # type: ignore[method-assign, assignment]
     flows = Flows(context)
     for conn in flows.accepted():
         gevent.spawn(flows.converse, conn)
     flows.finish()
+
+
+def _told_of(context: Any, kind: Any, error: Any, place: Any) -> None:
+    """A greenlet of the handler's failed: told as Python tells of an error that nobody catches, with its limits."""
+    if error is not None:
+        told = SimpleNamespace(exc_type=kind, exc_value=error, exc_traceback=place, err_msg=None, object=context)
+        sys.unraisablehook(told)
 
 
 def missing() -> str | None:

@@ -1,9 +1,8 @@
 """The log: events in words, on standard error.
 
-Law: the words are those of words.py. What asyncio logs by itself, of tasks and callbacks that failed with nobody there
-to be told, is escaped as they are, unless the user has set up logging. Kinds that a peer can cause at will are limited
-to one line in ten seconds each, with the count of those left out, of a process and all that it forks together. A log
-that nobody reads may not stop the server: what standard error does not take at once is dropped and counted.
+Law: the words are those of words.py; what others say comes by way of others.py. Kinds that a peer can cause at will are
+limited to one line in ten seconds each, with the count of those left out, of a process and all that it forks together.
+A log that nobody reads may not stop the server: what standard error does not take at once is dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,72 +11,94 @@ import logging
 import math
 import mmap
 import os
-import sys
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
 
 from pronghorn.events import Event
-from pronghorn.observers.words import DEBUG, ERROR, INFO, LONGEST_PART, WARNING, WORDS, escaped, indented, limited_kind
+from pronghorn.observers.others import Others
+from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind, with_count
 from pronghorn.standard import outlet
 
 NAME = "pronghorn.error"
-ASYNCIO = "asyncio"
 QUIET = 10.0
 COLOURS = {DEBUG: 36, INFO: 32, WARNING: 33, ERROR: 31}
 
 
 class LogObserver:
-    """Tells events to the logger `pronghorn.error`.
+    """Tells events as records named `pronghorn.error`, whatever the handler does with `logging` later: it may disable
+    loggers, take their handlers away, or set a level.
 
-    A logger that already has handlers is left as its owner made it; otherwise records of `level` and above go to
-    standard error until `close`, as lines of `form`: text or json. `clock` is monotonic, in seconds.
+    A logger `pronghorn.error` that already has handlers is left as its owner made it, and they hear of everything from
+    then on; with `configured`, those that it inherits, too (`--log-config`). Otherwise records of `level` and above go
+    to standard error until `close`, as lines of `form`: text or json; and so does what others say, see others.py.
+    `clock` is monotonic, in seconds.
     """
 
-    def __init__(self, level: str = "info", clock: Callable[[], float] = time.monotonic, form: str = "text") -> None:
+    def __init__(
+        self,
+        level: str = "info",
+        clock: Callable[[], float] = time.monotonic,
+        form: str = "text",
+        *,
+        configured: bool = False,
+    ) -> None:
         self._clock = clock
         self._seldom = Seldom()
         self._logger = logging.getLogger(NAME)
-        self._handler: logging.Handler | None = None
-        if not self._logger.handlers:
-            self._handler = StandardError(form)
-            self._logger.addHandler(self._handler)
-            self._logger.setLevel(level.upper())
-            self._logger.propagate = False
-            self._others = Others(self._handler)
-            logging.getLogger(ASYNCIO).addHandler(self._others)
-            sys.unraisablehook, self._unraisable = self._unraised, sys.unraisablehook
+        self._ours: logging.Handler | None = None
+        if self._logger.handlers or (configured and self._logger.hasHandlers()):
+            self._handlers = tuple(_heard_by(self._logger))
+            self._level = self._logger.getEffectiveLevel()
+            return
+        self._ours = StandardError(form)
+        self._handlers = (self._ours,)
+        self._logger.addHandler(self._ours)
+        self._logger.setLevel(level.upper())
+        self._logger.propagate = False
+        self._level = self._logger.level
+        self._others = Others(self._say, self._seldom, clock)
+        self._others.begin(self._level)
 
     def __call__(self, event: Event) -> None:
         most, tell = WORDS.get(type(event), (0, None))
-        if tell is None or not self._logger.isEnabledFor(most):
+        if tell is None or most < self._level:
             return
         kind = limited_kind(event)
-        if kind is None:
+        more = 0 if kind is None else self._seldom.left_out(kind, self._clock())
+        if more is None:
+            return
+        try:
             level, text = tell(event)
-            self._logger.log(level, "%s", text)
-        elif (more := self._seldom.left_out(kind, self._clock())) is not None:
-            level, text = tell(event)
-            head, line_end, rest = text.partition("\n")
-            head += f" ({more:,} more since the last such line)" if more else ""
-            self._logger.log(level, "%s", head + line_end + rest)
+        except MemoryError:
+            level, text = most, f"{type(event).__name__}: there is no memory to tell of it"
+        self._say(level, with_count(text, more))
 
     def close(self) -> None:
         """Leaves the loggers as they were found."""
-        if self._handler is not None:
-            logging.getLogger(ASYNCIO).removeHandler(self._others)
-            sys.unraisablehook = self._unraisable
-            self._logger.removeHandler(self._handler)
+        if self._ours is not None:
+            self._others.end()
+            self._logger.removeHandler(self._ours)
             self._logger.setLevel(logging.NOTSET)
             self._logger.propagate = True
-            self._handler = None
+            self._ours, self._handlers = None, ()
 
-    def _unraised(self, told: sys.UnraisableHookArgs) -> None:
-        """Leave out what ssl says of a client that asks for a name that is none: the handshake's end tells of it."""
-        if not (isinstance(told.object, bytes) and isinstance(told.exc_value, UnicodeDecodeError)):
-            self._unraisable(told)
+    def _say(self, level: int, text: str, name: str = NAME) -> None:
+        if level < self._level:
+            return
+        record = logging.LogRecord(name, level, "", 0, text, None, None)
+        for handler in self._handlers:
+            if level >= handler.level:
+                handler.handle(record)
+
+
+def _heard_by(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+    """The handlers that hear a logger's records, those of its parents included."""
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
 
 
 class Seldom:
@@ -118,8 +139,8 @@ class StandardError(logging.Handler):
     def __init__(self, form: str = "text") -> None:
         super().__init__()
         self._dropped = 0
-        coloured = os.isatty(2) and not os.environ.get("NO_COLOR")
-        self.setFormatter(Json() if form == "json" else formatter(coloured, os.isatty(2)))
+        coloured = os.isatty(outlet.fd) and not os.environ.get("NO_COLOR")
+        self.setFormatter(Json() if form == "json" else formatter(coloured, os.isatty(outlet.fd)))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -128,24 +149,8 @@ class StandardError(logging.Handler):
                 line += f"({self._dropped:,} records were dropped: standard error did not take them)\n"
             outlet.write(line.encode("utf-8", "backslashreplace"))
             self._dropped = 0
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, MemoryError):
             self._dropped += 1
-
-
-class Others(logging.Handler):
-    """Gives the records of another's logger to ours, each as one line with its traceback indented behind it; where
-    somebody else hears them they are left to him."""
-
-    def __init__(self, ours: logging.Handler) -> None:
-        super().__init__(WARNING)
-        self._ours = ours
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if logging.getLogger().handlers:
-            return
-        head, *lines = self.format(record)[:LONGEST_PART].split("\n")
-        text = escaped(head) + indented(lines)
-        self._ours.handle(logging.LogRecord(record.name, record.levelno, "", 0, text, None, None))
 
 
 def formatter(coloured: bool, terminal: bool) -> logging.Formatter:

@@ -72,11 +72,17 @@ def trace(error: BaseException, *, ours: bool = False) -> str:
     return indented([line for part in parts for line in part.split("\n")])
 
 
-def indented(lines: list[str]) -> str:
+def with_count(text: str, more: int) -> str:
+    """A record that stands for others, too: its first line tells how many."""
+    head, line_end, rest = text.partition("\n")
+    return head + (f" ({more:,} more since the last such line)" if more else "") + line_end + rest
+
+
+def indented(lines: list[str], longest: int = LONGEST_TEXT) -> str:
     """Lines that follow their record: each escaped, and the middle of very many left out."""
     if len(lines) > LONGEST_TRACE:
         lines = [*lines[: LONGEST_TRACE // 2], "...", *lines[-LONGEST_TRACE // 2 :]]
-    return "".join(f"\n  {escaped(line)}" for line in lines)
+    return "".join(f"\n  {escaped(line, longest)}" for line in lines)
 
 
 def limited_kind(event: Event) -> Hashable:
@@ -98,11 +104,11 @@ def limited_kind(event: Event) -> Hashable:
     if isinstance(event, events.PeerFailed) and not isinstance(event.error, OSError):
         return "peer", type(event.error)
     if isinstance(event, events.SupervisorFailed):
-        return "supervisor", type(event.error), _raised_at(event.error)
+        return "supervisor", type(event.error), raised_at(event.error)
     if isinstance(event, events.HandlerFailed):
-        return "handler", type(event.error), _raised_at(event.error)
+        return "handler", type(event.error), raised_at(event.error)
     if isinstance(event, events.LoopFailed):
-        return "loop", type(event.error), _raised_at(event.error)
+        return "loop", type(event.error), raised_at(event.error)
     return None
 
 
@@ -118,7 +124,7 @@ def _crashed_at(stack: str) -> str:
     return next((line.strip() for line in stack.split("\n") if line.lstrip().startswith("File ")), "")
 
 
-def _raised_at(error: BaseException) -> tuple[str, int]:
+def raised_at(error: BaseException) -> tuple[str, int]:
     """The file and the line where an error was raised."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:

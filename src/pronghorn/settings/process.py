@@ -61,6 +61,11 @@ class Process(Tls, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_format: Annotated[
         str, option("Form of the log: text, or one JSON object in each line.", "Logs", of=LOG_FORMATS)
     ] = "text"
+    log_config: Annotated[
+        str,
+        option("File for Python's logging, in TOML or JSON (logging.config.dictConfig): the server's records are those "
+               "of the logger pronghorn.error. Read at the start.", "Logs", metavar="PATH"),
+    ] = ""  # fmt: skip
     log_level: Annotated[str, option("Least important record that is logged.", "Logs", of=LOG_LEVELS)] = "info"
 
     reload: Annotated[

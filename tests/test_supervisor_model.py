@@ -27,6 +27,8 @@ from ledger_trials import in_session, living
 
 MOST_WORKERS = 4
 MOST_CLIENTS = 6
+GENERATIONS = 3  # --max-generations
+PER_WORKER = 2  # descriptors of the supervisor for each: its line, and the memory for its stacks
 PATIENCE = 20.0
 INDEX = st.integers(0, 99)
 
@@ -42,10 +44,11 @@ def sent(pid: int, number: signal.Signals) -> bool:
 
 class Client:
     """One connection: `pid` is who answered it first. One that came at rest has said half a request before anybody was
-    told to drain, and will be answered; any other may have said it to a worker that drained already."""
+    told to drain, and will be answered; any other may have said it to a worker that drained already. `changes` is how
+    many had been asked for when it came."""
 
-    def __init__(self, server: Launched, number: int, at_rest: bool = False) -> None:
-        self.at_rest = at_rest
+    def __init__(self, server: Launched, number: int, changes: int = 0, at_rest: bool = False) -> None:
+        self.at_rest, self.changes = at_rest, changes
         self.clients = Clients(server.address, seed=number, patience=PATIENCE)
         self.attempt: Attempt = self.clients.open("hold", 2)
         self.clients.run(lambda: self.attempt.held or self.attempt.outcome, PATIENCE)
@@ -87,8 +90,9 @@ class Machine(RuleBasedStateMachine):
         self.wanted, self.version, self.numbers = workers, 0, 0
         self.broken = self.asked = self.unsure = False  # asked: for a reload, since it was last at rest
         self.at_rest = True  # nobody has been told to drain
+        self.changes = 0  # reloads and resizes: each may make an old worker of one
         self.seen = ""
-        self.others = self.sampler.first.descriptors - workers  # each worker has one line
+        self.others = self.sampler.first.descriptors - PER_WORKER * workers
 
     # What happens to workers.
 
@@ -126,6 +130,7 @@ class Machine(RuleBasedStateMachine):
 
     def _hang_up(self) -> None:
         self.asked, self.at_rest = True, False
+        self.changes += 1
         self.server.send(signal.SIGHUP)
 
     @rule(text=st.sampled_from(["1 / 0\n", "def reply(:\n", "import sys\nsys.exit()\n", "other = 1\n"]))
@@ -155,6 +160,7 @@ class Machine(RuleBasedStateMachine):
 
     def _resize(self, number: signal.Signals, count: int) -> None:
         self.at_rest = False
+        self.changes += 1
         told = self.server.log.count(number.name)
         self.server.send(number)
         wait_for(lambda: self.server.log.count(number.name) > told, "the record", PATIENCE)  # two could become one
@@ -171,7 +177,7 @@ class Machine(RuleBasedStateMachine):
     def connect_and_say_half(self) -> None:
         self.let_them_go_on()
         self.numbers += 1
-        self.clients.append(Client(self.server, self.numbers, self.at_rest))
+        self.clients.append(Client(self.server, self.numbers, self.changes, self.at_rest))
 
     @rule()
     def connect_and_reset(self) -> None:
@@ -185,9 +191,14 @@ class Machine(RuleBasedStateMachine):
         self.let_them_go_on()
         client = self.clients.pop(index % len(self.clients))
         outcome = client.finish()
-        late = outcome == "eof-early" and not client.at_rest
+        late = outcome == "eof-early" and self._has_to_drain(client)
         assert outcome == "ok" or late or client.pid in self.killed, f"{client.attempt.row()}\n{self.server.log}"
         client.close()
+
+    def _has_to_drain(self, client: Client) -> bool:
+        """Whether its worker may be one of more than --max-generations: two changes may have been under way or waiting
+        when it came."""
+        return self.changes - client.changes + (0 if client.at_rest else 2) >= GENERATIONS
 
     @precondition(lambda self: self.clients)
     @rule(index=INDEX)
@@ -225,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         workers = living(self.server.pid)
         descriptors = Measure(self.server.pid).descriptors
         self.seen = f"workers {workers}, {descriptors} descriptors, {self.others} of which are for something else"
-        if len(workers) != self.wanted or descriptors > self.others + self.wanted:
+        if len(workers) != self.wanted or descriptors > self.others + PER_WORKER * self.wanted:
             return False
         seen = Clients(self.server.address, seed=1000 + self.numbers, patience=PATIENCE)
         self.numbers += 1

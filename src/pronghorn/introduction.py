@@ -50,6 +50,9 @@ class Introduction:
     def is_closing(self) -> bool:
         return self.state is State.CLOSED
 
+    def is_own(self) -> bool:
+        return True
+
     def settle(self) -> None:
         pass
 

@@ -43,6 +43,10 @@ class Watched:
     def is_closing(self) -> bool:
         return self.state is CLOSED
 
+    def is_own(self) -> bool:
+        """Nobody has had the descriptor who could have closed it."""
+        return True
+
     def settle(self) -> None:
         pass
 

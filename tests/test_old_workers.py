@@ -252,6 +252,29 @@ def test_at_an_address_that_goes_connections_stay(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "room"),
+    [("fork", {"max_children": 1}), ("thread", {"max_threads": 1}), ("epoll", {"max_connections": 1})],
+)
+def test_who_waits_at_an_address_that_goes_is_served_when_there_is_room(
+    tmp_path: Path, model: str, room: dict[str, int]
+) -> None:
+    config = tmp_path / "pronghorn.toml"
+    config.write_text('bind = ["127.0.0.2:0", "127.0.0.1:0"]\n')
+    with served(tmp_path, model=model, bind=None, config=str(config), **room) as server:
+        port = int(server.report["listening"][1].rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), 15) as one:
+            said(one)
+            with socket.create_connection(("127.0.0.1", port), 15) as two:
+                two.sendall(b"x\n")
+                config.write_text('bind = ["127.0.0.2:0"]\n')
+                server.send(signal.SIGHUP)
+                wait_for(lambda: "Reloaded in " in server.log, "the reload")
+                assert said(one)[0] == "old"
+                one.close()
+                assert two.recv(100).startswith(b"old"), "who was in the queue had connected"
+
+
 # Upgrades.
 
 

@@ -22,7 +22,7 @@ from pronghorn.counts import Counts, Shared
 from pronghorn.drain import ANYBODY, Drain
 from pronghorn.ending import Forks
 from pronghorn.events import ChildDied, WorkLeft
-from pronghorn.listener import Peer
+from pronghorn.listener import Listener, Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
@@ -50,9 +50,10 @@ class Elders:
         return old
 
 
-def descriptors(context: Context) -> list[int]:
-    """What is the parent's alone, and every child closes."""
-    held = [fd for each in context.listeners for fd in each.descriptors()]
+def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
+    """What is the parent's alone, and every child closes: as it is when the child begins, for a number of what the
+    parent has let go of may be that of the child's connection."""
+    held = [fd for each in listeners for fd in each.descriptors()]
     held += [each.fileno() for each in context.watched]
     return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
 
@@ -70,7 +71,7 @@ def handle_signals(flows: Flows) -> Any:
 
 def serve(context: Context) -> None:
     flows = Flows(context)
-    held, forks = descriptors(context), Forks()
+    listeners, forks = [*context.listeners], Forks()
     context.limits.most = math.inf  # it holds no connections, its children do
     shared = Shared(flows.settings.max_children)
     children: Children = {}
@@ -99,7 +100,7 @@ def serve(context: Context) -> None:
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
-            child(flows, conn, held, counts, forks)
+            child(flows, conn, descriptors(context, listeners), counts, forks)
         children[pid] = conn.peer, counts
         elders.born(pid, conn.opened)
         flows.forget(conn)

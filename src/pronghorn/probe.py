@@ -96,10 +96,10 @@ class Probe:
             pass  # nobody listens, or nobody reads
 
 
-def ask(source: Source, settings: Settings) -> Facts:
+def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> Facts:
     """The facts of a handler that only an import can tell; blocks until they are there, and raises as Probe.facts."""
     reaper = Reaper()
-    probe = Probe(source, settings, reaper)
+    probe = Probe(source, settings, reaper, left)
     poller = poll()
     poller.register(probe, POLLIN)
     try:

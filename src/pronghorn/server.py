@@ -27,7 +27,7 @@ from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners
 from pronghorn.planning import Planner
 from pronghorn.presence import Presence
-from pronghorn.processes import obey_as_process_1
+from pronghorn.processes import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
@@ -131,15 +131,22 @@ class Server:
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
-        signal n ended it at once.
+        signal n ended it at once. TERM during the start is a stop in order: 0.
 
         Raises PronghornError for everything that keeps it from serving; nothing is left bound or running then. Only
         for the main thread, whose signal handlers are as before afterwards.
         """
         if threading.current_thread() is not threading.main_thread():
             raise PronghornError("A server runs in the main thread only.", "Signals are delivered there.")
-        with Surroundings(self.settings, os.getppid() if self._handed else 0) as self._surroundings:
-            return self._prepare()
+        try:
+            before = os.getppid() if self._handed else 0
+            with (
+                SignalPipe(last=self._alone) as self._signals,
+                Surroundings(self.settings, before) as self._surroundings,
+            ):
+                return self._prepare()
+        except Stopped as stopped:
+            return stopped.status
 
     def _prepare(self) -> int:
         self._raise_limit()
@@ -162,7 +169,8 @@ class Server:
             undo.callback(outlet.release)
             undo.callback(log.close)
             facts = planner.facts(self.source, self.settings)
-            plan = self._first_plan(planner, facts or probe.ask(self.source, self.settings))
+            facts = facts or probe.ask(self.source, self.settings, self._signals.descriptors())
+            plan = self._first_plan(planner, facts)
             try:
                 control = self._handed.control if self._handed else []
                 self._presence = Presence(self.settings, plan.listeners[0].address, control, observe)
@@ -210,7 +218,7 @@ class Server:
             predecessors=self._handed.predecessors if self._handed else (),
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
             handed_over=self._hand_over, each_turn=self._presence.tick,
-            reopen_log=lambda: log_file.current.reopen(self._observe),
+            reopen_log=lambda: log_file.current.reopen(self._observe), signals=self._signals,
         )  # fmt: skip
 
     def _kept(self) -> list[int]:
@@ -323,7 +331,6 @@ def main() -> int:
         complain(PronghornError("This is a part of Pronghorn.", hint="Start a server with: pronghorn serve"))
         return 2
     keep_standard_descriptors()
-    obey_as_process_1()
     faulthandler.enable(file=2)
     with open(int(sys.argv[1]), "rb") as file:
         boot = msgspec.json.decode(file.read(), type=Boot)
@@ -338,5 +345,16 @@ def main() -> int:
         return 130
 
 
+def run() -> int:
+    """The same, for a process whose start a signal may end at any time."""
+    try:
+        take_term()
+        return main()
+    except Stopped as stopped:
+        return stopped.status
+    finally:
+        ignore_signals()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

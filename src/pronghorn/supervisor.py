@@ -18,6 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 from pronghorn import events
 from pronghorn.call import Done
@@ -32,6 +33,7 @@ from pronghorn.upkeep import TICK, Upkeep
 from pronghorn.watch import Watch
 from pronghorn.worker import CUT_AT_DEADLINE, GRACE, Plan
 
+CHANGING = {getattr(signal, f"SIG{name}") for name in "HUP USR2 TTIN TTOU WINCH".split()}
 SOON = 0.05  # seconds between two looks at what nobody tells of
 MEND_PAUSE = 30.0  # seconds between two attempts to open a listener anew
 
@@ -42,7 +44,8 @@ class Supervisor:
     `announce` is called once, when the first worker is ready (`whole`: when all are); there are `count` of them, or as
     many as the plan says. `kept` are descriptors that workers shall not keep. `alone` says that no other code of this
     process starts children: it then takes a name and adopts orphans. `start_upgrade` starts a new program from the
-    serving plan; `reopen_log` is for USR1, and `each_turn` is called with the clock at least once in a tick.
+    serving plan; `reopen_log` is for USR1, `each_turn` is called with the clock at least once in a tick, and
+    `signals` may have been taken already.
     """
 
     def __init__(
@@ -62,10 +65,10 @@ class Supervisor:
         handed_over: Callable[[], None] = lambda: None,
         reopen_log: Callable[[], None] = lambda: None,
         each_turn: Callable[[float], None] = lambda now: None,
+        signals: SignalPipe | None = None,
     ) -> None:
         self.watch = watch if watch is not None else Watch()
-        self.planner = planner
-        self.observe = plan.observe
+        self.planner, self.observe = planner, plan.observe
         self.guard = self.watch.guard = Guard(self.observe)
         self.serving = Generation(number, plan, plan.workers if count is None else count, candidate=whole)
         self._announce = announce
@@ -74,7 +77,7 @@ class Supervisor:
         self.force = self.upkeep.force
         self.started_at = time.monotonic()
         self._private, self._alone = kept, alone
-        self._signals = SignalPipe()
+        self._signals = signals if signals is not None else SignalPipe()
         self.predecessors = Predecessors(predecessors)
         self.changes = Changes(self, start_upgrade, handed_over)
         self._renewal = Renewal(self.watch, self.observe, self.force.helpers, self.kept)
@@ -85,6 +88,11 @@ class Supervisor:
         self._aside = False  # another program serves
         self._forced, self._look_at = 0, 0.0  # the exit status; when to look at listeners
         self._orphans = self._others = True  # whether there may be adopted processes; programs before this one
+
+    @cached_property
+    def _early(self) -> set[int]:
+        """Signals that came before the server serves."""
+        return set()
 
     @property
     def resized(self) -> int | None:
@@ -111,7 +119,8 @@ class Supervisor:
         if self._alone:
             self.force.adopts = adopt_orphans()
             self.force.spares_sessions = not getattr(self.serving.plan.source, "command", ())  # a program's are ours
-        with self._signals:
+        with self._signals as signals:
+            signals.listen()
             self.watch.add(self._signals, self._hear)
             try:
                 self._loop()
@@ -129,6 +138,7 @@ class Supervisor:
     def _serves(self) -> None:
         self._announce()
         self.guard.armed = True
+        self._signals.put(self._early)
 
     def _loop(self) -> None:
         guard = self.guard
@@ -229,6 +239,8 @@ class Supervisor:
                 self.drain(signal.Signals(number).name)
             elif self._aside and number != signal.SIGUSR1:
                 continue
+            elif not self.upkeep.served and number in CHANGING:
+                self._early.add(number)
             elif number == signal.SIGHUP:
                 self.changes.reload("SIGHUP", unheard)
             elif number == signal.SIGUSR1:

@@ -21,7 +21,7 @@ from pronghorn.call import Done
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.helper import Reaper
-from pronghorn.processes import SignalPipe, flush_streams, kill, reset_signals
+from pronghorn.processes import SignalPipe, flush_streams, hold_signals, kill, reset_signals
 from pronghorn.program import anonymous_file, server_command
 from pronghorn.watch import Watch
 
@@ -115,6 +115,7 @@ def _become(command: list[str], folder: str, kept: list[int], writer: int, mask:
         for number in SignalPipe.TAKEN:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        hold_signals()
         for fd in kept:
             os.set_inheritable(fd, True)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -3,3 +3,20 @@
 Law: nothing here is ever imported by a worker. A command reads what a person typed, checks it, and hands over; what
 it hands over to knows neither click nor rich.
 """
+
+import signal as _signal
+import sys as _sys
+
+
+def _leave(number: int, frame: object) -> None:
+    _signal.signal(number, _signal.SIG_IGN)
+    _sys.exit(0)
+
+
+if _sys.argv[1:2] == ["serve"]:
+    # Before anything else is imported: what an operator may send to a server does not kill one that starts. It waits
+    # until the server can obey it, and TERM ends the start in order.
+    _signal.signal(_signal.SIGTERM, _leave)
+    _signal.pthread_sigmask(
+        _signal.SIG_BLOCK, {getattr(_signal, f"SIG{name}") for name in "HUP USR1 USR2 TTIN TTOU".split()}
+    )

@@ -51,6 +51,7 @@ def become_supervisor(boot: Boot) -> NoReturn:
     """Replace this process by the server; the settings travel in a descriptor, so that they show in no `ps`."""
     import msgspec
 
+    from pronghorn.processes import hold_signals
     from pronghorn.program import anonymous_file, server_command
 
     try:
@@ -63,6 +64,7 @@ def become_supervisor(boot: Boot) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    hold_signals()
     try:
         os.execv(sys.executable, server_command(fd))
     except OSError as error:

@@ -203,3 +203,31 @@ async def watched() -> Any:
 
 
 hears_in_lifespan = watched(Hears)
+
+
+def said(line: str) -> None:
+    print(line, flush=True)
+
+
+@pronghorn.lifespan
+async def with_task() -> Any:
+    """Its task lives as long as it does, whatever becomes of the handlers' tasks."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    yield
+    said(f"the lifespan ends, its task {'lives' if not task.done() else 'is gone'}")
+    task.cancel()
+
+
+async def never_ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello\n")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        writer.write(b"goodbye\n")
+        await asyncio.sleep(0.1)
+        said("the handler's finally is done")
+
+
+@with_task
+async def never_ends_with_lifespan(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await never_ends(reader, writer)

@@ -3,6 +3,7 @@ handlers have of being late, at a stop and at a reload."""
 
 from __future__ import annotations
 
+import re
 import signal
 from contextlib import ExitStack
 
@@ -114,3 +115,26 @@ def test_a_handler_can_wait_for_the_drain(handler: str, model: str) -> None:
         assert exchange(client) == b"goodbye\n"
         assert server.wait() == 0
         assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("model", ["asyncio", "uvloop", "epoll", "thread", "fork", "iterative"])
+def test_a_coroutine_is_cancelled_at_the_drain_deadline(model: str) -> None:
+    """Its `finally` runs, and says what it has to say; then the lifespan is left. The log says whom it has cost."""
+    needs(model)
+    lived = model in ("asyncio", "uvloop", "epoll")
+    handler = "never_ends_with_lifespan" if lived else "never_ends"
+    with (
+        serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_timeout=0.3) as server,
+        server.connect() as client,
+    ):
+        assert exchange(client, expect=6) == b"hello\n"
+        port = client.getsockname()[1]
+        server.send_signal(signal.SIGTERM)
+        assert exchange(client) == b"goodbye\n"
+        assert server.wait() == 6
+        log = server.log()
+        assert "the handler's finally is done" in log
+        assert ("the lifespan ends, its task lives" in log) is lived
+        assert re.search(rf"cut 1 connection of asyncio style .*: 127\.0\.0\.1 at PORT {port} after \d+\.\d s", log)
+        assert "Traceback" not in log
+        assert "was killed" not in log

@@ -27,7 +27,7 @@ LAYERS = (
     {"models"},
     {"handlers", "services"},
     {
-        "farewells", "whereabouts",
+        "farewells", "debts", "whereabouts",
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
         "addresses", "bind_errors", "unix_path", "trusted_paths", "act_as", "client_hello", "tls", "bare",
         "certificates", "tls_channel", "tls_connection", "tls_words", "watchdog",

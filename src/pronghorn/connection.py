@@ -187,6 +187,8 @@ class Facts(Bare):
     """What timeouts.py has seen of it."""
     leave: Callable[[float, float], None] | None
     """Asks the loop of its own that has it to end the conversation by a deadline, within so many seconds."""
+    cancel: Callable[[], None] | None
+    """Asks that loop to cancel what its handler runs, when the drain deadline is there."""
     leaves_by: float
     """The deadline that was told."""
     flow: int
@@ -214,7 +216,7 @@ class Facts(Bare):
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = self.stays = False
-        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = None
+        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = self.cancel = None
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
         self.cut_by: BaseException | None = None
@@ -293,7 +295,7 @@ class Facts(Bare):
 
 FACTS = tuple(
     "number peer proxy opened bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
-    "drain partial on_cut leave leaves_by flow program silent_since stays fd inode lost".split()
+    "drain partial on_cut leave cancel leaves_by flow program silent_since stays fd inode lost".split()
 )
 
 
@@ -376,36 +378,6 @@ def last_call(deadline: float, timeout: float) -> float:
     """When the end is told to those that still owe something: so long before the deadline of their drain, which has
     `timeout` seconds in all, that they may say what they still have to say."""
     return deadline - min(LAST_WORDS, timeout / 4)
-
-
-def owes_reply(conn: Connection) -> bool:
-    """Whether the peer seems to wait for an answer, or has only just come, as far as one can tell from outside a
-    blocking handler.
-
-    A protocol says itself whether it holds half a message. Of other handlers the kernel tells: one that does not wait
-    for its client computes, or waits for what it will answer with; so does one whose bytes are unsent. Where the kernel
-    does not tell that, input that is newer than output has not been answered.
-    """
-    if unread(conn) or conn.pending():
-        return True
-    if conn.partial is not None:
-        return conn.partial() or first_word_due(conn) > 0
-    if conn.fileno() < 0 or unsent(conn):
-        return True
-    info = tcp_info(conn)
-    spoke = info is not None and conn.heard(info)
-    if not spoke and first_word_due(conn):
-        return True
-    place = conn.whereabouts()
-    if place is not whereabouts.UNKNOWN:
-        return place is not whereabouts.CLIENT
-    return info is not None and bool(spoke and info.ms_since_received < info.ms_since_sent)
-
-
-def silence(conn: Connection) -> float | None:
-    """Seconds since something was said on a connection, in either direction; None where the kernel does not tell."""
-    info = tcp_info(conn)
-    return None if info is None else min(info.ms_since_sent, info.ms_since_received) / 1000
 
 
 def end_reading(conn: Connection) -> None:

@@ -337,11 +337,13 @@ class DrainStarted(Event, frozen=True):
 
 
 class DrainFinished(Event, frozen=True):
-    """A worker's drain is over; `cut` connections did not finish in time, the first of them those of `peers`."""
+    """A worker's drain is over; `cut` connections did not finish in time, the first of them those of `cut_off`: each
+    peer, and how many seconds it had been connected. Their handler is of this `style`."""
 
     cut: int
     seconds: float
-    peers: tuple[tuple[str, int] | str, ...] = ()
+    cut_off: tuple[tuple[tuple[str, int] | str, float], ...] = ()
+    style: str = ""
 
 
 class WorkLeft(Event, frozen=True):

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
 
 CUT_AT_DEADLINE = 6
-GRACE = 2.0  # seconds beyond the drain timeout: to cut, to wait for flows of control, and to report
+GRACE = 4.0  # seconds beyond the drain timeout: to cancel, to cut, to wait for flows, and to leave the lifespan
 STACKS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
 LONGEST_TRACE = 32 * 1024
 loading = False  # True while this process imports the user's code, so that serve() can tell that it is called there
@@ -337,7 +337,9 @@ def _lived(life: Lifespan | None, observe: Observer, line: Line) -> Iterator[Lif
 def _drained(context: Context, line: Line) -> None:
     drain = context.drain
     seconds = time.monotonic() - (drain.deadline - drain.timeout)
-    context.observe(DrainFinished(context.cut, max(0.0, seconds), tuple(context.cut_peers)))
+    context.observe(
+        DrainFinished(context.cut, max(0.0, seconds), tuple(context.cut_off.values()), context.handler.facts.style)
+    )
     line.tell(Finished(context.cut))
 
 

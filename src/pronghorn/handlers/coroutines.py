@@ -17,12 +17,14 @@ from typing import Any
 
 from pronghorn.aiochannel import AsyncioLoop, channel_over, part
 from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
+from pronghorn.contexts import of_a_client
 from pronghorn.errors import DescriptorLost, MessageTooLong, PeerTimeout, TooMuchUnsent
-from pronghorn.farewells import Farewell, conversation, look_at_all
+from pronghorn.farewells import Farewell, context_of, conversation, look_at_all
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
 from pronghorn.settings import Settings
 
 LOOK = 5.0  # seconds between two looks at whether a descriptor is still the connection's
+CANCELLED = 1.0  # seconds that a cancelled task gets for what it still has to do
 SIGNS = 0.5  # seconds between two signs of life of a loop, where somebody looks on
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 
@@ -69,7 +71,7 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
         try:
             await self._handle(reader, writer)
         except asyncio.CancelledError:
-            raise
+            pass  # nobody awaits this one, and asyncio's streams log it as an error (Python 3.11)
         except BaseException as error:
             # A peer that leaves in the middle of what the handler waits for is no news.
             gone = isinstance(error, (asyncio.IncompleteReadError, PeerTimeout, TooMuchUnsent, DescriptorLost)) or (
@@ -167,6 +169,7 @@ class OwnLoops:
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
         conn.protocol = channel = channel_over(conn, watch, self._high_water, self._most)
         conn.leave = functools.partial(self._leave_taken, loop, channel)
+        conn.cancel = functools.partial(_cancel_all, loop, asyncio.current_task())
         if conn.waits.watched:
             _give_signs(over, conn)
 
@@ -184,11 +187,22 @@ class OwnLoops:
             await over
         finally:
             timer.cancel()
-            conn.leave = None
+            conn.leave = conn.cancel = None
             part(channel, conn)
         await finish_tasks()
         if errors:
             raise errors[0]
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop, keeper: asyncio.Task[Any] | None) -> None:
+    """Cancel all that runs on a loop but the task that keeps it; called from another flow of control."""
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop) - {keeper}:
+            task.cancel()
+
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        loop.call_soon_threadsafe(cancel)
 
 
 def _give_signs(over: asyncio.Future[None], conn: Connection) -> None:
@@ -198,9 +212,25 @@ def _give_signs(over: asyncio.Future[None], conn: Connection) -> None:
         over.get_loop().call_later(SIGNS, _give_signs, over, conn)
 
 
+async def cancel_tasks() -> None:
+    """The drain deadline is there: cancel what handlers run on this loop, and let it come to its end, for a moment. The
+    tasks of a lifespan live on."""
+    tasks = [each for each in asyncio.all_tasks() - {asyncio.current_task()} if serves_a_client(each)]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CANCELLED)
+
+
+def serves_a_client(task: asyncio.Task[Any]) -> bool:
+    """Whether a task was begun for a connection, and not by the lifespan."""
+    context = context_of(task)
+    return context is not None and context.get(of_a_client, False)
+
+
 async def finish_tasks() -> None:
     """Let the tasks that a handler left behind finish, for a moment; then cancel them."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    tasks = [each for each in asyncio.all_tasks() - {asyncio.current_task()} if serves_a_client(each)]
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=LINGER_TIMEOUT)
         for task in late:

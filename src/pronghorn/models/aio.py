@@ -18,7 +18,7 @@ from typing import Any
 from pronghorn import contexts
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import OPENING, AnyChannel
-from pronghorn.handlers.coroutines import finish_tasks
+from pronghorn.handlers.coroutines import cancel_tasks, finish_tasks
 from pronghorn.introduction import Introduction
 from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import DESERTED, TICK, Context, Model, by_descriptors
@@ -87,6 +87,8 @@ class AsyncioLoops(Loops):
             try:
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))
             except TimeoutError:
+                self.note_late()
+                await cancel_tasks()
                 self.cut()
                 await asyncio.sleep(0)
         await finish_tasks()

@@ -207,7 +207,8 @@ class Context(Door):
         self._drained = drained
         self.open: dict[int, Any] = {}
         self.cut = 0
-        self.cut_peers: list[Peer] = []
+        self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
+        self._noted: set[int] = set()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
         self._told = [0, 0, 0]  # what the page has of these, and of those that are open
@@ -291,11 +292,13 @@ class Context(Door):
         words[MESSAGES] += messages - told[2]
         self._told = [bytes_in, bytes_out, messages]
 
-    def note_cut(self, peer: Peer) -> None:
-        """A connection is cut at the drain deadline; the first of them are told by name."""
-        self.cut += 1
-        if len(self.cut_peers) < TOLD_BY_NAME:
-            self.cut_peers.append(peer)
+    def note_cut(self, number: int, peer: Peer, opened: float) -> None:
+        """A connection is cut at the drain deadline, and counted once; the first of them are told by name."""
+        if number not in self._noted:
+            self._noted.add(number)
+            self.cut += 1
+            if len(self.cut_off) < TOLD_BY_NAME:
+                self.cut_off[number] = peer, time.monotonic() - opened
 
     def finish(self) -> None:
         """The drain is over: whoever knows it first says so."""

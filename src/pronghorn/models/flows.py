@@ -8,7 +8,6 @@ made to look as if the peer had finished, once no reply is owed, and a well-writ
 from __future__ import annotations
 
 import functools
-import math
 import select
 import socket
 import sys
@@ -25,9 +24,8 @@ from pronghorn.connection import (
     end_unserved,
     last_call,
     let_go,
-    owes_reply,
-    silence,
 )
+from pronghorn.debts import is_over
 from pronghorn.errors import BadProxyHeader, DescriptorLost, PeerTimeout
 from pronghorn.events import ClientsWait, ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
@@ -308,7 +306,7 @@ class Flows:
             elif conn.leave is not None:
                 conn.seen.aged = True
                 self._take_leave(conn, now + self.context.drain.timeout)
-            elif self._is_over(conn, now):
+            elif is_over(conn, now, self.settings.drain_quiet):
                 conn.seen.aged = True
                 end_reading(conn)
 
@@ -325,35 +323,25 @@ class Flows:
             tick()
             self._end_idle()
             self._wait(SWEEP)
+        cancelled = False
         for conn in list(self.open.values()):
-            self.context.note_cut(conn.peer)
+            self.context.note_cut(conn.number, conn.peer, conn.opened)
+            if conn.cancel is not None and conn.cut_by is None:
+                conn.cancel()
+                cancelled = True
+        if cancelled:
+            self.await_flows()
+        for conn in list(self.open.values()):
             cut(conn, ConnectionAbortedError("cut at the drain deadline"))
 
     def _end_idle(self) -> None:
-        # At the first look a flow may have read what it has not yet given to its handler: it waits for the
-        # interpreter's lock, which we have. So one that seems idle is looked at again.
-        now, drain = time.monotonic(), self.context.drain
+        now, drain, quiet = time.monotonic(), self.context.drain, self.settings.drain_quiet
         late = now >= last_call(drain.deadline, drain.timeout)
         for conn in list(self.open.values()):
             if conn.leave is not None:
                 self._take_leave(conn, self.context.drain.deadline)
-            elif not (conn.reading_shut or conn.hears_drain or conn.stays) and (late or self._is_over(conn, now)):
+            elif not (conn.reading_shut or conn.hears_drain or conn.stays) and (late or is_over(conn, now, quiet)):
                 end_reading(conn)
-
-    def _is_over(self, conn: Connection, now: float) -> bool:
-        """Whether a conversation owes nothing, and that for a quiet moment."""
-        if owes_reply(conn):
-            conn.silent_since = math.inf
-            return False
-        quiet = self.settings.drain_quiet if conn.partial is None else 0.0
-        if conn.silent_since == math.inf:
-            conn.silent_since = now
-        elif quiet >= self.context.drain.timeout:
-            return False
-        elif now - conn.silent_since >= SWEEP / 2:
-            silent = silence(conn)
-            return (now - conn.silent_since if silent is None else silent) >= quiet
-        return False
 
     def _take_leave(self, conn: Connection, deadline: float) -> None:
         """Of a conversation on a loop of its own, which knows what it owes: once for each deadline."""

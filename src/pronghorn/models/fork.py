@@ -27,7 +27,7 @@ from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
 
-Children = dict[int, tuple[Peer, Counts]]
+Children = dict[int, tuple[Peer, Counts, float]]  # whom each serves, what it counts, and since when
 
 
 class Elders:
@@ -101,7 +101,7 @@ def serve(context: Context) -> None:
             continue
         if pid == 0:
             child(flows, conn, descriptors(context, listeners), counts, forks)
-        children[pid] = conn.peer, counts
+        children[pid] = conn.peer, counts, conn.opened
         elders.born(pid, conn.opened)
         flows.forget(conn)
     drain_children(flows, children, settle)
@@ -154,7 +154,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
 
 def bury(context: Context, shared: Shared, children: Children) -> None:
     """Take what dead children have counted, and tell of those that died before they had closed their connection."""
-    for pid, status, peer, counts in reap(children):
+    for pid, status, peer, counts, _ in reap(children):
         killed = shared.settle(counts, context.page)
         context.limits.left(peer)
         if killed and (status != -signal.SIGKILL or time.monotonic() < context.drain.deadline):
@@ -162,9 +162,9 @@ def bury(context: Context, shared: Shared, children: Children) -> None:
             context.observe(ChildDied(peer, pid, status, stack))
 
 
-def reap(children: Children) -> list[tuple[int, int, Peer, Counts]]:
+def reap(children: Children) -> list[tuple[int, int, Peer, Counts, float]]:
     """Ask after each child; those of others, such as a handler's own, are not ours to wait for. Of the dead ones their
-    number, how they ended (as in subprocess), their peer, and what they have counted."""
+    number, how they ended (as in subprocess), their peer, what they have counted, and when they began."""
     dead = []
     for pid in list(children):
         try:
@@ -186,10 +186,16 @@ def drain_children(flows: Flows, children: Children, settle: Callable[[], None])
         flows.tick()
         time.sleep(SWEEP)
         settle()
-    for peer, _ in children.values():
-        flows.context.note_cut(peer)
+    for pid, (peer, _, opened) in children.items():
+        flows.context.note_cut(pid, peer, opened)
+    if flows.context.handler.facts.needs_asyncio:  # what a coroutine still has to do when it is cancelled
+        await_children(children, settle, 2 * LEAVE)
     send(children, signal.SIGKILL)
-    patience = time.monotonic() + LEAVE
+    await_children(children, settle, LEAVE)
+
+
+def await_children(children: Children, settle: Callable[[], None], seconds: float) -> None:
+    patience = time.monotonic() + seconds
     while children and time.monotonic() < patience:
         time.sleep(SWEEP / 10)
         settle()

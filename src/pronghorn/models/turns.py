@@ -265,13 +265,18 @@ class Loops:
             else:
                 channel.cut(PeerTimeout(why))
 
-    def cut(self) -> None:
-        """The drain deadline is there: end what is open."""
+    def note_late(self) -> None:
+        """The drain deadline is there: count what is open."""
         for introduction in list(self.introductions):
             introduction.late()
         for channel in list(self.open.values()):
             if not channel.is_lingering():
-                self.context.note_cut(channel.peer)
+                self.context.note_cut(channel.number, channel.peer, channel.opened)
+
+    def cut(self) -> None:
+        """The drain deadline is there: end what is open."""
+        self.note_late()
+        for channel in list(self.open.values()):
             channel.cut(ConnectionAbortedError("cut at the drain deadline"))
 
 

@@ -385,9 +385,14 @@ def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
     head = f"Drained in {event.seconds:.1f} s"
     if not event.cut:
         return DEBUG, head
-    peers = ", ".join(map(peer_name, event.peers))
-    more = f" and {event.cut - len(event.peers)} more" if event.cut > len(event.peers) else ""
-    return WARNING, f"{head}; cut {counted(event.cut, 'connection')} that did not finish in time: {peers}{more}"
+    peers = ", ".join(f"{peer_name(peer)} after {seconds:.1f} s" for peer, seconds in event.cut_off)
+    more = f" and {event.cut - len(event.cut_off)} more" if event.cut > len(event.cut_off) else ""
+    whose = (
+        f"{counted(event.cut, 'connection')} of {event.style} style"
+        if event.style
+        else counted(event.cut, "connection")
+    )
+    return WARNING, f"{head}; cut {whose} that did not finish in time: {peers}{more}"
 
 
 @words(WARNING, events.WorkLeft)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import stat
@@ -108,6 +109,15 @@ def test_no_link_in_anothers_folder_is_followed_by_the_log(
     with pytest.raises(BadSetting):
         LogFile(str(theirs / "log"))
     assert untouched(precious)
+
+
+def test_a_log_that_is_roots_in_the_users_folder_is_told_of(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch, standard_error: None
+) -> None:
+    monkeypatch.setattr(privileges, "person", Person(MALLORY, MALLORY, (MALLORY,), "mallory", "/"))
+    (theirs / "log").touch(0o600)
+    with pytest.raises(BadSetting, match=r"Permission denied.\nIt is opened as user mallory, .* or remove it"):
+        LogFile(str(theirs / "log"))
 
 
 def test_a_folder_on_the_way_that_became_a_link_is_not_entered(
@@ -281,10 +291,80 @@ def test_a_key_is_not_read_by_a_link_of_anothers(
     theirs: Path, precious: Path, make: Callable[[Path, Path], None]
 ) -> None:
     make(precious, theirs / "key.pem")
-    with pytest.raises(PermissionError, match=r"key\.pem .*, and user 54321 may change its folder"):
+    with pytest.raises(PermissionError, match="Permission denied"):
+        trusted_paths.read(str(theirs / "key.pem"))
+    os.chmod(theirs, 0o777)
+    with pytest.raises(PermissionError, match=r"key\.pem .*, and others may change its folder"):
         trusted_paths.read(str(theirs / "key.pem"))
     (precious.parent / "link").symlink_to("precious")
     assert trusted_paths.read(str(precious.parent / "link")) == b"secret\n"
+
+
+def test_by_a_link_of_ones_own_one_reads_what_is_ones_own(theirs: Path) -> None:
+    """As programs lay out certificates that a user has got."""
+    (theirs / "archive").mkdir()
+    (theirs / "archive" / "key1.pem").write_text("mine\n")
+    (theirs / "key.pem").symlink_to("archive/key1.pem")
+    for each in (theirs / "archive", theirs / "archive" / "key1.pem"):
+        os.chown(each, MALLORY, MALLORY)
+        os.chmod(each, 0o700)
+    assert trusted_paths.read(str(theirs / "key.pem")) == b"mine\n"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cert.pem")
+    assert trusted_paths.read(str(tmp_path / "cert.pem")) == b""
+
+
+def test_files_that_workers_could_change_are_warned_of(precious: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        run = Path(folder) / "run"
+        run.mkdir()
+        (run / "pronghorn.toml").write_text("log-level = 'info'\n")
+        with launched(Path(folder), user="nobody", pid_file="run/p", config=str(run / "pronghorn.toml")) as server:
+            server.ready()
+            assert "may change" not in server.log
+        os.chown(run, NOBODY, NOBODY)
+        with launched(Path(folder), user="nobody", pid_file="run/p", config=str(run / "pronghorn.toml")) as server:
+            server.ready()
+            for name, why in (("pronghorn.toml", "it decides what root does"), ("p", "send signals to the number")):
+                assert re.search(rf"WARNING\] User {NOBODY}, .* may change \S*run/{name}: .*{why}", server.log)
+            assert server.stop() == 0
+
+
+def test_who_may_change_a_file(theirs: Path) -> None:
+    file = theirs / "f"
+    file.touch()
+    path = str(file)
+    assert trusted_paths.may_change(path, MALLORY, ())
+    assert not trusted_paths.may_change(path, NOBODY, (NOBODY,))
+    file.chmod(0o666)
+    assert trusted_paths.may_change(path, NOBODY, ())
+    file.chmod(0o660)
+    os.chown(file, 0, NOBODY)
+    assert trusted_paths.may_change(path, 4242, (NOBODY,))
+    os.chown(theirs, 0, 0)
+    os.chmod(theirs, 0o1777)
+    file.chmod(0o600)
+    assert not trusted_paths.may_change(path, NOBODY, ())
+    assert not trusted_paths.may_change(str(theirs / "nothing"), NOBODY, ())
+
+
+def test_who_is_not_root_follows_the_kernels_rules(theirs: Path, standard_error: None) -> None:
+    def as_mallory() -> int:
+        (theirs / "real").mkdir()
+        (theirs / "way").symlink_to("real")
+        (theirs / "way" / "log").symlink_to("log.today")
+        LogFile(str(theirs / "way" / "log")).close()
+        PidFile(str(theirs / "way" / "p")).write()
+        os.chdir(theirs / "way")
+        with contextlib.closing(open_listeners(Settings(bind=("unix:s",), unix_mode="600"), lambda event: None)[0]):
+            return os.open("log.today", os.O_RDONLY)
+
+    fd = act_as(MALLORY, MALLORY, (), as_mallory)
+    os.close(fd)
+    assert sorted(os.listdir(theirs / "real")) == ["log", "log.today", "p"]
 
 
 def test_in_a_sticky_folder_what_is_roots_is_safe(theirs: Path) -> None:

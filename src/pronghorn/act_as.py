@@ -1,7 +1,7 @@
 """One act as another user, in a process of its own: to open a file, or to bind a path, where that user may change it.
 
 Law: the process that asks never changes who it is, not even for a moment: it forks, the child becomes the user for
-good (setresuid(2): every way back is closed), acts, sends a descriptor over a socket pair (unix(7), SCM_RIGHTS), and
+good (setuid(2) of root leaves no way back), acts, sends a descriptor over a socket pair (unix(7), SCM_RIGHTS), and
 ends. So the kernel itself refuses what the user may not do, whatever the user makes of the path meanwhile. Nobody waits
 for longer than a few seconds: a file system that hangs holds up the child, which is killed.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import signal
 import socket
 import time
@@ -54,12 +55,21 @@ def act_as(uid: int, gid: int, groups: tuple[int, ...], act: Callable[[], int]) 
     raise OSError(code, words.decode(errors="replace") or "The process that should do it was killed")
 
 
+def groups_of(uid: int, gid: int) -> tuple[int, tuple[int, ...]]:
+    """A user's group and all of them, as the system's tables have it; `gid` alone for who stands in none."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return gid, (gid,)
+    return entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+
+
 def _act(uid: int, gid: int, groups: tuple[int, ...], act: Callable[[], int], line: socket.socket) -> NoReturn:
     try:
         try:
             os.setgroups(groups)
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
+            os.setgid(gid)
+            os.setuid(uid)
             fd = act()
             socket.send_fds(line, [b"done"], [fd] if fd >= 0 else [])
         except OSError as error:

@@ -328,6 +328,14 @@ class LogNotReopened(Event, frozen=True):
     why: str
 
 
+class PathAtRisk(Event, frozen=True):
+    """The user whom workers serve as, `uid`, may change the file at `path`, which is the one of that `setting`."""
+
+    path: str
+    uid: int
+    setting: str
+
+
 class DrainStarted(Event, frozen=True):
     """Nothing new is accepted; the connections that are `open` have `seconds` to finish."""
 

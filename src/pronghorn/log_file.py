@@ -2,8 +2,8 @@
 
 Law: descriptor 2 is the log, whoever writes to it: what a handler prints there; and so is the copy of it that records
 and the stacks of faulthandler go to (standard.py). So the file takes the place of both, and nobody who writes needs to
-know. dup2(2) swaps it in one step: what is
-written before is in the old file, what is written after in the new one, and no line falls between.
+know. dup2(2) swaps it in one step: what is written before is in the old file, what is written after in the new one, and
+no line falls between.
 
 Root opens the file for workers who are somebody else. Where that user may change the folder, as is usual, the file is
 opened as that user (act_as.py), and otherwise by way of trusted_paths.py: a link that was put there leads nowhere. A
@@ -22,7 +22,7 @@ from pronghorn.drain import Wake
 from pronghorn.errors import BadSetting
 from pronghorn.events import LogNotReopened, Observer
 from pronghorn.standard import outlet
-from pronghorn.trusted_paths import Place, may_write
+from pronghorn.trusted_paths import Place, Untrusted, may_write
 
 MODE = 0o640
 
@@ -40,8 +40,7 @@ class LogFile:
             try:
                 fd = _opened(self._path)
             except OSError as error:
-                hint = "Choose a path in a folder that exists and that this user may write to."
-                raise BadSetting(f"--log-file is {path!r}.", f"{error.strerror}.", hint) from None
+                raise BadSetting(f"--log-file is {path!r}.", f"{error.strerror}.", _hint(self._path, error)) from None
             self._before = os.dup(2)
             _become_standard_error(fd)
 
@@ -105,6 +104,16 @@ def _opened(path: str) -> int:
             fd = place.open(flags, MODE, (person.uid, person.gid) if person is not None else None)
     os.set_blocking(fd, True)
     return fd
+
+
+def _hint(path: str, error: OSError) -> str:
+    person = privileges.person
+    if isinstance(error, Untrusted):
+        return "Remove it, or choose a folder that only root may write to."
+    if isinstance(error, PermissionError) and person is not None and os.path.lexists(path):
+        name = person.name or person.uid
+        return f"It is opened as user {name}, who may change its folder. Give the file to {name} (chown), or remove it."
+    return "Choose a path in a folder that exists and that this user may write to."
 
 
 def _become_standard_error(fd: int) -> None:

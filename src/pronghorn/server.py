@@ -197,15 +197,17 @@ class Server:
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
         def announce() -> None:
+            file = self._layers.file if self._layers is not None else ""
             self._surroundings.serving()
             self._observe(self._started(planner, plan))
+            for event in self._surroundings.at_risk(os.path.join(self._folder, file) if file else ""):
+                self._observe(event)
             for event in plan.certificates.events() if plan.certificates is not None else ():
                 self._observe(event)
             for listener in self._inherited:
                 listener.take_over()
                 if listener not in plan.listeners:
                     listener.close()
-            file = self._layers.file if self._layers is not None else ""
             self._presence.serve(self._supervisor, self.source, file)
             addresses = [listener.address for listener in plan.listeners]
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})

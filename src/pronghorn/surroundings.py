@@ -12,8 +12,9 @@ import re
 from contextlib import ExitStack
 from typing import Any
 
-from pronghorn import log_file, privileges
+from pronghorn import log_file, privileges, trusted_paths
 from pronghorn.errors import BadSetting
+from pronghorn.events import Event, PathAtRisk
 from pronghorn.log_file import LogFile
 from pronghorn.pid_file import PidFile
 from pronghorn.settings import Settings
@@ -54,6 +55,19 @@ class Surroundings:
     def serving(self) -> None:
         """The server serves: its process id is told. Raises BadSetting if the file cannot be written."""
         self._pid_file.write()
+
+    def at_risk(self, config: str) -> list[Event]:
+        """What the user whom workers become could have root do by a file: the settings file `config`, and the process
+        id file."""
+        person = privileges.person
+        if person is None or person.uid == 0:
+            return []
+        paths = {"config": config, "pid_file": self._settings.pid_file}
+        return [
+            PathAtRisk(path, person.uid, setting)
+            for setting, path in paths.items()
+            if path and trusted_paths.may_change(path, person.uid, person.groups)
+        ]
 
     def descriptors(self) -> list[int]:
         """What workers need not keep."""

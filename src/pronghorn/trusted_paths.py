@@ -16,11 +16,21 @@ import os
 import stat
 from typing import Any
 
+from pronghorn.act_as import act_as, groups_of
+
 FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 ANYBODY = -1
 """More users than one."""
 MOST_LINKS = 40  # as the kernel has it (path_resolution(7))
 TRIES = 8
+
+
+class Untrusted(PermissionError):
+    """What has the name is not what root may take it for; user `uid` may have put it there, in a folder of `gid`."""
+
+    def __init__(self, said: str, uid: int, gid: int) -> None:
+        super().__init__(errno.EPERM, said)
+        self.uid, self.gid = uid, gid
 
 
 class Place:
@@ -90,10 +100,6 @@ class Place:
                     raise self._refusal("is a symbolic link") from None
                 raise
         raise OSError(errno.EBUSY, f"{self.name} comes and goes")
-
-    def whose(self) -> str:
-        """Who may change the folder, in words."""
-        return who(self.shared)
 
     def _given(self, fd: int, owner: tuple[int, int] | None) -> int:
         try:
@@ -166,7 +172,8 @@ class Place:
             return None
 
     def _refusal(self, wrong: str) -> OSError:
-        return PermissionError(errno.EPERM, f"{self.name} {wrong}, and {self.whose()} may change its folder")
+        said = f"{self.name} {wrong}, and {who(self.shared)} may change its folder"
+        return Untrusted(said, ANYBODY if self.shared is None else self.shared, os.fstat(self.fd).st_gid)
 
 
 def changer(status: os.stat_result) -> int | None:
@@ -189,11 +196,31 @@ def who(uid: int | None) -> str:
 
 
 def read(path: str, most: int = 4 * 1024 * 1024) -> bytes:
-    """What a file holds, as a certificate or a key: `most` bytes. Raises OSError, also for what root may not trust."""
-    with Place(path, follow=True) as place:
-        fd = place.open(os.O_RDONLY)
+    """What a file holds, as a certificate or a key: `most` bytes. Where a link or the like is one user's to put there,
+    it is read as that user, who may read nothing else by it than what is his. Raises OSError."""
+    try:
+        with Place(path, follow=True) as place:
+            fd = place.open(os.O_RDONLY)
+    except Untrusted as error:
+        if error.uid == ANYBODY:
+            raise
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        fd = act_as(error.uid, *groups_of(error.uid, error.gid), lambda: os.open(path, flags))
     with open(fd, "rb") as file:  # it does not block: a pipe that nobody fills is empty
         return file.read(most) or b""
+
+
+def may_change(path: str, uid: int, groups: tuple[int, ...]) -> bool:
+    """Whether a user may change a file, or put another one in its place; where root cannot tell, it is not so."""
+    try:
+        with Place(path, follow=True) as place:
+            folder, entry = os.fstat(place.fd), place.stat()
+            swaps = may_write(folder, uid, groups) and (entry.st_uid == uid or not _guarded(folder, entry))
+            return swaps or may_write(entry, uid, groups) or (place.above is not None and place.above[0] == uid)
+    except Untrusted as error:
+        return error.uid in (uid, ANYBODY)
+    except OSError:
+        return False
 
 
 def _guarded(folder: os.stat_result, entry: os.stat_result | None) -> bool:

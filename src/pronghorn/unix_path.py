@@ -25,7 +25,7 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn.act_as import act_as
+from pronghorn.act_as import act_as, groups_of
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
 from pronghorn.trusted_paths import ANYBODY, Place, who
 
@@ -90,7 +90,7 @@ class Claim:
             if uid == ANYBODY:
                 why = f"{who(ANYBODY).capitalize()} may put another folder in the place of one on the way."
                 raise self._refusal(why, "Choose a path all of whose folders are root's or the server's user's.")
-            act_as(uid, gid, (gid,), lambda: _bind(listening, path))
+            act_as(uid, *groups_of(uid, gid), lambda: _bind(listening, path))
         finally:
             if umask is not None:
                 os.umask(umask)

@@ -374,6 +374,18 @@ def _log_not_reopened(event: events.LogNotReopened) -> tuple[int, str]:
     return ERROR, f"The log file {escaped(event.path)} cannot be opened anew: {escaped(event.why)}; the old one stays"
 
 
+AT_RISK = {
+    "config": "it decides what root does at the next start or reload",
+    "pid_file": "root's scripts send signals to the number in it",
+}
+
+
+@words(WARNING, events.PathAtRisk)
+def _path_at_risk(event: events.PathAtRisk) -> tuple[int, str]:
+    who = f"User {event.uid}, whom workers serve as, may change {escaped(event.path)}"
+    return WARNING, f"{who}: {AT_RISK[event.setting]}; let root alone write to its folder"
+
+
 @words(INFO, events.DrainStarted)
 def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
     who = f"{counted(event.open, 'open connection')} {'has' if event.open == 1 else 'have'}"

@@ -20,7 +20,8 @@ from pronghorn.errors import MessageTooLong
 from pronghorn.events import Event
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver, formatter
-from pronghorn.observers.words import LONGEST_TEXT, WORDS, ending, escaped, peer_name
+from pronghorn.observers.phrases import LONGEST_TEXT, ending, escaped, peer_name
+from pronghorn.observers.words import WORDS
 
 PEER = ("127.0.0.1", 51234)
 

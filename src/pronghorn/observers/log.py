@@ -19,7 +19,8 @@ import msgspec
 
 from pronghorn.events import Event
 from pronghorn.observers.others import Others
-from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind, with_count
+from pronghorn.observers.phrases import with_count
+from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind
 from pronghorn.standard import outlet
 
 NAME = "pronghorn.error"

@@ -14,7 +14,7 @@ from collections.abc import Callable, MutableMapping
 
 from pronghorn import events
 from pronghorn.events import Event
-from pronghorn.observers.words import escaped
+from pronghorn.observers.phrases import escaped
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 PATIENCE = 1.0  # seconds, for what systemd acts upon; a status or a sign of life is not worth any

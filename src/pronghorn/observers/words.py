@@ -1,29 +1,33 @@
 """Events in words: what each record says, at which level, and which of them come in floods.
 
 Law: the words are chosen here and nowhere else. What a peer or a handler had its hands on is escaped and capped, so
-that one record is one line and nobody can forge another (CVE-2013-1862 is what happens otherwise); the lines of a
-traceback follow their record indented.
+that one record is one line and nobody can forge another (CVE-2013-1862 is what happens otherwise): see phrases.py.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import time
-import traceback
 from collections.abc import Callable, Hashable
-from signal import Signals
 from typing import Any, TypeVar
 
 from pronghorn import events
 from pronghorn.events import Event
+from pronghorn.observers.phrases import (
+    MOST_NAMES,
+    counted,
+    crashed_at,
+    date,
+    ending,
+    escaped,
+    frames,
+    indented,
+    kind_and_text,
+    peer_name,
+    raised_at,
+    trace,
+)
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
-LONGEST_TEXT = 300
-LONGEST_TRACE = 60
-MOST_NAMES = 10
-LONGEST_PART = LONGEST_TRACE * LONGEST_TEXT  # an error's text may be as long as a message
-HOUSE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 E = TypeVar("E", bound=Event)
 Words = Callable[[Any], tuple[int, str]]
@@ -40,51 +44,6 @@ def words(most: int, kind: type[E]) -> Callable[[Callable[[E], tuple[int, str]]]
     return register
 
 
-def escaped(text: object, longest: int = LONGEST_TEXT) -> str:
-    """`text` as one printable line of at most `longest` characters: control characters, line ends and the like are
-    written as escapes."""
-    try:
-        told = str(text)[: longest + 1]
-    except BaseException:  # a handler's own class, whose text is a fault of its own
-        told = "<str() failed>"
-    line = "".join(each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
-                   for each in told)  # fmt: skip
-    return line if len(line) <= longest else line[: longest - 3] + "..."
-
-
-def peer_name(peer: tuple[str, int] | str) -> str:
-    """The other end, as the classic server wrote it: `127.0.0.1 at PORT 51234`."""
-    if isinstance(peer, str):
-        return f"unix socket {escaped(peer)}" if peer else "a unix socket"
-    return f"{escaped(peer[0])} at PORT {peer[1]}"
-
-
-def trace(error: BaseException, *, ours: bool = False) -> str:
-    """The traceback of `error`, from the first frame that is not `ours`, each line escaped and indented."""
-    told = traceback.TracebackException.from_exception(error, limit=-LONGEST_TRACE)
-    link: traceback.TracebackException | None = told
-    while link is not None and not ours:
-        theirs = [place for place, frame in enumerate(link.stack) if not frame.filename.startswith(HOUSE)]
-        if theirs:
-            del link.stack[: theirs[0]]
-        link = link.__cause__
-    parts = (part[:LONGEST_PART].rstrip("\n") for part in told.format())
-    return indented([line for part in parts for line in part.split("\n")])
-
-
-def with_count(text: str, more: int) -> str:
-    """A record that stands for others, too: its first line tells how many."""
-    head, line_end, rest = text.partition("\n")
-    return head + (f" ({more:,} more since the last such line)" if more else "") + line_end + rest
-
-
-def indented(lines: list[str], longest: int = LONGEST_TEXT) -> str:
-    """Lines that follow their record: each escaped, and the middle of very many left out."""
-    if len(lines) > LONGEST_TRACE:
-        lines = [*lines[: LONGEST_TRACE // 2], "...", *lines[-LONGEST_TRACE // 2 :]]
-    return "".join(f"\n  {escaped(line, longest)}" for line in lines)
-
-
 def limited_kind(event: Event) -> Hashable:
     """What a record counts as when it is one of those that come in floods, else None."""
     if isinstance(event, events.AcceptFailed):
@@ -96,11 +55,11 @@ def limited_kind(event: Event) -> Hashable:
     if isinstance(event, events.ClientsWait):
         return "wait", event.address
     if isinstance(event, events.WorkerExited) and (event.stack or event.often) and not event.wanted:
-        return "worker", event.status, _crashed_at(event.stack)
+        return "worker", event.status, crashed_at(event.stack)
     if isinstance(event, events.SourceSuspected):
         return "suspect", event.source, event.seconds
     if isinstance(event, events.ChildDied):
-        return "child", event.status, _crashed_at(event.stack)
+        return "child", event.status, crashed_at(event.stack)
     if isinstance(event, events.PeerFailed) and not isinstance(event.error, OSError):
         return "peer", type(event.error)
     if isinstance(event, events.SupervisorFailed):
@@ -110,26 +69,6 @@ def limited_kind(event: Event) -> Hashable:
     if isinstance(event, events.LoopFailed):
         return "loop", type(event.error), raised_at(event.error)
     return None
-
-
-def _frames(stack: str) -> str:
-    """Stacks as faulthandler writes them, without our frames, each line escaped and indented."""
-    lines = stack.split("\n") if stack else []
-    theirs = [line for line in lines if f'File "{HOUSE}' not in line and 'File "<frozen runpy>"' not in line]
-    return indented(theirs)
-
-
-def _crashed_at(stack: str) -> str:
-    """The innermost line of Python of a stack, as faulthandler writes it."""
-    return next((line.strip() for line in stack.split("\n") if line.lstrip().startswith("File ")), "")
-
-
-def raised_at(error: BaseException) -> tuple[str, int]:
-    """The file and the line where an error was raised."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return (place.tb_frame.f_code.co_filename, place.tb_lineno) if place is not None else ("", 0)
 
 
 @words(INFO, events.ListenerOpened)
@@ -250,13 +189,13 @@ def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
     if event.wanted:
         return (WARNING, f"{who} {ending(event.status)}{cost}") if cost else (DEBUG, f"{who} has left")
     level = WARNING if event.status == 0 and not cost else ERROR
-    return level, f"{who} {ending(event.status)}{cost}{_frames(event.stack)}"
+    return level, f"{who} {ending(event.status)}{cost}{frames(event.stack)}"
 
 
 @words(ERROR, events.ChildDied)
 def _child_died(event: events.ChildDied) -> tuple[int, str]:
     who = f"The process of a connection from {peer_name(event.peer)} (process id {event.pid})"
-    return ERROR, f"{who} {ending(event.status)}{_frames(event.stack)}"
+    return ERROR, f"{who} {ending(event.status)}{frames(event.stack)}"
 
 
 @words(ERROR, events.WorkerNotStarted)
@@ -429,30 +368,3 @@ def _certificate_expires(event: events.CertificateExpires) -> tuple[int, str]:
 @words(ERROR, events.CertificateRefused)
 def _certificate_refused(event: events.CertificateRefused) -> tuple[int, str]:
     return ERROR, f"The new certificate is not taken, the old one stays: {escaped(event.why, 600)}"
-
-
-def counted(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def date(seconds: float) -> str:
-    """An instant as people write it, in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-
-
-def kind_and_text(error: BaseException) -> str:
-    """`ValueError: the text`, or the name alone."""
-    name, text = escaped(type(error).__name__), escaped(error)
-    return f"{name}: {text}" if text else name
-
-
-def ending(status: int) -> str:
-    """How a process ended, from its exit code, or minus the signal that killed it."""
-    if status >= 0:
-        return f"ended with exit status {status}"
-    try:
-        name = Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    oom = " (perhaps out of memory: see the kernel's log)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{oom}"

@@ -68,7 +68,7 @@ class Outlet:
             while rest:
                 rest = rest[self._some(status, rest) :]
         except OSError:
-            if len(rest) < len(data) and _taken_back(self.fd, status, len(data) - len(rest)):
+            if len(rest) < len(data) and _taken_back(self.fd, status, data[: len(data) - len(rest)]):
                 rest = data
             raise
         finally:
@@ -142,17 +142,28 @@ class Outlet:
         return self._own
 
 
-def _taken_back(fd: int, before: os.stat_result, written: int) -> bool:
-    """Cut off the piece of a line that still fitted into a file; not if anybody else has written there since."""
+def _taken_back(fd: int, before: os.stat_result, piece: bytes) -> bool:
+    """Cut off the piece of a line that still fitted into a file, if it is what the file ends with."""
     try:
-        end = before.st_size + written
-        if not stat.S_ISREG(before.st_mode) or os.fstat(fd).st_size != end or os.lseek(fd, 0, os.SEEK_CUR) != end:
+        start = os.fstat(fd).st_size - len(piece)
+        if not stat.S_ISREG(before.st_mode) or not _ends(fd, start, piece, before):
             return False
-        os.ftruncate(fd, before.st_size)
-        os.lseek(fd, before.st_size, os.SEEK_SET)
+        os.ftruncate(fd, start)
+        os.lseek(fd, start, os.SEEK_SET)
     except OSError:
         return False
     return True
+
+
+def _ends(fd: int, start: int, piece: bytes, before: os.stat_result) -> bool:
+    try:
+        reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # where it may not be read: nobody else has written since
+        return start == before.st_size
+    try:
+        return os.pread(reader, len(piece) + 1, start) == piece
+    finally:
+        os.close(reader)
 
 
 def _identity(fd: int) -> tuple[int, ...]:

@@ -51,6 +51,7 @@ class Upkeep:
         self._serves = serves
         self._started_at = self._last_turn = time.monotonic()
         self._awake_since = 0.0
+        self._hurried: set[OldWorker] = set()  # of programs before an upgrade
         self._next_care = 0.0
 
     def turn(self, now: float) -> None:
@@ -237,7 +238,8 @@ class Upkeep:
         for old, why in too_many([*ours, *theirs], serving.number, serving.plan.settings.max_generations, room).items():
             if worker := ours.get(old):
                 self.force.hurry(worker, why)
-            else:  # its supervisor gives it time until its own deadline
+            elif old not in self._hurried:  # its supervisor gives it time until its own deadline
+                self._hurried.add(old)
                 self._observe(events.OldWorkerDrains(old.pid, old.generation, why))
                 kill(old.pid, signal.SIGTERM)
 

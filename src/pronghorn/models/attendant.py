@@ -15,6 +15,7 @@ from typing import Any
 from pronghorn.connection import SeenConnection
 from pronghorn.models.base import BEAT
 from pronghorn.models.flows import SWEEP, Flows
+from pronghorn.scoreboard import DRAINING
 
 
 def attend(flows: Flows) -> None:
@@ -36,6 +37,7 @@ def _attend(flows: Flows, watched: dict[int, Any]) -> None:
         if drain.lets_go and not drain:
             flows.let_go_beside()
         _look(flows)
+    flows.context.page.state = DRAINING  # the flow that serves may find out late
     flows.sweep(lambda: _look(flows))  # also when the deadline has passed before we had our turn
     while time.monotonic() < drain.deadline:
         time.sleep(SWEEP)

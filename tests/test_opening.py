@@ -18,7 +18,7 @@ import pytest
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
 from pronghorn.events import Event, ListenerOpened
 from pronghorn.listener import Listener
-from pronghorn.opening import open_listeners
+from pronghorn.opening import open_listeners, renew
 from pronghorn.settings import Settings
 
 Open = Callable[..., list[Listener]]
@@ -106,10 +106,12 @@ def test_a_bind_that_fails_changes_nothing(opened: Open, events: list[Event]) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the backlog in TCP_INFO")
-def test_the_backlog_is_applied_anew_to_what_is_kept(opened: Open) -> None:
+def test_the_backlog_is_applied_anew_to_what_is_kept_when_it_serves(opened: Open) -> None:
     before = opened("127.0.0.1:0", backlog=7)
     assert queue_of(before[0]) == 7
-    opened("127.0.0.1:0", keep=before, backlog=9)
+    kept = opened("127.0.0.1:0", keep=before, backlog=9)
+    assert queue_of(before[0]) == 7, "the reload may yet fail"
+    renew(kept, Settings(backlog=9))
     assert queue_of(before[0]) == 9
 
 

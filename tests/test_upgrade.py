@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -147,3 +149,63 @@ def test_a_script_cannot_be_upgraded(tmp_path: Path) -> None:
         wait_for(lambda: "A script holds its handler" in server.log, "the refusal")
         assert server.ask(b"x") == b"X"
         assert server.stop() == 0
+
+
+WAITS = """
+import os, time
+while not os.path.exists("go"):
+    open("waiting", "w").close()
+    time.sleep(0.01)
+"""
+
+
+def said(server: Launched, pid: int, text: str) -> bool:
+    return bool(re.search(rf"\[{pid}\] \[\w+\] {text}", server.log))
+
+
+def test_what_is_asked_for_during_an_upgrade_is_done_by_the_new_program(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HANDLER)
+    with launched(tmp_path, "mine:reply", control_socket=str(tmp_path / "control")) as server:
+        server.ready()
+        (tmp_path / "mine.py").write_text(WAITS + HANDLER)
+        server.send(signal.SIGUSR2)
+        wait_for(lambda: (tmp_path / "waiting").exists(), "the new program")
+        for number in (signal.SIGTTIN, signal.SIGHUP, signal.SIGUSR2):
+            server.send(number)
+            wait_for(lambda: not Path(f"/proc/{server.pid}").exists() or not pending(server.pid), "its arrival")
+        wait_for(lambda: "Another reload or upgrade is under way" in server.log, "the refusal of a second upgrade")
+        refused = subprocess.run(
+            [sys.executable, "-m", "pronghorn", "ctl", "resize", "3", "--socket", str(tmp_path / "control")],
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert refused.returncode and "under way" in refused.stderr
+        with server.connect() as held:
+            held.sendall(b"half a li")
+            (tmp_path / "go").touch()
+            wait_for(lambda: "Upgraded: process" in server.log, "the upgrade")
+            new = int(re.findall(r"Upgraded: process (\d+)", server.log)[0])
+            wait_for(lambda: said(server, new, r"Reloaded in .*: generation \d+ serves"), "the reload")
+            wait_for(lambda: said(server, new, "Worker 2 is ready"), "one worker more")
+            server.send(signal.SIGHUP)  # the old program still drains: it passes that on
+            wait_for(lambda: server.log.count(f"[{new}] [INFO] Reloading (SIGHUP)") == 2, "the second reload")
+        os.kill(new, signal.SIGTERM)
+
+
+def pending(pid: int) -> bool:
+    """Whether a signal has not been taken by its process yet."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return any(int(value, 16) for value in re.findall(r"^S..Pnd:\s+(\w+)", text, re.MULTILINE))
+
+
+def test_what_was_asked_for_during_an_upgrade_that_failed_is_done_here(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HANDLER)
+    with launched(tmp_path, "mine:reply") as server:
+        server.ready()
+        (tmp_path / "mine.py").write_text(WAITS + "raise ValueError\n")
+        server.send(signal.SIGUSR2)
+        wait_for(lambda: (tmp_path / "waiting").exists(), "the new program")
+        server.send(signal.SIGTTIN)
+        wait_for(lambda: not pending(server.pid), "its arrival")
+        (tmp_path / "go").touch()
+        wait_for(lambda: "Upgrade failed" in server.log, "the failure")
+        wait_for(lambda: "workers from now on: 2" in server.log or "2 workers" in server.log, "one more")

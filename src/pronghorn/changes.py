@@ -8,6 +8,7 @@ A change is told of when the workers before it accept no more: who connects afte
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ from pronghorn import events
 from pronghorn.call import Done
 from pronghorn.errors import PronghornError
 from pronghorn.listener import Listener
+from pronghorn.opening import renew
 from pronghorn.planning import told
+from pronghorn.processes import kill
 from pronghorn.reload import Reload
 from pronghorn.slots import NEVER, Generation, Worker
 from pronghorn.upgrade import Upgrade
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from pronghorn.supervisor import Supervisor
 
 StartUpgrade = Callable[[Plan, int], Upgrade]
+MOST_DEFERRED = 64  # signals: as often as anybody may mean it
 HANDOVER = 1.0  # seconds that old workers get to let go of their listeners; a conversation may hold one for longer
 STOPPING = PronghornError("The server is stopping.")
 BUSY = PronghornError("Another reload or upgrade is under way.", "", "Try again when it is over.")
@@ -34,6 +38,7 @@ AS_PROCESS_1 = PronghornError(
     "An upgrade is not possible as process 1.", "When the old program ended, so would the container.",
     "Start a new container, or reload.",
 )  # fmt: skip
+AFTER_THE_START = PronghornError("The server has only just been started.", "", "Try again when it serves.")
 IN_A_SCRIPT = PronghornError("This server cannot be upgraded.", "A script holds its handler.", "Restart the script.")
 
 
@@ -72,6 +77,8 @@ class Changes:
         self._reload: Reload | None = None
         self._pending: list[tuple[str, Done]] = []  # reloads that wait for the change under way
         self._upgrade: Upgrade | None = None
+        self._deferred: list[int] = []  # signals that came during an upgrade
+        self.successor = 0  # the process that this one was upgraded to
         self._handover: Handover | None = None
 
     @property
@@ -91,9 +98,9 @@ class Changes:
         """Reads settings and handler anew; `done` hears how it ended. One is under way at most, and one waits. Without
         `anew` it is the same settings for new workers."""
         host = self._supervisor
-        if host.leaving or not host.upkeep.served:
-            done(STOPPING if host.leaving else BUSY)
-        elif self.under_way:
+        if host.leaving:
+            done(self.refusal())
+        elif self.under_way or not host.upkeep.served:
             self._pending.append((why, done))
         else:
             self._reload = Reload(why, host.planner, host.watch, host.observe, host.force.helpers, host.kept, anew=anew)
@@ -103,9 +110,11 @@ class Changes:
     def upgrade(self, done: Done) -> None:
         """Has a new program take over; `done` hears how it ended."""
         host = self._supervisor
-        if host.leaving or self.under_way or not host.upkeep.served:
-            return done(STOPPING if host.leaving else BUSY)
+        if host.leaving:
+            return done(self.refusal())
         refusal = AS_PROCESS_1 if os.getpid() == 1 else IN_A_SCRIPT if self._start_upgrade is None else None
+        if self.under_way or not host.upkeep.served:
+            refusal = BUSY if self.under_way else AFTER_THE_START
         if refusal is None:
             try:
                 assert self._start_upgrade is not None
@@ -132,12 +141,36 @@ class Changes:
             if self._upgrade.over:
                 upgrade, self._upgrade = self._upgrade, None
                 self._settle_upgrade(upgrade)
-        if self._pending and not self.under_way and not self._supervisor.leaving:
+        host = self._supervisor
+        if self._pending and not self.under_way and host.upkeep.served and not host.leaving:
             (why, _), waiting = self._pending[0], [done for _, done in self._pending]
             self._pending = []
             self.reload(why, waiting.pop(0))
             if self._reload is not None:
                 self._reload.done += waiting
+
+    def refusal(self) -> PronghornError:
+        """Why nothing is changed any more."""
+        if not self.successor:
+            return STOPPING
+        why = f"It was upgraded: process {self.successor} serves now, and has read settings and handler anew."
+        return PronghornError("This program is on its way out.", why, "Ask again: the new program answers.")
+
+    def no_resize(self) -> PronghornError | None:
+        """Why the number of workers cannot be changed now; None if it can. The new program of an upgrade starts with as
+        many as there were when it was asked for."""
+        return self.refusal() if self._supervisor.leaving else BUSY if self._upgrade is not None else None
+
+    def defers(self, number: int) -> bool:
+        """Whether a signal is the new program's: kept until the upgrade under way is decided, or passed on at once."""
+        if self.successor:
+            kill(self.successor, signal.Signals(number))
+            return True
+        if self._upgrade is None or number == signal.SIGUSR2:  # one upgrade is enough: another is refused
+            return False
+        if len(self._deferred) < MOST_DEFERRED:
+            self._deferred.append(number)
+        return True
 
     def abandon(self, error: PronghornError) -> None:
         """Ends the change under way, without a record: there is something more important to tell. One that has been
@@ -207,6 +240,8 @@ class Changes:
             before.plan.certificates.follow(generation.plan.certificates)
         host.upkeep.generations = [generation]
         generation.candidate = False
+        renew(generation.plan.listeners, generation.plan.settings)
+        host.observe(events.LogLevelSet(generation.plan.settings.log_level))
         # First: then the old workers' queues come to an end.
         alone, wait = _close(before.plan.listeners, generation.plan.listeners)
         host.release(host.force.of(before), alone, wait)
@@ -225,8 +260,15 @@ class Changes:
         host = self._supervisor
         if upgrade.error is not None:
             host.observe(events.UpgradeFailed(upgrade.error.what, told(upgrade.error)))
-            return self._upgraded(upgrade, upgrade.error)
+            self._upgraded(upgrade, upgrade.error)
+            deferred, self._deferred = self._deferred, []
+            return host.obey(bytes(each for each in deferred if each != signal.SIGUSR1))  # which was obeyed at once
         self._handed_over()
+        self.successor = upgrade.pid
+        # Who asked by ctl is told to ask again; behind a signal and a changed file nobody waits for an answer.
+        asked = [signal.SIGHUP] if any(not why.startswith("ctl ") for why, _ in self._pending) else []
+        for number in (*self._deferred, *asked):
+            kill(upgrade.pid, signal.Signals(number))
         host.observe(events.Upgraded(upgrade.pid))
         before = [*host.force.living.values()]
         host.step_aside()

@@ -103,12 +103,15 @@ class Desk:
         if not 1 <= count <= MOST_WORKERS:
             done(BadSetting(f"There cannot be {count} workers.", f"It takes 1 to {MOST_WORKERS}."))
         else:
-            self._supervisor.resize(count, "ctl resize")
-            done({"workers": count})
+            if (refusal := self._supervisor.changes.no_resize()) is None:
+                self._supervisor.resize(count, "ctl resize")
+            done(refusal or {"workers": count})
 
     def drain(self, done: Done) -> None:
         """No worker accepts any more and conversations finish; clients wait in the queue until workers come back, by
         `resize` or `reload`. Answers when the last worker is gone."""
+        if (refusal := self._supervisor.changes.no_resize()) is not None:
+            return done(refusal)
         self._supervisor.resize(0, "ctl drain")
         self._supervisor.when_empty(done)
 

@@ -282,6 +282,12 @@ class ReloadFailed(Event, frozen=True):
     why: str
 
 
+class LogLevelSet(Event, frozen=True):
+    """From here on this process tells records of this level and above: the settings that it serves with say so."""
+
+    level: str
+
+
 class UpgradeStarted(Event, frozen=True):
     """A new program is being started."""
 

@@ -193,7 +193,11 @@ class Listener:
         """What options each TCP connection shall have from now on, however long the listener is open already."""
         if self.family != socket.AF_UNIX:
             socket_options.apply(self._socket, wanted)
-            self._prepare = wanted if not socket_options.ACCEPTED_INHERIT else []
+            self.expect(wanted)
+
+    def expect(self, wanted: list[Option]) -> None:
+        """The same for this process alone, where a connection does not have them from its listener."""
+        self._prepare = wanted if self.family != socket.AF_UNIX and not socket_options.ACCEPTED_INHERIT else []
 
     # Handing on.
 

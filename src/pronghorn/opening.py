@@ -75,10 +75,10 @@ def open_listeners(
     A name is bound at all its addresses; an IPv6 one that this host lacks is skipped (ListenerSkipped) if another one
     binds. Port 0 becomes one free port, the same on all addresses of a name.
 
-    What is open already stays as it is and only gets backlog and options anew: `keep`, of an earlier generation, and
-    `inherited`, of an older program or of systemd. Nothing of these is ever closed here; what is not in the result is
-    no longer wanted, and the caller's to close. Only one that listens no more is opened anew, where it was. Without any
-    `--bind`, what systemd handed down is served.
+    What is open already stays as it is: `keep`, of an earlier generation, and `inherited`, of an older program or of
+    systemd; `renew` gives it backlog and options once it is sure that the settings will serve. Nothing of these is ever
+    closed here; what is not in the result is no longer wanted, and the caller's to close. Only one that listens no more
+    is opened anew, where it was. Without any `--bind`, what systemd handed down is served.
 
     Raises BadSetting for an address that cannot be read or is given twice, AddressInUse if another socket holds one,
     CannotBind if it fails otherwise; nothing new is open then, and nothing has changed.
@@ -98,13 +98,22 @@ def open_listeners(
     except BaseException:
         opening.close(list(opening.fresh))
         raise
-    for each in listeners:
-        if each not in opening.fresh and (settings.backlog or not each.bind.startswith("fd:")):
-            each.listen(effective_backlog(settings.backlog))
+    for each in opening.fresh:
         each.prepare(options(settings))
     for event in [*opening.skipped, *_told(listeners, opening, inherited)]:
         observe(event)
     return listeners
+
+
+def renew(listeners: Iterable[Listener], settings: Settings) -> None:
+    """Give listeners the backlog and the options of settings that serve from now on."""
+    for each in listeners:
+        try:
+            if settings.backlog or not each.foreign:
+                each.listen(effective_backlog(settings.backlog))
+            each.prepare(options(settings))
+        except OSError:
+            pass  # dead; it will be opened anew
 
 
 def check_binds(settings: Settings) -> None:

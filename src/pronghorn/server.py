@@ -24,7 +24,7 @@ from pronghorn.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
-from pronghorn.opening import activated_listeners
+from pronghorn.opening import activated_listeners, renew
 from pronghorn.planning import Planner
 from pronghorn.presence import Presence
 from pronghorn.processes import SignalPipe, Stopped, ignore_signals, take_term
@@ -204,6 +204,7 @@ class Server:
                 self._observe(event)
             for event in plan.certificates.events() if plan.certificates is not None else ():
                 self._observe(event)
+            renew(plan.listeners, plan.settings)
             for listener in self._inherited:
                 listener.take_over()
                 if listener not in plan.listeners:

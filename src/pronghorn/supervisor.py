@@ -35,6 +35,7 @@ from pronghorn.worker import CUT_AT_DEADLINE, GRACE, Plan
 
 CHANGING = {getattr(signal, f"SIG{name}") for name in "HUP USR2 TTIN TTOU WINCH".split()}
 SOON = 0.05  # seconds between two looks at what nobody tells of
+PASSED_ON = tuple(getattr(signal, f"SIG{name}") for name in "HUP USR2 TTIN TTOU WINCH".split())
 MEND_PAUSE = 30.0  # seconds between two attempts to open a listener anew
 
 
@@ -226,25 +227,27 @@ class Supervisor:
     # Signals
 
     def _hear(self, now: float = 0.0) -> None:
-        self._obey(self._signals.take())
+        self.obey(self._signals.take())
 
-    def _obey(self, numbers: bytes) -> None:
+    def obey(self, numbers: bytes) -> None:
+        """Does what signals ask for. During an upgrade, and after it, what is more than to end is the new program's."""
         ends = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
         for number in sorted(numbers, key=lambda each: each not in ends):  # to stop wins over all else
             if number == signal.SIGQUIT or (number == signal.SIGINT and self.draining):
                 self._end_at_once(number)
-            elif self.draining:
-                continue
             elif number in ends:
-                self.drain(signal.Signals(number).name)
-            elif self._aside and number != signal.SIGUSR1:
+                if not self.draining:
+                    self.drain(signal.Signals(number).name)
+            elif number == signal.SIGUSR1 and not self.draining:
+                if not self._aside:  # a new program may have opened the old file; one that serves is told by others
+                    self.changes.defers(number)
+                self.reopen_log()
+            elif (number in PASSED_ON and self.changes.defers(number)) or self.draining:
                 continue
             elif not self.upkeep.served and number in CHANGING:
                 self._early.add(number)
             elif number == signal.SIGHUP:
                 self.changes.reload("SIGHUP", unheard)
-            elif number == signal.SIGUSR1:
-                self.reopen_log()
             elif number == signal.SIGUSR2:
                 self.changes.upgrade(unheard)
             elif number == signal.SIGTTIN:
@@ -273,7 +276,7 @@ class Supervisor:
     def drain(self, why: str) -> None:
         """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
         timeout = self.serving.plan.settings.drain_timeout
-        self.changes.abandon(STOPPING)
+        self.changes.abandon(self.changes.refusal())
         self._renewal.close()
         self.observe(events.DrainStarted(why, timeout, self.serving.plan.board.totals()["open"]))
         self.force.leaving = True
@@ -295,7 +298,7 @@ class Supervisor:
         and then `run` returns. Orphans are left to others: the programs that follow would be such when their parent
         has ended."""
         self._aside = True
-        self.changes.abandon(STOPPING)
+        self.changes.abandon(self.changes.refusal())
         leave_orphans()
         for listener in self.serving.plan.listeners:
             listener.close()

@@ -29,7 +29,7 @@ import msgspec
 from pronghorn import ending, errors, handlers, privileges
 from pronghorn.drain import ANYBODY
 from pronghorn.errors import LONGEST_PART, BadHandler, PeerError, PronghornError, printable
-from pronghorn.events import DrainFinished, LifespanFailed, Observer, WorkLeft
+from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, Observer, WorkLeft
 from pronghorn.handlers import Source
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener
@@ -46,6 +46,7 @@ from pronghorn.processes import (
 )
 from pronghorn.scoreboard import Page, Scoreboard
 from pronghorn.settings import Settings
+from pronghorn.socket_options import options
 from pronghorn.stacks import Stacks
 from pronghorn.watchdog import THREAD_TIME, Watchdog
 
@@ -287,6 +288,9 @@ def _serve(
     reopener = _settle_in(plan, stacks)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     model.prepare()
+    for listener in plan.listeners:
+        listener.expect(options(settings))
+    plan.observe(LogLevelSet(settings.log_level))
     line.tell(Stage("it imported its handler"))
     handler = load_handler(plan.source, settings)
 

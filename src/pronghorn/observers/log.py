@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from pronghorn.events import Event
+from pronghorn.events import Event, LogLevelSet
 from pronghorn.observers.others import Others
 from pronghorn.observers.phrases import with_count
 from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind
@@ -64,6 +64,8 @@ class LogObserver:
         self._others.begin(self._level)
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, LogLevelSet):
+            self._set_level(event.level.upper())
         most, tell = WORDS.get(type(event), (0, None))
         if tell is None or most < self._level:
             return
@@ -76,6 +78,12 @@ class LogObserver:
         except MemoryError:
             level, text = most, f"{type(event).__name__}: there is no memory to tell of it"
         self._say(level, with_count(text, more))
+
+    def _set_level(self, level: str) -> None:
+        if self._ours is not None and level != logging.getLevelName(self._level):
+            self._logger.setLevel(level)
+            self._level = self._logger.level
+            self._others.level(self._level)
 
     def close(self) -> None:
         """Leaves the loggers as they were found."""

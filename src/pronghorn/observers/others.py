@@ -56,6 +56,11 @@ class Others:
         if isinstance(warnings.showwarning, FunctionType):
             self._replace(warnings, "showwarning", self._warned)
 
+    def level(self, level: int) -> None:
+        """From now on records of handlers of this level and above are told."""
+        if not logging.getLogger().handlers:
+            logging.getLogger().setLevel(level)
+
     def end(self) -> None:
         """Leaves all as it was found."""
         while self._undo:

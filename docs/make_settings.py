@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 from pronghorn.settings import Field, fields
+from pronghorn.settings.fields import RESTART
+
+LATER = " *At a restart.*"
 
 UNITS = re.compile(r" \([^()]*; a plain number is [a-z]+\)")  # the head says it once
 PAGE = Path(__file__).with_name("settings.md")
@@ -28,6 +31,9 @@ The upper ones win. What is on or off is `--reuse-port` or `--no-reuse-port` on 
 a file, and `yes` or `no` in the environment. What may be given more than once is a list in a file, and separated by
 commas in the environment. A duration is `500ms`, `30s`, `2m`, `1h`, or a number of seconds; a size is `64KiB`, `1MiB`,
 `10MB`, or a number of bytes.
+
+A [reload](operations.md#reloading) gives new values to the workers that it starts, and to the listeners that stay;
+what is marked *At a restart* stays as it was until the server is started again or upgraded, and the reload says so.
 """
 
 
@@ -45,7 +51,8 @@ def table(group: list[Field]) -> str:
         flags = ", ".join(f"`{flag}`" for flag in (field.flag, field.short) if flag)
         default = field.shown(field.default)
         takes = UNITS.sub("", field.takes)
-        rows.append(f"| {flags} | {cell(takes)} | {f'`{default}`' if default else ''} | {cell(field.help)} |")
+        words = cell(field.help) + (LATER if field.at == RESTART else "")
+        rows.append(f"| {flags} | {cell(takes)} | {f'`{default}`' if default else ''} | {words} |")
     return "\n".join(rows) + "\n"
 
 

@@ -51,9 +51,8 @@ def told(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def test_every_event_has_words() -> None:
-    assert set(WORDS) == set(Event.__subclasses__()) - {events.Pulse}, (
-        "a pulse is for observers that keep a watchdog quiet"
-    )
+    silent = {events.Pulse, events.LogLevelSet}
+    assert set(WORDS) == set(Event.__subclasses__()) - silent, "a pulse keeps a watchdog quiet, a level is obeyed"
 
 
 def test_a_record_has_the_prefix_that_log_parsers_know(log: LogObserver, capfd: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,14 @@ class Reaper(set[int]):
             elif now >= late:
                 kill(pid, signal.SIGKILL)
 
+    def finish(self) -> None:
+        """On the way out: waits for those that were dismissed, twice as long as any of them gets at most; one that
+        cannot die is left behind."""
+        until = time.monotonic() + 2 * AFTERMATH
+        while self._dismissed and (now := time.monotonic()) < until:
+            self.turn(now)
+            time.sleep(0.001)
+
 
 def status_of(pid: int) -> int | None:
     """The exit code of a child, or minus its signal; None while it runs."""

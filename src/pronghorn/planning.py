@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pronghorn import events, models, worker
-from pronghorn.errors import AddressInUse, IncompatibleHandler, PronghornError
+from pronghorn.errors import AddressInUse, BadSetting, IncompatibleHandler, PronghornError
 from pronghorn.events import Event, Observer
 from pronghorn.handlers import Facts, Source
 from pronghorn.helper import Answer
@@ -21,18 +21,14 @@ from pronghorn.listener import Listener
 from pronghorn.models.base import Model
 from pronghorn.opening import open_listeners
 from pronghorn.scoreboard import Scoreboard
-from pronghorn.settings import Settings
+from pronghorn.settings import Settings, fields
+from pronghorn.settings.fields import RESTART
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.worker import Plan
 
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
-
-AT_START_ONLY = tuple(
-    "chdir control_socket group log_config log_file log_format name pid_file reload umask user".split()
-)
-"""Settings that a reload cannot change: the supervisor has acted on them already."""
 
 
 class Read(msgspec.Struct):
@@ -44,6 +40,8 @@ class Read(msgspec.Struct):
     later: tuple[str, ...]
     unasked: bool = False
     """Nobody has set `bind`."""
+    folder: str = ""
+    """What the working folder's name leads to now, if that is another folder than at the start."""
 
     @classmethod
     def of(cls, answer: Answer) -> Read:
@@ -67,7 +65,8 @@ class Prepared(msgspec.Struct):
 
 class Planner:
     """Makes plans for one server. `layers` are read anew for each; without them (a script that holds the handler) the
-    settings stay. `explain` adds to an AddressInUse who holds the address; `relevel` sets the level of the log.
+    settings stay. `folder` is the working folder by its name, which may lead elsewhere by then. `explain` adds to an
+    AddressInUse who holds the address.
     """
 
     def __init__(
@@ -78,6 +77,7 @@ class Planner:
         board: Scoreboard,
         observe: Observer,
         explain: Callable[[AddressInUse], AddressInUse],
+        folder: str = "",
     ) -> None:
         self._layers = layers
         self._source = source
@@ -85,6 +85,7 @@ class Planner:
         self._board = board
         self._observe = observe
         self._explain = explain
+        self._folder = folder
 
     @property
     def rereads(self) -> bool:
@@ -95,14 +96,25 @@ class Planner:
         """The source and the settings as they are now. Raises BadSetting."""
         if self._layers is None:
             return Read(self._settings, None, ())
+        folder = self._entered() if self.rereads and self._folder else ""
         settled = self._layers.settle()
         later = tuple(
-            name
-            for name in AT_START_ONLY
-            if getattr(settled.settings, name, None) != getattr(self._settings, name, None)
+            each.name
+            for each in fields()
+            if each.at == RESTART and getattr(settled.settings, each.name) != getattr(self._settings, each.name)
         )
         source = settled.source if self.rereads else None
-        return Read(settled.settings, source, later, settled.settings.bind is UNASKED)
+        return Read(settled.settings, source, later, settled.settings.bind is UNASKED, folder)
+
+    def _entered(self) -> str:
+        """The folder that the working folder's name leads to now, entered; empty if it is the working one still."""
+        try:
+            same = os.path.samefile(self._folder, ".")
+            os.chdir(self._folder)
+            return "" if same else os.getcwd()
+        except OSError as error:
+            why = f"{error.strerror}."
+            raise BadSetting(f"The working folder {self._folder} cannot be entered.", why, "Make it again.") from None
 
     def source_of(self, read: Read) -> Any:
         """The handler's source: one that a script holds is in no message."""
@@ -131,8 +143,10 @@ class Planner:
 
     # A reload: what may block is done in a helper, and the supervisor makes a plan of what it sends back.
 
-    def prepare(self, settings: Settings, facts: Facts, keep: list[Listener]) -> Answer:
-        """In a helper: what a plan is made of. Raises as `plan`."""
+    def prepare(self, settings: Settings, facts: Facts, keep: list[Listener], folder: str) -> Answer:
+        """In a helper: what a plan is made of, whose paths begin in `folder`. Raises as `plan`."""
+        if folder:
+            os.chdir(folder)
         loaded = None
         if wants_tls(facts, settings):
             from pronghorn import certificates
@@ -153,8 +167,9 @@ class Planner:
         return msgspec.msgpack.encode(prepared), descriptors
 
     def drawn_up(
-        self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], model: Model, answer: Answer
-    ) -> Plan:
+        self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], model: Model, folder: str,
+        answer: Answer,
+    ) -> Plan:  # fmt: skip
         """A plan of what a helper has prepared."""
         prepared, descriptors = msgspec.msgpack.decode(answer[0], type=Prepared), iter(answer[1])
         listeners = []
@@ -178,7 +193,7 @@ class Planner:
             from pronghorn.certificates import Certificates, Loaded
 
             certificates = Certificates(settings, msgspec.msgpack.decode(prepared.certificates, type=Loaded))
-        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
+        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates, folder)
 
     def _listeners(
         self, settings: Settings, keep: list[Listener], inherited: list[Listener], observe: Observer

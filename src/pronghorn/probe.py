@@ -21,7 +21,7 @@ import msgspec
 from pronghorn import ending, privileges
 from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
 from pronghorn.handlers import Facts, Source
-from pronghorn.helper import AFTERMATH, Answer, Helper, Reaper
+from pronghorn.helper import Answer, Helper, Reaper
 from pronghorn.processes import die_with_parent
 from pronghorn.program import anonymous_file
 from pronghorn.settings import Settings
@@ -113,10 +113,7 @@ def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> Facts:
         probe.close()
         raise
     finally:
-        until = time.monotonic() + 2 * AFTERMATH
-        while reaper and (now := time.monotonic()) < until:
-            reaper.turn(now)
-            time.sleep(0.001)
+        reaper.finish()
 
 
 def _look(source: Source, settings: Settings, folder: str) -> Answer:

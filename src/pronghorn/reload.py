@@ -62,6 +62,7 @@ class Reload:
         self._step: Any = None  # the process at work for it: a Helper, or a Probe
         self._source: Any = None
         self._settings = Settings()
+        self._folder = ""
         observe(events.ReloadStarted(why))
 
     def begin(self, serving: Generation, start: Callable[[Plan], Generation]) -> None:
@@ -72,6 +73,7 @@ class Reload:
                 planner = self._planner
                 return self._help("The settings", lambda: planner.settle().answer(), self._settled)
             self._source, self._settings = serving.plan.source, serving.plan.settings
+            self._folder = serving.plan.folder
             self._prepare(serving.plan.facts)
 
     def look(self, now: float) -> None:
@@ -105,23 +107,25 @@ class Reload:
     def _settled(self, answer: Answer) -> None:
         read = Read.of(answer)
         self._source, self._settings, self.later = self._planner.source_of(read), read.settings, read.later
+        self._folder = read.folder
         if not isinstance(self._source, Source):
             return self._prepare(worker.load_handler(self._source, self._settings).facts)
-        source, settings = self._source, self._settings
+        source, settings, folder = self._source, self._settings, self._folder
         self._take(
-            lambda: Probe(source, settings, self._reaper, self._left()),
+            lambda: Probe(source, settings, self._reaper, self._left(), folder),
             lambda probe: self._prepare(probe.facts()),
         )
 
     def _prepare(self, facts: Facts) -> None:
         planner, settings, keep = self._planner, self._settings, self._serving.plan.listeners
         model, _ = planner.model(facts, settings)
+        folder = self._folder
 
         def draw_up(answer: Answer) -> None:
-            plan = planner.drawn_up(self._source, settings, facts, keep, model, answer)
+            plan = planner.drawn_up(self._source, settings, facts, keep, model, folder, answer)
             self.candidate = self._start(plan)
 
-        self._help("Certificates and addresses", lambda: planner.prepare(settings, facts, keep), draw_up)
+        self._help("Certificates and addresses", lambda: planner.prepare(settings, facts, keep, folder), draw_up)
 
     def _help(self, what: str, work: Callable[[], Answer], then: Callable[[Answer], None]) -> None:
         def answered(helper: Any) -> None:

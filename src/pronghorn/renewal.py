@@ -6,6 +6,7 @@ killed, which is told once, and while it cannot die (its file system hangs) no o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,8 @@ class Renewal:
         self._last = 0  # the last helper's process
         self._late = False
 
-    def turn(self, now: float, certificates: Certificates | None) -> None:
-        """To be called in each turn, with those that serve now."""
+    def turn(self, now: float, certificates: Certificates | None, folder: str) -> None:
+        """To be called in each turn, with those that serve now, and where their paths begin."""
         if self._helper is not None and certificates is not self._certificates:
             self.close()
         if self._helper is not None:
@@ -51,7 +52,7 @@ class Renewal:
             if not certificates.watched():
                 self._tell(certificates.expiring())
             elif self._last not in self._reaper:
-                self._begin(certificates)
+                self._begin(certificates, folder)
 
     def due(self) -> float:
         """The instant (monotonic) at which a helper is late."""
@@ -64,8 +65,10 @@ class Renewal:
             self._watch.remove(helper)
             helper.close()
 
-    def _begin(self, certificates: Certificates) -> None:
+    def _begin(self, certificates: Certificates, folder: str) -> None:
         def look() -> tuple[bytes, list[int]]:
+            if folder:
+                os.chdir(folder)
             return msgspec.msgpack.encode(certificates.look()), []
 
         try:

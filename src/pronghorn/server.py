@@ -31,7 +31,7 @@ from pronghorn.processes import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.restart import once_free
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.settings import Settings
-from pronghorn.settings.layers import Layers
+from pronghorn.settings.layers import Layers, absolute, named_folder
 from pronghorn.standard import complain, keep_standard_descriptors, outlet
 from pronghorn.supervisor import Supervisor
 from pronghorn.surroundings import Surroundings
@@ -127,7 +127,7 @@ class Server:
         self._alone = alone
         self._starter = starter if starter is not None else Starter()
         self._handed = handed
-        self._folder = os.getcwd()
+        self._folder = named_folder()
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -163,7 +163,8 @@ class Server:
         )
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
-        planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained)
+        folder = os.path.join(self._folder, self.settings.chdir)
+        planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained, folder)
         with ExitStack() as undo:
             undo.callback(self._board.close)
             undo.callback(outlet.release)
@@ -317,7 +318,7 @@ def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
         )
     try:
         source = Source(name=handler) if isinstance(handler, str) else None
-        file = os.path.abspath(config) if config else ""
+        file = absolute(config) if config else ""
         layers = Layers(settings, {name: name for name in settings}, source, file)
         status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:

@@ -129,6 +129,7 @@ class Supervisor:
                 self.guard.last_step("end the change under way", self.changes.abandon, STOPPING)
                 self.guard.last_step("end a look at certificates", self._renewal.close)
                 self.guard.last_step("end all workers", self.force.end_all)
+                self.guard.last_step("end all helpers", self.force.helpers.finish)
                 self.guard.last_step("let go of the signals", self.watch.remove, self._signals)
         self.observe(events.ServerStopped(self.force.cut, len(self.force.killed)))
         status = self._forced or (CUT_AT_DEADLINE if self.force.cut or self.force.killed else 0)
@@ -205,7 +206,8 @@ class Supervisor:
         self.watch.wait(0.0 if self._over else max(seconds, PAUSE if self.guard.failed else 0.0))
 
     def _look_at_certificates(self, now: float) -> None:
-        self._renewal.turn(now, self.serving.plan.certificates)
+        plan = self.serving.plan
+        self._renewal.turn(now, plan.certificates, plan.folder)
 
     def _look_at_listeners(self, now: float) -> None:
         """New workers on a new socket, where one listens no more."""

@@ -139,6 +139,8 @@ class Plan(msgspec.Struct, frozen=True):
     board: Scoreboard
     facts: handlers.Facts
     certificates: Certificates | None = None
+    folder: str = ""
+    """Where paths begin and the handler is looked for, if not in the supervisor's working folder."""
 
     @property
     def workers(self) -> int:
@@ -278,6 +280,16 @@ def _settle_in(plan: Plan, stacks: Stacks) -> Reopener:
     return reopener
 
 
+def _take_on(plan: Plan) -> None:
+    """What the generation's settings mean to this process alone."""
+    if plan.folder:
+        os.chdir(plan.folder)
+    for listener in plan.listeners:
+        listener.expect(options(plan.settings))
+    plan.observe(LogLevelSet(plan.settings.log_level))
+    plan.model.prepare()
+
+
 def _serve(
     plan: Plan, page: Page, stacks: Stacks, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]
 ) -> int:
@@ -287,10 +299,7 @@ def _serve(
     name_process(f"worker {page.slot} {model.name} of {supervisor}")
     reopener = _settle_in(plan, stacks)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    model.prepare()
-    for listener in plan.listeners:
-        listener.expect(options(settings))
-    plan.observe(LogLevelSet(settings.log_level))
+    _take_on(plan)
     line.tell(Stage("it imported its handler"))
     handler = load_handler(plan.source, settings)
 

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from pronghorn import settings
 from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings import Field
-from pronghorn.settings.layers import Layers, find
+from pronghorn.settings.layers import Layers, absolute, find
 from pronghorn.settings.source import Source
 
 EXEC = "--exec"
@@ -169,7 +169,7 @@ def given(ctx: click.Context, handler: str | None, config: str | None, values: d
     for stray, near in strays(os.environ):
         click.echo(f"Warning: nothing reads the variable {stray}. Did you mean {near}?", err=True)
     source = Source(command=program) if program else Source(name=handler) if handler else None
-    file = os.path.abspath(config) if config else find()
+    file = absolute(config) if config else find()
     return Layers({name: values[name] for name in origins}, origins, source, file)
 
 

@@ -15,6 +15,13 @@ from pronghorn.networks import UNIX, network
 
 ENVIRONMENT_PREFIX = "PRONGHORN_"
 
+WORKERS = "workers"
+"""A reload gives the setting to the workers that it starts; those before them keep what they have."""
+NOW = "now"
+"""The supervisor acts on it, or what all workers share has it, from the moment that the reload has succeeded."""
+RESTART = "restart"
+"""It has been acted on; a reload names it in `later` if it has changed."""
+
 
 def option(
     help: str,
@@ -24,21 +31,24 @@ def option(
     metavar: str = "",
     unit: str = "",
     of: Iterable[str] = (),
+    at: str = WORKERS,
     **bounds: float,
 ) -> Meta:
     """What stands beside a field's type: its help, the panel of `--help`, a short flag, its choices and its bounds.
 
     `unit` is "time" or "size" for a number whose string may carry units, a kind of text that `CHECKS` can tell, or
-    empty. The bounds (`ge`, `gt`, `le`) are ours to check: msgspec refuses them on `int | None`.
+    empty. `at` is who has a new value after a
+    reload. The bounds (`ge`, `gt`, `le`) are ours to check: msgspec refuses them on `int | None`.
     """
     extra = {"panel": panel, "short": short, "metavar": metavar, "unit": unit, "choices": tuple(of), "bounds": bounds}
+    extra["at"] = at
     return Meta(description=help, extra=extra)
 
 
 class Field:
     """One setting as flags and manuals see it."""
 
-    __slots__ = ("bounds", "choices", "default", "help", "metavar", "name", "panel", "short", "type", "unit")
+    __slots__ = ("at", "bounds", "choices", "default", "help", "metavar", "name", "panel", "short", "type", "unit")
 
     def __init__(self, name: str, hint: Any, default: Any) -> None:
         meta = next(part for part in hint.__metadata__ if part.extra)
@@ -52,6 +62,7 @@ class Field:
         self.unit: str = extra["unit"]
         self.choices: tuple[str, ...] = extra["choices"]
         self.bounds: dict[str, float] = extra["bounds"]
+        self.at: str = extra["at"]
         self.metavar: str = extra["metavar"] or self._metavar()
 
     def _metavar(self) -> str:

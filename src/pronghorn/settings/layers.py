@@ -55,13 +55,31 @@ class Layers(msgspec.Struct, frozen=True):
         return Settled(settings, source, {HANDLER: origin} | everything)
 
 
+def named_folder() -> str:
+    """The working folder by the name that it was entered by, which may be a symbolic link (`current`, of releases):
+    $PWD (POSIX, cd), if that leads here; else the name that the kernel has for it."""
+    named = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(named) and os.path.samefile(named, "."):
+            return named
+    except OSError:
+        pass
+    return os.getcwd()
+
+
+def absolute(path: str) -> str:
+    """A path from the root on, by way of the name that the working folder was entered by."""
+    return path if os.path.isabs(path) else os.path.join(named_folder(), path)
+
+
 def find(folder: str = ".") -> str:
     """The settings file of a folder: pronghorn.toml, or pyproject.toml if it has the table [tool.pronghorn]; an
     absolute path, or empty. Raises BadSetting if it cannot be read."""
-    own = os.path.abspath(os.path.join(folder, OWN_FILE))
+    folder = named_folder() if folder == "." else absolute(folder)
+    own = os.path.join(folder, OWN_FILE)
     if os.path.isfile(own):
         return own
-    project = os.path.abspath(os.path.join(folder, PROJECT_FILE))
+    project = os.path.join(folder, PROJECT_FILE)
     if os.path.isfile(project) and _table(project, _parsed(project)) is not None:
         return project
     return ""

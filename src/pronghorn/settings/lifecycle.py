@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pronghorn.settings.fields import option
+from pronghorn.settings.fields import NOW, option
 from pronghorn.settings.serving import Serving
 
 AN_HOUR = 3600.0
@@ -16,7 +16,7 @@ class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_timeout: Annotated[
         float,
         option("Time that open connections get to finish when the server stops.", "Lifecycle",
-               unit="time", ge=0),
+               unit="time", ge=0, at=NOW),
     ] = 30.0  # fmt: skip
     drain_quiet: Annotated[
         float,
@@ -37,25 +37,25 @@ class Lifecycle(Serving, frozen=True, kw_only=True, forbid_unknown_fields=True):
                "as at a stop. 1: a reload waits for no conversation.", "Lifecycle", ge=1),
     ] = 3  # fmt: skip
     start_timeout: Annotated[
-        float, option("Time that a worker gets to become ready.", "Lifecycle", unit="time", gt=0)
+        float, option("Time that a worker gets to become ready.", "Lifecycle", unit="time", gt=0, at=NOW)
     ] = 60.0
     worker_silence: Annotated[
         float,
         option("Time without a heartbeat, 3 s at least, after which a worker counts as hung: its stacks are logged, it "
-               "is killed and replaced; 0 switches that off.", "Lifecycle", unit="time", ge=0),
+               "is killed and replaced; 0 switches that off.", "Lifecycle", unit="time", ge=0, at=NOW),
     ] = 30.0  # fmt: skip
     max_connections_per_worker: Annotated[
         int,
         option("Replace a worker once it has accepted so many connections, up to a tenth more; 0: never.",
-               "Lifecycle", ge=0),
+               "Lifecycle", ge=0, at=NOW),
     ] = 0  # fmt: skip
     max_worker_age: Annotated[
         float,
         option("Replace a worker once it is so old, up to a tenth more; 0: never.", "Lifecycle",
-               unit="time", ge=0),
+               unit="time", ge=0, at=NOW),
     ] = 0.0  # fmt: skip
     max_worker_memory: Annotated[
         int,
         option("Replace a worker once it uses so much memory (resident set); 0: never.", "Lifecycle",
-               unit="size", ge=0),
+               unit="size", ge=0, at=NOW),
     ] = 0  # fmt: skip

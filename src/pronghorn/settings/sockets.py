@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from pronghorn.settings.fields import option
+from pronghorn.settings.fields import NOW, RESTART, option
 
 DEFAULT_BIND = "127.0.0.1:8000"
 UNASKED = (DEFAULT_BIND,)
@@ -25,6 +25,7 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Sockets",
             short="-b",
             metavar="ADDRESS",
+            at=NOW,
         ),
     ] = UNASKED
     backlog: Annotated[
@@ -34,14 +35,19 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Sockets",
             ge=0,
             le=2**31 - 1,
+            at=NOW,
         ),
     ] = 0
     reuse_address: Annotated[
         bool,
-        option("Set SO_REUSEADDR: bind at once after a restart, while old connections are in TIME_WAIT.", "Sockets"),
+        option(
+            "Set SO_REUSEADDR: bind at once after a restart, while old connections are in TIME_WAIT.",
+            "Sockets",
+            at=RESTART,
+        ),
     ] = True
     reuse_port: Annotated[
-        bool, option("Set SO_REUSEPORT: other servers of the same user may share the port.", "Sockets")
+        bool, option("Set SO_REUSEPORT: other servers of the same user may share the port.", "Sockets", at=RESTART)
     ] = False
     keepalive: Annotated[
         float,
@@ -52,6 +58,7 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             unit="time",
             ge=0,
             le=32767,
+            at=NOW,
         ),
     ] = 60.0
     user_timeout: Annotated[
@@ -63,6 +70,7 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             unit="time",
             ge=0,
             le=2**31 // 1000,
+            at=NOW,
         ),
     ] = 60.0
     unix_mode: Annotated[
@@ -72,6 +80,7 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Sockets",
             metavar="MODE",
             unit="mode",
+            at=RESTART,
         ),
     ] = ""
     unix_owner: Annotated[
@@ -80,5 +89,6 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "Owner of unix sockets, as USER, USER:GROUP or :GROUP. Without this, whoever starts the server.",
             "Sockets",
             metavar="OWNER",
+            at=RESTART,
         ),
     ] = ""

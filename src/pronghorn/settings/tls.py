@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pronghorn.settings.deadlines import Patience
-from pronghorn.settings.fields import option
+from pronghorn.settings.fields import NOW, option
 
 
 class Tls(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,5 +62,6 @@ class Tls(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "Look at the files each second: a new certificate and key are taken for the handshakes that follow, if "
             "they are good.",
             "TLS",
+            at=NOW,
         ),
     ] = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import os
+import resource
 from typing import Any
 
 from pronghorn import Protocol
@@ -98,3 +99,21 @@ async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     while not writer.is_closing():
         writer.write(b"x" * 1000)
         await writer.drain()
+
+
+async def eats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes all the memory that there is, which is little, and keeps it."""
+    if await reader.readline() == b"eat\n":
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 20), resource.RLIM_INFINITY))
+        for piece in (1 << 16, 1 << 10):
+            try:
+                while True:
+                    eaten.append(bytearray(piece))
+            except MemoryError:
+                continue
+    writer.write(b"%d\n" % os.getpid())
+    writer.close()
+
+
+eaten: list[bytearray] = []

@@ -147,3 +147,25 @@ def test_a_handler_that_writes_whenever_it_may_starves_nobody(handler: str, mode
             drinker.kill()
             drinker.communicate()
         assert "no sign of life" not in server.log()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("model", ["asyncio", "uvloop", "epoll"])
+def test_a_worker_without_memory_gives_its_place_to_another_and_does_not_turn_clients_away_for_ever(
+    model: str,
+) -> None:
+    with served("eats", model) as server:
+        pid = worker_of(server)
+        with server.connect() as client:
+            client.sendall(b"eat\n")
+
+            def answered_by_another() -> bool:
+                with contextlib.suppress(OSError, ValueError), server.connect(timeout=5) as other:
+                    other.sendall(b"who\n")
+                    return int(other.recv(100)) != pid
+                return False
+
+            until(answered_by_another, patience=PATIENCE)
+        assert len(server.log().splitlines()) < 300
+        assert "has no memory for its own loop" in server.log() or "ended with exit status 1" in server.log()

@@ -20,5 +20,13 @@ def of_users(error: BaseException) -> str:
     return "".join(told.format()).rstrip()
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether an error was raised in a frame of ours, and not in what we called of the user's."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code.co_filename.startswith(HOUSE)
+
+
 def _is_machinery(filename: str) -> bool:
     return filename.startswith(MACHINERY) or filename.endswith(f"importlib{os.sep}__init__.py")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pronghorn.channel import CLOSED, OPEN
 from pronghorn.listener import Exhausted, Listener
-from pronghorn.models.base import Context
+from pronghorn.models.base import Context, OutOfMemory
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ class Acceptor(Watched):
             self.rest(EXHAUSTED_PAUSE)
         except OSError:
             self.rest(math.inf)
+        except OutOfMemory:
+            raise
         except BaseException as error:  # no memory for one more
-            context.fault(error)
             self.rest(EXHAUSTED_PAUSE)
+            context.fault(error)
 
     def _one(self, context: Context) -> bool:
         got = context.accept(self.listener)
@@ -92,8 +94,8 @@ class Acceptor(Watched):
             try:
                 self.turns.adopt(self.listener, *got)
             except BaseException as error:
-                context.fault(error)
                 context.refuse(*got, type(error).__name__, admitted=True)
+                context.fault(error)
         return got is not None
 
     def cut(self, error: BaseException) -> None:

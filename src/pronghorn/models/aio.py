@@ -21,7 +21,7 @@ from pronghorn.channel import OPENING, AnyChannel
 from pronghorn.handlers.coroutines import cancel_tasks, finish_tasks
 from pronghorn.introduction import Introduction
 from pronghorn.models.acceptor import Acceptor
-from pronghorn.models.base import DESERTED, TICK, Context, Model, by_descriptors
+from pronghorn.models.base import DESERTED, TICK, Context, Model, OutOfMemory, by_descriptors
 from pronghorn.models.turns import Loops
 from pronghorn.socket_facts import identity
 
@@ -94,6 +94,7 @@ class AsyncioLoops(Loops):
         await finish_tasks()
 
     def _turn(self) -> None:
+        self.context.go_on()
         self.context.guarded(self.tick, time.monotonic())
         if self._tells_once:
             self.context.guarded(self._look_again)
@@ -143,7 +144,7 @@ def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None
             try:
                 loop.run_until_complete(serving)
             except (SystemExit, KeyboardInterrupt) as error:  # a handler's task or timer: asyncio leaves its loop
-                if serving.done():
+                if serving.done() or isinstance(error, OutOfMemory):
                     raise
                 context.fault(error)
         serving.result()

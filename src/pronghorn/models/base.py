@@ -40,6 +40,7 @@ from pronghorn.models.door import Door
 from pronghorn.scoreboard import Page
 from pronghorn.settings import Settings
 from pronghorn.stacks import Stacks
+from pronghorn.tracebacks import is_ours
 
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 TICK = 1.0  # seconds: nothing waits longer without looking up
 DESERTED = "no connection is left"  # why a worker drains that has let go of its listeners
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
+SHORT_AT_MOST = 5  # times in ten seconds that a worker's loop may have no memory
+spare_memory = [bytes(512 * 1024)]  # of which no page is used
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
@@ -161,6 +164,10 @@ class Model(msgspec.Struct, frozen=True):
         return context.cut
 
 
+class OutOfMemory(SystemExit):
+    """There is no memory for the worker's own loop: it ends, and another takes its place."""
+
+
 class Context(Door):
     """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
 
@@ -172,6 +179,8 @@ class Context(Door):
     """
 
     connection_class: type[Any] = Connection
+    exhausted = False
+    _short_at: tuple[float, ...] = ()  # when memory was missing lately
 
     def __init__(
         self,
@@ -215,8 +224,21 @@ class Context(Door):
         self._fold_at = 0.0
 
     def fault(self, error: BaseException) -> None:
-        """Something raised that must not: it is told, and whoever was called goes on."""
+        """Something raised that must not: it is told, and whoever was called goes on. Raises OutOfMemory when there is
+        none again and again: a worker that can only turn clients away is worse than its successor."""
+        if isinstance(error, MemoryError):
+            now = time.monotonic()
+            self._short_at = (*(each for each in self._short_at if now - each < 10.0), now)
+            self.exhausted = len(self._short_at) > SHORT_AT_MOST
+            self.go_on()
         self.observe(events.LoopFailed(error))
+
+    def go_on(self) -> None:
+        """Raises OutOfMemory if there is too little to go on: see `fault`, which another flow of control may have
+        called."""
+        if self.exhausted:
+            spare_memory.clear()  # for what is left to be said
+            raise OutOfMemory
 
     def guarded(self, call: Callable[..., object], *args: Any) -> None:
         """Call what a loop calls between two waits: whatever it raises, the loop goes on."""
@@ -239,7 +261,10 @@ class Context(Door):
             self.counts.words[HANDLER_ERRORS] += 1
             if conn.number in self.open:
                 self._faulty.add(conn.number)
-        self.observe(HandlerFailed(conn.number, conn.peer, error))
+        if isinstance(error, MemoryError) and is_ours(error):
+            self.fault(error)
+        else:
+            self.observe(HandlerFailed(conn.number, conn.peer, error))
 
     def closed(self, conn: Any, reason: str) -> None:
         """A connection is over, and its descriptor is closed."""

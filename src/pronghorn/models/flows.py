@@ -288,6 +288,7 @@ class Flows:
         now = time.monotonic()
         if now >= self._beat_at:
             self._beat_at = now + BEAT
+            self.context.go_on()
             self.context.guarded(self.context.tick, now)
             self.context.guarded(self.look_for_lost)
         self.context.guarded(self.watch_over, now)

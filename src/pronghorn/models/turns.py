@@ -305,6 +305,7 @@ class Turns(Loops):
     def next(self) -> bool:
         """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
         self._now = time.monotonic()
+        self.context.go_on()
         self._deadlines.run(self._now, self.context.guarded)
         if self._now >= self._beat_at:
             self._beat_at = self._now + BEAT

@@ -220,7 +220,11 @@ def _source_suspected(event: events.SourceSuspected) -> tuple[int, str]:
 
 @words(ERROR, events.WorkerCrashed)
 def _worker_crashed(event: events.WorkerCrashed) -> tuple[int, str]:
-    head = f"Worker {event.slot} (process id {event.pid}) failed; this is a fault of the server"
+    head = f"Worker {event.slot} (process id {event.pid}) "
+    if event.trace.rstrip().rpartition("\n")[2].endswith(("MemoryError", "OutOfMemory")):
+        head += "has no memory for its own loop, and ends: look at its limit (ulimit -v), and at what its handler holds"
+    else:
+        head += "failed; this is a fault of the server"
     return ERROR, head + indented(event.trace.splitlines())
 
 

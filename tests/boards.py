@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from launch import Launched, wait_for
-from pronghorn.scoreboard import SERVING, Page, Scoreboard
+from pronghorn.scoreboard import Scoreboard
+from pronghorn.scoreboard_page import SERVING, Page
 
 
 def board_of(server: Launched) -> Scoreboard:

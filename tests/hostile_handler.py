@@ -48,7 +48,10 @@ def flood(said: bytes) -> None:
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
         for line in lines():
-            line.send(said, socket.MSG_DONTWAIT)
+            try:
+                line.send(said, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                time.sleep(0.001)
 
 
 def rights() -> None:

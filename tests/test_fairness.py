@@ -18,7 +18,8 @@ from pronghorn.listener import Drain
 from pronghorn.models import door, load
 from pronghorn.models.base import Context
 from pronghorn.models.door import FAIR_PAUSES
-from pronghorn.scoreboard import Page, Scoreboard
+from pronghorn.scoreboard import Scoreboard
+from pronghorn.scoreboard_page import Page
 from pronghorn.services import upper
 from pronghorn.settings import Settings
 

@@ -18,7 +18,7 @@ import line_trials as line
 from launch import logged
 from ledger_trials import Result
 from pronghorn import models
-from pronghorn.scoreboard import Page
+from pronghorn.scoreboard_page import Page
 from tls_under_test import Authority
 
 pytestmark = [

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ import psutil
 import pytest
 
 from launch import PATIENCE, Launched, launched, wait_for
+from pronghorn.errors import HandshakeFailed
+from pronghorn.testing.tls import over_tls, throw_away_pair
 
 HANDLER = Path(__file__).with_name("hostile_handler.py")
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the attacks are those of Linux")
@@ -44,11 +47,14 @@ def server(folder: Path, **settings: Any) -> Iterator[Launched]:
         yield started
 
 
-def said(server: Launched, line: bytes) -> int:
-    """Send a worker a line; the process id of that worker, or 0 if it died meanwhile."""
+def said(server: Launched, line: bytes, *, tls: bool = False) -> int:
+    """Send a worker a line; the process id of that worker, or 0 if it died meanwhile or had no room."""
     try:
-        return int(server.ask(line + b"\n") or 0)
-    except ConnectionError:
+        with server.connect() as sock, over_tls(sock) if tls else sock as conn:
+            conn.settimeout(3)
+            conn.sendall(line + b"\n")
+            return int(conn.recv(100) or 0)
+    except (ConnectionError, TimeoutError, HandshakeFailed):
         return 0
 
 
@@ -62,8 +68,8 @@ def ctl(folder: Path, command: str) -> dict[str, Any]:
     return answer
 
 
-def serves_by_another(server: Launched, hostile: int) -> None:
-    wait_for(lambda: said(server, b"hello") not in (0, hostile), "an answer of another worker")
+def serves_by_another(server: Launched, hostile: int, *, tls: bool = False) -> None:
+    wait_for(lambda: said(server, b"hello", tls=tls) not in (0, hostile), "an answer of another worker")
 
 
 def stops_in_order(server: Launched, folder: Path) -> None:
@@ -99,4 +105,29 @@ def test_descriptors_that_a_worker_sends_are_not_kept(public: Path) -> None:
         hostile = said(started, b"rights")
         serves_by_another(started, hostile)
         wait_for(lambda: psutil.Process(started.pid).num_fds() <= before, "no more descriptors")
+        stops_in_order(started, public)
+
+
+@pytest.mark.parametrize("attack", ["scribble"])
+def test_a_worker_that_spoils_what_is_shared_spoils_itself(public: Path, attack: str, tmp_path: Path) -> None:
+    """The supervisor and the other worker go on, under all limits that are counted there, and it passes."""
+    limits = {"max_connections": 1000, "max_connections_per_source": 500, "accept_rate": 10_000}
+    tls = attack == "truncate"
+    with server(public, **limits, **(throw_away_pair(str(tmp_path)) if tls else {})) as started:
+        hostile = said(started, attack.encode(), tls=tls)
+        deadline = time.monotonic() + 4  # the attack goes on for three seconds
+        while time.monotonic() < deadline:
+            ctl(public, "status")
+            ctl(public, "workers")
+            said(started, b"hello", tls=tls)
+        other = next(pid for pid in started.workers() if pid != hostile)
+        os.kill(other, signal.SIGKILL)
+        serves_by_another(started, hostile, tls=tls)
+        os.kill(hostile, signal.SIGKILL)
+        ctl(public, "reload")
+        wait_for(lambda: said(started, b"hello", tls=tls), "an answer of a new worker")
+        wait_for(lambda: ctl(public, "status")["result"]["open"] == 0, "no open connection")
+        status = ctl(public, "status")["result"]
+        assert (status["state"], status["faults"]) == ("SERVING", 0), status
+        assert "Traceback" not in started.log, started.log
         stops_in_order(started, public)

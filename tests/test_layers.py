@@ -32,8 +32,8 @@ LAYERS = (
         "addresses", "bind_errors", "unix_path", "trusted_paths", "act_as", "client_hello", "tls", "bare",
         "certificates", "tls_channel", "tls_connection", "tls_words", "watchdog",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
-        "ending", "scoreboard", "shared_memory", "sources", "counts", "waits", "lifespans", "tracebacks", "timeouts",
-        "socket_facts", "settings", "stacks", "suspects", "contexts",
+        "ending", "scoreboard", "scoreboard_page", "shared_memory", "sources", "counts", "waits", "lifespans",
+        "tracebacks", "timeouts", "socket_facts", "settings", "stacks", "suspects", "contexts",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from boards import board_of
 from launch import script, wait_for
 from pronghorn import models
-from pronghorn.counts import ACCEPTED
+from pronghorn.counts import ACCEPTED, OPEN
 from pronghorn.errors import PronghornError
 from pronghorn.limits import (
     ALL,
@@ -38,7 +38,8 @@ from pronghorn.limits import (
     free_descriptors,
 )
 from pronghorn.listener import Exhausted
-from pronghorn.scoreboard import SEEN, SERVING, TAKEN, Page, Scoreboard
+from pronghorn.scoreboard import Scoreboard
+from pronghorn.scoreboard_page import SEEN, SERVING, TAKEN, Page
 from pronghorn.settings import settle
 from pronghorn.testing import Served, exchange, serving, until
 
@@ -65,10 +66,10 @@ def pages(board: Scoreboard, count: int) -> list[Page]:
 
 def test_never_more_than_the_limit_and_the_last_place_can_be_had(board: Scoreboard) -> None:
     settings = settle({"max_connections": 5})
-    one, two = (Limits(settings, page) for page in pages(board, 2))
+    first, second = pages(board, 2)
+    one, two = Limits(settings, first), Limits(settings, second)
     assert [one.reserve() for _ in range(3)] + [two.reserve() for _ in range(3)] == [True] * 5 + [False]
-    first = board.pages()[0]
-    first.open -= 1
+    first.add(OPEN, -1)
     assert [two.reserve(), one.reserve()] == [True, False]
     assert [page.open for page in board.pages()] == [2, 3]
 

@@ -16,7 +16,8 @@ import pytest
 from pronghorn import scoreboard
 from pronghorn.counts import BYTES_IN, CLOSED_WORD, COUNTERS, MESSAGES, OPEN, REASONS, Counts, closed_word
 from pronghorn.errors import PronghornError
-from pronghorn.scoreboard import DRAINING, SERVING, STARTING, Page, Scoreboard
+from pronghorn.scoreboard import Scoreboard
+from pronghorn.scoreboard_page import DRAINING, SERVING, SILENT, STARTING, Page
 from pronghorn.sources import buckets, network
 
 
@@ -164,7 +165,7 @@ def test_counters_move_and_the_gauge_stays() -> None:
     theirs.words[OPEN] = -1
     for index in range(1, COUNTERS):
         theirs.words[index] = index
-    ours.words[MESSAGES] = 100
+    ours.messages = 100
     ours.take(theirs)
     assert ours.words.tolist() == [0, *(index + 100 * (index == MESSAGES) for index in range(1, COUNTERS))]
     assert theirs.words.tolist() == [-1] + [0] * (COUNTERS - 1)
@@ -202,7 +203,7 @@ def test_nobody_waits_for_a_worker_that_does_not_accept(board: Scoreboard) -> No
     other.state = DRAINING
     assert not mine.crowded()
     other.state = SERVING
-    other.tick(time.monotonic() - scoreboard.SILENT - 0.1)
+    other.tick(time.monotonic() - SILENT - 0.1)
     assert not mine.crowded(), "it is silent"
     third = board.take(3, 1)
     third.now_serving(os.getpid())
@@ -223,7 +224,7 @@ def test_the_board_survives_an_exec(board: Scoreboard) -> None:
     program = (
         "import os, sys\nfrom pronghorn.scoreboard import Scoreboard\nboard = Scoreboard.adopt(int(sys.argv[1]))\n"
         "assert not os.get_inheritable(board.fileno())\nboard.pages()[0].words[3] += 1\n"
-        "board.pages()[0].source_add(('192.0.2.1', 2))\nassert board.take(2, 5).index == 2\n"
+        "other = board.take(2, 5)\nassert other.index == 2\nother.source_add(('192.0.2.1', 2))\n"
     )
     subprocess.run([sys.executable, "-c", program, str(board.fileno())], pass_fds=[board.fileno()], check=True)
     assert page.messages == 42

@@ -19,7 +19,7 @@ from launch import Launched, launched, wait_for
 from pronghorn import models
 from pronghorn.connection import Connection, SeenConnection
 from pronghorn.handlers import Source
-from pronghorn.scoreboard import Page
+from pronghorn.scoreboard_page import Page
 from pronghorn.waits import Straight, Waits
 
 HANDLERS = Path(__file__).parent / "handlers_that_wait.py"

@@ -118,8 +118,10 @@ class Changes:
         if refusal is None:
             try:
                 assert self._start_upgrade is not None
+                host.serving.plan.board.mend()  # the new program wants to find it as it should be
                 self._upgrade = self._start_upgrade(host.serving.plan, host.serving.number + 1)
                 self._upgrade.done.append(done)
+                host.serving.plan.board.share(self._upgrade.pid)
                 return None
             except Exception as error:  # whatever it is, it ends the upgrade and not the server
                 refusal = PronghornError("The new program cannot be started.", f"{type(error).__name__}: {error}")

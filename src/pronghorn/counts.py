@@ -2,13 +2,18 @@
 
 Law: a word is signed, 64 bits wide, and has one writer. Nothing here knows where the block lies: at the head of a page
 of the scoreboard, in what a child of the fork model shares with its worker, or in this process alone.
+
+Any process of the server can write there, by a fault or on purpose. So whoever counts keeps the truth in memory of its
+own and only copies it there (`add`), and whoever reads another's takes what is absurd for nothing (`believed`).
 """
 
 from __future__ import annotations
 
 import mmap
+from array import array
 
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
+MOST = 2**53 - 1  # more than can be counted; every reader of JSON holds that exactly
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
 REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed", "handshake")
 REASON_OF = {
@@ -26,23 +31,41 @@ def closed_word(reason: str) -> int:
     return CLOSED_WORD.get(reason) or CLOSED_WORD[REASON_OF.get(reason, "error")]
 
 
-def word(index: int, doc: str) -> property:
+def believed(value: int, most: int = MOST) -> int:
+    """A number that another process wrote down, or 0 if it cannot be true."""
+    return value if 0 <= value <= most else 0
+
+
+def believed_instant(seconds: float) -> float:
+    """The same of a monotonic instant."""
+    return seconds if 0.0 <= seconds < 2**40 else 0.0
+
+
+def word(index: int, doc: str, most: int = MOST) -> property:
     def get(self: Counts) -> int:
-        return self.words[index]
+        return believed(self.words[index], most)
 
     def put(self: Counts, value: int) -> None:
+        if index < COUNTERS:
+            self.own[index] = value
         self.words[index] = value
 
     return property(get, put, None, doc)
 
 
 class Counts:
-    """A block of counters, in `words`; whoever counts often writes there (`words[MESSAGES] += 1`)."""
+    """A block of counters, in `words`; whoever counts there keeps what he counted in `own`."""
 
-    __slots__ = ("words",)
+    __slots__ = ("own", "words")
 
     def __init__(self, words: memoryview[int] | None = None) -> None:
         self.words = words if words is not None else memoryview(bytearray(COUNTERS * 8)).cast("q")
+        self.own: array[int] = array("q", bytes(COUNTERS * 8))
+
+    def add(self, index: int, count: int = 1) -> None:
+        """Count: only for the one process whose block it is."""
+        self.own[index] = value = self.own[index] + count
+        self.words[index] = value
 
     open = word(OPEN, "Connections that are open now: a gauge.")
     accepted = word(ACCEPTED, "Connections that were accepted and given to the handler.")
@@ -55,22 +78,23 @@ class Counts:
     @property
     def closed(self) -> dict[str, int]:
         """Connections that have ended, by reason: the keys are REASONS."""
-        return {name: self.words[index] for name, index in CLOSED_WORD.items()}
+        return {name: believed(self.words[index]) for name, index in CLOSED_WORD.items()}
 
     @property
     def unaccounted(self) -> int:
         """Connections that were accepted, and neither refused nor closed: of a process that has ended, those that its
         death has cost. Never less than 0, whatever stands there."""
-        return max(0, self.words[ACCEPTED] - self.words[REFUSED] - sum(self.closed.values()))
+        accepted, refused = believed(self.words[ACCEPTED]), believed(self.words[REFUSED])
+        return max(0, accepted - refused - sum(self.closed.values()))
 
     def take(self, others: Counts) -> None:
-        """Move the counters of `others` here; its gauge is left to the caller. Cut short by a death, this loses one
-        number at most and counts none twice."""
-        ours, theirs = self.words, others.words
+        """Move the counters of `others` here; its gauge is left to the caller, and what is absurd is lost. Cut short by
+        a death, this loses one number at most and counts none twice."""
+        theirs = others.words
         for index, value in enumerate(theirs[:COUNTERS].tolist()):
             if value and index != OPEN:
                 theirs[index] = 0
-                ours[index] += value
+                self.add(index, min(believed(value), MOST - self.own[index]))
 
 
 class Shared:
@@ -102,7 +126,7 @@ class Shared:
         if killed:
             counts.words[CLOSED_WORD["killed"]] = 1
         into.take(counts)
-        into.words[OPEN] -= 1
+        into.add(OPEN, -1)
         counts.words[OPEN] = 0
         self._free.append(counts)
         return killed

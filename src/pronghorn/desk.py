@@ -13,7 +13,7 @@ from pronghorn import __version__
 from pronghorn.call import Done
 from pronghorn.errors import BadSetting
 from pronghorn.processes import resident_memory
-from pronghorn.scoreboard import STATES
+from pronghorn.scoreboard_page import STATES
 from pronghorn.supervisor import Supervisor
 
 MOST_WORKERS = 512

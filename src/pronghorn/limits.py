@@ -18,10 +18,10 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 
-from pronghorn.counts import OPEN
+from pronghorn.counts import OPEN, believed
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.networks import Access, Networks
-from pronghorn.scoreboard import H_HIGHEST, H_REFUSED, SEEN, SINCE, TAKEN, Page
+from pronghorn.scoreboard_page import H_REFUSED, SEEN, SINCE, TAKEN, Page, highest
 from pronghorn.settings import Settings
 from pronghorn.suspects import REFUSED_WORDS, Refused, key
 
@@ -31,6 +31,7 @@ DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source"
 CRASHED = "--crash-penalty"
 RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
 SECOND = 10**9  # nanoseconds
+MOST_TAKEN, MOST_SINCE = 2**50, 2**62  # what all pages can have taken fits in a word
 AGAIN = 1.0  # seconds within which a second shortage is the same one
 
 
@@ -55,10 +56,11 @@ class Bucket:
     stays when it is gone, and no count ever falls. Instants are nanoseconds, of the monotonic clock.
     """
 
-    __slots__ = ("_clock", "_index", "_rate", "_words")
+    __slots__ = ("_clock", "_index", "_rate", "_taken", "_words")
 
     def __init__(self, rate: int, page: Page, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._rate, self._index, self._words, self._clock = rate, page.index, page.head(), clock
+        self._taken = believed(self._words[TAKEN + self._index], MOST_TAKEN)
 
     def take(self) -> bool:
         """Whether there was one more. When two take the last at the same moment, neither may have it."""
@@ -66,8 +68,9 @@ class Bucket:
         if since + SECOND // self._rate > now:
             self._write(since, taken)  # it fills from now on, also where no view could be believed
             return False
-        self._words[TAKEN + self._index] += 1
-        total = sum(self._each(TAKEN, self._places()))
+        self._taken = min(self._taken + 1, MOST_TAKEN)
+        self._words[TAKEN + self._index] = self._taken
+        total = self._total(self._places())
         since += (total - taken) * SECOND // self._rate
         fits = since <= now
         self._write(since if fits else since - SECOND // self._rate, total)
@@ -79,27 +82,31 @@ class Bucket:
         self._write(since - SECOND // self._rate, taken)
 
     def _best(self) -> tuple[int, int, int]:
-        """The best view, brought up to now, how many have been taken, and now. None is worse than an empty bucket."""
+        """The best view, brought up to now, how many have been taken, and now. None is worse than an empty bucket.
+        No view is of more than have been taken: whoever wrote that down lied."""
         places = self._places()
         at, since, same = (self._each(each, places) for each in (SEEN, SINCE, SEEN))
-        taken = sum(self._each(TAKEN, places))
+        taken = self._total(places)
         now = self._clock()  # and not before: who was held up since would take a bucket for full that others emptied
         full = now - SECOND
         views = (
             max(start, full) + (taken - seen) * SECOND // self._rate
             for seen, start, again in zip(at, since, same, strict=True)
-            if seen == again >= 0
+            if taken >= seen == again >= 0
         )
-        return min(now, *views), taken, now
+        return min([now, *views]), taken, now
 
     def _write(self, since: int, taken: int) -> None:
         words, index = self._words, self._index
         words[SEEN + index] = -1  # who reads it meanwhile shall not believe it
-        words[SINCE + index] = since
+        words[SINCE + index] = min(max(since, 0), MOST_SINCE)
         words[SEEN + index] = taken
 
     def _places(self) -> int:
-        return self._words[H_HIGHEST] + 1
+        return max(self._index, highest(self._words)) + 1
+
+    def _total(self, places: int) -> int:
+        return sum(believed(each, MOST_TAKEN) for each in self._each(TAKEN, places))
 
     def _each(self, start: int, places: int) -> list[int]:
         return self._words[start : start + places].tolist()
@@ -131,16 +138,16 @@ class Limits:
 
     def reserve(self) -> bool:
         """Count one more open connection, unless that is too many."""
-        words = self._page.words
-        words[OPEN] += 1
-        if words[OPEN] <= self.most and (self._all is None or self._page.everywhere(OPEN) <= self._all):
+        page = self._page
+        page.add(OPEN)
+        if page.own[OPEN] <= self.most and (self._all is None or page.everywhere(OPEN) <= self._all):
             return True
-        words[OPEN] -= 1
+        page.add(OPEN, -1)
         return False
 
     def reached(self) -> tuple[int, str]:
         """How many are open, when nobody can be let in, and what limit that is."""
-        here = self._page.open
+        here = self._page.own[OPEN]
         if self._all is None or here >= self.most:
             return here, DESCRIPTORS
         return self._page.everywhere(OPEN), ALL

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pronghorn import events, models, worker
+from pronghorn import events, models, sources, worker
 from pronghorn.errors import AddressInUse, BadSetting, IncompatibleHandler, PronghornError
 from pronghorn.events import Event, Observer
 from pronghorn.handlers import Facts, Source
@@ -138,6 +138,8 @@ class Planner:
         """
         model, _ = self.model(facts, settings)
         certificates = certified(facts, settings)
+        if settings.max_connections_per_source:
+            sources.prepare()
         listeners = self._listeners(settings, keep, inherited, self._observe)
         return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
 

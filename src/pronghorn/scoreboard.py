@@ -9,6 +9,11 @@ The map is a sparse file without a name: only what is touched takes memory, 4 Ki
 of sources of a worker that counts them. It lives on over the exec of an upgrade; magic and format stand in its head.
 Words are signed 64-bit, in the machine's own order; a page begins with its counters (counts.py).
 
+Any worker can write anywhere in it, by a fault or on purpose, and may be another user's. So nobody believes what is
+absurd, nor keeps here what he has to rely on: a worker counts in its own memory and copies that here, again with each
+heartbeat; the supervisor knows which pages it took, and for whom, and mends what differs (`mend`). The file cannot be
+cut short. What a hostile worker still can do is to lie with numbers that could be true, for as long as it lives.
+
 Left out: a histogram of latencies. There is no clock per message in a worker, and none shall be.
 """
 
@@ -16,152 +21,50 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pronghorn.counts import CLOSED_WORD, COUNTERS, OPEN, Counts, word
+from pronghorn.counts import CLOSED_WORD, COUNTERS, MOST, Counts, believed
 from pronghorn.errors import PronghornError
-from pronghorn.shared_memory import bounded, mapped
+from pronghorn.scoreboard_page import (
+    BEAT,
+    DIRECTORY,
+    FIRST,
+    FORMAT,
+    H_CHANGES,
+    H_FORMAT,
+    H_HIGHEST,
+    H_PAGE,
+    H_REFUSED,
+    HEAD,
+    KEY,
+    MAGIC,
+    PAGE,
+    PAGES,
+    PID,
+    SIZE,
+    SLOT,
+    SOURCES,
+    STARTED,
+    STARTING,
+    STATE,
+    TABLES,
+    WORDS,
+    Page,
+    highest,
+)
+from pronghorn.shared_memory import bounded, lives, locked, mapped
 from pronghorn.sources import SOURCE_WORDS, buckets
-from pronghorn.suspects import REFUSED_WORDS, TABLE_WORDS, OpenSources, Refused
+from pronghorn.suspects import REFUSED_WORDS, Refused
 
-MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 2
-PAGES = 1024  # workers at once; page 0 has the counters of those that are gone
-PAGE = max(4096, mmap.PAGESIZE)  # bytes
-WORDS = PAGE // 8
-STARTING, SERVING, DRAINING, LEAVING = 1, 2, 3, 4
-STATES = {0: "free", STARTING: "starting", SERVING: "serving", DRAINING: "draining", LEAVING: "leaving"}
-SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take a connection
-
-# The words of a page behind its counters.
-SLOT, GENERATION, SUPERVISOR, PID, STATE, STARTED, BEAT, SOURCES = range(COUNTERS, COUNTERS + 8)
-CONNECTED = 64  # and what follows: the sources that are connected (suspects.py)
-
-# The words of the head. Behind it stands the directory: a word for each page, its supervisor's process id or 0; then
-# what --accept-rate needs (limits.py): three words for each page, which are not cleared when it is given back.
-H_MAGIC, H_FORMAT, H_PAGE, H_PAGES, H_CHANGES, H_HIGHEST = range(6)
-KEY = slice(64, 80)  # bytes
-H_REFUSED = 16  # and what follows: who is refused (suspects.py)
-DIRECTORY = WORDS
-TAKEN, SEEN, SINCE = (DIRECTORY + each * PAGES for each in (1, 2, 3))
-FIRST = DIRECTORY + (4 * PAGES * 8 + PAGE - 1) // PAGE * WORDS
-TABLES = (FIRST + PAGES * WORDS) * 8  # bytes
-SIZE = TABLES + PAGES * SOURCE_WORDS * 4
-
-
-class Page(Counts):
-    """What one worker tells of itself. Made without a board it belongs to nobody, and nobody reads it."""
-
-    __slots__ = ("_board", "_changes", "_others", "_table", "floats", "index")
-
-    def __init__(self, board: Scoreboard | None = None, index: int = 0) -> None:
-        self.index = index
-        self._board = board
-        self._changes = -1
-        self._others: list[int] = []
-        self._table: memoryview[int] | None = None
-        start = FIRST + index * WORDS
-        super().__init__(board.words[start : start + WORDS] if board else memoryview(bytearray(PAGE)).cast("q"))
-        self.floats = self.words.cast("B").cast("d")
-
-    slot = word(SLOT, "The worker's place in its supervisor.")
-    generation = word(GENERATION, "Which reload or upgrade it came with.")
-    supervisor = word(SUPERVISOR, "The supervisor's process id.")
-    pid = word(PID, "The worker's process id, 0 until it has said so.")
-    state = word(STATE, "STARTING, SERVING, LEAVING (it accepts no more) or DRAINING; 0 is a free page.")
-
-    @property
-    def started(self) -> float:
-        """When the page was taken: monotonic seconds."""
-        return self.floats[STARTED]
-
-    @property
-    def beat(self) -> float:
-        """The last sign of life of the loop that serves: monotonic seconds."""
-        return self.floats[BEAT]
-
-    def starting(self, pid: int) -> None:
-        """The worker lives; said by itself, before anything else."""
-        self.words[PID] = pid
-        self.floats[BEAT] = time.monotonic()
-
-    def now_serving(self, pid: int) -> None:
-        """The worker has entered its loop: from now on it is counted among those that accept."""
-        self.starting(pid)
-        self.words[STATE] = SERVING
-
-    def tick(self, now: float) -> None:
-        """The heartbeat, written by the loop that serves; `now` is monotonic."""
-        self.floats[BEAT] = now
-
-    def head(self) -> memoryview[int]:
-        """What stands before all pages; without a board, as much that nobody else has."""
-        return self._board.words[:FIRST] if self._board else memoryview(bytearray(FIRST * 8)).cast("q")
-
-    def connected(self) -> OpenSources:
-        """The sources that are connected to this worker."""
-        return OpenSources(self.words[CONNECTED : CONNECTED + TABLE_WORDS])
-
-    def crowded(self) -> bool:
-        """Whether another worker that accepts, and is alive, has fewer open connections by two or more: then that one
-        shall take the next. Always False where there is no other."""
-        board = self._board
-        if board is None:
-            return False
-        words = board.words
-        less = self.words[OPEN] - 1
-        if less <= 0:
-            return False
-        emptier = [
-            start for start in self._elsewhere(board) if words[start + OPEN] < less and words[start + STATE] == SERVING
-        ]
-        return bool(emptier) and max(board.floats[start + BEAT] for start in emptier) > time.monotonic() - SILENT
-
-    def everywhere(self, index: int) -> int:
-        """The sum of one counter over all workers, this one included."""
-        board, count = self._board, self.words[index]
-        return count + sum(board.words[start + index] for start in self._elsewhere(board)) if board else count
-
-    def source_everywhere(self, peer: tuple[str, int] | str) -> int:
-        """Connections that this source has open with all workers (see Scoreboard.source_count)."""
-        if self._board is not None:
-            return self._board.source_count(peer)
-        return min((self._sources()[bucket] for bucket in self._buckets(peer)), default=0)
-
-    def source_add(self, peer: tuple[str, int] | str) -> None:
-        """Count one more connection of this source (see sources.py); unix sockets have none."""
-        for bucket in self._buckets(peer):
-            self._sources()[bucket] += 1
-
-    def source_remove(self, peer: tuple[str, int] | str) -> None:
-        """Take back what `source_add` counted."""
-        for bucket in self._buckets(peer):
-            table = self._sources()
-            table[bucket] = max(0, table[bucket] - 1)
-
-    def _elsewhere(self, board: Scoreboard) -> list[int]:
-        """Where the pages of the other workers begin."""
-        changes = board.words[H_CHANGES]
-        if changes != self._changes:
-            self._changes = changes
-            self._others = [FIRST + each * WORDS for each in board.taken() if each != self.index]
-        return self._others
-
-    def _buckets(self, peer: tuple[str, int] | str) -> tuple[int, ...]:
-        return () if isinstance(peer, str) else buckets(self._board.key if self._board else b"", peer[0])
-
-    def _sources(self) -> memoryview[int]:
-        if self._table is None:
-            board = self._board
-            self._table = board.table(self.index) if board else memoryview(bytearray(SOURCE_WORDS * 4)).cast("I")
-            self.words[SOURCES] = 1
-        return self._table
+MOST_CHANGES = 2**62
+LOCK_PATIENCE = 1.0  # seconds
+IMPATIENCE = 10.0  # seconds after it was over in which nobody is waited for
 
 
 class Scoreboard:
@@ -179,6 +82,15 @@ class Scoreboard:
         self.key = bytes(whole[KEY])
         self._seen = -1
         self._taken: list[int] = []
+        self._impatient_until = 0.0
+        # What the supervisor knows by itself.
+        self._mine: dict[int, array[int]] = {}  # the pages that it took: slot, generation, supervisor, pid
+        self._others: set[int] = set()  # supervisors that share the map now: before an upgrade, and after it
+        self._known: set[int] = set()  # all of those that there were
+        self._gone = Counts(self.words[FIRST : FIRST + COUNTERS])
+        self._highest = highest(self.words)
+        self._told_refused = self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS]
+        self._refused = array("q", self._told_refused)
 
     @classmethod
     def create(cls) -> Scoreboard:
@@ -186,7 +98,7 @@ class Scoreboard:
         fd = bounded("pronghorn-scoreboard", SIZE)
         os.pwrite(fd, os.urandom(KEY.stop - KEY.start), KEY.start)
         board = cls(fd)
-        for index, value in ((H_FORMAT, FORMAT), (H_PAGE, PAGE), (H_PAGES, PAGES), (H_MAGIC, MAGIC)):
+        for index, value in enumerate(HEAD):
             board.words[index] = value
         return board
 
@@ -201,7 +113,11 @@ class Scoreboard:
         if head[H_FORMAT] != FORMAT or os.fstat(fd).st_size != SIZE or head[H_PAGE] != PAGE:
             why = f"Its format is {head[H_FORMAT]}, and this program writes {FORMAT}."
             raise PronghornError("The running server's scoreboard cannot be shared.", why, hint)
-        return cls(fd)
+        board = cls(fd)
+        board._others = {pid for pid in board.words[DIRECTORY : DIRECTORY + PAGES].tolist() if lives(pid)}
+        board._known |= board._others
+        board._sum_up(others=True)
+        return board
 
     def fileno(self) -> int:
         """The map's file: close-on-exec, unless an upgrade makes it inheritable."""
@@ -226,20 +142,37 @@ class Scoreboard:
         Raises OSError (EAGAIN) if all pages are taken."""
         with self._locked():
             for index in self.taken():
-                if self._is_abandoned(index):
+                if index not in self._mine and self._is_abandoned(index):
                     self._free(index)
-            for index in range(1, PAGES):
-                if not self.words[DIRECTORY + index]:
-                    break
-            else:
-                raise OSError(errno.EAGAIN, f"the scoreboard has room for {PAGES - 1} workers")
-            self.words[H_HIGHEST] = max(index, self.words[H_HIGHEST])
+            index = self._vacant()
             page = self.page(index)
-            page.words[SLOT], page.words[GENERATION] = slot, generation
-            page.words[SUPERVISOR] = self.words[DIRECTORY + index] = os.getpid()
+            self._clear(page)
+            self._highest = max(index, self._highest)
+            self.words[H_HIGHEST] = max(highest(self.words), self._highest)
+            self._mine[index] = array("q", [slot, generation, os.getpid(), 0])
+            self.words[DIRECTORY + index] = os.getpid()
+            self._identity(index)[:] = self._mine[index]
             page.floats[STARTED] = page.floats[BEAT] = time.monotonic()
-            page.words[STATE] = STARTING
+            page.state = STARTING
             return page
+
+    def born(self, page: Page, pid: int) -> None:
+        """The worker of a page that was taken here is this process."""
+        self._mine[page.index][3] = pid
+        self._identity(page.index)[:] = self._mine[page.index]
+
+    def share(self, pid: int) -> None:
+        """Another supervisor is about to take pages, too."""
+        self._others.add(pid)
+        self._known.add(pid)
+
+    def mend(self) -> bool:
+        """Puts right what only supervisors write, should a worker have written there; whether there was anything."""
+        if self._is_sound():
+            return False
+        with self._locked():
+            self._repair()
+        return True
 
     def release(self, index: int) -> int:
         """The worker of this page has been reaped: its counters go to those of the gone, its gauges and its sources
@@ -268,6 +201,10 @@ class Scoreboard:
         """How many workers there may be at once."""
         return PAGES - 1
 
+    def look_again(self) -> None:
+        """What is known of others is read anew next time, whether or not it seems to have changed."""
+        self._seen = -1
+
     def pages(self) -> list[Page]:
         """The pages that belong to a worker now, of every generation and of both supervisors."""
         return [self.page(index) for index in self.taken()]
@@ -281,7 +218,7 @@ class Scoreboard:
                 break  # else a page was folded in meanwhile, and may be missing or stand here twice
         sums = Counts()
         for index, values in enumerate(zip(*blocks, strict=True)):
-            sums.words[index] = sum(values)
+            sums.words[index] = min(sum(map(believed, values)), MOST)
         names = ("open", "accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors", "closed")
         return {name: getattr(sums, name) for name in names}
 
@@ -291,7 +228,7 @@ class Scoreboard:
 
     def refused(self) -> Refused:
         """The sources that are refused now, because workers died of them."""
-        return Refused(self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS])
+        return Refused(memoryview(self._refused), self._told_refused)
 
     def source_count(self, peer: tuple[str, int] | str) -> int:
         """Connections that this source has open with all workers: never less than the truth, seldom more (a count-min
@@ -315,38 +252,95 @@ class Scoreboard:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the supervisors. The count of changes is odd meanwhile; one who died in here left it odd."""
-        fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        """Alone among the supervisors. The count of changes is odd meanwhile; one who died in here left it odd. Whoever
+        does not let go of the lock in time is not waited for: two may take the same page then, and their numbers mix.
+        """
+        now = time.monotonic()
+        held = locked(self._fd, 0.0 if now < self._impatient_until else LOCK_PATIENCE)
+        if not held and now >= self._impatient_until:
+            self._impatient_until = now + IMPATIENCE
         try:
-            self.words[H_CHANGES] |= 1
+            self.words[H_CHANGES] = believed(self.words[H_CHANGES], MOST_CHANGES) | 1
             yield
         finally:
-            self.words[H_CHANGES] += 1
-            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+            self.words[H_CHANGES] = believed(self.words[H_CHANGES], MOST_CHANGES) + 1
+            if held:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def _vacant(self) -> int:
+        """A page that is free; if there is none, one that nobody has whom we know."""
+        entries = self.words[DIRECTORY : DIRECTORY + PAGES].tolist()
+        free = [index for index in range(1, PAGES) if index not in self._mine and entries[index] not in self._known]
+        if not free:
+            raise OSError(errno.EAGAIN, f"the scoreboard has room for {PAGES - 1} workers")
+        return min(free, key=lambda index: (entries[index] != 0, index))
+
+    def _identity(self, index: int) -> memoryview[int]:
+        return self.words[FIRST + index * WORDS + SLOT :][:4]
 
     def _free(self, index: int) -> int:
         page = self.page(index)
         page.words[STATE] = 0
         lost = page.unaccounted
-        page.words[CLOSED_WORD["killed"]] += lost
-        self.page(0).take(page)
-        if page.words[SOURCES]:
-            self.table(index)[:] = memoryview(bytes(SOURCE_WORDS * 4)).cast("I")
-        page.words[:] = memoryview(bytes(PAGE)).cast("q")
+        killed = CLOSED_WORD["killed"]
+        page.words[killed] = min(believed(page.words[killed]) + lost, MOST)
+        self._sum_up()
+        self._gone.take(page)
+        self._clear(page)
+        self._mine.pop(index, None)
         self.words[DIRECTORY + index] = 0
         return lost
+
+    def _clear(self, page: Page) -> None:
+        if page.words[SOURCES]:
+            self.table(page.index)[:] = memoryview(bytes(SOURCE_WORDS * 4)).cast("I")
+        page.words[:] = memoryview(bytes(PAGE)).cast("q")
+
+    def _sum_up(self, others: bool = False) -> None:
+        """What is known of those that are gone: while `others` count them too, what stands there counts."""
+        own = self._gone.own
+        if others or self._others:
+            for index, value in enumerate(self._gone.words[:COUNTERS].tolist()):
+                own[index] = max(own[index], believed(value))
+            self._others = {pid for pid in self._others if lives(pid)}
+        self._gone.words[:COUNTERS] = own
+
+    def _is_sound(self) -> bool:
+        words, me = self.words, os.getpid()
+        if words[:H_CHANGES].tolist() != HEAD or self._others:
+            return False
+        entries = words[DIRECTORY : DIRECTORY + PAGES].tolist()
+        return (
+            words[H_HIGHEST] == self._highest
+            and {index for index, pid in enumerate(entries) if pid} == self._mine.keys()
+            and all(entries[index] == me for index in self._mine)
+            and bytes(memoryview(self._map)[KEY]) == self.key
+            and self._told_refused == memoryview(self._refused)
+            and self._gone.words[:COUNTERS].tolist() == self._gone.own.tolist()
+            and all(self._identity(index).tolist() == known.tolist() for index, known in self._mine.items())
+        )
+
+    def _repair(self) -> None:
+        for index, value in enumerate(HEAD):
+            self.words[index] = value
+        memoryview(self._map)[KEY] = self.key
+        self._told_refused[:] = self._refused
+        self.words[H_HIGHEST] = self._highest = max(self._highest, highest(self.words) if self._others else 0)
+        for index, pid in enumerate(self.words[DIRECTORY : DIRECTORY + PAGES].tolist()):
+            if index in self._mine:
+                self.words[DIRECTORY + index] = os.getpid()
+                if self._identity(index).tolist() != self._mine[index].tolist():
+                    self._identity(index)[:] = self._mine[index]
+                    self.page(index).floats[STARTED] = time.monotonic()
+            elif pid in self._known:
+                if self._is_abandoned(index):
+                    self._free(index)
+            elif pid:
+                self._clear(self.page(index))
+                self.words[DIRECTORY + index] = 0
+        self._sum_up()
 
     def _is_abandoned(self, index: int) -> bool:
         """Nobody will release it: its supervisor was killed, and its worker has left too."""
         pid = self.words[FIRST + index * WORDS + PID]
-        return not _lives(self.words[DIRECTORY + index]) and not (pid and _lives(pid))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's: it lives
-    return True
+        return not lives(self.words[DIRECTORY + index]) and not lives(pid)

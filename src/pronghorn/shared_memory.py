@@ -9,7 +9,36 @@ import fcntl
 import mmap
 import os
 import sys
+import time
 from collections.abc import Callable
+
+MOST_PID = 2**22  # PID_MAX_LIMIT (proc(5))
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, of whatever user; a number that is none's has none."""
+    if not 0 < pid <= MOST_PID:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def locked(fd: int, patience: float) -> bool:
+    """Takes the lock of a file (fcntl(2), F_SETLK), unless somebody holds it for longer than `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.001)
 
 
 def unnamed(name: str = "pronghorn-scoreboard") -> int:
@@ -30,7 +59,7 @@ def bounded(name: str, size: int) -> int:
     try:
         os.ftruncate(fd, size)
         if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except BaseException:
         os.close(fd)
         raise

@@ -11,7 +11,7 @@ import socket
 
 from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
 from pronghorn.reports import Reports
-from pronghorn.scoreboard import Page
+from pronghorn.scoreboard_page import Page
 from pronghorn.stacks import Stacks
 from pronghorn.worker import Plan
 

@@ -20,6 +20,11 @@ def network(host: str) -> bytes:
     return packed(host)[:8]
 
 
+def prepare() -> None:
+    """Before workers become a user who may not read what `buckets` imports."""
+    import hashlib  # noqa: F401
+
+
 @lru_cache(maxsize=1024)
 def buckets(key: bytes, host: str) -> tuple[int, int]:
     """The places of an address in a table of two rows of ROW buckets, under this key."""

@@ -87,7 +87,7 @@ class Supervisor:
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
         self._aside = False  # another program serves
-        self._forced, self._look_at = 0, 0.0  # the exit status; when to look at listeners
+        self._forced, self._look_at, self._mend_at = 0, 0.0, 0.0  # the exit status; when: listeners, scoreboard
         self._orphans = self._others = True  # whether there may be adopted processes; programs before this one
 
     @cached_property
@@ -174,6 +174,7 @@ class Supervisor:
             yield "look at adopted processes", self._look_at_orphans
         else:
             yield "start workers", self.upkeep.fill
+            yield "mend the scoreboard", self._look_at_board
             yield "look at certificates", self._look_at_certificates
             yield "look at its listeners", self._look_at_listeners
         yield "kill who is late", self.force.kill_late
@@ -204,6 +205,11 @@ class Supervisor:
         # After a failure what is due may be due for ever.
         seconds = self._rest(time.monotonic())
         self.watch.wait(0.0 if self._over else max(seconds, PAUSE if self.guard.failed else 0.0))
+
+    def _look_at_board(self, now: float) -> None:
+        if now >= self._mend_at:
+            self._mend_at = now + TICK
+            self.serving.plan.board.mend()
 
     def _look_at_certificates(self, now: float) -> None:
         plan = self.serving.plan

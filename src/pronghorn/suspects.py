@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 
+from pronghorn.counts import believed
 from pronghorn.networks import Peer, packed
 
 PLACES, NEAR = 96, 4
@@ -61,7 +62,7 @@ class OpenSources:
             place = self._place(source)
             if words[place] != source:
                 words[place], words[place + 1], words[place + 2] = source, 0, 0
-        words[place + 1] += 1
+        words[place + 1] = believed(words[place + 1], MOST) + 1
 
     def remove(self, source: int) -> None:
         """One of its connections has ended in order."""
@@ -71,7 +72,7 @@ class OpenSources:
             if words[place] != source:
                 return  # it had to be forgotten
         words[place + 1] -= words[place + 1] > 0
-        words[place + 2] += 1
+        words[place + 2] = believed(words[place + 2], MOST) + 1
 
     def _place(self, source: int) -> int:
         """Where it stands, or may stand: an empty place, or that of the one with the fewest open connections."""
@@ -95,12 +96,14 @@ class OpenSources:
 
 
 class Refused:
-    """Who is refused, until when; instants are nanoseconds of the monotonic clock."""
+    """Who is refused, until when; instants are nanoseconds of the monotonic clock. What is written there is copied to
+    `told`, where workers read it."""
 
-    __slots__ = ("_words",)
+    __slots__ = ("_told", "_words")
 
-    def __init__(self, words: memoryview[int]) -> None:
+    def __init__(self, words: memoryview[int], told: memoryview[int] | None = None) -> None:
         self._words = words
+        self._told = told
 
     def refuse(self, source: int, until: int) -> None:
         """From now on, until then. Of more than there is room for, whose time is over first is let in again."""
@@ -111,6 +114,8 @@ class Refused:
             place = min(places, key=lambda each: words[each + 1])
         words[place], words[place + 1] = source, until
         words[0] = max(words[place + 1] for place in places)
+        if self._told is not None:
+            self._told[:] = words
 
     def holds(self, source: int) -> bool:
         """Whether a source is refused now."""

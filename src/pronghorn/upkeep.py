@@ -22,7 +22,7 @@ from pronghorn.events import Observer
 from pronghorn.planning import told
 from pronghorn.predecessors import OldWorker, too_many
 from pronghorn.processes import kill, resident_memory
-from pronghorn.scoreboard import DRAINING
+from pronghorn.scoreboard_page import DRAINING
 from pronghorn.settings import Settings
 from pronghorn.slots import RATE, Generation, Slot, Worker
 from pronghorn.suspects import name
@@ -199,7 +199,8 @@ class Upkeep:
             settings = worker.generation.plan.settings
             if not worker.ready or worker.draining or worker.doom or not settings.worker_silence:
                 continue
-            seconds = now - max(worker.page.beat, worker.ready_at, self._awake_since)
+            beat = worker.page.beat
+            seconds = now - max(beat if beat <= now + TICK else 0.0, worker.ready_at, self._awake_since)
             if seconds > max(settings.worker_silence, 3 * TICK):
                 silent += 1
                 self._observe(events.WorkerSilent(worker.slot.number, worker.pid, seconds))

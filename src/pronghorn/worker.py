@@ -44,7 +44,8 @@ from pronghorn.processes import (
     prefer_when_out_of_memory,
     reset_signals,
 )
-from pronghorn.scoreboard import Page, Scoreboard
+from pronghorn.scoreboard import Scoreboard
+from pronghorn.scoreboard_page import Page
 from pronghorn.settings import Settings
 from pronghorn.socket_options import options
 from pronghorn.stacks import Stacks

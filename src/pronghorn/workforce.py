@@ -114,8 +114,8 @@ class Workforce:
             pid = os.fork()
             if pid == 0:
                 work(plan, page, theirs, stacks, mask, left)
-            worker.pid = pid
-            self.living[pid] = worker
+            worker.pid, self.living[pid] = pid, worker
+            plan.board.born(page, pid)
         except (OSError, MemoryError) as error:
             ours.close()
             stacks.close()

@@ -15,7 +15,7 @@ from typing import Any
 from pronghorn.connection import SeenConnection
 from pronghorn.models.base import BEAT
 from pronghorn.models.flows import SWEEP, Flows
-from pronghorn.scoreboard import DRAINING
+from pronghorn.scoreboard_page import DRAINING
 
 
 def attend(flows: Flows) -> None:

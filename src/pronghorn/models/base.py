@@ -37,7 +37,7 @@ from pronghorn.handlers import Facts, Handler
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener, Peer
 from pronghorn.models.door import Door
-from pronghorn.scoreboard import Page
+from pronghorn.scoreboard_page import Page
 from pronghorn.settings import Settings
 from pronghorn.stacks import Stacks
 from pronghorn.tracebacks import is_ours
@@ -258,7 +258,7 @@ class Context(Door):
             self.observe(PeerFailed(conn.number, conn.peer, error))
             return
         with self.lock:
-            self.counts.words[HANDLER_ERRORS] += 1
+            self.counts.add(HANDLER_ERRORS)
             if conn.number in self.open:
                 self._faulty.add(conn.number)
         if isinstance(error, MemoryError) and is_ours(error):
@@ -270,11 +270,11 @@ class Context(Door):
         """A connection is over, and its descriptor is closed."""
         with self.lock:
             self.open.pop(conn.number, None)
-            words, done = self.counts.words, self._done
-            words[OPEN] -= 1
+            counts, done = self.counts, self._done
+            counts.add(OPEN, -1)
             if self.counts is self.page:  # a child's worker will do it
                 self.limits.left(conn.peer)
-            words[CLOSED_WORD["error"] if conn.number in self._faulty else closed_word(reason)] += 1
+            counts.add(CLOSED_WORD["error"] if conn.number in self._faulty else closed_word(reason))
             self._faulty.discard(conn.number)
             done[0] += conn.bytes_in
             done[1] += conn.bytes_out
@@ -295,7 +295,7 @@ class Context(Door):
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
         self.turns()
         self.page.tick(now)
-        self._ended = [self._ended[1], self.page.words[ACCEPTED] - self.page.words[OPEN]]
+        self._ended = [self._ended[1], self.page.own[ACCEPTED] - self.page.own[OPEN]]
         if now >= self._fold_at:
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)
@@ -311,10 +311,10 @@ class Context(Door):
             bytes_in += conn.bytes_in
             bytes_out += conn.bytes_out
             messages += conn.messages
-        words, told = self.counts.words, self._told
-        words[BYTES_IN] += bytes_in - told[0]
-        words[BYTES_OUT] += bytes_out - told[1]
-        words[MESSAGES] += messages - told[2]
+        counts, told = self.counts, self._told
+        counts.add(BYTES_IN, bytes_in - told[0])
+        counts.add(BYTES_OUT, bytes_out - told[1])
+        counts.add(MESSAGES, messages - told[2])
         self._told = [bytes_in, bytes_out, messages]
 
     def note_cut(self, number: int, peer: Peer, opened: float) -> None:

@@ -17,7 +17,7 @@ from pronghorn.counts import ACCEPTED, OPEN, REFUSED, Counts
 from pronghorn.events import AcceptFailed, ClientsWait, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.limits import Limits, Reserve
 from pronghorn.listener import Exhausted, Listener, Peer
-from pronghorn.scoreboard import Page
+from pronghorn.scoreboard_page import Page
 from pronghorn.settings import Settings
 from pronghorn.standard import keep_standard_descriptors
 
@@ -66,7 +66,7 @@ class Door:
                 self._give_back()
                 return None
             with self.lock:
-                self.page.words[ACCEPTED] += 1
+                self.page.add(ACCEPTED)
                 limit = self.limits.refusal(got[1])
             if not limit:
                 fd, peer = got
@@ -114,7 +114,7 @@ class Door:
 
     def _give_back(self) -> None:
         with self.lock:
-            self.page.words[OPEN] -= 1
+            self.page.add(OPEN, -1)
 
     def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
         if not isinstance(error, Exhausted):
@@ -126,8 +126,8 @@ class Door:
             turn_away(fd)
             count += 1
         with self.lock:
-            self.page.words[ACCEPTED] += count
-            self.page.words[REFUSED] += count
+            self.page.add(ACCEPTED, count)
+            self.page.add(REFUSED, count)
         self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
 
     def number(self, peer: Peer | None) -> int:
@@ -159,8 +159,8 @@ class Door:
 
     def _count_refused(self, peer: Peer, limit: str, detail: str = "") -> None:
         with self.lock:
-            self.counts.words[REFUSED] += 1
-            self.counts.words[OPEN] -= 1
+            self.counts.add(REFUSED)
+            self.counts.add(OPEN, -1)
         self.observe(ConnectionRefused(peer, limit, detail))
 
     def gives_way(self) -> bool:
@@ -169,9 +169,9 @@ class Door:
         Not where more have ended since the last ticks than are open: connections that come and go spread by themselves,
         and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
         """
-        words = self.page.words
-        few = words[OPEN]
-        if few < 2 or words[ACCEPTED] - few - self._ended[0] > few or not self.page.crowded():
+        own = self.page.own
+        few = own[OPEN]
+        if few < 2 or own[ACCEPTED] - few - self._ended[0] > few or not self.page.crowded():
             return False
         now = time.monotonic()
         if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over

@@ -33,7 +33,7 @@ from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, DESERTED, TICK, Context
 from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.models.parking import Parking
-from pronghorn.scoreboard import DRAINING, LEAVING
+from pronghorn.scoreboard_page import DRAINING, LEAVING
 from pronghorn.timeouts import AGE, OutsideTimeouts, ended_because
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining

@@ -26,7 +26,7 @@ from pronghorn.listener import Listener, Peer
 from pronghorn.models.acceptor import Acceptor, Watched
 from pronghorn.models.base import BEAT, DESERTED, TICK, Context
 from pronghorn.proxy_protocol import ProxyHeader
-from pronghorn.scoreboard import DRAINING, LEAVING
+from pronghorn.scoreboard_page import DRAINING, LEAVING
 from pronghorn.timeouts import AGE, ChannelTimeouts
 
 LOOKS_PER_TICK = 1000  # at descriptors: about a millisecond

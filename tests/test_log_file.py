@@ -213,10 +213,15 @@ def test_a_server_whose_disk_is_full_leaves_whole_lines(tmp_path: Path) -> None:
 
 def rotated(folder: Path, server: Launched, number: int, workers: int) -> None:
     """Rename the file, have it opened anew, and wait until everybody has."""
+    pids: list[int] = []
+
+    def alone() -> bool:  # no helper process is there
+        pids[:] = [server.pid, *server.workers()]
+        return len(pids) == workers + 1
+
+    wait_for(alone, "the workers")
     (folder / "log").rename(folder / f"log.{number:02}")
     server.send(signal.SIGUSR1)
-    wait_for(lambda: len(server.workers()) == workers, "no helper process")
-    pids = [server.pid, *server.workers()]
 
     def moved() -> bool:
         return (folder / "log").exists() and all(os.path.samefile(f"/proc/{pid}/fd/2", folder / "log") for pid in pids)

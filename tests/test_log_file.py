@@ -154,6 +154,43 @@ def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_no_thread_loses_a_line_while_the_log_moves(tmp_path: Path, standard_error: None) -> None:
+    def moved(number: int) -> None:
+        fd = os.open(tmp_path / f"log.{number % 7}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(fd, 2)
+        os.close(fd)
+
+    moved(0)
+    outlet, over, told, lost = standard.Outlet(), threading.Event(), [0] * 4, [0] * 4
+    outlet.keep()
+
+    def write(place: int) -> None:
+        while not over.is_set():
+            try:
+                outlet.write(b"x\n")
+                told[place] += 1
+            except OSError:
+                lost[place] += 1
+
+    writers = [threading.Thread(target=write, args=(place,)) for place in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for each in writers:
+            each.start()
+        for number in range(500):
+            moved(number)
+            outlet.follow()
+    finally:
+        sys.setswitchinterval(before)
+        over.set()
+        for each in writers:
+            each.join(30)
+        outlet.release()
+    assert lost == [0] * 4
+    assert sum(each.read_bytes().count(b"x\n") for each in tmp_path.glob("log.*")) == sum(told)
+
+
 def filled(append: int) -> None:
     """Writes records of 100 bytes where 250 have room, then where there is room again."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

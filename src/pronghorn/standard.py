@@ -50,6 +50,7 @@ class Outlet:
     def __init__(self) -> None:
         self.fd = 2
         self._kept: tuple[int, ...] = ()  # what the copy leads to
+        self._next: tuple[int, ...] = ()  # what it is about to lead to
         self._own = -1
         self._file: tuple[int, ...] = ()  # what `_own` was opened as
         self._full = False
@@ -59,7 +60,7 @@ class Outlet:
         """All of it, or BlockingIOError: then some of it may have been written, and the next write begins a new line.
         Raises another OSError if nobody can read it, or if the disk is full: a piece that fitted is taken back."""
         status = os.fstat(self.fd)
-        if self.fd != 2 and _identity(self.fd) != self._kept:
+        if self.fd != 2 and not self._is_ours():
             raise OSError(errno.EBADF, "somebody has closed the log's descriptor")
         if self._torn:
             data = b"\n" + data
@@ -86,8 +87,13 @@ class Outlet:
     def follow(self) -> None:
         """Descriptor 2 leads elsewhere now: so does the copy."""
         if self.fd != 2:
+            self._next = _identity(2)  # before it is so: another thread may write just then
             os.dup2(2, self.fd, inheritable=False)
-            self._kept = _identity(self.fd)
+            self._kept = self._next
+
+    def _is_ours(self) -> bool:
+        """Whether the copy is what it was; the second look is for one that was on its way meanwhile."""
+        return any(_identity(self.fd) in (self._kept, self._next) for _ in range(2))
 
     def release(self) -> None:
         """Close the copy, and go by descriptor 2 again."""

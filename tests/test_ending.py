@@ -47,7 +47,7 @@ atexit.register(note, "exit function")
 
 
 def store(text):
-    time.sleep(0.3)
+    time.sleep(0.5 if "thread" in text else 0.2)
     with sqlite3.connect("jobs.db", timeout=10) as table:
         table.execute("create table if not exists jobs (name)")
         table.execute("insert into jobs values (?)", [text])
@@ -260,3 +260,108 @@ if __name__ == "__main__":
         "module",
         "script",
     ]
+
+
+TASKS = """
+import asyncio, contextlib, pronghorn
+
+def note(text):
+    with open("notes", "a") as notes:
+        notes.write(text + "\\n")
+
+async def work(seconds):
+    try:
+        await asyncio.sleep(seconds)
+        note("done")
+    except asyncio.CancelledError:
+        note("cancelled")
+        raise
+    finally:
+        await asyncio.sleep(0.01)
+        note("finally")
+
+async def tick():
+    while True:
+        await asyncio.sleep(0.05)
+
+async def handler(reader, writer):
+    seconds = float(await reader.readline())
+    handler.task = asyncio.create_task(work(seconds), name="audit")
+    writer.write(b"accepted\\n")
+
+@contextlib.asynccontextmanager
+async def life():
+    task = asyncio.create_task(tick())
+    yield
+    note("lifespan")
+    assert not task.done()
+    task.cancel()
+
+async def living(reader, writer):
+    await handler(reader, writer)
+
+pronghorn.lifespan(life)(living)
+"""
+LOOPS = [("handler", each) for each in ("thread", "pool", "fork")] + [("living", "asyncio"), ("living", "epoll")]
+LOOPS += [("living", "uvloop")] if importlib.util.find_spec("uvloop") else []
+
+
+def notes(folder: Path) -> list[str]:
+    path = folder / "notes"
+    return path.read_text().split() if path.exists() else []
+
+
+@pytest.mark.parametrize(("name", "model"), LOOPS)
+def test_tasks_that_a_conversation_left_running_have_the_drain_time(tmp_path: Path, name: str, model: str) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    with launched(tmp_path, f"tasks.py:{name}", model=model, pool_size="1") as server:
+        assert server.ask(b"0.6\n") == b"accepted\n"
+        assert server.ask(b"0.5\n") == b"accepted\n"  # a flow of control is not held by tasks
+        began = time.monotonic()
+        assert server.stop() == 0, server.log
+        assert time.monotonic() - began < 15, "tasks of a lifespan are not waited for"
+    told = notes(tmp_path)
+    assert sorted(told) == ["done", "done", "finally", "finally", *["lifespan"] * (name == "living")]
+    assert told[-1] == ("lifespan" if name == "living" else "finally")
+
+
+@pytest.mark.parametrize(("name", "model"), [("living", "asyncio"), ("handler", "thread")])
+def test_a_task_is_cancelled_at_the_drain_deadline(tmp_path: Path, name: str, model: str) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    with launched(tmp_path, f"tasks.py:{name}", model=model, drain_timeout="1s") as server:
+        assert server.ask(b"60\n") == b"accepted\n"
+        assert server.stop() == 0, server.log
+        assert "lost: task 'audit' (work)" in server.log
+    assert notes(tmp_path) == ["cancelled", "finally"] + ["lifespan"] * (name == "living")
+
+
+EXECUTOR = """
+import asyncio, time, pronghorn
+
+def work():
+    time.sleep(0.4)
+    open("done", "w").close()
+
+def for_ever():
+    time.sleep(3600)
+
+@pronghorn.message(pronghorn.lines)
+async def handler(line):
+    asyncio.get_running_loop().run_in_executor(None, for_ever if line == b"for ever" else work)
+    return b"begun"
+"""
+
+
+@pytest.mark.parametrize("model", ["asyncio", "thread"])
+def test_jobs_of_a_loops_executor_are_done(tmp_path: Path, model: str) -> None:
+    (tmp_path / "jobs.py").write_text(EXECUTOR)
+    with launched(tmp_path, "jobs.py:handler", model=model) as server:
+        assert server.ask(b"go\n") == b"begun\n"
+        assert server.stop() == 0
+    assert (tmp_path / "done").exists()
+    if model == "thread":
+        return
+    with launched(tmp_path, "jobs.py:handler", model=model, drain_timeout="1s") as server:
+        assert server.ask(b"for ever\n") == b"begun\n"
+        assert server.stop() == 0, server.log
+        assert "lost: thread 'asyncio_0'" in server.log

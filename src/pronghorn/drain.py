@@ -56,6 +56,10 @@ class Wake:
             os.close(descriptor)
 
 
+def _nobody_hears(names: tuple[str, ...]) -> None:
+    return None
+
+
 class Drain:
     """A flag that is also a descriptor: whether this process stops accepting and lets its connections finish.
 
@@ -66,7 +70,8 @@ class Drain:
     """
 
     __slots__ = (
-        "_heard", "_wake", "alone", "begun", "deadline", "let_go_then", "lets_go", "owner", "then", "timeout", "why",
+        "_heard", "_wake", "alone", "begun", "deadline", "let_go_then", "lets_go", "lost", "owner", "then", "timeout",
+        "why",
     )  # fmt: skip
 
     def __init__(self, timeout: float) -> None:
@@ -80,6 +85,7 @@ class Drain:
         self.why = ""
         self.deadline = math.inf
         self.then: Callable[[], object] | None = None  # called once, when draining begins
+        self.lost: Callable[[tuple[str, ...]], None] = _nobody_hears  # told the names of what is lost at the deadline
         self._heard: list[Callable[[], object]] = []  # loops where somebody awaits it
         self._wake = Wake()
 

@@ -29,9 +29,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 BEAT = 0.5  # seconds between two signs of life, and between two looks at the deadline
+MOMENT = 0.3  # seconds that there are in any case, for what was cut at the deadline and takes leave
 LAST = 0.5  # seconds that child processes get between SIGTERM and SIGKILL
 CLOSED_BY_DEL = (("tempfile", "_TemporaryFileWrapper"), ("zipfile", "ZipFile"), ("shelve", "Shelf"))
 Late = Callable[[tuple[str, ...]], None]
+
+
+class OwnThread(threading.Thread):
+    """A thread of the server's own that runs handlers, and that nobody waits for at the end. It is no daemon, or the
+    threads that a handler starts there would be daemons too."""
+
+    def __init__(self, target: Callable[..., object], *arguments: Any) -> None:
+        super().__init__(target=target, args=arguments, daemon=False)
 
 
 def _nothing() -> None:
@@ -72,8 +81,13 @@ class _Foreign:
 def end(deadline: Callable[[], float], late: Late, beat: Callable[[], None] = _nothing) -> None:
     """Do all that Python does at the end of a program but exit(3), until the deadline (monotonic; it may change
     meanwhile). `late` is called with the names of what is not through by then, `beat` twice a second."""
-    _join_threads(deadline, late, beat)
-    _run_exit_functions(deadline, late, beat)
+    soonest = time.monotonic() + MOMENT
+
+    def until() -> float:
+        return max(soonest, deadline())
+
+    _join_threads(until, late, beat)
+    _run_exit_functions(until, late, beat)
     flush_files()
     end_children()
 
@@ -107,8 +121,8 @@ def _join_threads(deadline: Callable[[], float], late: Late, beat: Callable[[], 
 
 def _others() -> Iterator[threading.Thread]:
     """The threads that Python waits for."""
-    aside = (threading.main_thread(), threading.current_thread())
-    return (each for each in threading.enumerate() if not each.daemon and each not in aside)
+    aside, ours = (threading.main_thread(), threading.current_thread()), (OwnThread, threading._DummyThread)
+    return (each for each in threading.enumerate() if not (each.daemon or each in aside or isinstance(each, ours)))
 
 
 def _place(thread: threading.Thread) -> str:

@@ -223,6 +223,7 @@ def work(
     code = 1
     try:
         drain = Drain(plan.settings.drain_timeout)
+        drain.lost = lambda names: plan.observe(WorkLeft(names))
         line = Line(end, lambda: abandoned(drain, plan.settings), lambda word: obey(drain, word))
         try:
             close_descriptors(left)
@@ -329,7 +330,7 @@ def _serve(
             drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)
-    ending.end(lambda: drain.deadline, lambda names: plan.observe(WorkLeft(names)), lambda: page.tick(time.monotonic()))
+    ending.end(lambda: drain.deadline, drain.lost, lambda: page.tick(time.monotonic()))
     return CUT_AT_DEADLINE if cut else 0
 
 

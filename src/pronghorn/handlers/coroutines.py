@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pronghorn.aiochannel import AsyncioLoop, channel_over, part
-from pronghorn.connection import LINGER_TIMEOUT, READ_SIZE, Connection, is_peers_fault
+from pronghorn.connection import READ_SIZE, Connection, is_peers_fault
 from pronghorn.contexts import of_a_client
+from pronghorn.drain import Drain
 from pronghorn.errors import DescriptorLost, MessageTooLong, PeerTimeout, TooMuchUnsent
 from pronghorn.farewells import Farewell, context_of, conversation, look_at_all
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
@@ -25,6 +26,7 @@ from pronghorn.settings import Settings
 
 LOOK = 5.0  # seconds between two looks at whether a descriptor is still the connection's
 CANCELLED = 1.0  # seconds that a cancelled task gets for what it still has to do
+LATEST = 1.0  # seconds before the drain deadline at which tasks are cancelled, at most
 SIGNS = 0.5  # seconds between two signs of life of a loop, where somebody looks on
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 
@@ -134,12 +136,17 @@ class OwnLoops:
         runner = getattr(self._here, "runner", None)
         if runner is None:
             runner = self._here.runner = asyncio.Runner()
+            leave_executor(runner.get_loop())
         try:
             runner.run(self._one(conn), context=contextvars.copy_context())
         except (SystemExit, KeyboardInterrupt):  # of a task, maybe: the loop was left in the middle of a conversation
             with contextlib.suppress(BaseException):
                 self.leave()
             raise
+        finally:
+            if (runner := getattr(self._here, "runner", None)) is not None and tasks_of_clients(runner.get_loop()):
+                self._here.runner = None
+                _go_on(runner, conn)
 
     def leave(self) -> None:
         """This flow of control ends: close its loop."""
@@ -189,7 +196,6 @@ class OwnLoops:
             timer.cancel()
             conn.leave = conn.cancel = None
             part(channel, conn)
-        await finish_tasks()
         if errors:
             raise errors[0]
 
@@ -205,6 +211,21 @@ def _cancel_all(loop: asyncio.AbstractEventLoop, keeper: asyncio.Task[Any] | Non
         loop.call_soon_threadsafe(cancel)
 
 
+def _go_on(runner: asyncio.Runner, conn: Connection) -> None:
+    """The conversation is over, and tasks that it began are not: they go on in a thread of their own, which is no
+    daemon, so that the end of the process waits for it; the flow of control has another loop for its next client."""
+    drain = conn.drain if conn.drain is not None else Drain(0.0)
+
+    def finish() -> None:
+        with runner:
+            runner.run(finish_tasks(drain, 2 * LATEST))
+
+    try:
+        threading.Thread(target=finish, name=f"tasks of connection {conn.number}", daemon=False).start()
+    except RuntimeError:  # the system has no more threads
+        runner.close()
+
+
 def _give_signs(over: asyncio.Future[None], conn: Connection) -> None:
     """The loop turns: that is all that can be seen of a flow that waits in it."""
     if not over.done():
@@ -212,26 +233,63 @@ def _give_signs(over: asyncio.Future[None], conn: Connection) -> None:
         over.get_loop().call_later(SIGNS, _give_signs, over, conn)
 
 
-async def cancel_tasks() -> None:
-    """The drain deadline is there: cancel what handlers run on this loop, and let it come to its end, for a moment. The
-    tasks of a lifespan live on."""
-    tasks = [each for each in asyncio.all_tasks() - {asyncio.current_task()} if serves_a_client(each)]
-    for task in tasks:
-        task.cancel()
+async def cancel_tasks(drain: Drain) -> None:
+    """The drain deadline is there: cancel what handlers run on this loop, name to `drain.lost` what is no open
+    conversation, and let it come to its end, for a moment. The tasks of a lifespan live on."""
+    tasks = [each for each in tasks_of_clients() if each is not asyncio.current_task()]
+    _cancel(tasks, drain)
     if tasks:
         await asyncio.wait(tasks, timeout=CANCELLED)
 
 
-def serves_a_client(task: asyncio.Task[Any]) -> bool:
-    """Whether a task was begun for a connection, and not by the lifespan."""
+def _cancel(tasks: list[asyncio.Task[Any]], drain: Drain) -> None:
+    if names := tuple(f"task {each.get_name()!r} ({_called(each)})" for each in tasks if not _is_open(each)):
+        drain.lost(names)
+    for task in tasks:
+        task.cancel()
+
+
+def tasks_of_clients(loop: asyncio.AbstractEventLoop | None = None) -> list[asyncio.Task[Any]]:
+    """The tasks on a loop (the running one) that conversations have begun, however indirectly; those of a lifespan are
+    not among them."""
+    found = []
+    for task in asyncio.all_tasks(loop):
+        context = context_of(task)
+        if context is None or context.get(of_a_client, False):
+            found.append(task)
+    return found
+
+
+async def finish_tasks(drain: Drain, spare: float) -> None:
+    """Let the tasks that conversations left behind live until they end; at the drain deadline but for `spare` seconds,
+    or a quarter of its time, they are named to `drain.lost` and cancelled, and get that time for what they do then."""
+    current, spare = asyncio.current_task(), min(spare, drain.timeout / 4)
+    while tasks := [each for each in tasks_of_clients() if each is not current]:
+        rest = drain.deadline - spare - time.monotonic()
+        if rest <= 0:
+            _cancel(tasks, drain)
+            await asyncio.wait(tasks, timeout=spare)
+            return
+        await asyncio.wait(tasks, timeout=min(rest, SIGNS))
+
+
+def _called(task: asyncio.Task[Any]) -> str:
+    coroutine = task.get_coro()
+    return str(getattr(coroutine, "__qualname__", coroutine))
+
+
+def _is_open(task: asyncio.Task[Any]) -> bool:
+    """Whether its connection is still open, or was cut at the drain deadline: then that is told elsewhere."""
     context = context_of(task)
-    return context is not None and context.get(of_a_client, False)
+    channel = context.get(conversation) if context is not None else None
+    return channel is not None and (not channel.is_closing() or isinstance(channel._error, ConnectionAbortedError))
 
 
-async def finish_tasks() -> None:
-    """Let the tasks that a handler left behind finish, for a moment; then cancel them."""
-    tasks = [each for each in asyncio.all_tasks() - {asyncio.current_task()} if serves_a_client(each)]
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=LINGER_TIMEOUT)
-        for task in late:
-            task.cancel()
+def leave_executor(loop: Any) -> None:
+    """Have the end of a loop not wait for its executor, for ever and blocking: its threads are joined at the end of the
+    process, as those of all executors (ending.py)."""
+
+    async def left(timeout: float | None = None) -> None:
+        return None
+
+    loop.shutdown_default_executor = left

@@ -18,7 +18,7 @@ from typing import Any
 from pronghorn import contexts
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import OPENING, AnyChannel
-from pronghorn.handlers.coroutines import cancel_tasks, finish_tasks
+from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, leave_executor, tasks_of_clients
 from pronghorn.introduction import Introduction
 from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import DESERTED, TICK, Context, Model, OutOfMemory, by_descriptors
@@ -55,7 +55,7 @@ class AsyncioLoops(Loops):
         self._end_if_deserted()
 
     def _end_if_deserted(self) -> None:
-        if self.is_deserted():
+        if self.is_deserted() and not tasks_of_clients():
             self.context.drain.begin(DESERTED)
 
     async def live(self) -> None:
@@ -88,16 +88,20 @@ class AsyncioLoops(Loops):
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))
             except TimeoutError:
                 self.note_late()
-                await cancel_tasks()
+                await cancel_tasks(drain)
                 self.cut()
                 await asyncio.sleep(0)
-        await finish_tasks()
+                return
+        self.context.finish()  # the connections are over, whatever is still to do
+        await finish_tasks(drain, LATEST)
 
     def _turn(self) -> None:
         self.context.go_on()
         self.context.guarded(self.tick, time.monotonic())
         if self._tells_once:
             self.context.guarded(self._look_again)
+        if self.context.drain.lets_go:
+            self._end_if_deserted()
         self.call_later(TICK, self._turn)
 
     def _look_again(self) -> None:
@@ -139,6 +143,7 @@ def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         loop = runner.get_loop()
+        leave_executor(loop)
         serving = loop.create_task(main())
         while not serving.done():
             try:

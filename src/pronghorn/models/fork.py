@@ -21,7 +21,7 @@ from pronghorn.connection import Connection, let_go
 from pronghorn.counts import Counts, Shared
 from pronghorn.drain import ANYBODY, Drain
 from pronghorn.ending import Forks
-from pronghorn.events import ChildDied, WorkLeft
+from pronghorn.events import ChildDied
 from pronghorn.listener import Listener, Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
@@ -147,7 +147,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
     # At the drain deadline the parent kills what is left: before that, whatever is not done has to be told.
     spare = min(LEAVE, drain.timeout / 4)
     try:
-        forks.end(lambda: drain.deadline - spare, lambda names: flows.context.observe(WorkLeft(names)))
+        forks.end(lambda: drain.deadline - spare, drain.lost)
     finally:
         os._exit(0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,8 @@ def prepare() -> None:
     from gevent import monkey
 
     monkey.patch_all()
+    # What a handler starts as a thread is a daemon only if it says so: a greenlet's stand-in for a thread is one.
+    threading._DummyThread.daemon = False
 
 
 def connection_class() -> type[Any]:

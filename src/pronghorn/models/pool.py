@@ -8,9 +8,9 @@ connection the start of a thread.
 from __future__ import annotations
 
 import queue
-import threading
 
 from pronghorn.connection import Connection
+from pronghorn.ending import OwnThread
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import Flows
 from pronghorn.settings import Settings
@@ -25,7 +25,7 @@ def serve(context: Context) -> None:
             flows.converse(waiting.get())
 
     for _ in range(flows.settings.pool_size):
-        threading.Thread(target=work, daemon=True).start()
+        OwnThread(work).start()
     for conn in flows.accepted(room=lambda: len(flows.open) < flows.settings.pool_size):
         waiting.put(conn)
     flows.finish()

@@ -6,8 +6,7 @@ share one memory, and starting to serve one costs microseconds instead of a proc
 
 from __future__ import annotations
 
-import threading
-
+from pronghorn.ending import OwnThread
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import Flows
 from pronghorn.settings import Settings
@@ -17,7 +16,7 @@ def serve(context: Context) -> None:
     flows = Flows(context)
     for conn in flows.accepted(room=lambda: len(flows.open) < flows.settings.max_threads):
         try:
-            threading.Thread(target=flows.hold, args=(conn,), daemon=True).start()
+            OwnThread(flows.hold, conn).start()
         except RuntimeError as error:  # can't start new thread
             flows.refuse(conn, str(error))
     flows.finish()

@@ -108,7 +108,7 @@ def test_descriptors_that_a_worker_sends_are_not_kept(public: Path) -> None:
         stops_in_order(started, public)
 
 
-@pytest.mark.parametrize("attack", ["scribble"])
+@pytest.mark.parametrize("attack", ["scribble", "truncate"])
 def test_a_worker_that_spoils_what_is_shared_spoils_itself(public: Path, attack: str, tmp_path: Path) -> None:
     """The supervisor and the other worker go on, under all limits that are counted there, and it passes."""
     limits = {"max_connections": 1000, "max_connections_per_source": 500, "accept_rate": 10_000}

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import ssl
 import struct
-import tempfile
 import time
 import weakref
 from collections.abc import Callable
@@ -27,10 +26,12 @@ from pronghorn import events, tls, trusted_paths
 from pronghorn.errors import BadCertificate, BadSetting
 from pronghorn.events import Event
 from pronghorn.settings import Settings
+from pronghorn.shared_memory import bounded, readable, writers
 from pronghorn.tls import Described, Material, Pair
 from pronghorn.tls_words import told
 
 SOON = 14 * 86400.0
+ROOM = 16 * 1024 * 1024  # bytes
 HEADER = struct.Struct("QQ")  # version, odd while it is being written; length of what follows
 BROKEN = {
     "KEY_VALUES_MISMATCH": "The key is not the one of this certificate.",
@@ -61,38 +62,57 @@ class News(msgspec.Struct):
 
 
 class Shelf:
-    """Memory that the supervisor writes and workers, its forks, read: one content, and its version."""
+    """Memory that the supervisor writes and workers, its forks, read: one content, and its version.
 
-    __slots__ = ("_fd",)
+    Workers have a descriptor that cannot write, and nobody can cut the file short. The supervisor does not read there
+    what it wrote. `room` is in bytes, of which only those that are used take memory.
+    """
 
-    def __init__(self) -> None:
-        if hasattr(os, "memfd_create"):
-            self._fd = os.memfd_create("pronghorn-certificates")
-        else:
-            with tempfile.TemporaryFile() as file:
-                self._fd = os.dup(file.fileno())
-        os.pwrite(self._fd, HEADER.pack(0, 0), 0)
+    __slots__ = ("_pid", "_reader", "_version", "_writer", "content", "room")
+
+    def __init__(self, room: int = ROOM) -> None:
+        self.room = room
+        self.content = b""
+        self._version = 0
+        self._pid = os.getpid()
+        self._writer = bounded("pronghorn-certificates", HEADER.size + room)
+        self._reader = readable(self._writer)
+        if self._reader != self._writer:
+            writers.add(self._writer)
 
     def publish(self, content: bytes) -> None:
-        """Put `content` in the place of what was there; readers find one or the other, never a mixture."""
-        version = self.version() + 1
-        os.pwrite(self._fd, HEADER.pack(version, 0), 0)
-        os.pwrite(self._fd, content, HEADER.size)
-        os.pwrite(self._fd, HEADER.pack(version + 1, len(content)), 0)
+        """Put `content` in the place of what was there; readers find one or the other, never a mixture. Raises
+        BadCertificate if there is no room for it."""
+        if len(content) > self.room:
+            raise BadCertificate(
+                "The certificates are too large to be given to workers that run.",
+                f"They have {len(content):,} bytes, and there is room for {self.room:,}.",
+                "Reload the server instead.",
+            )
+        os.pwrite(self._writer, HEADER.pack(self._version + 1, 0), 0)
+        os.pwrite(self._writer, content, HEADER.size)
+        self._version += 2
+        os.pwrite(self._writer, HEADER.pack(self._version, len(content)), 0)
+        self.content = content
 
     def version(self) -> int:
-        version: int = HEADER.unpack(os.pread(self._fd, HEADER.size, 0))[0]
+        version: int = HEADER.unpack(os.pread(self._reader, HEADER.size, 0))[0]
         return version
 
     def read(self) -> tuple[int, bytes] | None:
         """The version and the content; None while it is being written."""
-        version, length = HEADER.unpack(os.pread(self._fd, HEADER.size, 0))
-        content = os.pread(self._fd, length, HEADER.size)
+        version, length = HEADER.unpack(os.pread(self._reader, HEADER.size, 0))
+        content = os.pread(self._reader, min(length, self.room), HEADER.size)
         return None if version % 2 or version != self.version() else (version, content)
 
     def __del__(self) -> None:
-        # With the plan that has it, which nobody closes: generations come and go, and so do candidates.
-        os.close(self._fd)
+        # With the plan that has it, which nobody closes: generations come and go, and so do candidates. A fork has
+        # closed the writer already, and its number may be another's.
+        if self._reader != self._writer:
+            os.close(self._reader)
+        if os.getpid() == self._pid:
+            writers.discard(self._writer)
+            os.close(self._writer)
 
 
 class Certificates:
@@ -116,8 +136,9 @@ class Certificates:
         self._settings = settings
         self._seen = loaded.seen
         self.described = loaded.described
-        self._shelf = Shelf()
-        self._shelf.publish(msgspec.msgpack.encode(loaded.material))
+        content = msgspec.msgpack.encode(loaded.material)
+        self._shelf = Shelf(max(ROOM, 2 * len(content)))
+        self._shelf.publish(content)
         self._current = self._shelf.version(), tls.build(loaded.material)  # as one: many flows of control ask
         self._followers: weakref.WeakSet[Certificates] = weakref.WeakSet()  # of older generations, while they drain
         self._warned: set[str] = set()
@@ -170,7 +191,10 @@ class Certificates:
         self._seen = news.seen
         if news.loaded is None:
             return [events.CertificateRefused(news.refused)]
-        self._publish(msgspec.msgpack.encode(news.loaded.material))
+        try:
+            self._publish(msgspec.msgpack.encode(news.loaded.material))
+        except BadCertificate as error:
+            return [events.CertificateRefused(" ".join(str(error).splitlines()))]
         self._current = self._shelf.version(), tls.build(news.loaded.material)
         self.described = news.loaded.described
         self._warned.clear()
@@ -181,9 +205,7 @@ class Certificates:
         so on, whatever the `others` become."""
         others._followers |= self._followers
         others._followers.add(self)
-        found = others._shelf.read()
-        if found is not None:
-            self._publish(found[1])
+        self._publish(others._shelf.content)
 
     def _publish(self, content: bytes) -> None:
         self._shelf.publish(content)

@@ -5,6 +5,7 @@ Law: the settings travel in a descriptor, so that they show in no `ps` and need 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 
@@ -26,9 +27,11 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def anonymous_file(content: bytes) -> int:
-    """A descriptor, inheritable, from which `content` can be read; the file has no name."""
+    """A descriptor, inheritable, from which `content` can be read; the file has no name. With a content nobody can
+    change it any more, where the system can seal it."""
+    kept = content
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("pronghorn-boot", 0)
+        fd = os.memfd_create("pronghorn-boot", os.MFD_ALLOW_SEALING)
     else:
         import tempfile
 
@@ -38,4 +41,6 @@ def anonymous_file(content: bytes) -> int:
     while content:
         content = content[os.write(fd, content) :]
     os.lseek(fd, 0, os.SEEK_SET)
+    if kept and hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
     return fd

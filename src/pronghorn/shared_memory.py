@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 
+writers: set[int] = set()
+"""Descriptors by which this process alone writes: whoever is forked from it, and runs the user's code, closes them."""
 MOST_PID = 2**22  # PID_MAX_LIMIT (proc(5))
 
 
@@ -64,6 +66,16 @@ def bounded(name: str, size: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def readable(fd: int) -> int:
+    """A descriptor of the same unnamed file that can only read; the file's mode keeps other users from opening it anew
+    for more. The same one where the system has no such thing."""
+    try:
+        os.fchmod(fd, 0o400)
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return fd
 
 
 def mapped(fd: int, size: int) -> tuple[mmap.mmap, int]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
-from pronghorn import events
+from pronghorn import events, shared_memory
 from pronghorn.call import Done
 from pronghorn.changes import STOPPING, Changes, StartUpgrade
 from pronghorn.guard import PAUSE, Guard
@@ -368,7 +368,14 @@ class Supervisor:
         plans = [generation.plan for generation in self.upkeep.generations]
         listeners = {fd for plan in plans for each in plan.listeners for fd in each.descriptors()}
         board = self.serving.plan.board.descriptors()
-        return [*self._private(), *self.force.descriptors(), *self._signals.descriptors(), *board, *listeners]
+        return [
+            *self._private(),
+            *self.force.descriptors(),
+            *self._signals.descriptors(),
+            *board,
+            *listeners,
+            *shared_memory.writers,
+        ]
 
 
 def unheard(result: object) -> None:

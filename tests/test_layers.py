@@ -19,8 +19,8 @@ LAYERS = (
     {"server", "presence"},
     {
         "supervisor", "desk", "changes", "renewal", "upkeep", "workforce", "slots", "reports", "guard", "reload",
-        "suspicion", "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher", "surroundings",
-        "pid_file",
+        "suspicion", "orphans", "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher",
+        "surroundings", "pid_file",
         "restart",
     },
     {"worker", "probe", "helper", "processes", "program", "privileges", "log_config", "log_file"},

@@ -10,11 +10,18 @@ own and only copies it there (`add`), and whoever reads another's takes what is 
 from __future__ import annotations
 
 import mmap
+import socket
+import struct
 from array import array
+
+from pronghorn.networks import packed
 
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
 MOST = 2**53 - 1  # more than can be counted; every reader of JSON holds that exactly
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
+PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of a row, see Shared
+ROW = COUNTERS + 8  # words
+_NOTHING = memoryview(bytes(ROW * 8)).cast("q")
 REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed", "handshake")
 REASON_OF = {
     "ConnectionResetError": "reset", "BrokenPipeError": "reset", "ConnectionAbortedError": "aborted",
@@ -98,35 +105,79 @@ class Counts:
 
 
 class Shared:
-    """Blocks that a process lends to its children: what they count there is left when they are gone, even if they were
-    killed. Anonymous memory, which needs no descriptor; `most` blocks of it."""
+    """Rows that a process lends to its children: what they count there is left when they are gone, even if they were
+    killed. Anonymous memory, which needs no descriptor; `most` rows of it. A row says, beside its counters, which child
+    it is, which program that has started, and when whose connection began: so that others can go on with it when the
+    process that lent it is dead. Only what that one reads is believed; whoever reads it then has to check.
+    """
 
-    __slots__ = ("_free", "_fresh", "_words")
+    __slots__ = ("_free", "_fresh", "_words", "most")
 
     def __init__(self, most: int) -> None:
-        self._words = memoryview(mmap.mmap(-1, most * COUNTERS * 8)).cast("q")
+        self._words = memoryview(mmap.mmap(-1, most * ROW * 8)).cast("q")
         self._free: list[Counts] = []
         self._fresh = 0
+        self.most = most
 
-    def lend(self) -> Counts:
-        """A block of zeros, for one child; at most `most` are out."""
-        if self._free:
-            return self._free.pop()
-        start, self._fresh = self._fresh, self._fresh + COUNTERS
-        return Counts(self._words[start : start + COUNTERS])
+    def lend(self, peer: tuple[str, int] | str = "", opened: float = 0.0) -> Counts:
+        """A row of zeros, for the connection of one child; MemoryError if `most` are out."""
+        if not self._free and self._fresh >= self.most:
+            raise MemoryError("all rows are lent")
+        counts = self._free.pop() if self._free else self.block(self._next())
+        words = counts.words
+        words[BORN] = int(opened * 1e9)
+        if not isinstance(peer, str):
+            words[ADDRESS], words[ADDRESS + 1] = struct.unpack("qq", packed(peer[0]).rjust(16, b"\0"))
+        return counts
+
+    def _next(self) -> int:
+        row, self._fresh = self._fresh, self._fresh + 1
+        return row
 
     def back(self, counts: Counts) -> None:
-        """Its child was never born."""
+        """Its child was never born, or is done."""
+        counts.words[:] = _NOTHING
         self._free.append(counts)
 
-    def settle(self, counts: Counts, into: Counts) -> bool:
+    def settle(self, counts: Counts, into: Counts, reason: str = "killed") -> bool:
         """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more. True
-        if it has not said itself how that ended: it was killed."""
-        killed = not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS])
-        if killed:
-            counts.words[CLOSED_WORD["killed"]] = 1
+        if it has not said itself how that ended: then it is counted as closed for `reason`."""
+        silent = not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS])
+        if silent and reason:
+            counts.words[CLOSED_WORD[reason]] = 1
         into.take(counts)
         into.add(OPEN, -1)
-        counts.words[OPEN] = 0
-        self._free.append(counts)
-        return killed
+        self.back(counts)
+        return silent
+
+    # For whoever goes on with them.
+
+    def block(self, row: int) -> Counts:
+        """The row of this number, from 0."""
+        return Counts(self._words[row * ROW : (row + 1) * ROW])
+
+    def used(self) -> list[int]:
+        """The numbers of the rows that are lent to a child, or to a program."""
+        pids, programs = self._words[PID::ROW].tolist(), self._words[PROGRAM::ROW].tolist()
+        return [row for row, both in enumerate(zip(pids, programs, strict=True)) if any(both)]
+
+    def pid(self, row: int) -> int:
+        return self._words[row * ROW + PID]
+
+    def program(self, row: int) -> int:
+        """The process id of the program that the connection was given to; 0 if there is none."""
+        return self._words[row * ROW + PROGRAM]
+
+    def born(self, row: int) -> float:
+        """When its connection was accepted: monotonic seconds."""
+        return self._words[row * ROW + BORN] / 1e9
+
+    def host(self, row: int) -> str:
+        """The address of its peer; empty for a unix socket."""
+        start = row * ROW + ADDRESS
+        raw = struct.pack("qq", *self._words[start : start + 2].tolist())
+        if not any(raw):
+            return ""
+        if not any(raw[:12]):
+            return socket.inet_ntop(socket.AF_INET, raw[12:])
+        return socket.inet_ntop(socket.AF_INET6, raw)

@@ -165,7 +165,7 @@ class WorkerReady(Event, frozen=True):
 class WorkerExited(Event, frozen=True):
     """A worker is gone; `status` is its exit code, or minus the signal that killed it, as in subprocess. `lost`
     connections were open in it and ended with it. `stack` is what it wrote down when it crashed; `often`: workers die
-    so often that new ones have to wait."""
+    so often that new ones have to wait. `left` connections live on, in processes of their own."""
 
     slot: int
     pid: int
@@ -174,6 +174,7 @@ class WorkerExited(Event, frozen=True):
     lost: int = 0
     stack: str = ""
     often: bool = False
+    left: int = 0
 
 
 class ChildDied(Event, frozen=True):

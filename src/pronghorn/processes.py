@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PIDFD_GETFD = 438  # the number of the system call
 PR_SET_NO_NEW_PRIVS = 38
 OOM_STEP = 50
 DEFAULT_IN_WORKERS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH)
@@ -212,6 +213,29 @@ def children() -> list[int]:
             return [int(pid) for pid in file.read().split()]
     except OSError:
         return []
+
+
+def end_reading(pid: int) -> None:
+    """Has a child that we have not reaped find the end of its standard input, if that is a socket (Linux, by
+    pidfd_getfd(2)): it looks as if the peer had finished. What has come already can still be read."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    import ctypes
+    import socket
+
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, 0, 0)
+        if copy >= 0:
+            with socket.socket(fileno=copy) as sock:
+                sock.shutdown(socket.SHUT_RD)
+    except OSError:
+        pass  # no socket, or one that has ended
+    finally:
+        os.close(process)
 
 
 def detached(pid: int) -> bool:

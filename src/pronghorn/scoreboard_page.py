@@ -26,8 +26,8 @@ FORMAT = 2
 PAGES = 1024  # workers at once; page 0 has the counters of those that are gone
 PAGE = max(4096, mmap.PAGESIZE)  # bytes
 WORDS = PAGE // 8
-STARTING, SERVING, DRAINING, LEAVING = 1, 2, 3, 4
-STATES = {0: "free", STARTING: "starting", SERVING: "serving", DRAINING: "draining", LEAVING: "leaving"}
+STARTING, SERVING, DRAINING, LEAVING, ORPHANED = 1, 2, 3, 4, 5
+STATES = dict(enumerate(("free", "starting", "serving", "draining", "leaving", "orphaned")))
 MOST_OPEN = 2**31
 SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take a connection
 
@@ -72,7 +72,8 @@ class Page(Counts):
 
     @property
     def state(self) -> int:
-        """STARTING, SERVING, LEAVING (it accepts no more) or DRAINING; 0 is a free page."""
+        """STARTING, SERVING, LEAVING (it accepts no more), DRAINING, or ORPHANED (dead, but not all of its connections
+        are); 0 is a free page."""
         return self.words[STATE]
 
     @state.setter
@@ -98,6 +99,15 @@ class Page(Counts):
         """The worker has entered its loop: from now on it is counted among those that accept."""
         self.starting(pid)
         self.state = SERVING
+
+    def inherit(self) -> None:
+        """The worker is dead, and this process goes on with its page, from what can be true of what stands there."""
+        self.own[:] = array("q", map(believed, self.words[:COUNTERS].tolist()))
+        self.words[:COUNTERS] = self.own
+        self.state = ORPHANED
+        if self._board is not None and self.words[SOURCES]:
+            self._table = self._board.table(self.index)
+            self._own_table = array("I", self._table.tolist())
 
     def tick(self, now: float) -> None:
         """The heartbeat, written by the loop that serves; `now` is monotonic. With it goes all that this worker has

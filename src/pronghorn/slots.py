@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import socket
 
+from pronghorn.counts import Shared
 from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
 from pronghorn.reports import Reports
 from pronghorn.scoreboard_page import Page
@@ -101,7 +102,7 @@ class Worker:
 
     __slots__ = (
         "alone", "connected", "crash", "cut", "doom", "drain_at", "draining", "failure", "generation", "kill_at",
-        "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at", "served",
+        "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at", "rows", "served",
         "slot", "stacks", "stage", "started_at",
     )  # fmt: skip
 
@@ -113,6 +114,7 @@ class Worker:
         line: socket.socket,
         page: Page,
         stacks: Stacks,
+        rows: Shared | None,
         now: float,
     ) -> None:
         self.pid = pid
@@ -122,6 +124,7 @@ class Worker:
         self.reports = Reports(line)
         self.page = page
         self.stacks = stacks
+        self.rows = rows
         self.kill_at = NEVER
         self.retired = self.draining = False
         self.release_at = self.drain_at = self.retired_at = NEVER

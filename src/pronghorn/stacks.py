@@ -11,10 +11,20 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
+from pronghorn.counts import Shared
 from pronghorn.shared_memory import bounded
 
 SIZE = 32 * 1024  # bytes
 BEGIN = b"Fatal Python error: "
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """What others read when a worker is dead: what it wrote when it crashed, and its children and programs."""
+
+    stacks: Stacks
+    rows: Shared | None = None
 
 
 class Stacks:

@@ -22,7 +22,7 @@ from pronghorn.events import Observer
 from pronghorn.planning import told
 from pronghorn.predecessors import OldWorker, too_many
 from pronghorn.processes import kill, resident_memory
-from pronghorn.scoreboard_page import DRAINING
+from pronghorn.scoreboard_page import DRAINING, ORPHANED
 from pronghorn.settings import Settings
 from pronghorn.slots import RATE, Generation, Slot, Worker
 from pronghorn.suspects import name
@@ -73,12 +73,14 @@ class Upkeep:
             for generation in self.generations:
                 self._care(generation, now, silent)
             self._look_at_old_workers()
+            self.force.look_after_orphans(now, self.generations)
 
     def watch_over(self, now: float) -> None:
         """Once in a tick while another program serves, and the workers go on with what they have."""
         if now >= self._next_care:
             self._next_care = now + TICK
             self._listen(now)
+            self.force.look_after_orphans(now, self.generations)
 
     def promoted(self) -> None:
         """Another generation serves: there may be too many."""
@@ -90,6 +92,7 @@ class Upkeep:
             self._next_care = now + TICK
             for generation in self.generations:
                 self._observe(events.Pulse(generation.ready, 0, len(generation.slots)))
+            self.force.look_after_orphans(now, self.generations)
 
     def due(self) -> float:
         """The instant (monotonic) at which there is something to fill or to kill."""
@@ -233,7 +236,10 @@ class Upkeep:
         theirs = [
             OldWorker(page.pid, page.generation, page.slot, page.started)
             for page in board.pages()
-            if page.supervisor != me and page.state != DRAINING and page.pid and page.generation < serving.number
+            if page.supervisor != me
+            and page.state not in (DRAINING, ORPHANED)
+            and page.pid
+            and page.generation < serving.number
         ]
         room = board.room - 2 * len(serving.slots) - SPARE_PAGES
         for old, why in too_many([*ours, *theirs], serving.number, serving.plan.settings.max_generations, room).items():

@@ -48,7 +48,7 @@ from pronghorn.scoreboard import Scoreboard
 from pronghorn.scoreboard_page import Page
 from pronghorn.settings import Settings
 from pronghorn.socket_options import options
-from pronghorn.stacks import Stacks
+from pronghorn.stacks import Remains, Stacks
 from pronghorn.watchdog import THREAD_TIME, Watchdog
 
 if TYPE_CHECKING:
@@ -209,16 +209,15 @@ def work(
     plan: Plan,
     page: Page,
     end: socket.socket,
-    stacks: Stacks,
+    remains: Remains,
     mask: Iterable[signal.Signals | int],
     left: Iterable[int],
 ) -> NoReturn:
     """Runs in the child, right after fork(2) with all signals blocked; never returns and never raises.
 
-    `page` is this worker's own, `stacks` takes what it writes when it crashes, `end` is its end of the line, `mask` the
-    signals that shall be blocked while it serves, and `left` the descriptors that belong to the supervisor and are
-    closed here. The process leaves with 0, or 6 when the drain deadline cut connections, or the exit code of the error
-    that it reported.
+    `page` is this worker's own, as is what `remains` of it, `end` its end of the line, `mask` the signals that shall be
+    blocked while it serves, and `left` the descriptors that belong to the supervisor and are closed here. The process
+    leaves with 0, or 6 when the drain deadline cut connections, or the exit code of the error that it reported.
     """
     code = 1
     try:
@@ -227,7 +226,7 @@ def work(
         line = Line(end, lambda: abandoned(drain, plan.settings), lambda word: obey(drain, word))
         try:
             close_descriptors(left)
-            code = _serve(plan, page, stacks, line, drain, mask)
+            code = _serve(plan, page, remains, line, drain, mask)
         except BaseException as error:
             if isinstance(error, PronghornError) and not isinstance(error, PeerError):
                 line.tell(Failed.of(error))
@@ -293,13 +292,13 @@ def _take_on(plan: Plan) -> None:
 
 
 def _serve(
-    plan: Plan, page: Page, stacks: Stacks, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]
+    plan: Plan, page: Page, remains: Remains, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]
 ) -> int:
     settings, model = plan.settings, plan.model
     supervisor, me = os.getppid(), os.getpid()
     page.starting(me)
     name_process(f"worker {page.slot} {model.name} of {supervisor}")
-    reopener = _settle_in(plan, stacks)
+    reopener = _settle_in(plan, remains.stacks)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _take_on(plan)
     line.tell(Stage("it imported its handler"))
@@ -326,7 +325,7 @@ def _serve(
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
             observe=plan.observe, watched=[line, reopener], page=page, ready=ready, lifespan=on_loop,
-            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns, stacks=stacks,
+            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns, remains=remains,
             drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = model.run(context)

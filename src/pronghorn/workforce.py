@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Iterable
 
 from pronghorn import events
+from pronghorn.counts import Shared
 from pronghorn.errors import printable
 from pronghorn.events import Observer
 from pronghorn.helper import Reaper
-from pronghorn.processes import children, detached, flush_streams, kill
+from pronghorn.orphans import Orphans, end, enter, found
+from pronghorn.processes import children, detached, end_reading, flush_streams, kill
 from pronghorn.slots import NEVER, Generation, Pace, Slot, Worker
-from pronghorn.stacks import Stacks
+from pronghorn.stacks import Remains, Stacks
 from pronghorn.watch import Watch
 from pronghorn.worker import (
     CUT_AT_DEADLINE,
@@ -34,6 +36,7 @@ from pronghorn.worker import (
     Finish,
     Finished,
     LetGo,
+    Plan,
     Ready,
     Release,
     Report,
@@ -66,6 +69,7 @@ class Workforce:
         self.helpers = Reaper()  # children that are no workers: a probe, an upgrade
         self.cut = 0
         self.pace = Pace()
+        self.left: list[Orphans] = []  # of workers that died
         self.killed: set[int] = set()  # processes that did not end by the drain deadline
         self._told: set[int] = set()  # adopted processes that know of the drain
         self._watch = watch
@@ -108,12 +112,12 @@ class Workforce:
         try:
             # Nothing may fail in the child before it is at work, nor here between its birth and its entry.
             worker, left = (
-                Worker(0, generation, slot, ours, page, stacks, time.monotonic()),
+                Worker(0, generation, slot, ours, page, stacks, _rows(plan), time.monotonic()),
                 self._left(generation, ours),
             )
             pid = os.fork()
             if pid == 0:
-                work(plan, page, theirs, stacks, mask, left)
+                work(plan, page, theirs, Remains(stacks, worker.rows), mask, left)
             worker.pid, self.living[pid] = pid, worker
             plan.board.born(page, pid)
         except (OSError, MemoryError) as error:
@@ -257,14 +261,14 @@ class Workforce:
     def hurry_orphans(self, late: bool) -> bool:
         """While the server drains: what was adopted learns of it, and is killed when it is `late`. False once there is
         none."""
-        orphans = self.owed()
+        orphans, programs = self.owed(), {pid for each in self.left for pid in each.programs}
         for pid in orphans:
             if pid not in self._told:
                 self._told.add(pid)
-                kill(pid, signal.SIGTERM)
+                end_reading(pid) if pid in programs else kill(pid, signal.SIGTERM)
             if late:
                 self.killed.add(pid)
-                kill(pid, signal.SIGKILL)
+                end(pid)
         return bool(orphans)
 
     def end_all(self) -> None:
@@ -289,6 +293,8 @@ class Workforce:
                 done, status = pid, 255 << 8  # somebody else took the status; the process is gone all the same
             if done and pid in self.living:
                 self._watch.guard("bury a worker", self._bury, self.living[pid], os.waitstatus_to_exitcode(status))
+            elif done:
+                self._watch.guard("settle an orphan", self._settle, pid, os.waitstatus_to_exitcode(status))
 
     def _bury(self, worker: Worker, status: int) -> None:
         try:
@@ -299,20 +305,50 @@ class Workforce:
             self._hang_up(worker)
         worker.served = worker.page.accepted > 0
         worker.connected = worker.page.connected().open()
-        lost = worker.generation.plan.board.release(worker.page.index)
+        lost, left = self._leave(worker)
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
         if worker.ready or worker.retired:
             in_order = status in LEFT_IN_ORDER or bool(worker.doom)
             wanted = in_order and (worker.retired or self.leaving)
             stack, often = worker.stacks.take(), self.pace.told
-            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost, stack, often))
+            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost, stack, often, left))
         worker.stacks.close()
         if worker.cut is not None:
             self.cut += worker.cut
         elif worker.retired and worker.ready and status == -signal.SIGKILL:
             self.killed.add(worker.pid)
         self._on_death(worker, status)
+
+    def _leave(self, worker: Worker) -> tuple[int, int]:
+        """A worker has died: the connections that this has cost, and those that live on without it."""
+        rows, living = worker.rows, {}
+        if rows is not None and (adopted := set(self.orphans()).difference(*(each.living for each in self.left))):
+            living = found(rows, adopted)
+            if worker.generation.plan.facts.style == "program":
+                enter(rows, adopted - living.keys())
+                living = found(rows, adopted)
+        if not living or rows is None:
+            return worker.generation.plan.board.release(worker.page.index), 0
+        orphans = Orphans(worker, rows, living, time.monotonic())
+        self.left.append(orphans)
+        return orphans.lost(), len(set(living.values()))
+
+    def _settle(self, pid: int, status: int) -> None:
+        """An adopted process has been reaped."""
+        for each in [each for each in self.left if pid in each.living]:
+            each.ended(pid, status)
+            if not each.living:
+                self.left.remove(each)
+                each.generation.plan.board.release(each.page.index)
+
+    def look_after_orphans(self, now: float, generations: Iterable[Generation]) -> None:
+        """Once in a tick: what dead workers of these generations, and of earlier ones, have left."""
+        serving = list(generations)
+        for each in self.left:
+            if each.generation not in serving:
+                each.retire(now)
+            each.care(now)
 
     def orphans(self) -> list[int]:
         """Adopted processes, dead ones too."""
@@ -323,3 +359,13 @@ class Workforce:
     def owed(self) -> list[int]:
         """Adopted processes that end with the server."""
         return [pid for pid in self.orphans() if not (self.spares_sessions and detached(pid))]
+
+
+def _rows(plan: Plan) -> Shared | None:
+    """What the children or the programs of a worker are written down in; None if there are none."""
+    settings = plan.settings
+    if plan.model.name == "fork":
+        return Shared(settings.max_children)
+    if plan.facts.style == "program":
+        return Shared(max(settings.max_threads, settings.pool_size))
+    return None

@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Callable
 
 from pronghorn.connection import Connection
 from pronghorn.errors import BadHandler
@@ -29,6 +30,14 @@ NAMES = frozenset(
 
 original_descriptors: int | None = None
 """The soft limit of descriptors that the server was started with; programs get it back (select(2) needs it low)."""
+
+
+def _nothing(conn: Connection, pid: int, lives: bool) -> None:
+    pass
+
+
+note: Callable[[Connection, int, bool], None] = _nothing
+"""Called when a program has been given a connection, with its process id and True, and with False when it has ended."""
 
 
 def found(command: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,7 +89,9 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
     ) as program:
         conn.on_cut = lambda: _kill(program)
         conn.program = program.pid
+        note(conn, program.pid, True)
         conn.waits.call(program.wait)
+        note(conn, program.pid, False)
     conn.on_cut, conn.program = None, 0
     if conn.cut_by is None:
         conn.program_end = _ending(program.returncode)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ from pronghorn.counts import (
     HANDLER_ERRORS,
     MESSAGES,
     OPEN,
+    PROGRAM,
     closed_word,
 )
 from pronghorn.drain import become_current
@@ -39,7 +41,7 @@ from pronghorn.listener import Drain, Listener, Peer
 from pronghorn.models.door import Door
 from pronghorn.scoreboard_page import Page
 from pronghorn.settings import Settings
-from pronghorn.stacks import Stacks
+from pronghorn.stacks import Remains
 from pronghorn.tracebacks import is_ours
 
 if TYPE_CHECKING:
@@ -153,6 +155,10 @@ class Model(msgspec.Struct, frozen=True):
 
     def run(self, context: Context) -> int:
         """Serve until drained; the number of connections that were cut at the drain deadline."""
+        if context.handler.facts.style == "program":
+            from pronghorn.handlers import programs
+
+            programs.note = context.note_program
         if context.handler.facts.needs_asyncio and not self.own_flow:
             from pronghorn.models import aio
 
@@ -175,7 +181,7 @@ class Context(Door):
     served, and not before. `let_go` is called once when it drains and has closed its listeners, and `drained` once
     after the last connection, before an async `lifespan` is left, which only models on an asyncio loop are given: they
     enter it before they are ready. `turns` is called once in a while by a flow of control that is not
-    held up. `stacks` takes what this process and its children write when they crash.
+    held up. `remains` is what this process and its children write down, for whoever reaps them.
     """
 
     connection_class: type[Any] = Connection
@@ -198,7 +204,7 @@ class Context(Door):
         let_go: Callable[[], None] = _nothing,
         drained: Callable[[], None] = _nothing,
         turns: Callable[[], None] = _nothing,
-        stacks: Stacks | None = None,
+        remains: Remains | None = None,
         lifespan: Lifespan | None = None,
     ) -> None:
         super().__init__(listeners, settings, observe, page if page is not None else Page())
@@ -211,7 +217,7 @@ class Context(Door):
         self.ready = ready
         self.let_go = let_go
         self.turns = turns
-        self.stacks = stacks
+        self.remains = remains
         self.lifespan = lifespan
         self._drained = drained
         self.open: dict[int, Any] = {}
@@ -299,6 +305,20 @@ class Context(Door):
         if now >= self._fold_at:
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)
+
+    def note_program(self, conn: Connection, pid: int, lives: bool) -> None:
+        """A program has a connection now, or has it no more: others have to know if this process is killed."""
+        if self.counts is not self.page:
+            self.counts.words[PROGRAM] = pid if lives else 0
+            return
+        rows = self.remains.rows if self.remains is not None else None
+        with self.lock, suppress(MemoryError):  # if there is no row left, nobody will know
+            if rows is not None and lives:
+                rows.lend(conn.peer, conn.opened).words[PROGRAM] = pid
+            elif rows is not None:
+                for row in rows.used():
+                    if rows.program(row) == pid:
+                        rows.back(rows.block(row))
 
     def fold(self) -> None:
         """Write what all connections have received and sent: nobody writes there for each message."""

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from pronghorn import ending
 from pronghorn.connection import Connection, let_go
-from pronghorn.counts import Counts, Shared
+from pronghorn.counts import PID, PROGRAM, Counts, Shared
 from pronghorn.drain import ANYBODY, Drain
 from pronghorn.ending import Forks
 from pronghorn.events import ChildDied
@@ -64,8 +64,15 @@ def first_look(flows: Flows) -> float:
 
 
 def handle_signals(flows: Flows) -> Any:
-    """SIGCHLD for the parent, SIGURG for its children; what SIGCHLD did before."""
-    signal.signal(signal.SIGURG, lambda *_: _thread.start_new_thread(flows.look_after, ()))
+    """SIGCHLD for the parent, SIGURG for its children, which may come more than once; what SIGCHLD did before."""
+    looks: list[int] = []
+
+    def look_after(*_: object) -> None:
+        if os.getpid() not in looks:
+            looks.append(os.getpid())
+            _thread.start_new_thread(flows.look_after, ())
+
+    signal.signal(signal.SIGURG, look_after)
     return signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
 
 
@@ -73,7 +80,7 @@ def serve(context: Context) -> None:
     flows = Flows(context)
     listeners, forks = [*context.listeners], Forks()
     context.limits.most = math.inf  # it holds no connections, its children do
-    shared = Shared(flows.settings.max_children)
+    shared = (context.remains and context.remains.rows) or Shared(flows.settings.max_children)
     children: Children = {}
 
     def settle() -> None:
@@ -92,7 +99,7 @@ def serve(context: Context) -> None:
     flows.watch_over = watch_over
     previous = handle_signals(flows)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
-        counts = shared.lend()
+        counts = shared.lend(conn.peer, conn.opened)
         try:
             pid = forked(context.drain)
         except OSError as error:
@@ -136,6 +143,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
     for each in flows.parked.values():
         let_go(each)
     flows.context.counts = counts
+    counts.words[PID] = os.getpid()
     flows.open = flows.context.open = {conn.number: conn}
     if time.monotonic() - conn.opened >= first_look(flows):  # SIGURG may have come: Python forgets it while it forks
         _thread.start_new_thread(flows.look_after, ())
@@ -155,11 +163,23 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
 def bury(context: Context, shared: Shared, children: Children) -> None:
     """Take what dead children have counted, and tell of those that died before they had closed their connection."""
     for pid, status, peer, counts, _ in reap(children):
+        program = counts.words[PROGRAM]
         killed = shared.settle(counts, context.page)
+        if killed and program > 1:
+            end_session(program)
         context.limits.left(peer)
         if killed and (status != -signal.SIGKILL or time.monotonic() < context.drain.deadline):
-            stack = context.stacks.take() if context.stacks is not None and status < 0 else ""
+            stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""
             context.observe(ChildDied(peer, pid, status, stack))
+
+
+def end_session(program: int) -> None:
+    """A child that was killed has left the program behind that it waited for: it ends too."""
+    try:
+        if os.getsid(program) == program:
+            os.killpg(program, signal.SIGKILL)
+    except OSError:
+        pass
 
 
 def reap(children: Children) -> list[tuple[int, int, Peer, Counts, float]]:

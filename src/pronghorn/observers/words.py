@@ -186,6 +186,8 @@ def _worker_ready(event: events.WorkerReady) -> tuple[int, str]:
 def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
     who = f"Worker {event.slot} (process id {event.pid})"
     cost = f"; {counted(event.lost, 'connection')} ended with it" if event.lost else ""
+    if event.left:
+        cost += f"; {counted(event.left, 'connection')} live{'s' * (event.left == 1)} on without it"
     if event.wanted:
         return (WARNING, f"{who} {ending(event.status)}{cost}") if cost else (DEBUG, f"{who} has left")
     level = WARNING if event.status == 0 and not cost else ERROR

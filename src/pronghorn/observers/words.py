@@ -157,10 +157,10 @@ def _observer_failed(event: events.ObserverFailed) -> tuple[int, str]:
 
 @words(ERROR, events.LoopFailed)
 def _loop_failed(event: events.LoopFailed) -> tuple[int, str]:
-    return (
-        ERROR,
-        f"A fault in this worker's loop, which goes on: {kind_and_text(event.error)}{trace(event.error, ours=True)}",
-    )
+    told = kind_and_text(event.error)
+    if isinstance(event.error, (SystemExit, KeyboardInterrupt)):
+        return ERROR, f"A task or a timer of the handler raised {told}; the worker goes on{trace(event.error)}"
+    return ERROR, f"A fault in this worker's loop, which goes on: {told}{trace(event.error, ours=True)}"
 
 
 @words(ERROR, events.AcceptFailed)

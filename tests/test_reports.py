@@ -113,7 +113,7 @@ bits = st.lists(st.one_of(st.binary(max_size=40), said_well, st.just(b"\n")), ma
 def test_whatever_is_said_nothing_is_raised(said: list[bytes]) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        worker = Worker(1, None, Slot(1), ours, None, now=0.0)  # type: ignore[arg-type]
+        worker = Worker(1, None, Slot(1), ours, None, None, None, now=0.0)  # type: ignore[arg-type]
         assert worker.ready_at == NEVER
         for piece in said:
             theirs.sendall(piece)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launch import PATIENCE, launched, started, wait_for
@@ -97,3 +98,42 @@ def test_term_while_a_server_starts_is_a_stop_in_order(tmp_path: Path, moment: s
         assert flood(server.process, signal.SIGTERM) == 0, server.log
         assert "Traceback" not in server.log
         assert sorted(os.listdir(tmp_path)) in (["slow.py", "stderr"], ["imported", "slow.py", "stderr"])
+
+
+TAKING = """
+import contextlib, signal, pronghorn
+
+def mine(*_):
+    with open("heard", "a") as file:
+        file.write("heard")
+
+signal.signal(signal.SIGCHLD, mine)
+signal.signal(signal.SIGTERM, mine)
+
+@contextlib.contextmanager
+def life():
+    signal.signal(signal.SIGINT, mine)
+    yield
+
+@pronghorn.lifespan(life)
+@pronghorn.message(pronghorn.lines)
+def handler(line):
+    if line == b"again":
+        signal.signal(signal.SIGTERM, mine)
+    return line
+"""
+
+
+@pytest.mark.parametrize("model", ["epoll", "asyncio", "fork"])
+def test_a_handler_that_takes_signals_is_told_of_and_costs_no_drain(tmp_path: Path, model: str) -> None:
+    (tmp_path / "taking.py").write_text(TAKING)
+    with launched(tmp_path, "taking.py:handler", model=model) as server:
+        assert "had taken SIGTERM and SIGINT" in server.log
+        assert ("had taken SIGCHLD" in server.log) is (model == "fork")
+        for question in [b"one\n", b"two\n", *[b"again\n"] * (model != "fork")]:
+            assert server.ask(question) == question
+        if model == "fork":
+            wait_for(lambda: not psutil.Process(server.workers()[0]).children(), "the children's burial")
+        began = time.monotonic()
+        assert server.stop() == 0, server.log
+        assert time.monotonic() - began < 15

@@ -361,6 +361,13 @@ class DrainFinished(Event, frozen=True):
     style: str = ""
 
 
+class SignalsTaken(Event, frozen=True):
+    """The handler, or a library of it, had set handlers for the signals of these names, which are the server's: it has
+    taken them back."""
+
+    names: tuple[str, ...]
+
+
 class WorkLeft(Event, frozen=True):
     """At the drain deadline a process ends although work is under way that its handler has begun: `names` of threads,
     tasks and child processes. It is lost."""

@@ -29,7 +29,7 @@ import msgspec
 from pronghorn import ending, errors, handlers, privileges
 from pronghorn.drain import ANYBODY
 from pronghorn.errors import LONGEST_PART, BadHandler, PeerError, PronghornError, printable
-from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, Observer, WorkLeft
+from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, Observer, SignalsTaken, WorkLeft
 from pronghorn.handlers import Source
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener
@@ -41,6 +41,7 @@ from pronghorn.processes import (
     die_with_parent,
     flush_streams,
     name_process,
+    nothing,
     prefer_when_out_of_memory,
     reset_signals,
 )
@@ -316,7 +317,7 @@ def _serve(
 
     def ready() -> None:
         turns()
-        signal.signal(signal.SIGTERM, begin_drain)
+        _take_back(plan.observe, begin_drain)
         page.now_serving(os.getpid())
         line.tell(Ready())
 
@@ -331,6 +332,16 @@ def _serve(
         cut = model.run(context)
     ending.end(lambda: drain.deadline, drain.lost, lambda: page.tick(time.monotonic()))
     return CUT_AT_DEADLINE if cut else 0
+
+
+def _take_back(observe: Observer, begin_drain: Any) -> None:
+    """Has the signals that are the server's, whatever the handler's import and its lifespan have set, and says so."""
+    ours = {signal.SIGTERM: (begin_drain, signal.SIG_DFL), signal.SIGINT: (nothing, nothing)}
+    taken = tuple(number.name for number, (_, before) in ours.items() if signal.getsignal(number) is not before)
+    for number, (handler, _) in ours.items():
+        signal.signal(number, handler)
+    if taken:
+        observe(SignalsTaken(taken))
 
 
 @contextlib.contextmanager

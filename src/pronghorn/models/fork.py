@@ -21,7 +21,7 @@ from pronghorn.connection import Connection, let_go
 from pronghorn.counts import PID, PROGRAM, Counts, Shared
 from pronghorn.drain import ANYBODY, Drain
 from pronghorn.ending import Forks
-from pronghorn.events import ChildDied
+from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listener import Listener, Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
@@ -73,7 +73,10 @@ def handle_signals(flows: Flows) -> Any:
             _thread.start_new_thread(flows.look_after, ())
 
     signal.signal(signal.SIGURG, look_after)
-    return signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
+    previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
+    if previous is not signal.SIG_DFL:
+        flows.context.observe(SignalsTaken(("SIGCHLD",)))
+    return previous
 
 
 def serve(context: Context) -> None:

@@ -352,6 +352,13 @@ def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
     return WARNING, f"{head}; cut {whose} that did not finish in time: {peers}{more}"
 
 
+@words(WARNING, events.SignalsTaken)
+def _signals_taken(event: events.SignalsTaken) -> tuple[int, str]:
+    which = " and ".join(event.names)
+    hint = "for what is to be done at a worker's end there are lifespans and atexit"
+    return WARNING, f"The handler's import or lifespan had taken {which}, which the server needs and has back; {hint}"
+
+
 @words(WARNING, events.WorkLeft)
 def _work_left(event: events.WorkLeft) -> tuple[int, str]:
     told = "; ".join(escaped(name) for name in event.names[:MOST_NAMES])

@@ -18,10 +18,9 @@ LAYERS = (
     {"__main__", "cli", "testing"},
     {"server", "presence"},
     {
-        "supervisor", "desk", "changes", "renewal", "upkeep", "workforce", "slots", "reports", "guard", "reload",
-        "suspicion", "orphans", "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher",
-        "surroundings", "pid_file",
-        "restart",
+        "supervisor", "desk", "changes", "renewal", "errand", "upkeep", "workforce", "slots", "reports", "guard",
+        "reload", "suspicion", "orphans", "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher",
+        "surroundings", "pid_file", "restart",
     },
     {"worker", "probe", "helper", "processes", "program", "privileges", "log_config", "log_file"},
     {"models"},

@@ -211,15 +211,10 @@ def _help(
                 error = PronghornError("The server failed to do it.", f"{type(error).__name__}: {error}")
             said, descriptors, good = msgspec.json.encode(Failed.of(error)), [], False
         flush_streams()
-        line.setblocking(True)
-        line.sendall(HEAD.pack(good, len(said), len(descriptors)))
-        for place in range(0, len(descriptors), AT_ONCE):
-            # Each with a byte of its own: descriptors travel with bytes.
-            part = descriptors[place : place + AT_ONCE]
-            socket.send_fds(line, [said[:1]], part)
-            said = said[1:]
-        line.sendall(said)
+        _send(line, good, said, descriptors)
         code = 0
+    except ConnectionError:
+        pass  # nobody wants to know any more
     except BaseException:
         import traceback
 
@@ -227,3 +222,15 @@ def _help(
         flush_streams()
     finally:
         os._exit(code)
+
+
+def _send(line: socket.socket, good: bool, said: bytes, descriptors: list[int]) -> None:
+    said = said.ljust(-(-len(descriptors) // AT_ONCE))  # descriptors travel with bytes
+    line.setblocking(True)
+    line.sendall(HEAD.pack(good, len(said), len(descriptors)))
+    for place in range(0, len(descriptors), AT_ONCE):
+        part = descriptors[place : place + AT_ONCE]
+        socket.send_fds(line, [said[:1]], part)
+        said = said[1:]
+    if said:
+        line.sendall(said)

@@ -44,6 +44,11 @@ class LogFile:
             self._before = os.dup(2)
             _become_standard_error(fd)
 
+    @property
+    def path(self) -> str:
+        """From the root on; empty if there is no file."""
+        return self._path
+
     def reopen(self, observe: Observer) -> None:
         """Go on in a new file, if the old one has been renamed. Where none can be opened, the old one stays."""
         if self._path:
@@ -51,6 +56,20 @@ class LogFile:
                 _become_standard_error(_opened(self._path))
             except OSError as error:
                 observe(LogNotReopened(self._path, error.strerror or str(error)))
+
+    def opened(self) -> int:
+        """The file that has the name now, for `become`, perhaps in another process. Raises BadSetting."""
+        try:
+            return _opened(self._path)
+        except OSError as error:
+            raise BadSetting(f"--log-file is {self._path!r}.", f"{error.strerror or error}.") from None
+
+    def become(self, fd: int) -> None:
+        """Go on in the file that `opened` has opened; the descriptor is closed."""
+        if self._before >= 0:
+            _become_standard_error(fd)
+        else:
+            os.close(fd)
 
     def descriptors(self) -> list[int]:
         return [self._before] if self._before >= 0 else []

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, log_config, log_file, probe, worker
+from pronghorn import events, log_config, probe, worker
 from pronghorn.errors import AddressInUse, BadHandler, PronghornError
 from pronghorn.guard import Guard
 from pronghorn.handlers import Facts, Source
@@ -222,7 +222,7 @@ class Server:
             predecessors=self._handed.predecessors if self._handed else (),
             start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
             handed_over=self._hand_over, each_turn=self._presence.tick,
-            reopen_log=lambda: log_file.current.reopen(self._observe), signals=self._signals,
+            signals=self._signals,
         )  # fmt: skip
 
     def _kept(self) -> list[int]:

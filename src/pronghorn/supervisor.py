@@ -45,8 +45,8 @@ class Supervisor:
     `announce` is called once, when the first worker is ready (`whole`: when all are); there are `count` of them, or as
     many as the plan says. `kept` are descriptors that workers shall not keep. `alone` says that no other code of this
     process starts children: it then takes a name and adopts orphans. `start_upgrade` starts a new program from the
-    serving plan; `reopen_log` is for USR1, `each_turn` is called with the clock at least once in a tick, and
-    `signals` may have been taken already.
+    serving plan; `each_turn` is called with the clock at least once in a tick, and `signals` may have been taken
+    already.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class Supervisor:
         count: int | None = None,
         start_upgrade: StartUpgrade | None = None,
         handed_over: Callable[[], None] = lambda: None,
-        reopen_log: Callable[[], None] = lambda: None,
         each_turn: Callable[[float], None] = lambda now: None,
         signals: SignalPipe | None = None,
     ) -> None:
@@ -82,7 +81,7 @@ class Supervisor:
         self.predecessors = Predecessors(predecessors)
         self.changes = Changes(self, start_upgrade, handed_over)
         self._renewal = Renewal(self.watch, self.observe, self.force.helpers, self.kept)
-        self._reopen_log, self._each_turn = reopen_log, each_turn
+        self._each_turn = each_turn
         self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers are told of it
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
         self._emptied: list[Done] = []  # who wants to know when no worker is left
@@ -163,6 +162,7 @@ class Supervisor:
         yield "look after its workers", self.upkeep.turn
         yield "look after its control socket", self._each_turn
         yield "answer ctl drain", self._tell_emptied
+        yield "open its log anew", self._renewal.turn_log
         yield "change over", self.changes.advance  # while it leaves: an upgrade that was made, and is not told of yet
         if self.draining:
             yield "tell of itself", self.upkeep.pulse
@@ -276,7 +276,7 @@ class Supervisor:
 
     def reopen_log(self) -> None:
         """Opens the log file anew, here and in every worker: it has been renamed."""
-        self._reopen_log()
+        self._renewal.reopen_log()
         self._tell_predecessors(signal.SIGUSR1)
         for worker in self.force.living.values():
             kill(worker.pid, signal.SIGUSR1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -58,13 +59,12 @@ class Upgrade:
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
         file = anonymous_file(boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
-        command = server_command(file)  # before the fork: it imports
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                _become(command, folder, [*passed, file, writer], writer, mask)
+                _become(file, folder, [*passed, file, writer], writer, mask)
         except OSError:
             os.close(self._reader)
             raise
@@ -108,8 +108,9 @@ class Upgrade:
             self.fail(WorkerFailedToStart("The new program ended before it was ready.", "The log says more."))
 
 
-def _become(command: list[str], folder: str, kept: list[int], writer: int, mask: Iterable[int]) -> NoReturn:
+def _become(file: int, folder: str, kept: list[int], writer: int, mask: Iterable[int]) -> NoReturn:
     """In the child: the new program, or what keeps it from being that, on the line that it would report by."""
+    program = sys.executable
     try:
         reset_signals()
         for number in SignalPipe.TAKEN:
@@ -121,9 +122,9 @@ def _become(command: list[str], folder: str, kept: list[int], writer: int, mask:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(folder)
         os.environ["PWD"] = folder
-        os.execv(command[0], command)
+        os.execv(program, server_command(file))
     except OSError as error:
-        why = f"{error.strerror}: {error.filename or command[0]}."
+        why = f"{error.strerror}: {error.filename or program}."
         os.write(
             writer, msgspec.json.encode({"error": {"what": "The new program cannot be started.", "why": why}}) + b"\n"
         )

@@ -342,7 +342,7 @@ def test_an_upgrade_while_a_program_before_it_still_lives_does_not_make_it_an_or
 
 
 def old(generation: int, slot: int, since: float) -> OldWorker:
-    return OldWorker(int(since * 10), generation, slot, since)
+    return OldWorker(generation, slot, since)
 
 
 def test_who_has_to_drain() -> None:

@@ -40,12 +40,13 @@ class Predecessors:
 
 
 class OldWorker(msgspec.Struct, frozen=True):
-    """A worker that was told to let go, of this program or of one before it. `since` is when its page was taken."""
+    """A worker that was told to let go, of this program or of another; `pid` is 0 for those of others. `since` is when
+    it started."""
 
-    pid: int
     generation: int
     slot: int
     since: float
+    pid: int = 0
 
 
 def too_many(old: Iterable[OldWorker], serving: int, most: int, room: int) -> dict[OldWorker, str]:

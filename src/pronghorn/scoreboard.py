@@ -41,6 +41,7 @@ from pronghorn.scoreboard_page import (
     H_HIGHEST,
     H_PAGE,
     H_REFUSED,
+    H_SERVING,
     HEAD,
     KEY,
     MAGIC,
@@ -195,6 +196,15 @@ class Scoreboard:
             self._taken = [index for index, pid in enumerate(entries) if pid]
             self._seen = changes
         return self._taken
+
+    @property
+    def serving(self) -> int:
+        """The number of the generation that serves, as its supervisor has written it; 0 before the first does."""
+        return self.words[H_SERVING]
+
+    @serving.setter
+    def serving(self, number: int) -> None:
+        self.words[H_SERVING] = number
 
     @property
     def room(self) -> int:

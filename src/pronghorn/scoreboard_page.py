@@ -37,7 +37,7 @@ CONNECTED = 64  # and what follows: the sources that are connected (suspects.py)
 
 # The words of the head. Behind it stands the directory: a word for each page, its supervisor's process id or 0; then
 # what --accept-rate needs (limits.py): three words for each page, which are not cleared when it is given back.
-H_MAGIC, H_FORMAT, H_PAGE, H_PAGES, H_CHANGES, H_HIGHEST = range(6)
+H_MAGIC, H_FORMAT, H_PAGE, H_PAGES, H_CHANGES, H_HIGHEST, H_SERVING = range(7)
 HEAD = [MAGIC, FORMAT, PAGE, PAGES]  # what never changes
 KEY = slice(64, 80)  # bytes
 H_REFUSED = 16  # and what follows: who is refused (suspects.py)

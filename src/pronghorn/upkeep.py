@@ -21,7 +21,7 @@ from pronghorn.errors import WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.planning import told
 from pronghorn.predecessors import OldWorker, too_many
-from pronghorn.processes import kill, resident_memory
+from pronghorn.processes import resident_memory
 from pronghorn.scoreboard_page import DRAINING, ORPHANED
 from pronghorn.settings import Settings
 from pronghorn.slots import RATE, Generation, Slot, Worker
@@ -51,7 +51,6 @@ class Upkeep:
         self._serves = serves
         self._started_at = self._last_turn = time.monotonic()
         self._awake_since = 0.0
-        self._hurried: set[OldWorker] = set()  # of programs before an upgrade
         self._next_care = 0.0
 
     def turn(self, now: float) -> None:
@@ -72,7 +71,7 @@ class Upkeep:
             silent = self._listen(now)
             for generation in self.generations:
                 self._care(generation, now, silent)
-            self._look_at_old_workers()
+            self._look_at_old_workers(serves=True)
             self.force.look_after_orphans(now, self.generations)
 
     def watch_over(self, now: float) -> None:
@@ -80,6 +79,7 @@ class Upkeep:
         if now >= self._next_care:
             self._next_care = now + TICK
             self._listen(now)
+            self._look_at_old_workers(serves=False)
             self.force.look_after_orphans(now, self.generations)
 
     def promoted(self) -> None:
@@ -222,33 +222,30 @@ class Upkeep:
         if not generation.candidate:
             self._observe(events.Pulse(generation.ready, silent, len(generation.slots)))
 
-    def _look_at_old_workers(self) -> None:
-        """Tells those to drain that are too many, also workers of a program before an upgrade."""
+    def _look_at_old_workers(self, serves: bool) -> None:
+        """Tells those to drain that are too many. Of other programs' workers, which the scoreboard tells of, each
+        supervisor takes note and lets them alone: what stands there may have been written by anybody."""
         if not self.served:
             return
-        serving = self.generations[0]
-        board, me = serving.plan.board, os.getpid()
+        last = self.generations[0]
+        board, me = last.plan.board, os.getpid()
+        if serves:
+            board.serving = last.number
+        serving = max(last.number, board.serving)
         ours = {
-            OldWorker(each.pid, each.generation.number, each.slot.number, each.page.started): each
+            OldWorker(each.generation.number, each.slot.number, each.started_at, each.pid): each
             for each in self.force.living.values()
-            if each.retired and not each.draining and each.generation.number <= serving.number
+            if each.retired and not each.draining and each.generation.number <= serving
         }
         theirs = [
-            OldWorker(page.pid, page.generation, page.slot, page.started)
-            for page in board.pages()
-            if page.supervisor != me
-            and page.state not in (DRAINING, ORPHANED)
-            and page.pid
-            and page.generation < serving.number
+            OldWorker(page.generation, page.slot, page.started)
+            for page in (board.pages() if ours else ())
+            if page.supervisor != me and page.state not in (DRAINING, ORPHANED) and page.generation < serving
         ]
-        room = board.room - 2 * len(serving.slots) - SPARE_PAGES
-        for old, why in too_many([*ours, *theirs], serving.number, serving.plan.settings.max_generations, room).items():
+        room = board.room - 2 * len(last.slots) - SPARE_PAGES
+        for old, why in too_many([*ours, *theirs], serving, last.plan.settings.max_generations, room).items():
             if worker := ours.get(old):
                 self.force.hurry(worker, why)
-            elif old not in self._hurried:  # its supervisor gives it time until its own deadline
-                self._hurried.add(old)
-                self._observe(events.OldWorkerDrains(old.pid, old.generation, why))
-                kill(old.pid, signal.SIGTERM)
 
 
 def worn_out(worker: Worker, settings: Settings, now: float) -> str:

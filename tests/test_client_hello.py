@@ -80,8 +80,8 @@ def test_each_byte_is_looked_at_once_and_no_more_is_kept() -> None:
 
 
 def test_one_that_is_too_long_ends_its_handshake() -> None:
-    context = tls.Context(ssl.PROTOCOL_TLS_SERVER)
-    context.max_hello = 2048
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.max_hello = 2048  # type: ignore[attr-defined]
     records = tls.Records(context)
     came = endless(4096)
     for at in range(0, 2040, 60):

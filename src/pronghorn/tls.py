@@ -27,6 +27,7 @@ from pronghorn.tls_words import told
 HEAD = 5  # bytes of a record that tell its length (RFC 8446, 5.1)
 RECORD = 16 * 1024  # the longest that a record holds (RFC 8446, 5.1)
 MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our saying a word (RFC 8446, 4.6.3)
+MAX_HELLO = 64 * 1024  # bytes of a ClientHello, its records' heads counted
 NO_APPLICATION_PROTOCOL = 120  # an alert (RFC 7301, 3.2); ssl has no name for it
 DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"  # an alert, as a record (RFC 8446, 6.2)
 FLOOD = "the peer asks for one new key after the other"
@@ -45,13 +46,7 @@ class Material(msgspec.Struct, frozen=True):
     pairs: list[Pair]
     client_ca: bytes = b""
     alpn: tuple[str, ...] = ()
-    max_hello: int = 64 * 1024
-
-
-class Context(ssl.SSLContext):
-    """A context of the server's side; a ClientHello may have so many bytes, its records' heads counted."""
-
-    max_hello = 64 * 1024
+    max_hello: int = MAX_HELLO
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -98,8 +93,8 @@ def build(material: Material) -> ssl.SSLContext:
 
 
 def _context(pair: Pair, material: Material) -> ssl.SSLContext:
-    context = Context(ssl.PROTOCOL_TLS_SERVER)
-    context.max_hello = material.max_hello
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # not a subclass: gevent replaces the class
+    context.max_hello = material.max_hello  # type: ignore[attr-defined]
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     with as_file(pair.certificate) as certificate, as_file(pair.key) as key:
@@ -223,7 +218,7 @@ class Records:
         )
         self._client = client
         self._hello = None if client else Hello()
-        self._max_hello = getattr(context, "max_hello", Context.max_hello)
+        self._max_hello = getattr(context, "max_hello", MAX_HELLO)
         self.object.hello = self._hello  # type: ignore[attr-defined]  # for `choose`
         self._early = b""  # opened before anybody asked for it
         self._head, self._left = b"", 0  # of the record that has begun: a part of its head, or what is to come of it

@@ -16,6 +16,7 @@ import pytest
 
 from launch import Launched, launched, lives, script, wait_for
 
+pytestmark = pytest.mark.slow  # a stop that waits, each
 LASTING = """
 import atexit, concurrent.futures, gzip, logging, logging.handlers, os, sqlite3, tempfile, threading, time, weakref
 import pronghorn
@@ -63,7 +64,7 @@ def handler(line):
     threading.Thread(target=store, args=[f"thread {text}"]).start()
     return b"queued"
 """
-MODELS = ["epoll", "asyncio", "thread", "iterative"]
+MODELS = ["epoll", "thread"]
 MODELS += [each for each in ("uvloop", "gevent") if importlib.util.find_spec(each)]
 
 
@@ -302,7 +303,7 @@ async def living(reader, writer):
 
 pronghorn.lifespan(life)(living)
 """
-LOOPS = [("handler", each) for each in ("thread", "pool", "fork")] + [("living", "asyncio"), ("living", "epoll")]
+LOOPS = [("handler", each) for each in ("pool", "fork")] + [("living", "asyncio")]
 LOOPS += [("living", "uvloop")] if importlib.util.find_spec("uvloop") else []
 
 

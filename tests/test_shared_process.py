@@ -10,6 +10,7 @@ import pytest
 
 from launch import launched, wait_for
 
+pytestmark = pytest.mark.slow
 HELPERS = """
 import os, time, pronghorn
 

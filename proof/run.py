@@ -97,6 +97,8 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
                 )  # fmt: skip
     yield from guards.experiments(scaled, available())
     yield "R13", f"{scaled(100)} sequences of up to 30 steps of the supervisor's model", model_of_the_supervisor
+    yield "R17", "what does not answer, and the supervisor's system calls under strace", never_waits
+    yield "R18", "reloads that fail late, what is asked for during an upgrade, and each setting", transactions
     yield "controls", "each detector against a server that has the fault", controls
 
 
@@ -107,6 +109,15 @@ def runs(model: str, style: str) -> bool:
 def model_of_the_supervisor(folder: Path) -> Result:
     environment = {"MODEL_SEQUENCES": str(scaled(100)), "MODEL_STEPS": "30", "MODEL_TIMEOUT": str(MOST_SECONDS)}
     return pytest("R13 model of the supervisor", ["test_supervisor_model.py"], environment)
+
+
+def never_waits(folder: Path) -> Result:
+    return pytest("R17 the supervisor never waits", ["test_helper.py", "test_blocking_calls.py"], {})
+
+
+def transactions(folder: Path) -> Result:
+    files = ["test_applied.py", "test_opening.py", "test_upgrade.py"]
+    return pytest("R18 transactions", files, {})
 
 
 def controls(folder: Path) -> Result:

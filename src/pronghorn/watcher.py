@@ -8,6 +8,7 @@ line. The process ends when its standard input does, which its parent holds.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import os
@@ -80,10 +81,13 @@ class Watcher:
         return [os.fsdecode(line) for line in lines if line]
 
     def close(self) -> None:
-        """Ends the process and waits for it, which is a matter of moments."""
+        """Ends the process and waits for it, which is a matter of moments: for no longer than a second."""
+        import subprocess
+
         self._line.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a file system that hangs may hold it
+            self._process.wait(1.0)
 
 
 def places(source: Any, file: str = "") -> list[str]:

@@ -1,7 +1,7 @@
 """The trials of the guards, with large numbers: what proof/run.py makes beside those of reloads and kills.
 
-Law: numbers stand here, and nothing else; what is demanded is in tests/guard_trials.py, tests/line_trials.py and
-tests/fault_trials.py.
+Law: numbers stand here, and nothing else; what is demanded is in tests/guard_trials.py, tests/line_trials.py,
+tests/fault_trials.py and tests/crash_trials.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import fuzz
 
+import crash_trials as crashing
 import fault_trials as failing
 import guard_trials as guards
 import idle_trials as idling
@@ -62,4 +63,20 @@ def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[
         for permille in (10, 50):
             words = f"{permille / 10:g} % of packets lost for {scaled(60)} s, {model}"
             yield "R12", words, _with(line.loss, scaled(60), permille, model)
+    for model in ("epoll", "thread", "prefork", "fork"):
+        for proxied in (False, True)[: 1 if model == "fork" else 2]:
+            told = "told apart by PROXY headers" if proxied else "of one address"
+            words = f"a message that crashes, again and again for {scaled(20)} s, {told}, {model}"
+            yield "R15", words, _with(crashing.crashes, float(scaled(20)), model, proxied)
+    for model, program in (("fork", False), ("fork", True), ("thread", True)):
+        words = f"{scaled(5)} workers killed beside {scaled(20)} {'programs' if program else 'children'} each, {model}"
+        yield "R16", words, _with(crashing.left_behind, scaled(5), scaled(20), model, program)
+    for model, handler in (
+        ("iterative", "sleeps"),
+        ("prefork", "computes"),
+        ("fork", "computes"),
+        ("thread", "sleeps"),
+    ):
+        words = f"kill -9 of the supervisor while a handler {handler} for ever, {model}"
+        yield "R16", words, _with(crashing.hung, model, handler)
     yield "R14", f"a hostile PROXY header for {scaled(600)} s", lambda folder: fuzz.fuzz(scaled(600))

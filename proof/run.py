@@ -196,8 +196,9 @@ of their own, write down how each of their connections ended; afterwards their b
 it is with peers that are deaf, slow or too many, with certificates that change, with packets that are lost, with system
 calls that fail, and with a server that is short of something. `make test` makes the same trials with smaller numbers.
 [tests/ledger_trials.py](../tests/ledger_trials.py), [tests/ledger_reloads.py](../tests/ledger_reloads.py),
-[tests/guard_trials.py](../tests/guard_trials.py), [tests/line_trials.py](../tests/line_trials.py) and
-[tests/fault_trials.py](../tests/fault_trials.py) say what they demand; this page is written by
+[tests/guard_trials.py](../tests/guard_trials.py), [tests/line_trials.py](../tests/line_trials.py),
+[tests/fault_trials.py](../tests/fault_trials.py) and [tests/crash_trials.py](../tests/crash_trials.py) say
+what they demand; this page is written by
 [proof/run.py](../proof/run.py).
 
 """

@@ -232,6 +232,18 @@ def test_the_source_that_is_there_at_several_deaths_is_it() -> None:
         assert suspicion.death({1: 0}, death * 10 * HALF_LIFE) is None, "blame fades"
 
 
+def test_who_was_seen_is_remembered_for_a_while() -> None:
+    suspicion = Suspicion()
+    assert suspicion.alone(1, 0.0)
+    suspicion.see([1], 0.0)
+    assert suspicion.alone(1, 0.0)
+    suspicion.see([2], 0.0)
+    assert not suspicion.alone(1, 0.0)
+    assert suspicion.alone(1, HALF_LIFE)
+    suspicion.see(range(1, 10**4), 0.0)
+    assert not suspicion.alone(1, 0.0)
+
+
 def test_suspects_are_bounded_and_a_penalty_grows() -> None:
     suspicion = Suspicion()
     for source in range(1, 5 * MOST):

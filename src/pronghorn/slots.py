@@ -94,16 +94,16 @@ class Worker:
 
     `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
     why the supervisor kills it, at `kill_at` (monotonic) at the latest. It has `served` if it had accepted a connection
-    when it died; `connected` are the sources that were then (suspects.py). One that is `retired` is on its way out: at
-    `release_at` it is told to let go of its listeners, and at `drain_at` at the latest it is `draining`. It has
-    `let_go` when it accepts no more; `alone` are the listeners that nobody else serves. `stage` is what it set about
-    last before it was ready.
+    when it died; `connected` are the sources that were then, `seen` those before (suspects.py). One that is `retired`
+    is on its way out: at `release_at` it is told to let go of its listeners, and at `drain_at` at the latest it is
+    `draining`. It has `let_go` when it accepts no more; `alone` are the listeners that nobody else serves. `stage` is
+    what it set about last before it was ready.
     """
 
     __slots__ = (
         "alone", "connected", "crash", "cut", "doom", "drain_at", "draining", "failure", "generation", "kill_at",
-        "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at", "rows", "served",
-        "slot", "stacks", "stage", "started_at",
+        "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at", "rows", "seen",
+        "served", "slot", "stacks", "stage", "started_at",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +131,7 @@ class Worker:
         self.alone: tuple[str, ...] = ()
         self.served = False
         self.connected: dict[int, int] = {}
+        self.seen: set[int] = set()
         self.started_at = now
         self.ready_at = NEVER
         self.let_go = False

@@ -10,12 +10,15 @@ The measure is that of sshd(8), PerSourcePenalties: it refuses who made it crash
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 HALF_LIFE = 300.0  # seconds
 PRIOR = 0.5  # the blame that everybody has who is connected
 ENOUGH = 1.75  # deaths' worth of blame, to be held for guilty: two of them, though some of it has faded
 SHARE = 0.6  # of the blame for this death: then it is more likely this source than all others together
 LONGEST = 600.0  # seconds of refusal
 MOST = 1024  # sources that are remembered
+SEEN = 64  # of those that are only seen: two are enough
 
 
 class Suspect:
@@ -42,10 +45,11 @@ class Suspect:
 class Suspicion:
     """The sources that were connected when workers died."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_seen")
 
     def __init__(self) -> None:
         self._known: dict[int, Suspect] = {}
+        self._seen: dict[int, float] = {}  # the sources that were seen last, and when
 
     def __len__(self) -> int:
         return len(self._known)
@@ -66,6 +70,18 @@ class Suspicion:
                 worst = source, suspect
         self._forget(now)
         return worst
+
+    def see(self, sources: Iterable[int], now: float) -> None:
+        """These sources have had connections lately."""
+        for source in sources:
+            self._seen.pop(source, None)
+            self._seen[source] = now
+        while len(self._seen) > SEEN:
+            del self._seen[next(iter(self._seen))]
+
+    def alone(self, source: int, now: float) -> bool:
+        """Whether no other source was seen lately: then it may be a proxy, and everybody comes by it."""
+        return not any(each != source and now - at < HALF_LIFE for each, at in self._seen.items())
 
     def _forget(self, now: float) -> None:
         if len(self._known) > MOST:

@@ -158,13 +158,15 @@ class Upkeep:
     def _blame(self, worker: Worker, now: float) -> None:
         """Refuses the source that workers die of, if that is clear and others are there who gain by it: one that is
         alone may be a proxy of everybody's."""
-        found = self._suspicion.death(worker.connected, now)
+        suspicion = self._suspicion
+        suspicion.see([*worker.seen, *worker.generation.plan.board.connected()], now)
+        found = suspicion.death(worker.connected, now)
         if found is None:
             return
         source, suspect = found
         plan = worker.generation.plan
         seconds, why = plan.settings.crash_penalty, "by --crash-penalty 0"
-        if seconds and not ({*worker.connected, *plan.board.connected()} - {source}):
+        if seconds and suspicion.alone(source, now):
             seconds, why = 0.0, "since nobody else was there who would gain by it"
         if seconds:
             seconds = suspect.refuse(now, seconds)

@@ -304,7 +304,7 @@ class Workforce:
             worker.slot.lost(worker)
             self._hang_up(worker)
         worker.served = worker.page.accepted > 0
-        worker.connected = worker.page.connected().open()
+        worker.connected, worker.seen = worker.page.connected().open(), worker.page.connected().seen()
         lost, left = self._leave(worker)
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))

@@ -6,7 +6,9 @@ Law: workers import this file by its name, so it imports no test's tools.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
+import ssl
 import time
 from typing import Any
 
@@ -46,6 +48,14 @@ class Session(Later):
             self.task.cancel()
 
 
+class Acknowledges(Later):
+    """Says at once that it has the question, and keeps its task nowhere but in the loop."""
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(ACK)
+        super().data_received(data)
+
+
 class Stays(Later):
     """Does not want to close with the client's end."""
 
@@ -70,7 +80,7 @@ class Buffered(asyncio.BufferedProtocol):
         asyncio.get_running_loop().call_later(seconds(data), self.transport.write, data.upper())
 
 
-KINDS = {b"plain": Later, b"session": Session, b"stays": Stays, b"buffered": Buffered}
+KINDS = {b"plain": Later, b"session": Session, b"ack": Acknowledges, b"stays": Stays, b"buffered": Buffered}
 
 
 class Switch(asyncio.Protocol):
@@ -87,6 +97,23 @@ class Switch(asyncio.Protocol):
             protocol.buffer_updated(len(data))
         else:
             protocol.data_received(data)
+
+
+class Upgraded(Switch):
+    """Begins with "starttls": from there on there is asyncio's own TLS."""
+
+    async def upgrade(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(os.environ["TLS_CERT"], os.environ["TLS_KEY"])
+        loop = asyncio.get_running_loop()
+        self.upgraded = await loop.start_tls(self.transport, self.inner, context, server_side=True)
+        self.inner.connection_made(self.upgraded)
+        self.upgraded.write(b"sealed\n")
+
+    def data_received(self, data: bytes) -> None:
+        self.inner = Switch()
+        self.transport.write(b"now\n")
+        self.task = asyncio.ensure_future(self.upgrade())
 
 
 async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 
 from pronghorn import models
 from pronghorn.testing import Served, exchange, serving, until
+from pronghorn.testing.tls import SealedClient, throw_away_pair, trusting
 
 HANDLERS = "farewells_under_test"
 ASYNC = ("asyncio", "uvloop", "epoll", "thread", "fork")
 KINDS = {
-    "Switch": ("plain", "session", "stays", "buffered"),
+    "Switch": ("plain", "session", "ack", "stays", "buffered"),
     "streams": ("plain", "two", "ack"),
     "blocking": ("plain", "ack"),
 }
@@ -28,12 +31,17 @@ def needs(model: str) -> None:
         pytest.skip(f"{model}: {missing}")
 
 
-def late_replies_arrive(server: Served, kinds: tuple[str, ...], how: signal.Signals) -> None:
-    """Everybody asks, then the server is told; everybody is answered, and then finds an end in order."""
+def late_replies_arrive(
+    server: Served,
+    kinds: tuple[str, ...],
+    how: signal.Signals,
+    sealed: Callable[[socket.socket], socket.socket] = lambda sock: sock,
+) -> None:
+    """Everybody asks, then the server is told; everybody is answered, and at a stop then finds an end in order."""
     with ExitStack() as stack:
         clients = {}
         for question in (f"{kind} {when}\n".encode() for kind in kinds for when in ("soon", "late")):
-            clients[question] = stack.enter_context(server.connect())
+            clients[question] = stack.enter_context(sealed(server.connect()))
             clients[question].sendall(question)
         until(server.is_at_rest, "the questions are in hand")
         server.send_signal(how)
@@ -56,6 +64,49 @@ def test_a_late_reply_arrives_at_a_stop(handler: str, model: str) -> None:
         late_replies_arrive(server, KINDS[handler], signal.SIGTERM)
         assert server.wait() == 0
         assert "Traceback" not in server.log()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return throw_away_pair(str(tmp_path_factory.mktemp("certificate")))
+
+
+@pytest.mark.parametrize(
+    ("handler", "model"),
+    [("Switch", "asyncio"), ("Switch", "thread"), ("streams", "uvloop"), ("blocking", "fork"), ("blocking", "gevent")],
+)
+def test_a_late_reply_arrives_over_tls(handler: str, model: str, certificate: dict[str, str]) -> None:
+    needs(model)
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_quiet=0.3, **certificate) as server:
+        late_replies_arrive(server, KINDS[handler], signal.SIGTERM, lambda sock: SealedClient(sock, trusting()))
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("model", ["asyncio", "epoll", "thread"])
+def test_a_late_reply_arrives_after_start_tls(
+    model: str, certificate: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio's own TLS, above ours: the handler has asked for it in the middle of the conversation."""
+    for name, path in certificate.items():
+        monkeypatch.setenv(name.upper(), path)
+
+    def sealed(sock: socket.socket) -> socket.socket:
+        assert exchange(sock, b"starttls\n", expect=4) == b"now\n"
+        client = SealedClient(sock, trusting())
+        assert exchange(client, expect=7) == b"sealed\n"
+        return client
+
+    with serving(f"{HANDLERS}:Upgraded", model=model, workers=1, drain_quiet=0.3) as server:
+        late_replies_arrive(server, ("plain", "session", "ack"), signal.SIGTERM, sealed)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize(("handler", "model"), [("Switch", "asyncio"), ("streams", "thread"), ("blocking", "fork")])
+def test_a_late_reply_arrives_at_a_reload(handler: str, model: str) -> None:
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_quiet=0.3) as server:
+        late_replies_arrive(server, KINDS[handler], signal.SIGHUP)
 
 
 PROGRAM = ("sh", "-c", "while read kind when; do echo wait; sleep 0.9; echo $kind $when; done")

@@ -25,6 +25,7 @@ class AsyncioChannel(AnyChannel, asyncio.Transport):
     """A channel that is an asyncio.Transport, as handlers may assert."""
 
     __slots__ = SLOTS
+    has_tasks = True
 
     def view(self) -> TransportSocket:
         return TransportSocket(self.sock)
@@ -34,6 +35,7 @@ class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
     """The same with TLS below it."""
 
     __slots__ = TLS_SLOTS
+    has_tasks = True
     view = AsyncioChannel.view
 
 

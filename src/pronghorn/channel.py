@@ -30,6 +30,7 @@ from pronghorn.connection import (
     is_peers_fault,
     moved,
 )
+from pronghorn.contexts import asked_by
 from pronghorn.errors import DescriptorLost, PeerError, TooMuchUnsent, reason_of
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
@@ -55,6 +56,7 @@ class AnyChannel(Transport):
 
     __slots__: tuple[str, ...] = NOTHING
     _start_tls_compatible = True
+    has_tasks = False  # its handler may begin tasks, which are told by their context
 
     def __init__(
         self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None,
@@ -89,6 +91,8 @@ class AnyChannel(Transport):
         self.wants_read = True
         try:
             self.context.run(protocol.connection_made, self)
+            if self.has_tasks:
+                self.context.run(asked_by.set, self.number)
         except BaseException as error:
             self._failed(error)
         self.loop.changed(self)

@@ -19,13 +19,12 @@ from typing import Any
 
 from pronghorn.channel import OPENING, AnyChannel
 from pronghorn.connection import first_word_due, last_call
+from pronghorn.contexts import asked_by, conversation
 from pronghorn.socket_facts import tcp_info, unread, unsent
 
 LOOK = 0.05  # seconds between two looks
 SHARE = 20  # looks may take this part of the time
-
-conversation: contextvars.ContextVar[AnyChannel] = contextvars.ContextVar("pronghorn_conversation")
-"""The channel whose handler code and tasks run in this context."""
+OF_ASYNCIO = tuple(f"asyncio/{each}.py" for each in ("locks", "queues", "taskgroups", "tasks"))  # where tasks meet
 
 
 class Farewell:
@@ -78,25 +77,34 @@ class Farewell:
 
 
 class Tasks:
-    """The running tasks of each conversation, as far as the context that they were made in tells; looked up when first
-    asked for."""
+    """The running tasks of each connection, by the context that they were made in; looked up when first asked for."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_asked", "_held")
 
     def __init__(self) -> None:
-        self._known: dict[Any, list[Any]] | None = None
+        self._held: dict[Any, list[Any]] | None = None
+        self._asked: set[int] = set()
 
-    def of(self, channel: AnyChannel) -> list[Any]:
-        if self._known is None:
-            self._known = {}
+    def held_by(self, channel: AnyChannel) -> list[Any]:
+        """All of them: a coroutine handler's own, and what it has begun."""
+        return self._look().get(channel, [])
+
+    def asked_by(self, channel: AnyChannel) -> bool:
+        """Whether one was begun for the protocol's input, and not when its connection was made."""
+        self._look()
+        return channel.number in self._asked
+
+    def _look(self) -> dict[Any, list[Any]]:
+        if self._held is None:
             import asyncio  # not everybody who serves needs it
 
+            self._held = {}
             for task in asyncio.all_tasks():
                 context = context_of(task)
-                held = context.get(conversation) if context is not None else None
-                if held is not None:
-                    self._known.setdefault(held, []).append(task)
-        return self._known.get(channel, [])
+                if context is not None:
+                    self._held.setdefault(context.get(conversation), []).append(task)
+                    self._asked.add(context.get(asked_by, 0))
+        return self._held
 
 
 def context_of(task: Any) -> contextvars.Context | None:
@@ -110,43 +118,46 @@ def owes(channel: AnyChannel, tasks: Tasks) -> bool:
     """Whether the handler owes its client something, as far as one can tell from beside it."""
     if _unsent(channel) or (channel.wants_read and unread(channel.sock)):
         return True
-    reader = getattr(channel.application, "_stream_reader", None)
+    if tasks.asked_by(channel):  # an acknowledgement is not the answer
+        return True
+    reader, answered = getattr(channel.application, "_stream_reader", None), channel.answered()
     if reader is None:
-        return not channel.answered()
-    if not waits_to_read(channel.application, reader):
+        return not answered
+    if reader._waiter is None:  # nobody waits to read
         return True
-    return not channel.answered() and (len(reader._buffer) > 0 or len(tasks.of(channel)) > 1)
+    held = tasks.held_by(channel)
+    return any(works(task, reader) for task in held) or (not answered and (len(reader._buffer) > 0 or len(held) > 1))
 
 
-def waits_to_read(protocol: Any, reader: Any) -> bool:
-    """Whether a handler over asyncio's streams waits for input, and for nothing else."""
-    if reader._waiter is None:
+def works(task: Any, reader: Any) -> bool:
+    """Whether a task of a handler over asyncio's streams does something else than wait to read, or for another task of
+    its own: it sleeps, say, or asks a database."""
+    waiter = getattr(task, "_fut_waiter", None)
+    if hasattr(waiter, "get_coro") or type(waiter).__name__ == "_GatheringFuture":
         return False
-    task: Any = getattr(protocol, "_task", None)
-    if task is None:  # it has a task of its own somewhere
-        return True
-    while hasattr(waiter := getattr(task, "_fut_waiter", None), "get_coro"):  # a task that waits for another
-        task = waiter
-    code = _innermost(task.get_coro())
-    return code is not None and (code.co_name == "wait_for" or code.co_filename.endswith("asyncio/streams.py"))
+    inner = _innermost(task.get_coro())
+    for kind in ("cr", "ag", "gi"):
+        if hasattr(inner, f"{kind}_code"):
+            code, frame = getattr(inner, f"{kind}_code"), getattr(inner, f"{kind}_frame")
+            if code.co_name == "_wait_for_data":
+                return frame is None or frame.f_locals.get("self") is not reader
+            return not code.co_filename.endswith(OF_ASYNCIO) or code.co_name == "sleep"
+    return True
 
 
 def _innermost(coroutine: Any) -> Any:
-    """The code of what a suspended coroutine awaits at the bottom of it all."""
-    code = None
+    """What a suspended coroutine awaits at the bottom of it all, as far as that is code."""
+    inner = coroutine
     while coroutine is not None:
-        if type(coroutine).__name__.startswith(
-            "async_generator_"
-        ):  # one step of a generator, which does not tell whose
+        if type(coroutine).__name__.startswith("async_generator_"):  # a step of a generator: it does not tell whose
             coroutine = next((each for each in gc.get_referents(coroutine) if hasattr(each, "ag_code")), None)
-        for kind in ("cr", "ag", "gi"):
+        for kind, waits in (("cr", "cr_await"), ("ag", "ag_await"), ("gi", "gi_yieldfrom")):
             if hasattr(coroutine, f"{kind}_code"):
-                code = getattr(coroutine, f"{kind}_code")
-                coroutine = getattr(coroutine, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                inner, coroutine = coroutine, getattr(coroutine, waits)
                 break
         else:
-            return code
-    return code
+            break
+    return inner
 
 
 def feed_end(channel: AnyChannel) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 from pronghorn.aiochannel import AsyncioLoop, channel_over, part
 from pronghorn.connection import READ_SIZE, Connection, is_peers_fault
-from pronghorn.contexts import of_a_client
+from pronghorn.contexts import conversation, of_a_client
 from pronghorn.drain import Drain
 from pronghorn.errors import DescriptorLost, MessageTooLong, PeerTimeout, TooMuchUnsent
-from pronghorn.farewells import Farewell, context_of, conversation, look_at_all
+from pronghorn.farewells import Farewell, context_of, look_at_all
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
 from pronghorn.settings import Settings
 

@@ -29,26 +29,24 @@ def prepare() -> None:
 
 def connection_class() -> type[Any]:
     """A blocking connection whose socket is gevent's."""
+    import gevent
     import gevent.socket
 
     class GreenConnection(Facts, gevent.socket.socket):
-        __slots__ = (*FACTS, "place")
-
-        def begin(self, *facts: Any) -> None:
-            super().begin(*facts)
-            self.place = Place.ELSEWHERE
+        __slots__ = (*FACTS, "greenlet", "place")
 
         def whereabouts(self) -> Place:
             # Only gevent knows where a greenlet waits: it does so here, and only if it has to.
-            return super().whereabouts() if self.program else self.place
+            return super().whereabouts() if self.program else getattr(self, "place", Place.ELSEWHERE)
 
         def _wait(self, watcher: Any, *exception: Any) -> Any:
-            reads = watcher is self._read_event  # type: ignore[attr-defined]
-            self.place = Place.CLIENT if reads else Place.ELSEWHERE
+            if watcher is self._read_event and gevent.getcurrent() is getattr(self, "greenlet", None):  # type: ignore[attr-defined]
+                self.place = Place.CLIENT
             try:
                 return super()._wait(watcher, *exception)  # type: ignore[misc]
             finally:
-                self.place = Place.ELSEWHERE
+                if gevent.getcurrent() is getattr(self, "greenlet", None):
+                    self.place = Place.ELSEWHERE
 
         def end(self) -> None:
             # By gevent's own door: its loop must forget the number, which the next descriptor will have.
@@ -76,7 +74,7 @@ def serve(context: Context) -> None:
     gevent.get_hub().print_exception = _told_of  # type: ignore[method-assign, assignment]
     flows = Flows(context)
     for conn in flows.accepted():
-        gevent.spawn(flows.converse, conn)
+        conn.greenlet = gevent.spawn(flows.converse, conn)  # type: ignore[attr-defined]
     flows.finish()
 
 

@@ -1,0 +1,136 @@
+"""Third-party libraries as handlers: does a session that is under way at a reload or a stop get its answer?
+
+Law: the default settings, and each library's own client or a plain socket. Replies take 0.5, 1.5 and 3 seconds. A
+library that is not installed is left out, and that is printed. The exit status is 1 if a session was lost.
+
+    python proof/libraries.py                     # all that are installed
+    python proof/libraries.py aiosmtpd paramiko   # some of them
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import library_clients as clients
+
+from pronghorn.models import pages
+from pronghorn.testing import serving
+
+LOOPS = ("asyncio", "uvloop", "epoll", "thread", "fork")
+FLOWS = ("thread", "pool", "fork", "prefork", "gevent")
+SECONDS = (0.5, 0.5, 1.5, 1.5, 3.0)
+LIBRARIES: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
+    "aiosmtpd": (clients.smtp, LOOPS, "asyncio"),
+    "aiohttp": (clients.http, LOOPS, "asyncio"),
+    "uvicorn_h11": (clients.http, LOOPS, "asyncio"),
+    "uvicorn_httptools": (clients.http, LOOPS, "asyncio"),
+    "sanic": (clients.http, ("asyncio", "uvloop", "epoll"), "asyncio"),
+    "grpclib": (clients.grpclib, LOOPS, "asyncio"),
+    "websockets": (clients.websockets, ("asyncio", "uvloop", "epoll"), "asyncio"),
+    "asyncssh": (clients.ssh, ("asyncio", "epoll"), "asyncio"),
+    "aioftp": (clients.ftp, LOOPS, "auto"),
+    "paramiko": (clients.ssh, FLOWS, "auto"),
+    "rpyc": (clients.rpyc, FLOWS, "auto"),
+    "wsgiref": (clients.http, FLOWS, "auto"),
+}
+HANDLERS = Path(__file__).resolve().parent / "library_handlers.py"
+NEEDS = {
+    "asyncssh": ("asyncssh", "paramiko"),
+    "uvicorn_h11": ("uvicorn", "h11"),
+    "uvicorn_httptools": ("uvicorn", "httptools"),
+}
+
+
+class Session(threading.Thread):
+    """One client in a thread of its own."""
+
+    def __init__(self, ask: Callable[..., None], port: int, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.asked = threading.Event()
+        self.fault = ""
+        self._call = lambda: ask(port, seconds, self.asked.set)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:
+            self.fault = f"{type(error).__name__}: {error}"
+        finally:
+            self.asked.set()
+
+
+def under_way(ask: Callable[..., None], server: Any, how: signal.Signals) -> list[str]:
+    """Sessions that have asked when the signal comes, and those among them that are lost."""
+    sessions = [Session(ask, server.address[1], seconds) for seconds in SECONDS]
+    for session in sessions:
+        session.asked.wait(30)
+    time.sleep(0.2)  # the questions arrive
+    server.send_signal(how)
+    for session in sessions:
+        session.join(40)
+    return [session.fault or "it hangs" for session in sessions if session.fault or session.is_alive()]
+
+
+def cell(library: str, model: str) -> tuple[int, list[str], str]:
+    """Sessions, what the lost ones say, and what else was wrong."""
+    ask, _, style = LIBRARIES[library]
+    factory = f"{HANDLERS}:{library}"
+    with serving(factory, model=model, style=style, workers=8 if model == "prefork" else 1, drain_quiet=2.0) as server:
+        lost = [f"reload: {each}" for each in under_way(ask, server, signal.SIGHUP)]
+        end = time.monotonic() + 20
+        while "Reloaded" not in server.log() and time.monotonic() < end:
+            time.sleep(0.05)
+        began = time.monotonic()
+        lost += [f"stop: {each}" for each in under_way(ask, server, signal.SIGTERM)]
+        status, seconds = server.wait(60), time.monotonic() - began
+    wrong = [line for line in server.log().splitlines() if "ERROR" in line or "Traceback" in line]
+    return 2 * len(SECONDS), lost, f"exit {status} after {seconds:.1f} s" + (f"; {wrong[0][:100]}" if wrong else "")
+
+
+def missing(library: str) -> str:
+    for module in NEEDS.get(library, (library,)):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            return f"{module} is not installed"
+    return ""
+
+
+def main(wanted: list[str]) -> int:
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    available = {page.name for page in pages() if page.missing() is None}
+    cells = bad = 0
+    for library, (_, models, _) in LIBRARIES.items():
+        if wanted and library not in wanted:
+            continue
+        if why := missing(library):
+            print(f"{library:18} left out: {why}", flush=True)
+            continue
+        for model in models:
+            if model not in available:
+                continue
+            try:
+                count, lost, how = cell(library, model)
+            except Exception as error:
+                count, lost, how = 0, [f"{type(error).__name__}: {error}"], "it could not be tried"
+            cells, bad = cells + 1, bad + bool(lost)
+            print(f"{library:18} {model:8} {count:3} sessions, {len(lost)} lost; {how}", flush=True)
+            for each in lost[:2]:
+                print(f"{'':18} {each[:160]}", flush=True)
+    print(f"{cells} cells of library and model, {bad} with a loss")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -117,3 +117,9 @@ async def eats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 eaten: list[bytearray] = []
+
+
+async def loop_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says whose loop it runs on."""
+    writer.write(type(asyncio.get_running_loop()).__module__.partition(".")[0].encode())
+    writer.close()

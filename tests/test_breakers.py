@@ -7,7 +7,9 @@ import functools
 import socket
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from pronghorn import models
@@ -169,3 +171,29 @@ def test_a_worker_without_memory_gives_its_place_to_another_and_does_not_turn_cl
             until(answered_by_another, patience=PATIENCE)
         assert len(server.log().splitlines()) < 300
         assert "has no memory for its own loop" in server.log() or "ended with exit status 1" in server.log()
+
+
+def test_an_asyncio_handler_under_uvloop_runs_on_uvloop() -> None:
+    with served("loop_of", "uvloop") as server, server.connect() as client:
+        assert client.recv(100) == b"uvloop"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="epoll")
+@pytest.mark.parametrize(
+    ("handler", "model"), [("Callbacks", "epoll"), ("AsyncioCallbacks", "asyncio"), ("AsyncioCallbacks", "uvloop")]
+)
+def test_a_closed_descriptor_of_which_a_copy_lives_does_not_keep_the_loop_turning(handler: str, model: str) -> None:
+    with served(handler, model) as server, server.connect() as bad:
+        worker = psutil.Process(worker_of(server))
+        bad.sendall(b"copy\n")
+        until(lambda: "descriptor was closed by the handler" in server.log())
+        bad.sendall(b"this is readable for ever\n")
+
+        def rests() -> bool:
+            before = worker.cpu_times()
+            time.sleep(0.5)
+            after = worker.cpu_times()
+            return after.user + after.system - before.user - before.system < 0.05
+
+        until(rests, patience=PATIENCE)

@@ -32,7 +32,7 @@ LAYERS = (
         "certificates", "tls_channel", "tls_connection", "tls_words", "watchdog",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
         "ending", "scoreboard", "scoreboard_page", "shared_memory", "sources", "counts", "waits", "lifespans",
-        "tracebacks", "timeouts", "socket_facts", "settings", "stacks", "suspects", "contexts",
+        "tracebacks", "timeouts", "socket_facts", "settings", "wary", "stacks", "suspects", "contexts",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

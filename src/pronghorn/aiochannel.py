@@ -19,6 +19,7 @@ from typing import Any
 from pronghorn.channel import CLOSED, SLOTS, AnyChannel
 from pronghorn.connection import Connection
 from pronghorn.tls_channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
+from pronghorn.wary import put_back
 
 
 class AsyncioChannel(AnyChannel, asyncio.Transport):
@@ -101,11 +102,21 @@ class AsyncioLoop:
 
     def _watch(self, channel: AnyChannel) -> None:
         try:
-            if self._aborts and channel in self._watched and not (channel.is_closing() or channel.is_own()):
-                channel.lose()
-            self._tell_wishes(channel)
+            if self._aborts and channel in self._watched and not channel.is_own():
+                self._forget(channel)
+            else:
+                self._tell_wishes(channel)
         except OSError as error:  # the system watches no more than so many (epoll_ctl(2), ENOSPC); or it is closed
             channel.cut(error)
+
+    def _forget(self, channel: AnyChannel) -> None:
+        """uvloop: its set of descriptors is to know no more of one that was closed."""
+        if self._watched[channel] != (False, False):
+            self._watched[channel] = (False, False)
+            with put_back(channel.fileno(), channel.inode):
+                self._loop.remove_reader(channel.fileno())
+                self._loop.remove_writer(channel.fileno())
+        channel.lose()
 
     def _tell_wishes(self, channel: AnyChannel) -> None:
         fd = channel.fileno()

@@ -326,6 +326,11 @@ class AnyChannel(Transport):
         """Whether the descriptor still leads where it led."""
         return identity(self._fd) == self._inode
 
+    @property
+    def inode(self) -> int:
+        """By what the descriptor can be told from whatever may have its number later."""
+        return self._inode
+
     def lose(self) -> None:
         """The descriptor was closed by somebody else: end, and touch it no more, since its number may be another's."""
         if self.state is not CLOSED and not self._dead:

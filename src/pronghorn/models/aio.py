@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn import contexts
+from pronghorn import contexts, wary
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import OPENING, AnyChannel
 from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, leave_executor, tasks_of_clients
@@ -23,7 +23,7 @@ from pronghorn.introduction import Introduction
 from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import DESERTED, TICK, Context, Model, OutOfMemory, by_descriptors
 from pronghorn.models.turns import Loops
-from pronghorn.socket_facts import identity
+from pronghorn.wary import new_loop
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -124,19 +124,6 @@ class AsyncioLoops(Loops):
                 suspects[fd].on_readable()
 
 
-class WarySelector(selectors.SelectSelector):
-    """select(2) that survives a descriptor which somebody has closed: it is ready, so that its owner finds out."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        try:
-            return super().select(timeout)
-        except (OSError, ValueError):
-            gone = [(key, key.events) for key in list(self.get_map().values()) if not identity(key.fd)]
-            if not gone:
-                raise
-            return gone
-
-
 def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:
     async def main() -> None:
         await AsyncioLoops(context).live()
@@ -155,14 +142,17 @@ def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None
         serving.result()
 
 
+WARY = {"SelectSelector": wary.WarySelect, "EpollSelector": getattr(wary, "WaryEpoll", None)}
+
+
 def serve_over_selector(context: Context, name: str) -> None:
     """An asyncio handler under select, poll, epoll or kqueue: asyncio's own loop over that very selector."""
-    selector = WarySelector if name == "SelectSelector" else getattr(selectors, name or "DefaultSelector")
+    selector = WARY.get(name) or getattr(selectors, name or "DefaultSelector")
     serve_with(context, lambda: asyncio.SelectorEventLoop(selector()))
 
 
 def serve_asyncio(context: Context) -> None:
-    serve_with(context, None)
+    serve_with(context, new_loop)
 
 
 def serve_uvloop(context: Context) -> None:

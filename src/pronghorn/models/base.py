@@ -159,7 +159,7 @@ class Model(msgspec.Struct, frozen=True):
             from pronghorn.handlers import programs
 
             programs.note = context.note_program
-        if context.handler.facts.needs_asyncio and not self.own_flow:
+        if context.handler.facts.needs_asyncio and not (self.own_flow or self.is_asyncio):
             from pronghorn.models import aio
 
             aio.serve_over_selector(context, self.selector)

@@ -1,0 +1,93 @@
+"""asyncio's selectors, for descriptors that somebody closes behind their back.
+
+Law: asyncio trusts that a descriptor stays what it was until it is told otherwise; a handler, or a library, may have
+closed it by its number. Here the loop survives that, and is told no more of what cannot be taken out of its set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import selectors
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pronghorn.socket_facts import identity
+
+TRUST = 1.0  # seconds that a new set is kept at least
+
+Ready = list[tuple[selectors.SelectorKey, int]]
+
+
+class WarySelect(selectors.SelectSelector):
+    """select(2): a descriptor that is closed is ready, so that its owner finds out."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        try:
+            return super().select(timeout)
+        except (OSError, ValueError):
+            gone = [(key, key.events) for key in list(self.get_map().values()) if not identity(key.fd)]
+            if not gone:
+                raise
+            return gone
+
+
+if hasattr(select, "epoll"):
+
+    class WaryEpoll(selectors.EpollSelector):
+        """epoll(7): of a closed descriptor of which a copy lives elsewhere the kernel goes on telling, under its old
+        number (question 6); then the set is made anew."""
+
+        _selector: Any
+        _doubted = False
+        _trusted_until = 0.0
+
+        def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+            key = selectors._BaseSelectorImpl.unregister(self, fileobj)
+            try:
+                self._selector.unregister(key.fd)
+            except OSError:  # it was closed
+                self._doubted = True
+            return key
+
+        def select(self, timeout: float | None = None) -> Ready:
+            if self._doubted and time.monotonic() >= self._trusted_until:
+                self._doubted, self._trusted_until = False, time.monotonic() + TRUST
+                self._selector.close()
+                self._selector = select.epoll()
+                for key in list(self.get_map().values()):
+                    with contextlib.suppress(OSError):
+                        reads, writes = key.events & selectors.EVENT_READ, key.events & selectors.EVENT_WRITE
+                        self._selector.register(key.fd, select.EPOLLIN * bool(reads) | select.EPOLLOUT * bool(writes))
+            return super().select(timeout)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """asyncio's own loop, or whatever a handler wants it to be (a policy)."""
+    loop = asyncio.new_event_loop()
+    if type(loop) is asyncio.SelectorEventLoop and type(loop._selector) is selectors.EpollSelector:  # type: ignore
+        loop.close()
+        loop = asyncio.SelectorEventLoop(WaryEpoll())
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+@contextlib.contextmanager
+def put_back(fd: int, inode: int) -> Iterator[None]:
+    """Have a closed descriptor under its number again for a moment, if this process has a copy of it and the number is
+    free: libuv can then take it out of its set, which nobody can make anew."""
+    copy = -1
+    if not identity(fd):
+        numbers = map(int, os.listdir("/dev/fd"))
+        copy = next((number for number in numbers if identity(number) == inode), -1)
+    if copy < 0:
+        yield
+        return
+    os.dup2(copy, fd, inheritable=False)
+    try:
+        yield
+    finally:
+        os.close(fd)

@@ -20,6 +20,13 @@ def raises(line: bytes) -> bytes:
 
 
 @message(lines)
+def fails_at_fail(line: bytes) -> bytes:
+    if line == b"fail":
+        raise ValueError(line)
+    return line.upper()
+
+
+@message(lines)
 def crashes(line: bytes) -> bytes:
     """Upper case; one message ends the process, as a fault in a C library would."""
     if line == b"crash":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -86,7 +87,8 @@ def test_bytes_of_blocking_handlers_are_the_kernels(model: str, tmp_path: Path) 
 def test_refused_is_accepted_and_never_open(tmp_path: Path) -> None:
     source = Source(name=f"{HANDLERS.parent / 'handlers_under_test.py'}:fork_fails_once")
     with launched(tmp_path, source, model="fork", factory=True) as server:
-        assert server.ask(b"hello") == b""
+        with server.connect() as refused:
+            assert refused.recv(100) == b""
         assert server.ask(b"hello") == b"HELLO"
         reach(server, accepted=2, refused=1, open=0, closed={"done": 1})
 
@@ -178,3 +180,15 @@ def test_what_a_child_counts_is_there_after_its_death() -> None:
     os.waitpid(pid, 0)
     shared.settle(counts, page)
     assert page.messages == 7
+
+
+@pytest.mark.parametrize("model", ["epoll", "thread", "fork", "asyncio"])
+def test_log_and_counters_say_the_same_of_an_end(model: str, tmp_path: Path) -> None:
+    with launched(tmp_path, f"{HANDLERS}:fails_at_fail", model=model, log_level="debug", idle_timeout=0.5) as server:
+        assert server.ask(b"fine\n") == b"FINE\n"
+        server.ask(b"fail\n")
+        with server.connect() as mute:
+            assert mute.recv(100) == b""
+        reach(server, open=0, closed={"done": 1, "error": 1, "timeout": 1})
+        told = re.findall(r"closed connection \d+ from \S+ at PORT \d+: (\w+)(?: \((\w+)\))? after", server.log)
+        assert sorted(told) == [("done", ""), ("error", told[1][1]), ("timeout", "idle")]

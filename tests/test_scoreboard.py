@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pronghorn import scoreboard
-from pronghorn.counts import BYTES_IN, CLOSED_WORD, COUNTERS, MESSAGES, OPEN, REASONS, Counts, closed_word
+from pronghorn.counts import BYTES_IN, CLOSED_WORD, COUNTERS, MESSAGES, OPEN, REASON_OF, REASONS, Counts, end_reason
 from pronghorn.errors import PronghornError
 from pronghorn.scoreboard import Scoreboard
 from pronghorn.scoreboard_page import DRAINING, SERVING, SILENT, STARTING, Page
@@ -81,7 +81,7 @@ def count(page: Page) -> None:
     page.words[OPEN] += 1
     page.words[MESSAGES] += 5
     page.words[BYTES_IN] += 100
-    page.words[closed_word("ConnectionResetError")] += 1
+    page.words[CLOSED_WORD[end_reason("ConnectionResetError")]] += 1
 
 
 def test_a_full_board_is_an_error_that_passes(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +174,10 @@ def test_counters_move_and_the_gauge_stays() -> None:
 def test_every_reason_has_a_word_of_its_own() -> None:
     assert len(set(CLOSED_WORD.values())) == len(REASONS)
     assert max(CLOSED_WORD.values()) < COUNTERS
-    assert closed_word("done") == CLOSED_WORD["done"]
-    assert closed_word("BrokenPipeError") == CLOSED_WORD["reset"]
-    assert closed_word("ValueError") == CLOSED_WORD["error"]
+    assert end_reason("done") == "done"
+    assert end_reason("BrokenPipeError") == "reset"
+    assert end_reason("ValueError") == "error"
+    assert {end_reason(each) for each in REASON_OF} <= set(REASONS)
 
 
 # Fairness: who is crowded.

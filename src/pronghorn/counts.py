@@ -33,9 +33,9 @@ REASON_OF = {
 CLOSED_WORD = {name: CLOSED + index for index, name in enumerate(REASONS)}
 
 
-def closed_word(reason: str) -> int:
-    """The word that counts connections closed for `reason`: one of REASONS, or the name of the error that it was."""
-    return CLOSED_WORD.get(reason) or CLOSED_WORD[REASON_OF.get(reason, "error")]
+def end_reason(found: str) -> str:
+    """The one of REASONS for what ended a connection: that word itself, or the name of an error or of a deadline."""
+    return found if found in CLOSED_WORD else REASON_OF.get(found, "error")
 
 
 def believed(value: int, most: int = MOST) -> int:

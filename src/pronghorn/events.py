@@ -68,8 +68,9 @@ class ConnectionOpened(Event, frozen=True):
 
 
 class ConnectionClosed(Event, frozen=True):
-    """A connection has ended, for `reason`, after `seconds`; `program` is how the program behind it ended (`exit status
-    1`), where there was one."""
+    """A connection has ended, for `reason` (one of counts.REASONS), after `seconds`; `detail` may say more of the
+    reason: the deadline, or the error's class. `program` is how the program behind it ended (`exit status 1`), where
+    there was one."""
 
     number: int
     peer: tuple[str, int] | str
@@ -79,6 +80,7 @@ class ConnectionClosed(Event, frozen=True):
     bytes_out: int
     messages: int
     program: str = ""
+    detail: str = ""
 
 
 class ConnectionRefused(Event, frozen=True):

@@ -25,7 +25,7 @@ from pronghorn.counts import (
     MESSAGES,
     OPEN,
     PROGRAM,
-    closed_word,
+    end_reason,
 )
 from pronghorn.drain import become_current
 from pronghorn.errors import BadSetting, HandshakeFailed, IncompatibleHandler
@@ -280,7 +280,8 @@ class Context(Door):
             counts.add(OPEN, -1)
             if self.counts is self.page:  # a child's worker will do it
                 self.limits.left(conn.peer)
-            counts.add(CLOSED_WORD["error"] if conn.number in self._faulty else closed_word(reason))
+            word = "error" if conn.number in self._faulty else end_reason(reason)
+            counts.add(CLOSED_WORD[word])
             self._faulty.discard(conn.number)
             done[0] += conn.bytes_in
             done[1] += conn.bytes_out
@@ -291,7 +292,15 @@ class Context(Door):
         program = getattr(conn, "program_end", "")
         self.observe(
             ConnectionClosed(
-                conn.number, conn.peer, reason, seconds, conn.bytes_in, conn.bytes_out, conn.messages, program
+                conn.number,
+                conn.peer,
+                word,
+                seconds,
+                conn.bytes_in,
+                conn.bytes_out,
+                conn.messages,
+                program,
+                reason if reason != word else "",
             )
         )
 

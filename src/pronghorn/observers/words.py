@@ -113,9 +113,9 @@ def _connection_opened(event: events.ConnectionOpened) -> tuple[int, str]:
 
 @words(DEBUG, events.ConnectionClosed)
 def _connection_closed(event: events.ConnectionClosed) -> tuple[int, str]:
-    program = f" ({escaped(event.program)})" if event.program else ""
+    more = "".join(f" ({escaped(each)})" for each in (event.detail, event.program) if each)
     return DEBUG, (
-        f"closed connection {event.number} from {peer_name(event.peer)}: {escaped(event.reason)}{program} after "
+        f"closed connection {event.number} from {peer_name(event.peer)}: {escaped(event.reason)}{more} after "
         f"{event.seconds:.3f} s, {event.bytes_in} bytes in, {event.bytes_out} bytes out"
     )
 

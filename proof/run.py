@@ -228,10 +228,13 @@ def write(heading: str, rows: list[str], note: str = "") -> None:
 
 
 def renew(heading: str, rows: list[str]) -> None:
-    """New rows take the place of those of the same trials, and the page says that they are of another run."""
+    """New rows take the place of those of the same trials, or come last; the page says that they are of another run."""
     lines = PAGE.read_text().splitlines()
     for each in rows:
         trial = each.split(" | ")[:2]
+        if not any(line.split(" | ")[:2] == trial for line in lines):
+            last = max(place for place, line in enumerate(lines) if line.startswith("|"))
+            lines.insert(last + 1, each)
         lines = [each if line.split(" | ")[:2] == trial else line for line in lines]
     table = next(place for place, line in enumerate(lines) if line.startswith("|"))
     numbers = ", ".join(sorted({each.split(" | ")[0].strip("| ") for each in rows}))

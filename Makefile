@@ -17,7 +17,7 @@ JOBS ?= 2
 BENCH := benchmarks/compare.py
 # Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
 LONG := test_promises.py test_experiments.py test_examples.py test_outside.py test_draining.py test_tls.py \
-    test_testing.py test_lifespans.py test_models.py test_counts.py test_chaos.py
+    test_testing.py test_lifespans.py test_models.py test_counts.py test_chaos.py test_farewells.py
 
 PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input
 

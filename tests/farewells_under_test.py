@@ -14,7 +14,7 @@ from typing import Any
 
 import pronghorn
 
-SECONDS = {"soon": 0.5, "late": 1.1}  # until the reply comes; a server is drained with --drain-quiet 0.3
+SECONDS = {"soon": 0.4, "late": 0.8}  # until the reply comes; a server is drained with --drain-quiet 0.3
 ACK = b"wait\n"
 
 

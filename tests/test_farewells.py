@@ -22,7 +22,7 @@ KINDS = {
     "streams": ("plain", "two", "ack"),
     "blocking": ("plain", "ack"),
 }
-FLOWS = ("thread", "pool", "fork", "prefork", "gevent")
+FLOWS = ("thread", "fork", "prefork", "gevent")
 
 
 def needs(model: str) -> None:
@@ -73,7 +73,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("handler", "model"),
-    [("Switch", "asyncio"), ("Switch", "thread"), ("streams", "uvloop"), ("blocking", "fork"), ("blocking", "gevent")],
+    [("Switch", "asyncio"), ("streams", "thread"), ("blocking", "fork")],
 )
 def test_a_late_reply_arrives_over_tls(handler: str, model: str, certificate: dict[str, str]) -> None:
     needs(model)
@@ -83,7 +83,7 @@ def test_a_late_reply_arrives_over_tls(handler: str, model: str, certificate: di
         assert "Traceback" not in server.log()
 
 
-@pytest.mark.parametrize("model", ["asyncio", "epoll", "thread"])
+@pytest.mark.parametrize("model", ["epoll", "thread"])
 def test_a_late_reply_arrives_after_start_tls(
     model: str, certificate: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ LAYERS = (
         "farewells", "debts", "whereabouts",
         "framing", "proxy_protocol", "networks", "introduction", "listener", "opening", "inherited", "socket_options",
         "addresses", "bind_errors", "unix_path", "trusted_paths", "act_as", "client_hello", "tls", "bare",
-        "certificates", "tls_channel", "tls_connection", "tls_words", "watchdog",
+        "certificates", "pem", "tls_channel", "tls_connection", "tls_words", "watchdog",
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
         "ending", "scoreboard", "scoreboard_page", "shared_memory", "sources", "counts", "waits", "lifespans",
         "tracebacks", "timeouts", "socket_facts", "settings", "wary", "stacks", "suspects", "contexts",

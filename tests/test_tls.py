@@ -235,6 +235,62 @@ def test_clients_get_the_certificate_that_they_ask_for(authority: Authority) -> 
             client(server, authority.path, name="nobody.example")
 
 
+@pytest.mark.parametrize("order", ["ECDSA first", "RSA first"])
+def test_each_client_gets_the_kind_of_certificate_that_it_can_verify(order: str, authority: Authority) -> None:
+    """Two for one name, as haproxy#2392 has it: with SNI and without, under both versions."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    kinds = ("ECDSA", "RSA") if order == "ECDSA first" else ("RSA", "ECDSA")
+    pairs = [authority.sign(kind, "herd.example", f"{kind}.example", f"{kind}.test", kind=kind) for kind in kinds]
+    other = authority.sign("wild", "*.example", kind=kinds[1])
+    settings = {
+        "tls_cert": [*(each[0] for each in pairs), other[0]],
+        "tls_key": [*(each[1] for each in pairs), other[1]],
+    }
+    old = ["-tls1_2", "-cipher"]
+    both = ["-servername", "herd.example"]
+    with serving("upper", **settings) as server:
+        assert signature(server, *both, *old, "ECDHE-ECDSA-AES128-GCM-SHA256") == "ECDSA"
+        assert signature(server, *both, *old, "ECDHE-RSA-AES128-GCM-SHA256") == "RSA"
+        assert signature(server, *both, "-tls1_3", "-sigalgs", "rsa_pss_rsae_sha256") == "RSA"
+        assert signature(server, *both, "-tls1_3", "-sigalgs", "ecdsa_secp256r1_sha256") == "ECDSA"
+        assert signature(server, *both) == "ECDSA", "the smaller one, for who can verify both"
+        assert signature(server, "-noservername") == kinds[0], "no other has all names of the first"
+        for kind in kinds:
+            assert signature(server, "-servername", f"{kinds[0]}.example", *SIGNED[kind]) == kind, (
+                "that of the wildcard"
+            )
+        assert server.log().count("; RSA, serial") == 2 - (kinds[1] == "ECDSA")
+        assert clean(server), server.log()
+
+
+def test_a_certificate_of_another_kind_with_all_names_of_the_first_is_for_who_asks_for_none(
+    authority: Authority,
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    pairs = [authority.sign("first"), authority.sign("device", "localhost", "device.example", kind="RSA")]
+    with serving("upper", tls_cert=[each[0] for each in pairs], tls_key=[each[1] for each in pairs]) as server:
+        for kind, flags in SIGNED.items():
+            assert signature(server, "-noservername", *flags) == kind
+            assert signature(server, "-servername", "nobody.example", *flags) == kind
+
+
+SIGNED = {
+    "ECDSA": ("-tls1_3", "-sigalgs", "ecdsa_secp256r1_sha256"),
+    "RSA": ("-tls1_3", "-sigalgs", "rsa_pss_rsae_sha256"),
+}
+
+
+def signature(server: Served, *flags: str) -> str:
+    """Of which kind the certificate is that openssl's client gets."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.address[1]}", *flags]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+    said = [line for line in done.stdout.decode().splitlines() if line.startswith("Peer signature type")]
+    assert said, done.stdout.decode() + done.stderr.decode()
+    return "ECDSA" if "ecdsa" in said[0].lower() else "RSA"
+
+
 # Those who do not get through
 
 
@@ -520,6 +576,12 @@ def test_a_program_is_refused_before_anything_is_bound(pair: dict[str, Any]) -> 
         "empty",
         "no key",
         "another key",
+        "another kind",
+        "swapped",
+        "order",
+        "later",
+        "request",
+        "binary",
         "expired",
         "not yet",
         "protected",
@@ -539,11 +601,25 @@ def test_a_bad_pair_is_refused_with_its_reason(problem: str, authority: Authorit
             pytest.skip("openssl is not installed")
         command = ["openssl", "pkey", "-in", key, "-aes128", "-passout", "pass:secret", "-out", str(protected)]
         subprocess.run(command, check=True, timeout=PATIENCE)
+    device = authority.sign("device", kind="RSA")
+    chain, request, binary = tmp_path / "chain.pem", tmp_path / "request.pem", tmp_path / "certificate.der"
+    chain.write_text(Path(other[0]).read_text() + Path(certificate).read_text())
+    request.write_text("-----BEGIN CERTIFICATE REQUEST-----\nMA==\n-----END CERTIFICATE REQUEST-----\n")
+    binary.write_bytes(ssl.PEM_cert_to_DER_cert(Path(certificate).read_text()))
     settings, words = {
         "missing": ({"tls_cert": str(tmp_path / "none.pem")}, "cannot be read"),
         "empty": ({"tls_cert": str(empty)}, "holds no certificate"),
         "no key": ({"tls_cert": certificate}, "holds no private key"),
         "another key": ({"tls_cert": certificate, "tls_key": other[1]}, "not the one of this certificate"),
+        "another kind": ({"tls_cert": certificate, "tls_key": device[1]}, "of kind ECDSA, and the key is of kind RSA"),
+        "swapped": ({"tls_cert": key, "tls_key": certificate}, "holds a private key(.|\n)*certificate with --tls-cert"),
+        "order": (
+            {"tls_cert": [certificate, device[0]], "tls_key": [device[1], key]},
+            f"belongs to {device[0]}: give the keys in the order",
+        ),
+        "later": ({"tls_cert": str(chain), "tls_key": key}, "a later certificate of that file"),
+        "request": ({"tls_cert": str(request), "tls_key": key}, "holds a request for a certificate"),
+        "binary": ({"tls_cert": str(binary), "tls_key": key}, "is binary, and not PEM"),
         "expired": (dict(zip(("tls_cert", "tls_key"), authority.sign("old", days=-0.5), strict=True)), "has expired"),
         "not yet": (dict(zip(("tls_cert", "tls_key"), authority.sign("new", since=1), strict=True)), "not valid yet"),
         "protected": ({"tls_cert": certificate, "tls_key": str(protected)}, "pass phrase"),

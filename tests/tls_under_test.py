@@ -106,12 +106,16 @@ class Authority:
         self.path = str(folder / f"{name}.pem")
         self._ca.cert_pem.write_to_path(self.path)
 
-    def sign(self, name: str, *hosts: str, days: float = 100, since: float = -1) -> tuple[str, str]:
+    def sign(
+        self, name: str, *hosts: str, days: float = 100, since: float = -1, kind: str = "ECDSA"
+    ) -> tuple[str, str]:
         """Paths of a certificate and its key; those that are there are replaced as a whole."""
+        import trustme
+
         now = datetime.datetime.now(datetime.UTC)
         pair = self._ca.issue_cert(
             *(hosts or ("localhost",)), not_before=now + datetime.timedelta(since),
-            not_after=now + datetime.timedelta(days),
+            not_after=now + datetime.timedelta(days), key_type=trustme.KeyType[kind],
         )  # fmt: skip
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         for path, content in ((certificate, pair.cert_chain_pems[0].bytes()), (key, pair.private_key_pem.bytes())):

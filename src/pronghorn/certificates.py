@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from pronghorn import events, tls, trusted_paths
+from pronghorn import events, pem, tls, trusted_paths
 from pronghorn.errors import BadCertificate, BadSetting
 from pronghorn.events import Event
 from pronghorn.settings import Settings
@@ -34,12 +34,12 @@ SOON = 14 * 86400.0
 ROOM = 16 * 1024 * 1024  # bytes
 HEADER = struct.Struct("QQ")  # version, odd while it is being written; length of what follows
 BROKEN = {
-    "KEY_VALUES_MISMATCH": "The key is not the one of this certificate.",
     "EE_KEY_TOO_SMALL": "Its key is too short for TLS today.",
     "CA_KEY_TOO_SMALL": "The key of its authority is too short for TLS today.",
     "CA_MD_TOO_WEAK": "It is signed with a digest that is too weak for TLS today.",
     "BAD_DECRYPT": "The key is protected by a pass phrase, which nobody is there to type.",
 }
+OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")  # the last: of another kind
 DECRYPT = "To take off a pass phrase: openssl pkey -in FILE -out NEW-FILE"
 
 Signature = list[tuple[int, int, int] | None]
@@ -163,7 +163,7 @@ class Certificates:
     def events(self, *, replaced: bool = False, now: float | None = None) -> list[Event]:
         """What there is to say of the set in use: each certificate, and those that expire soon."""
         told: list[Event] = [
-            events.CertificateLoaded(path, each.names, each.serial, each.until, replaced)
+            events.CertificateLoaded(path, each.names, each.serial, each.until, replaced, each.kind)
             for path, each in zip(self._settings.tls_cert, self.described, strict=True)
         ]
         return [*told, *self.expiring(now)]
@@ -272,8 +272,10 @@ def _content(flag: str, path: str, mark: bytes, what: str) -> bytes:
         hint = "Check its permissions; the supervisor reads it." if isinstance(error, PermissionError) else ""
         raise BadCertificate(f"{flag}: {path} cannot be read.", f"{error.strerror}.", hint) from None
     if mark not in content:
-        hint = "Give its key with --tls-key." if flag == "--tls-cert" and b"KEY" in mark else ""
-        raise BadCertificate(f"{flag}: {path} holds no {what}.", f"There is no PEM block of a {what} in it.", hint)
+        why, hint = pem.instead(content, what)
+        if flag == "--tls-cert" and b"KEY" in mark:
+            why, hint = f"There is no PEM block of a {what} in it.", "Give its key with --tls-key."
+        raise BadCertificate(f"{flag}: {path} holds no {what}.", why, hint)
     return content
 
 
@@ -285,7 +287,7 @@ def checked(material: Material, settings: Settings, now: float) -> list[Describe
             one = tls.describe(pair.certificate)
             tls.build(Material([pair]))
         except (ssl.SSLError, ValueError) as error:
-            raise _broken(path, error) from None
+            raise _broken(path, pair, error, settings, material) from None
         _check_dates(path, one, now)
         described.append(one)
     try:
@@ -295,12 +297,38 @@ def checked(material: Material, settings: Settings, now: float) -> list[Describe
         raise BadCertificate(f"--tls-client-ca: {settings.tls_client_ca} cannot be used.", f"{error}.") from None
 
 
-def _broken(path: str, error: Exception) -> BadCertificate:
+def _broken(
+    path: str, pair: Pair, error: ssl.SSLError | ValueError, settings: Settings, material: Material
+) -> BadCertificate:
     reason = getattr(error, "reason", None) or ""
     words = told(error)
     why = BROKEN.get(reason) or f"{words[:1].upper()}{words[1:]}."
     hint = DECRYPT if "pass phrase" in why else ""
+    if reason in OTHER_KEY:
+        needed, given = pem.certificate_kind(pair.certificate), pem.key_kind(pair.key)
+        why = "The key is not the one of this certificate."
+        if needed and given and needed != given:
+            why = f"The certificate is for a key of kind {needed}, and the key is of kind {given}."
+        hint = _owner(pair, settings, material)
     return BadCertificate(f"--tls-cert: {path} cannot be used with its key.", why, hint)
+
+
+def _owner(pair: Pair, settings: Settings, material: Material) -> str:
+    """Where the certificate stands that the key of a pair belongs to, if it is among those that are given."""
+    if any(_fits(each, pair.key) for each in pem.certificates(pair.certificate)[1:]):
+        return "It belongs to a later certificate of that file: put the server's own certificate first."
+    for path, other in zip(settings.tls_cert, material.pairs, strict=True):
+        if _fits(other.certificate, pair.key):
+            return f"It belongs to {path}: give the keys in the order of their certificates."
+    return ""
+
+
+def _fits(certificate: bytes, key: bytes) -> bool:
+    try:
+        tls.build(Material([Pair(certificate, key)]))
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
 
 
 def _check_dates(path: str, described: Described, now: float) -> None:

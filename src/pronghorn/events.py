@@ -378,14 +378,15 @@ class WorkLeft(Event, frozen=True):
 
 
 class CertificateLoaded(Event, frozen=True):
-    """The certificate that handshakes get from here on; `serial` is hexadecimal, `until` in seconds since 1970.
-    `replaced`: it took the place of another while the server ran."""
+    """A certificate that handshakes get from here on; `serial` is hexadecimal, `until` in seconds since 1970, `kind`
+    that of its key. `replaced`: it took the place of another while the server ran."""
 
     path: str
     names: tuple[str, ...]
     serial: str
     until: float
     replaced: bool = False
+    kind: str = ""
 
 
 class CertificateExpires(Event, frozen=True):

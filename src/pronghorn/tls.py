@@ -15,13 +15,14 @@ import contextlib
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 import msgspec
 
 from pronghorn.client_hello import Hello
 from pronghorn.errors import HandshakeFailed, TlsFailed
+from pronghorn.pem import certificate_kind
 from pronghorn.tls_words import told
 
 HEAD = 5  # bytes of a record that tell its length (RFC 8446, 5.1)
@@ -50,29 +51,37 @@ class Material(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """What a certificate says of itself; `since` and `until` in seconds since 1970."""
+    """What a certificate says of itself; `since` and `until` in seconds since 1970; the `kind` of its key as pem.py
+    has it."""
 
     serial: str
     names: tuple[str, ...]
     since: float
     until: float
+    kind: str = ""
 
 
 # Contexts
 
 
 def build(material: Material) -> ssl.SSLContext:
-    """A new context for the server's side: the first pair, and by way of SNI the others.
+    """A new context for the server's side: that of the first pair, and by way of SNI those of the others.
 
-    Raises ssl.SSLError or ValueError for what it cannot use. A context is never changed once it is in use: a pair that
-    fails to load would leave it broken.
+    A context has one pair of each kind of key, where several are for the same names: OpenSSL takes the one that the
+    client can verify. Raises ssl.SSLError or ValueError for what it cannot use. A context is never changed once it is
+    in use: a pair that fails to load would leave it broken.
     """
-    contexts = [_context(pair, material) for pair in material.pairs]
-    by_name: dict[str, ssl.SSLContext] = {}
-    for pair, context in zip(material.pairs, contexts, strict=True):
-        for name in describe(pair.certificate).names:
-            by_name.setdefault(name.lower(), context)
-    first = contexts[0]
+    described = [describe(pair.certificate) for pair in material.pairs]
+    made: dict[tuple[int, ...], ssl.SSLContext] = {}
+
+    def context_of(places: tuple[int, ...]) -> ssl.SSLContext:
+        if places not in made:
+            made[places] = _context([material.pairs[place] for place in places], material)
+        return made[places]
+
+    named = {name: _one_of_each_kind(places, described) for name, places in _places(described).items()}
+    first = context_of(_beside_the_first(described))
+    by_name = {name: context_of(places) for name, places in named.items()}
 
     ours = {each.encode() for each in material.alpn}
 
@@ -80,7 +89,7 @@ def build(material: Material) -> ssl.SSLContext:
         connection.asked_name = name
         if ours and (theirs := connection.hello.offered()) and ours.isdisjoint(theirs):
             return NO_APPLICATION_PROTOCOL  # OpenSSL is asked by Python to go on without one
-        if name and len(contexts) > 1:
+        if name and len(made) > 1:
             name = name.lower()
             wild = "*." + name.partition(".")[2]
             connection.context = by_name.get(name) or by_name.get(wild) or first
@@ -92,13 +101,38 @@ def build(material: Material) -> ssl.SSLContext:
     return first
 
 
-def _context(pair: Pair, material: Material) -> ssl.SSLContext:
+def _places(described: list[Described]) -> dict[str, list[int]]:
+    """For each name the places of its certificates: those that have it as it is, and behind them those that have it by
+    a wildcard."""
+    found: dict[str, list[int]] = {}
+    for place, each in enumerate(described):
+        for name in each.names:
+            found.setdefault(name.lower(), []).append(place)
+    return {name: [*places, *found.get("*." + name.partition(".")[2], ())] for name, places in found.items()}
+
+
+def _one_of_each_kind(places: Iterable[int], described: list[Described]) -> tuple[int, ...]:
+    found: dict[str, int] = {}
+    for place in places:
+        found.setdefault(described[place].kind, place)
+    return tuple(found.values())
+
+
+def _beside_the_first(described: list[Described]) -> tuple[int, ...]:
+    """For who asks for no name, or for one that nobody has: the first, and of other kinds those for all its names."""
+    named = _places(described)
+    for_all = [set(named[name.lower()]) for name in described[0].names]
+    return _one_of_each_kind([0, *sorted(set.intersection(*for_all))] if for_all else [0], described)
+
+
+def _context(pairs: list[Pair], material: Material) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # not a subclass: gevent replaces the class
     context.max_hello = material.max_hello  # type: ignore[attr-defined]
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    with as_file(pair.certificate) as certificate, as_file(pair.key) as key:
-        context.load_cert_chain(certificate, key, password=_no_pass_phrase)
+    for pair in pairs:
+        with as_file(pair.certificate) as certificate, as_file(pair.key) as key:
+            context.load_cert_chain(certificate, key, password=_no_pass_phrase)
     if material.client_ca:
         context.load_verify_locations(cadata=material.client_ca.decode("ascii"))
         context.verify_mode = ssl.CERT_REQUIRED
@@ -119,7 +153,7 @@ def describe(certificate: bytes) -> Described:
     if not names:
         names = [value for part in told.get("subject", ()) for key, value in part if key == "commonName"]
     since, until = (float(ssl.cert_time_to_seconds(told[key])) for key in ("notBefore", "notAfter"))
-    return Described(told["serialNumber"], tuple(names), since, until)
+    return Described(told["serialNumber"], tuple(names), since, until, certificate_kind(certificate))
 
 
 @contextlib.contextmanager

@@ -370,7 +370,8 @@ def _work_left(event: events.WorkLeft) -> tuple[int, str]:
 def _certificate_loaded(event: events.CertificateLoaded) -> tuple[int, str]:
     verb = "New certificate" if event.replaced else "Certificate"
     names = escaped(", ".join(event.names)) or "no name"
-    return INFO, f"{verb} {escaped(event.path)}: {names}; serial {event.serial}, good until {date(event.until)}"
+    kind = f"{escaped(event.kind)}, " if event.kind else ""
+    return INFO, f"{verb} {escaped(event.path)}: {names}; {kind}serial {event.serial}, good until {date(event.until)}"
 
 
 @words(WARNING, events.CertificateExpires)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from launch import launched, wait_for
-from pronghorn import log_file, privileges, trusted_paths
+from pronghorn import log_config, log_file, privileges, trusted_paths
 from pronghorn.act_as import act_as
 from pronghorn.control import Control
 from pronghorn.errors import BadSetting, CannotBind, PronghornError
@@ -321,16 +322,58 @@ def test_files_that_workers_could_change_are_warned_of(precious: Path) -> None:
         os.chmod(folder, 0o755)
         run = Path(folder) / "run"
         run.mkdir()
-        (run / "pronghorn.toml").write_text("log-level = 'info'\n")
+        (run / "log.json").write_text('{"version": 1}')
+        (run / "pronghorn.toml").write_text(f"log-config = '{run}/log.json'\n")
         with launched(Path(folder), user="nobody", pid_file="run/p", config=str(run / "pronghorn.toml")) as server:
             server.ready()
             assert "may change" not in server.log
         os.chown(run, NOBODY, NOBODY)
         with launched(Path(folder), user="nobody", pid_file="run/p", config=str(run / "pronghorn.toml")) as server:
             server.ready()
-            for name, why in (("pronghorn.toml", "it decides what root does"), ("p", "send signals to the number")):
+            for name, why in (
+                ("pronghorn.toml", "it decides what root does"),
+                ("log.json", "what root imports"),
+                ("p", "send signals to the number"),
+            ):
                 assert re.search(rf"WARNING\] User {NOBODY}, .* may change \S*run/{name}: .*{why}", server.log)
             assert server.stop() == 0
+
+
+def log_config_for(file: Path, folder: Path) -> str:
+    handler = {"class": "logging.FileHandler", "filename": str(file)}
+    config = {"version": 1, "handlers": {"file": handler}, "root": {"handlers": ["file"]}}
+    (folder / "log.json").write_text(json.dumps(config))
+    return str(folder / "log.json")
+
+
+def test_no_log_of_ones_own_leads_root_by_a_link_of_anothers(precious: Path, theirs: Path, tmp_path: Path) -> None:
+    (theirs / "x.log").symlink_to(precious)
+    with pytest.raises(BadSetting, match=r"x\.log is a symbolic link"):
+        log_config.apply(log_config_for(theirs / "x.log", tmp_path))
+    for file in (theirs / "new.log", theirs / "sub" / "deep.log"):
+        file.parent.mkdir(exist_ok=True)
+        with pytest.raises(BadSetting, match=rf"user {MALLORY} may change the folder {theirs}"):
+            log_config.apply(log_config_for(file, tmp_path))
+        assert not file.exists()
+    assert precious.read_text() == "secret\n"
+
+
+def test_a_log_of_ones_own_may_be_where_only_root_and_a_strange_group_write(
+    theirs: Path,
+) -> None:
+    folder = theirs.parent / "log"
+    folder.mkdir()
+    folder.chmod(0o775)
+    os.chown(folder, 0, MALLORY)  # as syslog's /var/log is
+    trusted_paths.refuse_shared(str(folder / "x.log"), (NOBODY,))
+    with pytest.raises(PermissionError, match="others may change"):
+        trusted_paths.refuse_shared(str(folder / "x.log"), (NOBODY, MALLORY))
+    folder.chmod(0o1777)
+    trusted_paths.refuse_shared(str(folder / "x.log"), (MALLORY,))
+    assert (folder / "x.log").stat().st_uid == 0, "nobody else can put one there any more"
+    os.chown(folder / "x.log", MALLORY, MALLORY)
+    with pytest.raises(PermissionError, match="others may change"):
+        trusted_paths.refuse_shared(str(folder / "x.log"))
 
 
 def test_who_may_change_a_file(theirs: Path) -> None:

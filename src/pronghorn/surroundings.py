@@ -57,12 +57,13 @@ class Surroundings:
         self._pid_file.write()
 
     def at_risk(self, config: str) -> list[Event]:
-        """What the user whom workers become could have root do by a file: the settings file `config`, and the process
-        id file."""
+        """What the user whom workers become could have root do by a file: the settings file `config`, that of
+        `--log-config`, and the process id file."""
         person = privileges.person
         if person is None or person.uid == 0:
             return []
-        paths = {"config": config, "pid_file": self._settings.pid_file}
+        settings = self._settings
+        paths = {"config": config, "log_config": settings.log_config, "pid_file": settings.pid_file}
         return [
             PathAtRisk(path, person.uid, setting)
             for setting, path in paths.items()

@@ -37,16 +37,17 @@ class Place:
     """The folder that a path leads to, held open as `fd`, and the `name` in it; a context that lets go of the folder.
 
     `shared` is the user who may change the folder, beside root and this process's; None if nobody, ANYBODY if several.
-    `above` is the same of the first folder on the way in which the next one could be swapped, with its group.
+    `above` is the same of the first folder on the way in which the next one could be swapped, with its group. `magic`
+    is a name that leads to an open file (/dev/stderr).
     """
 
-    __slots__ = ("_magic", "_strict", "above", "fd", "name", "shared")
+    __slots__ = ("_strict", "above", "fd", "magic", "name", "shared")
 
     def __init__(self, path: str, *, follow: bool = False) -> None:
         """`follow` a symbolic link at the end as well, where that can be trusted. Raises OSError."""
         self.shared: int | None = None
         self.above: tuple[int, int] | None = None
-        self._magic = False
+        self.magic = False
         self._strict = os.geteuid() == 0
         if self._strict:
             self.fd = os.open("/" if path.startswith("/") else ".", FOLDER)
@@ -57,7 +58,7 @@ class Place:
                 raise
         else:
             folder, self.name = os.path.split(path)
-            self._magic = follow
+            self.magic = follow
             self.fd = os.open(folder or ".", FOLDER)
 
     def __enter__(self) -> Place:
@@ -79,7 +80,7 @@ class Place:
         Raises OSError, with the reason in words where the file cannot be trusted.
         """
         flags |= os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        if self._magic:
+        if self.magic:
             return os.open(self.name, flags, mode, dir_fd=self.fd)
         flags |= os.O_NOFOLLOW
         for _ in range(TRIES):
@@ -133,7 +134,7 @@ class Place:
                 self.name, self.shared = name, other
                 raise self._refusal("is a symbolic link")
             if target and last and here.st_dev == _proc():  # /dev/stderr leads there: a link in name only
-                self.name, self._magic = name, True
+                self.name, self.magic = name, True
                 return
             if target:
                 links += 1
@@ -208,6 +209,35 @@ def read(path: str, most: int = 4 * 1024 * 1024) -> bytes:
         fd = act_as(error.uid, *groups_of(error.uid, error.gid), lambda: os.open(path, flags))
     with open(fd, "rb") as file:  # it does not block: a pipe that nobody fills is empty
         return file.read(most) or b""
+
+
+def refuse_shared(path: str, groups: tuple[int, ...] = ()) -> None:
+    """For what root opens by its name, again and again: raises PermissionError if another user, or who is in one of the
+    `groups`, may change what the path leads to. In a sticky folder (/tmp) the file is made if need be, and nobody
+    replaces it then. Who is not root may do as he likes. Raises OSError."""
+    if os.geteuid() != 0:
+        return
+    with Place(path, follow=True) as place:  # no link on the way, but root's
+        if place.magic:
+            return
+        if os.fstat(place.fd).st_mode & stat.S_ISVTX:
+            os.close(place.open(os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
+    real = os.path.realpath(path)
+    while (folder := os.path.dirname(real)) != real:
+        status = os.stat(folder)
+        entry = os.lstat(real) if os.path.lexists(real) else None
+        other = _swaps(status, groups)
+        if other is not None and not _guarded(status, entry):
+            raise PermissionError(errno.EPERM, f"{who(other)} may change the folder {folder}")
+        real = folder
+
+
+def _swaps(folder: os.stat_result, groups: tuple[int, ...]) -> int | None:
+    """As `changer`, but a group counts only if it is one of these."""
+    if folder.st_uid not in (0, os.geteuid()):
+        return folder.st_uid
+    mode = stat.S_IMODE(folder.st_mode)
+    return ANYBODY if mode & 0o002 or (mode & 0o020 and folder.st_gid in groups) else None
 
 
 def may_change(path: str, uid: int, groups: tuple[int, ...]) -> bool:

@@ -321,6 +321,7 @@ def _log_not_reopened(event: events.LogNotReopened) -> tuple[int, str]:
 
 AT_RISK = {
     "config": "it decides what root does at the next start or reload",
+    "log_config": "it decides what root imports, and which files it opens, at the next start",
     "pid_file": "root's scripts send signals to the number in it",
 }
 

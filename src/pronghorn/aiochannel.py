@@ -31,6 +31,10 @@ class AsyncioChannel(AnyChannel, asyncio.Transport):
     def view(self) -> TransportSocket:
         return TransportSocket(self.sock)
 
+    def _force_close(self, error: BaseException | None) -> None:
+        """What asyncio's own TLS calls of the transport below it when that cannot go on."""
+        self._gone(error)
+
 
 class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
     """The same with TLS below it."""
@@ -38,6 +42,7 @@ class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
     __slots__ = TLS_SLOTS
     has_tasks = True
     view = AsyncioChannel.view
+    _force_close = AsyncioChannel._force_close
 
 
 def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int) -> AnyChannel:
@@ -59,6 +64,7 @@ def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int
 def part(channel: AnyChannel, conn: Connection) -> None:
     """The channel is over, and the connection has its descriptor for itself again."""
     conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
+    channel._name = channel.sockname
     if channel.sock is not conn:
         channel.sock.detach()
 

@@ -35,7 +35,7 @@ from pronghorn.errors import DescriptorLost, PeerError, TooMuchUnsent, reason_of
 from pronghorn.listener import Drain, Peer
 from pronghorn.proxy_protocol import ProxyHeader
 from pronghorn.socket_facts import identity, unread, unsent
-from pronghorn.transport import Bytes, Loop, Transport, fill
+from pronghorn.transport import Bytes, Loop, Transport, check_bytes, fill, limits_of
 
 BURST = 1 << 20  # bytes that a protocol sends at most before others have their turn: more waits for the loop
 NO_SOCKET = frozenset({errno.EBADF, errno.ENOTSOCK})  # the descriptor is not what it was
@@ -44,9 +44,10 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS: tuple[str, ...] = (
-    "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_inode", "_lost", "_most", "_paused",
-    "_throttled", "_until", "bytes_in", "bytes_out", "context", "drain", "ended", "loop", "number", "opened", "peer",
-    "peer_ended", "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write", "wrote_eof",
+    "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_inode", "_lost", "_low", "_most",
+    "_name", "_paused", "_throttled", "_until", "bytes_in", "bytes_out", "context", "drain", "ended", "loop", "number",
+    "opened", "peer", "peer_ended", "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write",
+    "wrote_eof",
 )  # fmt: skip
 NOTHING: tuple[str, ...] = ()
 
@@ -74,7 +75,9 @@ class AnyChannel(Transport):
         self.stays = False  # its handler does not want to be ended by draining
         self._asked = 0  # what had been written when the last input came
         self._backlog: bytearray | None = None
-        self._high, self._most = high_water, most  # of the backlog: reading pauses; whoever writes more is cut
+        self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
+        self._most = most  # whoever writes more is cut
+        self._name: Any = None  # our address, once the socket is gone
         self.seen: Any = None  # by timeouts.py
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
@@ -148,7 +151,7 @@ class AnyChannel(Transport):
                 return
             self.bytes_out += sent
             del backlog[:sent]
-            if self._throttled and len(backlog) <= self._high // 4:
+            if self._throttled and len(backlog) <= self._low:
                 self._throttle(False)
         if not self._backlog:
             self._backlog = None
@@ -184,8 +187,10 @@ class AnyChannel(Transport):
         if self.wrote_eof:
             raise RuntimeError("write() after write_eof()")
         if self.state is CLOSING or self.state is CLOSED or not data:
+            check_bytes(data)
             return
         if self._backlog is not None:
+            check_bytes(data)
             if len(self._backlog) > self._most:
                 self.cut(TooMuchUnsent(len(self._backlog)))
                 return
@@ -239,7 +244,10 @@ class AnyChannel(Transport):
         return not (self._paused or self.is_closing())
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = high if high is not None else 4 * low if low is not None else 64 * 1024
+        """Pause the protocol above `high` bytes unsent, and resume it at `low`. ValueError unless high >= low >= 0."""
+        self._high, self._low = limits_of(high, low)
+        if not self._throttled and self._backlog is not None and len(self._backlog) > self._high:
+            self._throttle(True)
 
     def get_write_buffer_size(self) -> int:
         return len(self._backlog) if self._backlog is not None else 0
@@ -345,6 +353,7 @@ class AnyChannel(Transport):
                 self._error = DescriptorLost()
                 self.loop.failed(self, self._error)
             self.sock.detach()
+        self._name = self.sockname
         end(self.sock)
         self._fd = -1
 
@@ -414,6 +423,7 @@ class AnyChannel(Transport):
 
     def _failed(self, error: BaseException) -> None:
         if not (isinstance(error, OSError) and is_peers_fault(error)):
+            self._error = self._error or error
             self.loop.failed(self, error)
         self.close()
 

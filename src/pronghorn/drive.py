@@ -14,7 +14,7 @@ from typing import Any
 
 from pronghorn.connection import READ_SIZE, Connection, end_reading, first_word_due, is_peers_fault
 from pronghorn.socket_facts import unread
-from pronghorn.transport import Bytes, Transport
+from pronghorn.transport import Bytes, Transport, limits_of
 
 
 class BlockingTransport(Transport):
@@ -23,7 +23,9 @@ class BlockingTransport(Transport):
     __slots__ = (
         "_closing",
         "_flow",
+        "_high",
         "_lock",
+        "_low",
         "_poller",
         "_readable",
         "_told",
@@ -44,6 +46,7 @@ class BlockingTransport(Transport):
         self.protocol = protocol
         self.error: BaseException | None = None
         self.wrote_eof = False
+        self._high, self._low = limits_of(None, None)
         self._closing = False
         self._told = False
         self._flow = threading.get_ident()
@@ -168,7 +171,8 @@ class BlockingTransport(Transport):
         self.conn.hears_drain = True  # the new one may want to stay
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
+        """Nothing is ever buffered here. ValueError unless high >= low >= 0."""
+        self._high, self._low = limits_of(high, low)
 
     def get_write_buffer_size(self) -> int:
         return 0

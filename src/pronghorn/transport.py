@@ -28,6 +28,8 @@ class Transport:
     """The handler does not want to be ended by draining."""
     protocol: Any
     bytes_in: int
+    _low: int
+    _high: int
     tls: Any = None
     """What there is to know of the TLS below (`pronghorn.tls.TlsFacts`); None where there is none."""
 
@@ -45,6 +47,10 @@ class Transport:
     def can_write_eof(self) -> bool:
         return True
 
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """The low and the high mark, in bytes."""
+        return self._low, self._high
+
     def set_protocol(self, protocol: Any) -> None:
         """Give the connection to another protocol."""
         self.protocol = protocol
@@ -57,11 +63,11 @@ class Transport:
         `cipher`); and ours, for streams: `connection`, which is this transport, `lifespan`, `draining`,
         `drain`, `tls`, and `proxy`, the PROXY header if there was one."""
         if name == "peername":
-            return self.peer
+            return four_part(self.peer)
         if name == "proxy":
             return self.proxy if self.proxy is not None else default
         if name == "sockname":
-            return self.sock.getsockname()
+            return self.sockname
         if name == "socket":
             return self.view()
         if name in ("lifespan", "drain", "draining", "tls"):
@@ -73,6 +79,14 @@ class Transport:
     def view(self) -> Any:
         """The socket to look at, and to set options of; it cannot be closed, nor read or written past the transport."""
         return SocketView(self.sock)
+
+    @property
+    def sockname(self) -> Any:
+        """Our own address, after the end too; None if nobody knows it any more."""
+        try:
+            return self.sock.getsockname()
+        except OSError:
+            return getattr(self, "_name", None)
 
     @property
     def messages(self) -> int:
@@ -155,6 +169,35 @@ class SocketView:
         """Raises ValueError for True: the socket belongs to a loop."""
         if flag:
             raise ValueError("setblocking(): transport sockets cannot be blocking")
+
+
+def four_part(peer: Peer) -> Any:
+    """A peer as asyncio tells it: of IPv6 with flow and scope (RFC 3493, section 3.3)."""
+    if isinstance(peer, str) or ":" not in peer[0]:
+        return peer
+    _, _, zone = peer[0].partition("%")
+    try:
+        scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
+    except OSError:
+        scope = 0
+    return peer[0], peer[1], 0, scope
+
+
+def check_bytes(data: Any) -> None:
+    """TypeError for what cannot be sent."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+
+
+def limits_of(high: int | None, low: int | None) -> tuple[int, int]:
+    """The high and the low mark, each from the other if need be, as asyncio has them. ValueError for wrong ones."""
+    if high is None:
+        high = 64 * 1024 if low is None else 4 * low
+    if low is None:
+        low = high // 4
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+    return high, low
 
 
 def counted(protocol: Any) -> int:

@@ -22,6 +22,7 @@ from pronghorn.drain import Drain
 from pronghorn.errors import DescriptorLost, MessageTooLong, PeerTimeout, TooMuchUnsent
 from pronghorn.farewells import Farewell, context_of, look_at_all
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
+from pronghorn.loop_methods import equip
 from pronghorn.settings import Settings
 
 LOOK = 5.0  # seconds between two looks at whether a descriptor is still the connection's
@@ -57,7 +58,8 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
 
     def eof_received(self) -> bool:
         super().eof_received()
-        return True  # with TLS too: asyncio's own says that it would have to close, and loses the reply
+        # With TLS of ours too: asyncio's own, after start_tls, can only close, and warns of whoever wants more.
+        return self._transport is self.transport  # type: ignore[attr-defined]
 
     @property
     def owes_exactly(self) -> Callable[[], bool] | None:
@@ -77,8 +79,8 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
         except BaseException as error:
             # A peer that leaves in the middle of what the handler waits for is no news.
             gone = isinstance(error, (asyncio.IncompleteReadError, PeerTimeout, TooMuchUnsent, DescriptorLost)) or (
-                isinstance(error, OSError) and is_peers_fault(error)
-            )
+                isinstance(error, OSError) and (is_peers_fault(error) or error is self.transport._error)
+            )  # the last: a handshake, after start_tls
             if not gone:
                 self.transport.loop.failed(self.transport, error)
         finally:
@@ -137,6 +139,7 @@ class OwnLoops:
         if runner is None:
             runner = self._here.runner = asyncio.Runner()
             leave_executor(runner.get_loop())
+            equip(runner.get_loop())
         try:
             runner.run(self._one(conn), context=contextvars.copy_context())
         except (SystemExit, KeyboardInterrupt):  # of a task, maybe: the loop was left in the middle of a conversation

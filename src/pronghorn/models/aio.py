@@ -20,6 +20,7 @@ from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
 from pronghorn.channel import OPENING, AnyChannel
 from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, leave_executor, tasks_of_clients
 from pronghorn.introduction import Introduction
+from pronghorn.loop_methods import equip
 from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import DESERTED, TICK, Context, Model, OutOfMemory, by_descriptors
 from pronghorn.models.turns import Loops
@@ -131,6 +132,7 @@ def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         loop = runner.get_loop()
         leave_executor(loop)
+        equip(loop)
         serving = loop.create_task(main())
         while not serving.done():
             try:

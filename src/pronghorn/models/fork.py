@@ -207,7 +207,8 @@ def drain_children(flows: Flows, children: Children, settle: Callable[[], None])
             send(children, signal.SIGTERM)
         rounds += 1
         flows.tick()
-        time.sleep(SWEEP)
+        left = flows.context.drain.deadline - time.monotonic()  # children cut what they have when it is over
+        time.sleep(max(0.0, min(SWEEP, left)))
         settle()
     for pid, (peer, _, opened) in children.items():
         flows.context.note_cut(pid, peer, opened)

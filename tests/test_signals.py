@@ -137,3 +137,25 @@ def test_a_handler_that_takes_signals_is_told_of_and_costs_no_drain(tmp_path: Pa
         began = time.monotonic()
         assert server.stop() == 0, server.log
         assert time.monotonic() - began < 15
+
+
+FORKS = """
+import os, signal, time
+from pronghorn.processes import keep_signals_in_forks
+
+keep_signals_in_forks()
+mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+for _ in range(10):
+    if not (pid := os.fork()):
+        time.sleep(3)
+        os._exit(1)
+    os.kill(pid, signal.SIGTERM)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def test_no_child_of_a_worker_loses_the_signal_of_its_first_moment() -> None:
+    told = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=False)
+    assert told.stdout.split() == ["7"] * 10, told.stderr

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1
@@ -108,13 +109,6 @@ def nothing(number: int, frame: FrameType | None) -> None:
     """A signal handler that does nothing."""
 
 
-def die_of(number: int) -> None:
-    """In a process that inherited a signal handler which is not for it: does what the signal does by default."""
-    signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
-    os.kill(os.getpid(), number)
-
-
 def end_start(number: int, frame: FrameType | None) -> None:
     """A signal handler for a process that starts: the first signal ends the start, and what follows changes nothing."""
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -152,6 +146,27 @@ def reset_signals() -> None:
     signal.set_wakeup_fd(-1)
     for number in SignalPipe.TAKEN:
         signal.signal(number, signal.SIG_DFL if number in DEFAULT_IN_WORKERS else nothing)
+
+
+def keep_signals_in_forks(settle: Callable[[], None] = lambda: None) -> None:
+    """From here on no child that this process forks, by whatever library, loses a signal of its first moments: Python
+    forgets, in the child, what came between fork(2) and its own preparations (PyOS_AfterFork_Child), and whoever has
+    told the child waits for its end. Signals wait until then, and until the child has called `settle`."""
+    here = threading.local()
+
+    def hold() -> None:
+        here.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, here.mask)
+
+    def begin() -> None:
+        try:
+            settle()
+        finally:
+            release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
 
 
 def die_with_parent(number: signal.Signals) -> None:

@@ -37,9 +37,9 @@ from pronghorn.log_file import Reopener
 from pronghorn.models.base import Context, Model
 from pronghorn.processes import (
     close_descriptors,
-    die_of,
     die_with_parent,
     flush_streams,
+    keep_signals_in_forks,
     name_process,
     nothing,
     prefer_when_out_of_memory,
@@ -306,13 +306,12 @@ def _serve(
     handler = load_handler(plan.source, settings)
 
     def begin_drain(number: int, frame: FrameType | None) -> None:
-        if drain.owner not in (ANYBODY, os.getpid()):  # a child process of the handler's own
-            die_of(number)
         if os.getpid() != me or os.getppid() == supervisor:  # a child of the fork model is its worker's
             drain.begin(signal.Signals(number).name)
         else:
             abandoned(drain, settings)
 
+    keep_signals_in_forks(lambda: _leave_term(drain, begin_drain))
     turns = turning(settings)
 
     def ready() -> None:
@@ -332,6 +331,13 @@ def _serve(
         cut = model.run(context)
     ending.end(lambda: drain.deadline, drain.lost, lambda: page.tick(time.monotonic()))
     return CUT_AT_DEADLINE if cut else 0
+
+
+def _leave_term(drain: Drain, begin_drain: Any) -> None:
+    """In a forked process that is the handler's own: TERM ends it as the system does. A handler of Python's is called
+    between two steps of Python's, and a process that waits in C, as for a lock, may never come to one."""
+    if drain.owner != ANYBODY and signal.getsignal(signal.SIGTERM) is begin_drain:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _take_back(observe: Observer, begin_drain: Any) -> None:

@@ -127,6 +127,7 @@ def _of_path(path: str) -> list[Sockets]:
     except FileNotFoundError:
         return _of_path_by_psutil(spellings)
     inodes = {int(row[6]) for row in rows if row[7:] and row[7] in spellings and row[5] == UNCONNECTED}
+    inodes = inodes - sock_diag.own() or inodes  # a path that was taken from us still stands with the socket we have
     return [Sockets(socket.AF_UNIX, path, "LISTEN", True, inodes=inodes)] if inodes else []
 
 

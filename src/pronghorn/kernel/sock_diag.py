@@ -106,6 +106,12 @@ def holders(inodes: Collection[int]) -> dict[int, set[int]]:
     return found
 
 
+def own() -> set[int]:
+    """The sockets that this process has open."""
+    links = (_target(f"/proc/self/fd/{descriptor}") for descriptor in os.listdir("/proc/self/fd"))
+    return {int(link[8:-1]) for link in links if link.startswith("socket:[")}
+
+
 def _target(link: str) -> str:
     try:
         return os.readlink(link)

@@ -148,8 +148,6 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
     flows.context.counts = counts
     counts.words[PID] = os.getpid()
     flows.open = flows.context.open = {conn.number: conn}
-    if time.monotonic() - conn.opened >= first_look(flows):  # SIGURG may have come: Python forgets it while it forks
-        _thread.start_new_thread(flows.look_after, ())
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
     drain.then = lambda: _thread.start_new_thread(flows.sweep, ())
     if drain.begun:
@@ -201,11 +199,8 @@ def reap(children: Children) -> list[tuple[int, int, Peer, Counts, float]]:
 
 def drain_children(flows: Flows, children: Children, settle: Callable[[], None]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
-    rounds = 0
+    send(children, signal.SIGTERM)
     while children and time.monotonic() < flows.context.drain.deadline:
-        if rounds % 10 == 0:  # once is not enough: Python forgets a signal that comes while it forks
-            send(children, signal.SIGTERM)
-        rounds += 1
         flows.tick()
         left = flows.context.drain.deadline - time.monotonic()  # children cut what they have when it is over
         time.sleep(max(0.0, min(SWEEP, left)))

@@ -249,7 +249,7 @@ def served(handler: object, model: str, **settings: Any) -> Iterator[Served]:
 
 def told(server: Served, why: str) -> None:
     """The log gives the reason, and no traceback."""
-    until(lambda: f": {why} after " in server.log(), f"a connection has ended for {why}")
+    until(lambda: re.search(rf"[ (]{why}\)? after ", server.log()), f"a connection has ended for {why}")
     assert "Traceback" not in server.log()
 
 
@@ -342,7 +342,7 @@ def test_a_peer_that_never_reads_is_cut(name: str, model: str) -> None:
 def cut_after(server: Served, why: str) -> float:
     """How long the first connection lived that was cut for this reason, in seconds."""
     told(server, why)
-    found = re.search(rf": {why} after ([0-9.]+) s", server.log())
+    found = re.search(rf"[ (]{why}\)? after ([0-9.]+) s", server.log())
     assert found
     return float(found[1])
 
@@ -375,6 +375,39 @@ def test_a_peer_that_takes_a_little_now_and_then_is_not_cut(name: str, model: st
             until(lambda due=due: time.monotonic() >= due)  # type: ignore[misc]
             assert slow.recv(SMALL)
         assert "write timeout" not in server.log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("lines", "epoll"), ("streams", "uvloop"), ("blocking", "fork"), ("blocking", "gevent"), (GIVES, "thread")],
+)
+def test_a_peer_that_takes_a_long_reply_is_not_idle(name: Any, model: str) -> None:
+    """It takes a part of it now and then, says nothing, and is cut for idleness when it has it all."""
+    with served(name, model, idle_timeout=0.5) as server, server.connect(receive_buffer=SMALL) as slow:
+        slow.sendall(b"SOME\n")
+        due = began = time.monotonic()
+        taken = 0
+        while time.monotonic() - began < 1.6:
+            due += 0.1
+            until(lambda due=due: time.monotonic() >= due)  # type: ignore[misc]
+            data = slow.recv(SMALL // 2)
+            assert data, f"cut after {taken} bytes and {time.monotonic() - began:.2f} s"
+            taken += len(data)
+        assert taken < len(TAKEN_WHOLE) and "idle" not in server.log()
+        slow.settimeout(10)
+        while data := slow.recv(1 << 20):
+            taken += len(data)
+        assert taken >= len(TAKEN_WHOLE)
+        told(server, "idle")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["epoll", "thread"])
+def test_a_peer_that_takes_nothing_of_a_long_reply_is_idle(model: str) -> None:
+    with served("lines", model, idle_timeout=0.5) as server, server.connect(receive_buffer=SMALL) as deaf:
+        deaf.sendall(b"BIG\n")
+        told(server, "idle")
 
 
 @pytest.mark.slow

@@ -24,13 +24,17 @@ from pronghorn.socket_facts import tcp_info, unread, unsent
 IDLE, MESSAGE, WRITE, AGE = "idle", "message timeout", "write timeout", "age"
 LONGEST, SHORTEST = 1.0, 0.05  # seconds between two passes
 PER_DEADLINE = 20  # passes within the shortest deadline: each is two of them late at most
+LONG = 16 * 1024  # bytes unsent that are no afterthought
 SHARE = 100  # a pass may take this part of the time
 
 
 class Seen:
     """What the passes have seen of one connection; made by the first, so that short ones never have it."""
 
-    __slots__ = ("acknowledged", "aged", "bytes_in", "heard", "look_at", "messages", "partial", "stalled", "taken")
+    __slots__ = (
+        "acknowledged", "aged", "bytes_in", "handed", "heard", "look_at", "messages", "partial", "stalled", "taken",
+        "took",
+    )  # fmt: skip
 
     def __init__(self, opened: float) -> None:
         self.bytes_in = 0
@@ -39,9 +43,20 @@ class Seen:
         self.partial = 0.0  # when the message that is unfinished began
         self.acknowledged = 0  # what was sent when a look found all of it acknowledged
         self.taken = -1  # how much the peer had taken when it last took something
+        self.handed = 0  # where what was unsent then came to its end
+        self.took = 0.0  # when it was last seen to take something of a long reply
         self.stalled = 0.0  # since when it has taken nothing; 0 if nothing is unsent
         self.look_at = 0.0  # not worth a look before
         self.aged = False
+
+    def take(self, taken: int, held: int, more: bool, now: float) -> None:
+        """The peer has taken so much in all, and `held` is unsent in the kernel. It is alive while it takes of a long
+        reply: some of what was unsent at the look before is so still, or much is, or there is `more` here."""
+        if self.stalled and taken > self.taken and (more or taken < self.handed or held >= LONG):
+            self.took = now
+        self.handed = taken + held
+        if not self.stalled or taken != self.taken:
+            self.stalled, self.taken = now, taken
 
 
 class Timeouts:
@@ -101,19 +116,19 @@ class ChannelTimeouts(Timeouts):
 
     def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
         not_heard_since, stalled_since, born = now - self.idle, now - self.write, now - self.age
-        framed, writes = self.message < math.inf, self.write < math.inf
+        framed, looks = self.message < math.inf, min(self.write, self.idle) < math.inf
         for channel in conns:
             seen, reason = channel.seen, ""
             if seen is None:
                 seen = channel.seen = Seen(channel.opened)
+            if looks and (channel.wants_write or channel.bytes_out != seen.acknowledged):
+                _look_at_unsent(channel, seen, now)
             if channel.bytes_in != seen.bytes_in:
                 seen.bytes_in, seen.heard = channel.bytes_in, now
-            elif seen.heard <= not_heard_since and _is_silent(channel.sock, self.idle):
+            elif max(seen.heard, seen.took) <= not_heard_since and _is_silent(channel.sock, self.idle):
                 reason = IDLE
-            if writes and (channel.wants_write or channel.bytes_out != seen.acknowledged):
-                _look_at_unsent(channel, seen, now)
-                if seen.stalled and seen.stalled <= stalled_since:
-                    reason = WRITE
+            if seen.stalled and seen.stalled <= stalled_since:
+                reason = WRITE
             if framed:
                 reason = self._message(channel, channel.sock, seen, now) or reason
             if channel.opened <= born and not seen.aged:
@@ -130,8 +145,7 @@ def _look_at_unsent(channel: Any, seen: Seen, now: float) -> None:
         seen.acknowledged, seen.stalled = channel.bytes_out, 0.0
         return
     taken = info.bytes_out if info is not None else channel.bytes_out - held
-    if not seen.stalled or taken != seen.taken:
-        seen.stalled, seen.taken = now, taken
+    seen.take(taken, held, channel.wants_write, now)
 
 
 def _is_silent(sock: socket.socket, seconds: float) -> bool:
@@ -168,21 +182,25 @@ class OutsideTimeouts(Timeouts):
             seen.heard = now
         elif conn.received != seen.bytes_in or unread(conn):
             seen.bytes_in, seen.heard = conn.received, now
-        held = unsent(conn)
+        held, first = unsent(conn), not seen.stalled
         if not held or (info is None and _has_room(conn)):
             seen.stalled = 0.0
         else:
             taken = info.bytes_out if info is not None else -held
             if not seen.stalled and info is not None:  # the look before was long ago
                 seen.stalled, seen.taken = now - info.ms_since_sent / 1000, taken
-            elif not seen.stalled or taken != seen.taken:
-                seen.stalled, seen.taken = now, taken
-        if now - seen.heard >= self.idle:
+                seen.handed = taken + held
+                if held >= LONG:  # what was sent last had room, so something had been taken
+                    seen.took = seen.stalled
+            else:
+                seen.take(taken, held, info is None, now)
+        heard = max(seen.heard, seen.took)
+        if now - heard >= self.idle and not (seen.stalled and first):  # then the next look tells whether it takes
             return IDLE
         if seen.stalled and now - seen.stalled >= self.write:
             return WRITE
         old = math.inf if seen.aged else conn.opened + self.age
-        seen.look_at = now if seen.stalled or info is None else min(seen.heard + self.idle, now + self.write, old)
+        seen.look_at = now if seen.stalled or info is None else min(heard + self.idle, now + self.write, old)
         return AGE if old <= now else ""
 
 

@@ -25,8 +25,8 @@ class Patience(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 10.0
     idle_timeout: Annotated[
         float,
-        option("Time since a peer's last byte after which its connection is ended; what we send does not count. "
-               "0: never.", PANEL, unit="time", ge=0),
+        option("Time since a peer's last byte after which its connection is ended; what we send does not count, except "
+               "that whoever takes of a long reply is not idle. 0: never.", PANEL, unit="time", ge=0),
     ] = 300.0  # fmt: skip
     message_timeout: Annotated[
         float,

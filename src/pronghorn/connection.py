@@ -19,6 +19,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -234,6 +235,15 @@ class Facts(Bare):
         """Somebody else has closed the descriptor: touch it no more, since its number may be another's."""
         self.lost = True
         self.detach()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As multiprocessing sends a plain socket: a descriptor of the same connection, in the other process."""
+        if "multiprocessing.reduction" not in sys.modules or self.tls is not None:
+            why = "" if self.tls is None else ": the keys of its TLS are here"
+            raise TypeError(f"cannot pickle {type(self).__name__!r} object{why}")
+        from multiprocessing import reduction
+
+        return reduction._reduce_socket(self)  # type: ignore[attr-defined]
 
     @property
     def local(self) -> Any:

@@ -41,6 +41,10 @@ class Old(socketserver.BaseRequestHandler): ...
 def blocking(conn: Any) -> None: ...
 
 
+def make() -> Aio:
+    return Aio()
+
+
 @pronghorn.message(pronghorn.lines)
 def reply(line: bytes) -> bytes:
     return line
@@ -76,7 +80,7 @@ def test_the_table_of_styles(handler: Any, style: str, blocks: bool, needs_async
 def test_settings_override() -> None:
     assert facts(blocking, framing="lines").style == "message"
     assert facts(blocking, style="message").style == "message"
-    assert facts(blocking, style="asyncio").style == "asyncio"  # a plain callable is a Protocol factory then
+    assert facts(lambda: make(), style="asyncio").style == "asyncio"  # a plain callable is a Protocol factory then
     with pytest.raises(BadSetting, match="framing"):
         facts(Ours, framing="lines", style="protocol")
 

@@ -26,6 +26,7 @@ class BlockingTransport(Transport):
         "_high",
         "_lock",
         "_low",
+        "_name",
         "_poller",
         "_readable",
         "_told",
@@ -47,6 +48,7 @@ class BlockingTransport(Transport):
         self.error: BaseException | None = None
         self.wrote_eof = False
         self._high, self._low = limits_of(None, None)
+        self._name: Any = None  # our address, once the socket is gone
         self._closing = False
         self._told = False
         self._flow = threading.get_ident()
@@ -213,4 +215,5 @@ def drive(protocol: Any, conn: Connection) -> None:
         if not (isinstance(raised, OSError) and is_peers_fault(raised)):
             raise
     finally:
+        transport._name = transport.sockname  # for whoever asks later
         transport.protocol.connection_lost(error)

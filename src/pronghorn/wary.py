@@ -6,7 +6,6 @@ closed it by its number. Here the loop survives that, and is told no more of wha
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import select
@@ -63,16 +62,6 @@ if hasattr(select, "epoll"):
                         reads, writes = key.events & selectors.EVENT_READ, key.events & selectors.EVENT_WRITE
                         self._selector.register(key.fd, select.EPOLLIN * bool(reads) | select.EPOLLOUT * bool(writes))
             return super().select(timeout)
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """asyncio's own loop, or whatever a handler wants it to be (a policy)."""
-    loop = asyncio.new_event_loop()
-    if type(loop) is asyncio.SelectorEventLoop and type(loop._selector) is selectors.EpollSelector:  # type: ignore
-        loop.close()
-        loop = asyncio.SelectorEventLoop(WaryEpoll())
-    asyncio.set_event_loop(loop)
-    return loop
 
 
 @contextlib.contextmanager

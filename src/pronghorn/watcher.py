@@ -97,7 +97,7 @@ def places(source: Any, file: str = "") -> list[str]:
     found = [file] if file else []
     if not isinstance(source, Source) or not source.is_users_code:
         return found
-    place = source.name.rpartition(":")[0]
+    place = source.name.rpartition(":")[0] or source.name
     if place.endswith(".py") or os.sep in place:
         return list(dict.fromkeys([os.path.dirname(os.path.abspath(place)), os.getcwd(), *found]))
     folders = [folder for folder in _folders(place.partition(".")[0]) if not _is_installed(folder)]

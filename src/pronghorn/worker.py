@@ -18,7 +18,6 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -290,6 +289,7 @@ def _take_on(plan: Plan) -> None:
         listener.expect(options(plan.settings))
     plan.observe(LogLevelSet(plan.settings.log_level))
     plan.model.prepare()
+    plan.model.make_loop(plan.facts)
 
 
 def _serve(
@@ -382,9 +382,7 @@ def load_handler(source: Any, settings: Settings) -> handlers.Handler:
     global loading
     if not isinstance(source, Source):
         return handlers.recognise(source, settings, handler_name(source))
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    handlers.loading.look_in(os.getcwd())
     loading = True
     try:
         return handlers.load(source, settings)

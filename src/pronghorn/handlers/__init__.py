@@ -2,14 +2,13 @@
 
 Law: the two shapes are `protocol()`, which reacts and never blocks, and `converse(conn)`, which blocks as it likes and
 needs a flow of control of its own. Recognition never guesses: what it looks at is written in the table of styles, and
-`--style` overrides it. User code is imported here and nowhere else, in the probe and in workers only.
+`--style` overrides it. A handler that can serve nobody is refused: see callables.py.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-import importlib.util
-import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from typing import Any
 import msgspec
 
 from pronghorn import framing as framings
-from pronghorn import lifespans, tracebacks
+from pronghorn import lifespans
 from pronghorn.connection import Connection
 from pronghorn.drive import drive
 from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
+from pronghorn.handlers import callables, loading
 from pronghorn.handlers.messages import FRAMING, MessageProtocol, MessageStyle, Protocol, message
 from pronghorn.lifespans import Lifespan
 from pronghorn.settings import Settings, nearest
@@ -44,6 +44,8 @@ class Facts(msgspec.Struct, frozen=True):
     needs_asyncio: bool
     lifespan: str = ""
     """The kind of its lifespan, "sync" or "async"; empty if it has none."""
+    patched: bool = False
+    """Its import patches the standard library by gevent."""
 
 
 class Handler:
@@ -104,14 +106,27 @@ def load(source: Source, settings: Settings) -> Handler:
         if source.name not in BUILT_IN:
             raise BadHandler(
                 f"There is no built-in handler {source.name!r}.",
-                nearest(source.name, BUILT_IN),
+                _meant(source.name) or nearest(source.name, BUILT_IN),
                 "Your own are named module:name or path/file.py:name.",
             )
         return recognise(getattr(importlib.import_module("pronghorn.services"), source.name), settings, source.name)
     found = find(source.name)
     if settings.factory:
-        found = _users(lambda: found(), f"The factory {source.name!r} failed.")
-    return recognise(found, settings, source.name)
+        found = loading.users(lambda: found(), f"The factory {source.name!r} failed.")
+    made = recognise(found, settings, source.name)
+    made.facts = msgspec.structs.replace(made.facts, patched=is_patched())
+    return made
+
+
+def is_patched() -> bool:
+    """Whether gevent has replaced what the server's own threads and loops are made of, in this process."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and any(monkey.is_module_patched(each) for each in ("socket", "select", "threading"))
+
+
+def _meant(name: str) -> str:
+    file = f"{name.replace('.', os.sep)}.py"
+    return f"Did you mean the file {file}?" if os.path.isfile(file) else ""
 
 
 def _refuse_idle_settings(source: Source, settings: Settings) -> None:
@@ -137,54 +152,26 @@ def program(command: tuple[str, ...]) -> Handler:
 
 
 def find(name: str) -> Any:
-    """Import what `module:name` or `path/file.py:name` says; dots in the name reach into objects."""
-    place, _, attribute = name.rpartition(":")
-    if not place or not attribute:
-        raise BadHandler(f"{name!r} names no handler.", hint="Write module:name or path/file.py:name.")
-    is_path = place.endswith(".py") or os.sep in place
-    found = _users(
-        lambda: _module_at(place) if is_path else importlib.import_module(place), f"{name!r} failed to import."
-    )
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []
-            hint = nearest(part, public) if public else ""
-            raise BadHandler(f"{place!r} has no {part!r}.", f"It was asked for as {name!r}.", hint)
-        found = getattr(found, part)
-    return found
+    """Import what `module:name` or `path/file.py:name` says, or the one handler of `path/file.py`."""
+    place, attribute = loading.parted(name)
+    found = loading.module(place, name)
+    return loading.attribute_of(found, place, attribute or loading.the_one(found, place, _tells, _may_be))
 
 
-def _module_at(path: str) -> Any:
-    if not os.path.isfile(path):
-        raise BadHandler(f"There is no file {path!r}.", f"The working folder is {os.getcwd()!r}.")
-    folder = os.path.dirname(os.path.abspath(path))
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # so that it finds its neighbours, as under `python path/file.py`
-    name = os.path.splitext(os.path.basename(path))[0]
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == os.path.abspath(path):
-        return known
-    spec = importlib.util.spec_from_file_location(name, os.path.abspath(path))
-    if spec is None or spec.loader is None:
-        raise BadHandler(f"{path!r} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+def _tells(found: Any) -> bool:
+    """Whether an object says by itself that it is a handler."""
+    if hasattr(found, FRAMING) or callables.is_protocol(found) or callables.is_handler_class(found):
+        return True
+    if callables.is_a("socketserver", "BaseServer", found):
+        return not isinstance(found, type)
+    lead = callables.leads_to(found)
+    if callables.is_coroutine_function(lead):
+        return callables.fits(found, 2) is not None
+    return lead is not found and (callables.is_protocol(lead) or callables.is_handler_class(lead))
 
 
-def _users(call: Callable[[], Any], what: str) -> Any:
-    """Call the user's code: whatever it raises, SystemExit included, is told as its own fault, with its own frames."""
-    try:
-        return call()
-    except BadHandler:
-        raise
-    except BaseException as error:
-        raise BadHandler(what, tracebacks.of_users(error), "Mend that; the handler is imported from here.") from None
+def _may_be(found: Any) -> bool:
+    return callables.fits(found, 1, 2) is not None and not callables.is_coroutine_function(found)
 
 
 def recognise(handler: Any, settings: Settings, name: str = "") -> Handler:
@@ -202,14 +189,18 @@ def recognise(handler: Any, settings: Settings, name: str = "") -> Handler:
 
 
 def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
-    if not callable(handler) and not _is_a("socketserver", "BaseServer", handler):
-        raise BadHandler(f"{name or handler!r} is no handler.", f"It is {handler!r}, which cannot be called.")
+    if not callable(handler) and not callables.is_a("socketserver", "BaseServer", handler):
+        hint = (
+            "Give the class, of which one is made for each connection." if callables.is_protocol(type(handler)) else ""
+        )
+        raise BadHandler(f"{name or handler!r} is no handler.", f"It is {handler!r}, which cannot be called.", hint)
     rule = framings.parse(settings.framing) if settings.framing else getattr(handler, FRAMING, None)
     style = settings.style if settings.style != "auto" else style_of(handler, rule)
     name = name or getattr(handler, "__qualname__", repr(handler))
     if style == "program":
         hint = "Give the program as --exec CMD..., the last thing on the line."
         raise BadSetting("--style is 'program', but the handler is none.", f"It is {name or handler!r}.", hint)
+    callables.check(handler, style, name)
     if style == "message":
         found = _message(handler, rule or framings.stream, settings, name)
         found.framed = True
@@ -219,28 +210,41 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
             f"--framing is {settings.framing!r}, but the handler is of {style} style.", "", "Leave it out."
         )
     if style == "protocol":
+        callables.check_factory(handler, name)
         return Handler(Facts(name, style, blocks=False, needs_asyncio=False), protocol=handler)
     if style == "asyncio":
-        return _asyncio(handler, settings, name)
+        return _of_asyncio(handler, settings, name)
     from pronghorn.handlers.blocking import call_of
 
-    return Handler(Facts(name, "blocking", blocks=True, needs_asyncio=False), converse=call_of(handler))
+    return Handler(Facts(name, "blocking", blocks=True, needs_asyncio=False), converse=call_of(handler, name))
 
 
 def style_of(handler: Any, rule: Framing | None) -> str:
-    """The table of styles: a framing makes a message handler; then base classes; then coroutine functions."""
+    """The table of styles: a framing makes a message handler; then base classes; then coroutine functions; of a
+    wrapper, what it leads to."""
     if rule is not None:
         return "message"
-    if isinstance(handler, type) and issubclass(handler, Protocol):
+    lead = callables.leads_to(handler)
+    if isinstance(lead, type) and issubclass(lead, Protocol):
         return "protocol"
-    if _is_coroutine_function(handler) or _is_a("asyncio", "BaseProtocol", handler):
+    if callables.is_coroutine_function(lead) or callables.is_a("asyncio", "BaseProtocol", lead):
         return "asyncio"
     return "blocking"
 
 
 def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Handler:
+    made = isinstance(handler, type)
+    if made:
+        callables.check_call(handler, "message object", name, 0, 1)
+        call = functools.partial(handler.__call__, None)
+    else:
+        call = handler
+    callables.check_call(call, "message", name, 1, 2)
+    late = callables.is_coroutine_function(callables.leads_to(handler.__call__ if made else handler))
+    if late and not made and not callables.is_coroutine_function(handler):
+        handler = callables.replying(handler)
     messages = MessageStyle(handler, rule, settings.max_message_size, settings.write_high_water)
-    if _is_coroutine_function(handler.__call__ if isinstance(handler, type) else handler):
+    if late:
         from pronghorn.handlers.coroutines import messages_as_streams
 
         return _asyncio(messages_as_streams(messages), settings, name)
@@ -248,28 +252,22 @@ def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Hand
     return Handler(facts, protocol=lambda: MessageProtocol(messages))
 
 
-def _asyncio(handler: Any, settings: Settings, name: str) -> Handler:
+def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:
+    """Of streams, or a factory of protocols: with `--style asyncio` the number of parameters tells which."""
+    lead = callables.leads_to(handler)
+    if callables.is_coroutine_function(lead) or (
+        not callables.is_protocol(lead) and callables.fits(handler, 0, 2) == 2
+    ):
+        callables.check_call(handler, "asyncio", name, 2)
+        return _asyncio(callables.awaiting(handler), settings, name)
+    callables.check_factory(handler, name)
+    return _asyncio(handler, settings, name, streams=False)
+
+
+def _asyncio(handler: Any, settings: Settings, name: str, streams: bool = True) -> Handler:
     from pronghorn.handlers.coroutines import OwnLoops, streams_factory
 
-    factory = handler
-    if _is_coroutine_function(handler):
-        factory = streams_factory(handler, settings.max_message_size)
+    factory = streams_factory(handler, settings.max_message_size) if streams else handler
     loops = OwnLoops(factory, settings)
     facts = Facts(name, "asyncio", blocks=False, needs_asyncio=True)
     return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave)
-
-
-def _is_coroutine_function(handler: Any) -> bool:
-    if isinstance(handler, type):
-        return False
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
-
-
-def _is_a(module: str, base: str, handler: Any) -> bool:
-    """Whether an object is, or is a class, of a base that only exists if its module was imported."""
-    known = sys.modules.get(module)
-    if known is None:
-        return False
-    return isinstance(handler, getattr(known, base)) or (
-        isinstance(handler, type) and issubclass(handler, getattr(known, base))
-    )

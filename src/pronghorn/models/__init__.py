@@ -61,6 +61,8 @@ def choose(handler: Facts) -> tuple[str, str]:
     """The model for `--model auto`, and why that one."""
     if handler.style == "program":
         return "fork", "a program is a process per connection"
+    if handler.patched and not handler.needs_asyncio:
+        return "gevent", "the handler patches the standard library by gevent"
     if handler.blocks:
         return "thread", "a blocking handler needs a flow of control of its own"
     if handler.needs_asyncio or handler.lifespan == ASYNC:

@@ -11,9 +11,10 @@ import contextlib
 import importlib.util
 import select
 import selectors
+import sys
 import time
+import warnings
 from collections.abc import Callable
-from typing import Any
 
 from pronghorn import contexts, wary
 from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
@@ -24,7 +25,6 @@ from pronghorn.loop_methods import equip
 from pronghorn.models.acceptor import Acceptor
 from pronghorn.models.base import DESERTED, TICK, Context, Model, OutOfMemory, by_descriptors
 from pronghorn.models.turns import Loops
-from pronghorn.wary import new_loop
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -125,12 +125,68 @@ class AsyncioLoops(Loops):
                 suspects[fd].on_readable()
 
 
-def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None:
+WARY = {"SelectSelector": wary.WarySelect, "EpollSelector": getattr(wary, "WaryEpoll", None)}
+_early: asyncio.AbstractEventLoop | None = None  # made before the handler was imported
+
+
+def begin(model: Model) -> None:
+    """Make the loop that will serve the current one, so that what a module makes of asyncio's while it is imported
+    belongs to it; new_event_loop() makes loops of the same kind then."""
+    global _early
+    make = _maker(model)
+    if sys.version_info < (3, 14) and type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy:
+        asyncio.set_event_loop_policy(_policy(make))
+    _early = make()
+    asyncio.set_event_loop(_early)
+
+
+def _policy(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoopPolicy:
+    class Policy(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            return make()
+
+    return Policy()
+
+
+def _maker(model: Model) -> Callable[[], asyncio.AbstractEventLoop]:
+    if model.name == UVLOOP.name:
+        import uvloop
+
+        return uvloop.new_event_loop
+    name = model.selector or "DefaultSelector"
+    kind = getattr(selectors, name)
+    selector = WARY.get(kind.__name__) or kind
+    return lambda: asyncio.SelectorEventLoop(selector())
+
+
+def _loop_for(model: Model) -> asyncio.AbstractEventLoop:
+    """The loop that was made early, or the one that the handler's module has set in its place."""
+    global _early
+    early, _early = _early, None
+    if early is None:
+        return _maker(model)()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            current = asyncio.get_event_loop()  # of a policy that the module has set, maybe
+    except RuntimeError:  # asyncio.run() has left none
+        current = early
+    if current is not early and not current.is_closed():
+        early.close()
+        return current
+    return _maker(model)() if early.is_closed() else early
+
+
+def serve_with(context: Context) -> None:
+    """Serve on one asyncio loop: that of the model, over its selector."""
+
     async def main() -> None:
         await AsyncioLoops(context).live()
 
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    serving_loop = _loop_for(context.model)
+    with asyncio.Runner(loop_factory=lambda: serving_loop) as runner:
         loop = runner.get_loop()
+        asyncio.set_event_loop(loop)
         leave_executor(loop)
         equip(loop)
         serving = loop.create_task(main())
@@ -142,25 +198,7 @@ def serve_with(context: Context, loop_factory: Callable[[], Any] | None) -> None
                     raise
                 context.fault(error)
         serving.result()
-
-
-WARY = {"SelectSelector": wary.WarySelect, "EpollSelector": getattr(wary, "WaryEpoll", None)}
-
-
-def serve_over_selector(context: Context, name: str) -> None:
-    """An asyncio handler under select, poll, epoll or kqueue: asyncio's own loop over that very selector."""
-    selector = WARY.get(name) or getattr(selectors, name or "DefaultSelector")
-    serve_with(context, lambda: asyncio.SelectorEventLoop(selector()))
-
-
-def serve_asyncio(context: Context) -> None:
-    serve_with(context, new_loop)
-
-
-def serve_uvloop(context: Context) -> None:
-    import uvloop
-
-    serve_with(context, uvloop.new_event_loop)
+    asyncio.set_event_loop(None)
 
 
 def uvloop_missing() -> str | None:
@@ -171,7 +209,7 @@ def uvloop_missing() -> str | None:
 
 ASYNCIO = Model(
     name="asyncio",
-    serve=serve_asyncio,
+    serve=serve_with,
     own_flow=False,
     purpose="Coroutines and asyncio protocols, and whatever library they bring along.",
     cost="A handler that blocks or computes for long holds up all others.",
@@ -181,7 +219,7 @@ ASYNCIO = Model(
 )
 UVLOOP = Model(
     name="uvloop",
-    serve=serve_uvloop,
+    serve=serve_with,
     own_flow=False,
     purpose="What asyncio is for, on a faster loop: the default for asyncio handlers where uvloop is installed.",
     cost="Needs the uvloop package; otherwise as asyncio.",

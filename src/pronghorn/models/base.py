@@ -107,7 +107,9 @@ class Model(msgspec.Struct, frozen=True):
         """Refuse a handler that cannot run here: IncompatibleHandler says why, and which models to choose."""
         from pronghorn import models
 
-        if handler.lifespan == ASYNC and (handler.blocks or not self._has_asyncio_loop(handler)):
+        if handler.patched and self.name != "gevent":
+            self._refuse_patched(handler)
+        if handler.lifespan == ASYNC and (handler.blocks or not self.has_asyncio_loop(handler)):
             self._refuse_lifespan(handler)
         if handler.blocks and not self.own_flow:
             why = "A handler that blocks needs a flow of control of its own; here it would stop everybody else."
@@ -132,14 +134,30 @@ class Model(msgspec.Struct, frozen=True):
                 "Limit sources at the proxy, or choose another --model.",
             )
 
-    def _has_asyncio_loop(self, handler: Facts) -> bool:
+    def make_loop(self, handler: Facts) -> None:
+        """Make the asyncio loop that will serve, if there is to be one; before the handler is imported, in a worker."""
+        if self.has_asyncio_loop(handler):
+            from pronghorn.models import aio
+
+            aio.begin(self)
+
+    def has_asyncio_loop(self, handler: Facts) -> bool:
         """Whether one asyncio loop serves all connections of this handler."""
         return self.is_asyncio or (handler.needs_asyncio and not self.own_flow)
+
+    def _refuse_patched(self, handler: Facts) -> NoReturn:
+        raise IncompatibleHandler(
+            f"{handler.name!r} patches the standard library by gevent, which model {self.name!r} cannot run on.",
+            "After monkey.patch_all() threads and sockets wait for gevent's loop, which turns under its model only.",
+            "Leave monkey.patch_all() out: asyncio has a loop of its own."
+            if handler.needs_asyncio
+            else "Use --model gevent, or leave monkey.patch_all() out.",
+        )
 
     def _refuse_lifespan(self, handler: Facts) -> NoReturn:
         from pronghorn import models
 
-        fit = [each.name for each in models.pages() if each._has_asyncio_loop(handler)]
+        fit = [each.name for each in models.pages() if each.has_asyncio_loop(handler)]
         raise IncompatibleHandler(
             f"{handler.name!r} has an async lifespan, which model {self.name!r} cannot enter.",
             "An async lifespan lives on a worker's asyncio loop, one for all its connections; here is none.",
@@ -162,7 +180,7 @@ class Model(msgspec.Struct, frozen=True):
         if context.handler.facts.needs_asyncio and not (self.own_flow or self.is_asyncio):
             from pronghorn.models import aio
 
-            aio.serve_over_selector(context, self.selector)
+            aio.serve_with(context)
         else:
             self.serve(context)
         context.fold()

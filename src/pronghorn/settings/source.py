@@ -6,7 +6,7 @@ import msgspec
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A built-in's name, `module:name`, `path/file.py:name`, or a program's command."""
+    """A built-in's name, `module:name`, `path/file.py:name`, `path/file.py`, or a program's command."""
 
     name: str = "upper"
     command: tuple[str, ...] = ()
@@ -14,4 +14,4 @@ class Source(msgspec.Struct, frozen=True):
     @property
     def is_users_code(self) -> bool:
         """Whether finding out about the handler imports code that is not ours."""
-        return not self.command and ":" in self.name
+        return not self.command and (":" in self.name or self.name.endswith(".py") or "/" in self.name)

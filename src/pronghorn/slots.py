@@ -97,13 +97,13 @@ class Worker:
     when it died; `connected` are the sources that were then, `seen` those before (suspects.py). One that is `retired`
     is on its way out: at `release_at` it is told to let go of its listeners, and at `drain_at` at the latest it is
     `draining`. It has `let_go` when it accepts no more; `alone` are the listeners that nobody else serves. `stage` is
-    what it set about last before it was ready.
+    what it set about last before it was ready. One that has asked whether it shall finish is told so at `answer_at`.
     """
 
     __slots__ = (
-        "alone", "connected", "crash", "cut", "doom", "drain_at", "draining", "failure", "generation", "kill_at",
-        "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at", "rows", "seen",
-        "served", "slot", "stacks", "stage", "started_at",
+        "alone", "answer_at", "connected", "crash", "cut", "doom", "drain_at", "draining", "failure", "generation",
+        "kill_at", "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at",
+        "rows", "seen", "served", "slot", "stacks", "stage", "started_at",
     )  # fmt: skip
 
     def __init__(
@@ -127,7 +127,7 @@ class Worker:
         self.rows = rows
         self.kill_at = NEVER
         self.retired = self.draining = False
-        self.release_at = self.drain_at = self.retired_at = NEVER
+        self.release_at = self.drain_at = self.retired_at = self.answer_at = NEVER
         self.alone: tuple[str, ...] = ()
         self.served = False
         self.connected: dict[int, int] = {}

@@ -3,12 +3,14 @@
 Law: a worker knows its own signals and its line to the supervisor, and nothing of bytes or of other workers. It is
 born with every signal blocked, puts its dispositions right, and only then unblocks them: a TERM sent right after
 fork(2) is never lost. Until its model has entered its loop TERM simply ends it, for it holds no connection yet; from
-then on it is ready, and TERM begins the drain. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do
-nothing here: the supervisor decides. The end of the line means that the supervisor is gone, and the death signal of
-prctl(2) says the same to a worker that is stuck in its handler. Then nobody is left who would kill a worker that hangs:
-a timer of the kernel does, a grace after the drain deadline. One more ends a worker whose main thread has computed for
-so long that its supervisor would have killed it; as long as the worker turns, it is put off. What the handler's
-module does while it is imported, SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
+then on it is ready, and TERM begins the drain. A TERM of somebody else than the supervisor is passed on to the
+supervisor, which answers: if the whole process group got it, clients must be kept out before a worker lets go of the
+listeners. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do nothing here: the supervisor decides.
+The end of the line means that the supervisor is gone, and the death signal of prctl(2) says the same to a worker that
+is stuck in its handler. Then nobody is left who would kill a worker that hangs: a timer of the kernel does, a grace
+after the drain deadline. One more ends a worker whose main thread has computed for so long that its supervisor would
+have killed it; as long as the worker turns, it is put off. What the handler's module does while it is imported,
+SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
 """
 
 from __future__ import annotations
@@ -75,6 +77,10 @@ class LetGo(msgspec.Struct, tag=True, frozen=True):
     """It drains, and has let go of its listeners: whom it has not accepted yet, others will."""
 
 
+class Asked(msgspec.Struct, tag=True, frozen=True):
+    """Somebody else than the supervisor has sent it SIGTERM: shall it finish?"""
+
+
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The worker cannot start: an error of ours, in its parts."""
 
@@ -109,7 +115,7 @@ class Finished(msgspec.Struct, tag=True, frozen=True):
     cut: int
 
 
-Report = Ready | Stage | LetGo | Failed | Crashed | Finished
+Report = Ready | Stage | LetGo | Asked | Failed | Crashed | Finished
 
 
 class Release(msgspec.Struct, tag=True, frozen=True):
@@ -120,7 +126,7 @@ class Release(msgspec.Struct, tag=True, frozen=True):
 
 
 class Finish(msgspec.Struct, tag=True, frozen=True):
-    """To the worker: drain. Said beside the signal, which a handler or its library may have taken."""
+    """To the worker: drain. Said before the signal, which a handler or its library may have taken."""
 
     why: str
 
@@ -192,6 +198,21 @@ class Line:
             except msgspec.MsgspecError:
                 continue  # a child of the handler that shares the line, say: words of the supervisor are whole
             self._hear(word)
+
+    def may_finish(self) -> bool:
+        """Whether the supervisor has said to finish, or is gone. If it has not, it is asked: the whole process group
+        may have got a signal, and then clients are kept out first. Nothing is taken off the line, so that a signal
+        handler may call this whatever it interrupts."""
+        try:
+            said = self._socket.recv(4096, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            said = b"nothing"
+        except OSError:
+            said = b""
+        if said and b'"Finish"' not in said:
+            self.tell(Asked())
+            return False
+        return True
 
     def close(self) -> None:
         """Lets go of this process's descriptor, as a child does that shall not speak for the worker."""
@@ -306,10 +327,10 @@ def _serve(
     handler = load_handler(plan.source, settings)
 
     def begin_drain(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != me or os.getppid() == supervisor:  # a child of the fork model is its worker's
-            drain.begin(signal.Signals(number).name)
-        else:
+        if os.getpid() == me and os.getppid() != supervisor:  # a child of the fork model is its worker's
             abandoned(drain, settings)
+        elif os.getpid() != me or drain.begun or line.may_finish():
+            drain.begin(signal.Signals(number).name)
 
     keep_signals_in_forks(lambda: _leave_term(drain, begin_drain))
     turns = turning(settings)

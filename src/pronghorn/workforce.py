@@ -31,6 +31,7 @@ from pronghorn.worker import (
     CUT_AT_DEADLINE,
     GRACE,
     STACKS,
+    Asked,
     Crashed,
     Failed,
     Finish,
@@ -46,6 +47,7 @@ from pronghorn.worker import (
 
 LAST_PATIENCE = 10.0  # seconds that killed workers get to be gone; one that the kernel holds may stay
 LONGEST_STAGE = 300  # characters
+HEARD_BY_ALL = 0.2  # seconds within which a signal to a process group has reached the supervisor, too
 LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
 
 
@@ -166,6 +168,8 @@ class Workforce:
                     worker.stage = printable(report.what, LONGEST_STAGE)
                 case LetGo():
                     worker.let_go = True
+                case Asked():
+                    worker.answer_at = min(worker.answer_at, time.monotonic() + HEARD_BY_ALL)
                 case Failed():
                     worker.failure = report.error()
                 case Crashed():
@@ -226,8 +230,12 @@ class Workforce:
             worker.release_at = worker.drain_at = NEVER
             worker.kill_at = min(worker.kill_at, now + timeout + GRACE)
             worker.doom = worker.doom or "did not leave by the drain deadline"
-            worker.reports.say(Finish(why))
-            kill(worker.pid, signal.SIGTERM)
+            self._finish(worker, why)
+
+    def _finish(self, worker: Worker, why: str) -> None:
+        worker.answer_at = NEVER
+        worker.reports.say(Finish(why))
+        kill(worker.pid, signal.SIGTERM)
 
     def abort(self, worker: Worker, why: str) -> None:
         """Has a worker write down its stacks and die; kills it if it cannot."""
@@ -239,6 +247,10 @@ class Workforce:
         """SIGKILL to those whose time is over; and to those on their way out what they shall do next."""
         for worker in self.living.values():
             self.go_on(worker, now)
+            if now >= worker.answer_at:
+                worker.answer_at = NEVER
+                if not self.leaving:  # else all are told, once clients are kept out
+                    self._finish(worker, "SIGTERM")
             limit = worker.generation.plan.settings.start_timeout
             if not worker.ready and now >= worker.started_at + limit:
                 worker.doom = worker.doom or f"was not ready within {limit:g} s (--start-timeout)"
@@ -250,7 +262,7 @@ class Workforce:
         """The instant (monotonic) at which `kill_late` has something to do."""
         return min(
             (
-                min(worker.kill_at, worker.release_at, worker.drain_at)
+                min(worker.kill_at, worker.release_at, worker.drain_at, worker.answer_at)
                 if worker.ready
                 else min(worker.kill_at, worker.started_at + worker.generation.plan.settings.start_timeout)
                 for worker in self.living.values()

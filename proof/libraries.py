@@ -39,13 +39,24 @@ LIBRARIES: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
     "websockets": (clients.websockets, ("asyncio", "uvloop", "epoll"), "asyncio"),
     "asyncssh": (clients.ssh, ("asyncio", "epoll"), "asyncio"),
     "aioftp": (clients.ftp, LOOPS, "auto"),
+    "hypercorn": (clients.http, LOOPS, "asyncio"),
+    "asyncua": (clients.opcua, ("asyncio", "uvloop", "epoll"), "asyncio"),
+    "amqtt": (clients.mqtt, ("asyncio", "uvloop", "epoll"), "asyncio"),
+    "pymodbus": (clients.modbus, ("asyncio", "uvloop", "epoll"), "asyncio"),
     "paramiko": (clients.ssh, FLOWS, "auto"),
     "rpyc": (clients.rpyc, FLOWS, "auto"),
     "wsgiref": (clients.http, FLOWS, "auto"),
+    "http_server": (clients.http, FLOWS, "auto"),
+    "xmlrpc": (clients.xmlrpc, FLOWS, "auto"),
+    "dnslib": (clients.dns, FLOWS, "auto"),
+    "pyftpdlib": (clients.ftp, FLOWS, "auto"),
 }
-HANDLERS = Path(__file__).resolve().parent / "library_handlers.py"
+BROKERS = ("hypercorn", "asyncua", "amqtt", "pymodbus")
+HERE = Path(__file__).resolve().parent
 NEEDS = {
     "asyncssh": ("asyncssh", "paramiko"),
+    "http_server": (),
+    "xmlrpc": (),
     "uvicorn_h11": ("uvicorn", "h11"),
     "uvicorn_httptools": ("uvicorn", "httptools"),
 }
@@ -84,8 +95,9 @@ def under_way(ask: Callable[..., None], server: Any, how: signal.Signals) -> lis
 
 def cell(library: str, model: str) -> tuple[int, list[str], str]:
     """Sessions, what the lost ones say, and what else was wrong."""
-    ask, _, style = LIBRARIES[library]
-    factory = f"{HANDLERS}:{library}"
+    ask, models, style = LIBRARIES[library]
+    file = "library_brokers" if library in BROKERS else "library_blocking" if models is FLOWS else "library_handlers"
+    factory = f"{HERE / file}.py:{library}"
     with serving(factory, model=model, style=style, workers=8 if model == "prefork" else 1, drain_quiet=2.0) as server:
         lost = [f"reload: {each}" for each in under_way(ask, server, signal.SIGHUP)]
         end = time.monotonic() + 20

@@ -123,3 +123,82 @@ def ftp(port: int, seconds: float, asked: Asked) -> None:
         client.retrbinary(f"RETR {seconds}", came)
         if b"".join(got) != b"kept" * 2048 * 64:
             raise EOFError(f"{sum(map(len, got))} bytes came")
+
+
+def opcua(port: int, seconds: float, asked: Asked) -> None:
+    from asyncua import Client, ua
+
+    async def ask() -> None:
+        async with Client(f"opc.tcp://127.0.0.1:{port}/", timeout=PATIENCE) as client:
+            objects = client.nodes.objects
+            call = asyncio.ensure_future(objects.call_method(ua.NodeId("answer", 2), seconds))
+            await asyncio.sleep(0)
+            asked()
+            if (got := await call) != "kept":
+                raise EOFError(repr(got))
+
+    asyncio.run(asyncio.wait_for(ask(), PATIENCE))
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        more = sock.recv(count - len(got))
+        if not more:
+            raise EOFError(f"the answer ended after {got!r}")
+        got += more
+    return got
+
+
+def mqtt(port: int, seconds: float, asked: Asked) -> None:
+    """A message of quality 1: the broker keeps it before it says so."""
+    text = b"%.1f" % seconds
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        name = b"c%d" % sock.getsockname()[1]
+        sock.sendall(bytes([0x10, 12 + len(name)]) + b"\0\4MQTT\4\2\0\x3c" + bytes([0, len(name)]) + name)
+        if _exactly(sock, 4) != b"\x20\2\0\0":
+            raise EOFError("no CONNACK")
+        sock.sendall(bytes([0x82, 6, 0, 1, 0, 1]) + b"t\0")
+        if _exactly(sock, 5)[:1] != b"\x90":
+            raise EOFError("no SUBACK")
+        sock.sendall(bytes([0x32, 5 + len(text), 0, 1]) + b"t\0\7" + text)
+        asked()
+        got = _exactly(sock, 4)
+        if got[0] >> 4 == 3:  # what it has subscribed to came first
+            _exactly(sock, got[1] - 2)
+            got = _exactly(sock, 4)
+        if got != b"\x40\2\0\7":
+            raise EOFError(f"no PUBACK: {got!r}")
+
+
+def modbus(port: int, seconds: float, asked: Asked) -> None:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        sock.sendall(b"\0\1\0\0\0\6\1\3\0" + bytes([int(seconds * 10)]) + b"\0\1")
+        asked()
+        if (got := _exactly(sock, 11))[-2:] != b"\0\7":
+            raise EOFError(repr(got))
+
+
+def dns(port: int, seconds: float, asked: Asked) -> None:
+    label = b"%d-x" % int(seconds * 10)
+    question = b"\0\7\1\0\0\1\0\0\0\0\0\0" + bytes([len(label)]) + label + b"\0\0\x10\0\1"
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        sock.sendall(bytes([0, len(question)]) + question)
+        asked()
+        if b"kept" not in (got := _exactly(sock, int.from_bytes(_exactly(sock, 2), "big"))):
+            raise EOFError(repr(got))
+
+
+def xmlrpc(port: int, seconds: float, asked: Asked) -> None:
+    body = (
+        b"<methodCall><methodName>answer</methodName><params><param><value><double>%.1f</double></value></param>"
+        % seconds
+    )
+    body += b"</params></methodCall>"
+    head = b"POST /RPC2 HTTP/1.0\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        sock.sendall(head + body)
+        asked()
+        got = b"".join(iter(lambda: sock.recv(65536), b""))
+        if b"kept" not in got:
+            raise EOFError(repr(got))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -254,69 +253,3 @@ async def aioftp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     server = _aioftp()
     server.server_port = writer.get_extra_info("sockname")[1]
     await server.dispatcher(reader, writer)
-
-
-def paramiko(conn: Any) -> None:
-    import threading
-
-    import paramiko as library
-
-    class Desk(library.ServerInterface):
-        def check_channel_request(self, kind: str, number: int) -> int:
-            return library.OPEN_SUCCEEDED
-
-        def check_auth_none(self, username: str) -> int:
-            return library.AUTH_SUCCESSFUL
-
-        def get_allowed_auths(self, username: str) -> str:
-            return "none"
-
-        def check_channel_exec_request(self, channel: Any, command: bytes) -> bool:
-            threading.Thread(target=self.run, args=(channel, command), daemon=True).start()
-            return True
-
-        def run(self, channel: Any, command: bytes) -> None:
-            try:
-                time.sleep(float(command))
-                channel.sendall(b"kept")
-                channel.send_exit_status(0)
-                channel.close()
-            finally:
-                self.done.set()
-
-    desk = Desk()
-    desk.done = threading.Event()  # type: ignore[attr-defined]
-    transport = library.Transport(conn)
-    transport.add_server_key(library.ECDSAKey.generate())
-    transport.start_server(server=desk)
-    desk.done.wait(20)  # type: ignore[attr-defined]
-    transport.join(3)
-    transport.close()
-
-
-def rpyc(conn: Any) -> None:
-    import rpyc as library
-    from rpyc.core.channel import Channel
-    from rpyc.core.stream import SocketStream
-
-    class Desk(library.Service):
-        def exposed_answer(self, seconds: float) -> str:
-            time.sleep(seconds)
-            return "kept"
-
-    library.utils.factory.connect_channel(Channel(SocketStream(conn)), Desk()).serve_all()
-
-
-def wsgiref(conn: Any) -> None:
-    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-
-    def app(environ: Any, start: Any) -> list[bytes]:
-        time.sleep(float(environ["PATH_INFO"][1:]))
-        start("200 OK", [("content-length", "4")])
-        return [b"kept"]
-
-    server = WSGIServer(("127.0.0.1", 0), WSGIRequestHandler, bind_and_activate=False)
-    server.server_name, server.server_port = "desk", 0
-    server.setup_environ()
-    server.set_app(app)
-    WSGIRequestHandler(conn, conn.peer, server)

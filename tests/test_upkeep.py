@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +15,7 @@ import psutil
 import pytest
 
 from launch import Launched, launched, wait_for
+from pronghorn.debuggers import debugger
 from pronghorn.settings import MODELS
 
 STUCK = """
@@ -23,6 +26,18 @@ def reply(line):
         while True:
             pass
     return line.upper()
+"""
+DEBUGGED = """
+import os, pdb, time
+import pronghorn
+def handle(line):
+    if line == b"debug":
+        with open(os.open("typed", os.O_RDWR)) as typed, open(os.devnull, "w") as screen:
+            pdb.Pdb(stdin=typed, stdout=screen).set_trace()
+    if line == b"stick":
+        time.sleep(1000)
+    return line.upper()
+reply = pronghorn.message(pronghorn.lines)(handle)
 """
 LONG = """
 import time
@@ -59,6 +74,72 @@ def test_a_worker_that_was_stopped_is_killed(tmp_path: Path) -> None:
         os.kill(worker, signal.SIGSTOP)
         replaced(server, worker)
         assert server.ask(b"x") == b"X"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not say which signals are caught")
+def test_a_worker_in_which_a_debugger_waits_is_not_killed_for_silence(tmp_path: Path) -> None:
+    """Under each model whose heartbeat stops then, via PR 4."""
+    with ExitStack() as stack:
+        served = []
+        for model in ("epoll", "asyncio", "iterative", "prefork"):
+            folder = tmp_path / model
+            folder.mkdir()
+            os.mkfifo(folder / "typed")
+            (folder / "bug.py").write_text(DEBUGGED)
+            server = stack.enter_context(launched(folder, "bug:reply", model=model, workers=1, worker_silence="3s"))
+            (worker,) = server.ready()
+            sock = stack.enter_context(server.connect())
+            sock.sendall(b"debug\n")
+            served.append((model, server, worker, sock, folder))
+        for _, server, _, _, _ in served:
+            wait_for(lambda server=server: "A debugger waits in worker 1" in server.log, "the record")
+        time.sleep(4)  # what is tested is that time passes
+        for model, server, worker, sock, folder in served:
+            assert server.workers() == [worker], model
+            assert server.log.count("A debugger waits") == 1, model
+            (folder / "typed").write_text("c\n")
+            assert sock.recv(100) == b"DEBUG\n", model
+            assert "no sign of life" not in server.log, model
+            sock.sendall(b"stick\n")
+        for model, server, worker, _, _ in served[:2]:
+            wait_for(lambda server=server: "(--worker-silence): its stacks" in server.log, f"its end under {model}")
+            replaced(server, worker)
+            assert 'bug.py", line' in server.log, model
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ptrace(2) differs")
+def test_a_worker_that_is_traced_is_not_killed_for_silence(tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    seize, detach, nothing = 0x4206, 17, ctypes.c_void_p(0)
+    with launched(tmp_path, worker_silence="3s") as server:
+        (worker,) = server.ready()
+        if libc.ptrace(seize, worker, nothing, nothing) != 0:
+            pytest.skip("no process may be traced here")
+        os.kill(worker, signal.SIGSTOP)
+        wait_for(lambda: f"process {os.getpid()} traces it" in server.log, "the record")
+        assert libc.ptrace(detach, worker, nothing, nothing) == 0
+        os.kill(worker, signal.SIGCONT)
+        assert server.ask(b"x") == b"X"
+        assert server.workers() == [worker]
+
+
+@pytest.mark.parametrize(
+    ("file", "function", "words"),
+    [
+        ("/usr/lib/python3.12/pdb.py", "interaction", "pdb is"),
+        ("/x/site-packages/debugpy/_vendored/pydevd/pydevd.py", "_do_wait_suspend", "debugpy is"),
+        ("/x/site-packages/pudb/debugger.py", "interaction", "pudb is"),
+        ("/usr/lib/python3.12/code.py", "interact", "an interactive interpreter"),
+        ("/srv/app/mypdb.py", "f", ""),
+        ("/srv/app/pdbs/x.py", "bdb", ""),
+    ],
+)
+def test_debuggers_are_known_by_their_frames(file: str, function: str, words: str) -> None:
+    stacks = f'Thread 0x00007f (most recent call first):\n  File "{file}", line 12 in {function}\n'
+    found = debugger(stacks)
+    assert words in found if words else not found
 
 
 @pytest.mark.slow

@@ -229,6 +229,14 @@ class WorkerSilent(Event, frozen=True):
     seconds: float
 
 
+class WorkerDebugged(Event, frozen=True):
+    """A worker has given no sign of life, but somebody debugs it: it is not killed as long as that is so."""
+
+    slot: int
+    pid: int
+    how: str
+
+
 class WorkerDoomed(Event, frozen=True):
     """A worker said on its line to the supervisor what no worker says; it is killed."""
 

@@ -18,6 +18,8 @@ PR_SET_CHILD_SUBREAPER = 36
 PIDFD_GETFD = 438  # the number of the system call
 PR_SET_NO_NEW_PRIVS = 38
 OOM_STEP = 50
+# A worker writes its stacks on it. Real-time signals have no names, and libraries take them from the other end.
+ASK_STACKS = int(signal.SIGRTMAX) - 1 if hasattr(signal, "SIGRTMAX") else 0
 DEFAULT_IN_WORKERS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH)
 
 
@@ -261,7 +263,7 @@ def detached(pid: int) -> bool:
         return False
 
 
-def kill(pid: int, number: signal.Signals) -> None:
+def kill(pid: int, number: int) -> None:
     """kill(2) on a child that we have not reaped, so that its number cannot be another's; it may have ended, or have
     become what we may not touch."""
     try:

@@ -10,6 +10,7 @@ import signal
 import socket
 
 from pronghorn.counts import Shared
+from pronghorn.debuggers import Question
 from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
 from pronghorn.reports import Reports
 from pronghorn.scoreboard_page import Page
@@ -97,11 +98,13 @@ class Worker:
     when it died; `connected` are the sources that were then, `seen` those before (suspects.py). One that is `retired`
     is on its way out: at `release_at` it is told to let go of its listeners, and at `drain_at` at the latest it is
     `draining`. It has `let_go` when it accepts no more; `alone` are the listeners that nobody else serves. `stage` is
-    what it set about last before it was ready. One that has asked whether it shall finish is told so at `answer_at`.
+    what it set about last before it was ready, `debugged` what is known of that while it is silent. One that has asked
+    whether it shall finish is told so at `answer_at`.
     """
 
     __slots__ = (
-        "alone", "answer_at", "connected", "crash", "cut", "doom", "drain_at", "draining", "failure", "generation",
+        "alone", "answer_at", "connected", "crash", "cut", "debugged", "doom", "drain_at", "draining", "failure",
+        "generation",
         "kill_at", "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at",
         "rows", "seen", "served", "slot", "stacks", "stage", "started_at",
     )  # fmt: skip
@@ -124,6 +127,7 @@ class Worker:
         self.reports = Reports(line)
         self.page = page
         self.stacks = stacks
+        self.debugged: Question | None = None
         self.rows = rows
         self.kill_at = NEVER
         self.retired = self.draining = False

@@ -1,4 +1,4 @@
-"""Where a process writes its stacks when it crashes: memory that whoever reaps it reads.
+"""Where a process writes its stacks when it crashes, or is asked for them: memory that its supervisor reads.
 
 Law: what faulthandler writes, it writes from C while the process dies, and no rule can be kept there. So it goes to a
 file in memory of a fixed size instead of the log, and who reads it tells of it as seldom as of any other record. A
@@ -9,6 +9,7 @@ more than text.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import msgspec
@@ -17,7 +18,7 @@ from pronghorn.counts import Shared
 from pronghorn.shared_memory import bounded
 
 SIZE = 32 * 1024  # bytes
-BEGIN = b"Fatal Python error: "
+BEGIN = "Fatal Python error: "
 
 
 class Remains(msgspec.Struct, frozen=True):
@@ -43,15 +44,24 @@ class Stacks:
             os.close(self._fd)
             self._fd = -1
 
+    def rewind(self) -> None:
+        """What is written from here on takes the place of what stands there."""
+        with contextlib.suppress(OSError):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+
+    def written(self) -> str:
+        """What was written since it was rewound, of whatever process."""
+        try:
+            size = min(os.lseek(self._fd, 0, os.SEEK_CUR), SIZE)
+            return os.pread(self._fd, max(0, size), 0).decode("ascii", "replace")
+        except OSError:
+            return ""
+
     def take(self) -> str:
         """The last stacks that were written since the last time; "" if there are none that are whole. Empty lines are
         left out, and the list of C modules."""
-        try:
-            size = min(os.lseek(self._fd, 0, os.SEEK_CUR), SIZE)
-            data = os.pread(self._fd, max(0, size), 0)
-            os.lseek(self._fd, 0, os.SEEK_SET)
-        except OSError:
-            return ""
+        data = self.written()
+        self.rewind()
         begun = data.rfind(BEGIN)
-        lines = data[begun:].decode("ascii", "replace").splitlines() if begun >= 0 else []
+        lines = data[begun:].splitlines() if begun >= 0 else []
         return "\n".join(line for line in lines if line.strip() and not line.startswith("Extension modules:"))

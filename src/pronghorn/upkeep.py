@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from pronghorn import events
+from pronghorn.debuggers import Question
 from pronghorn.errors import WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.planning import told
@@ -206,11 +207,23 @@ class Upkeep:
                 continue
             beat = worker.page.beat
             seconds = now - max(beat if beat <= now + TICK else 0.0, worker.ready_at, self._awake_since)
-            if seconds > max(settings.worker_silence, 3 * TICK):
+            if seconds <= max(settings.worker_silence, 3 * TICK):
+                worker.debugged = None
+            elif not self._debugged(worker, now):
                 silent += 1
                 self._observe(events.WorkerSilent(worker.slot.number, worker.pid, seconds))
                 self.force.abort(worker, f"was silent for {seconds:.0f} s (--worker-silence)")
         return silent
+
+    def _debugged(self, worker: Worker, now: float) -> bool:
+        """Whether somebody debugs a worker, or may do so."""
+        if worker.debugged is None:
+            worker.debugged = Question(worker.pid, worker.stacks)
+        before = worker.debugged.spared
+        how = worker.debugged.answer(now)
+        if how and not before:
+            self._observe(events.WorkerDebugged(worker.slot.number, worker.pid, how))
+        return how != ""
 
     def _care(self, generation: Generation, now: float, silent: int) -> None:
         settings = generation.plan.settings

@@ -37,6 +37,7 @@ from pronghorn.listener import Drain, Listener
 from pronghorn.log_file import Reopener
 from pronghorn.models.base import Context, Model
 from pronghorn.processes import (
+    ASK_STACKS,
     close_descriptors,
     die_with_parent,
     flush_streams,
@@ -293,6 +294,8 @@ def _settle_in(plan: Plan, stacks: Stacks) -> Reopener:
     ending.begin(keep_imports=True)
     faulthandler.enable(file=stacks.fileno())
     reset_signals()
+    if ASK_STACKS:
+        faulthandler.register(ASK_STACKS, file=stacks.fileno(), all_threads=True)
     reopener = Reopener(plan.observe)
     prefer_when_out_of_memory()
     die_with_parent(signal.SIGTERM)

@@ -233,7 +233,14 @@ def _worker_crashed(event: events.WorkerCrashed) -> tuple[int, str]:
 @words(ERROR, events.WorkerSilent)
 def _worker_silent(event: events.WorkerSilent) -> tuple[int, str]:
     who = f"Worker {event.slot} (process id {event.pid})"
-    return ERROR, f"{who} has given no sign of life for {event.seconds:.0f} s: its stacks follow, and it is replaced"
+    silence = f"has given no sign of life for {event.seconds:.0f} s (--worker-silence)"
+    return ERROR, f"{who} {silence}: its stacks follow, and it is replaced"
+
+
+@words(WARNING, events.WorkerDebugged)
+def _worker_debugged(event: events.WorkerDebugged) -> tuple[int, str]:
+    who = f"worker {event.slot} (process id {event.pid})"
+    return WARNING, f"A debugger waits in {who}: it is not killed for silence (--worker-silence); {escaped(event.how)}"
 
 
 @words(ERROR, events.WorkerDoomed)

@@ -151,6 +151,8 @@ class AnyChannel(Transport):
                 return
             self.bytes_out += sent
             del backlog[:sent]
+            if not backlog:
+                self._backlog = None  # before the protocol goes on: it shall send, and not pile up
             if self._throttled and len(backlog) <= self._low:
                 self._throttle(False)
         if not self._backlog:
@@ -208,8 +210,8 @@ class AnyChannel(Transport):
                 return
             self._backlog = bytearray(memoryview(data)[sent:])
             self._wish()
-        if not self._throttled and len(self._backlog) > self._high:
-            self._throttle(True)
+        if not self._throttled and (len(self._backlog) > self._high or self.bytes_out >= self._burst):
+            self._throttle(True)  # after a burst too: what the loop will send in a moment need not pile up here
 
     def write_eof(self) -> None:
         """Half-close once all is sent: the peer finds our end, and may go on speaking."""

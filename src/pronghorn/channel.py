@@ -44,8 +44,8 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS: tuple[str, ...] = (
-    "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_inode", "_lost", "_low", "_most",
-    "_name", "_paused", "_throttled", "_until", "bytes_in", "bytes_out", "context", "drain", "ended", "loop", "number",
+    "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_lost", "_low", "_most", "_name",
+    "_paused", "_throttled", "_until", "bytes_in", "bytes_out", "context", "drain", "ended", "inode", "loop", "number",
     "opened", "peer", "peer_ended", "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write",
     "wrote_eof",
 )  # fmt: skip
@@ -85,7 +85,7 @@ class AnyChannel(Transport):
         self._until = 0.0  # the end of lingering
         self._burst = BURST  # where bytes_out may get before the loop has had its turn
         self._fd = sock.fileno()  # stays what it was, so that whoever waits finds the place where it was noted
-        self._inode = identity(self._fd)
+        self.inode = identity(self._fd)
 
     def open(self, protocol: Any) -> None:
         """Give the connection to `protocol`; it may write, or close, at once."""
@@ -334,12 +334,7 @@ class AnyChannel(Transport):
 
     def is_own(self) -> bool:
         """Whether the descriptor still leads where it led."""
-        return identity(self._fd) == self._inode
-
-    @property
-    def inode(self) -> int:
-        """By what the descriptor can be told from whatever may have its number later."""
-        return self._inode
+        return identity(self._fd) == self.inode
 
     def lose(self) -> None:
         """The descriptor was closed by somebody else: end, and touch it no more, since its number may be another's."""

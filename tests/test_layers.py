@@ -33,7 +33,7 @@ LAYERS = (
         "connection", "drive", "channel", "transport", "aiochannel", "limits", "deadlines", "drain", "meeting",
         "ending", "scoreboard", "scoreboard_page", "shared_memory", "sources", "counts", "waits", "lifespans",
         "tracebacks", "timeouts", "socket_facts", "settings", "wary", "stacks", "suspects", "contexts",
-        "loop_methods",
+        "loop_methods", "adopted",
     },
     {"errors", "events", "standard"},
 )  # fmt: skip

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pronghorn.adopted import adopt, adopted
     from pronghorn.drain import current_drain
     from pronghorn.errors import (
         AddressInUse,
@@ -56,6 +57,8 @@ __all__ = [
     "TooMuchUnsent",
     "WorkerFailedToStart",
     "__version__",
+    "adopt",
+    "adopted",
     "current_drain",
     "current_lifespan",
     "delimited",
@@ -68,6 +71,8 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "adopt": "adopted",
+    "adopted": "adopted",
     "delimited": "framing",
     "lines": "framing",
     "prefixed": "framing",

@@ -25,7 +25,7 @@ from pronghorn.wary import put_back
 class AsyncioChannel(AnyChannel, asyncio.Transport):
     """A channel that is an asyncio.Transport, as handlers may assert."""
 
-    __slots__ = SLOTS
+    __slots__ = (*SLOTS, "__weakref__")  # as asyncio's own
     has_tasks = True
 
     def view(self) -> TransportSocket:
@@ -39,7 +39,7 @@ class AsyncioChannel(AnyChannel, asyncio.Transport):
 class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
     """The same with TLS below it."""
 
-    __slots__ = TLS_SLOTS
+    __slots__ = (*TLS_SLOTS, "__weakref__")
     has_tasks = True
     view = AsyncioChannel.view
     _force_close = AsyncioChannel._force_close

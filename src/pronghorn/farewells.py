@@ -58,12 +58,13 @@ class Farewell:
             return True
         if channel.stays:
             return False
-        if now >= self._last_call or self._is_over(now, tasks):
+        if now >= self._last_call or self.is_over(now, tasks):
             feed_end(channel)
             return not channel.stays
         return False
 
-    def _is_over(self, now: float, tasks: Tasks) -> bool:
+    def is_over(self, now: float, tasks: Tasks) -> bool:
+        """Whether nothing is owed any more, to be asked now and then."""
         channel, quiet = self._channel, self._quiet
         exact = getattr(channel.application, "owes_exactly", None)
         if exact is not None:

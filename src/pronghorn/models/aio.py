@@ -61,6 +61,10 @@ class AsyncioLoops(Loops):
 
     async def live(self) -> None:
         """Serve within the handler's lifespan, if it has an async one."""
+        if self.context.lifespan is not None and (adopted := sys.modules.get("pronghorn.adopted")) is not None:
+            adopted.place.listeners = tuple(self.context.listeners)
+            adopted.place.sealed = self._handshakes is not None
+            adopted.place.quiet = self.context.settings.drain_quiet
         async with self.context.lifespan or contextlib.nullcontext():
             await self.serve()
             self.context.finish()

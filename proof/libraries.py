@@ -1,7 +1,8 @@
 """Third-party libraries as handlers: does a session that is under way at a reload or a stop get its answer?
 
-Law: the default settings, and each library's own client or a plain socket. Replies take 0.5, 1.5 and 3 seconds. A
-library that is not installed is left out, and that is printed. The exit status is 1 if a session was lost.
+Law: the default settings, and the library's own client or a plain socket, while other clients come and go. Replies take
+0.5, 1.5 and 3 seconds. A library that is not installed is left out, and that is printed. The exit status is 1 if a
+session was lost.
 
     python proof/libraries.py                     # all that are installed
     python proof/libraries.py aiosmtpd paramiko   # some of them
@@ -51,6 +52,7 @@ LIBRARIES: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
     "dnslib": (clients.dns, FLOWS, "auto"),
     "pyftpdlib": (clients.ftp, FLOWS, "auto"),
 }
+STEADY = 3  # clients that come again and again meanwhile
 BROKERS = ("hypercorn", "asyncua", "amqtt", "pymodbus")
 HERE = Path(__file__).resolve().parent
 NEEDS = {
@@ -60,6 +62,39 @@ NEEDS = {
     "uvicorn_h11": ("uvicorn", "h11"),
     "uvicorn_httptools": ("uvicorn", "httptools"),
 }
+
+
+def was_refused(error: BaseException | None) -> bool:
+    """Whether nobody listened any more: a stop does that to those who come late."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+class Steady(threading.Thread):
+    """Sessions one after the other, from before the reload until the server has stopped; `lost` are those that failed
+    though somebody listened."""
+
+    def __init__(self, ask: Callable[..., None], port: int) -> None:
+        super().__init__(daemon=True)
+        self.count, self.lost, self._over = 0, list[str](), threading.Event()
+        self._call = lambda: ask(port, SECONDS[0], lambda: None)
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self._call()
+                self.count += 1
+            except BaseException as error:
+                if was_refused(error):
+                    self._over.wait(0.1)
+                else:
+                    self.lost.append(f"under load: {type(error).__name__}: {error}")
+
+    def end(self) -> None:
+        self._over.set()
+        self.join(40)
 
 
 class Session(threading.Thread):
@@ -99,6 +134,7 @@ def cell(library: str, model: str) -> tuple[int, list[str], str]:
     file = "library_brokers" if library in BROKERS else "library_blocking" if models is FLOWS else "library_handlers"
     factory = f"{HERE / file}.py:{library}"
     with serving(factory, model=model, style=style, workers=8 if model == "prefork" else 1, drain_quiet=2.0) as server:
+        steady = [Steady(ask, server.address[1]) for _ in range(STEADY)]
         lost = [f"reload: {each}" for each in under_way(ask, server, signal.SIGHUP)]
         end = time.monotonic() + 20
         while "Reloaded" not in server.log() and time.monotonic() < end:
@@ -106,8 +142,15 @@ def cell(library: str, model: str) -> tuple[int, list[str], str]:
         began = time.monotonic()
         lost += [f"stop: {each}" for each in under_way(ask, server, signal.SIGTERM)]
         status, seconds = server.wait(60), time.monotonic() - began
+        for each in steady:
+            each.end()
+            lost += each.lost
     wrong = [line for line in server.log().splitlines() if "ERROR" in line or "Traceback" in line]
-    return 2 * len(SECONDS), lost, f"exit {status} after {seconds:.1f} s" + (f"; {wrong[0][:100]}" if wrong else "")
+    return (
+        2 * len(SECONDS) + sum(each.count for each in steady),
+        lost,
+        f"exit {status} after {seconds:.1f} s" + (f"; {wrong[0][:100]}" if wrong else ""),
+    )
 
 
 def missing(library: str) -> str:

@@ -148,7 +148,7 @@ def pyftpdlib(conn: Any) -> None:
         authorizer = DummyAuthorizer()
         authorizer.add_anonymous(folder)
         slow = type("Slow", (ThrottledDTPHandler,), {"read_limit": 0, "write_limit": 350_000})
-        desk = type("Desk", (FTPHandler,), {"authorizer": authorizer, "dtp_handler": slow})
+        desk = type("Desk", (FTPHandler,), {"authorizer": authorizer, "dtp_handler": slow, "use_sendfile": False})
         server = SimpleNamespace(ip_map=[], socket=conn, backlog=10, _accept_new_cons=lambda: True, address=conn.local)
         conn.setblocking(False)
         desk(conn, server, loop).handle()

@@ -173,7 +173,7 @@ def test_what_is_asked_for_during_an_upgrade_is_done_by_the_new_program(tmp_path
         for number in (signal.SIGTTIN, signal.SIGHUP, signal.SIGUSR2):
             server.send(number)
             wait_for(lambda: not Path(f"/proc/{server.pid}").exists() or not pending(server.pid), "its arrival")
-        wait_for(lambda: "Another reload or upgrade is under way" in server.log, "the refusal of a second upgrade")
+        wait_for(lambda: "An upgrade is under way" in server.log, "the refusal of a second upgrade")
         refused = subprocess.run(
             [sys.executable, "-m", "pronghorn", "ctl", "resize", "3", "--socket", str(tmp_path / "control")],
             capture_output=True, text=True, timeout=30,
@@ -189,6 +189,21 @@ def test_what_is_asked_for_during_an_upgrade_is_done_by_the_new_program(tmp_path
             server.send(signal.SIGHUP)  # the old program still drains: it passes that on
             wait_for(lambda: server.log.count(f"[{new}] [INFO] Reloading (SIGHUP)") == 2, "the second reload")
         os.kill(new, signal.SIGTERM)
+
+
+def test_an_upgrade_that_is_asked_for_during_a_reload_comes_after_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HANDLER)
+    with launched(tmp_path, "mine:reply", control_socket=str(tmp_path / "control")) as server:
+        server.ready()
+        (tmp_path / "mine.py").write_text(WAITS + HANDLER)
+        server.send(signal.SIGHUP)
+        wait_for(lambda: (tmp_path / "waiting").exists(), "the reload")
+        server.send(signal.SIGUSR2)
+        wait_for(lambda: not pending(server.pid), "its arrival")
+        (tmp_path / "go").touch()
+        wait_for(lambda: "Upgraded: process" in server.log, "the upgrade")
+        assert server.log.index("Reloaded in") < server.log.index("Upgraded: process")
+        os.kill(int(re.findall(r"Upgraded: process (\d+)", server.log)[0]), signal.SIGTERM)
 
 
 def pending(pid: int) -> bool:

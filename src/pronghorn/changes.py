@@ -1,7 +1,8 @@
 """What changes the server while it serves: one reload or upgrade at a time.
 
 Law: a change is a transaction (reload.py, upgrade.py); here stands what is done when one is over, and who waits. Many
-requests for a reload become two at most: the one under way, and one that waits for its end. To stop wins over all.
+requests for a reload become two at most: the one under way, and one that waits for its end. An upgrade waits for a
+reload that is under way, and goes before one that waits: it reads everything anew. To stop wins over all.
 A change is told of when the workers before it accept no more: who connects after that meets the new ones.
 """
 
@@ -33,7 +34,7 @@ StartUpgrade = Callable[[Plan, int], Upgrade]
 MOST_DEFERRED = 64  # signals: as often as anybody may mean it
 HANDOVER = 1.0  # seconds that old workers get to let go of their listeners; a conversation may hold one for longer
 STOPPING = PronghornError("The server is stopping.")
-BUSY = PronghornError("Another reload or upgrade is under way.", "", "Try again when it is over.")
+BUSY = PronghornError("An upgrade is under way.", "", "Try again when it is over.")
 AS_PROCESS_1 = PronghornError(
     "An upgrade is not possible as process 1.", "When the old program ended, so would the container.",
     "Start a new container, or reload.",
@@ -77,6 +78,7 @@ class Changes:
         self._reload: Reload | None = None
         self._pending: list[tuple[str, Done]] = []  # reloads that wait for the change under way
         self._upgrade: Upgrade | None = None
+        self._upgrades: list[Done] = []  # who asked for one during a reload
         self._deferred: list[int] = []  # signals that came during an upgrade
         self.successor = 0  # the process that this one was upgraded to
         self._handover: Handover | None = None
@@ -108,10 +110,12 @@ class Changes:
             self._reload.begin(host.serving, self._candidate)
 
     def upgrade(self, done: Done) -> None:
-        """Has a new program take over; `done` hears how it ended."""
+        """Has a new program take over, after a reload that is under way; `done` hears how it ended."""
         host = self._supervisor
         if host.leaving:
             return done(self.refusal())
+        if self.under_way == "reload":
+            return self._upgrades.append(done)
         refusal = AS_PROCESS_1 if os.getpid() == 1 else IN_A_SCRIPT if self._start_upgrade is None else None
         if self.under_way or not host.upkeep.served:
             refusal = BUSY if self.under_way else AFTER_THE_START
@@ -144,6 +148,9 @@ class Changes:
                 upgrade, self._upgrade = self._upgrade, None
                 self._settle_upgrade(upgrade)
         host = self._supervisor
+        if self._upgrades and not self.under_way:
+            asked, self._upgrades = self._upgrades, []
+            self.upgrade(lambda result: _tell(asked, result))
         if self._pending and not self.under_way and host.upkeep.served and not host.leaving:
             (why, _), waiting = self._pending[0], [done for _, done in self._pending]
             self._pending = []
@@ -178,7 +185,8 @@ class Changes:
         """Ends the change under way, without a record: there is something more important to tell. One that has been
         made is told of now."""
         self._hand_over()
-        waiting, self._pending = [done for _, done in self._pending], []
+        waiting, self._pending = [done for _, done in self._pending] + self._upgrades, []
+        self._upgrades = []
         if self._reload is not None:
             self._reload.fail(error)
             self._drop(self._reload.candidate)
@@ -187,8 +195,7 @@ class Changes:
             self._upgrade.fail(error)
             waiting += self._upgrade.done
         self._reload = self._upgrade = None
-        for done in waiting:
-            done(error)
+        _tell(waiting, error)
 
     # Inner workings.
 
@@ -212,8 +219,7 @@ class Changes:
         self._note(reload, why=told(error))
         host.observe(events.ReloadFailed(error.what, told(error)))
         self._drop(reload.candidate)
-        for done in reload.done:
-            done(error)
+        _tell(reload.done, error)
 
     def _reloaded(self, reload: Reload, accepting: int) -> None:
         host, seconds = self._supervisor, self._note(reload)
@@ -282,6 +288,11 @@ class Changes:
     def _upgraded(self, upgrade: Upgrade, result: dict[str, Any] | PronghornError) -> None:
         for done in upgrade.done:
             done(result)
+
+
+def _tell(waiting: list[Done], result: Any) -> None:
+    for done in waiting:
+        done(result)
 
 
 def _close(listeners: list[Listener], keep: list[Listener]) -> tuple[list[str], float]:

@@ -102,7 +102,7 @@ def test_a_worker_in_which_a_debugger_waits_is_not_killed_for_silence(tmp_path: 
             assert sock.recv(100) == b"DEBUG\n", model
             assert "no sign of life" not in server.log, model
             sock.sendall(b"stick\n")
-        for model, server, worker, _, _ in served[:2]:
+        for model, server, worker, _, _ in served:
             wait_for(lambda server=server: "(--worker-silence): its stacks" in server.log, f"its end under {model}")
             replaced(server, worker)
             assert 'bug.py", line' in server.log, model

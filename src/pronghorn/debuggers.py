@@ -23,49 +23,51 @@ DEBUGGERS = re.compile(r"(^|[/\\.])(pdb|bdb|ipdb|pudb|debugpy|_?pydevd\w*)([/\\.
 
 
 class Question:
-    """What is known of one worker: whether it is debugged, and since when that is asked."""
+    """What is known of one worker: whether it is debugged, and when that is asked anew."""
 
-    __slots__ = ("_asked_at", "_pid", "_stacks", "_written", "spared")
+    __slots__ = ("_ask_at", "_late_at", "_pending", "_pid", "_stacks", "_written", "spared")
 
     def __init__(self, pid: int, stacks: Stacks) -> None:
         self._pid = pid
         self._stacks = stacks
-        self._asked_at: float | None = None
+        self._ask_at = self._late_at = 0.0
+        self._pending = False
         self._written = ""
         self.spared = ""
         """How it is debugged, as far as is known: "" if nobody does."""
 
     def answer(self, now: float) -> str | None:
         """How it is debugged; "" if it is not; None as long as that is not known."""
-        if self._asked_at is None or (self.spared and now >= self._asked_at + SPARED):
-            return self._ask(now)
-        if self.spared and now >= self._asked_at + PATIENCE:
-            return self.spared
+        if not self._pending:
+            return self._ask(now) if now >= self._ask_at else self.spared
         written = self._stacks.written()
         if found := debugger(written):
-            self.spared = found
-        elif now < self._asked_at + PATIENCE and (not written or written != self._written):
+            self._settle(now, found)
+        elif now < self._late_at and (not written or written != self._written):
             self._written = written  # there may be more to come
             return self.spared or None
         else:
-            self.spared = ""
-            self._stacks.rewind()  # room for what the worker writes when it is killed
+            self._settle(now, "")
         return self.spared
+
+    def _settle(self, now: float, how: str) -> None:
+        self._pending, self.spared = False, how
+        self._ask_at = now + SPARED
+        self._stacks.rewind()  # room for what the worker writes when it is killed
 
     def _ask(self, now: float) -> str | None:
         status = _status(self._pid)
         tracer = status.get("TracerPid", "0")
         if tracer != "0":
             self.spared = f"process {tracer} traces it"
-            self._asked_at = None
             return self.spared
         if status.get("State", "T")[0] in "TZX" or not _catches(status, ASK_STACKS):
-            self.spared, self._asked_at = "", None
+            self.spared = ""
             return ""
         self._stacks.rewind()
         self._written = ""
         kill(self._pid, ASK_STACKS)
-        self._asked_at = now
+        self._pending, self._late_at = True, now + PATIENCE
         return self.spared or None
 
 

@@ -112,6 +112,10 @@ def everything(server: Launched, folder: Path, said: list[bytes], renew: Authori
     def told(text: str, times: int = 1) -> None:
         wait_for(lambda: b"".join(said).decode().count(text) >= times, text, 30)
 
+    def workers() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask(control, "workers")["result"]["workers"]
+        return found
+
     assert ask(control, "status")["ok"] and ask(control, "workers")["ok"]
     server.send(signal.SIGHUP)
     told("Reloaded in")
@@ -128,8 +132,9 @@ def everything(server: Launched, folder: Path, said: list[bytes], renew: Authori
     server.send(signal.SIGTTIN)
     told("Resizing")
     assert ask(control, "resize", count=1)["ok"]
+    wait_for(lambda: len(workers()) == 1, "the end of the other workers")
     ready = b"".join(said).decode().count("is ready")
-    os.kill(next(each["pid"] for each in ask(control, "workers")["result"]["workers"]), signal.SIGKILL)
+    os.kill(workers()[0]["pid"], signal.SIGKILL)
     told("is ready", ready + 1)
 
 

@@ -85,7 +85,7 @@ def test_a_worker_ends_as_a_program(tmp_path: Path, model: str) -> None:
         (worker,) = server.ready()
         served(server, 2)
         assert server.stop() == 0, server.log
-    assert jobs(tmp_path) == ["executor 0", "executor 1", "thread 0", "thread 1"]
+    assert jobs(tmp_path) == ["executor 0", "executor 1", "thread 0", "thread 1"], server.log
     assert (tmp_path / "rows.csv").read_text().replace("header\n", "") == "0\n1\n"
     assert gzip.open(tmp_path / f"packed-{worker}.gz", "rt").read() == "0\n1\n"
     assert (tmp_path / "tracker.log").read_text() == "0\n1\n"

@@ -136,16 +136,14 @@ STAYS = {
 def test_one_who_asks_to_stay_is_heard_until_it_ends(handler: str, model: str) -> None:
     """`stay()` is the same for every style."""
     needs(model)
-    with (
-        serving(f"{HANDLERS}:{handler}", model=model, workers=2, drain_quiet=0.1) as server,
-        server.connect() as client,
-        server.connect() as other,  # who does not ask
-    ):
-        assert exchange(client, b"one\n", expect=6) == b"0 ONE\n"
-        server.send_signal(signal.SIGTERM)
-        assert exchange(other) == b""
-        assert exchange(client, b"two\n", expect=6) == b"1 TWO\n"
-        assert exchange(client, b"quit\n") == b"1 QUIT\n"
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=2, drain_quiet=0.1) as server:
+        until(lambda: server.log().count("is ready") == 2, "two workers: under prefork one serves one client")
+        with server.connect() as client, server.connect() as other:  # who does not ask
+            assert exchange(client, b"one\n", expect=6) == b"0 ONE\n"
+            server.send_signal(signal.SIGTERM)
+            assert exchange(other) == b""
+            assert exchange(client, b"two\n", expect=6) == b"1 TWO\n"
+            assert exchange(client, b"quit\n") == b"1 QUIT\n"
         assert server.wait() == 0
         assert "Traceback" not in server.log()
 

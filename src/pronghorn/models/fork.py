@@ -27,6 +27,7 @@ from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
 
+CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
 Children = dict[int, tuple[Peer, Counts, float]]  # whom each serves, what it counts, and since when
 
 
@@ -158,14 +159,16 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
     try:
         forks.end(lambda: drain.deadline - spare, drain.lost)
     finally:
-        os._exit(0)
+        os._exit(CUT if flows.context.cut else 0)
 
 
 def bury(context: Context, shared: Shared, children: Children) -> None:
     """Take what dead children have counted, and tell of those that died before they had closed their connection."""
-    for pid, status, peer, counts, _ in reap(children):
+    for pid, status, peer, counts, opened in reap(children):
         program = counts.words[PROGRAM]
         killed = shared.settle(counts, context.page)
+        if status == CUT and not killed and context.drain.begun:  # before its parent woke up at the deadline
+            context.note_cut(pid, peer, opened)
         if killed and program > 1:
             end_session(program)
         context.limits.left(peer)

@@ -208,7 +208,7 @@ def test_the_echo_protocol_beside_the_echo_streams() -> None:
 def test_the_script_is_run_as_a_script(tmp_path: Path) -> None:
     with logged(tmp_path, str(EXAMPLES / "script.py"), "127.0.0.1:0") as server:
         reverse(server.connect)
-        assert "under epoll (as asked): 2 workers" in server.log
+        assert "under epoll: 2 workers" in server.log
         assert server.stop() == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -46,7 +47,42 @@ def test_the_log_says_what_is_served_and_how(tmp_path: Path) -> None:
         host, port = server.address
         wait_for(lambda: "Serving" in server.log)
         assert f"Listening at: tcp://{host}:{port}" in server.log
-        assert "Serving upper (message style) under epoll (a message handler never blocks): 2 workers" in server.log
+        assert "Model epoll: a message handler never blocks" in server.log
+        assert re.search(r"At most [\d,]+ connections: the limit of descriptors", server.log)
+        assert "Serving upper (message style) under epoll: 2 workers" in server.log
+        for record in re.findall(r"\[(?:INFO|WARNING)\] (.*)", server.log):
+            assert len("WARNING:  " + record) <= 80, "a terminal has 80 columns"
+
+
+@pytest.mark.parametrize("failing", [-1, 2])
+def test_the_line_that_it_serves_comes_when_of_every_worker_it_is_known_whether_it_has_started(
+    failing: int, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW.format(failing=failing))
+    with launched(tmp_path, "slow:reply", workers=4) as server:
+        assert server.ask(b"x\n") == b"X\n", "the first worker answers, whatever the others do"
+        wait_for(lambda: " Serving " in server.log, "the line")
+        before, _, after = server.log.partition(" Serving slow:reply (message style) under epoll: ")
+        assert before.count(" is ready, process id") == (4 if failing < 0 else 3)
+        assert after.startswith("4 workers" if failing < 0 else "3 of 4 workers"), server.log
+
+
+SLOW = """
+import itertools, os, time
+import pronghorn
+for number in itertools.count():
+    try:
+        os.close(os.open(f"import-{{number}}", os.O_CREAT | os.O_EXCL))
+        break
+    except FileExistsError:
+        pass
+time.sleep(0.2 * number)
+if number == {failing}:
+    raise RuntimeError("this one not")
+@pronghorn.message(pronghorn.lines)
+def reply(line):
+    return line.upper()
+"""
 
 
 @pytest.mark.parametrize("model", ["epoll", "thread"])

@@ -41,7 +41,7 @@ class ControlMissing(Event, frozen=True):
 
 
 class ServerStarted(Event, frozen=True):
-    """All that a person wants to know once the server serves."""
+    """Clients are answered from here on, by the first worker that is ready; how the server serves."""
 
     handler: str
     style: str
@@ -50,6 +50,23 @@ class ServerStarted(Event, frozen=True):
     workers: int
     max_connections: int
     why_max_connections: str
+
+
+class ModelChosen(Event, frozen=True):
+    """Why the server serves under `model`, which nobody has asked for."""
+
+    model: str
+    why: str
+
+
+class WorkersStarted(Event, frozen=True):
+    """At the start of the server: each of the `wanted` workers is ready, or has failed to be; `ready` are."""
+
+    handler: str
+    style: str
+    model: str
+    ready: int
+    wanted: int
 
 
 class ServerStopped(Event, frozen=True):

@@ -30,6 +30,8 @@ from pronghorn.worker import Plan
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
 
+ASKED = "as asked"  # why a model, where somebody has chosen it
+
 
 class Read(msgspec.Struct):
     """What a reload has read: the settings, the handler's source (None: it stays what it is), and the names of those
@@ -209,7 +211,7 @@ class Planner:
 def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
     """The model, and why that one. Raises what can be refused without opening anything: BadSetting,
     IncompatibleHandler and MissingExtra."""
-    name, why = settings.model, "as asked"
+    name, why = settings.model, ASKED
     if name == "auto":
         name, why = models.choose(facts)
     model = models.load(name)

@@ -25,7 +25,7 @@ from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.opening import activated_listeners, renew
-from pronghorn.planning import Planner
+from pronghorn.planning import ASKED, Planner
 from pronghorn.presence import Presence
 from pronghorn.processes import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.restart import once_free
@@ -200,7 +200,10 @@ class Server:
         def announce() -> None:
             file = self._layers.file if self._layers is not None else ""
             self._surroundings.serving()
-            self._observe(self._started(planner, plan))
+            started = self._started = self._facts(planner, plan)
+            if started.why_model != ASKED:
+                self._observe(events.ModelChosen(started.model, started.why_model))
+            self._observe(started)
             for event in self._surroundings.at_risk(os.path.join(self._folder, file) if file else ""):
                 self._observe(event)
             for event in plan.certificates.events() if plan.certificates is not None else ():
@@ -215,7 +218,7 @@ class Server:
             self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
         return Supervisor(
-            planner, plan, announce,
+            planner, plan, announce, self._all_started,
             kept=self._kept, alone=self._alone, whole=self._handed is not None,
             number=self._handed.generation if self._handed else 1,
             count=self._handed.workers if self._handed else None,
@@ -248,6 +251,10 @@ class Server:
             supervisor.force.helpers,
         )  # fmt: skip
 
+    def _all_started(self, ready: int, wanted: int) -> None:
+        started = self._started
+        self._observe(events.WorkersStarted(started.handler, started.style, started.model, ready, wanted))
+
     def _hand_over(self) -> None:
         """The new program serves: what bears a name is its own now."""
         for listener in self._supervisor.serving.plan.listeners:
@@ -265,7 +272,7 @@ class Server:
 
             programs.original_descriptors = self._descriptors
 
-    def _started(self, planner: Planner, plan: Plan) -> events.ServerStarted:
+    def _facts(self, planner: Planner, plan: Plan) -> events.ServerStarted:
         from pronghorn.kernel.limits import free_descriptors
 
         model, why = planner.model(plan.facts, plan.settings)

@@ -61,6 +61,12 @@ class Slot:
         self.deaths = self.kills = 0
         self.retry_at = retry_at
 
+    @property
+    def began(self) -> bool:
+        """Whether it is known if its worker has started: it is ready, or has failed to be."""
+        worker = self.worker
+        return self.failure is not None or bool(self.deaths or self.kills) or (worker is not None and worker.ready)
+
     def lost(self, worker: Worker) -> None:
         """The worker is gone; the slot does not know it any more."""
         if self.worker is worker:

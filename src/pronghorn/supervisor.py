@@ -42,11 +42,11 @@ MEND_PAUSE = 30.0  # seconds between two attempts to open a listener anew
 class Supervisor:
     """Keeps the workers of a plan alive until it is told to stop.
 
-    `announce` is called once, when the first worker is ready (`whole`: when all are); there are `count` of them, or as
-    many as the plan says. `kept` are descriptors that workers shall not keep. `alone` says that no other code of this
-    process starts children: it then takes a name and adopts orphans. `start_upgrade` starts a new program from the
-    serving plan; `each_turn` is called with the clock at least once in a tick, and `signals` may have been taken
-    already.
+    `announce` is called once, when the first worker is ready (`whole`: when all are), `started` as upkeep.py has it;
+    there are `count` of them, or as many as the plan says. `kept` are descriptors that workers shall not keep.
+    `alone` says that no other code of this process starts children: it then takes a name and adopts orphans.
+    `start_upgrade` starts a new program from the serving plan; `each_turn` is called with the clock at least once in
+    a tick, and `signals` may have been taken already.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Supervisor:
         planner: Planner,
         plan: Plan,
         announce: Callable[[], None],
+        started: Callable[[int, int], None],
         *,
         watch: Watch | None = None,
         kept: Callable[[], Iterable[int]] = tuple,
@@ -72,7 +73,7 @@ class Supervisor:
         self.guard = self.watch.guard = Guard(self.observe)
         self.serving = Generation(number, plan, plan.workers if count is None else count, candidate=whole)
         self._announce = announce
-        self.upkeep = Upkeep(self.watch, self.observe, self.kept, self._serves)
+        self.upkeep = Upkeep(self.watch, self.observe, self.kept, self._serves, started)
         self.upkeep.generations = [self.serving]
         self.force = self.upkeep.force
         self.started_at = time.monotonic()

@@ -38,11 +38,17 @@ JITTER = 0.1  # workers that were born together shall not all go together
 
 class Upkeep:
     """The slots of `generations`: the serving one, and a candidate beside it. `serves` is called once, when for the
-    first time a worker is ready, or the whole generation if it is a candidate.
+    first time a worker is ready, or the whole generation if it is a candidate; `started` once, when of each worker
+    it is known whether it has started, with how many have and how many shall.
     """
 
     def __init__(
-        self, watch: Watch, observe: Observer, kept: Callable[[], Iterable[int]], serves: Callable[[], None]
+        self,
+        watch: Watch,
+        observe: Observer,
+        kept: Callable[[], Iterable[int]],
+        serves: Callable[[], None],
+        started: Callable[[int, int], None],
     ) -> None:
         self.force = Workforce(watch, observe, self._ready, self._died, kept)
         self.generations: list[Generation] = []
@@ -50,6 +56,7 @@ class Upkeep:
         self._observe = observe
         self._suspicion = Suspicion()
         self._serves = serves
+        self._started: Callable[[int, int], None] | None = started
         self._started_at = self._last_turn = time.monotonic()
         self._awake_since = 0.0
         self._next_care = 0.0
@@ -64,6 +71,7 @@ class Upkeep:
     def fill(self, now: float) -> None:
         """Fills the empty slots whose time has come. Raises, if nothing has ever been ready, why nothing will be."""
         self._give_up(now)
+        self._tell_when_started()
         for generation, slot in self._empty():
             if now >= slot.retry_at:
                 self._spawn(generation, slot)
@@ -137,6 +145,15 @@ class Upkeep:
         for slot in worker.generation.slots:
             if slot.failure is not None:
                 self._not_started(slot, told(slot.failure))
+        self._tell_when_started()
+
+    def _tell_when_started(self) -> None:
+        if self._started is None or not self.served:
+            return
+        serving = self.generations[0]
+        if all(slot.began for slot in serving.slots):
+            started, self._started = self._started, None
+            started(serving.ready, len(serving.slots))
 
     def _died(self, worker: Worker, status: int) -> None:
         """Says when the slot of a dead worker is filled again."""

@@ -20,7 +20,7 @@ def serve(context: Context) -> None:
 
 
 def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
-    return 1, "one at a time; the others wait in the kernel's queue"
+    return 1, "one at a time, others wait in the kernel's queue"
 
 
 MODEL = Model(

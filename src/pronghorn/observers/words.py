@@ -91,11 +91,20 @@ def _control_missing(event: events.ControlMissing) -> tuple[int, str]:
 
 @words(INFO, events.ServerStarted)
 def _server_started(event: events.ServerStarted) -> tuple[int, str]:
-    room = f"{counted(event.workers, 'worker')}, at most {counted(event.max_connections, 'connection')}"
-    return INFO, (
-        f"Serving {escaped(event.handler)} ({event.style} style) under {event.model} ({event.why_model}): "
-        f"{room} ({event.why_max_connections})"
-    )
+    return INFO, f"At most {counted(event.max_connections, 'connection')}: {event.why_max_connections}"
+
+
+@words(INFO, events.ModelChosen)
+def _model_chosen(event: events.ModelChosen) -> tuple[int, str]:
+    return INFO, f"Model {event.model}: {event.why}"
+
+
+@words(INFO, events.WorkersStarted)
+def _workers_started(event: events.WorkersStarted) -> tuple[int, str]:
+    missing = event.ready < event.wanted
+    workers = f"{event.ready} of {counted(event.wanted, 'worker')}" if missing else counted(event.wanted, "worker")
+    what = f"Serving {escaped(event.handler)} ({event.style} style) under {event.model}"
+    return (WARNING if missing else INFO), f"{what}: {workers}"
 
 
 @words(WARNING, events.ServerStopped)

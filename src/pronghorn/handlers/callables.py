@@ -60,11 +60,17 @@ def leads_to(handler: Any) -> Any:
             handler = handler.func
         elif isinstance(handler, LambdaType) and handler.__name__ == "<lambda>":
             return _called_by(handler)
-        elif callable(wrapped := getattr(handler, "__wrapped__", None)) and is_coroutine_function(leads_to(wrapped)):
+        elif callable(wrapped := _wrapped(handler)) and is_coroutine_function(leads_to(wrapped)):
             handler = wrapped
         else:
             break
     return handler
+
+
+def _wrapped(handler: Any) -> Any:
+    """What functools.wraps has noted of a function or method."""
+    facts = getattr(getattr(handler, "__func__", handler), "__dict__", None)
+    return facts.get("__wrapped__") if isinstance(facts, dict) else None
 
 
 def _called_by(function: LambdaType) -> Any:

@@ -28,6 +28,7 @@ from pronghorn.models import pages
 from pronghorn.testing import serving
 
 LOOPS = ("asyncio", "uvloop", "epoll", "thread", "fork")
+ADOPTED = ("asyncio", "uvloop", "epoll")  # one asyncio loop for all connections
 FLOWS = ("thread", "pool", "fork", "prefork", "gevent")
 SECONDS = (0.5, 0.5, 1.5, 1.5, 3.0)
 LIBRARIES: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
@@ -41,9 +42,16 @@ LIBRARIES: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
     "asyncssh": (clients.ssh, ("asyncio", "epoll"), "asyncio"),
     "aioftp": (clients.ftp, LOOPS, "auto"),
     "hypercorn": (clients.http, LOOPS, "asyncio"),
-    "asyncua": (clients.opcua, ("asyncio", "uvloop", "epoll"), "asyncio"),
-    "amqtt": (clients.mqtt, ("asyncio", "uvloop", "epoll"), "asyncio"),
-    "pymodbus": (clients.modbus, ("asyncio", "uvloop", "epoll"), "asyncio"),
+    "asyncua": (clients.opcua, ADOPTED, "auto"),
+    "amqtt": (clients.mqtt, ADOPTED, "auto"),
+    "pymodbus": (clients.modbus, ADOPTED, "auto"),
+    "adopted_websockets": (clients.websockets, ADOPTED, "auto"),
+    "adopted_aiohttp": (clients.http, ADOPTED, "auto"),
+    "adopted_uvicorn": (clients.http, ADOPTED, "auto"),
+    "adopted_hypercorn": (clients.http, ADOPTED, "auto"),
+    "adopted_grpclib": (clients.grpclib, ADOPTED, "auto"),
+    "adopted_asyncssh": (clients.ssh, ADOPTED, "auto"),
+    "adopted_aioftp": (clients.ftp, ADOPTED, "auto"),
     "paramiko": (clients.ssh, FLOWS, "auto"),
     "rpyc": (clients.rpyc, FLOWS, "auto"),
     "wsgiref": (clients.http, FLOWS, "auto"),
@@ -53,7 +61,7 @@ LIBRARIES: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
     "pyftpdlib": (clients.ftp, FLOWS, "auto"),
 }
 STEADY = 3  # clients that come again and again meanwhile
-BROKERS = ("hypercorn", "asyncua", "amqtt", "pymodbus")
+BROKERS = ("adopted_", "hypercorn", "asyncua", "amqtt", "pymodbus")
 HERE = Path(__file__).resolve().parent
 NEEDS = {
     "asyncssh": ("asyncssh", "paramiko"),
@@ -131,7 +139,13 @@ def under_way(ask: Callable[..., None], server: Any, how: signal.Signals) -> lis
 def cell(library: str, model: str) -> tuple[int, list[str], str]:
     """Sessions, what the lost ones say, and what else was wrong."""
     ask, models, style = LIBRARIES[library]
-    file = "library_brokers" if library in BROKERS else "library_blocking" if models is FLOWS else "library_handlers"
+    file = (
+        "library_brokers"
+        if library.startswith(BROKERS)
+        else "library_blocking"
+        if models is FLOWS
+        else "library_handlers"
+    )
     factory = f"{HERE / file}.py:{library}"
     with serving(factory, model=model, style=style, workers=8 if model == "prefork" else 1, drain_quiet=2.0) as server:
         steady = [Steady(ask, server.address[1]) for _ in range(STEADY)]
@@ -154,7 +168,7 @@ def cell(library: str, model: str) -> tuple[int, list[str], str]:
 
 
 def missing(library: str) -> str:
-    for module in NEEDS.get(library, (library,)):
+    for module in NEEDS.get(library.removeprefix("adopted_"), (library.removeprefix("adopted_"),)):
         try:
             importlib.import_module(module)
         except ImportError:

@@ -215,7 +215,7 @@ asyncssh = pronghorn.lifespan(adopted_ssh)(_ssh)
 
 
 @functools.cache
-def _aioftp() -> Any:
+def slow_files() -> Any:
     import aioftp as library
 
     class Slowly(library.PathIO):
@@ -243,7 +243,14 @@ def _aioftp() -> Any:
         async def close(self, file: Any) -> None:
             pass
 
-    server = library.Server(path_io_factory=Slowly)
+    return Slowly
+
+
+@functools.cache
+def _aioftp() -> Any:
+    import aioftp as library
+
+    server = library.Server(path_io_factory=slow_files())
     server.server_host, server.connections = "127.0.0.1", {}
     server._start_server_extra_arguments = {}
     return server

@@ -1,7 +1,7 @@
 """The trials of the guards, with large numbers: what proof/run.py makes beside those of reloads and kills.
 
 Law: numbers stand here, and nothing else; what is demanded is in tests/guard_trials.py, tests/line_trials.py,
-tests/fault_trials.py and tests/crash_trials.py.
+tests/fault_trials.py, tests/crash_trials.py and tests/hostile_trials.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import fuzz
 import crash_trials as crashing
 import fault_trials as failing
 import guard_trials as guards
+import hostile_trials as turning
 import idle_trials as idling
 import line_trials as line
 from ledger_trials import Result
@@ -79,4 +80,5 @@ def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[
     ):
         words = f"kill -9 of the supervisor while a handler {handler} for ever, {model}"
         yield "R16", words, _with(crashing.hung, model, handler)
+    yield "R19", f"workers that turn on their server for {scaled(120)} s", _with(turning.hostile, float(scaled(120)))
     yield "R14", f"a hostile PROXY header for {scaled(600)} s", lambda folder: fuzz.fuzz(scaled(600))

@@ -88,7 +88,7 @@ def end(deadline: Callable[[], float], late: Late, beat: Callable[[], None] = _n
 
     _join_threads(until, late, beat)
     _run_exit_functions(until, late, beat)
-    flush_files()
+    flush_files(open_files())
     end_children()
 
 
@@ -97,7 +97,7 @@ def end(deadline: Callable[[], float], late: Late, beat: Callable[[], None] = _n
 
 def _join_threads(deadline: Callable[[], float], late: Late, beat: Callable[[], None]) -> None:
     calls = getattr(threading, "_threading_atexits", ())  # executors: no more jobs, and their threads end
-    if not calls and not any(True for _ in _others()):
+    if not calls and (threading.active_count() == 1 or not any(True for _ in _others())):
         return
     done = threading.Event()
 
@@ -167,10 +167,9 @@ def _run_exit_functions(deadline: Callable[[], float], late: Late, beat: Callabl
 # Files
 
 
-def flush_files(known: Iterable[Any] = ()) -> None:
-    """Write what is in the buffers of open files, those of `known` too; compressed ones are brought to their end, and
-    temporary ones are removed. A file that cannot be written loses what it had, as at a program's end."""
-    files = [*known, *open_files()]
+def flush_files(files: list[Any]) -> None:
+    """Write what is in the buffers of open files; compressed ones are brought to their end, and temporary ones are
+    removed. A file that cannot be written loses what it had, as at a program's end."""
     for each in files:
         if isinstance(each, _io.TextIOWrapper) and not _closed(each):  # first: what is below may be of the next
             _try(each.flush)
@@ -184,18 +183,44 @@ def flush_files(known: Iterable[Any] = ()) -> None:
 
 def open_files() -> list[Any]:
     """Files that Python writes or closes when it ends: those with a buffer, and those that a `__del__` closes."""
+    objects = gc.get_objects()
+    wanted = _file_classes(set(map(type, objects)))
+    return [each for each in objects if type(each) in wanted] if wanted else []
+
+
+def _file_classes(classes: Iterable[type]) -> set[type]:
     by_del = tuple(getattr(sys.modules[name], kind) for name, kind in CLOSED_BY_DEL if name in sys.modules)
-    socket_file = getattr(sys.modules.get("socket"), "SocketIO", ())
-    wanted: dict[type, bool] = {}
-    found = []
-    for each in gc.get_objects():
-        kind = type(each)
-        if kind not in wanted:
-            file = issubclass(kind, _io._IOBase) and not issubclass(kind, (_io.FileIO, _io.BytesIO, _io.StringIO))
-            wanted[kind] = (file and not issubclass(kind, socket_file)) or issubclass(kind, by_del)
-        if wanted[kind]:
-            found.append(each)
+    no_files = (_io.FileIO, _io.BytesIO, _io.StringIO, getattr(sys.modules.get("socket"), "SocketIO", _io.FileIO))
+    return {
+        kind
+        for kind in classes
+        if (issubclass(kind, _io._IOBase) and not issubclass(kind, no_files)) or issubclass(kind, by_del)
+    }
+
+
+def _tells_at_once(handler: Any) -> bool:
+    """Whether a handler of logging, which is one of ours or of logging itself, holds nothing back."""
+    return type(handler).__module__ == "logging" or type(handler).__module__.startswith("pronghorn.observers.")
+
+
+def _classes() -> set[type]:
+    """All that there are."""
+    found: set[type] = set()
+    fresh: list[type] = [object]
+    while fresh:
+        new: set[type] = set(type.__subclasses__(fresh.pop())) - found
+        found |= new
+        fresh += new
     return found
+
+
+def _is_written(file: Any) -> bool:
+    try:
+        return bool(file.writable())
+    except AttributeError:
+        return True
+    except Exception:  # closed, or detached
+        return False
 
 
 def _closed(file: Any) -> bool:
@@ -221,26 +246,57 @@ def remove_temporary_folders() -> None:
 
 
 class Forks:
-    """The files of a process that forks often, and whose children end by flush_files: made once, before the first fork,
-    it writes what the buffers hold, so that no child writes it again, and spares children a look at every object."""
+    """The end of the children of a process that forks often: each page of memory that a child touches is one to copy,
+    so a child looks at what may have come since the fork, and at nothing else. Made before the first fork, it writes
+    what the buffers of files and logs hold, so that no child writes it again. A child with nothing but objects
+    of classes that were known then, and are no files, has opened none."""
 
     def __init__(self) -> None:
-        self._files = open_files()
-        for each in self._files:
+        files = open_files()
+        for each in files:
             if isinstance(each, (_io.TextIOWrapper, _io._BufferedIOBase)) and not _closed(each):
                 _try(each.flush)
+        below = {id(each.buffer) for each in files if isinstance(each, _io.TextIOWrapper) and not _closed(each)}
+        self._files = [each for each in files if id(each) not in below and _is_written(each)]
+        classes = _classes()
+        self._others = classes - _file_classes(classes)
+        self._logs: list[Any] | None = None  # all that there are, if none holds back what it is told
         logging: Any = sys.modules.get("logging")
-        for reference in list(logging._handlerList) if logging is not None else ():
-            if (handler := reference()) is not None:
+        if logging is not None:
+            handlers = [handler for reference in logging._handlerList if (handler := reference()) is not None]
+            for handler in handlers:
                 _try(handler.flush)
+            if all(map(_tells_at_once, handlers)):
+                self._logs = list(logging._handlerList)
+        self._has_more = True
         gc.freeze()
+
+    def look(self) -> None:
+        """Before each fork: whether there is more for the child to leave to its parent than exit functions."""
+        finalizers: Any = weakref.finalize
+        self._has_more = bool(finalizers._registry) or "multiprocessing.process" in sys.modules
+
+    def begin(self) -> None:
+        """The begin of a child."""
+        if self._has_more:
+            begin(keep_imports=False)
+        else:
+            atexit._clear()
 
     def end(self, deadline: Callable[[], float], late: Late) -> None:
         """The end of a child: see end()."""
         _join_threads(deadline, late, _nothing)
-        _run_exit_functions(deadline, late, _nothing)
-        flush_files(self._files)
+        if atexit._ncallbacks():
+            _run_exit_functions(deadline, late, _nothing)
+        self._end_logs()
+        known = self._others.issuperset(map(type, gc.get_objects()))
+        flush_files(self._files if known else [*self._files, *open_files()])
         end_children()
+
+    def _end_logs(self) -> None:
+        logging: Any = sys.modules.get("logging")
+        if logging is not None and logging._handlerList != self._logs:
+            logging.shutdown()
 
 
 # Child processes
@@ -249,7 +305,7 @@ class Forks:
 def end_children() -> None:
     """End the child processes that are left, and theirs: SIGTERM, and SIGKILL half a second later. One that has a
     session of its own (setsid(2)) was detached on purpose, and is left alone. Nothing where there is no /proc."""
-    left = _children()
+    left = _children() if _has_children() else []
     if not left:
         return
     for pid in left:
@@ -259,6 +315,15 @@ def end_children() -> None:
         time.sleep(0.005)
     for pid in left:
         _signal(pid, signal.SIGKILL)
+
+
+def _has_children() -> bool:
+    """One system call, and no file of /proc (waitid(2)); True where there is no such call."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children() -> list[int]:

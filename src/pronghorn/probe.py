@@ -127,5 +127,5 @@ def _look(source: Source, settings: Settings, folder: str) -> Answer:
         return msgspec.json.encode(load_handler(source, settings).facts), []
     finally:
         ending.remove_temporary_folders()
-        ending.flush_files()
+        ending.flush_files(ending.open_files())
         ending.end_children()

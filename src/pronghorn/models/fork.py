@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from pronghorn import ending
 from pronghorn.connection import Connection, let_go
 from pronghorn.counts import PID, PROGRAM, Counts, Shared
 from pronghorn.drain import ANYBODY, Drain
@@ -52,8 +51,8 @@ class Elders:
 
 
 def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
-    """What is the parent's alone, and every child closes: as it is when the child begins, for a number of what the
-    parent has let go of may be that of the child's connection."""
+    """What is the parent's alone, and every child closes: as it is at the fork, for a number of what the parent has let
+    go of may be that of the child's connection."""
     held = [fd for each in listeners for fd in each.descriptors()]
     held += [each.fileno() for each in context.watched]
     return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
@@ -103,7 +102,8 @@ def serve(context: Context) -> None:
     flows.watch_over = watch_over
     previous = handle_signals(flows)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
-        counts = shared.lend(conn.peer, conn.opened)
+        counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
+        forks.look()
         try:
             pid = forked(context.drain)
         except OSError as error:
@@ -111,7 +111,7 @@ def serve(context: Context) -> None:
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
-            child(flows, conn, descriptors(context, listeners), counts, forks)
+            child(flows, conn, held, counts, forks)
         children[pid] = conn.peer, counts, conn.opened
         elders.born(pid, conn.opened)
         flows.forget(conn)
@@ -139,7 +139,7 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
     moment do without.
     """
     drain = flows.context.drain
-    ending.begin(keep_imports=False)
+    forks.begin()
     drain.close()
     flows.wake.close()
     for fd in held:

@@ -56,6 +56,8 @@ class State(enum.Enum):
     CLOSING = "closing"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__  # enum's is Python code
+
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.OPENING: frozenset({State.OPEN, State.CLOSING, State.CLOSED}),

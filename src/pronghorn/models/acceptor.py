@@ -64,19 +64,25 @@ class Acceptor(Watched):
         self.turns = turns
         self._until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a connection
+        self._most = 1.0
 
     def accept(self) -> None:
-        """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment."""
+        """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment.
+
+        The bound grows while there is always somebody: a call of accept(2) that finds nobody costs as much as one that
+        does, and where clients come one by one every second call would."""
         if not self.wants_read:
             return
         context = self.turns.context
         try:
-            for _ in range(ACCEPTS_PER_TURN):
+            for _ in range(int(self._most)):
                 if context.gives_way():
                     self.rest(FAIR_PAUSE)
                     return
                 if not self._one(context):
+                    self._most = 1.0
                     return
+            self._most = min(self._most * 1.1, ACCEPTS_PER_TURN)
         except Exhausted:
             self._short = True
             self.rest(EXHAUSTED_PAUSE)

@@ -96,6 +96,19 @@ def test_clients_are_told_at_debug_only(capfd: pytest.CaptureFixture[str]) -> No
     assert "longer than 10 bytes" in line
 
 
+@pytest.mark.parametrize(("level", "heard"), [("info", False), ("debug", True)])
+def test_events_that_nobody_hears_need_not_be_made(level: str, heard: bool) -> None:
+    log = LogObserver("info")
+    observers = Observers(log)
+    observers(events.LogLevelSet(level))
+    try:
+        assert observers.hears(events.ConnectionClosed) is observers.hears(events.ConnectionOpened) is heard
+        assert observers.hears(events.LogLevelSet) and observers.hears(events.DrainStarted)
+        assert Observers(log, print).hears(events.ConnectionClosed)
+    finally:
+        log.close()
+
+
 def test_a_failing_handler_is_told_with_number_and_with_the_users_frames_only(
     log: LogObserver, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

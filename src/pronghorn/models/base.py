@@ -306,6 +306,8 @@ class Context(Door):
             done[2] += conn.messages
             if not self.open:
                 self._fold()
+        if not self.tells:
+            return
         seconds = time.monotonic() - conn.opened
         program = getattr(conn, "program_end", "")
         self.observe(

@@ -14,7 +14,7 @@ from typing import Any
 
 from pronghorn.connection import turn_away
 from pronghorn.counts import ACCEPTED, OPEN, REFUSED, Counts
-from pronghorn.events import AcceptFailed, ClientsWait, ConnectionOpened, ConnectionRefused, Observer
+from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.limits import Limits, Reserve
 from pronghorn.listener import Exhausted, Listener, Peer
 from pronghorn.scoreboard_page import Page
@@ -36,6 +36,9 @@ class Door:
         self.listeners = listeners
         self.settings = settings
         self.observe = observe
+        hears = getattr(observe, "hears", None)
+        self.tells = hears is None or hears(ConnectionOpened) or hears(ConnectionClosed)
+        """Whether somebody wants to know of each connection."""
         self.count = 0
         self.page = page
         self.counts: Counts = page
@@ -133,7 +136,7 @@ class Door:
     def number(self, peer: Peer | None) -> int:
         """The next connection's number. None: who the peer is will be told later."""
         self.count += 1
-        if peer is not None:
+        if peer is not None and self.tells:
             self.observe(ConnectionOpened(self.count, peer))
         return self.count
 

@@ -16,6 +16,10 @@ from pronghorn.events import Event, Observer, ObserverFailed
 REST = 10.0  # seconds
 
 
+def _always(kind: type[Event]) -> bool:
+    return True
+
+
 class Observers:
     """Many observers as one: calling it hands the event to each, in the order in which they were added. `clock` is
     monotonic, in seconds."""
@@ -35,6 +39,11 @@ class Observers:
                 observer(event)
             except BaseException as error:
                 self._failed(place, event, error)
+
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether any of them does something with such an event, as long as the level of the log stays what it is. An
+        observer is asked by its own `hears`; one that has none hears everything."""
+        return any(getattr(each, "hears", _always)(kind) for each in self._observers)
 
     def __len__(self) -> int:
         """How many are called now."""

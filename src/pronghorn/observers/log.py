@@ -79,6 +79,10 @@ class LogObserver:
             level, text = most, f"{type(event).__name__}: there is no memory to tell of it"
         self._say(level, with_count(text, more))
 
+    def hears(self, kind: type[Event]) -> bool:
+        most, tell = WORDS.get(kind, (0, None))
+        return kind is LogLevelSet or (tell is not None and most >= self._level)
+
     def _set_level(self, level: str) -> None:
         if self._ours is not None and level != logging.getLevelName(self._level):
             self._logger.setLevel(level)

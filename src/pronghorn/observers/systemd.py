@@ -44,8 +44,11 @@ class SystemdObserver:
         """Whether anybody wants to know."""
         return bool(self._address)
 
+    def hears(self, kind: type[Event]) -> bool:
+        return bool(self._address) and os.getpid() == self._pid
+
     def __call__(self, event: Event) -> None:
-        if not self._address or os.getpid() != self._pid:
+        if not self.hears(type(event)):
             return
         match event:
             case events.ServerStarted(handler=handler, model=model):

@@ -20,7 +20,7 @@ from pronghorn import models
 from pronghorn.cli import serve
 from pronghorn.cli._layers import given
 from pronghorn.handlers import Source
-from pronghorn.testing import Served, serving
+from pronghorn.testing import Served, serving, until
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -197,7 +197,7 @@ def test_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mod
         conversation(server)
         if name != "keyvalue.py":  # whose talk has a wrong request in it
             assert "Handler failed" not in server.log()
-    assert f"({style} style)" in server.log()
+        until(lambda: f"({style} style)" in server.log(), "the style")
 
 
 def test_the_echo_protocol_beside_the_echo_streams() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pronghorn.counts import COUNTERS, MOST, OPEN, Counts, Shared
+from pronghorn.counts import MOST, OPEN, ROW, Counts, Shared
 from pronghorn.desk import Desk
 from pronghorn.limits import Bucket, Limits
 from pronghorn.scoreboard import Scoreboard
@@ -164,7 +164,7 @@ def test_somebody_who_keeps_the_lock_is_not_waited_for(board: Scoreboard) -> Non
 
 
 @settings(deadline=None)
-@given(st.lists(numbers, min_size=COUNTERS, max_size=COUNTERS))
+@given(st.lists(numbers, min_size=ROW, max_size=ROW))
 def test_what_a_child_left_is_taken_as_far_as_it_can_be_true(noise: list[int]) -> None:
     shared, page = Shared(1), Page()
     for _ in range(3):

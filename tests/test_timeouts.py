@@ -464,7 +464,7 @@ def test_the_protocol_learns_why(model: str) -> None:
     with served("Reacts", model, idle_timeout=0.3) as server:
         with server.connect() as client:
             assert exchange(client) == b""
-        until(lambda: ": idle after" in server.log())
+        until(lambda: ": timeout (idle) after" in server.log())
         with server.connect() as another:
             last = exchange(another, b"LAST\n", expect=5)
             assert last.startswith(b"PeerT")

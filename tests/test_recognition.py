@@ -103,6 +103,8 @@ FOLLOWED = [
     (Bound().talk, "blocking"),
     (Bound(), "blocking"),
     (lambda conn, address: None, "blocking"),
+    (pronghorn.message(pronghorn.lines)(bytes.upper), "message"),
+    (pronghorn.message(pronghorn.lines)(Bound().talk), "message"),
 ]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from pronghorn.errors import MessageTooLong
 from pronghorn.framing import Framing, stream
@@ -32,7 +33,11 @@ def message(framing: Framing = stream) -> Callable[[T], T]:
         raise TypeError(f"@message needs a framing, as in @message(lines); got {framing!r}")
 
     def mark(handler: T) -> T:
-        setattr(handler, FRAMING, framing)
+        try:
+            setattr(handler, FRAMING, framing)
+        except AttributeError:  # of a built-in function, or a bound method, nothing can be noted
+            handler = cast(T, partial(cast(Any, handler)))
+            setattr(handler, FRAMING, framing)
         return handler
 
     return mark

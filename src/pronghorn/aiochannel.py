@@ -107,8 +107,11 @@ class AsyncioLoop:
             self._closed(channel)
 
     def _watch(self, channel: AnyChannel) -> None:
+        watched = self._watched.get(channel)
+        if watched == (channel.wants_read, channel.wants_write):
+            return  # and no system call finds out whose the descriptor is
         try:
-            if self._aborts and channel in self._watched and not channel.is_own():
+            if self._aborts and watched is not None and not channel.is_own():
                 self._forget(channel)
             else:
                 self._tell_wishes(channel)

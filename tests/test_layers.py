@@ -20,7 +20,7 @@ LAYERS = (
     {
         "supervisor", "desk", "changes", "renewal", "errand", "upkeep", "workforce", "slots", "reports", "guard",
         "reload", "suspicion", "orphans", "upgrade", "planning", "predecessors", "control", "call", "watch", "watcher",
-        "surroundings", "pid_file", "restart", "debuggers",
+        "surroundings", "pid_file", "restart", "debuggers", "log_process",
     },
     {"worker", "probe", "helper", "processes", "program", "privileges", "log_config", "log_file"},
     {"models"},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 
+from launch import launched, wait_for
 from pronghorn import log_config
 from pronghorn.cli.check import examined
 from pronghorn.errors import BadSetting, PronghornError
@@ -125,3 +128,37 @@ def test_a_log_config_that_is_none_is_refused_with_the_reason(tmp_path: Path, te
         log_config.read(str(tmp_path / "none"))
     with pytest.raises(BadSetting, match=why if "read" in why else "."):
         examined(Layers({"log_config": str(tmp_path / ("none" if "read" not in why else "log.toml"))}, {}).settle())
+
+
+SLOW = """
+import logging, os, time
+class Slow(logging.Handler):
+    def emit(self, record):
+        with open("told", "a") as file:
+            file.write(f"{os.getpid()} {record.process} {record.getMessage()}\\n")
+        if "Reload" in record.getMessage() or "Resiz" in record.getMessage():
+            time.sleep(1000)
+"""
+HUNG = {"version": 1, "handlers": {"slow": {"class": "slow.Slow"}}, "root": {"level": "INFO", "handlers": ["slow"]}}
+
+
+def test_a_log_of_ones_own_that_hangs_holds_up_no_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "log.json").write_text(json.dumps(HUNG))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def told(text: str) -> list[list[str]]:
+        lines = (tmp_path / "told").read_text().splitlines()
+        return [line.split(" ", 2) for line in lines if text in line]
+
+    with launched(tmp_path, "upper", model="thread", log_config="log.json") as server:
+        (ready,) = wait_for(lambda: told("is ready"))
+        assert int(ready[1]) == server.pid, "whose record it is"
+        assert int(ready[0]) != server.pid, "who has told of it"
+        server.send(signal.SIGTTIN)
+        (resizing,) = wait_for(lambda: told("Resizing"))
+        wait_for(lambda: server.ask(b"x\n") == b"X\n" and len(server.workers()) == 3)
+        os.kill(int(resizing[0]), signal.SIGKILL)
+        server.send(signal.SIGTTOU)
+        wait_for(lambda: len(told("Resizing")) == 2)
+        assert server.stop() == 0

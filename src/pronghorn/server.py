@@ -21,6 +21,7 @@ from pronghorn.errors import AddressInUse, BadHandler, PronghornError
 from pronghorn.guard import Guard
 from pronghorn.handlers import Facts, Source
 from pronghorn.listener import Listener
+from pronghorn.log_process import LogProcess
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
@@ -128,6 +129,7 @@ class Server:
         self._starter = starter if starter is not None else Starter()
         self._handed = handed
         self._folder = named_folder()
+        self._log_process: LogProcess | None = None
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -158,7 +160,7 @@ class Server:
         if self.settings.log_config:
             log_config.apply(self.settings.log_config)
         outlet.keep()
-        log = LogObserver(
+        self._log = log = LogObserver(
             self.settings.log_level, form=self.settings.log_format, configured=bool(self.settings.log_config)
         )
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
@@ -188,10 +190,22 @@ class Server:
 
         last_step = Guard(self._observe).last_step
         with ExitStack() as undo:
+            undo.callback(last_step, "end the process of its log", self._end_log)
             undo.callback(last_step, "close its addresses", lambda: _close(serving()))
             undo.callback(last_step, "close its control socket", self._presence.close)
             self._supervisor = supervisor = self._supervise(planner, plan)
+            if self.settings.log_config:
+                self._log_process = LogProcess(
+                    self._log.hear,
+                    supervisor.force.helpers,
+                    lambda: [*supervisor.watch.descriptors(), *supervisor.kept()],
+                )
+                self._log.have_told_by(self._log_process.tell)
             return supervisor.run()
+
+    def _end_log(self) -> None:
+        if self._log_process is not None:
+            self._log_process.close()
 
     def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
         return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
@@ -232,6 +246,7 @@ class Server:
         """Descriptors that workers shall not keep."""
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
         ours = [*self._surroundings.descriptors(), *self._presence.descriptors()]
+        ours += self._log_process.descriptors() if self._log_process is not None else []
         return [*self._starter.descriptors(), *ours, *inherited]
 
     def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:

@@ -50,6 +50,7 @@ class LogObserver:
         self._seldom = Seldom()
         self._logger = logging.getLogger(NAME)
         self._ours: logging.Handler | None = None
+        self._tell: Callable[[str, int, str], bool] | None = None
         if self._logger.handlers or (configured and self._logger.hasHandlers()):
             self._handlers = tuple(_heard_by(self._logger))
             self._level = self._logger.getEffectiveLevel()
@@ -101,10 +102,22 @@ class LogObserver:
     def _say(self, level: int, text: str, name: str = NAME) -> None:
         if level < self._level:
             return
-        record = logging.LogRecord(name, level, "", 0, text, None, None)
+        if self._tell is None or not self._tell(name, level, text):
+            self.hear(logging.LogRecord(name, level, "", 0, text, None, None))
+
+    def hear(self, record: logging.LogRecord) -> None:
+        """Hands a record to the handlers."""
         for handler in self._handlers:
-            if level >= handler.level:
+            if record.levelno >= handler.level:
                 handler.handle(record)
+
+    def have_told_by(self, tell: Callable[[str, int, str], bool]) -> None:
+        """From now on `tell` hears of a record first (logger, level, text), if the handlers are other people's: it says
+        whether it sees to it. They have nothing left that they have not written yet."""
+        if self._ours is None:
+            for handler in self._handlers:
+                handler.flush()
+            self._tell = tell
 
 
 def _heard_by(logger: logging.Logger | None) -> Iterator[logging.Handler]:

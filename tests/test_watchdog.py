@@ -7,13 +7,16 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from launch import Launched, launched, lives, wait_for
-from pronghorn.watchdog import MONOTONIC, THREAD_TIME, Watchdog
+from pronghorn import worker
+from pronghorn.settings import Settings
+from pronghorn.watchdog import MONOTONIC, PROCESS_TIME, THREAD_TIME, Watchdog
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the timers are Linux's")
 
@@ -75,7 +78,9 @@ def test_children_of_the_fork_model_keep_no_lock_of_a_unix_path(tmp_path: Path) 
     (tmp_path / "hanging.py").write_text(HANGING)
     path = tmp_path / "s"
     with (
-        launched(tmp_path, "hanging:sleeps", bind=f"unix:{path},127.0.0.1:0", model="fork") as server,
+        launched(
+            tmp_path, "hanging:sleeps", bind=f"unix:{path},127.0.0.1:0", model="fork", drain_timeout="500ms"
+        ) as server,
         socket.socket(socket.AF_UNIX) as sock,
     ):
         sock.connect(str(path))
@@ -94,10 +99,10 @@ def test_children_of_the_fork_model_keep_no_lock_of_a_unix_path(tmp_path: Path) 
         second.mkdir()
         with launched(second, "upper", bind=f"unix:{path}") as again:
             assert "listening" in again.report, again.report
-        child.kill()
+        wait_for(lambda: not lives(child), "the end of what nobody looks after any more", 60)
 
 
-@pytest.mark.parametrize("clock", [MONOTONIC, THREAD_TIME])
+@pytest.mark.parametrize("clock", [MONOTONIC, PROCESS_TIME, THREAD_TIME])
 def test_a_watchdog_ends_a_process_that_is_stuck_in_c(clock: int) -> None:
     pid = os.fork()
     if pid == 0:
@@ -105,5 +110,19 @@ def test_a_watchdog_ends_a_process_that_is_stuck_in_c(clock: int) -> None:
         watchdog.put_off(100.0)
         watchdog.put_off(0.1)
         sum(itertools.repeat(0, 10**13))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_worker_ends_whose_main_thread_waits_for_another_that_computes_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STACKS", "GRACE"):
+        monkeypatch.setattr(worker, name, 0.1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    pid = os.fork()
+    if pid == 0:
+        worker.turning(Settings(worker_silence=0.2, drain_timeout=0.2))()
+        computing = threading.Thread(target=lambda: sum(itertools.repeat(0, 10**11)))
+        computing.start()
+        computing.join()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

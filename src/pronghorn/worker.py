@@ -52,7 +52,7 @@ from pronghorn.scoreboard_page import Page
 from pronghorn.settings import Settings
 from pronghorn.socket_options import options
 from pronghorn.stacks import Remains, Stacks
-from pronghorn.watchdog import THREAD_TIME, Watchdog
+from pronghorn.watchdog import PROCESS_TIME, THREAD_TIME, Watchdog
 
 if TYPE_CHECKING:
     from pronghorn.certificates import Certificates
@@ -278,13 +278,16 @@ def abandoned(drain: Drain, settings: Settings) -> None:
 
 def turning(settings: Settings) -> Callable[[], None]:
     """What the worker calls while it turns: the main thread may compute for so long until the next call. A supervisor
-    that lives would have killed it before."""
-    watchdog = Watchdog(THREAD_TIME)
+    that lives would have killed it before. So may the process on all processors: another thread that computes in C
+    keeps the interpreter, and the main thread waits."""
+    watchdog, of_all = Watchdog(THREAD_TIME), Watchdog(PROCESS_TIME)
     patience = max(settings.worker_silence, settings.drain_timeout) + STACKS + GRACE
+    processors = os.cpu_count() or 1
 
     def turns() -> None:
         if settings.worker_silence:
             watchdog.put_off(patience)
+            of_all.put_off(patience * processors)
 
     return turns
 

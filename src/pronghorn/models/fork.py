@@ -25,9 +25,19 @@ from pronghorn.listener import Listener, Peer
 from pronghorn.models.base import Context, Model
 from pronghorn.models.flows import LEAVE, SWEEP, Flows
 from pronghorn.settings import Settings
+from pronghorn.watchdog import Watchdog, death_signal
 
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
 Children = dict[int, tuple[Peer, Counts, float]]  # whom each serves, what it counts, and since when
+
+
+class Parent:
+    """The process whose children serve; `tell_of_death` is what such a child calls."""
+
+    __slots__ = ("pid", "tell_of_death")
+
+    def __init__(self) -> None:
+        self.pid, self.tell_of_death = os.getpid(), death_signal()
 
 
 class Elders:
@@ -66,11 +76,14 @@ def first_look(flows: Flows) -> float:
 def handle_signals(flows: Flows) -> Any:
     """SIGCHLD for the parent, SIGURG for its children, which may come more than once; what SIGCHLD did before."""
     looks: list[int] = []
+    worker, supervisor = os.getpid(), os.getppid()
 
     def look_after(*_: object) -> None:
         if os.getpid() not in looks:
             looks.append(os.getpid())
             _thread.start_new_thread(flows.look_after, ())
+        if os.getpid() != worker and os.getppid() not in (worker, supervisor):
+            forsaken(flows.context.drain)
 
     signal.signal(signal.SIGURG, look_after)
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
@@ -81,7 +94,7 @@ def handle_signals(flows: Flows) -> Any:
 
 def serve(context: Context) -> None:
     flows = Flows(context)
-    listeners, forks = [*context.listeners], Forks()
+    listeners, forks, parent = [*context.listeners], Forks(), Parent()
     context.limits.most = math.inf  # it holds no connections, its children do
     shared = (context.remains and context.remains.rows) or Shared(flows.settings.max_children)
     children: Children = {}
@@ -111,13 +124,19 @@ def serve(context: Context) -> None:
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
-            child(flows, conn, held, counts, forks)
+            child(flows, conn, held, counts, forks, parent)
         children[pid] = conn.peer, counts, conn.opened
         elders.born(pid, conn.opened)
         flows.forget(conn)
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
     signal.signal(signal.SIGURG, signal.SIG_DFL)
+
+
+def forsaken(drain: Drain) -> None:
+    """The worker has died, and no supervisor has taken its place: the child drains, and is ended if it hangs."""
+    drain.begin("the worker is gone, and so is the supervisor")
+    Watchdog().put_off(drain.timeout + LEAVE)
 
 
 def forked(drain: Drain) -> int:
@@ -130,15 +149,16 @@ def forked(drain: Drain) -> int:
     return pid
 
 
-def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks: Forks) -> NoReturn:
+def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks: Forks, parent: Parent) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave as a program does.
 
     The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
     connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults. SIGURG, which a child
     is sent when it has lived for a while, starts a flow of control that keeps its deadlines; the many that live for a
-    moment do without.
+    moment do without. It is also the signal of the worker's death.
     """
     drain = flows.context.drain
+    parent.tell_of_death(signal.SIGURG)
     forks.begin()
     drain.close()
     flows.wake.close()
@@ -151,6 +171,8 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
     flows.open = flows.context.open = {conn.number: conn}
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
     drain.then = lambda: _thread.start_new_thread(flows.sweep, ())
+    if os.getppid() != parent.pid:  # it had died before
+        os.kill(os.getpid(), signal.SIGURG)
     if drain.begun:
         drain.then()
     flows.converse(conn)

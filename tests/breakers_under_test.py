@@ -1,8 +1,9 @@
 """Handlers that break their own connection, and nothing else is to break by it.
 
-Law: workers import this file by its name, so it imports no test's tools. Each takes lines: `close`, `steal` and `copy`
-close the connection's descriptor behind the server's back, and leave its number free, to a file, or free while a copy
-lives on; `raise NAME` raises; anything else is answered by the worker's process id.
+Law: workers import this file by its name, so it imports no test's tools. Each takes lines: `close`, `steal`, `copy`,
+`taken` and `child` close the connection's descriptor behind the server's back, and leave its number free, to a file,
+free while a copy lives on, to a file while a copy does, or free while a child has it; `raise NAME` raises; anything
+else is answered by the worker's process id.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import builtins
 import os
 import resource
+import signal
 from typing import Any
 
 from pronghorn import Protocol
@@ -31,9 +33,14 @@ def obey(line: bytes, fd: int) -> bytes:
     word, _, what = line.decode().strip().partition(" ")
     if word == "copy":
         kept.append(os.dup(fd))
-    if word in ("close", "steal", "copy"):
+    if word == "taken":
+        kept.append(os.dup(fd))
+    if word == "child" and os.fork() == 0:
+        signal.pause()
+        os._exit(0)
+    if word in ("close", "steal", "copy", "taken", "child"):
         os.close(fd)
-    if word == "steal":
+    if word in ("steal", "taken"):
         kept.append(os.open(os.devnull, os.O_RDONLY))
     if word == "raise":
         raise ERRORS[what]()

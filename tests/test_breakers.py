@@ -181,12 +181,21 @@ def test_an_asyncio_handler_under_uvloop_runs_on_uvloop() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll")
 @pytest.mark.parametrize(
-    ("handler", "model"), [("Callbacks", "epoll"), ("AsyncioCallbacks", "asyncio"), ("AsyncioCallbacks", "uvloop")]
+    ("handler", "model", "how"),
+    [
+        ("Callbacks", "epoll", b"copy\n"),
+        ("AsyncioCallbacks", "asyncio", b"taken\n"),
+        ("AsyncioCallbacks", "uvloop", b"copy\n"),
+        ("AsyncioCallbacks", "uvloop", b"taken\n"),
+        ("AsyncioCallbacks", "uvloop", b"child\n"),
+    ],
 )
-def test_a_closed_descriptor_of_which_a_copy_lives_does_not_keep_the_loop_turning(handler: str, model: str) -> None:
+def test_a_closed_descriptor_of_which_a_copy_lives_does_not_keep_the_loop_turning(
+    handler: str, model: str, how: bytes
+) -> None:
     with served(handler, model) as server, server.connect() as bad:
         worker = psutil.Process(worker_of(server))
-        bad.sendall(b"copy\n")
+        bad.sendall(how)
         until(lambda: "descriptor was closed by the handler" in server.log())
         bad.sendall(b"this is readable for ever\n")
 

@@ -19,7 +19,7 @@ from typing import Any
 from pronghorn.channel import CLOSED, SLOTS, AnyChannel
 from pronghorn.connection import Connection
 from pronghorn.tls_channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
-from pronghorn.wary import put_back
+from pronghorn.wary import TRUST, make_anew
 
 
 class AsyncioChannel(AnyChannel, asyncio.Transport):
@@ -74,7 +74,7 @@ class AsyncioLoop:
     the loop no longer watches it; it closes the socket. `failed` is told what handlers raise.
     """
 
-    __slots__ = ("_aborts", "_closed", "_loop", "_watched", "call_later", "failed")
+    __slots__ = ("_aborts", "_closed", "_doubts", "_loop", "_trusted_until", "_watched", "call_later", "failed")
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class AsyncioLoop:
         self._loop = loop
         self._aborts = type(loop).__module__.startswith("uvloop")  # when it is to watch a descriptor that is closed
         self._watched: dict[AnyChannel, tuple[bool, bool]] = {}
+        self._doubts, self._trusted_until = False, 0.0
         self._closed = closed
         self.call_later: Callable[..., Any] = loop.call_later
         self.failed = failed
@@ -122,10 +123,21 @@ class AsyncioLoop:
         """uvloop: its set of descriptors is to know no more of one that was closed."""
         if self._watched[channel] != (False, False):
             self._watched[channel] = (False, False)
-            with put_back(channel.fileno(), channel.inode):
-                self._loop.remove_reader(channel.fileno())
-                self._loop.remove_writer(channel.fileno())
+            self._loop.remove_reader(channel.fileno())
+            self._loop.remove_writer(channel.fileno())
+            if not self._doubts:
+                self._doubts = True
+                self._loop.call_soon(self._make_anew)
         channel.lose()
+
+    def _make_anew(self) -> None:
+        """At most once in a second: it takes as long as there are descriptors."""
+        now = self._loop.time()
+        if now < self._trusted_until:
+            self._loop.call_at(self._trusted_until, self._make_anew)
+            return
+        self._doubts, self._trusted_until = False, now + TRUST
+        make_anew(self._loop._get_backend_id())  # type: ignore[attr-defined]
 
     def _tell_wishes(self, channel: AnyChannel) -> None:
         fd = channel.fileno()

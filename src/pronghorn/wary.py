@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import selectors
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from pronghorn.socket_facts import identity
@@ -64,19 +64,21 @@ if hasattr(select, "epoll"):
             return super().select(timeout)
 
 
-@contextlib.contextmanager
-def put_back(fd: int, inode: int) -> Iterator[None]:
-    """Have a closed descriptor under its number again for a moment, if this process has a copy of it and the number is
-    free: libuv can then take it out of its set, which nobody can make anew."""
-    copy = -1
-    if not identity(fd):
-        numbers = map(int, os.listdir("/dev/fd"))
-        copy = next((number for number in numbers if identity(number) == inode), -1)
-    if copy < 0:
-        yield
-        return
-    os.dup2(copy, fd, inheritable=False)
+HELD = re.compile(rb"tfd:\s*(\d+) events:\s*([0-9a-f]+) .* ino:([0-9a-f]+)")
+
+
+def make_anew(number: int) -> None:
+    """Puts a set of epoll(7) without what was closed in the place of the one that has this number and is libuv's: the
+    kernel goes on telling of a closed descriptor while a copy lives, here or in a child, or when its number is
+    another's by now. What is watched the kernel says (proc_pid_fdinfo(5)); where it does not, nothing happens."""
     try:
-        yield
-    finally:
-        os.close(fd)
+        with open(f"/proc/self/fdinfo/{number}", "rb") as file:
+            held = [(int(fd), int(events, 16), int(inode, 16)) for fd, events, inode in HELD.findall(file.read())]
+        fresh = select.epoll()
+    except (OSError, AttributeError):
+        return
+    with fresh:
+        for fd, events, inode in held:
+            if identity(fd) == inode:
+                fresh.register(fd, events)
+        os.dup2(fresh.fileno(), number, inheritable=False)

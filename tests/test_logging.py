@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
-from launch import launched, wait_for
+from launch import launched, lives, wait_for
 from pronghorn import log_config
 from pronghorn.cli.check import examined
 from pronghorn.errors import BadSetting, PronghornError
@@ -158,7 +158,9 @@ def test_a_log_of_ones_own_that_hangs_holds_up_no_supervisor(tmp_path: Path, mon
         server.send(signal.SIGTTIN)
         (resizing,) = wait_for(lambda: told("Resizing"))
         wait_for(lambda: server.ask(b"x\n") == b"X\n" and len(server.workers()) == 3)
-        os.kill(int(resizing[0]), signal.SIGKILL)
+        log = psutil.Process(int(resizing[0]))
+        log.kill()
+        wait_for(lambda: not lives(log), "its end")
         server.send(signal.SIGTTOU)
         wait_for(lambda: len(told("Resizing")) == 2)
         assert server.stop() == 0

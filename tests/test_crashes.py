@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launch import Launched, launched, wait_for
@@ -47,6 +48,20 @@ def attacked(server: Launched, head: bytes = b"") -> Iterator[list[bytes]]:
     finally:
         over.set()
         thread.join()
+
+
+@pytest.mark.parametrize("model", ["asyncio", "thread"])
+def test_who_comes_next_is_not_lost_to_the_message_that_crashed_the_worker_before(model: str, tmp_path: Path) -> None:
+    with launched(tmp_path, HANDLER, model=model, workers=1) as server:
+        (worker,) = server.ready()
+        server.send(signal.SIGSTOP)  # so that both wait for the same new worker, in this order
+        assert ask(server, b"crash\n") == b""
+        wait_for(lambda: psutil.Process(worker).status() == psutil.STATUS_ZOMBIE, "its end")
+        with server.connect() as bad, server.connect() as good:
+            bad.sendall(b"crash\n")
+            good.sendall(b"hello\n")
+            server.send(signal.SIGCONT)
+            assert good.recv(100) == b"HELLO\n"
 
 
 @pytest.mark.parametrize("model", ["epoll", "prefork", "fork"])

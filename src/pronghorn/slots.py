@@ -6,6 +6,7 @@ happened and when.
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 
@@ -23,6 +24,7 @@ LONGEST_PAUSE = 30.0
 LONGEST_PAUSE_WHEN_KILLED = 0.5
 RATE = 20.0  # workers that are replaced in a second
 AT_ONCE = 20  # and so many more, beside as many as there are, before that bound is felt
+LATELY = 1.0  # seconds
 NEVER = float("inf")
 
 
@@ -81,19 +83,25 @@ class Pace:
     Whoever makes workers crash would otherwise have the machine do nothing but start them.
     """
 
-    __slots__ = ("_next", "told")
+    __slots__ = ("_last", "_next", "told")
 
     def __init__(self) -> None:
         self._next = 0.0  # when the next would be due, had nothing been allowed at once
+        self._last = -math.inf
         self.told = False  # of this time that it is bounded
 
     def allows(self, now: float, workers: int) -> float:
         """The instant at which one more worker may be replaced; of a server with so many, all may go at once."""
+        self._last = now
         if now >= self._next:
             self.told = False
         at = max(now, self._next - (workers + AT_ONCE) / RATE)
         self._next = max(now, self._next) + 1 / RATE
         return at
+
+    def lately(self, now: float) -> bool:
+        """Whether a worker that had served has died in the last second."""
+        return now - self._last < LATELY
 
 
 class Worker:

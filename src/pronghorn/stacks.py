@@ -22,10 +22,12 @@ BEGIN = "Fatal Python error: "
 
 
 class Remains(msgspec.Struct, frozen=True):
-    """What others read when a worker is dead: what it wrote when it crashed, and its children and programs."""
+    """What others read when a worker is dead: what it wrote when it crashed, and its children and programs. `careful`:
+    workers died a moment ago, and this one may have been born to the message that they died of."""
 
     stacks: Stacks
     rows: Shared | None = None
+    careful: bool = False
 
 
 class Stacks:

@@ -119,7 +119,7 @@ class Workforce:
             )
             pid = os.fork()
             if pid == 0:
-                work(plan, page, theirs, Remains(stacks, worker.rows), mask, left)
+                work(plan, page, theirs, Remains(stacks, worker.rows, self.pace.lately(worker.started_at)), mask, left)
             worker.pid, self.living[pid] = pid, worker
             plan.board.born(page, pid)
         except (OSError, MemoryError) as error:

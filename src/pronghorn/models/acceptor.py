@@ -1,8 +1,9 @@
 """A listener as a participant in a loop, and the other things that a loop watches beside its connections.
 
 Law: an acceptor takes a bounded number at a time, so that a flood of connects does not starve open conversations, and
-rests when it must: while others have room that it has not, or nobody has. It lets go of its listener when draining has
-begun and the queue is empty, and only once no loop watches it.
+rests when it must: while others have room that it has not, or nobody has. Where workers have just died, the first few
+come one by one: whoever sends what they died of shall not take the next in the queue along. It lets go of its listener
+when draining has begun and the queue is empty, and only once no loop watches it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from pronghorn.channel import CLOSED, OPEN
 from pronghorn.listener import Exhausted, Listener
 from pronghorn.models.base import Context, OutOfMemory
-from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.models.door import ALONE_PAUSE, EXHAUSTED_PAUSE, FAIR_PAUSE
 
 if TYPE_CHECKING:
     from pronghorn.models.turns import Loops
@@ -62,6 +63,7 @@ class Acceptor(Watched):
         super().__init__(listener.fileno(), self.accept)
         self.listener = listener
         self.turns = turns
+        self._alone = turns.context.to_be_served_alone
         self._until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a connection
         self._most = 1.0
@@ -75,7 +77,7 @@ class Acceptor(Watched):
             return
         context = self.turns.context
         try:
-            for _ in range(int(self._most)):
+            for _ in range(1 if self._alone else int(self._most)):
                 if context.gives_way():
                     self.rest(FAIR_PAUSE)
                     return
@@ -83,6 +85,9 @@ class Acceptor(Watched):
                     self._most = 1.0
                     return
             self._most = min(self._most * 1.1, ACCEPTS_PER_TURN)
+            if self._alone:
+                self._alone -= 1
+                self.rest(ALONE_PAUSE)
         except Exhausted:
             self._short = True
             self.rest(EXHAUSTED_PAUSE)

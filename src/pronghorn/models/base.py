@@ -38,7 +38,7 @@ from pronghorn.events import (
 from pronghorn.handlers import Facts, Handler
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listener import Drain, Listener, Peer
-from pronghorn.models.door import Door
+from pronghorn.models.door import ALONE, Door
 from pronghorn.scoreboard_page import Page
 from pronghorn.settings import Settings
 from pronghorn.stacks import Remains
@@ -246,6 +246,11 @@ class Context(Door):
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
         self._told = [0, 0, 0]  # what the page has of these, and of those that are open
         self._fold_at = 0.0
+
+    @property
+    def to_be_served_alone(self) -> int:
+        """How many connections a model takes one by one at first."""
+        return ALONE if self.remains is not None and self.remains.careful else 0
 
     def fault(self, error: BaseException) -> None:
         """Something raised that must not: it is told, and whoever was called goes on. Raises OutOfMemory when there is

@@ -31,7 +31,7 @@ from pronghorn.events import ClientsWait, ConnectionOpened
 from pronghorn.introduction import TOO_LATE, WRONG, read_header
 from pronghorn.listener import Exhausted, Listener, Peer, Wake
 from pronghorn.models.base import BEAT, DESERTED, TICK, Context
-from pronghorn.models.door import EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.models.door import ALONE_PAUSE, EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.models.parking import Parking
 from pronghorn.scoreboard_page import DRAINING, LEAVING
 from pronghorn.timeouts import AGE, OutsideTimeouts, ended_because
@@ -81,6 +81,7 @@ class Flows:
         says whether there are conversations beside those that are open here.
         """
         drain, listening, last = self.context.drain, False, -1
+        alone = self.context.to_be_served_alone
         poller = select.poll()
         for fd in (drain.fileno(), self.wake.fileno(), *self.watched):
             poller.register(fd, select.POLLIN)
@@ -111,6 +112,8 @@ class Flows:
             last = min(waiting, key=lambda fd: (fd <= last, fd))  # each in its turn
             conn = parking.take(last) if last in self.parked else self._come(listeners[last], parking)
             if conn is not None:
+                if alone:
+                    alone, self._rest_until = alone - 1, time.monotonic() + ALONE_PAUSE
                 yield conn
             elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
                 poller.unregister(listeners.pop(last))

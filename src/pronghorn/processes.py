@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -155,12 +156,14 @@ def keep_signals_in_forks(settle: Callable[[], None] = lambda: None) -> None:
     forgets, in the child, what came between fork(2) and its own preparations (PyOS_AfterFork_Child), and whoever has
     told the child waits for its end. Signals wait until then, and until the child has called `settle`."""
     here = threading.local()
+    every = set(map(int, signal.valid_signals()))
+    mask: Any = signal._signal.pthread_sigmask  # type: ignore[attr-defined]  # signal's own makes 120 enums of each mask
 
     def hold() -> None:
-        here.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        here.mask = mask(signal.SIG_BLOCK, every)
 
     def release() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, here.mask)
+        mask(signal.SIG_SETMASK, here.mask)
 
     def begin() -> None:
         try:

@@ -17,7 +17,9 @@ JOBS ?= 2
 BENCH := benchmarks/compare.py
 # Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
 LONG := test_promises.py test_experiments.py test_examples.py test_outside.py test_draining.py test_tls.py \
-    test_testing.py test_lifespans.py test_models.py test_counts.py test_chaos.py test_farewells.py
+    test_testing.py test_lifespans.py test_models.py test_counts.py test_chaos.py test_farewells.py \
+    test_crashes.py test_hostile.py test_orphans.py test_guard.py test_programs.py test_parity.py test_adopted.py \
+    test_old_workers.py test_stop.py test_shared_process.py test_log_file.py test_systemd.py
 
 PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input
 

@@ -35,11 +35,10 @@ def serve(context: Context) -> None:
         if turns.doubts_the_set():
             epoll = anew(epoll, things)
         for fd, events in epoll.poll(turns.timeout()):
-            thing = things.get(fd)
-            turns.doubted |= thing is None
-            if thing is not None and events & ~select.EPOLLOUT:
+            thing = things.get(fd, turns)  # of a descriptor that nobody here has, the turns take note
+            if events & ~select.EPOLLOUT:
                 thing.on_readable()
-            if thing is not None and events & ~select.EPOLLIN:
+            if events & ~select.EPOLLIN:
                 thing.on_writable()
     epoll.close()
 

@@ -336,6 +336,12 @@ class Turns(Loops):
             if thing.is_closing() and thing.state is CLOSED:
                 self.release(thing)
 
+    def on_readable(self) -> None:
+        """The kernel tells of a descriptor that was closed, and of which a copy lives on elsewhere."""
+        self.doubted = True
+
+    on_writable = on_readable
+
     def doubts_the_set(self) -> bool:
         """Whether it is time for a new set of descriptors: the kernel's may tell of what nobody can take out of it."""
         if not self.doubted or self._now < self._trusted_until:

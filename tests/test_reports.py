@@ -108,7 +108,7 @@ said_well = st.one_of(
 bits = st.lists(st.one_of(st.binary(max_size=40), said_well, st.just(b"\n")), max_size=20)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(bits)
 def test_whatever_is_said_nothing_is_raised(said: list[bytes]) -> None:
     ours, theirs = socket.socketpair()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import threading
@@ -18,6 +20,7 @@ import pytest
 
 from blocking_calls import O_NONBLOCK, Trace, able, traced
 from launch import Launched, launched, wait_for
+from pronghorn import whereabouts
 from tls_under_test import Authority
 
 pytestmark = pytest.mark.slow
@@ -165,3 +168,34 @@ def test_the_supervisor_never_waits(tmp_path: Path, end: str) -> None:
             os.kill(int(pid), signal.SIGTERM)
     assert not trace.faults, "\n".join(trace.faults)
     assert {"poll", "clone", "wait4", "recvmsg"} <= trace.names.keys(), "it has seen something"
+
+
+@pytest.mark.skipif(not whereabouts.MACHINE, reason="the kernel tells where a thread is on Linux only")
+def test_a_loop_that_waits_for_room_in_another_connection_sends_something() -> None:
+    client, data = socket.socketpair(), socket.socketpair()
+    threads: list[int] = []
+    with contextlib.ExitStack() as stack:
+        for sock in (*client, *data):
+            stack.enter_context(sock)
+        poller = stack.enter_context(select.epoll())
+        poller.register(client[0], select.EPOLLIN)
+
+        def wait() -> None:
+            threads.append(threading.get_native_id())
+            poller.poll()
+
+        data[0].setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while data[0].send(bytes(65536)):
+                pass
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        wait_for(lambda: bool(threads) and place(threads[0], client[0]) is whereabouts.UNKNOWN, "a thread that waits")
+        poller.register(data[0], select.EPOLLOUT)
+        assert place(threads[0], client[0]) is whereabouts.ELSEWHERE
+        client[1].send(b"x")
+        waiter.join()
+
+
+def place(thread: int, client: socket.socket) -> whereabouts.Place:
+    return whereabouts.of_thread(thread, client.fileno())

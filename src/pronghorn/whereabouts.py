@@ -29,6 +29,7 @@ READS = {
 }
 POLLS = {"x86_64": {7, 271}, "aarch64": {73}}  # poll, ppoll
 MANY = {"x86_64": {23, 232, 270, 281, 441}, "aarch64": {22, 72, 441}}  # select, epoll_wait and their like
+EPOLLS = {"x86_64": {232, 281, 441}, "aarch64": {22, 441}}  # epoll_wait, epoll_pwait, epoll_pwait2
 DEATHS = {"x86_64": {61, 247}, "aarch64": {95, 260}}  # wait4, waitid
 MACHINE = os.uname().machine if sys.platform == "linux" and sys.maxsize > 2**32 else ""
 MOST_POLLED = 64
@@ -74,6 +75,8 @@ def _place(task: str, home: str, client: str) -> Place:
         return OTHERS
     if number in POLLS[MACHINE]:
         return _polled(home, first, second, client)
+    if number in EPOLLS[MACHINE] and _sends(home, first, client):
+        return ELSEWHERE
     return UNKNOWN if number in MANY[MACHINE] else ELSEWHERE
 
 
@@ -90,6 +93,18 @@ def _polled(home: str, address: int, count: int, client: str) -> Place:
     if client not in polled:
         return ELSEWHERE
     return CLIENT if len(polled) == 1 and polled[client] & select.POLLIN else UNKNOWN
+
+
+def _sends(home: str, epoll: int, client: str) -> bool:
+    """Whether an epoll set waits for room in another socket than the client's: somebody is being sent something, as an
+    FTP client is over a connection of its own (proc_pid_fdinfo(5))."""
+    try:
+        with open(f"{home}/fdinfo/{epoll}") as file:
+            lines = [line.split() for line in file if line.startswith("tfd:")]
+    except OSError:
+        return False
+    links = (_link(home, int(words[1])) for words in lines if int(words[3], 16) & select.EPOLLOUT)
+    return any(link.startswith("socket:") and link != client for link in links)
 
 
 def _link(home: str, fd: int) -> str:

@@ -64,6 +64,12 @@ class Launched:
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=PATIENCE)
 
+    def refuses(self) -> bool:
+        """Whether a client that says nothing finds the end: what it said would come too late, and be answered by a
+        reset."""
+        with self.connect() as sock:
+            return sock.recv(100) == b""
+
     def ask(self, question: bytes) -> bytes:
         """One whole conversation: send, half-close, and read to the end."""
         with self.connect() as sock:

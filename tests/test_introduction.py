@@ -298,3 +298,14 @@ def test_haproxy(tmp_path: Path, model: str, how: str) -> None:
         finally:
             proxy.terminate()
             proxy.wait()
+
+
+@pytest.mark.parametrize("model", ["asyncio", "uvloop"])
+def test_a_clients_ipv6_address_has_two_parts(model: str) -> None:
+    """asyncio tells four of an IPv6 socket's; a header has neither flow nor scope."""
+    header = b"PROXY TCP6 2001:db8::7 2001:db8::9 51234 8000\r\n"
+    with (
+        serving("handlers_under_test:whom_streams", model=model, proxy_from=(PROXY,)) as server,
+        connected(server) as it,
+    ):
+        assert told(it, header + b"x\n") == b"x: ('2001:db8::7', 51234) 1\n"

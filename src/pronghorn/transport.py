@@ -63,7 +63,7 @@ class Transport:
         `cipher`); and ours, for streams: `connection`, which is this transport, `lifespan`, `draining`,
         `drain`, `tls`, and `proxy`, the PROXY header if there was one."""
         if name == "peername":
-            return four_part(self.peer)
+            return four_part(self.peer) if self.proxy is None else self.peer  # a header has neither flow nor scope
         if name == "proxy":
             return self.proxy if self.proxy is not None else default
         if name == "sockname":

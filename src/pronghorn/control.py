@@ -20,6 +20,7 @@ from pronghorn.call import Call, Commands, peer_uid
 from pronghorn.errors import AddressInUse, AlreadyRunning, BadRequest, CannotBind, PronghornError
 from pronghorn.events import Observer
 from pronghorn.settings import Settings
+from pronghorn.shared_memory import lives
 from pronghorn.trusted_paths import Place
 from pronghorn.unix_path import Claim
 from pronghorn.watch import Watch
@@ -191,22 +192,11 @@ def _claimed(name: str, path: str, asked: bool) -> Claim:
             return Claim(path)
         except AddressInUse as error:
             pid = _noted_process(path)
-            if _lives(pid) or time.monotonic() >= deadline:
+            if not pid or lives(pid) or time.monotonic() >= deadline:  # without a number it is taken to live
                 raise _running(name, path, asked, error.why) from None
             time.sleep(0.01)
         except CannotBind as error:
             raise _refused(path, error.why) from None
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process is there; one without a number is taken to be."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _sweep(folder: str, path: str) -> None:

@@ -51,6 +51,7 @@ class Outlet:
         self.fd = 2
         self._kept: tuple[int, ...] = ()  # what the copy leads to
         self._next: tuple[int, ...] = ()  # what it is about to lead to
+        self._moves = 0  # a count of its steps, by which another thread sees that it was on its way
         self._own = -1
         self._file: tuple[int, ...] = ()  # what `_own` was opened as
         self._full = False
@@ -88,12 +89,19 @@ class Outlet:
         """Descriptor 2 leads elsewhere now: so does the copy."""
         if self.fd != 2:
             self._next = _identity(2)  # before it is so: another thread may write just then
+            self._moves += 1
             os.dup2(2, self.fd, inheritable=False)
+            self._moves += 1
             self._kept = self._next
 
     def _is_ours(self) -> bool:
-        """Whether the copy is what it was; the second look is for one that was on its way meanwhile."""
-        return any(_identity(self.fd) in (self._kept, self._next) for _ in range(2))
+        """Whether the copy is what it was. A look during which it was led elsewhere says nothing: look again."""
+        while True:
+            moves = self._moves
+            if _identity(self.fd) in (self._kept, self._next):
+                return True
+            if moves == self._moves:
+                return False
 
     def release(self) -> None:
         """Close the copy, and go by descriptor 2 again."""

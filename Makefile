@@ -1,5 +1,5 @@
 # make serve   set up what is missing, then serve the upper-case service on 127.0.0.1:8000 (ARGS='--model fork' adds options)
-# make test    set up what is missing, then run every test (ARGS='tests/test_cli.py -x' picks some)
+# make test    set up what is missing, then run every test (ARGS='tests/cli/test_cli.py -x' picks some)
 # make check   the quick gate: format, lint, types, layers, sizes, and the tests that take no more than moments
 # make bench   what each model costs beside other servers (ARGS=connections, memory, start, guards)
 # make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (forty minutes; ARGS='R3 R9')
@@ -16,10 +16,12 @@ ARGS ?=
 JOBS ?= 2
 BENCH := benchmarks/compare.py
 # Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
-LONG := test_promises.py test_experiments.py test_examples.py test_outside.py test_draining.py test_tls.py \
-    test_testing.py test_lifespans.py test_models.py test_counts.py test_chaos.py test_farewells.py \
-    test_crashes.py test_hostile.py test_orphans.py test_guard.py test_programs.py test_parity.py test_adopted.py \
-    test_old_workers.py test_stop.py test_shared_process.py test_log_file.py test_systemd.py
+LONG := test_promises.py test_experiments.py test_examples.py test_outside.py test_lifespans.py \
+    connection/test_asyncio_drain.py connection/test_parity.py handlers/test_programs.py models/test_models.py \
+    observers/test_systemd.py scoreboard/test_counts.py serving/test_adopted.py serving/test_draining.py \
+    supervisor/test_crashes.py supervisor/test_guard.py supervisor/test_hostile.py supervisor/test_old_workers.py \
+    supervisor/test_orphans.py supervisor/test_stop.py system/test_log_file.py testing/test_chaos.py \
+    testing/test_testing.py tls/test_tls.py worker/test_shared_process.py
 
 PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pronghorn.settings import Field, fields
-from pronghorn.settings.fields import RESTART
+from pronghorn.settings import fields
+from pronghorn.settings.fields import RESTART, Field
 
 LATER = " *At a restart.*"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from ledger_trials import Result
+from pronghorn.connection.proxy_protocol import SIGNATURE, HeaderReader, ProxyHeader
 from pronghorn.errors import BadProxyHeader
-from pronghorn.proxy_protocol import SIGNATURE, HeaderReader, ProxyHeader
 
 EXAMPLES = 2000  # between two looks at the clock
 GOOD = (

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import library_clients as clients
 
-from pronghorn.models import pages
-from pronghorn.testing import serving
+from pronghorn.models.registry import pages
+from pronghorn.testing.served import serving
 
 LOOPS = ("asyncio", "uvloop", "epoll", "thread", "fork")
 ADOPTED = ("asyncio", "uvloop", "epoll")  # one asyncio loop for all connections

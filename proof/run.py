@@ -36,7 +36,7 @@ import ledger_reloads as reloading  # noqa: E402
 import ledger_trials as trials  # noqa: E402
 from ledger_trials import Result  # noqa: E402
 from pronghorn import __version__  # noqa: E402
-from pronghorn.models import pages  # noqa: E402
+from pronghorn.models.registry import pages  # noqa: E402
 
 SCALE = float(os.environ.get("PROOF_SCALE", "1"))
 MOST_SECONDS = 1500
@@ -108,21 +108,23 @@ def runs(model: str, style: str) -> bool:
 
 def model_of_the_supervisor(folder: Path) -> Result:
     environment = {"MODEL_SEQUENCES": str(scaled(100)), "MODEL_STEPS": "30", "MODEL_TIMEOUT": str(MOST_SECONDS)}
-    return pytest("R13 model of the supervisor", ["test_supervisor_model.py"], environment)
+    return pytest("R13 model of the supervisor", ["supervisor/test_supervisor_model.py"], environment)
 
 
 def never_waits(folder: Path) -> Result:
-    return pytest("R17 the supervisor never waits", ["test_helper.py", "test_blocking_calls.py"], {})
+    return pytest("R17 the supervisor never waits", ["worker/test_helper.py", "supervisor/test_blocking_calls.py"], {})
 
 
 def transactions(folder: Path) -> Result:
-    files = ["test_applied.py", "test_opening.py", "test_upgrade.py"]
+    files = ["supervisor/test_applied.py", "listening/test_binding.py", "supervisor/test_upgrade.py"]
     return pytest("R18 transactions", files, {})
 
 
 def controls(folder: Path) -> Result:
     return pytest(
-        "controls", ["test_ledger.py", "test_guard_trials.py", "test_faults.py", "-k", "bad or seen or looked_at"], {}
+        "controls",
+        ["test_ledger.py", "test_guard_trials.py", "models/test_faults.py", "-k", "bad or seen or looked_at"],
+        {},
     )
 
 

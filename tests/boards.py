@@ -6,10 +6,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from launch import Launched, wait_for
-from pronghorn.scoreboard import Scoreboard
-from pronghorn.scoreboard_page import SERVING, Page
+from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.row import SERVING, Page
 
 
 def board_of(server: Launched) -> Scoreboard:
@@ -31,6 +32,22 @@ def serving_pages(board: Scoreboard, count: int = 1) -> list[Page]:
     pages = wait_for(serving, f"{count} serving workers")
     assert not isinstance(pages, bool)
     return pages
+
+
+def reach(server: Launched, **expected: Any) -> dict[str, Any]:
+    """The totals, once they say what is expected; closed counts what is not 0."""
+    board = board_of(server)
+
+    def told() -> dict[str, Any]:
+        totals = board.totals()
+        totals["closed"] = {reason: count for reason, count in totals["closed"].items() if count}
+        return totals
+
+    try:
+        wait_for(lambda: expected.items() <= told().items())
+    except AssertionError:
+        assert {name: told()[name] for name in expected} == expected, server.log
+    return told()
 
 
 def ask(client: socket.socket, question: bytes = b"hello\n") -> bytes:

@@ -18,7 +18,7 @@ import psutil
 from boards import ask, board_of, serving_pages
 from launch import PATIENCE, Launched, launched, lives
 from ledger_trials import Result, until
-from pronghorn.handlers import Source
+from pronghorn.settings.source import Source
 
 HANDLER = f"{Path(__file__).parent / 'handlers_that_wait.py'}:crashes"
 GOOD, BAD = b"192.0.2.1", b"192.0.2.66"

@@ -23,8 +23,8 @@ import psutil
 
 from launch import Launched, launched, wait_for
 from ledger_trials import Result
-from pronghorn import models
-from pronghorn.testing import exchange
+from pronghorn.models import registry
+from pronghorn.testing.talk import exchange
 
 PATIENCE = 3.0
 CLIENTS = 8
@@ -136,7 +136,7 @@ def _traced(pid: int, fault: Fault, folder: Path) -> Iterator[None]:
 
 def fits(fault: Fault, model: str) -> bool:
     """Whether the fault can happen under this model."""
-    return fault.blocks or not models.page(model).own_flow or model == "gevent"
+    return fault.blocks or not registry.page(model).own_flow or model == "gevent"
 
 
 def injected(folder: Path) -> int:
@@ -169,7 +169,7 @@ def trial(server: Launched, model: str, fault: Fault, folder: Path) -> tuple[lis
     meant. A client who was there before, and says nothing meanwhile, is none of those that the fault hits."""
     broken: list[str] = []
     (worker,) = server.workers()
-    own_flow = models.page(model).own_flow
+    own_flow = registry.page(model).own_flow
     with contextlib.ExitStack() as stack:
         before = stack.enter_context(server.connect()) if model not in HOLDS_ONE else None
         if before:

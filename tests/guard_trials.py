@@ -28,10 +28,10 @@ from ledger_client import Clients
 from ledger_reloads import spread
 from ledger_sampler import status
 from ledger_trials import Result, living, until
-from pronghorn.limits import TOO_MANY, Limits
-from pronghorn.scoreboard import Scoreboard
+from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.limits import TOO_MANY, Limits
+from pronghorn.scoreboard.sources import ROW
 from pronghorn.settings import settle
-from pronghorn.sources import ROW
 
 HERE = Path(__file__).parent
 GOOD_RATE = 50.0

@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from pronghorn import Protocol, lines, message
-from pronghorn.services import upper
+from pronghorn.handlers.builtin import upper
 
 
 def open_descriptors() -> bytes:

@@ -19,9 +19,9 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import psutil
 
-from pronghorn.handlers import Source
 from pronghorn.server import Boot
 from pronghorn.settings.layers import Layers
+from pronghorn.settings.source import Source
 
 PATIENCE = 15.0
 T = TypeVar("T")

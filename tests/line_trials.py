@@ -33,7 +33,7 @@ from ledger_client import Attempt
 from ledger_reloads import RELOADED
 from ledger_trials import Result, until
 from pronghorn.errors import PronghornError
-from pronghorn.testing import over_tls
+from pronghorn.testing.tls import over_tls
 from tls_under_test import Authority
 
 THREADS = 4

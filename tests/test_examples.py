@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from launch import logged
-from pronghorn import models
 from pronghorn.cli import serve
-from pronghorn.cli._layers import given
-from pronghorn.handlers import Source
-from pronghorn.testing import Served, serving, until
+from pronghorn.cli.layers import given
+from pronghorn.models import registry
+from pronghorn.settings.source import Source
+from pronghorn.testing.served import Served, serving
+from pronghorn.testing.talk import until
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -190,8 +191,8 @@ def test_every_example_has_its_talk() -> None:
 @pytest.mark.parametrize(("name", "model"), CASES)
 def test_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, model: str) -> None:
     monkeypatch.setenv("NOTEBOOK", str(tmp_path / "notebook.sqlite"))
-    if model != "auto" and models.page(model).missing():
-        pytest.skip(f"{model}: {models.page(model).missing()}")
+    if model != "auto" and registry.page(model).missing():
+        pytest.skip(f"{model}: {registry.page(model).missing()}")
     style, _, conversation = TALKS[name]
     with serving(source(name), model=model) as server:
         conversation(server)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pronghorn.errors import PronghornError
-from pronghorn.testing import Served, exchange, serving, until
+from pronghorn.testing.served import Served, serving
+from pronghorn.testing.talk import exchange, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what these experiments look at is Linux's /proc")
 

@@ -17,8 +17,8 @@ import guard_trials as guards
 import line_trials as line
 from launch import logged
 from ledger_trials import Result
-from pronghorn import models
-from pronghorn.scoreboard_page import Page
+from pronghorn.models import registry
+from pronghorn.scoreboard.row import Page
 from tls_under_test import Authority
 
 pytestmark = [
@@ -131,7 +131,7 @@ def test_a_table_that_grows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("model", "times"), [("epoll", 5), ("thread", 10), ("gevent", 3)])
 def test_no_handshake_notices_a_rotation(tmp_path: Path, model: str, times: int) -> None:
-    if missing := models.page(model).missing():
+    if missing := registry.page(model).missing():
         pytest.skip(f"{model}: {missing}")
     good(line.rotations(tmp_path, times, model))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import idle_trials
-from pronghorn import models
+from pronghorn.models import registry
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,7 +20,7 @@ HANDLERS = Path(__file__).parent / "timeouts_under_test.py"
 
 @pytest.mark.parametrize("model", ["epoll", "uvloop", "gevent", "thread"])
 def test_silent_connections_cost_next_to_nothing(tmp_path: Path, model: str) -> None:
-    if missing := models.page(model).missing():
+    if missing := registry.page(model).missing():
         pytest.skip(f"{model}: {missing}")
     result = idle_trials.idle(tmp_path, 500, model, seconds=3.0)
     assert not result.faults, str(result)

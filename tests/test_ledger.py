@@ -20,8 +20,8 @@ from ledger import Book, Row
 from ledger_client import Clients
 from ledger_sampler import Sampler
 from pronghorn.errors import MissingExtra
-from pronghorn.models import load
-from pronghorn.settings import MODELS
+from pronghorn.models.registry import load
+from pronghorn.settings.serving import MODELS
 
 pytestmark = [
     pytest.mark.slow,

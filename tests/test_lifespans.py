@@ -14,10 +14,11 @@ import pytest
 
 import pronghorn
 from launch import Launched, launched
-from pronghorn import models
 from pronghorn.errors import IncompatibleHandler, WorkerFailedToStart
-from pronghorn.handlers import Facts, recognise
+from pronghorn.handlers.handler import Facts
+from pronghorn.handlers.recognise import recognise
 from pronghorn.lifespans import Lifespan, kind_of
+from pronghorn.models import registry
 from pronghorn.settings import Settings
 
 HERE = Path(__file__).parent
@@ -108,24 +109,24 @@ def test_an_async_one_needs_one_asyncio_loop_for_all(model: str, needs_asyncio: 
     facts = Facts("mine", "asyncio" if needs_asyncio else "message", False, needs_asyncio, "async")
     fit = LOOPS if needs_asyncio else ON_ASYNCIO
     if model in fit:
-        models.page(model).check(facts)
+        registry.page(model).check(facts)
         return
     with pytest.raises(IncompatibleHandler, match="async lifespan") as caught:
-        models.page(model).check(facts)
+        registry.page(model).check(facts)
     assert f"Choose another --model: {', '.join(fit)};" in caught.value.hint
 
 
 @pytest.mark.parametrize("model", ["thread", "asyncio"])
 def test_a_handler_that_blocks_cannot_have_an_async_one(model: str) -> None:
     with pytest.raises(IncompatibleHandler, match="Make it a sync one"):
-        models.page(model).check(Facts("mine", "blocking", True, False, "async"))
+        registry.page(model).check(Facts("mine", "blocking", True, False, "async"))
 
 
 def test_auto_chooses_a_model_for_an_async_one() -> None:
-    name, why = models.choose(Facts("mine", "message", False, False, "async"))
+    name, why = registry.choose(Facts("mine", "message", False, False, "async"))
     assert name in ON_ASYNCIO
     assert "async lifespan" in why
-    assert models.choose(Facts("mine", "message", False, False, "sync"))[0] not in ON_ASYNCIO
+    assert registry.choose(Facts("mine", "message", False, False, "sync"))[0] not in ON_ASYNCIO
 
 
 # Served.
@@ -143,7 +144,7 @@ def ask(server: Launched) -> bytes:
 
 
 def needs(model: str) -> None:
-    missing = models.page(model).missing()
+    missing = registry.page(model).missing()
     if missing is not None:
         pytest.skip(f"{model}: {missing}")
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from pronghorn import models
-from pronghorn.testing import Served, exchange, serving
+from pronghorn.models import registry
+from pronghorn.testing.served import Served, serving
+from pronghorn.testing.talk import exchange
 
 PATIENCE = 15
 OWN_FLOW = ["iterative", "fork", "prefork", "thread", "pool", "gevent"]
@@ -24,7 +25,7 @@ WEB = "http.server:SimpleHTTPRequestHandler"
 
 
 def available(model: str) -> str:
-    missing = models.page(model).missing()
+    missing = registry.page(model).missing()
     if missing is not None:
         pytest.skip(f"{model}: {missing}")
     return model
@@ -192,7 +193,7 @@ class EchoProtocol(asyncio.Protocol):
         self.transport.close()
 
 
-@pytest.mark.parametrize("model", [model for model in models.MODELS if models.page(model).runs_asyncio])
+@pytest.mark.parametrize("model", [model for model in registry.MODELS if registry.page(model).runs_asyncio])
 @pytest.mark.parametrize("echo", [echo_streams, EchoProtocol])
 def test_asyncios_own_echo_servers(model: str, echo: object) -> None:
     with serving(echo, model=available(model)) as server:

@@ -1,257 +1,130 @@
-"""Peers that misbehave, against every model: each harms itself, and neither others, nor memory, nor the log."""
+"""Networks: what is in them, and who may connect. The standard library's own arithmetic is the judge."""
 
 from __future__ import annotations
 
-import os
-import socket
-import ssl
-import struct
-import time
-from collections.abc import Callable
-from pathlib import Path
+import ipaddress
 
-import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from boards import board_of
-from pronghorn import models
-from pronghorn.errors import TlsFailed
-from pronghorn.testing import Served, exchange, over_tls, serving, until
-from pronghorn.tls import Records
-from tls_under_test import Authority
+from pronghorn.peers import Access, Networks, network, packed, plain
 
-MODELS = [each for each in models.MODELS if each not in ("kqueue", "prefork")]
-LONGEST = 64 * 1024
-LINE = b"hello\n"
+V4 = st.ip_addresses(v=4)
+V6 = st.ip_addresses(v=6)
+ANY = st.ip_addresses()
 
 
-def _hello() -> bytes:
-    records = Records(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "localhost", client=True)
-    records.shake()
-    return records.unsent()
+@st.composite
+def networks(draw: st.DrawFn) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Few distinct prefixes, so that addresses fall into some of them."""
+    if draw(st.booleans()):
+        return ipaddress.ip_network((draw(st.integers(0, 3)) << 30, draw(st.integers(0, 4))), strict=False)
+    return ipaddress.ip_network((draw(st.integers(4, 7)) << 125, draw(st.integers(0, 5))), strict=False)
 
 
-HELLO = _hello()  # a client's first word in a handshake
+def judged(address: ipaddress.IPv4Address | ipaddress.IPv6Address, allow: list[object], deny: list[object]) -> bool:
+    def longest(among: list[object]) -> int:
+        return max((each.prefixlen for each in among if address in each), default=-1)  # type: ignore[attr-defined, operator]
+
+    if longest(allow) < 0 and longest(deny) < 0:
+        return not allow
+    return longest(allow) > longest(deny)
 
 
-def reset(client: socket.socket) -> None:
-    """Close with a reset (SO_LINGER of 0 seconds, tcp(7))."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
+@given(
+    ANY.filter(lambda each: each.version == 4 or each.ipv4_mapped is None), st.lists(networks()), st.lists(networks())
+)
+def test_the_narrowest_network_decides(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, allow: list[object], deny: list[object]
+) -> None:
+    access = Access(map(str, allow), map(str, deny))
+    assert access.permits((str(address), 1)) is judged(address, allow, deny)
 
 
-def resets_before_it_is_accepted(server: Served) -> None:
-    clients = [server.connect() for _ in range(50)]
-    for client in clients:
-        reset(client)
+@given(V4)
+def test_ipv4_in_clothes_of_ipv6_is_ipv4(address: ipaddress.IPv4Address) -> None:
+    value = int(address)
+    spellings = [f"::ffff:{address}", f"::FFFF:{value >> 16:x}:{value & 0xFFFF:x}", f"0:0:0:0:0:ffff:{address}"]
+    for each in spellings:
+        assert plain(each) == plain(f"{each}%eth0") == str(address)
+        assert packed(each) == address.packed
+        assert not Access(deny=[str(address)]).permits((each, 1))
+        assert network(f"{each}/128") == network(str(address)) == (address.packed, 32)
+    assert network("::ffff:0:0/96") == (bytes(4), 0)
 
 
-def resets_in_mid_question(server: Served) -> None:
-    for _ in range(20):
-        client = server.connect()
-        client.sendall(LINE[:3])
-        reset(client)
+@given(V6)
+def test_a_zone_is_no_part_of_an_address(address: ipaddress.IPv6Address) -> None:
+    if address.ipv4_mapped is None:
+        assert packed(f"{address}%eth0") == address.packed
+        assert plain(f"{address}%eth0") == f"{address}%eth0"
 
 
-def resets_in_mid_reply(server: Served) -> None:
-    for _ in range(5):
-        client = server.connect(receive_buffer=4096)
-        client.setblocking(False)
-        try:
-            for _ in range(100):
-                client.send(LINE * 10_000)
-        except BlockingIOError:
-            pass
-        reset(client)
+@given(st.text())
+def test_whatever_is_given_is_read_or_refused(text: str) -> None:
+    assert plain(text) == text or ":" in text
+    try:
+        first, length = network(text)
+    except ValueError:
+        return
+    assert len(first) in (4, 16) and 0 <= length <= len(first) * 8
 
 
-def sends_a_line_without_an_end(server: Served) -> None:
-    """As far as it is let: a gibibyte would take the test too long, and a server that takes 256 MiB takes all."""
-    with server.connect() as client:
-        sent = 0
-        try:
-            while sent < 256 * 1024 * 1024:
-                sent += client.send(b"x" * LONGEST)
-        except OSError:
-            pass
-        assert sent < 64 * 1024 * 1024, f"the server took {sent} bytes of one line"
+@given(networks())
+def test_networks_are_read_as_the_standard_library_reads_them(one: ipaddress.IPv4Network) -> None:
+    assert network(str(one)) == (one.network_address.packed, one.prefixlen)
 
 
-def asks_ten_thousand_things_at_once(server: Served) -> None:
-    with server.connect() as client:
-        question = b"".join(b"question %d\n" % number for number in range(10_000))
-        assert exchange(client, question, end=True) == question.upper()
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("10.0.0.1/8", "'10.0.0.1/8' has bits beyond its prefix: write 10.0.0.0/8"),
+        ("::ffff:10.0.0.1/104", "'::ffff:10.0.0.1/104' has bits beyond its prefix: write 10.0.0.0/8"),
+        ("2001:db8::1/32", "'2001:db8::1/32' has bits beyond its prefix: write 2001:db8::/32"),
+        ("10.0.0.0/33", "'10.0.0.0/33' has no prefix length from 0 to 32"),
+        ("10.0.0.0/", "'10.0.0.0/' has no prefix length from 0 to 32"),
+        ("10.0.0.0/٣", "'10.0.0.0/٣' has no prefix length from 0 to 32"),
+        ("::/-1", "'::/-1' has no prefix length from 0 to 128"),
+        ("::ffff:0:0/95", "'::ffff:0:0/95' is partly IPv4 and partly not: write the IPv4 network"),
+        ("fe80::%eth0/64", "'fe80::%eth0/64' has a zone, which is no part of a network"),
+        ("10.1/16", "'10.1' is no address in figures"),
+        ("010.0.0.1", "'010.0.0.1' is no address in figures"),
+        ("localhost", "'localhost' is no address in figures"),
+        ("", "'' is no address in figures"),
+    ],
+)
+def test_what_is_no_network_is_told_why(text: str, why: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        network(text)
+    assert str(caught.value) == why
 
 
-def sends_urgent_data(server: Served) -> None:
-    """The urgent byte is no part of the stream (tcp(7)), and must not be waited for for ever."""
-    with server.connect() as client:
-        for _ in range(10):
-            client.send(b"!", socket.MSG_OOB)
-            assert exchange(client, LINE, expect=len(LINE)) == LINE.upper()
-        client.send(b"!", socket.MSG_OOB)
-        processes = server.processes()[1:]
-        before, begun = sum(sum(each.cpu_times()[:2]) for each in processes), time.monotonic()
-        until(lambda: time.monotonic() > begun + 0.5)
-        after = sum(sum(each.cpu_times()[:2]) for each in processes)
-        assert after - before < 0.2, "the server spins"
+@pytest.mark.parametrize(
+    ("allow", "deny", "peer", "may"),
+    [
+        ([], [], "192.0.2.1", True),
+        (["10.0.0.0/8"], [], "10.1.2.3", True),
+        (["10.0.0.0/8"], [], "192.0.2.1", False),
+        ([], ["10.0.0.0/8"], "192.0.2.1", True),
+        ([], ["10.0.0.0/8"], "10.1.2.3", False),
+        (["10.1.0.0/16"], ["10.0.0.0/8"], "10.1.2.3", True),
+        (["10.1.0.0/16"], ["10.0.0.0/8"], "10.2.2.3", False),
+        (["10.0.0.0/8"], ["10.0.0.0/8"], "10.1.2.3", False),
+        (["10.0.0.0/8"], [], "::1", False),
+        (["0.0.0.0/0", "::/0"], ["2001:db8::/32"], "2001:db8::1", False),
+        ([], ["::/0"], "192.0.2.1", True),
+        (["fe80::/10"], [], "fe80::1%eth0", True),
+    ],
+)
+def test_access(allow: list[str], deny: list[str], peer: str, may: bool) -> None:
+    assert Access(allow, deny).permits((peer, 1)) is may
 
 
-def shuts_both_ways(server: Served) -> None:
-    with server.connect() as client:
-        client.shutdown(socket.SHUT_RD)
-        client.sendall(LINE * 10)
-        client.shutdown(socket.SHUT_WR)
-    with server.connect() as client:
-        assert exchange(client, LINE * 10, end=True) == LINE.upper() * 10
-
-
-def leaves_at_once(server: Served) -> None:
-    for _ in range(50):
-        server.connect().close()
-
-
-def is_answered_and_sends_on(server: Served) -> None:
-    """What the server has not read when it closes must not take its answers away."""
-    with server.connect() as client:
-        got = exchange(client, LINE * 100 + b"x" * (LONGEST * 8))
-        assert got == LINE.upper() * 100
-
-
-EVIL: list[Callable[[Served], None]] = [
-    resets_before_it_is_accepted,
-    resets_in_mid_question,
-    resets_in_mid_reply,
-    sends_a_line_without_an_end,
-    asks_ten_thousand_things_at_once,
-    sends_urgent_data,
-    shuts_both_ways,
-    leaves_at_once,
-    is_answered_and_sends_on,
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_misbehaving_peers_harm_themselves_only(model: str) -> None:
-    missing = models.page(model).missing()
-    if missing is not None:
-        pytest.skip(f"{model}: {missing}")
-    with serving("upper", model=model, framing="lines", max_message_size=LONGEST) as server:
-        worker = psutil.Process(server.worker_pids()[0])
-        with server.connect() as client:
-            assert exchange(client, LINE, end=True) == LINE.upper()
-        before, board = worker.memory_info().rss, board_of(server)
-        for misbehaves in EVIL:
-            misbehaves(server)
-            with server.connect() as client:
-                assert exchange(client, LINE, end=True) == LINE.upper(), misbehaves.__name__
-            until(lambda: sum(page.open for page in board.pages()) == 0, f"no connection open: {misbehaves.__name__}")
-        assert "Traceback" not in server.log()
-        assert server.worker_pids()[0] == worker.pid
-        assert worker.memory_info().rss - before < 16 * 1024 * 1024
-        assert server.stop() == 0
-
-
-# The same, and what only TLS knows.
-
-
-def resets_in_mid_handshake(server: Served) -> None:
-    for size in (1, 5, len(HELLO) // 2, len(HELLO)):
-        client = server.connect()
-        client.sendall(HELLO[:size])
-        if size == len(HELLO):
-            assert client.recv(10)
-        reset(client)
-
-
-def ends_in_mid_handshake(server: Served) -> None:
-    for size in (0, 5, len(HELLO) // 2, len(HELLO)):
-        with server.connect() as client:
-            exchange(client, HELLO[:size], end=True, reset_ends=True)
-
-
-def says_something_else(server: Served) -> None:
-    no_name = HELLO.replace(b"localhost", b"\xff\x1b[2J\n\xfe..")  # ssl would have a traceback of it
-    for said in (
-        no_name,
-        b"GET / HTTP/1.0\r\n\r\n",
-        b"SSH-2.0-x\r\n",
-        bytes(100),
-        b"\x16\x03\x01\xff\xff" + b"A" * 500,
-    ):
-        with server.connect() as client:
-            exchange(client, said, end=True, reset_ends=True)
-
-
-def ends_in_mid_record(server: Served) -> None:
-    for leaves in (close_below, reset):
-        client = over_tls(server.connect())
-        assert client.records is not None
-        socket.socket.send(client, client.records.seal(LINE * 100)[:-7])
-        leaves(client)
-
-
-def spoils_a_record(server: Served) -> None:
-    with over_tls(server.connect()) as client:
-        assert client.records is not None
-        sealed = bytearray(client.records.seal(LINE))
-        sealed[10] ^= 1
-        socket.socket.send(client, sealed)
-        with pytest.raises((TlsFailed, ConnectionResetError)):  # an alert, unless our unread input comes first
-            exchange(client)
-
-
-def says_no_last_word(server: Served) -> None:
-    client = over_tls(server.connect())
-    assert exchange(client, LINE, expect=len(LINE)) == LINE.upper()
-    close_below(client)
-
-
-def close_below(client: socket.socket) -> None:
-    """End the connection without a close_notify."""
-    os.close(client.detach())
-
-
-EVIL_WITH_TLS = [
-    resets_before_it_is_accepted,
-    resets_in_mid_handshake,
-    ends_in_mid_handshake,
-    says_something_else,
-    ends_in_mid_record,
-    spoils_a_record,
-    says_no_last_word,
-    leaves_at_once,
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_misbehaving_peers_with_tls_harm_themselves_only(model: str, tmp_path: Path) -> None:
-    missing = models.page(model).missing()
-    if missing is not None:
-        pytest.skip(f"{model}: {missing}")
-    certificate, key = Authority(tmp_path).sign("server")
-    with serving("upper", model=model, framing="lines", tls_cert=certificate, tls_key=key) as server:
-        worker, board = psutil.Process(server.worker_pids()[0]), board_of(server)
-        with over_tls(server.connect()) as client:
-            assert exchange(client, LINE, end=True) == LINE.upper()
-        until(lambda: sum(page.open for page in board.pages()) == 0)
-        before = worker.num_fds()
-        for misbehaves in EVIL_WITH_TLS:
-            misbehaves(server)
-            with over_tls(server.connect()) as client:
-                assert exchange(client, LINE, end=True) == LINE.upper(), misbehaves.__name__
-            until(lambda: sum(page.open for page in board.pages()) == 0, f"no connection open: {misbehaves.__name__}")
-        until(lambda: worker.num_fds() <= before + 1, "no descriptor was left open")
-        assert "Traceback" not in server.log()
-        assert server.worker_pids()[0] == worker.pid
-        assert server.stop() == 0
-
-
-def test_who_takes_endless_lines_is_found_out() -> None:
-    with (
-        serving("discard", max_message_size="1GiB") as server,
-        pytest.raises(AssertionError, match="of one line"),
-    ):
-        sends_a_line_without_an_end(server)
+def test_unix_peers_are_for_the_permissions_of_the_file() -> None:
+    assert Access(["10.0.0.0/8"], []).permits("")
+    assert Networks(["unix"]).holds("") and Networks(["unix"]).holds("/run/peer")
+    assert not Networks(["0.0.0.0/0"]).holds("")
+    assert not Networks(["unix"]).holds(("192.0.2.1", 1))
+    assert Networks(["unix", "192.0.2.0/24"]).holds(("::ffff:192.0.2.1", 1))
+    assert not Networks()

@@ -13,9 +13,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from pronghorn import models
-from pronghorn.testing import FORMS, PROMISES, Form, Promise, Subject
+from pronghorn.models import registry
 from pronghorn.testing.checks import broken, refused
+from pronghorn.testing.forms import FORMS, Form
+from pronghorn.testing.promises import PROMISES, Promise
+from pronghorn.testing.subject import Subject
 
 LOOPS = ("select", "poll", "epoll", "kqueue", "asyncio", "uvloop")
 MODELS = ("iterative", "fork", "prefork", "thread", "pool", *LOOPS, "gevent")
@@ -52,7 +54,7 @@ WITH_TLS = [
 
 
 def available(model: str) -> str:
-    missing = models.page(model).missing()
+    missing = registry.page(model).missing()
     if missing is not None:
         pytest.skip(f"{model}: {missing}")
     return model
@@ -99,4 +101,4 @@ def test_refused(name: str) -> None:
 
 
 def test_every_model_is_in_the_matrix() -> None:
-    assert set(models.MODELS) == set(MODELS)
+    assert set(registry.MODELS) == set(MODELS)

@@ -17,8 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pronghorn.adopted import adopt, adopted
-    from pronghorn.drain import current_drain
     from pronghorn.errors import (
         AddressInUse,
         BadHandler,
@@ -34,10 +32,12 @@ if TYPE_CHECKING:
         WorkerFailedToStart,
     )
     from pronghorn.framing import delimited, lines, prefixed, stream
-    from pronghorn.handlers import Protocol, message
+    from pronghorn.handlers.messages import Protocol, message
     from pronghorn.lifespans import current_lifespan, lifespan
     from pronghorn.server import serve
+    from pronghorn.serving.adopted import adopt, adopted
     from pronghorn.settings import Settings
+    from pronghorn.system.drain import current_drain
 
 __version__ = "0.1.0"
 
@@ -71,17 +71,17 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "adopt": "adopted",
-    "adopted": "adopted",
+    "adopt": "serving.adopted",
+    "adopted": "serving.adopted",
     "delimited": "framing",
     "lines": "framing",
     "prefixed": "framing",
     "stream": "framing",
-    "current_drain": "drain",
+    "current_drain": "system.drain",
     "current_lifespan": "lifespans",
     "lifespan": "lifespans",
-    "Protocol": "handlers",
-    "message": "handlers",
+    "Protocol": "handlers.messages",
+    "message": "handlers.messages",
     "serve": "server",
     "Settings": "settings",
 }

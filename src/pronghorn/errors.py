@@ -7,6 +7,12 @@ parts are kept apart, so that a terminal, a log record and a JSON reply can each
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
 LONGEST_PART = 4096
 
 
@@ -175,3 +181,8 @@ def reason_of(error: BaseException) -> str:
     anything, and raise."""
     reason = error.reason if isinstance(error, PronghornError) and hasattr(error, "reason") else None
     return reason if isinstance(reason, str) else type(error).__name__
+
+
+def told(error: PronghornError) -> str:
+    """An error in one piece, for a record; one without a reason is explained by its hint."""
+    return "\n".join(part for part in (error.what, error.why or error.hint) if part)

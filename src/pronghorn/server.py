@@ -16,28 +16,32 @@ from typing import Any
 
 import msgspec
 
-from pronghorn import events, log_config, probe, worker
-from pronghorn.errors import AddressInUse, BadHandler, PronghornError
-from pronghorn.guard import Guard
-from pronghorn.handlers import Facts, Source
-from pronghorn.listener import Listener
-from pronghorn.log_process import LogProcess
+from pronghorn import events
+from pronghorn.control.presence import Presence
+from pronghorn.errors import BadHandler, PronghornError
+from pronghorn.handlers import loading
+from pronghorn.handlers.handler import Facts
+from pronghorn.listening.binding import activated_listeners, renew
+from pronghorn.listening.conflicts import explained, held_by_orphans, once_free
+from pronghorn.listening.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
-from pronghorn.opening import activated_listeners, renew
-from pronghorn.planning import ASKED, Planner
-from pronghorn.presence import Presence
-from pronghorn.processes import SignalPipe, Stopped, ignore_signals, take_term
-from pronghorn.restart import once_free
-from pronghorn.scoreboard import Scoreboard
+from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers, absolute, named_folder
-from pronghorn.standard import complain, keep_standard_descriptors, outlet
-from pronghorn.supervisor import Supervisor
-from pronghorn.surroundings import Surroundings
-from pronghorn.upgrade import Upgrade
-from pronghorn.worker import Plan
+from pronghorn.settings.source import Source
+from pronghorn.supervisor.guard import Guard
+from pronghorn.supervisor.log_process import LogProcess
+from pronghorn.supervisor.planning import ASKED, Planner
+from pronghorn.supervisor.supervisor import Supervisor
+from pronghorn.supervisor.upgrade import Upgrade
+from pronghorn.system import log_config
+from pronghorn.system.processes import SignalPipe, Stopped, ignore_signals, take_term
+from pronghorn.system.startup import Surroundings
+from pronghorn.system.stdio import complain, keep_standard_descriptors, outlet
+from pronghorn.worker import probe
+from pronghorn.worker.plan import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
 
@@ -67,7 +71,7 @@ class Handed(msgspec.Struct):
     descriptors: int
     environment: dict[str, str] = {}
     predecessors: list[tuple[int, str]] = []
-    """The programs that look after old workers: see predecessors.py."""
+    """The programs that look after old workers: see supervisor/predecessors.py."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 
@@ -278,7 +282,7 @@ class Server:
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""
-        from pronghorn.kernel.limits import raise_descriptor_limit
+        from pronghorn.system.descriptors import raise_descriptor_limit
 
         original, _ = raise_descriptor_limit()
         self._descriptors = self._handed.descriptors if self._handed else original
@@ -288,7 +292,7 @@ class Server:
             programs.original_descriptors = self._descriptors
 
     def _facts(self, planner: Planner, plan: Plan) -> events.ServerStarted:
-        from pronghorn.kernel.limits import free_descriptors
+        from pronghorn.system.descriptors import free_descriptors
 
         model, why = planner.model(plan.facts, plan.settings)
         workers = len(self._supervisor.serving.slots)
@@ -306,23 +310,6 @@ def _close(listeners: list[Listener]) -> None:
             undo.callback(listener.close)
 
 
-def explained(error: AddressInUse) -> AddressInUse:
-    """The error with the name of whoever holds the address."""
-    from pronghorn.kernel import owners
-
-    holder = owners.explain(error.address)
-    why = f"{holder[:1].upper()}{holder[1:]}." if holder else error.why
-    if holder.startswith(owners.NOBODY):
-        why += " If that server ran without SO_REUSEADDR, it holds up even those who have it."
-    return AddressInUse(error.what, why, error.hint, error.address)
-
-
-def held_by_orphans(address: str) -> bool:
-    from pronghorn.kernel import owners
-
-    return owners.held_by_orphans(address)
-
-
 def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
@@ -332,7 +319,7 @@ def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     a handler that was given by name; an object stays what it is. Whatever goes wrong is printed as the command prints
     it and ends the script: SystemExit with the exit code. Signal handlers are as before afterwards.
     """
-    if worker.loading:
+    if loading.in_progress:
         raise BadHandler(
             "serve() is called while the handler is imported.",
             "The module that holds the handler starts a server as soon as it is imported.",

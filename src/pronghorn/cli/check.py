@@ -12,32 +12,34 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from pronghorn.cli import _layers
 from pronghorn.cli.config import handler_of
+from pronghorn.cli.layers import as_json as takes_json
+from pronghorn.cli.layers import print_json, takes_layers
 from pronghorn.errors import BadSetting
 from pronghorn.settings.layers import Layers, Settled
 
 
-@_layers.takes_layers("check")
-@_layers.as_json
+@takes_layers("check")
+@takes_json
 def command(layers: Layers, as_json: bool) -> None:
     """Check settings and handler as serve would: the handler is imported, its lifespan is not entered, and nothing is
     bound. The exit status is 0, 2 for a wrong setting or a model that cannot run the handler, 3 for an import that
     takes too long, 4 for a handler that cannot be imported, 5 for an address that can never be bound."""
     found = examined(layers.settle())
     if as_json:
-        _layers.print_json(found)
+        print_json(found)
     else:
         click.echo(sentence(found))
 
 
 def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for what would keep it from that."""
-    from pronghorn import log_config, probe
-    from pronghorn.opening import check_binds
-    from pronghorn.planning import certified, judged
-    from pronghorn.surroundings import Surroundings
-    from pronghorn.worker import load_handler
+    from pronghorn.handlers.loading import load_handler
+    from pronghorn.listening.binding import check_binds
+    from pronghorn.supervisor.planning import certified, judged
+    from pronghorn.system import log_config
+    from pronghorn.system.startup import Surroundings
+    from pronghorn.worker import probe
 
     source, settings = settled.source, settled.settings
     with Surroundings(msgspec.structs.replace(settings, log_file="", pid_file="")):

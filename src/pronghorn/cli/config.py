@@ -8,12 +8,13 @@ import msgspec
 import rich_click as click
 
 from pronghorn import settings
-from pronghorn.cli import _layers
+from pronghorn.cli.layers import as_json as takes_json
+from pronghorn.cli.layers import print_json, takes_layers
 from pronghorn.settings.layers import DEFAULT, HANDLER, Layers, Settled
 
 
-@_layers.takes_layers("config")
-@_layers.as_json
+@takes_layers("config")
+@takes_json
 @click.option("--toml", "as_toml", is_flag=True, help="Only what is set, as a settings file (pronghorn.toml) holds it.")
 def command(layers: Layers, as_json: bool, as_toml: bool) -> None:
     """Show each setting that serve would run with, and where it comes from; binds and imports nothing."""
@@ -21,7 +22,7 @@ def command(layers: Layers, as_json: bool, as_toml: bool) -> None:
     if as_toml:
         click.echo(toml(settled), nl=False)
     elif as_json:
-        _layers.print_json(rows(settled))
+        print_json(rows(settled))
     else:
         show(settled, layers.file)
 

@@ -13,7 +13,7 @@ from typing import Any
 import rich_click as click
 
 from pronghorn.errors import BadSetting, MissingExtra, PronghornError
-from pronghorn.trusted_paths import Place
+from pronghorn.system.trusted_paths import Place
 
 HOSTS = ("localhost", "127.0.0.1", "::1")
 

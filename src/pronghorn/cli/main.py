@@ -16,7 +16,7 @@ import rich_click as click
 
 from pronghorn import __version__
 from pronghorn.errors import PronghornError
-from pronghorn.standard import complain, keep_standard_descriptors
+from pronghorn.system.stdio import complain, keep_standard_descriptors
 
 COMMANDS = ("serve", "ctl", "check", "config", "connect", "dev-cert", "models")
 QUICK_START = f"""\

@@ -9,15 +9,15 @@ from typing import Any
 
 import rich_click as click
 
-from pronghorn import models
-from pronghorn.models import Model
+from pronghorn.models import registry
+from pronghorn.models.model import Model
 
 
 @click.command("models")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 def command(as_json: bool) -> None:
     """Show the concurrency models: what each is for, what it costs, which styles it takes, and whether it runs here."""
-    rows = [row(model) for model in models.pages()]
+    rows = [row(model) for model in registry.pages()]
     if as_json:
         import json
 

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from pronghorn.cli._layers import takes_layers
+from pronghorn.cli.layers import takes_layers
 from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings.layers import Layers
 
@@ -51,8 +51,9 @@ def become_supervisor(boot: Boot) -> NoReturn:
     """Replace this process by the server; the settings travel in a descriptor, so that they show in no `ps`."""
     import msgspec
 
-    from pronghorn.processes import hold_signals
-    from pronghorn.program import anonymous_file, server_command
+    from pronghorn.boot import server_command
+    from pronghorn.system.memory import anonymous_file
+    from pronghorn.system.processes import hold_signals
 
     try:
         fd = anonymous_file(msgspec.json.encode(boot))

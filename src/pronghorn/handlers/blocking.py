@@ -20,10 +20,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pronghorn.connection import Connection
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.transport import four_part
 from pronghorn.errors import BadHandler
 from pronghorn.handlers import callables
-from pronghorn.transport import four_part
 
 OWN_MODULES = ("socketserver", "http.server", "xmlrpc.server", "wsgiref.simple_server", "logging.config")
 LOOKS = (

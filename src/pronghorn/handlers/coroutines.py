@@ -15,15 +15,18 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pronghorn.aiochannel import AsyncioLoop, channel_over, part
-from pronghorn.connection import READ_SIZE, Connection, is_peers_fault
-from pronghorn.contexts import conversation, of_a_client
-from pronghorn.drain import Drain
+from pronghorn.connection.asyncio_channel import AsyncioLoop
+from pronghorn.connection.asyncio_drain import Farewell, context_of, look_at_all
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.closing import READ_SIZE
+from pronghorn.connection.own_context import conversation, of_a_client
+from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import DescriptorLost, MessageTooLong, PeerTimeout, TooMuchUnsent
-from pronghorn.farewells import Farewell, context_of, look_at_all
+from pronghorn.handlers.asyncio_loop import equip
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
-from pronghorn.loop_methods import equip
 from pronghorn.settings import Settings
+from pronghorn.system.drain import Drain
+from pronghorn.tls.asyncio_channel import channel_over, part
 
 LOOK = 5.0  # seconds between two looks at whether a descriptor is still the connection's
 CANCELLED = 1.0  # seconds that a cancelled task gets for what it still has to do
@@ -290,7 +293,7 @@ def _is_open(task: asyncio.Task[Any]) -> bool:
 
 def leave_executor(loop: Any) -> None:
     """Have the end of a loop not wait for its executor, for ever and blocking: its threads are joined at the end of the
-    process, as those of all executors (ending.py)."""
+    process, as those of all executors (system/process_exit.py)."""
 
     async def left(timeout: float | None = None) -> None:
         return None

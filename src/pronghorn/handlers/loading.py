@@ -1,190 +1,102 @@
-"""Import the user's code: by module or by path, and find in it what was named.
+"""Load the handler that was named, or that a script holds.
 
-Law: user code is imported here and nowhere else, in the probe and in workers only. The folder of a handler stands first
-on the path, as under `python file.py`, with one exception: names of the standard library, and of what the server itself
-imports, are never looked for there. A file called queue.py beside the handler would otherwise take the place of the
-module whenever the server, or a library, imports that for the first time. A handler's own file may have such a name: it
-is given another one as a module.
+Law: the user's code is imported in the probe and in workers only.
 """
 
 from __future__ import annotations
 
-import errno
 import importlib
-import importlib.util
-import inspect
 import os
-import sys
-from collections.abc import Callable
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
 from typing import Any
 
-from pronghorn import tracebacks
-from pronghorn.errors import BadHandler
-from pronghorn.settings import nearest
+import msgspec
 
-TAKEN = frozenset(sys.stdlib_module_names) | {"pronghorn", "msgspec", "uvloop", "gevent", "greenlet"}
-"""Names of modules that no file of the user's takes."""
+from pronghorn.errors import BadHandler, BadSetting, PronghornError
+from pronghorn.handlers import importing
+from pronghorn.handlers.handler import Facts, Handler
+from pronghorn.handlers.recognise import is_patched, may_be, meant, recognise, tells
+from pronghorn.settings import Settings, nearest
+from pronghorn.settings.source import Source
+from pronghorn.system import processes
 
-_folders: set[str] = set()
-
-
-class OursFirst:
-    """A finder (importlib.abc.MetaPathFinder) of names that are taken: everywhere but in the handlers' folders."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if path is not None or name not in TAKEN:
-            return None
-        places = [each for each in sys.path if os.path.abspath(each) not in _folders]
-        return PathFinder.find_spec(name, places, target)
+BUILT_IN = ("upper", "echo", "discard", "chargen", "daytime")
+in_progress = False
+"""True while this process imports the user's code, so that serve() can tell that it is called there."""
 
 
-def look_in(folder: str) -> None:
-    """From now on modules are looked for in this folder before others."""
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    _folders.add(folder)
-    if OursFirst not in sys.meta_path:
-        place = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0
-        sys.meta_path.insert(place, OursFirst)
+def load_handler(source: Any, settings: Settings) -> Handler:
+    """The handler, from its Source or from the object itself; raises BadHandler.
 
-
-def is_path(place: str) -> bool:
-    return place.endswith(".py") or os.sep in place
-
-
-def parted(name: str) -> tuple[str, str]:
-    """The place and the name in it, which is empty if only a file was named. Raises BadHandler."""
-    place, colon, attribute = name.rpartition(":")
-    if not colon and is_path(name):
-        return name, ""
-    if not place or not attribute:
-        raise BadHandler(f"{name!r} names no handler.", hint="Write module:name or path/file.py:name.")
-    return place, attribute
-
-
-def module(place: str, name: str) -> ModuleType:
-    """The module at a path, or of a name, imported. Raises BadHandler; `name` is what the user asked for."""
-    return users(  # type: ignore[no-any-return]
-        lambda: _module_at(place) if is_path(place) else importlib.import_module(place), f"{name!r} failed to import."
-    )
-
-
-def attribute_of(found: Any, place: str, attribute: str) -> Any:
-    """What `attribute` names; dots in it reach into objects. Raises BadHandler."""
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []
-            hint = _hidden_file(found, place, attribute) or (nearest(part, public) if public else "")
-            raise BadHandler(f"{place!r} has no {part!r}.", f"It was asked for as {f'{place}:{attribute}'!r}.", hint)
-        found = getattr(found, part)
-    return found
-
-
-def _hidden_file(found: Any, place: str, attribute: str) -> str:
-    file = f"{place.replace('.', os.sep)}.py"
-    if not isinstance(found, ModuleType) or is_path(place) or not os.path.isfile(file):
-        return ""
-    if getattr(found, "__file__", None) == os.path.abspath(file):
-        return ""
-    return (
-        f"The file {file} has the same name as a module of Python's: name the file, {file}:{attribute}, or rename it."
-    )
-
-
-def _module_at(path: str) -> ModuleType:
-    if not os.path.isfile(path):
-        raise BadHandler(f"There is no file {path!r}.", f"The working folder is {os.getcwd()!r}.")
-    whole = os.path.abspath(path)
-    folder, name = os.path.dirname(whole), os.path.splitext(os.path.basename(whole))[0]
-    look_in(folder)  # so that it finds its neighbours, as under `python path/file.py`
-    root, package = _package_of(folder)
-    if package and root not in _folders and package.partition(".")[0] not in TAKEN:
-        look_in(root)
-        return importlib.import_module(f"{package}.{name}" if name != "__init__" else package)
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == whole:
-        return known
-    if known is not None or name in TAKEN:
-        name = f"{name}_file"  # the module of that name stays what it is
-    return _executed(path, whole, name)
-
-
-def _executed(path: str, whole: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, whole)
-    if spec is None or spec.loader is None:
-        raise BadHandler(f"{path!r} is no Python file.")
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
+    Imports the user's code from the working folder, which stands first on the path from here on.
+    """
+    global in_progress
+    if not isinstance(source, Source):
+        return recognise(source, settings, handler_name(source))
+    importing.look_in(os.getcwd())
+    in_progress = True
     try:
-        spec.loader.exec_module(made)
-    except BaseException:
-        del sys.modules[name]
+        return load(source, settings)
+    except PronghornError:
         raise
+    except BaseException as error:
+        raise BadHandler(f"{source.name} cannot be imported.", f"It raised {type(error).__name__}: {error}") from None
+    finally:
+        in_progress = False
+
+
+def handler_name(handler: Any) -> str:
+    """What a handler object is called in logs and messages."""
+    named = handler if hasattr(handler, "__qualname__") else type(handler)
+    return str(named.__qualname__)
+
+
+def load(source: Source, settings: Settings) -> Handler:
+    """The handler that `source` names, imported and recognised. Raises BadHandler or BadSetting."""
+    _refuse_idle_settings(source, settings)
+    if source.command:
+        return program(source.command)
+    if not source.is_users_code:
+        if source.name not in BUILT_IN:
+            raise BadHandler(
+                f"There is no built-in handler {source.name!r}.",
+                meant(source.name) or nearest(source.name, BUILT_IN),
+                "Your own are named module:name or path/file.py:name.",
+            )
+        return recognise(
+            getattr(importlib.import_module("pronghorn.handlers.builtin"), source.name), settings, source.name
+        )
+    found = find(source.name)
+    if settings.factory:
+        found = importing.users(lambda: found(), f"The factory {source.name!r} failed.")
+    made = recognise(found, settings, source.name)
+    made.facts = msgspec.structs.replace(made.facts, patched=is_patched())
     return made
 
 
-def _package_of(folder: str) -> tuple[str, str]:
-    """The folder that a file's outermost package lies in, and the package's dotted name; an empty one if the file is in
-    none. A package is a folder with an __init__.py."""
-    parts: list[str] = []
-    while os.path.isfile(os.path.join(folder, "__init__.py")) and os.path.basename(folder).isidentifier():
-        folder, last = os.path.split(folder)
-        parts.insert(0, last)
-    return folder, ".".join(parts)
+def _refuse_idle_settings(source: Source, settings: Settings) -> None:
+    """Raises BadSetting for what would have no effect: whoever gave it expects one."""
+    style, name = settings.style, " ".join(source.command)
+    if source.command and style not in ("auto", "program"):
+        raise BadSetting(f"--style is {style!r}, but {name!r} is a program.", "", "Leave out --style, or --exec.")
+    if source.command and settings.framing:
+        why = "It has the bytes of the connection as they come, and answers with bytes."
+        raise BadSetting(f"--framing is {settings.framing!r}, but {name!r} is a program.", why, "Leave it out.")
+    if settings.factory and not source.is_users_code:
+        what = f"{name!r} is a program." if name else f"{source.name!r} is built in."
+        raise BadSetting(f"--factory is set, but {what}", "There is nothing to call.", "Leave it out.")
 
 
-def users(call: Callable[[], Any], what: str) -> Any:
-    """Call the user's code: whatever it raises, SystemExit included, is told as its own fault, with its own frames."""
-    try:
-        return call()
-    except BadHandler:
-        raise
-    except BaseException as error:
-        raise BadHandler(what, tracebacks.of_users(error), _mend(error)) from None
+def program(command: tuple[str, ...]) -> Handler:
+    """A handler that runs a program for each connection."""
+    from pronghorn.handlers import programs
+
+    whole = processes.found(command)
+    facts = Facts(" ".join(command), "program", blocks=True, needs_asyncio=False)
+    return Handler(facts, converse=lambda conn: programs.run(whole, conn))
 
 
-def _mend(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return "The module binds an address itself, which the server does: leave that out (bind_and_activate=False)."
-    text = str(error)
-    if isinstance(error, ImportError) and "relative import" in text:
-        return "Name it as a module of its package, package.module:name, from the folder above; or add an __init__.py."
-    if isinstance(error, (ImportError, AttributeError)):
-        for folder in _folders:
-            for name in TAKEN:
-                if f"'{name}'" in text and os.path.exists(file := os.path.join(folder, f"{name}.py")):
-                    return f"{file} has the same name as a module of Python's, which is what is imported: rename it."
-    return "Mend that; the handler is imported from here."
-
-
-def the_one(found: ModuleType, place: str, tells: Callable[[Any], bool], may: Callable[[Any], bool]) -> str:
-    """The name of the one handler of a file: `handler`; else the only object that tells by itself that it is one; else
-    the only function that may be one. Raises BadHandler, which names the candidates."""
-    if hasattr(found, "handler"):
-        return "handler"
-    own = {
-        name: each
-        for name, each in vars(found).items()
-        if not name.startswith("_") and not (_is_named(each) and each.__module__ != found.__name__)
-    }
-    names = [name for name, each in own.items() if tells(each)]
-    names = names or [name for name, each in own.items() if inspect.isfunction(each) and may(each)]
-    if len(names) == 1:
-        return names[0]
-    why = "It names a file, and no handler in it."
-    if names:
-        raise BadHandler(f"{place!r} has no 'handler'.", why, f"Did you mean {_listed(place, names)}?")
-    raise BadHandler(f"{place!r} has no handler.", why, "Write one, or name it: path/file.py:name.")
-
-
-def _is_named(found: Any) -> bool:
-    """Whether it is a class or function, which knows in which module it was written."""
-    return inspect.isclass(found) or inspect.isfunction(found)
-
-
-def _listed(place: str, names: list[str]) -> str:
-    first, last = [f"{place}:{name}" for name in names[:-1][:5]], f"{place}:{names[-1]}"
-    return f"{', '.join(first)} or {last}"
+def find(name: str) -> Any:
+    """Import what `module:name` or `path/file.py:name` says, or the one handler of `path/file.py`."""
+    place, attribute = importing.parted(name)
+    found = importing.module(place, name)
+    return importing.attribute_of(found, place, attribute or importing.the_one(found, place, tells, may_be))

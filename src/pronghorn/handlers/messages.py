@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import MessageTooLong
 from pronghorn.framing import Framing, stream
-from pronghorn.listener import Peer
-from pronghorn.proxy_protocol import ProxyHeader
+from pronghorn.peers import Peer
 
 FRAMING = "__pronghorn_framing__"
 T = TypeVar("T", bound=Callable[..., Any])

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 from collections.abc import Callable
 
-from pronghorn.connection import Connection
-from pronghorn.errors import BadHandler
+from pronghorn.connection.blocking import Connection
 
 NAMES = frozenset(
     "PROTO TCPREMOTEIP TCPREMOTEPORT TCPREMOTEHOST TCPREMOTEINFO TCPLOCALIP TCPLOCALPORT TCPLOCALHOST "
@@ -38,18 +36,6 @@ def _nothing(conn: Connection, pid: int, lives: bool) -> None:
 
 note: Callable[[Connection, int, bool], None] = _nothing
 """Called when a program has been given a connection, with its process id and True, and with False when it has ended."""
-
-
-def found(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The command with its program's whole path; BadHandler if there is no such program."""
-    path = shutil.which(command[0])
-    if path is None:
-        raise BadHandler(
-            f"The program {command[0]!r} cannot be run.",
-            "It is neither on the PATH nor an executable file.",
-            "Check its spelling, its mode (chmod +x), or give its whole path.",
-        )
-    return (path, *command[1:])
 
 
 def environment(conn: Connection) -> dict[str, str]:

@@ -16,15 +16,16 @@ import time
 import warnings
 from collections.abc import Callable
 
-from pronghorn import contexts, wary
-from pronghorn.aiochannel import AsyncioChannel, AsyncioLoop
-from pronghorn.channel import OPENING, AnyChannel
+from pronghorn.connection import asyncio_selectors, own_context
+from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
+from pronghorn.connection.channel import OPENING, AnyChannel
+from pronghorn.connection.proxy_header import Introduction
+from pronghorn.handlers.asyncio_loop import equip
 from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, leave_executor, tasks_of_clients
-from pronghorn.introduction import Introduction
-from pronghorn.loop_methods import equip
-from pronghorn.models.acceptor import Acceptor
-from pronghorn.models.base import DESERTED, TICK, Context, Model, OutOfMemory, by_descriptors
-from pronghorn.models.turns import Loops
+from pronghorn.models.model import Model, by_descriptors
+from pronghorn.serving.acceptor import Acceptor
+from pronghorn.serving.channels import Loops
+from pronghorn.serving.context import DESERTED, TICK, Context, OutOfMemory
 
 SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
 
@@ -61,7 +62,7 @@ class AsyncioLoops(Loops):
 
     async def live(self) -> None:
         """Serve within the handler's lifespan, if it has an async one."""
-        if self.context.lifespan is not None and (adopted := sys.modules.get("pronghorn.adopted")) is not None:
+        if self.context.lifespan is not None and (adopted := sys.modules.get("pronghorn.serving.adopted")) is not None:
             adopted.place.listeners = tuple(self.context.listeners)
             adopted.place.sealed = self._handshakes is not None
             adopted.place.quiet = self.context.settings.drain_quiet
@@ -72,7 +73,7 @@ class AsyncioLoops(Loops):
     async def serve(self) -> None:
         """Until draining began and the last connection is gone."""
         loop, drain = self._loop, self.context.drain
-        self.contexts = contexts.base()  # with what the lifespan has set
+        self.contexts = own_context.base()  # with what the lifespan has set
         self._last = asyncio.Event()
         begun = asyncio.Event()
         loop.add_reader(drain.fileno(), begun.set)
@@ -129,7 +130,7 @@ class AsyncioLoops(Loops):
                 suspects[fd].on_readable()
 
 
-WARY = {"SelectSelector": wary.WarySelect, "EpollSelector": getattr(wary, "WaryEpoll", None)}
+WARY = {"SelectSelector": asyncio_selectors.WarySelect, "EpollSelector": getattr(asyncio_selectors, "WaryEpoll", None)}
 _early: asyncio.AbstractEventLoop | None = None  # made before the handler was imported
 
 

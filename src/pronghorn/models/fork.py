@@ -16,16 +16,19 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from pronghorn.connection import Connection, let_go
-from pronghorn.counts import PID, PROGRAM, Counts, Shared
-from pronghorn.drain import ANYBODY, Drain
-from pronghorn.ending import Forks
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.closing import let_go
 from pronghorn.events import ChildDied, SignalsTaken
-from pronghorn.listener import Listener, Peer
-from pronghorn.models.base import Context, Model
-from pronghorn.models.flows import LEAVE, SWEEP, Flows
+from pronghorn.listening.listener import Listener
+from pronghorn.models.model import Model
+from pronghorn.peers import Peer
+from pronghorn.scoreboard.counts import PID, PROGRAM, Counts, Shared
+from pronghorn.serving.blocking import LEAVE, SWEEP, Flows
+from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
-from pronghorn.watchdog import Watchdog, death_signal
+from pronghorn.system.drain import ANYBODY, Drain
+from pronghorn.system.process_exit import Forks
+from pronghorn.system.watchdog import Watchdog, death_signal
 
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
 Children = dict[int, tuple[Peer, Counts, float]]  # whom each serves, what it counts, and since when

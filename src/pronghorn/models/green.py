@@ -12,10 +12,11 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from pronghorn.connection import FACTS, Facts
-from pronghorn.models.base import Context, Model, by_descriptors
-from pronghorn.models.flows import Flows
-from pronghorn.whereabouts import Place
+from pronghorn.connection.blocking import FACTS, Facts
+from pronghorn.models.model import Model, by_descriptors
+from pronghorn.serving.blocking import Flows
+from pronghorn.serving.context import Context
+from pronghorn.system.wait_channel import Place
 
 
 def prepare() -> None:

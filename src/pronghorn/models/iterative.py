@@ -6,9 +6,10 @@ waits in the kernel's queue until the first has left, however idle the first may
 
 from __future__ import annotations
 
-from pronghorn.models.attendant import attend
-from pronghorn.models.base import Context, Model
-from pronghorn.models.flows import Flows
+from pronghorn.models.model import Model
+from pronghorn.serving.blocking import Flows
+from pronghorn.serving.context import Context
+from pronghorn.serving.heartbeat import attend
 from pronghorn.settings import Settings
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import select
 from typing import Any
 
-from pronghorn.models.base import Context, Model, by_descriptors
-from pronghorn.models.turns import Turns
+from pronghorn.models.model import Model, by_descriptors
+from pronghorn.serving.context import Context
+from pronghorn.serving.event_loop import Turns
 
 
 def serve(context: Context) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import queue
 
-from pronghorn.connection import Connection
-from pronghorn.ending import OwnThread
-from pronghorn.models.base import Context, Model
-from pronghorn.models.flows import Flows
+from pronghorn.connection.blocking import Connection
+from pronghorn.models.model import Model
+from pronghorn.serving.blocking import Flows
+from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
+from pronghorn.system.process_exit import OwnThread
 
 
 def serve(context: Context) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import select
 from typing import Any
 
-from pronghorn.models.base import Context, Model
-from pronghorn.models.turns import Turns
+from pronghorn.models.model import Model
+from pronghorn.serving.context import Context
+from pronghorn.serving.event_loop import Turns
 from pronghorn.settings import Settings
 
 FD_SETSIZE = 1024  # a constant of the C library, wherever Python runs

@@ -6,10 +6,11 @@ share one memory, and starting to serve one costs microseconds instead of a proc
 
 from __future__ import annotations
 
-from pronghorn.ending import OwnThread
-from pronghorn.models.base import Context, Model
-from pronghorn.models.flows import Flows
+from pronghorn.models.model import Model
+from pronghorn.serving.blocking import Flows
+from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
+from pronghorn.system.process_exit import OwnThread
 
 
 def serve(context: Context) -> None:

@@ -21,7 +21,7 @@ from pronghorn.events import Event, LogLevelSet
 from pronghorn.observers.others import Others
 from pronghorn.observers.phrases import with_count
 from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind
-from pronghorn.standard import outlet
+from pronghorn.system.stdio import outlet
 
 NAME = "pronghorn.error"
 QUIET = 10.0

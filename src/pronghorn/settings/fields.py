@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Meta
 
-from pronghorn.networks import UNIX, network
+from pronghorn.peers import UNIX, network
 
 ENVIRONMENT_PREFIX = "PRONGHORN_"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pronghorn import models
 from pronghorn.errors import PronghornError
+from pronghorn.models import registry
 from pronghorn.settings import nearest
 from pronghorn.testing.forms import ANSWERS_AT_ONCE, FORMS, REPEATS, Form
 from pronghorn.testing.promises import PROMISES, Promise
@@ -60,7 +60,7 @@ def check_model(name: str, forms: Iterable[Form] = FORMS, *, tls: bool = False) 
     Raises AssertionError, which names each broken promise; MissingExtra if the model cannot run here, or trustme is not
     there to make a certificate; BadSetting if there is no model of this name.
     """
-    model = models.load(name)
+    model = registry.load(name)
     told = []
     for form in forms:
         if tls and form.style == "program":

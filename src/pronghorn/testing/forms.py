@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pronghorn.framing import Framing, lines, prefixed, stream
-from pronghorn.handlers import Source
+from pronghorn.settings.source import Source
 
 REPEATS = "repeats"
 """It answers any number of questions on one connection."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from pronghorn.socket_facts import unsent
+from pronghorn.connection.socket_facts import unsent
 from pronghorn.testing.forms import CLOSES, CUTS, FINISHES, PAYLOADS, REPEATS, WORDS
 from pronghorn.testing.reference import BIG, big_answer
 from pronghorn.testing.subject import FAILED, Subject

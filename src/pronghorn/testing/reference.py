@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from pronghorn.framing import lines, prefixed, stream
-from pronghorn.handlers import Protocol, message
+from pronghorn.handlers.messages import Protocol, message
 
 SLOW_SECONDS = 0.1
 BIG = 8 * 1024 * 1024

@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from pronghorn.framing import lines
-from pronghorn.handlers import message
+from pronghorn.handlers.messages import message
 from pronghorn.testing.reference import SLOW_SECONDS, answer, says_goodbye, slow_answer
 
 

@@ -25,10 +25,10 @@ import msgspec
 import psutil
 
 from pronghorn.errors import PronghornError
-from pronghorn.handlers import Source
 from pronghorn.server import Boot
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
+from pronghorn.settings.source import Source
 from pronghorn.testing.talk import PATIENCE
 
 MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, so that they can be told from others

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from pronghorn import models
 from pronghorn.framing import Framing, stream
+from pronghorn.models import registry
 from pronghorn.testing.forms import ANSWERS_AT_ONCE, PAYLOADS, REPEATS, Form
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, shown
@@ -107,7 +107,7 @@ class Subject:
     def at_once(self) -> int:
         """How many conversations the server holds at the same time."""
         settings, name = self.server.settings, self.server.model
-        each, _ = models.page(name).capacity(settings, ENOUGH)
+        each, _ = registry.page(name).capacity(settings, ENOUGH)
         return each * settings.effective_workers(name)
 
     # Talking to it.

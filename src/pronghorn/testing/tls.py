@@ -12,10 +12,10 @@ import socket
 import ssl
 import struct
 
-from pronghorn.cli._pipe import ConversationBroken
-from pronghorn.cli._tls import Relay
+from pronghorn.cli.connect.pipe import ConversationBroken
+from pronghorn.cli.connect.tls import Relay
 from pronghorn.testing.talk import PATIENCE
-from pronghorn.tls_connection import TlsConnection
+from pronghorn.tls.blocking import TlsConnection
 
 
 def over_tls(

@@ -1,0 +1,172 @@
+"""TLS for the client: what is plain at one end is sealed at the other.
+
+Law: `_pipe` and `_terminal` hold a plain socket and know nothing of TLS; a relay on a thread of its own stands between
+that and the server. The end of one side is the end of the other, each half for itself, so that whoever has said all
+can still listen. A server that ends without a close_notify may not have said all, and is told of.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+
+from pronghorn.cli.connect.pipe import BACKLOG, CHUNK, ConversationBroken
+from pronghorn.errors import BadSetting, HandshakeFailed, PronghornError
+from pronghorn.tls.blocking import TlsConnection
+
+PATIENCE = 2.0  # seconds for our last word to go
+
+
+class NoTls(PronghornError):
+    """The server is there, and no TLS with it."""
+
+
+def context(authority: str, insecure: bool, certificate: str, key: str) -> ssl.SSLContext:
+    """What the client believes, and what it shows. Raises BadSetting for a file that cannot be used."""
+    try:
+        made = ssl.create_default_context(cafile=authority or None)
+    except (OSError, ssl.SSLError) as error:
+        raise _bad("--tls-ca", authority, error) from None
+    if insecure:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    if certificate:
+        try:
+            made.load_cert_chain(certificate, key or None)
+        except (OSError, ssl.SSLError) as error:
+            raise _bad("--tls-cert", certificate, error) from None
+    return made
+
+
+def _bad(flag: str, path: str, error: OSError) -> BadSetting:
+    why = error.strerror if not isinstance(error, ssl.SSLError) else "It holds nothing of that kind as PEM"
+    return BadSetting(f"{flag}: {path} cannot be used.", f"{why}.")
+
+
+class Relay(threading.Thread):
+    """Between `plain`, a socket for whoever talks, and the server. What broke is in `failure` after `finish`."""
+
+    def __init__(self, wire: TlsConnection) -> None:
+        super().__init__(daemon=True)
+        self.plain, self._ours = socket.socketpair()
+        self.failure: ConversationBroken | None = None
+        self._wire = wire
+        self._to_wire, self._to_ours = bytearray(), bytearray()
+        self._reading = self._sending = True  # from the server; and what is said here
+
+    def run(self) -> None:
+        assert self._wire.records is not None
+        self._records = self._wire.records
+        self._wire.setblocking(False)
+        self._ours.setblocking(False)
+        try:
+            self._take()
+            while self._reading or self._to_ours or self._sending or self._to_wire:
+                self._turn()
+        except OSError as error:
+            self.failure = self.failure or ConversationBroken("The connection broke.", f"{error.strerror or error}.")
+        try:
+            self._ours.shutdown(socket.SHUT_WR)  # closed with something unread, it would end as by a reset
+        except OSError:
+            pass
+
+    def finish(self) -> None:
+        """Whoever talked is through: our last word goes, and what went wrong is raised."""
+        self.plain.close()
+        self.join(PATIENCE)
+        self._ours.close()
+        self._wire.end()
+        if self.failure is not None:
+            raise self.failure
+
+    def _turn(self) -> None:
+        readers = [self._wire] if self._reading and len(self._to_ours) < BACKLOG else []
+        readers += [self._ours] if self._sending and len(self._to_wire) < BACKLOG else []  # type: ignore[list-item]
+        writers = [self._wire] if self._to_wire else []
+        writers += [self._ours] if self._to_ours else []  # type: ignore[list-item]
+        readable, writable, _ = select.select(readers, writers, [])
+        if self._ours in writable:
+            self._write_ours()
+        if self._wire in readable:
+            self._read_wire()
+        if self._ours in readable:
+            self._read_ours()
+        if self._wire in writable:
+            self._write_wire()
+
+    def _write_wire(self) -> None:
+        try:
+            del self._to_wire[: socket.socket.send(self._wire, self._to_wire)]
+        except BlockingIOError:
+            return
+        except OSError:  # the server takes no more; what it said last is still to be read, and so is why
+            self._sending = False
+            self._to_wire.clear()
+
+    def _read_wire(self) -> None:
+        try:
+            sealed = socket.socket.recv(self._wire, CHUNK)
+        except BlockingIOError:
+            return
+        if sealed:
+            self._records.feed(sealed)
+        else:
+            self._records.end_input()
+            why = "The server ended it without TLS's close_notify: there may be something missing."
+            self.failure = ConversationBroken("The connection broke.", why) if self._records.truncated else None
+            self._reading = False
+        self._take()
+
+    def _take(self) -> None:
+        self._to_ours += self._records.take()
+        if self._records.ended or not self._reading:
+            self._reading = False
+            self._write_ours()
+
+    def _write_ours(self) -> None:
+        try:
+            if self._to_ours:
+                del self._to_ours[: self._ours.send(self._to_ours)]
+            if not self._reading and not self._to_ours:
+                self._ours.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._to_ours.clear()  # whoever talked has left
+            self._reading = False
+
+    def _read_ours(self) -> None:
+        try:
+            data = self._ours.recv(CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            self._to_wire += self._records.seal(data)
+        else:
+            self._sending = False
+            self._to_wire += self._records.goodbye()
+
+
+def secured(connection: socket.socket, address: str, made: ssl.SSLContext, name: str, seconds: float) -> Relay:
+    """A relay over a connected socket, which it takes over, after the handshake. Raises NoTls."""
+    wire = TlsConnection(connection.family, connection.type, connection.proto, fileno=connection.detach())
+    wire.begin(0, "", None)
+    try:
+        wire.shake_hands(lambda: made, seconds, client=True, server_name=name or None)
+    except (OSError, ValueError) as error:
+        wire.end()
+        why = error.what if isinstance(error, HandshakeFailed) else "The server left in the middle of the handshake"
+        raise NoTls(f"No TLS with {address}.", f"{why[:1].upper()}{why[1:].rstrip('.')}.", _hint(why)) from None
+    relay = Relay(wire)
+    relay.start()
+    return relay
+
+
+def _hint(why: str) -> str:
+    if "mismatch" in why or "not valid for" in why:
+        return "Say with --tls-name for whom it should be, or --insecure to talk to it all the same."
+    if "trusted" in why:
+        return "Name the authority with --tls-ca FILE, or say --insecure to talk to it all the same."
+    return "Leave out --tls to talk to it as it is." if "not speak TLS" in why else ""

@@ -1,0 +1,177 @@
+"""What a server said of itself, for eyes.
+
+Law: every word that came from the server is made printable; a table fits 80 columns on a terminal, and is not cut in a
+pipe.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pronghorn.control.client import printable
+
+WIDE = 1000  # columns of a pipe
+GOOD, BAD, DIM = "green", "yellow", "dim"
+COLOURS = {"SERVING": GOOD, "STARTING": BAD, "DRAINING": BAD, "DRAINED": BAD, "LEAVING": DIM}
+
+
+def show_status(status: dict[str, Any]) -> None:
+    """One server, as a list of what it is and what it does."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for head, words in status_rows(status):
+        table.add_row(head, words)
+    put(table)
+
+
+def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
+    """The lines of `show_status`."""
+    workers = status["workers"]
+    state = text(status["state"], COLOURS.get(status["state"], ""))
+    state.append(f", up {span(status['uptime'])}")
+    change = status.get("under_way")
+    state.append(f"; {'an' if change == 'upgrade' else 'a'} {printable(change)} is under way" if change else "", BAD)
+    ready = f"{workers['ready']} of {workers['wanted']} ready"
+    ready += f", {workers['draining']} draining" if workers["draining"] else ""
+    short = workers["ready"] < workers["wanted"]
+    failed, faults = status.get("handler_errors", 0), status.get("faults", 0)
+    last = printable(str(status.get("last_fault") or ""))
+    return [
+        ("Server", text(f"{status['name']} (process {status['pid']}, Pronghorn {status['version']})")),
+        ("State", state),
+        ("Handler", text(f"{status['handler']} ({status['style']} style) under {status['model']}")),
+        ("Listening at", text("\n".join(_listening(status)))),
+        ("Workers", text(f"{ready}, generation {status['generation']}", BAD if short else "")),
+        *_old_workers(status.get("old", {})),
+        ("Connections", text(_connections(status))),
+        ("Messages", text(f"{status['messages']:,}")),
+        ("Bytes", text(f"{size(status['bytes_in'])} in, {size(status['bytes_out'])} out")),
+        *([("Handler errors", text(f"{failed:,}", BAD))] if failed else []),
+        *([("Faults", text(f"{faults:,} of the supervisor, which goes on; the last: {last}", BAD))] if faults else []),
+        ("Last reload", _last_reload(status["last_reload"])),
+    ]
+
+
+def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
+    if not old.get("workers"):
+        return []
+    words = f"{old['workers']:,}, with {old['connections']:,} open connections"
+    programs = old.get("programs", 0)
+    words += f"; {programs} program{'s' if programs > 1 else ''} before an upgrade" if programs else ""
+    return [("Old workers", text(words))]
+
+
+def _listening(status: dict[str, Any]) -> list[str]:
+    if not status.get("tls"):
+        return list(status["listening"])
+    return [f"{each} (TLS)" if each.startswith("unix:") else f"tls://{each}" for each in status["listening"]]
+
+
+def _connections(status: dict[str, Any]) -> str:
+    words = f"{status['open']:,} open, {status['accepted']:,} accepted"
+    words += f", {status['refused']:,} refused" if status["refused"] else ""
+    closed = [f"{count:,} {reason}" for reason, count in status.get("closed", {}).items() if count]
+    return words + (f"\nclosed: {', '.join(closed)}" if closed else "")
+
+
+def _last_reload(last: dict[str, Any] | None) -> Text:
+    if last is None:
+        return text("none yet")
+    ago = span(max(0.0, time.time() - last["ended_at"]))
+    if last["ok"]:
+        return text(f"{ago} ago, took {last['seconds']:.1f} s")
+    return text(f"failed {ago} ago: {' '.join(last.get('why', '').split())}", BAD)
+
+
+def show_workers(rows: list[dict[str, Any]]) -> None:
+    """A table of workers; `Silent` is the time since the last heartbeat."""
+    if not rows:
+        say("There is no worker. To have some: pronghorn ctl resize N")
+        return
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column("Slot", justify="right", no_wrap=True)
+    table.add_column("State", no_wrap=True)
+    for head in ("Process", "Gen", "Age", "Open", "Accepted", "Messages", "In", "Out", "Memory", "Silent"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_worker(row))
+    put(table)
+
+
+def _worker(row: dict[str, Any]) -> list[Text]:
+    silent = row["beat_age"] >= 3.0
+    return [
+        text(str(row["slot"])),
+        text(row["state"], COLOURS.get(row["state"], "")),
+        text(str(row["pid"])),
+        text(str(row["generation"])),
+        text(span(row["age"], short=True)),
+        *(text(number(row[key])) for key in ("open", "accepted", "messages")),
+        *(text(size(row[key], short=True)) for key in ("bytes_in", "bytes_out", "memory")),
+        text(span(row["beat_age"], short=True), BAD if silent else ""),
+    ]
+
+
+def say(words: str) -> None:
+    """One plain sentence."""
+    put(text(words))
+
+
+def put(what: Text | Table) -> None:
+    """Onto standard output, as wide as the terminal; in a pipe as wide as it is, without colours or blanks at the ends
+    of lines. NO_COLOR is obeyed."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    with console.capture() as captured:
+        console.print(what)
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+def text(words: str, style: str = "") -> Text:
+    """Words as they stand, printable."""
+    return Text(printable(words), style)
+
+
+def number(value: int) -> str:
+    """A count in at most 6 characters: `1,234`, `56.7k`, `89.0M`."""
+    if value < 10_000:
+        return f"{value:,}"
+    return _scaled(value, 1000, "kMGTPE")
+
+
+def size(value: int | None, short: bool = False) -> str:
+    """Bytes, as `12 B`, `3.4 KiB`; short in at most 6 characters, as `3.4K`."""
+    if value is None:
+        return "?"
+    if value < 1024:
+        return f"{value}" if short else f"{value} B"
+    scaled = _scaled(value, 1024, "KMGTPE")
+    return scaled if short else f"{scaled[:-1]} {scaled[-1]}iB"
+
+
+def _scaled(value: float, step: int, units: str) -> str:
+    power = 0
+    while value >= step - 0.05 and power < len(units):
+        value /= step
+        power += 1
+    return f"{value:.1f}{units[power - 1]}" if value < 99.95 else f"{value:.0f}{units[power - 1]}"
+
+
+def span(seconds: float, short: bool = False) -> str:
+    """A time as `0.4 s`, `3 min 12 s`, `2 d 3 h`; short as `3m`."""
+    if seconds < 9.95 and not short:
+        return f"{seconds:.1f} s"
+    left = round(seconds)
+    for unit, length, part, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if left >= length:
+            whole = f"{left // length}"
+            return f"{whole}{unit[0]}" if short else f"{whole} {unit} {left % length // smaller} {part}"
+    return f"{left}s" if short else f"{left} s"

@@ -1,0 +1,63 @@
+"""Which running server `pronghorn ctl` means.
+
+Law: what is typed counts first, then what the server itself goes by, which is its environment and then its settings
+file; without any of them it is the only server that runs, or of several the one that is named after the file's first
+address. A settings file that cannot be read does not keep anybody from a server that can be told without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pronghorn.control import client
+from pronghorn.control.server import AUTO, OFF
+from pronghorn.errors import BadSetting, PronghornError
+from pronghorn.listening.addresses import parse_bind, places, spoken
+from pronghorn.settings import layers
+
+NAME, SOCKET, CHDIR, BIND = "name", "control_socket", "chdir", "bind"
+
+
+def socket_of(options: Mapping[str, str | None], typed: Collection[str]) -> str:
+    """The control socket of the server that is meant. `options` are `name`, `socket` and `config`, from the line or the
+    environment; those of the line are `typed`. Raises NoServer, and BadSetting for a file that was typed.
+    """
+    name, path = options["name"] or "", _path(options["socket"])
+    if path and "socket" in typed:
+        return path
+    wrong = ""
+    try:
+        file, told = _told(options["config"])
+    except BadSetting as error:
+        if "config" in typed:
+            raise
+        file, told, wrong = "", {}, f"{error.what} {error.why} "
+    if name and "name" in typed and name != told.get(NAME):
+        return client.find(name)
+    path = path or _path(told.get(SOCKET))
+    if path:
+        return os.path.join(told.get(CHDIR, ""), path)
+    if not name and told.get(NAME):
+        return client.find(told[NAME], f"That is its name in {file}. ")
+    return client.find(name, wrong, lambda: _first_address(told.get(BIND)))
+
+
+def _told(config: str | None) -> tuple[str, dict[str, Any]]:
+    """The settings file, and what it says."""
+    file = os.path.abspath(config) if config else layers.find()
+    return file, layers.peek(file, (NAME, SOCKET, CHDIR, BIND)) if file else {}
+
+
+def _first_address(bind: Any) -> str:
+    """The name of a server that was given none."""
+    try:
+        first = bind.split(",")[0] if isinstance(bind, str) else bind[0] if bind else ""
+        return spoken(places(parse_bind(first))[0]) if first else ""
+    except (PronghornError, IndexError):
+        return ""
+
+
+def _path(value: str | None) -> str:
+    return value if value and value not in (AUTO, OFF) else ""

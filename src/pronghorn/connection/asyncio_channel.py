@@ -1,0 +1,119 @@
+"""Channels on an asyncio loop: asyncio's own, over any selector, and uvloop's.
+
+Law: this is all that asyncio and a Channel know of each other. The loop tells us of readiness (`add_reader`), the
+transport stays ours: so half-close, lingering, the high-water mark, and TLS are the same on every model.
+
+Tried and dropped: `loop.connect_accepted_socket`. Its transports close without lingering, uvloop's without a chance to
+step in, and neither bounds what a protocol writes that ignores `pause_writing`. Their TLS drops a reply that follows
+the peer's close_notify.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.trsock import TransportSocket
+from collections.abc import Callable
+from typing import Any
+
+from pronghorn.connection.asyncio_selectors import TRUST, make_anew
+from pronghorn.connection.channel import CLOSED, SLOTS, AnyChannel
+
+
+class AsyncioChannel(AnyChannel, asyncio.Transport):
+    """A channel that is an asyncio.Transport, as handlers may assert."""
+
+    __slots__ = (*SLOTS, "__weakref__")  # as asyncio's own
+    has_tasks = True
+
+    def view(self) -> TransportSocket:
+        return TransportSocket(self.sock)
+
+    def _force_close(self, error: BaseException | None) -> None:
+        """What asyncio's own TLS calls of the transport below it when that cannot go on."""
+        self._gone(error)
+
+
+class AsyncioLoop:
+    """The channel's side of a running asyncio loop. `closed` is called with each channel whose end has come, once
+    the loop no longer watches it; it closes the socket. `failed` is told what handlers raise.
+    """
+
+    __slots__ = ("_aborts", "_closed", "_doubts", "_loop", "_trusted_until", "_watched", "call_later", "failed")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        failed: Callable[[AnyChannel, BaseException], None],
+        closed: Callable[[AnyChannel], None],
+    ) -> None:
+        self._loop = loop
+        self._aborts = type(loop).__module__.startswith("uvloop")  # when it is to watch a descriptor that is closed
+        self._watched: dict[AnyChannel, tuple[bool, bool]] = {}
+        self._doubts, self._trusted_until = False, 0.0
+        self._closed = closed
+        self.call_later: Callable[..., Any] = loop.call_later
+        self.failed = failed
+
+    def changed(self, channel: AnyChannel) -> None:
+        if channel.is_closing() and channel.state is CLOSED and channel not in self._watched:
+            return  # a handler speaks to a connection that is over
+        # Readiness must be off at once (a paused protocol may be called no more), the rest once callbacks are through.
+        self._watch(channel)
+        if channel.is_closing():
+            self._loop.call_soon(self._settle, channel)
+
+    def _settle(self, channel: AnyChannel) -> None:
+        if channel not in self._watched:
+            return
+        channel.settle()
+        self._watch(channel)
+        if channel.state is CLOSED:
+            del self._watched[channel]
+            self._closed(channel)
+
+    def _watch(self, channel: AnyChannel) -> None:
+        watched = self._watched.get(channel)
+        if watched == (channel.wants_read, channel.wants_write):
+            return  # and no system call finds out whose the descriptor is
+        try:
+            if self._aborts and watched is not None and not channel.is_own():
+                self._forget(channel)
+            else:
+                self._tell_wishes(channel)
+        except OSError as error:  # the system watches no more than so many (epoll_ctl(2), ENOSPC); or it is closed
+            channel.cut(error)
+
+    def _forget(self, channel: AnyChannel) -> None:
+        """uvloop: its set of descriptors is to know no more of one that was closed."""
+        if self._watched[channel] != (False, False):
+            self._watched[channel] = (False, False)
+            self._loop.remove_reader(channel.fileno())
+            self._loop.remove_writer(channel.fileno())
+            if not self._doubts:
+                self._doubts = True
+                self._loop.call_soon(self._make_anew)
+        channel.lose()
+
+    def _make_anew(self) -> None:
+        """At most once in a second: it takes as long as there are descriptors."""
+        now = self._loop.time()
+        if now < self._trusted_until:
+            self._loop.call_at(self._trusted_until, self._make_anew)
+            return
+        self._doubts, self._trusted_until = False, now + TRUST
+        make_anew(self._loop._get_backend_id())  # type: ignore[attr-defined]
+
+    def _tell_wishes(self, channel: AnyChannel) -> None:
+        fd = channel.fileno()
+        reads, writes = self._watched.get(channel, (False, False))
+        if channel.wants_read is not reads:
+            if channel.wants_read:
+                self._loop.add_reader(fd, channel.on_readable)
+            else:
+                self._loop.remove_reader(fd)
+        if channel.wants_write is not writes:
+            if channel.wants_write:
+                self._loop.add_writer(fd, channel.on_writable)
+            else:
+                self._loop.remove_writer(fd)
+        self._watched[channel] = (channel.wants_read, channel.wants_write)

@@ -1,0 +1,197 @@
+"""How a conversation of asyncio's styles is brought to its end while its server drains.
+
+Law: nothing that looks like the client's end is told while the conversation owes something. It owes while input is
+newer than output, while a coroutine handler does something else than wait to read, while bytes are unsent, and for a
+quiet moment after whatever was said last. Then, and shortly before the deadline in any case, the end of input is told.
+Nobody is interrupted here, and nothing blocks: `look` is called now and then, on the loop that has the channel.
+
+Tried and dropped: to tell the end of input as soon as draining begins. To most libraries that says that the client is
+gone and its work can be dropped: aiosmtpd lost mails, aiohttp, uvicorn and grpclib replies that were being made.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import math
+import time
+from typing import Any
+
+from pronghorn.connection.channel import OPENING, AnyChannel
+from pronghorn.connection.closing import first_word_due, last_call
+from pronghorn.connection.own_context import asked_by, conversation
+from pronghorn.connection.socket_facts import tcp_info, unread, unsent
+
+LOOK = 0.05  # seconds between two looks
+SHARE = 20  # looks may take this part of the time
+OF_ASYNCIO = tuple(f"asyncio/{each}.py" for each in ("locks", "queues", "taskgroups", "tasks"))  # where tasks meet
+
+
+class Farewell:
+    """One conversation that is to end by `deadline` (monotonic), within `timeout` seconds, and after `quiet` seconds
+    in which nothing was said."""
+
+    __slots__ = ("_channel", "_last_call", "_moved", "_quiet", "_since", "_told", "deadline")
+
+    def __init__(self, channel: AnyChannel, quiet: float, deadline: float, timeout: float) -> None:
+        self._channel = channel
+        self._quiet = quiet if quiet < timeout else math.inf
+        self.deadline = deadline
+        self._last_call = last_call(deadline, timeout)
+        self._told = False
+        self._moved = (-1, -1)
+        self._since = 0.0
+
+    def look(self, now: float, tasks: Tasks) -> bool:
+        """Do what can be done now. True once there is nothing more to do: the end was told, or has come by itself."""
+        channel = self._channel
+        if channel.is_closing() or channel.ended:
+            return True
+        if not self._told and (channel.state is OPENING or first_word_due(channel)):
+            channel.read_out()
+            return False  # a handshake is brought to its end first
+        if not self._told:
+            self._told = True
+            channel.read_out()
+            channel.tell_draining()
+        if channel.is_closing() or channel.ended:
+            return True
+        if channel.stays:
+            return False
+        if now >= self._last_call or self.is_over(now, tasks):
+            feed_end(channel)
+            return not channel.stays
+        return False
+
+    def is_over(self, now: float, tasks: Tasks) -> bool:
+        """Whether nothing is owed any more, to be asked now and then."""
+        channel, quiet = self._channel, self._quiet
+        exact = getattr(channel.application, "owes_exactly", None)
+        if exact is not None:
+            return not (exact() or unread(channel.sock) or _unsent(channel))
+        if (moved := (channel.bytes_in, channel.bytes_out)) != self._moved:
+            first = self._since == 0.0
+            self._moved, self._since = moved, _last_word(channel, now) if first else now
+        if now - self._since < quiet:
+            return False
+        return not owes(channel, tasks)
+
+
+class Tasks:
+    """The running tasks of each connection, by the context that they were made in; looked up when first asked for."""
+
+    __slots__ = ("_asked", "_held")
+
+    def __init__(self) -> None:
+        self._held: dict[Any, list[Any]] | None = None
+        self._asked: set[int] = set()
+
+    def held_by(self, channel: AnyChannel) -> list[Any]:
+        """All of them: a coroutine handler's own, and what it has begun."""
+        return self._look().get(channel, [])
+
+    def asked_by(self, channel: AnyChannel) -> bool:
+        """Whether one was begun for the protocol's input, and not when its connection was made."""
+        self._look()
+        return channel.number in self._asked
+
+    def _look(self) -> dict[Any, list[Any]]:
+        if self._held is None:
+            import asyncio  # not everybody who serves needs it
+
+            self._held = {}
+            for task in asyncio.all_tasks():
+                context = context_of(task)
+                if context is not None:
+                    self._held.setdefault(context.get(conversation), []).append(task)
+                    self._asked.add(context.get(asked_by, 0))
+        return self._held
+
+
+def context_of(task: Any) -> contextvars.Context | None:
+    """The context that a task runs in: `task.get_context()`, which Python 3.11 does not have."""
+    if hasattr(task, "get_context"):
+        return task.get_context()  # type: ignore[no-any-return]
+    return next((each for each in gc.get_referents(task) if isinstance(each, contextvars.Context)), None)
+
+
+def owes(channel: AnyChannel, tasks: Tasks) -> bool:
+    """Whether the handler owes its client something, as far as one can tell from beside it."""
+    if _unsent(channel) or (channel.wants_read and unread(channel.sock)):
+        return True
+    if tasks.asked_by(channel):  # an acknowledgement is not the answer
+        return True
+    reader, answered = getattr(channel.application, "_stream_reader", None), channel.answered()
+    if reader is None:
+        return not answered
+    if reader._waiter is None:  # nobody waits to read
+        return True
+    held = tasks.held_by(channel)
+    return any(works(task, reader) for task in held) or (not answered and (len(reader._buffer) > 0 or len(held) > 1))
+
+
+def works(task: Any, reader: Any) -> bool:
+    """Whether a task of a handler over asyncio's streams does something else than wait to read, or for another task of
+    its own: it sleeps, say, or asks a database."""
+    waiter = getattr(task, "_fut_waiter", None)
+    if hasattr(waiter, "get_coro") or type(waiter).__name__ == "_GatheringFuture":
+        return False
+    inner = _innermost(task.get_coro())
+    for kind in ("cr", "ag", "gi"):
+        if hasattr(inner, f"{kind}_code"):
+            code, frame = getattr(inner, f"{kind}_code"), getattr(inner, f"{kind}_frame")
+            if code.co_name == "_wait_for_data":
+                return frame is None or frame.f_locals.get("self") is not reader
+            return not code.co_filename.endswith(OF_ASYNCIO) or code.co_name == "sleep"
+    return True
+
+
+def _innermost(coroutine: Any) -> Any:
+    """What a suspended coroutine awaits at the bottom of it all, as far as that is code."""
+    inner = coroutine
+    while coroutine is not None:
+        if type(coroutine).__name__.startswith("async_generator_"):  # a step of a generator: it does not tell whose
+            coroutine = next((each for each in gc.get_referents(coroutine) if hasattr(each, "ag_code")), None)
+        for kind, waits in (("cr", "cr_await"), ("ag", "ag_await"), ("gi", "gi_yieldfrom")):
+            if hasattr(coroutine, f"{kind}_code"):
+                inner, coroutine = coroutine, getattr(coroutine, waits)
+                break
+        else:
+            break
+    return inner
+
+
+def feed_end(channel: AnyChannel) -> None:
+    """Tell the handler that its input has ended. With asyncio's own TLS above the channel (start_tls) that is told
+    above it: below, it would cut the TLS off, and what the handler still has to say with it."""
+    above = channel.application
+    if above is channel.protocol:
+        channel.feed_eof()
+        return
+    try:
+        if not channel.context.run(above.eof_received):
+            channel.protocol._app_transport.close()
+        elif not hasattr(above, "_stream_reader"):
+            channel.stay()
+    except BaseException as error:
+        channel.loop.failed(channel, error)
+        channel.close()
+
+
+def look_at_all(farewells: dict[int, Farewell], now: float) -> float:
+    """One look at each; those that are through are taken out. Seconds until the next look."""
+    began, tasks = time.monotonic(), Tasks()
+    for number, farewell in list(farewells.items()):
+        if farewell.look(now, tasks):
+            del farewells[number]
+    return max(LOOK, SHARE * (time.monotonic() - began))
+
+
+def _unsent(channel: AnyChannel) -> bool:
+    return channel.get_write_buffer_size() > 0 or unsent(channel.sock) > 0
+
+
+def _last_word(channel: AnyChannel, now: float) -> float:
+    """When the last byte went or came, as far as the kernel tells; else, that is now."""
+    info = tcp_info(channel.sock)
+    return now if info is None else now - min(info.ms_since_sent, info.ms_since_received) / 1000

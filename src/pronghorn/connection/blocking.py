@@ -1,0 +1,273 @@
+"""One accepted connection, and the ways to hold it that may block.
+
+Law: the states of a connection and their transitions are declared here and nowhere else. `Connection` is a plain
+blocking socket with a few facts on it, because existing handlers expect exactly that; it is never put into a loop
+(channel.py does that). Closing lingers: `close(2)` with unread input makes the kernel send a reset, which throws away
+what the peer has not read yet (RFC 1122, 4.2.2.13).
+
+Tried and dropped: a wrapper around the socket that forwards calls. Handlers hand their socket to ssl, selectors and
+makefile, which want a real one.
+"""
+
+from __future__ import annotations
+
+import _socket
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
+from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.socket_facts import identity, tcp_info, unsent
+from pronghorn.connection.transport import Transport, counted
+from pronghorn.errors import PeerError
+from pronghorn.lifespans import current_lifespan
+from pronghorn.peers import Peer
+from pronghorn.system import wait_channel
+from pronghorn.system.drain import Drain
+
+T = TypeVar("T")
+
+
+class Straight:
+    """Nobody looks on: flows of control that are not the worker's only one."""
+
+    watched = False
+
+    def call(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what may wait for the client."""
+        return call(*args, **kwargs)
+
+    def sign(self) -> None:
+        """This flow lives, though it does not wait."""
+
+
+class Bare:
+    """The base of what every blocking connection carries."""
+
+    tls: Any = None
+    """What there is to know of the TLS below (`pronghorn.tls.records.TlsFacts`); None where there is none."""
+    records: Any = None
+    """What seals and opens (`pronghorn.tls.records.Records`); None where there is no TLS."""
+
+    @property
+    def reason(self) -> str:
+        """Why the connection ended, if nothing went wrong."""
+        return "done"
+
+    @property
+    def holds_input(self) -> bool:
+        """Whether the next read need not wait, whatever poll(2) says: there is something pending, or the end."""
+        return False
+
+    def shake_hands(self, context: Any, seconds: float) -> None:
+        """Hold the handshake."""
+
+    def pending(self) -> int:
+        """Bytes that are in this process already, and readable whatever select(2) says."""
+        return 0
+
+    def heard(self, info: Any) -> int:
+        """Bytes that have come for the handler, of which the kernel has this TcpInfo."""
+        return int(info.bytes_in)
+
+
+class Facts(Bare):
+    """What every blocking connection carries beside its socket; a mixin, for sockets of more than one family."""
+
+    fileno: Callable[[], int]
+    detach: Callable[[], int]
+    number: int
+    """Counted from 1 in each worker."""
+    peer: Peer
+    """The address that accept(2) gave: after a reset getpeername(2) no longer tells."""
+    opened: float
+    bytes_in: int
+    bytes_out: int
+    reading_shut: bool
+    hears_drain: bool
+    """Its own flow of control waits for the drain beside its input, and tells its protocol."""
+    drain: Drain | None
+    partial: Callable[[], bool] | None
+    on_cut: Callable[[], None] | None
+    protocol: Any
+    """What is driven over the connection, if it is a protocol: or the channel over it, on a loop of its own."""
+    proxy: ProxyHeader | None
+    """What the proxy said, if one made the connection for its client."""
+    seen: Any
+    """What serving/timeouts.py has seen of it."""
+    leave: Callable[[float, float], None] | None
+    """Asks the loop of its own that has it to end the conversation by a deadline, within so many seconds."""
+    cancel: Callable[[], None] | None
+    """Asks that loop to cancel what its handler runs, when the drain deadline is there."""
+    leaves_by: float
+    """The deadline that was told."""
+    flow: int
+    """The native id of the thread that converses; 0 before."""
+    program: int
+    """The process id of the program behind it; 0 where there is none."""
+    silent_since: float
+    """Since when (monotonic) it seems to owe nothing; infinite while it does."""
+    stays: bool
+    """Its handler does not want to be ended by draining."""
+    cut_by: BaseException | None
+    """Why it was cut, if it was."""
+    program_end: str
+    """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
+    waits: Straight = Straight()
+    fd: int
+    """The number that its descriptor had at first."""
+    inode: int
+    """By what its descriptor can be told from whatever may have its number later."""
+    lost: bool
+    """Somebody else has closed its descriptor."""
+
+    def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
+        self.number, self.peer, self.drain = number, peer, drain
+        self.opened = time.monotonic()
+        self.bytes_in = self.bytes_out = 0
+        self.reading_shut = self.hears_drain = self.stays = False
+        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = self.cancel = None
+        self.leaves_by = self.silent_since = math.inf
+        self.flow = self.program = 0
+        self.cut_by: BaseException | None = None
+        self.program_end = ""
+        self.fd = self.fileno()
+        self.inode = identity(self.fd)
+        self.lost = False
+
+    def is_own(self) -> bool:
+        """Whether the descriptor still leads where it led, or was taken or closed in order."""
+        fd = self.fileno()
+        return fd < 0 or identity(fd) == self.inode or self.fileno() != fd  # closed in order by another flow, just now
+
+    def lose(self) -> None:
+        """Somebody else has closed the descriptor: touch it no more, since its number may be another's."""
+        self.lost = True
+        self.detach()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As multiprocessing sends a plain socket: a descriptor of the same connection, in the other process."""
+        if "multiprocessing.reduction" not in sys.modules or self.tls is not None:
+            why = "" if self.tls is None else ": the keys of its TLS are here"
+            raise TypeError(f"cannot pickle {type(self).__name__!r} object{why}")
+        from multiprocessing import reduction
+
+        return reduction._reduce_socket(self)  # type: ignore[attr-defined]
+
+    @property
+    def local(self) -> Any:
+        """The address that the client has connected to, as (host, port) or the path of a unix socket: the PROXY
+        header's destination, where a proxy speaks for the client. Raises OSError for a closed connection."""
+        if self.proxy is not None and self.proxy.destination is not None:
+            return self.proxy.destination
+        own = self.getsockname()  # type: ignore[attr-defined]
+        return own[:2] if isinstance(own, tuple) else os.fsdecode(own)
+
+    @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        return counted(self.protocol)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a part of a message has come, and the rest is waited for."""
+        return getattr(self.protocol, "unfinished", False)
+
+    @property
+    def received(self) -> int:
+        """Bytes that have been read so far, by whoever reads them."""
+        return self.protocol.bytes_in if isinstance(self.protocol, Transport) else self.bytes_in
+
+    @property
+    def draining(self) -> bool:
+        """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
+        return self.drain is not None and self.drain.begun
+
+    def stay(self) -> None:
+        """The handler wants to go on although the server drains: until it ends the conversation, or until the drain
+        deadline."""
+        self.stays = True
+
+    def whereabouts(self) -> wait_channel.Place:
+        """What its flow of control, or its program, waits for."""
+        if self.program:
+            return wait_channel.of_program(self.program, self.fileno())
+        if self.flow:
+            return wait_channel.of_thread(self.flow, self.fileno())
+        return wait_channel.UNKNOWN
+
+    def measure(self) -> None:
+        """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them."""
+        info = tcp_info(self)  # type: ignore[arg-type]
+        if info is not None:
+            self.bytes_in, self.bytes_out = info.bytes_in, info.bytes_out
+
+    def linger(self, until: float = math.inf) -> None:
+        """Say our last word and let the peer take it: see linger()."""
+        linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
+
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
+
+
+FACTS = tuple(
+    "number peer proxy opened bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
+    "drain partial on_cut leave cancel leaves_by flow program silent_since stays fd inode lost".split()
+)
+
+
+class Connection(Facts, socket.socket):
+    """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining` and
+    `lifespan`."""
+
+    __slots__ = FACTS
+
+    def end(self) -> None:
+        """Close the descriptor, whatever files a handler left open on it."""
+        let_go(self)
+
+    def _real_close(self, _ss: Any = None) -> None:
+        # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
+        if hasattr(self, "reading_shut"):  # a copy that dup() made has no facts: the connection goes on without it
+            self.linger()
+        _socket.socket.close(self)
+
+
+def end_unserved(conn: Connection) -> None:
+    """Close a connection whose handler was never called, in order: so that its client reads an end."""
+    say_no(conn)
+    conn.end()
+
+
+def end_reading(conn: Connection) -> None:
+    """Make the peer appear to have finished: the handler's next read finds the end (shutdown(2), SHUT_RD)."""
+    conn.reading_shut = True
+    if not conn.is_own():
+        conn.lose()
+    try:
+        conn.shutdown(socket.SHUT_RD)
+    except OSError:
+        pass
+
+
+def cut(conn: Connection, error: BaseException) -> None:
+    """End a connection that would not finish: both directions, and the program behind it if there is one. If a
+    PeerError is the reason, the kernel is to forget what is unsent."""
+    conn.reading_shut, conn.cut_by = True, error
+    if not conn.is_own():
+        conn.lose()
+    if isinstance(error, PeerError) and unsent(conn):
+        drop_unsent(conn)
+    try:
+        conn.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    if conn.on_cut is not None:
+        conn.on_cut()

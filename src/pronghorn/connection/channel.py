@@ -1,0 +1,446 @@
+"""One accepted connection in a loop: it never blocks, and it is the transport that its protocol writes to.
+
+Law: a Channel knows its socket, its protocol and how much is unsent; it knows no loop. Whoever waits for it reads
+`wants_read` and `wants_write`, calls `on_readable` and `on_writable`, and is told through `loop.changed(channel)` when
+either has changed or there is something to `settle()`. Readiness is a hint: every call here finds out for itself, so
+that an event for a descriptor that has meanwhile become another's does no harm.
+
+Nothing is torn down while a protocol's callback runs: `close()` only marks, and `settle()`, called by the loop after
+the batch of events, tells `connection_lost`, lingers, and ends in CLOSED; only then may the loop let go of the socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+import time
+from contextvars import Context, copy_context
+from typing import Any
+
+from pronghorn.connection.closing import (
+    LINGER_LOOK,
+    LINGER_TIMEOUT,
+    PATIENCE_LOST,
+    READ_SIZE,
+    discard,
+    drop_unsent,
+    end,
+)
+from pronghorn.connection.own_context import asked_by
+from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.socket_facts import identity, unread, unsent
+from pronghorn.connection.states import State, is_peers_fault, moved
+from pronghorn.connection.transport import Bytes, Loop, Transport, check_bytes, fill, limits_of
+from pronghorn.errors import DescriptorLost, PeerError, TooMuchUnsent, reason_of
+from pronghorn.peers import Peer
+from pronghorn.system.drain import Drain
+
+BURST = 1 << 20  # bytes that a protocol sends at most before others have their turn: more waits for the loop
+NO_SOCKET = frozenset({errno.EBADF, errno.ENOTSOCK})  # the descriptor is not what it was
+READ_OUT = 64  # reads at most, of what had come before draining began
+OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
+
+
+SLOTS: tuple[str, ...] = (
+    "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_lost", "_low", "_most", "_name",
+    "_paused", "_throttled", "_until", "bytes_in", "bytes_out", "context", "drain", "ended", "inode", "loop", "number",
+    "opened", "peer", "peer_ended", "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write",
+    "wrote_eof",
+)  # fmt: skip
+NOTHING: tuple[str, ...] = ()
+
+
+class AnyChannel(Transport):
+    """A non-blocking connection, whatever class its slots make it: see Channel, and AsyncioChannel."""
+
+    __slots__: tuple[str, ...] = NOTHING
+    _start_tls_compatible = True
+    has_tasks = False  # its handler may begin tasks, which are told by their context
+
+    def __init__(
+        self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None,
+        most: int = sys.maxsize, context: Context | None = None,
+    ) -> None:  # fmt: skip
+        self.sock, self.number, self.peer, self.loop = sock, number, peer, loop
+        self.drain, self.opened, self.state = drain, time.monotonic(), State.OPENING
+        self.bytes_in = self.bytes_out = 0
+        self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word
+        self.ended = self.peer_ended = False  # the protocol has been told the end of input; it was the peer's own
+        self.context = context if context is not None else copy_context()  # what is called of the handler runs here
+        self.protocol: Any = None
+        self.proxy: ProxyHeader | None = None
+        self._fills = False  # the protocol has a buffer of its own
+        self.stays = False  # its handler does not want to be ended by draining
+        self._asked = 0  # what had been written when the last input came
+        self._backlog: bytearray | None = None
+        self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
+        self._most = most  # whoever writes more is cut
+        self._name: Any = None  # our address, once the socket is gone
+        self.seen: Any = None  # by serving/timeouts.py
+        self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
+        self._error: BaseException | None = None
+        self._lost = self._dead = False  # connection_lost has been told; nothing can be sent any more
+        self._until = 0.0  # the end of lingering
+        self._burst = BURST  # where bytes_out may get before the loop has had its turn
+        self._fd = sock.fileno()  # stays what it was, so that whoever waits finds the place where it was noted
+        self.inode = identity(self._fd)
+
+    def open(self, protocol: Any) -> None:
+        """Give the connection to `protocol`; it may write, or close, at once."""
+        self.set_protocol(protocol)
+        self.state = moved(self.state, OPEN)
+        self.wants_read = True
+        try:
+            self.context.run(protocol.connection_made, self)
+            if self.has_tasks:
+                self.context.run(asked_by.set, self.number)
+        except BaseException as error:
+            self._failed(error)
+        self.loop.changed(self)
+
+    def fileno(self) -> int:
+        """The descriptor's number, until it is released; then -1."""
+        return self._fd
+
+    # What the loop calls.
+
+    def on_readable(self) -> None:
+        """There may be input: one read, given to the protocol."""
+        self._burst = self.bytes_out + BURST
+        if not self.wants_read or self._until:
+            if self._until:
+                self._linger()
+            return
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._gone(error)
+            return
+        except BaseException as error:  # no memory for what has come
+            self._failed(error)
+            return
+        if not data:
+            self.peer_ended = not getattr(self.sock, "reading_shut", False)
+            self._end()
+            return
+        self.bytes_in += len(data)
+        self._asked = self.bytes_out if self._backlog is None else self._written()
+        try:
+            if self._fills:
+                self.context.run(fill, self.protocol, data)
+            else:
+                self.context.run(self.protocol.data_received, data)
+        except BaseException as error:
+            self._failed(error)
+
+    def on_writable(self) -> None:
+        """There may be room: send what is unsent."""
+        self._burst = self.bytes_out + BURST
+        backlog = self._backlog
+        if backlog:
+            try:
+                sent = self.sock.send(backlog)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._gone(error)
+                return
+            self.bytes_out += sent
+            del backlog[:sent]
+            if not backlog:
+                self._backlog = None  # before the protocol goes on: it shall send, and not pile up
+            if self._throttled and len(backlog) <= self._low:
+                self._throttle(False)
+        if not self._backlog:
+            self._backlog = None
+            if self.wrote_eof and self.state is not CLOSING:
+                self._half_close()
+            self._wish()
+
+    def settle(self) -> None:
+        """Do what had to wait for the end of the batch of events; afterwards `state` tells whether all is over."""
+        if self.state is not CLOSING or self._backlog or self._until:
+            return
+        if not self._lost:
+            self._lost = True
+            try:
+                self.context.run(self.protocol.connection_lost, self._error)
+            except BaseException as error:
+                self.loop.failed(self, error)
+        if not (self.peer_ended or self._dead):
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+            else:
+                self._until = time.monotonic() + LINGER_TIMEOUT
+                self._look()
+                return
+        self.state = moved(self.state, CLOSED)
+
+    # What the protocol calls: asyncio.Transport.
+
+    def write(self, data: Bytes) -> None:
+        """Send at once what the kernel takes, and keep the rest; above the high-water mark reading pauses."""
+        if self.wrote_eof:
+            raise RuntimeError("write() after write_eof()")
+        if self.state is CLOSING or self.state is CLOSED or not data:
+            check_bytes(data)
+            return
+        if self._backlog is not None:
+            check_bytes(data)
+            if len(self._backlog) > self._most:
+                self.cut(TooMuchUnsent(len(self._backlog)))
+                return
+            self._backlog += data
+        else:
+            try:
+                sent = self.sock.send(data) if self.bytes_out < self._burst else 0
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._gone(error)
+                return
+            self.bytes_out += sent
+            if sent == len(data):
+                return
+            self._backlog = bytearray(memoryview(data)[sent:])
+            self._wish()
+        if not self._throttled and (len(self._backlog) > self._high or self.bytes_out >= self._burst):
+            self._throttle(True)  # after a burst too: what the loop will send in a moment need not pile up here
+
+    def write_eof(self) -> None:
+        """Half-close once all is sent: the peer finds our end, and may go on speaking."""
+        if not self.wrote_eof and self.state in (OPEN, HALF_CLOSED):
+            self.wrote_eof = True
+            if not self._backlog:
+                self._half_close()
+
+    def close(self) -> None:
+        """Send what is unsent, then end; `connection_lost(None)` follows, never from within this call."""
+        if self.state is not CLOSING and self.state is not CLOSED:
+            self.state = moved(self.state, CLOSING)
+            self._wish()
+            self.loop.changed(self)
+
+    def abort(self) -> None:
+        """End without sending what is unsent."""
+        self._gone(None)
+
+    def is_closing(self) -> bool:
+        return self.state is CLOSING or self.state is CLOSED
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self._wish()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        self._wish()
+
+    def is_reading(self) -> bool:
+        return not (self._paused or self.is_closing())
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Pause the protocol above `high` bytes unsent, and resume it at `low`. ValueError unless high >= low >= 0."""
+        self._high, self._low = limits_of(high, low)
+        if not self._throttled and self._backlog is not None and len(self._backlog) > self._high:
+            self._throttle(True)
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._backlog) if self._backlog is not None else 0
+
+    def set_protocol(self, protocol: Any) -> None:
+        """Give the connection to another protocol, one with a buffer of its own included (asyncio.BufferedProtocol)."""
+        self.protocol = protocol
+        self._fills = hasattr(protocol, "get_buffer")
+
+    # Draining and cutting: what the server calls.
+
+    def is_lingering(self) -> bool:
+        """Everything has been said, and only the peer's end is awaited."""
+        return self._until > 0
+
+    @property
+    def reason(self) -> str:
+        """Why the connection ended, in a word or two."""
+        if self._error is not None:
+            return reason_of(self._error)
+        if self.seen is not None and self.seen.aged:
+            return "age"
+        return "aborted" if self._dead else "draining" if self.draining else "done"
+
+    def read_out(self) -> None:
+        """Take what came before draining began, so that it is answered."""
+        for _ in range(READ_OUT):
+            if not self.wants_read or not unread(self.sock):
+                return
+            self.on_readable()
+
+    @property
+    def application(self) -> Any:
+        """The handler's own protocol; the channel's may be asyncio's TLS below that (loop.start_tls)."""
+        return getattr(self.protocol, "_app_protocol", None) or self.protocol
+
+    def tell_draining(self) -> None:
+        """Call the protocol's `draining()`, if it has one: a true answer says that it wants to stay."""
+        tell = getattr(self.application, "draining", None)
+        try:
+            if callable(tell) and self.context.run(tell):
+                self.stay()
+        except BaseException as error:
+            self._failed(error)
+
+    def stay(self) -> None:
+        self.stays = True
+
+    def answered(self) -> bool:
+        """Whether something was written since input last came."""
+        return not self.bytes_in or self._written() > self._asked
+
+    def feed_eof(self) -> None:
+        """Let the protocol think that the peer has finished. One that does not want to close goes on hearing."""
+        if self.ended or self.is_closing():
+            return
+        if hasattr(self.protocol, "_stream_reader"):  # of asyncio's streams, which bear nothing behind their end
+            self._end()
+            return
+        try:
+            stay = self.context.run(self.protocol.eof_received)
+        except BaseException as error:
+            self._failed(error)
+        else:
+            if stay:
+                self.stay()
+            else:
+                self.close()
+
+    def cut(self, error: BaseException) -> None:
+        """End now, whatever is unsent; if a PeerError is the reason, the kernel is to forget it too."""
+        if not self.is_own():
+            self.lose()
+            return
+        if isinstance(error, PeerError) and (self._backlog or unsent(self.sock)):
+            drop_unsent(self.sock)
+        else:
+            self._farewell()
+        if isinstance(error, TooMuchUnsent):
+            self.loop.failed(self, error)
+        self._gone(error)
+
+    def is_own(self) -> bool:
+        """Whether the descriptor still leads where it led."""
+        return identity(self._fd) == self.inode
+
+    def lose(self) -> None:
+        """The descriptor was closed by somebody else: end, and touch it no more, since its number may be another's."""
+        if self.state is not CLOSED and not self._dead:
+            error = DescriptorLost()
+            self.loop.failed(self, error)
+            self._gone(error)
+
+    def release(self) -> None:
+        """The connection is over, and nobody waits for it any more: close its descriptor, if it has it still."""
+        if not self.is_own():
+            if not self._dead:  # the handler closed it, and said that it had done
+                self._error = DescriptorLost()
+                self.loop.failed(self, self._error)
+            self.sock.detach()
+        self._name = self.sockname
+        end(self.sock)
+        self._fd = -1
+
+    # Inner workings.
+
+    def _written(self) -> int:
+        return self.bytes_out + (len(self._backlog) if self._backlog is not None else 0)
+
+    def _farewell(self) -> None:
+        """TLS has a last word (tls/channel.py)."""
+
+    def _wish(self) -> None:
+        read = (self.state is OPEN or self.state is HALF_CLOSED) and not (self.ended or self._paused or self._throttled)
+        write = bool(self._backlog) and self.state is not CLOSED
+        if read is not self.wants_read or write is not self.wants_write:
+            self.wants_read, self.wants_write = read, write
+            self.loop.changed(self)
+        elif self.state is CLOSING or self.state is CLOSED:
+            self.loop.changed(self)
+
+    def _throttle(self, on: bool) -> None:
+        self._throttled = on
+        self._wish()
+        try:
+            if on:
+                self.protocol.pause_writing()  # in the context of whoever writes, as asyncio's
+            else:
+                self.context.run(self.protocol.resume_writing)
+        except BaseException as error:
+            self._failed(error)
+
+    def _end(self) -> None:
+        self.ended = True
+        if self.state is OPEN:
+            self.state = moved(self.state, HALF_CLOSED)
+        self._wish()
+        try:
+            stay = self.context.run(self.protocol.eof_received)
+        except BaseException as error:
+            self._failed(error)
+        else:
+            if not stay:
+                self.close()
+
+    def _half_close(self) -> None:
+        if self.state is OPEN:
+            self.state = moved(self.state, HALF_CLOSED)
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._gone(error)
+
+    def _gone(self, error: BaseException | None) -> None:
+        if self.state is CLOSED or self._dead:
+            return
+        if isinstance(error, OSError) and error.errno in NO_SOCKET:
+            error = DescriptorLost()
+            self.loop.failed(self, error)
+        self._dead = True
+        self._error = error
+        self._backlog = None
+        if self._until:
+            self.state = moved(self.state, CLOSED)
+        elif self.state is not CLOSING:
+            self.state = moved(self.state, CLOSING)
+        self._wish()
+
+    def _failed(self, error: BaseException) -> None:
+        if not (isinstance(error, OSError) and is_peers_fault(error)):
+            self._error = self._error or error
+            self.loop.failed(self, error)
+        self.close()
+
+    def _look(self) -> None:
+        self._linger()
+        if self.state is CLOSING:
+            self.wants_read = True
+            self.loop.changed(self)
+            self.loop.call_later(LINGER_LOOK, self._look)
+
+    def _linger(self) -> None:
+        if self.state is not CLOSING:
+            return
+        came = unread(self.sock) > 0  # see linger(): more may be on its way
+        self._until -= PATIENCE_LOST * (came and not unsent(self.sock))
+        if discard(self.sock) or not (came or unsent(self.sock)) or time.monotonic() >= self._until:
+            self.state, self.wants_read = moved(self.state, CLOSED), False
+            self.loop.changed(self)
+
+
+class Channel(AnyChannel):
+    """A non-blocking connection; for its protocol, asyncio's transport interface (asyncio.Transport)."""
+
+    __slots__ = SLOTS

@@ -1,0 +1,138 @@
+"""How a connection is closed so that no reply is lost, and how one is turned away."""
+
+from __future__ import annotations
+
+import _socket
+import math
+import os
+import select
+import socket
+import struct
+import time
+from typing import Any
+
+from pronghorn.connection.socket_facts import unread, unsent
+
+READ_SIZE = 64 * 1024
+LINGER_TIMEOUT = 2.0
+FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away a client that has said nothing yet
+LAST_WORDS = 1.0  # seconds before the drain deadline
+PATIENCE_LOST = LINGER_TIMEOUT / 8  # by each look that finds more input, although everything was acknowledged
+LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
+_trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
+
+
+def discard(sock: _socket.socket) -> bool:
+    """Throw away the input that is there, without blocking; True when the peer has ended or is gone."""
+    try:
+        for _ in range(16):
+            if not sock.recv_into(_trash):
+                return True
+    except (BlockingIOError, InterruptedError):
+        pass
+    except OSError:
+        return True
+    return False
+
+
+def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = math.inf) -> None:
+    """Say our last word and let the peer take it: half-close, then discard input until the peer has ended, or has
+    acknowledged everything and says no more, or LINGER_TIMEOUT seconds are over. `reading_shut`: an end of input
+    proves nothing; `until`: a deadline (monotonic) that ends it sooner.
+    """
+    try:
+        sock.setblocking(False)  # a handler may have left a timeout, or none
+        os.set_blocking(sock.fileno(), False)  # and a program needs it blocking, of which gevent's socket knows nothing
+        sock.shutdown(socket.SHUT_WR)
+    except (OSError, ValueError):  # closed, by the handler or the peer
+        return
+    deadline = min(until, time.monotonic() + LINGER_TIMEOUT)
+    poller = None
+    while True:
+        came = unread(sock) > 0  # then more may be on its way, and to close would answer it with a reset
+        ended = discard(sock)
+        deadline -= PATIENCE_LOST * (came and not unsent(sock))  # but who speaks on and on is not heard out
+        if (ended and not reading_shut) or not (came or unsent(sock)) or time.monotonic() >= deadline:
+            return
+        if ended:
+            time.sleep(LINGER_LOOK)
+            continue
+        if poller is None:
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+        poller.poll(LINGER_LOOK * 1000)
+
+
+def close(sock: _socket.socket) -> None:
+    """Close a descriptor; what close(2) reports of its last moments concerns nobody any more, and it is closed."""
+    try:
+        sock.close()
+    except OSError:
+        pass
+
+
+def end(sock: socket.socket) -> None:
+    """Close a descriptor, and end the connection with it: a copy of the descriptor in a child process that the handler
+    has forked would keep it open, and its client waiting (shutdown(2) ends it for all copies)."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the peer has ended it, or is gone
+    close(sock)
+
+
+def turn_away(fd: int) -> None:
+    """Close an accepted descriptor unserved, in order: so that its client reads an end. Its number is free at once."""
+    try:
+        sock = _socket.socket(fileno=fd)  # gevent's would be closed later
+    except OSError:
+        os.close(fd)
+        return
+    say_no(sock)
+    close(sock)
+
+
+def say_no(sock: _socket.socket) -> None:
+    try:
+        sock.setblocking(False)
+        sock.shutdown(socket.SHUT_WR)
+        discard(sock)
+    except OSError:
+        pass
+
+
+def let_go(sock: socket.socket) -> None:
+    """Close this process's descriptor and nothing else: no lingering, no half-close; others may hold the socket."""
+    fd = sock.detach()
+    if fd >= 0:
+        try:
+            os.close(fd)
+        except OSError:  # see close()
+            pass
+
+
+def first_word_due(conn: Any) -> float:
+    """Seconds that a Connection or a Channel still gets for its first byte although draining began.
+
+    A client connects and then writes: between the two it was accepted, and owes nothing. To end it there would lose
+    it, and a reload must lose nobody. One that has said something, or had its time, gets nothing more.
+    """
+    if conn.bytes_in or conn.drain is None:
+        return 0.0
+    due: float = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
+    return max(0.0, due)
+
+
+def last_call(deadline: float, timeout: float) -> float:
+    """When the end is told to those that still owe something: so long before the deadline of their drain, which has
+    `timeout` seconds in all, that they may say what they still have to say."""
+    return deadline - min(LAST_WORDS, timeout / 4)
+
+
+def drop_unsent(sock: socket.socket) -> None:
+    """Have the kernel throw away what is unsent when the socket is closed, instead of keeping it for a peer that takes
+    nothing (socket(7), SO_LINGER with a time of 0: the peer finds a reset)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    except OSError:
+        pass

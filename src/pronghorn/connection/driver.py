@@ -1,0 +1,221 @@
+"""A protocol on a flow of control of its own: the shape that reacts, driven by blocking calls.
+
+Law: everything that a protocol is told, it is told on its connection's own flow, one call at a time. Others may write
+to the transport and close it; they never call the protocol.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from typing import Any
+
+from pronghorn.connection.blocking import Connection, end_reading
+from pronghorn.connection.closing import READ_SIZE, first_word_due
+from pronghorn.connection.socket_facts import unread
+from pronghorn.connection.states import is_peers_fault
+from pronghorn.connection.transport import Bytes, Transport, limits_of
+
+
+class BlockingTransport(Transport):
+    """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
+
+    __slots__ = (
+        "_closing",
+        "_flow",
+        "_high",
+        "_lock",
+        "_low",
+        "_name",
+        "_poller",
+        "_readable",
+        "_told",
+        "conn",
+        "drain",
+        "error",
+        "peer",
+        "protocol",
+        "proxy",
+        "sock",
+        "wrote_eof",
+    )
+
+    def __init__(self, conn: Connection, protocol: Any) -> None:
+        self.conn = self.sock = conn
+        self.peer, self.proxy = conn.peer, conn.proxy
+        self.drain = conn.drain
+        self.protocol = protocol
+        self.error: BaseException | None = None
+        self.wrote_eof = False
+        self._high, self._low = limits_of(None, None)
+        self._name: Any = None  # our address, once the socket is gone
+        self._closing = False
+        self._told = False
+        self._flow = threading.get_ident()
+        self._lock = threading.Lock()
+        self._poller: select.poll | None = None
+        self._readable: threading.Event | None = None  # made by the first pause_reading()
+
+    @property
+    def number(self) -> int:
+        return self.conn.number
+
+    @property
+    def stays(self) -> bool:  # type: ignore[override]
+        return self.conn.stays
+
+    def stay(self) -> None:
+        self.conn.stay()
+
+    @property
+    def tls(self) -> Any:
+        return self.conn.tls
+
+    def write(self, data: Bytes) -> None:
+        if self.wrote_eof:
+            raise RuntimeError("write() after write_eof()")
+        if self._closing:
+            return
+        try:
+            with self._lock:
+                self.conn.sendall(data)
+            self.conn.bytes_out += len(data)
+        except OSError as error:
+            self.error = error
+            self._closing = True
+        if self.conn.draining and self._flow == threading.get_ident() and not unread(self.conn):
+            self.tell_draining()
+
+    def write_eof(self) -> None:
+        if not self.wrote_eof:
+            self.wrote_eof = True
+            try:
+                self.conn.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self.error = error
+
+    def close(self) -> None:
+        """End the conversation: from another flow this wakes the one that reads."""
+        if self._closing:
+            return
+        self._closing = True
+        self.resume_reading()
+        if self._flow != threading.get_ident():
+            end_reading(self.conn)
+
+    def abort(self) -> None:
+        self.close()
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def pause_reading(self) -> None:
+        if self._readable is None:
+            self._readable = threading.Event()
+        self._readable.clear()
+
+    def resume_reading(self) -> None:
+        if self._readable is not None:
+            self._readable.set()
+
+    def is_reading(self) -> bool:
+        return not self._closing and (self._readable is None or self._readable.is_set())
+
+    def wait_readable(self) -> None:
+        """Wait while another flow of control keeps reading paused; draining ends the wait."""
+        while self._readable is not None and not self.conn.waits.call(self._readable.wait, 1.0):
+            if self.conn.draining or self.conn.cut_by is not None:
+                self.resume_reading()
+
+    def wait_for_input(self) -> bool:
+        """Wait for input or the drain, and tell the protocol of the drain; whether it is time to read."""
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self.conn, select.POLLIN)
+            if self.drain is not None and not self._told:
+                self._poller.register(self.drain, select.POLLIN)
+        if self.conn.holds_input:
+            return True
+        ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll)]
+        if self.conn.fileno() in ready:  # what came before the drain is told before it
+            return True
+        if self.draining:
+            self._poller.unregister(self.drain)  # type: ignore[arg-type]
+            if self._poller.poll(first_word_due(self.conn) * 1000):
+                self._poller = None  # the drain is told behind the first word
+                return True
+            self.tell_draining()
+        return False
+
+    def wait_closed(self) -> None:
+        """Wait until somebody closes: input is over, and the protocol asked to stay. Draining may ask it again."""
+        self.pause_reading()
+        assert self._readable is not None
+        while not (self._closing or self.conn.cut_by is not None or self._late()):
+            self.conn.waits.call(self._readable.wait, 0.2)
+            if self.draining:
+                self.tell_draining()
+
+    def _late(self) -> bool:
+        return self.drain is not None and time.monotonic() >= self.drain.deadline
+
+    def tell_draining(self) -> None:
+        """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""
+        if self._told:
+            return
+        self._told = True
+        tell = getattr(self.protocol, "draining", None)
+        if (tell is None or not tell()) and not self.stays:
+            self.close()
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self.conn.hears_drain = True  # the new one may want to stay
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is ever buffered here. ValueError unless high >= low >= 0."""
+        self._high, self._low = limits_of(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+def drive(protocol: Any, conn: Connection) -> None:
+    """Hold one whole conversation of `protocol` over `conn`, blocking until it is over.
+
+    An exception of the protocol passes through, after `connection_lost`; the end of the peer does not. Afterwards
+    the connection is still open: whoever called closes it, and closing lingers.
+    """
+    transport = BlockingTransport(conn, protocol)
+    conn.protocol = protocol
+    error: BaseException | None = None
+    try:
+        protocol.connection_made(transport)
+        while not transport.is_closing():
+            transport.wait_readable()
+            if conn.hears_drain and not transport.wait_for_input():
+                continue
+            data = conn.recv(READ_SIZE)
+            if data:
+                conn.bytes_in += len(data)
+                transport.protocol.data_received(data)
+            elif conn.cut_by is not None:
+                break
+            elif conn.reading_shut:
+                transport.tell_draining()
+                transport.wait_closed()
+                break
+            else:
+                if transport.protocol.eof_received():
+                    transport.wait_closed()
+                break
+        error = transport.error or conn.cut_by
+    except BaseException as raised:
+        error = raised
+        if not (isinstance(raised, OSError) and is_peers_fault(raised)):
+            raise
+    finally:
+        transport._name = transport.sockname  # for whoever asks later
+        transport.protocol.connection_lost(error)

@@ -1,0 +1,108 @@
+"""What comes before the conversation: the PROXY header of a connection that a proxy has made for its client.
+
+Law: the header is read in the connection's own time, never where connections are accepted, and to the last byte of it
+and no further: what follows may be TLS, which reads for itself. A proxy that is too slow, or says something else, loses
+that connection. `Introduction` is a thing for a loop, `read_header` waits.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pronghorn.connection.proxy_protocol import HeaderReader, ProxyHeader
+from pronghorn.connection.states import State
+from pronghorn.errors import BadProxyHeader
+from pronghorn.peers import Peer
+
+TOO_LATE = "no PROXY header in time"
+WRONG = "no PROXY header"
+
+
+def _nothing(thing: Any) -> None:
+    pass
+
+
+class Introduction:
+    """A connection in a loop that awaits its header: CLOSED means that it came, or `refusal` says why not; the socket
+    is still open."""
+
+    __slots__ = ("_reader", "changed", "deadline", "detail", "header", "peer", "refusal", "sock", "state",
+                 "wants_read")  # fmt: skip
+    wants_write = False
+
+    def __init__(self, sock: socket.socket, peer: Peer, deadline: float) -> None:
+        """`deadline` is monotonic; whoever keeps it calls `late()`."""
+        self.sock, self.peer, self.deadline = sock, peer, deadline
+        self.header: ProxyHeader | None = None
+        self.refusal = self.detail = ""
+        self.state = State.OPENING
+        self.wants_read = True
+        self.changed: Callable[[Any], None] = _nothing
+        self._reader = HeaderReader()
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def is_closing(self) -> bool:
+        return self.state is State.CLOSED
+
+    def is_own(self) -> bool:
+        return True
+
+    def settle(self) -> None:
+        pass
+
+    def on_writable(self) -> None:
+        pass
+
+    def on_readable(self) -> None:
+        """There may be more of the header."""
+        try:
+            while self.wants_read:
+                self.header = _fed(self._reader, self.sock.recv(self._reader.needs))
+                if self.header is not None:
+                    self._end()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except (BadProxyHeader, OSError) as error:
+            self._end(WRONG, str(error))
+
+    def late(self) -> None:
+        """The deadline is there."""
+        self._end(TOO_LATE)
+
+    def cut(self, error: BaseException) -> None:
+        """The loop could not watch it."""
+        self._end(WRONG, str(error))
+
+    def _end(self, refusal: str = "", detail: str = "") -> None:
+        if self.state is not State.CLOSED:
+            self.refusal, self.detail = refusal, detail
+            self.state = State.CLOSED
+            self.wants_read = False
+            self.changed(self)
+
+
+def read_header(sock: socket.socket, timeout: float) -> ProxyHeader:
+    """Wait for the header of a connection, `timeout` seconds in all. Raises BadProxyHeader, OSError, TimeoutError."""
+    reader, deadline = HeaderReader(), time.monotonic() + timeout
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(TOO_LATE)
+        if poller.poll(left * 1000):
+            header = _fed(reader, sock.recv(reader.needs))
+            if header is not None:
+                return header
+
+
+def _fed(reader: HeaderReader, data: bytes) -> ProxyHeader | None:
+    if not data:
+        raise BadProxyHeader("the connection ended before it")
+    return reader.feed(data)

@@ -1,0 +1,233 @@
+"""What both transports answer alike, of asyncio's transport interface (asyncio.Transport).
+
+Law: only calls that follow from the others. How bytes are sent and received differs: see channel.py and driver.py.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.lifespans import current_lifespan
+from pronghorn.peers import Peer
+from pronghorn.system.drain import Drain
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Transport:
+    """The base of Channel and BlockingTransport."""
+
+    __slots__ = ()
+    sock: socket.socket
+    peer: Peer
+    proxy: ProxyHeader | None
+    drain: Drain | None
+    stays: bool
+    """The handler does not want to be ended by draining."""
+    protocol: Any
+    bytes_in: int
+    _low: int
+    _high: int
+    tls: Any = None
+    """What there is to know of the TLS below (`pronghorn.tls.records.TlsFacts`); None where there is none."""
+
+    def write(self, data: Bytes) -> None:
+        raise NotImplementedError
+
+    def stay(self) -> None:
+        """The handler wants to go on although the server drains: it hears its input until it closes, or until the
+        drain deadline."""
+        raise NotImplementedError
+
+    def writelines(self, chunks: Iterable[Bytes]) -> None:
+        self.write(b"".join(chunks))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """The low and the high mark, in bytes."""
+        return self._low, self._high
+
+    def set_protocol(self, protocol: Any) -> None:
+        """Give the connection to another protocol."""
+        self.protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self.protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`peername`, `sockname` and `socket`, as asyncio has them, and its words for TLS (`ssl_object`, `peercert`,
+        `cipher`); and ours, for streams: `connection`, which is this transport, `lifespan`, `draining`,
+        `drain`, `tls`, and `proxy`, the PROXY header if there was one."""
+        if name == "peername":
+            return four_part(self.peer) if self.proxy is None else self.peer  # a header has neither flow nor scope
+        if name == "proxy":
+            return self.proxy if self.proxy is not None else default
+        if name == "sockname":
+            return self.sockname
+        if name == "socket":
+            return self.view()
+        if name in ("lifespan", "drain", "draining", "tls"):
+            return getattr(self, name)
+        if name == "connection":
+            return self
+        return default if self.tls is None else self.tls.extra(name, default)
+
+    def view(self) -> Any:
+        """The socket to look at, and to set options of; it cannot be closed, nor read or written past the transport."""
+        return SocketView(self.sock)
+
+    @property
+    def sockname(self) -> Any:
+        """Our own address, after the end too; None if nobody knows it any more."""
+        try:
+            return self.sock.getsockname()
+        except OSError:
+            return getattr(self, "_name", None)
+
+    @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        return counted(self.protocol)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a part of a message has come, and the rest is waited for."""
+        return getattr(self.protocol, "unfinished", False)
+
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
+
+    @property
+    def draining(self) -> bool:
+        """True once the server wants to stop."""
+        return self.drain is not None and self.drain.begun
+
+
+class SocketView:
+    """What asyncio's TransportSocket allows of a socket, without asyncio."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __repr__(self) -> str:
+        return f"<SocketView fd={self.fileno()}>"
+
+    @property
+    def family(self) -> int:
+        return self._sock.family
+
+    @property
+    def type(self) -> int:
+        return self._sock.type
+
+    @property
+    def proto(self) -> int:
+        return self._sock.proto
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def dup(self) -> socket.socket:
+        """A socket with a descriptor of its own, which may be closed."""
+        return self._sock.dup()
+
+    def get_inheritable(self) -> bool:
+        return self._sock.get_inheritable()
+
+    def shutdown(self, how: int) -> None:
+        self._sock.shutdown(how)
+
+    def getsockopt(self, *args: Any) -> Any:
+        return self._sock.getsockopt(*args)
+
+    def setsockopt(self, *args: Any) -> None:
+        self._sock.setsockopt(*args)
+
+    def getpeername(self) -> Any:
+        return self._sock.getpeername()
+
+    def getsockname(self) -> Any:
+        return self._sock.getsockname()
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def settimeout(self, value: float | None) -> None:
+        """Raises ValueError for any other than 0: the socket belongs to a loop."""
+        if value != 0:
+            raise ValueError("settimeout(): only 0 timeout is allowed on transport sockets")
+
+    def setblocking(self, flag: bool) -> None:
+        """Raises ValueError for True: the socket belongs to a loop."""
+        if flag:
+            raise ValueError("setblocking(): transport sockets cannot be blocking")
+
+
+def four_part(peer: Peer) -> Any:
+    """A peer as asyncio tells it: of IPv6 with flow and scope (RFC 3493, section 3.3)."""
+    if isinstance(peer, str) or ":" not in peer[0]:
+        return peer
+    _, _, zone = peer[0].partition("%")
+    try:
+        scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
+    except OSError:
+        scope = 0
+    return peer[0], peer[1], 0, scope
+
+
+def check_bytes(data: Any) -> None:
+    """TypeError for what cannot be sent."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+
+
+def limits_of(high: int | None, low: int | None) -> tuple[int, int]:
+    """The high and the low mark, each from the other if need be, as asyncio has them. ValueError for wrong ones."""
+    if high is None:
+        high = 64 * 1024 if low is None else 4 * low
+    if low is None:
+        low = high // 4
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+    return high, low
+
+
+def counted(protocol: Any) -> int:
+    """The messages that a protocol says it has had: its own `messages`, unless a user means something else by that."""
+    messages = getattr(protocol, "messages", 0)
+    return messages if type(messages) is int else 0
+
+
+def fill(protocol: Any, data: bytes) -> None:
+    """Give input to a protocol with a buffer of its own (asyncio.BufferedProtocol)."""
+    rest = memoryview(data)
+    while rest:
+        room = memoryview(protocol.get_buffer(len(rest))).cast("B")
+        count = min(len(room), len(rest))
+        if not count:
+            raise RuntimeError("get_buffer() returned an empty buffer")
+        room[:count] = rest[:count]
+        protocol.buffer_updated(count)
+        rest = rest[count:]
+
+
+class Loop(Protocol):
+    """What a channel asks of whoever waits for it."""
+
+    def changed(self, channel: Any) -> None:
+        """Something about `channel` changed: look at its wishes and call `settle()`, after this batch of events."""
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> Any:
+        """Call `callback` after `delay` seconds."""
+
+    def failed(self, channel: Any, error: BaseException) -> None:
+        """The protocol, or the peer, broke the conversation: for the log; the channel closes by itself."""

@@ -1,0 +1,128 @@
+"""What the control socket can ask of the supervisor, and how the answers are put together.
+
+Law: the desk knows no socket. It reads the supervisor's book-keeping and the scoreboard, and calls the supervisor's
+own methods; each request is answered once, some much later.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pronghorn import __version__
+from pronghorn.errors import BadSetting
+from pronghorn.scoreboard.row import STATES
+from pronghorn.supervisor.poller import Done
+from pronghorn.supervisor.supervisor import Supervisor
+from pronghorn.system.processes import resident_memory
+
+MOST_WORKERS = 512
+
+
+class Desk:
+    """Answers for one supervisor; implements control.Commands. `name` is the server's."""
+
+    def __init__(self, supervisor: Supervisor, name: str) -> None:
+        self._supervisor = supervisor
+        self._name = name
+
+    def status(self, done: Done) -> None:
+        """The server as a whole."""
+        supervisor = self._supervisor
+        generation, force = supervisor.serving, supervisor.force
+        plan = generation.plan
+        done(
+            {
+                "state": self._state(),
+                "name": self._name,
+                "pid": os.getpid(),
+                "version": __version__,
+                "uptime": round(time.monotonic() - supervisor.started_at, 3),
+                "generation": generation.number,
+                "handler": plan.facts.name,
+                "style": plan.facts.style,
+                "model": plan.model.name,
+                "listening": [listener.address for listener in plan.listeners],
+                "tls": plan.certificates is not None,
+                "workers": {
+                    "wanted": len(generation.slots),
+                    "ready": generation.ready,
+                    "draining": len(force.retiring()),
+                },
+                "old": self._old(),
+                **plan.board.totals(),
+                "under_way": supervisor.changes.under_way or None,
+                "last_reload": supervisor.changes.last_reload,
+                "faults": supervisor.guard.failures,
+                "last_fault": supervisor.guard.last or None,
+            }
+        )
+
+    def _old(self) -> dict[str, int]:
+        """The workers that are on their way out, of programs before an upgrade too, and what they have open."""
+        serving = self._supervisor.serving
+        going = {each.page.index for each in self._supervisor.force.retiring()}
+        pages = [
+            page for page in serving.plan.board.pages()
+            if page.index in going or (page.supervisor != os.getpid() and page.generation < serving.number)
+        ]  # fmt: skip
+        programs = self._supervisor.predecessors.living()
+        return {"workers": len(pages), "connections": sum(page.open for page in pages), "programs": len(programs)}
+
+    def workers(self, done: Done) -> None:
+        """Each worker, of every generation, and those of the program that an upgrade replaces."""
+        now = time.monotonic()
+        rows = [
+            {
+                "slot": page.slot,
+                "pid": page.pid,
+                "supervisor": page.supervisor,
+                "generation": page.generation,
+                "state": STATES.get(page.state, "unknown").upper(),
+                "age": round(now - page.started, 3),
+                "open": page.open,
+                "accepted": page.accepted,
+                "messages": page.messages,
+                "bytes_in": page.bytes_in,
+                "bytes_out": page.bytes_out,
+                "beat_age": round(max(0.0, now - page.beat), 3),
+                "memory": resident_memory(page.pid),
+            }
+            for page in self._supervisor.serving.plan.board.pages()
+        ]
+        done({"workers": sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))})
+
+    def reload(self, done: Done) -> None:
+        self._supervisor.changes.reload("ctl reload", done)
+
+    def upgrade(self, done: Done) -> None:
+        self._supervisor.changes.upgrade(done)
+
+    def resize(self, count: int, done: Done) -> None:
+        """Answers at once; the new workers become ready, and those that are too many leave, in their own time."""
+        if not 1 <= count <= MOST_WORKERS:
+            done(BadSetting(f"There cannot be {count} workers.", f"It takes 1 to {MOST_WORKERS}."))
+        else:
+            if (refusal := self._supervisor.changes.no_resize()) is None:
+                self._supervisor.resize(count, "ctl resize")
+            done(refusal or {"workers": count})
+
+    def drain(self, done: Done) -> None:
+        """No worker accepts any more and conversations finish; clients wait in the queue until workers come back, by
+        `resize` or `reload`. Answers when the last worker is gone."""
+        if (refusal := self._supervisor.changes.no_resize()) is not None:
+            return done(refusal)
+        self._supervisor.resize(0, "ctl drain")
+        self._supervisor.when_empty(done)
+
+    def stop(self, done: Done) -> None:
+        self._supervisor.stop(done)
+
+    def _state(self) -> str:
+        """STARTING, SERVING, DRAINING, or DRAINED when no worker is left but the supervisor stays."""
+        supervisor = self._supervisor
+        if supervisor.draining:
+            return "DRAINING"
+        if not supervisor.serving.slots:
+            return "DRAINING" if supervisor.force.living else "DRAINED"
+        return "SERVING" if supervisor.upkeep.served else "STARTING"

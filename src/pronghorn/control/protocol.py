@@ -1,0 +1,197 @@
+"""One connection of the control socket: one request and one reply, each a line of JSON.
+
+Law: nothing here waits, and nothing that comes over the connection raises. It knows the names of the commands and not
+what they do.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+import time
+from select import POLLOUT
+from typing import Any, Protocol
+
+import msgspec
+
+from pronghorn.errors import BadRequest, PronghornError
+from pronghorn.settings import nearest
+from pronghorn.supervisor.poller import Done, Watch
+
+COMMANDS = ("status", "workers", "reload", "upgrade", "resize", "drain", "stop")
+LONGEST_REQUEST = 64 * 1024
+PATIENCE = 5.0  # seconds to send a request, and again to take the reply
+
+
+class Commands(Protocol):
+    """What can be asked; each calls `done` exactly once, with its result or its error, now or much later."""
+
+    def status(self, done: Done) -> None: ...
+    def workers(self, done: Done) -> None: ...
+    def reload(self, done: Done) -> None: ...
+    def upgrade(self, done: Done) -> None: ...
+    def resize(self, count: int, done: Done) -> None: ...
+    def drain(self, done: Done) -> None: ...
+    def stop(self, done: Done) -> None: ...
+
+
+class Call:
+    """One connection of the control socket: reads a request, has it done, and writes the reply. `calls` are those that
+    are open; it is one of them from `begin`, or `refuse`, to `close`."""
+
+    __slots__ = (
+        "_answered", "_asked", "_calls", "_commands", "_input", "_output", "_socket", "_unwanted", "_watch", "deadline",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, watch: Watch, commands: Commands, calls: set[Call]) -> None:
+        self.deadline = time.monotonic() + PATIENCE
+        self._socket = sock
+        self._watch = watch
+        self._commands = commands
+        self._calls = calls
+        self._input = bytearray()
+        self._output = bytearray()
+        self._asked = False
+        self._answered = False
+        self._unwanted = 0  # bytes that may still come of a request that is not read; 0 if it is
+
+    def begin(self) -> None:
+        self._calls.add(self)
+        self._watch.add(self._socket, self._read)
+
+    def refuse(self, error: PronghornError) -> None:
+        """Answers without a request, and lingers: to close at once would break off whoever is still sending his."""
+        self._calls.add(self)
+        self._unwanted = LONGEST_REQUEST
+        self.answer(error)
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._calls.discard(self)
+            self._watch.remove(self._socket)
+            self._socket.close()
+
+    def late(self) -> None:
+        """The time for the request, or for taking the reply, is over."""
+        if self._asked or self._answered:
+            self.close()
+        else:
+            self.answer(BadRequest(f"No request came within {PATIENCE:g} s.", "It takes one line of JSON."))
+
+    def answer(self, result: dict[str, Any] | PronghornError) -> None:
+        """Sends the reply and closes; what comes after the first answer, or after the caller has left, is dropped."""
+        if self._answered or self._socket.fileno() < 0:
+            return
+        self._answered = True
+        self.deadline = time.monotonic() + PATIENCE
+        self._output += encoded(result) + b"\n"
+        self._write()
+
+    def _read(self) -> None:
+        seen = len(self._input)
+        try:
+            more = self._socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            return self.close()
+        self._input += more
+        end = self._input.find(b"\n", seen)
+        if end < 0 and not more:
+            end = len(self._input)
+            if not end:
+                return self.close()
+        if max(end, len(self._input) if end < 0 else 0) > LONGEST_REQUEST:
+            self.refuse(BadRequest(f"The request is longer than {LONGEST_REQUEST} bytes."))
+        elif end >= 0:
+            self._ask(bytes(self._input[:end]))
+
+    def _ask(self, line: bytes) -> None:
+        self._asked = True
+        self.deadline = math.inf
+        self._input.clear()
+        self._watch.add(self._socket, self.close, 0)  # a hang-up alone: who has half-closed still wants the reply
+        command = ""
+        try:
+            command, arguments = understood(line)
+            getattr(self._commands, command)(*arguments, self.answer)
+        except PronghornError as error:
+            self.answer(error)
+        except Exception as error:
+            self.answer(PronghornError("The server failed to do it.", f"{type(error).__name__}: {error}"))
+            self._watch.guard.note(f"obey ctl {command}", error)
+
+    def _write(self) -> None:
+        try:
+            del self._output[: self._socket.send(self._output)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return self.close()
+        if not self._output and self._unwanted:
+            self._linger()
+        elif not self._output:
+            self.close()
+        elif self in self._calls:
+            self._watch.add(self._socket, self._write, POLLOUT)
+
+    def _linger(self) -> None:
+        """The reply is out, and ends; what comes is discarded until the caller's end, within a bound."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return self.close()
+        self._watch.add(self._socket, self._discard)
+
+    def _discard(self) -> None:
+        try:
+            more = len(self._socket.recv(65536))
+        except BlockingIOError:
+            return
+        except OSError:
+            more = 0
+        self._unwanted -= more
+        if not more or self._unwanted <= 0:
+            self.close()
+
+
+def understood(line: bytes) -> tuple[str, list[int]]:
+    """The command of one request, and its arguments. Raises BadRequest."""
+    try:
+        request = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest("That is no JSON.", f"{error}.", 'For example: {"command": "status"}') from None
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise BadRequest("That is no request.", "It names no command.", 'For example: {"command": "status"}')
+    command = request.pop("command")[:40]
+    if command not in COMMANDS:
+        raise BadRequest(f"There is no command {command!r}.", hint=nearest(command, COMMANDS))
+    count = request.pop("count", None) if command == "resize" else None
+    if request:
+        raise BadRequest(f"{command} takes no {min(request)[:40]!r}.")
+    if command != "resize":
+        return command, []
+    if type(count) is not int or count < 1:
+        hint = 'For example: {"command": "resize", "count": 3}. For no worker at all: {"command": "drain"}.'
+        raise BadRequest("resize takes a count, a whole number from 1.", hint=hint)
+    return command, [count]
+
+
+def encoded(result: dict[str, Any] | PronghornError) -> bytes:
+    """A reply, without the end of its line."""
+    if isinstance(result, PronghornError):
+        return msgspec.json.encode({"ok": False, "error": result.parts()})
+    return msgspec.json.encode({"ok": True, "result": result})
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """The effective user id of whoever connected, as the kernel has it; -1 if it does not tell (unix(7))."""
+    try:
+        if hasattr(socket, "SO_PEERCRED"):
+            return int(struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+        if hasattr(socket, "LOCAL_PEERCRED"):
+            return int(struct.unpack_from("II", sock.getsockopt(0, socket.LOCAL_PEERCRED, 76))[1])
+    except (OSError, struct.error):
+        pass
+    return -1

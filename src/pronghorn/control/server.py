@@ -1,0 +1,247 @@
+"""The control socket: a listener, its lock, and who is admitted.
+
+Law: it lives in the supervisor's thread and never waits: a thread beside a process that forks is asking for trouble.
+Whoever is slow, silent, dead or loud loses their connection and hurts nobody: requests, connections and the time for
+both lines are bounded, and only our own user and root are heard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import socket
+import time
+
+from pronghorn import events
+from pronghorn.control import paths
+from pronghorn.control.protocol import Call, Commands, peer_uid
+from pronghorn.errors import AddressInUse, AlreadyRunning, BadRequest, CannotBind, PronghornError
+from pronghorn.events import Observer
+from pronghorn.listening.addresses import LONGEST_PATH
+from pronghorn.listening.unix_path import Claim
+from pronghorn.settings import Settings
+from pronghorn.supervisor.poller import Watch
+from pronghorn.system.memory import lives
+from pronghorn.system.trusted_paths import Place
+
+AUTO, OFF = "auto", "off"
+MOST_CALLS = 16
+REST = 1.0  # seconds without accept(2) after it failed
+QUEUE = 64
+MODE = "600"
+AFTERLIFE = 2.0  # seconds that the lock of a dead process is waited for
+GONE = PronghornError("The server has ended before it could answer.")
+BUSY = PronghornError(f"There are {MOST_CALLS} control connections already.", hint="Try again in a moment.")
+
+
+def open_control(settings: Settings, address: str, observe: Observer) -> Control | None:
+    """The control socket that the settings ask for, for a server whose first address is `address`.
+
+    None if it is off, or if there is no place that it could have by itself: an event tells of that, and the server can
+    do without. Those who share the address on purpose, and have no name of their own, are told apart by their process.
+    Raises AlreadyRunning, and CannotBind if a path that was asked for cannot be had.
+    """
+    if settings.control_socket == OFF:
+        return None
+    name = settings.name or address
+    if settings.control_socket != AUTO:
+        return Control.open(name, settings.control_socket)
+    try:
+        return Control.open(name)
+    except AlreadyRunning:
+        if settings.reuse_port and not settings.name:
+            return Control.open(f"{address}@{os.getpid()}")
+        raise
+    except CannotBind as error:
+        observe(events.ControlMissing(error.what, error.why))
+        return None
+
+
+class Control:
+    """The control socket of one server, at `path`; its lock beside it keeps a second copy of the server out."""
+
+    def __init__(self, listener: socket.socket, claim: Claim, path: str) -> None:
+        self.path = path
+        self._listener = listener
+        self._listener.setblocking(False)
+        self._claim = claim
+        self._calls: set[Call] = set()
+        self._refused: set[Call] = set()  # they have their answer, and may still be sending
+        self._resting = math.inf  # until when (monotonic) nothing is accepted
+
+    @classmethod
+    def open(cls, name: str, path: str = "") -> Control:
+        """Locks and binds `path`, or the place that a server of that name has in the folder of control sockets.
+
+        Raises AlreadyRunning if a server has it, CannotBind if it cannot be had for another reason.
+        """
+        asked = path
+        path = os.path.abspath(path) if path else f"{paths.server_folder()}/{paths.file_name(name)}{paths.SUFFIX}"
+        _check(path)
+        claim = _claimed(name, path, bool(asked))
+        if not asked:
+            _sweep(os.path.dirname(path), path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(listener, path, MODE)
+            _note_process(claim)
+            listener.listen(QUEUE)
+        except (OSError, CannotBind) as error:
+            listener.close()
+            claim.release()
+            why = error.why if isinstance(error, CannotBind) else f"{error.strerror}."
+            raise _refused(path, why) from None
+        return cls(listener, claim, path)
+
+    @classmethod
+    def adopt(cls, fd: int, lock_fd: int, path: str = "") -> Control:
+        """The control socket of the program that started this one, from its two `descriptors`. Until `serve` nothing
+        changes hands: `close` only closes."""
+        listener = socket.socket(fileno=fd)
+        listener.set_inheritable(False)
+        path = path or str(listener.getsockname())
+        status = os.lstat(path)
+        identity = (status.st_dev, status.st_ino)
+        return cls(listener, Claim.adopt({"lock": lock_fd, "path": path, "identity": identity}), path)
+
+    def descriptors(self) -> list[int]:
+        """The listener's and the lock's: what an upgrade hands on, and no worker keeps. None when handed over."""
+        return [self._listener.fileno(), *self._claim.descriptors()] if self._listener.fileno() >= 0 else []
+
+    def serve(self, watch: Watch, commands: Commands) -> None:
+        """From now on `commands` are asked, and the path and its lock are this process's."""
+        self._watch, self._commands = watch, commands
+        self._claim.take_over()
+        with contextlib.suppress(OSError):  # a full disk: the number is only told to whoever starts a second copy
+            _note_process(self._claim)
+        watch.add(self._listener, self._accept)
+
+    def tick(self, now: float) -> None:
+        """Ends what has taken too long; to be called about once a second, with the monotonic clock."""
+        for call in [*self._calls, *self._refused]:
+            if now >= call.deadline:
+                call.late()
+        if now >= self._resting:
+            self._resting = math.inf
+            if self._listener.fileno() >= 0:
+                self._watch.add(self._listener, self._accept)
+
+    def hand_over(self) -> None:
+        """Another process has adopted the socket: closes it here and removes nothing. Who waits for an answer still
+        gets it."""
+        self._claim.hand_over()
+        self._let_go()
+
+    def close(self) -> None:
+        """Ends it: who still waits is told so, and the path is removed if it is ours."""
+        try:
+            for call in [*self._calls, *self._refused]:
+                call.answer(GONE)
+                call.close()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._listener.fileno() >= 0:
+            if hasattr(self, "_watch"):
+                self._watch.remove(self._listener)
+            self._claim.release()
+            self._listener.close()
+
+    def _accept(self) -> None:
+        for _ in range(MOST_CALLS):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.ECONNABORTED:
+                    continue
+                # Out of descriptors: the caller waits in the queue, and poll(2) would tell of it without end.
+                self._watch.remove(self._listener)
+                self._resting = time.monotonic() + REST
+                return
+            self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if len(self._calls) >= MOST_CALLS:
+            self.tick(time.monotonic())
+        uid = peer_uid(sock)
+        if uid not in (0, os.geteuid()):
+            self._refuse(sock, BadRequest(f"User {uid} may not control this server.",
+                                          f"It belongs to user {os.geteuid()}."))  # fmt: skip
+        elif len(self._calls) >= MOST_CALLS:
+            self._refuse(sock, BUSY)
+        else:
+            Call(sock, self._watch, self._commands, self._calls).begin()
+
+    def _refuse(self, sock: socket.socket, error: PronghornError) -> None:
+        if len(self._refused) >= MOST_CALLS:
+            min(self._refused, key=lambda call: call.deadline).close()
+        Call(sock, self._watch, self._commands, self._refused).refuse(error)
+
+
+def _claimed(name: str, path: str, asked: bool) -> Claim:
+    """The lock, as soon as a process that is dead already has let go of it: a worker that was just forked may hold it
+    for a moment longer, or somebody who sweeps."""
+    deadline = time.monotonic() + AFTERLIFE
+    while True:
+        try:
+            return Claim(path)
+        except AddressInUse as error:
+            pid = _noted_process(path)
+            if not pid or lives(pid) or time.monotonic() >= deadline:  # without a number it is taken to live
+                raise _running(name, path, asked, error.why) from None
+            time.sleep(0.01)
+        except CannotBind as error:
+            raise _refused(path, error.why) from None
+
+
+def _sweep(folder: str, path: str) -> None:
+    """Removes what dead servers have left beside `path`."""
+    for name in os.listdir(folder):
+        other = f"{folder}/{name}"
+        if name.endswith(paths.SUFFIX) and other != path:
+            try:
+                Claim(other).release()
+            except CannotBind:
+                pass  # it lives, or is nothing of ours
+
+
+def _check(path: str) -> None:
+    length = len(os.fsencode(path))
+    if length > LONGEST_PATH or "\0" in path:
+        why = f"The path has {length} bytes, and the system takes {LONGEST_PATH} at most."
+        raise _refused(path, why if length > LONGEST_PATH else "A path holds no NUL.")
+
+
+def _refused(path: str, why: str) -> CannotBind:
+    hint = "Name another path with --control-socket PATH, or do without one: --control-socket off."
+    return CannotBind(f"Cannot open the control socket {path}.", why, hint, f"unix:{path}")
+
+
+def _running(name: str, path: str, asked: bool, why: str) -> AlreadyRunning:
+    """The refusal of a second copy, with the process that the first one is."""
+    pid = _noted_process(path)
+    if pid:
+        why = f"It is process {pid}, and has the control socket {path}."
+    place, other = (f"--socket {path}", "--control-socket") if asked else (f"--name {name}", "--name")
+    hint = f"See it with: pronghorn ctl status {place}. To run another beside it, give that one a {other} of its own."
+    return AlreadyRunning(f"A server named {name} is running already.", why, hint, f"unix:{path}")
+
+
+def _note_process(claim: Claim) -> None:
+    for lock in claim.descriptors():
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+
+def _noted_process(path: str) -> int:
+    try:
+        with Place(f"{path}.lock") as place, open(place.open(os.O_RDONLY), "rb") as file:
+            return int(file.read(20))
+    except (OSError, ValueError, TypeError):  # the last for a pipe that is empty
+        return 0

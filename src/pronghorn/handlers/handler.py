@@ -1,0 +1,76 @@
+"""A handler, as models see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.driver import drive
+from pronghorn.handlers.messages import MessageProtocol, Protocol
+from pronghorn.lifespans import Lifespan
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What has to be known of a handler before anything is bound; small enough for a pipe."""
+
+    name: str
+    style: str
+    blocks: bool
+    """It needs a flow of control of its own."""
+    needs_asyncio: bool
+    lifespan: str = ""
+    """The kind of its lifespan, "sync" or "async"; empty if it has none."""
+    patched: bool = False
+    """Its import patches the standard library by gevent."""
+
+
+class Handler:
+    """A handler in both shapes. One that `blocks` has no `protocol`; the others have both."""
+
+    lifespan: Lifespan | None = None
+    framed = False
+    """A framing cuts its input into messages."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        *,
+        protocol: Callable[[], Any] | None = None,
+        converse: Callable[[Connection], None] | None = None,
+        leave: Callable[[], None] | None = None,
+    ) -> None:
+        self.facts = facts
+        self._protocol = protocol
+        self._converse = converse
+        self._leave = leave
+
+    def protocol(self) -> Any:
+        """A new protocol for one connection; of asyncio's styles only inside a running loop."""
+        assert self._protocol is not None, "a blocking handler has no protocol"
+        return self._protocol()
+
+    def converse(self, conn: Connection) -> None:
+        """Hold one whole conversation, blocking; what the handler raises passes through."""
+        if self._converse is not None:
+            self._converse(conn)
+        else:
+            protocol = self.protocol()
+            if isinstance(protocol, MessageProtocol):
+                conn.partial = lambda: protocol.partial
+            else:
+                conn.partial = _never
+                tell = getattr(type(protocol), "draining", None)
+                conn.hears_drain = tell not in (None, Protocol.draining)  # it may want to stay
+            drive(protocol, conn)
+
+    def leave(self) -> None:
+        """A flow of control that held conversations ends."""
+        if self._leave is not None:
+            self._leave()
+
+
+def _never() -> bool:
+    return False

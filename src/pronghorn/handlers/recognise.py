@@ -1,0 +1,151 @@
+"""Recognise five styles of handler, and make two shapes of them.
+
+Law: the two shapes are `protocol()`, which reacts and never blocks, and `converse(conn)`, which blocks as it likes and
+needs a flow of control of its own. Recognition never guesses: what it looks at is written in the table of styles, and
+`--style` overrides it. A handler that can serve nobody is refused: see callables.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from pronghorn import framing as framings
+from pronghorn import lifespans
+from pronghorn.errors import BadHandler, BadSetting
+from pronghorn.framing import Framing
+from pronghorn.handlers import callables
+from pronghorn.handlers.handler import Facts, Handler
+from pronghorn.handlers.messages import FRAMING, MessageProtocol, MessageStyle, Protocol
+from pronghorn.lifespans import Lifespan
+from pronghorn.settings import Settings
+
+
+def is_patched() -> bool:
+    """Whether gevent has replaced what the server's own threads and loops are made of, in this process."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and any(monkey.is_module_patched(each) for each in ("socket", "select", "threading"))
+
+
+def meant(name: str) -> str:
+    file = f"{name.replace('.', os.sep)}.py"
+    return f"Did you mean the file {file}?" if os.path.isfile(file) else ""
+
+
+def tells(found: Any) -> bool:
+    """Whether an object says by itself that it is a handler."""
+    if hasattr(found, FRAMING) or callables.is_protocol(found) or callables.is_handler_class(found):
+        return True
+    if callables.is_a("socketserver", "BaseServer", found):
+        return not isinstance(found, type)
+    lead = callables.leads_to(found)
+    if callables.is_coroutine_function(lead):
+        return callables.fits(found, 2) is not None
+    return lead is not found and (callables.is_protocol(lead) or callables.is_handler_class(lead))
+
+
+def may_be(found: Any) -> bool:
+    return callables.fits(found, 1, 2) is not None and not callables.is_coroutine_function(found)
+
+
+def recognise(handler: Any, settings: Settings, name: str = "") -> Handler:
+    """Say which of the five styles an object follows, and make its two shapes. Raises BadHandler or BadSetting."""
+    if isinstance(handler, Handler):
+        return handler
+    found = _recognised(handler, settings, name)
+    factory = getattr(handler, lifespans.MARK, None)
+    if factory is None:  # socketserver's object is given its class's
+        factory = getattr(getattr(handler, "RequestHandlerClass", None), lifespans.MARK, None)
+    if factory is not None:
+        found.lifespan = Lifespan(factory)
+        found.facts = msgspec.structs.replace(found.facts, lifespan=found.lifespan.kind)
+    return found
+
+
+def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
+    if not callable(handler) and not callables.is_a("socketserver", "BaseServer", handler):
+        hint = (
+            "Give the class, of which one is made for each connection." if callables.is_protocol(type(handler)) else ""
+        )
+        raise BadHandler(f"{name or handler!r} is no handler.", f"It is {handler!r}, which cannot be called.", hint)
+    rule = framings.parse(settings.framing) if settings.framing else getattr(handler, FRAMING, None)
+    style = settings.style if settings.style != "auto" else style_of(handler, rule)
+    name = name or getattr(handler, "__qualname__", repr(handler))
+    if style == "program":
+        hint = "Give the program as --exec CMD..., the last thing on the line."
+        raise BadSetting("--style is 'program', but the handler is none.", f"It is {name or handler!r}.", hint)
+    callables.check(handler, style, name)
+    if style == "message":
+        found = _message(handler, rule or framings.stream, settings, name)
+        found.framed = True
+        return found
+    if rule is not None and settings.framing:
+        raise BadSetting(
+            f"--framing is {settings.framing!r}, but the handler is of {style} style.", "", "Leave it out."
+        )
+    if style == "protocol":
+        callables.check_factory(handler, name)
+        return Handler(Facts(name, style, blocks=False, needs_asyncio=False), protocol=handler)
+    if style == "asyncio":
+        return _of_asyncio(handler, settings, name)
+    from pronghorn.handlers.blocking import call_of
+
+    return Handler(Facts(name, "blocking", blocks=True, needs_asyncio=False), converse=call_of(handler, name))
+
+
+def style_of(handler: Any, rule: Framing | None) -> str:
+    """The table of styles: a framing makes a message handler; then base classes; then coroutine functions; of a
+    wrapper, what it leads to."""
+    if rule is not None:
+        return "message"
+    lead = callables.leads_to(handler)
+    if isinstance(lead, type) and issubclass(lead, Protocol):
+        return "protocol"
+    if callables.is_coroutine_function(lead) or callables.is_a("asyncio", "BaseProtocol", lead):
+        return "asyncio"
+    return "blocking"
+
+
+def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Handler:
+    made = isinstance(handler, type)
+    if made:
+        callables.check_call(handler, "message object", name, 0, 1)
+        call = functools.partial(handler.__call__, None)
+    else:
+        call = handler
+    callables.check_call(call, "message", name, 1, 2)
+    late = callables.is_coroutine_function(callables.leads_to(handler.__call__ if made else handler))
+    if late and not made and not callables.is_coroutine_function(handler):
+        handler = callables.replying(handler)
+    messages = MessageStyle(handler, rule, settings.max_message_size, settings.write_high_water)
+    if late:
+        from pronghorn.handlers.coroutines import messages_as_streams
+
+        return _asyncio(messages_as_streams(messages), settings, name)
+    facts = Facts(name, "message", blocks=False, needs_asyncio=False)
+    return Handler(facts, protocol=lambda: MessageProtocol(messages))
+
+
+def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:
+    """Of streams, or a factory of protocols: with `--style asyncio` the number of parameters tells which."""
+    lead = callables.leads_to(handler)
+    if callables.is_coroutine_function(lead) or (
+        not callables.is_protocol(lead) and callables.fits(handler, 0, 2) == 2
+    ):
+        callables.check_call(handler, "asyncio", name, 2)
+        return _asyncio(callables.awaiting(handler), settings, name)
+    callables.check_factory(handler, name)
+    return _asyncio(handler, settings, name, streams=False)
+
+
+def _asyncio(handler: Any, settings: Settings, name: str, streams: bool = True) -> Handler:
+    from pronghorn.handlers.coroutines import OwnLoops, streams_factory
+
+    factory = streams_factory(handler, settings.max_message_size) if streams else handler
+    loops = OwnLoops(factory, settings)
+    facts = Facts(name, "asyncio", blocks=False, needs_asyncio=True)
+    return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave)

@@ -1,0 +1,183 @@
+"""What is counted: a block of words, each with a meaning of its own.
+
+Law: a word is signed, 64 bits wide, and has one writer. Nothing here knows where the block lies: at the head of a page
+of the scoreboard, in what a child of the fork model shares with its worker, or in this process alone.
+
+Any process of the server can write there, by a fault or on purpose. So whoever counts keeps the truth in memory of its
+own and only copies it there (`add`), and whoever reads another's takes what is absurd for nothing (`believed`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+import struct
+from array import array
+
+from pronghorn.peers import packed
+
+OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
+MOST = 2**53 - 1  # more than can be counted; every reader of JSON holds that exactly
+COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
+PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of a row, see Shared
+ROW = COUNTERS + 8  # words
+_NOTHING = memoryview(bytes(ROW * 8)).cast("q")
+REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed", "handshake")
+REASON_OF = {
+    "ConnectionResetError": "reset", "BrokenPipeError": "reset", "ConnectionAbortedError": "aborted",
+    "PeerTimeout": "timeout", "TimeoutError": "timeout", "idle": "timeout", "message timeout": "timeout",
+    "write timeout": "timeout", "age": "done", "write buffer": "aborted",
+    "TlsFailed": "reset", "HandshakeFailed": "handshake",
+    "truncated": "done",
+}  # fmt: skip
+CLOSED_WORD = {name: CLOSED + index for index, name in enumerate(REASONS)}
+
+
+def end_reason(found: str) -> str:
+    """The one of REASONS for what ended a connection: that word itself, or the name of an error or of a deadline."""
+    return found if found in CLOSED_WORD else REASON_OF.get(found, "error")
+
+
+def believed(value: int, most: int = MOST) -> int:
+    """A number that another process wrote down, or 0 if it cannot be true."""
+    return value if 0 <= value <= most else 0
+
+
+def believed_instant(seconds: float) -> float:
+    """The same of a monotonic instant."""
+    return seconds if 0.0 <= seconds < 2**40 else 0.0
+
+
+def word(index: int, doc: str, most: int = MOST) -> property:
+    def get(self: Counts) -> int:
+        return believed(self.words[index], most)
+
+    def put(self: Counts, value: int) -> None:
+        if index < COUNTERS:
+            self.own[index] = value
+        self.words[index] = value
+
+    return property(get, put, None, doc)
+
+
+class Counts:
+    """A block of counters, in `words`; whoever counts there keeps what he counted in `own`."""
+
+    __slots__ = ("own", "words")
+
+    def __init__(self, words: memoryview[int] | None = None) -> None:
+        self.words = words if words is not None else memoryview(bytearray(COUNTERS * 8)).cast("q")
+        self.own: array[int] = array("q", bytes(COUNTERS * 8))
+
+    def add(self, index: int, count: int = 1) -> None:
+        """Count: only for the one process whose block it is."""
+        self.own[index] = value = self.own[index] + count
+        self.words[index] = value
+
+    open = word(OPEN, "Connections that are open now: a gauge.")
+    accepted = word(ACCEPTED, "Connections that were accepted and given to the handler.")
+    refused = word(REFUSED, "Connections that were accepted and closed unserved.")
+    messages = word(MESSAGES, "Messages that a framing cut.")
+    bytes_in = word(BYTES_IN, "Bytes received.")
+    bytes_out = word(BYTES_OUT, "Bytes sent.")
+    handler_errors = word(HANDLER_ERRORS, "Exceptions that handlers raised.")
+
+    @property
+    def closed(self) -> dict[str, int]:
+        """Connections that have ended, by reason: the keys are REASONS."""
+        return {name: believed(self.words[index]) for name, index in CLOSED_WORD.items()}
+
+    @property
+    def unaccounted(self) -> int:
+        """Connections that were accepted, and neither refused nor closed: of a process that has ended, those that its
+        death has cost. Never less than 0, whatever stands there."""
+        accepted, refused = believed(self.words[ACCEPTED]), believed(self.words[REFUSED])
+        return max(0, accepted - refused - sum(self.closed.values()))
+
+    def take(self, others: Counts) -> None:
+        """Move the counters of `others` here; its gauge is left to the caller, and what is absurd is lost. Cut short by
+        a death, this loses one number at most and counts none twice."""
+        theirs = others.words
+        for index, value in enumerate(theirs[:COUNTERS].tolist()):
+            if value and index != OPEN:
+                theirs[index] = 0
+                self.add(index, min(believed(value), MOST - self.own[index]))
+
+
+class Shared:
+    """Rows that a process lends to its children: what they count there is left when they are gone, even if they were
+    killed. Anonymous memory, which needs no descriptor; `most` rows of it. A row says, beside its counters, which child
+    it is, which program that has started, and when whose connection began: so that others can go on with it when the
+    process that lent it is dead. Only what that one reads is believed; whoever reads it then has to check.
+    """
+
+    __slots__ = ("_free", "_fresh", "_words", "most")
+
+    def __init__(self, most: int) -> None:
+        self._words = memoryview(mmap.mmap(-1, most * ROW * 8)).cast("q")
+        self._free: list[Counts] = []
+        self._fresh = 0
+        self.most = most
+
+    def lend(self, peer: tuple[str, int] | str = "", opened: float = 0.0) -> Counts:
+        """A row of zeros, for the connection of one child; MemoryError if `most` are out."""
+        if not self._free and self._fresh >= self.most:
+            raise MemoryError("all rows are lent")
+        counts = self._free.pop() if self._free else self.block(self._next())
+        words = counts.words
+        words[BORN] = int(opened * 1e9)
+        if not isinstance(peer, str):
+            words[ADDRESS], words[ADDRESS + 1] = struct.unpack("qq", packed(peer[0]).rjust(16, b"\0"))
+        return counts
+
+    def _next(self) -> int:
+        row, self._fresh = self._fresh, self._fresh + 1
+        return row
+
+    def back(self, counts: Counts) -> None:
+        """Its child was never born, or is done."""
+        counts.words[:] = _NOTHING
+        self._free.append(counts)
+
+    def settle(self, counts: Counts, into: Counts, reason: str = "killed") -> bool:
+        """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more. True
+        if it has not said itself how that ended: then it is counted as closed for `reason`."""
+        silent = not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS])
+        if silent and reason:
+            counts.words[CLOSED_WORD[reason]] = 1
+        into.take(counts)
+        into.add(OPEN, -1)
+        self.back(counts)
+        return silent
+
+    # For whoever goes on with them.
+
+    def block(self, row: int) -> Counts:
+        """The row of this number, from 0."""
+        return Counts(self._words[row * ROW : (row + 1) * ROW])
+
+    def used(self) -> list[int]:
+        """The numbers of the rows that are lent to a child, or to a program."""
+        pids, programs = self._words[PID::ROW].tolist(), self._words[PROGRAM::ROW].tolist()
+        return [row for row, both in enumerate(zip(pids, programs, strict=True)) if any(both)]
+
+    def pid(self, row: int) -> int:
+        return self._words[row * ROW + PID]
+
+    def program(self, row: int) -> int:
+        """The process id of the program that the connection was given to; 0 if there is none."""
+        return self._words[row * ROW + PROGRAM]
+
+    def born(self, row: int) -> float:
+        """When its connection was accepted: monotonic seconds."""
+        return self._words[row * ROW + BORN] / 1e9
+
+    def host(self, row: int) -> str:
+        """The address of its peer; empty for a unix socket."""
+        start = row * ROW + ADDRESS
+        raw = struct.pack("qq", *self._words[start : start + 2].tolist())
+        if not any(raw):
+            return ""
+        if not any(raw[:12]):
+            return socket.inet_ntop(socket.AF_INET, raw[12:])
+        return socket.inet_ntop(socket.AF_INET6, raw)

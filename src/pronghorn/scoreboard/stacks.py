@@ -1,0 +1,69 @@
+"""Where a process writes its stacks when it crashes, or is asked for them: memory that its supervisor reads.
+
+Law: what faulthandler writes, it writes from C while the process dies, and no rule can be kept there. So it goes to a
+file in memory of a fixed size instead of the log, and who reads it tells of it as seldom as of any other record. A
+worker and its forked children share one file and its offset; when two of them crash at the same moment, their lines may
+be mixed. What stands there is the word of a process that may have been taken over: it is bounded, and no
+more than text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import msgspec
+
+from pronghorn.scoreboard.counts import Shared
+from pronghorn.system.memory import bounded
+
+SIZE = 32 * 1024  # bytes
+BEGIN = "Fatal Python error: "
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """What others read when a worker is dead: what it wrote when it crashed, and its children and programs. `careful`:
+    workers died a moment ago, and this one may have been born to the message that they died of."""
+
+    stacks: Stacks
+    rows: Shared | None = None
+    careful: bool = False
+
+
+class Stacks:
+    """An empty file for the stacks of one worker. Raises OSError if there is none to be had."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self) -> None:
+        self._fd = bounded("pronghorn-stacks", SIZE)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def rewind(self) -> None:
+        """What is written from here on takes the place of what stands there."""
+        with contextlib.suppress(OSError):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+
+    def written(self) -> str:
+        """What was written since it was rewound, of whatever process."""
+        try:
+            size = min(os.lseek(self._fd, 0, os.SEEK_CUR), SIZE)
+            return os.pread(self._fd, max(0, size), 0).decode("ascii", "replace")
+        except OSError:
+            return ""
+
+    def take(self) -> str:
+        """The last stacks that were written since the last time; "" if there are none that are whole. Empty lines are
+        left out, and the list of C modules."""
+        data = self.written()
+        self.rewind()
+        begun = data.rfind(BEGIN)
+        lines = data[begun:].splitlines() if begun >= 0 else []
+        return "\n".join(line for line in lines if line.strip() and not line.startswith("Extension modules:"))

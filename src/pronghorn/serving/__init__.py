@@ -1,0 +1,1 @@
+"""What the pages of models/ share: accepting, loops, flows of control, and deadlines."""

@@ -1,0 +1,170 @@
+"""A listener as a participant in a loop, and the other things that a loop watches beside its connections.
+
+Law: an acceptor takes a bounded number at a time, so that a flood of connects does not starve open conversations, and
+rests when it must: while others have room that it has not, or nobody has. Where workers have just died, the first few
+come one by one: whoever sends what they died of shall not take the next in the queue along. It lets go of its listener
+when draining has begun and the queue is empty, and only once no loop watches it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pronghorn.connection.channel import CLOSED, OPEN
+from pronghorn.listening.listener import Exhausted, Listener
+from pronghorn.serving.admission import ALONE_PAUSE, EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.serving.context import Context, OutOfMemory
+
+if TYPE_CHECKING:
+    from pronghorn.serving.channels import Loops
+
+ACCEPTS_PER_TURN = 16
+
+
+class Watched:
+    """A thing that only wants to be told of input: the drain, and the worker's line to its supervisor."""
+
+    wants_write = False
+    state = OPEN
+
+    def __init__(self, fd: int, on_readable: Callable[[], None]) -> None:
+        self._fd = fd
+        self.on_readable = on_readable
+        self.wants_read = True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def on_writable(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.state is CLOSED
+
+    def is_own(self) -> bool:
+        """Nobody has had the descriptor who could have closed it."""
+        return True
+
+    def settle(self) -> None:
+        pass
+
+    def cut(self, error: BaseException) -> None:
+        """The loop could not watch it."""
+        raise error
+
+
+class Acceptor(Watched):
+    """A listener as a participant in a loop."""
+
+    def __init__(self, listener: Listener, turns: Loops) -> None:
+        super().__init__(listener.fileno(), self.accept)
+        self.listener = listener
+        self.turns = turns
+        self._alone = turns.context.to_be_served_alone
+        self._until = 0.0
+        self._short = False  # of descriptors, or of room: until the next end of a connection
+        self._most = 1.0
+
+    def accept(self) -> None:
+        """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment.
+
+        The bound grows while there is always somebody: a call of accept(2) that finds nobody costs as much as one that
+        does, and where clients come one by one every second call would."""
+        if not self.wants_read:
+            return
+        context = self.turns.context
+        try:
+            for _ in range(1 if self._alone else int(self._most)):
+                if context.gives_way():
+                    self.rest(FAIR_PAUSE)
+                    return
+                if not self._one(context):
+                    self._most = 1.0
+                    return
+            self._most = min(self._most * 1.1, ACCEPTS_PER_TURN)
+            if self._alone:
+                self._alone -= 1
+                self.rest(ALONE_PAUSE)
+        except Exhausted:
+            self._short = True
+            self.rest(EXHAUSTED_PAUSE)
+        except OSError:
+            self.rest(math.inf)
+        except OutOfMemory:
+            raise
+        except BaseException as error:  # no memory for one more
+            self.rest(EXHAUSTED_PAUSE)
+            context.fault(error)
+
+    def _one(self, context: Context) -> bool:
+        got = context.accept(self.listener)
+        if got is not None:
+            try:
+                self.turns.adopt(self.listener, *got)
+            except BaseException as error:
+                context.refuse(*got, type(error).__name__, admitted=True)
+                context.fault(error)
+        return got is not None
+
+    def cut(self, error: BaseException) -> None:
+        """The loop could not watch it: try again in a while."""
+        self.rest(EXHAUSTED_PAUSE)
+
+    def rest(self, seconds: float) -> None:
+        """Look at the listener no more for so long."""
+        self.wants_read = False
+        self._until = time.monotonic() + seconds
+        if seconds < math.inf:
+            self.turns.call_later(seconds, self._rested)
+        self.turns.changed(self)
+
+    def _rested(self) -> None:
+        self.look()
+        left = self._until - time.monotonic()
+        if 0 < left < math.inf:  # uvloop's timers come up to a millisecond early
+            self.turns.call_later(max(left, 0.001), self._rested)
+
+    def look(self) -> None:
+        """Whether the rest is over."""
+        if not self.wants_read and not self.turns.context.drain.lets_go and time.monotonic() >= self._until:
+            self.wants_read = True
+            self.turns.changed(self)
+
+    def relieve(self) -> None:
+        """A connection has ended: there may be room again."""
+        if self._short:
+            self._short = False
+            self._until = 0.0
+            self.retire() if self.turns.context.drain.lets_go else self.look()
+
+    def let_go(self) -> None:
+        """Others serve the listener: leave to them who is in the queue. If nobody does, take these first."""
+        if self.listener.address in self.turns.context.drain.alone:
+            self.retire()
+        else:
+            self.wants_read = False
+            self.state = CLOSED
+            self.turns.changed(self)
+
+    def retire(self) -> None:
+        """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
+        would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
+        meanwhile are for other workers, if there are any; for those who find no room there may be some when the next
+        connection ends."""
+        if self.is_closing():
+            return
+        try:
+            for _ in range(self.listener.queued()):
+                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
+                    break
+        except Exhausted:
+            self._short = bool(self.turns.open)
+        except OSError:
+            pass  # it has been observed
+        self.wants_read = False
+        if not self._short:
+            self.state = CLOSED
+        self.turns.changed(self)

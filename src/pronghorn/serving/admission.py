@@ -1,0 +1,245 @@
+"""The door of a worker: who comes in, and who does not.
+
+Law: every connection of every model is accepted here, with the limits, the errors of accept(2), and the fairness among
+workers. Whoever is not let in is told by a clean end, and counted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pronghorn.connection.closing import turn_away
+from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
+from pronghorn.listening.listener import Exhausted, Listener
+from pronghorn.peers import Peer
+from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
+from pronghorn.scoreboard.limits import Limits
+from pronghorn.scoreboard.row import Page
+from pronghorn.settings import Settings
+from pronghorn.system.stdio import keep_standard_descriptors
+
+REFUSALS_IN_A_ROW = 64  # before others have their turn
+EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
+LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
+ALONE = 8  # connections that are taken one by one where workers have just died
+ALONE_PAUSE = 0.005  # seconds between two of those
+FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
+FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
+
+
+class Door:
+    """`page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child
+    of the fork model. `lock` is held while a flow of control counts."""
+
+    def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, page: Page) -> None:
+        self.listeners = listeners
+        self.settings = settings
+        self.observe = observe
+        hears = getattr(observe, "hears", None)
+        self.tells = hears is None or hears(ConnectionOpened) or hears(ConnectionClosed)
+        """Whether somebody wants to know of each connection."""
+        self.count = 0
+        self.page = page
+        self.counts: Counts = page
+        self.lock = threading.Lock()
+        self.limits = Limits(settings, page)
+        self.reserve = Reserve()
+        self.holders: dict[int, Any] = {}
+        """Who has which number; whoever holds one that accept(2) gives has lost its own."""
+        self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
+        self._pauses = 0
+        self._paused_until = 0.0
+
+    def accept(self, listener: Listener) -> tuple[int, Peer] | None:
+        """One connection that no limit refuses, if there is one; it is counted among the open ones.
+
+        Exhausted passes, and is raised too when as many are open as may be; a listener that has died is left out from
+        now on.
+        """
+        for _ in range(REFUSALS_IN_A_ROW):
+            self._reserve(listener)
+            try:
+                got = listener.accept()
+            except OSError as error:
+                self._give_back()
+                self._failed_to_accept(listener, error)
+                raise
+            if got is None:
+                self._give_back()
+                return None
+            with self.lock:
+                self.page.add(ACCEPTED)
+                limit = self.limits.refusal(got[1])
+            if not limit:
+                fd, peer = got
+                if fd < LOWEST or fd in self.holders:
+                    fd = self._elsewhere(fd)
+                if fd >= 0:
+                    return fd, peer
+                self.refused(peer, "no descriptor", admitted=True)
+                continue
+            turn_away(got[0])
+            self._count_refused(got[1], limit)
+        return None
+
+    def let_go_of(self, fd: int, holder: Any) -> None:
+        """`holder` needs its number no more."""
+        if self.holders.get(fd) is holder:
+            self.holders.pop(fd, None)
+
+    def _elsewhere(self, fd: int) -> int:
+        """Another number for a new connection that was given a standard stream's, or one that an open connection had
+        when somebody closed it: -1 if there is none, and the connection is closed then."""
+        holder = self.holders.get(fd)
+        if holder is not None and holder.fileno() == fd:
+            holder.lose()
+        elif fd >= LOWEST:
+            return fd
+        others = [fd]
+        try:
+            while others[-1] < LOWEST or others[-1] in self.holders:
+                others.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(LOWEST, others[-1] + 1)))
+            new = others.pop()
+        except OSError:
+            new = -1
+        for each in others:
+            os.close(each)
+        keep_standard_descriptors()
+        return new
+
+    def _reserve(self, listener: Listener) -> None:
+        with self.lock:
+            if self.limits.reserve():
+                return
+        self.observe(ClientsWait(listener.address, *self.limits.reached()))
+        raise Exhausted("as many connections are open as may be")
+
+    def _give_back(self) -> None:
+        with self.lock:
+            self.page.add(OPEN, -1)
+
+    def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
+        if not isinstance(error, Exhausted):
+            self.observe(AcceptFailed(listener.address, error, 0.0))
+            self.listeners.remove(listener)
+            return
+        count = 0
+        for fd, _ in self.reserve.accepted(listener, error):
+            turn_away(fd)
+            count += 1
+        with self.lock:
+            self.page.add(ACCEPTED, count)
+            self.page.add(REFUSED, count)
+        self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
+
+    def number(self, peer: Peer | None) -> int:
+        """The next connection's number. None: who the peer is will be told later."""
+        self.count += 1
+        if peer is not None and self.tells:
+            self.observe(ConnectionOpened(self.count, peer))
+        return self.count
+
+    def refusal_of_client(self, client: Peer) -> str:
+        """The limit that a client is beyond for whom a proxy speaks; "" if there is none."""
+        with self.lock:
+            return self.limits.refusal_of_client(client)
+
+    def refuse(self, fd: int, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        """Close a connection unserved, in order, so that its client reads an end and not a reset. One that was
+        `admitted` has passed all limits before."""
+        turn_away(fd)
+        self.refused(peer, limit, detail, admitted=admitted)
+
+    def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        """A connection was closed unserved."""
+        with self.lock:
+            if self.counts is self.page:  # a child does not write on its worker's page
+                self.limits.refused()
+            if admitted:
+                self.limits.left(peer)
+        self._count_refused(peer, limit, detail)
+
+    def _count_refused(self, peer: Peer, limit: str, detail: str = "") -> None:
+        with self.lock:
+            self.counts.add(REFUSED)
+            self.counts.add(OPEN, -1)
+        self.observe(ConnectionRefused(peer, limit, detail))
+
+    def gives_way(self) -> bool:
+        """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.
+
+        Not where more have ended since the last ticks than are open: connections that come and go spread by themselves,
+        and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
+        """
+        own = self.page.own
+        few = own[OPEN]
+        if few < 2 or own[ACCEPTED] - few - self._ended[0] > few or not self.page.crowded():
+            return False
+        now = time.monotonic()
+        if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over
+            self._pauses = 0
+        self._pauses += 1
+        if self._pauses > FAIR_PAUSES:
+            self._pauses = 0
+            return False
+        self._paused_until = now + FAIR_PAUSE
+        return True
+
+
+RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
+
+
+AGAIN = 1.0  # seconds within which a second shortage is the same one
+
+
+class Reserve:
+    """A descriptor kept back for when there are none left: then it is spent, so that whoever waits in the kernel's
+    queue is told by a clean end, and not left to wait for ever."""
+
+    __slots__ = ("_fd", "_until")
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._until = -math.inf
+        self._refill()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            io.FileIO(self._fd).close()  # at once, also where gevent has put its own os.close
+            self._fd = -1
+
+    def accepted(self, listener: Listener, shortage: Exhausted) -> Iterator[tuple[int, Peer]]:
+        """The connections to be closed at once, each before the next. None for the first time in a while: another
+        worker may have room, and what is short may be so for a moment only."""
+        now = time.monotonic()
+        again, self._until = now < self._until, now + AGAIN
+        if shortage.errno != errno.EMFILE or not again:
+            return
+        self.close()
+        try:
+            for _ in range(RESERVE_TURN):
+                got = listener.accept()
+                if got is None:
+                    return
+                yield got
+        except OSError:
+            return  # another flow of control was faster
+        finally:
+            self._refill()
+
+    def _refill(self) -> None:
+        try:
+            self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1

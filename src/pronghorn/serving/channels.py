@@ -1,0 +1,276 @@
+"""Channels in a loop."""
+
+from __future__ import annotations
+
+import math
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pronghorn.connection import own_context
+from pronghorn.connection.asyncio_drain import Farewell, look_at_all
+from pronghorn.connection.channel import OPENING, AnyChannel, Channel
+from pronghorn.connection.closing import FIRST_WORD, first_word_due
+from pronghorn.connection.proxy_header import Introduction
+from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.errors import PeerTimeout
+from pronghorn.handlers.messages import Protocol
+from pronghorn.listening.listener import Listener
+from pronghorn.peers import Peer
+from pronghorn.scoreboard.row import DRAINING, LEAVING
+from pronghorn.serving.acceptor import Acceptor
+from pronghorn.serving.context import Context
+from pronghorn.serving.timeouts import AGE, ChannelTimeouts
+
+if TYPE_CHECKING:
+    from pronghorn.serving.handshakes import Handshakes
+
+
+LOOKS_PER_TICK = 1000  # at descriptors: about a millisecond
+
+
+class Nobody(Protocol):
+    """Who answers when the handler could not be made."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: Any) -> None:
+        transport.close()
+
+
+class Loops:
+    """Channels and acceptors, whatever loop turns them."""
+
+    call_later: Callable[..., Any]
+    changed: Callable[[Any], None]
+    channel_class: type[AnyChannel] = Channel
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.open: dict[int, AnyChannel] = context.open
+        self.introductions: dict[Introduction, None] = {}  # in the order of their deadlines
+        self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
+        self._descriptors = context.model.descriptors or math.inf
+        self._high_water = context.settings.write_high_water
+        self._draining = False
+        self._farewells: dict[int, Farewell] = {}
+        self._looks = False  # at these, from time to time
+        self._most_unsent = context.settings.max_write_buffer
+        self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
+        self._to_look_at: list[AnyChannel] = []
+        self.contexts = own_context.base()
+        self._handshakes: Handshakes | None = None
+        if context.certificates is not None:
+            from pronghorn.serving.handshakes import Handshakes
+
+            self._handshakes = Handshakes(self)
+            self.channel_class = Handshakes.channel_class(self.channel_class)
+
+    def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
+        """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
+        context = self.context
+        if fd >= self._descriptors:
+            limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
+            context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
+            return
+        try:
+            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock.setblocking(False)
+        except OSError as error:  # of this connection, and none of the listener's
+            context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
+            return
+        if context.limits.proxied and context.limits.is_proxy(peer):
+            self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
+        else:
+            self._open(sock, peer)
+
+    def _await_header(self, introduction: Introduction) -> None:
+        introduction.on_readable()
+        if introduction.is_closing():
+            self._header_came(introduction)
+        else:
+            self.introductions[introduction] = None
+            introduction.changed = self.changed
+            self.changed(introduction)
+
+    def _header_came(self, introduction: Introduction) -> None:
+        """Or it did not, and the connection is refused; so it is when a limit is against the client."""
+        self.introductions.pop(introduction, None)
+        peer, header, limit = introduction.peer, introduction.header, introduction.refusal
+        if header is not None:
+            peer = peer if header.source is None else header.source
+            limit = self.context.refusal_of_client(peer)
+        if limit:
+            self.context.refuse(introduction.sock.detach(), peer, limit, introduction.detail)
+            self.relieve()
+        else:
+            self._open(introduction.sock, peer, header)
+
+    def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
+        context = self.context
+        if self._handshakes is not None:
+            sock = self._handshakes.sealed(sock)
+        channel = self.channel_class(
+            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
+            most=self._most_unsent, context=self.contexts.copy(),
+        )  # fmt: skip
+        channel.proxy = header
+        self.open[channel.number] = channel
+        context.holders[channel.fileno()] = channel
+        if self._handshakes is None:
+            self.begin(channel)
+        else:
+            self._handshakes.start(channel)
+
+    def begin(self, channel: AnyChannel) -> None:
+        """The connection is there: give it to a protocol."""
+        try:
+            protocol = channel.context.run(self.context.handler.protocol)
+        except BaseException as error:
+            self.context.failed(channel, error)
+            protocol = Nobody()
+        channel.open(protocol)
+        if self._draining:
+            self._drain(channel)
+
+    def failed(self, channel: AnyChannel, error: BaseException) -> None:
+        self.context.failed(channel, error)
+
+    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
+        """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor, or of
+        what was no channel yet."""
+        if isinstance(channel, Acceptor):
+            channel.listener.close()
+            if all(acceptor.listener.fileno() < 0 for acceptor in self.acceptors):
+                self.context.let_go()
+            return
+        if isinstance(channel, Introduction):
+            self._header_came(channel)
+            return
+        self.context.holders.pop(channel.fileno(), None)
+        channel.release()
+        self.context.closed(channel, channel.reason)
+        self.relieve()
+
+    def relieve(self) -> None:
+        """A connection has ended."""
+        for acceptor in self.acceptors:
+            acceptor.relieve()
+
+    def tick(self, now: float) -> None:
+        """A sign of life, at least once a TICK; and a look at acceptors that rest, and at descriptors."""
+        self.context.tick(now)
+        self.look_for_lost(LOOKS_PER_TICK)
+        for acceptor in self.acceptors:
+            acceptor.look()
+        self._look_for_late()
+
+    def look_for_lost(self, most: int = sys.maxsize) -> bool:
+        """End the connections whose descriptor somebody else has closed; whether there are any among the next `most`.
+
+        Nothing else tells of them where the kernel forgets a descriptor that is closed (epoll(7), question 6).
+        """
+        found = False
+        if not self._to_look_at or most == sys.maxsize:
+            self._to_look_at = list(self.open.values())
+        for _ in range(min(most, len(self._to_look_at))):
+            channel = self._to_look_at.pop()
+            if channel.fileno() >= 0 and not channel.is_own():
+                channel.lose()
+                found = True
+        return found
+
+    def _look_for_late(self) -> None:
+        now = time.monotonic()
+        for introduction in list(self.introductions):
+            if introduction.deadline > now:
+                break
+            introduction.late()
+
+    def let_go(self) -> None:
+        """Let go of the listeners, and go on with what is open until it ends by itself."""
+        self.context.page.state = LEAVING
+        for acceptor in self.acceptors:
+            acceptor.let_go()
+
+    def is_deserted(self) -> bool:
+        """Nobody is here, and nobody can come."""
+        return not (self.open or self.introductions) and all(each.listener.fileno() < 0 for each in self.acceptors)
+
+    def begin_draining(self) -> None:
+        """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
+        self.context.page.state = DRAINING
+        for acceptor in self.acceptors:
+            acceptor.retire()
+        if self.introductions:
+            patience = min(FIRST_WORD, self.context.drain.timeout / 2)
+            for introduction in self.introductions:
+                introduction.deadline = min(introduction.deadline, time.monotonic() + patience)
+            self.call_later(patience, self._look_for_late)
+        for channel in list(self.open.values()):
+            self._drain(channel)
+        self._draining = True
+
+    def _drain(self, channel: AnyChannel) -> None:
+        """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
+        if self.context.handler.facts.needs_asyncio:
+            self._take_leave(channel)
+            return
+        try:
+            channel.read_out()
+            if channel.is_closing():
+                return
+            if rest := first_word_due(channel):
+                self.call_later(rest, lambda: self._drain(channel))
+            elif channel.state is not OPENING:  # a handshake is brought to its end first
+                tell = getattr(channel.protocol, "draining", None)
+                if (tell is None or not channel.context.run(tell)) and not channel.stays:
+                    channel.close()
+        except BaseException as error:
+            self.context.failed(channel, error)
+            channel.close()
+
+    def _take_leave(self, channel: AnyChannel) -> None:
+        """Of an asyncio handler's conversation, once it owes nothing: see connection/asyncio_drain.py."""
+        drain = self.context.drain
+        deadline = drain.deadline if drain.begun else time.monotonic() + drain.timeout
+        self._farewells[channel.number] = Farewell(channel, self.context.settings.drain_quiet, deadline, drain.timeout)
+        if not self._looks:
+            self._looks = True
+            self.call_later(0, self._look_at_farewells)
+
+    def _look_at_farewells(self) -> None:
+        rest = look_at_all(self._farewells, time.monotonic())
+        self._looks = bool(self._farewells)
+        if self._looks:
+            self.call_later(rest, self._look_at_farewells)
+
+    def keep_deadlines(self) -> None:
+        """From now on, end the connections that are over their time."""
+        self.context.guarded(self._end_late)
+        if self._timeouts.interval < math.inf:
+            self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
+
+    def _end_late(self) -> None:
+        for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
+            if why == AGE:
+                channel.seen.aged = True
+                self._drain(channel)
+            else:
+                channel.cut(PeerTimeout(why))
+
+    def note_late(self) -> None:
+        """The drain deadline is there: count what is open."""
+        for introduction in list(self.introductions):
+            introduction.late()
+        for channel in list(self.open.values()):
+            if not channel.is_lingering():
+                self.context.note_cut(channel.number, channel.peer, channel.opened)
+
+    def cut(self) -> None:
+        """The drain deadline is there: end what is open."""
+        self.note_late()
+        for channel in list(self.open.values()):
+            channel.cut(ConnectionAbortedError("cut at the drain deadline"))

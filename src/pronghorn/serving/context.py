@@ -1,0 +1,256 @@
+"""What a worker gives to its model's page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pronghorn import events
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.states import is_peers_fault
+from pronghorn.errors import HandshakeFailed
+from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
+from pronghorn.handlers.handler import Handler
+from pronghorn.lifespans import Lifespan
+from pronghorn.listening.listener import Listener
+from pronghorn.peers import Peer
+from pronghorn.scoreboard.counts import (
+    ACCEPTED,
+    BYTES_IN,
+    BYTES_OUT,
+    CLOSED_WORD,
+    HANDLER_ERRORS,
+    MESSAGES,
+    OPEN,
+    PROGRAM,
+    end_reason,
+)
+from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.stacks import Remains
+from pronghorn.serving.admission import ALONE, Door
+from pronghorn.settings import Settings
+from pronghorn.system.drain import Drain, become_current
+from pronghorn.tracebacks import is_ours
+
+if TYPE_CHECKING:
+    from pronghorn.models.model import Model
+    from pronghorn.tls.certificates import Certificates
+
+TICK = 1.0  # seconds: nothing waits longer without looking up
+DESERTED = "no connection is left"  # why a worker drains that has let go of its listeners
+BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
+SHORT_AT_MOST = 5  # times in ten seconds that a worker's loop may have no memory
+spare_memory = [bytes(512 * 1024)]  # of which no page is used
+TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
+
+
+def _nothing() -> None:
+    return None
+
+
+class Thing(Protocol):
+    """Whatever a loop watches beside connections: the worker's line to its supervisor, for one."""
+
+    def fileno(self) -> int: ...
+    def on_readable(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class OutOfMemory(SystemExit):
+    """There is no memory for the worker's own loop: it ends, and another takes its place."""
+
+
+class Context(Door):
+    """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
+
+    `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
+    served, and not before. `let_go` is called once when it drains and has closed its listeners, and `drained` once
+    after the last connection, before an async `lifespan` is left, which only models on an asyncio loop are given: they
+    enter it before they are ready. `turns` is called once in a while by a flow of control that is not
+    held up. `remains` is what this process and its children write down, for whoever reaps them.
+    """
+
+    connection_class: type[Any] = Connection
+    exhausted = False
+    _short_at: tuple[float, ...] = ()  # when memory was missing lately
+
+    def __init__(
+        self,
+        *,
+        listeners: list[Listener],
+        handler: Handler,
+        settings: Settings,
+        model: Model,
+        drain: Drain,
+        observe: Observer,
+        watched: list[Thing] | None = None,
+        certificates: Certificates | None = None,
+        page: Page | None = None,
+        ready: Callable[[], None] = _nothing,
+        let_go: Callable[[], None] = _nothing,
+        drained: Callable[[], None] = _nothing,
+        turns: Callable[[], None] = _nothing,
+        remains: Remains | None = None,
+        lifespan: Lifespan | None = None,
+    ) -> None:
+        super().__init__(listeners, settings, observe, page if page is not None else Page())
+        self.handler = handler
+        self.model = model
+        self.drain = drain
+        become_current(drain)
+        self.watched: list[Thing] = watched if watched is not None else []
+        self.certificates = certificates
+        self.ready = ready
+        self.let_go = let_go
+        self.turns = turns
+        self.remains = remains
+        self.lifespan = lifespan
+        self._drained = drained
+        self.open: dict[int, Any] = {}
+        self.cut = 0
+        self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
+        self._noted: set[int] = set()
+        self._faulty: set[int] = set()  # open connections whose handler has raised
+        self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
+        self._told = [0, 0, 0]  # what the page has of these, and of those that are open
+        self._fold_at = 0.0
+
+    @property
+    def to_be_served_alone(self) -> int:
+        """How many connections a model takes one by one at first."""
+        return ALONE if self.remains is not None and self.remains.careful else 0
+
+    def fault(self, error: BaseException) -> None:
+        """Something raised that must not: it is told, and whoever was called goes on. Raises OutOfMemory when there is
+        none again and again: a worker that can only turn clients away is worse than its successor."""
+        if isinstance(error, MemoryError):
+            now = time.monotonic()
+            self._short_at = (*(each for each in self._short_at if now - each < 10.0), now)
+            self.exhausted = len(self._short_at) > SHORT_AT_MOST
+            self.go_on()
+        self.observe(events.LoopFailed(error))
+
+    def go_on(self) -> None:
+        """Raises OutOfMemory if there is too little to go on: see `fault`, which another flow of control may have
+        called."""
+        if self.exhausted:
+            spare_memory.clear()  # for what is left to be said
+            raise OutOfMemory
+
+    def guarded(self, call: Callable[..., object], *args: Any) -> None:
+        """Call what a loop calls between two waits: whatever it raises, the loop goes on."""
+        try:
+            call(*args)
+        except BaseException as error:
+            self.fault(error)
+
+    # How a connection ends.
+
+    def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
+        """An error ended a conversation: one record, of the handler's fault or the peer's."""
+        if isinstance(error, HandshakeFailed):
+            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
+            return
+        if is_peers_fault(error):
+            self.observe(PeerFailed(conn.number, conn.peer, error))
+            return
+        with self.lock:
+            self.counts.add(HANDLER_ERRORS)
+            if conn.number in self.open:
+                self._faulty.add(conn.number)
+        if isinstance(error, MemoryError) and is_ours(error):
+            self.fault(error)
+        else:
+            self.observe(HandlerFailed(conn.number, conn.peer, error))
+
+    def closed(self, conn: Any, reason: str) -> None:
+        """A connection is over, and its descriptor is closed."""
+        with self.lock:
+            self.open.pop(conn.number, None)
+            counts, done = self.counts, self._done
+            counts.add(OPEN, -1)
+            if self.counts is self.page:  # a child's worker will do it
+                self.limits.left(conn.peer)
+            word = "error" if conn.number in self._faulty else end_reason(reason)
+            counts.add(CLOSED_WORD[word])
+            self._faulty.discard(conn.number)
+            done[0] += conn.bytes_in
+            done[1] += conn.bytes_out
+            done[2] += conn.messages
+            if not self.open:
+                self._fold()
+        if not self.tells:
+            return
+        seconds = time.monotonic() - conn.opened
+        program = getattr(conn, "program_end", "")
+        self.observe(
+            ConnectionClosed(
+                conn.number,
+                conn.peer,
+                word,
+                seconds,
+                conn.bytes_in,
+                conn.bytes_out,
+                conn.messages,
+                program,
+                reason if reason != word else "",
+            )
+        )
+
+    # What the scoreboard is told.
+
+    def tick(self, now: float) -> None:
+        """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
+        self.turns()
+        self.page.tick(now)
+        self._ended = [self._ended[1], self.page.own[ACCEPTED] - self.page.own[OPEN]]
+        if now >= self._fold_at:
+            self.fold()
+            self._fold_at = now + 200 * (time.monotonic() - now)
+
+    def note_program(self, conn: Connection, pid: int, lives: bool) -> None:
+        """A program has a connection now, or has it no more: others have to know if this process is killed."""
+        if self.counts is not self.page:
+            self.counts.words[PROGRAM] = pid if lives else 0
+            return
+        rows = self.remains.rows if self.remains is not None else None
+        with self.lock, suppress(MemoryError):  # if there is no row left, nobody will know
+            if rows is not None and lives:
+                rows.lend(conn.peer, conn.opened).words[PROGRAM] = pid
+            elif rows is not None:
+                for row in rows.used():
+                    if rows.program(row) == pid:
+                        rows.back(rows.block(row))
+
+    def fold(self) -> None:
+        """Write what all connections have received and sent: nobody writes there for each message."""
+        with self.lock:
+            self._fold()
+
+    def _fold(self) -> None:
+        bytes_in, bytes_out, messages = self._done
+        for conn in list(self.open.values()):  # others may come meanwhile
+            bytes_in += conn.bytes_in
+            bytes_out += conn.bytes_out
+            messages += conn.messages
+        counts, told = self.counts, self._told
+        counts.add(BYTES_IN, bytes_in - told[0])
+        counts.add(BYTES_OUT, bytes_out - told[1])
+        counts.add(MESSAGES, messages - told[2])
+        self._told = [bytes_in, bytes_out, messages]
+
+    def note_cut(self, number: int, peer: Peer, opened: float) -> None:
+        """A connection is cut at the drain deadline, and counted once; the first of them are told by name."""
+        if number not in self._noted:
+            self._noted.add(number)
+            self.cut += 1
+            if len(self.cut_off) < TOLD_BY_NAME:
+                self.cut_off[number] = peer, time.monotonic() - opened
+
+    def finish(self) -> None:
+        """The drain is over: whoever knows it first says so."""
+        drained, self._drained = self._drained, _nothing
+        drained()

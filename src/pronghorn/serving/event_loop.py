@@ -1,0 +1,151 @@
+"""What models with one flow of control for all connections share: acceptors, channels, deadlines, and the end.
+
+Law: a loop watches things, each with a descriptor and two wishes (`wants_read`, `wants_write`), and tells them when
+they may act. Whatever changes is looked at between two waits, never in the middle of a batch of events: so no
+descriptor is closed, and none given out anew, while events for it may still be in hand.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pronghorn.connection.channel import CLOSED
+from pronghorn.serving.acceptor import Watched
+from pronghorn.serving.channels import Loops
+from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
+
+if TYPE_CHECKING:
+    pass
+
+
+class Turns(Loops):
+    """A loop that a page writes out: it waits, tells the things, and looks at what changed; then the next turn."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._changed: list[Any] = []
+        self.changed = self._changed.append
+        self._deadlines = Deadlines()
+        self._now = time.monotonic()
+        self._beat_at = 0.0
+        self.doubted = False
+        self._trusted_until = 0.0
+        self._has_let_go = False
+        self._drained = Watched(context.drain.fileno(), self._begin)
+        self.changed(self._drained)
+        for each in context.watched:
+            self.changed(Watched(each.fileno(), each.on_readable))
+        self._deadlines.add(self._now, lambda: self._deadlines.add(self._now, self._enter))
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        self._deadlines.add(time.monotonic() + delay, callback)
+
+    def next(self) -> bool:
+        """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
+        self._now = time.monotonic()
+        self.context.go_on()
+        self._deadlines.run(self._now, self.context.guarded)
+        if self._now >= self._beat_at:
+            self._beat_at = self._now + BEAT
+            self.context.guarded(self.tick, self._now)
+        drain = self.context.drain
+        if not drain.begun:
+            if not drain.lets_go:
+                return True
+            self._go_on()
+            if not drain.begun:
+                return True
+        if self._drained.wants_read:
+            self._begin()
+        if self._now >= drain.deadline:
+            self.cut()
+        return bool(self.open or self.introductions or self._changed)
+
+    def changes(self) -> Iterator[Any]:
+        """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
+        changed = self._changed
+        while changed:
+            thing = changed.pop()
+            if thing.fileno() < 0:  # it has been released
+                continue
+            if thing.is_closing():
+                thing.settle()
+            yield thing
+            if thing.is_closing() and thing.state is CLOSED:
+                self.release(thing)
+
+    def on_readable(self) -> None:
+        """The kernel tells of a descriptor that was closed, and of which a copy lives on elsewhere."""
+        self.doubted = True
+
+    on_writable = on_readable
+
+    def doubts_the_set(self) -> bool:
+        """Whether it is time for a new set of descriptors: the kernel's may tell of what nobody can take out of it."""
+        if not self.doubted or self._now < self._trusted_until:
+            return False
+        self.doubted, self._trusted_until = False, self._now + TICK
+        return True
+
+    def timeout(self) -> float:
+        """Seconds to wait at most: until something falls due, and never longer than a tick."""
+        drain = self.context.drain
+        if drain.lets_go and (self.is_deserted() or (drain.begun and not (self.open or self.introductions))):
+            return 0.0
+        return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
+
+    def _enter(self) -> None:
+        """In the second turn: the first has shown that the page can wait."""
+        self.context.ready()
+        self.keep_deadlines()
+        for acceptor in self.acceptors:
+            if not acceptor.is_closing():
+                self.changed(acceptor)
+
+    def _go_on(self) -> None:
+        """Without the listeners, until the last connection has ended."""
+        if not self._has_let_go:
+            self._has_let_go = True
+            self.let_go()
+        elif self.is_deserted():
+            self.context.drain.begin(DESERTED)
+
+    def _begin(self) -> None:
+        self._drained.wants_read = False
+        self.changed(self._drained)
+        self.begin_draining()
+
+
+class Deadlines:
+    """Callables in the order in which they fall due; those due at the same instant keep their order."""
+
+    __slots__ = ("_count", "_heap")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, when: float, call: Callable[[], None]) -> None:
+        """Have `call` called at the first `run` at or after `when` (monotonic seconds)."""
+        self._count += 1
+        heapq.heappush(self._heap, (when, self._count, call))
+
+    @property
+    def next(self) -> float:
+        """The earliest deadline in monotonic seconds, or infinity."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def run(self, now: float, guarded: Callable[[Callable[[], None]], None] = lambda call: call()) -> None:
+        """Call all that is due at `now`, each through `guarded`; what they add is not called before the next run."""
+        due: list[Callable[[], None]] = []
+        while self._heap and self._heap[0][0] <= now:
+            due.append(heapq.heappop(self._heap)[2])
+        for call in due:
+            guarded(call)

@@ -1,0 +1,83 @@
+"""Handshakes in a loop: whose is under way, and for how long.
+
+Law: nobody waits for a handshake. A channel shakes hands as its bytes come, and gets a protocol when it is through.
+There is no timer for each: one looks at the oldest from time to time.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from pronghorn.connection.channel import OPENING, AnyChannel, Channel
+from pronghorn.tls.channel import SealedSocket, TlsChannel
+from pronghorn.tls.records import Records
+
+if TYPE_CHECKING:
+    from pronghorn.serving.channels import Loops
+
+LOOKS = 20  # in the time that a handshake may take
+
+
+class Handshakes:
+    """The channels of `loops` that are shaking hands."""
+
+    def __init__(self, loops: Loops) -> None:
+        self._loops = loops
+        self._context = loops.context
+        self._timeout = loops.context.settings.handshake_timeout
+        self._shaking: dict[int, Any] = {}  # by number, so the oldest first
+        self._looking = False
+
+    @staticmethod
+    def channel_class(plain: type[AnyChannel]) -> type[AnyChannel]:
+        """The class of channels that has TLS below it and is otherwise like the other."""
+        if plain is Channel:
+            return TlsChannel
+        from pronghorn.tls.asyncio_channel import AsyncioTlsChannel
+
+        return AsyncioTlsChannel
+
+    @staticmethod
+    def sealed(sock: socket.socket) -> SealedSocket:
+        """The same socket, to be read through records."""
+        return SealedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+
+    def start(self, channel: Any) -> None:
+        """Begin; the loops `begin` with the channel once it is through."""
+        assert self._context.certificates is not None
+        try:
+            channel.seal(Records(self._context.certificates.context()))
+        except BaseException as error:  # there is no memory for it, say
+            self._context.failed(channel, error)
+            channel.abort()
+            return
+        channel.shake_hands(self._begins, self._done)
+        self._shaking[channel.number] = channel
+        if not self._looking:
+            self._looking = True
+            self._loops.call_later(min(1.0, self._timeout / LOOKS), self._look)
+
+    def _begins(self, channel: Any) -> None:
+        """The client speaks: the certificate is the one of now, not of when it came."""
+        assert self._context.certificates is not None
+        context = self._context.certificates.context()
+        if context is not channel.records.object.context:
+            channel.seal(Records(context))
+
+    def _done(self, channel: Any) -> None:
+        self._shaking.pop(channel.number, None)
+        self._loops.begin(channel)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for number, channel in list(self._shaking.items()):
+            if channel.state is OPENING:
+                if now - channel.opened < self._timeout:
+                    break
+                channel.late(self._timeout)
+            del self._shaking[number]
+        self._looking = bool(self._shaking)
+        if self._looking:
+            self._loops.call_later(min(1.0, self._timeout / LOOKS), self._look)

@@ -1,0 +1,80 @@
+"""Where clients wait that have connected and said nothing, so that no flow of control has to wait for them.
+
+Law: with TLS it is the client who speaks first. A flow of control is a scarce thing under most models, and those who
+never speak may not use them up: it is given when there is something to read. Without TLS nobody is kept here, since a
+server may be the first to speak.
+"""
+
+from __future__ import annotations
+
+import select
+
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.closing import first_word_due, turn_away
+from pronghorn.connection.proxy_header import TOO_LATE
+from pronghorn.errors import HandshakeFailed
+from pronghorn.serving.context import Context
+
+
+class Parking:
+    """The silent connections, by descriptor, the oldest first. Whoever has the `poller` may take them out of it for a
+    while, and puts them back. They are not among the context's open ones, for which there has to be room."""
+
+    def __init__(self, context: Context, poller: select.poll, parked: dict[int, Connection]) -> None:
+        self.parked = parked
+        self._context = context
+        self._poller = poller
+
+    def keeps(self, conn: Connection) -> bool:
+        """Take a connection that was just accepted, if it belongs here."""
+        if self._context.certificates is None:
+            return False
+        del self._context.open[conn.number]
+        self.parked[conn.fileno()] = conn
+        self._poller.register(conn, select.POLLIN)
+        return True
+
+    def take(self, fd: int) -> Connection:
+        """One that has spoken; it is parked no longer."""
+        if self._context.certificates is not None:
+            self._context.certificates.context()  # here, so that not every child of a fork has to make a new one
+        conn = self._left(fd)
+        self._context.open[conn.number] = conn
+        return conn
+
+    def turn_late_away(self, now: float) -> None:
+        """Close those who have been silent for longer than a handshake may take."""
+        timeout = self._context.settings.handshake_timeout
+        for conn in list(self.parked.values()):
+            if now - conn.opened < timeout:
+                return
+            if not self._context.limits.is_proxy(conn.peer):
+                error = HandshakeFailed(f"it did not finish the handshake within {timeout:g} s")
+                self._context.failed(conn, error)
+            self._turn_away(conn, "HandshakeFailed")
+
+    def next(self) -> Connection | None:
+        """Draining has begun: the next one who has spoken, or has only just come. The others are closed."""
+        for fd, conn in list(self.parked.items()):
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            if poller.poll(0) or first_word_due(conn):
+                return self.take(fd)
+            self._turn_away(conn, "draining")
+        return None
+
+    def _left(self, fd: int) -> Connection:
+        try:
+            self._poller.unregister(fd)
+        except KeyError:
+            pass  # nobody is there at the moment to talk to it
+        return self.parked.pop(fd)
+
+    def _turn_away(self, conn: Connection, reason: str) -> None:
+        self._left(conn.fileno())
+        self._context.let_go_of(conn.fd, conn)
+        if self._context.limits.is_proxy(conn.peer):
+            self._context.refuse(conn.detach(), conn.peer, TOO_LATE)
+        else:
+            turn_away(conn.detach())
+            self._context.closed(conn, reason)

@@ -1,0 +1,223 @@
+"""How long a peer may take: one pass over the open connections, now and then, finds those that are over their time.
+
+Law: no timer per connection, and nothing is noted per message. What has changed since the pass before is what happened
+meanwhile, so a deadline is kept late by two passes at most, and never early. The clock is an argument; the kernel is
+asked where it alone knows (tcp(7), TCP_INFO). Nothing is cut here: whoever owns the connections does that.
+
+Tried and dropped: to note the time of each read on its connection, which costs every message and spares nobody.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.socket_facts import tcp_info, unread, unsent
+from pronghorn.connection.states import State
+from pronghorn.errors import PeerTimeout, reason_of
+from pronghorn.settings import Settings
+
+IDLE, MESSAGE, WRITE, AGE = "idle", "message timeout", "write timeout", "age"
+LONGEST, SHORTEST = 1.0, 0.05  # seconds between two passes
+PER_DEADLINE = 20  # passes within the shortest deadline: each is two of them late at most
+LONG = 16 * 1024  # bytes unsent that are no afterthought
+SHARE = 100  # a pass may take this part of the time
+
+
+class Seen:
+    """What the passes have seen of one connection; made by the first, so that short ones never have it."""
+
+    __slots__ = (
+        "acknowledged", "aged", "bytes_in", "handed", "heard", "look_at", "messages", "partial", "stalled", "taken",
+        "took",
+    )  # fmt: skip
+
+    def __init__(self, opened: float) -> None:
+        self.bytes_in = 0
+        self.heard = opened  # when the last byte came
+        self.messages = 0
+        self.partial = 0.0  # when the message that is unfinished began
+        self.acknowledged = 0  # what was sent when a look found all of it acknowledged
+        self.taken = -1  # how much the peer had taken when it last took something
+        self.handed = 0  # where what was unsent then came to its end
+        self.took = 0.0  # when it was last seen to take something of a long reply
+        self.stalled = 0.0  # since when it has taken nothing; 0 if nothing is unsent
+        self.look_at = 0.0  # not worth a look before
+        self.aged = False
+
+    def take(self, taken: int, held: int, more: bool, now: float) -> None:
+        """The peer has taken so much in all, and `held` is unsent in the kernel. It is alive while it takes of a long
+        reply: some of what was unsent at the look before is so still, or much is, or there is `more` here."""
+        if self.stalled and taken > self.taken and (more or taken < self.handed or held >= LONG):
+            self.took = now
+        self.handed = taken + held
+        if not self.stalled or taken != self.taken:
+            self.stalled, self.taken = now, taken
+
+
+class Timeouts:
+    """The deadlines of one server's connections; `framed` says that its handler takes messages.
+
+    `interval` is what lies between two passes, in seconds; infinite if there are no deadlines.
+    """
+
+    def __init__(self, settings: Settings, framed: bool) -> None:
+        self.idle = settings.idle_timeout or math.inf
+        self.message = (framed and settings.message_timeout) or math.inf
+        self.write = settings.write_timeout or math.inf
+        self.age = settings.max_connection_age or math.inf
+        self.shortest = min(self.idle, self.message, self.write, self.age)
+        often = max(SHORTEST, min(LONGEST, self.shortest / PER_DEADLINE))
+        self.interval = often if self.shortest < math.inf else math.inf
+        self._next = 0.0
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next pass."""
+        return max(0.0, self._next - now)
+
+    def first_look(self, told: bool) -> float:
+        """The age at which a connection has to be looked at for the first time, in seconds: an unfinished message is
+        timed from there, and so is everything unless the kernel has `told` what happened before."""
+        return min(self.shortest / 2, max(1.0, (self.message if told else self.shortest) / 10) / 3)
+
+    def due(self, conns: Iterable[Any], now: float) -> list[tuple[Any, str]]:
+        """A pass, if it is time for one: the connections that are over their time, each with the reason."""
+        if now < self._next:
+            return []
+        if self.interval == math.inf:
+            self._next = math.inf
+            return []
+        began = time.monotonic()
+        found = [*self._over(list(conns), now)]
+        self._next = now + max(self.interval, SHARE * (time.monotonic() - began))
+        return found
+
+    def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
+        raise NotImplementedError
+
+    def _message(self, conn: Any, sock: socket.socket, seen: Seen, now: float) -> str:
+        """An unfinished message, of which nothing waits to be read: else it is not the peer that is slow."""
+        if not conn.unfinished:
+            seen.partial = 0.0
+        elif not seen.partial or seen.messages != conn.messages:
+            seen.partial, seen.messages = now, conn.messages
+        elif now - seen.partial >= self.message and not unread(sock):
+            return MESSAGE
+        return ""
+
+
+class ChannelTimeouts(Timeouts):
+    """Of channels: they count what they read and send. What the kernel still holds of that is asked only of those that
+    have sent something since a pass saw all of it acknowledged: those that are silent are asked nothing."""
+
+    def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
+        not_heard_since, stalled_since, born = now - self.idle, now - self.write, now - self.age
+        framed, looks = self.message < math.inf, min(self.write, self.idle) < math.inf
+        for channel in conns:
+            seen, reason = channel.seen, ""
+            if seen is None:
+                seen = channel.seen = Seen(channel.opened)
+            if looks and (channel.wants_write or channel.bytes_out != seen.acknowledged):
+                _look_at_unsent(channel, seen, now)
+            if channel.bytes_in != seen.bytes_in:
+                seen.bytes_in, seen.heard = channel.bytes_in, now
+            elif max(seen.heard, seen.took) <= not_heard_since and _is_silent(channel.sock, self.idle):
+                reason = IDLE
+            if seen.stalled and seen.stalled <= stalled_since:
+                reason = WRITE
+            if framed:
+                reason = self._message(channel, channel.sock, seen, now) or reason
+            if channel.opened <= born and not seen.aged:
+                reason = reason or AGE
+            if reason and channel.state is not State.OPENING and not channel.is_lingering():
+                yield channel, reason
+
+
+def _look_at_unsent(channel: Any, seen: Seen, now: float) -> None:
+    """Note since when the peer has taken nothing of what is unsent, here or in the kernel."""
+    held = unsent(channel.sock)
+    info = tcp_info(channel.sock) if held else None
+    if info is None and not channel.wants_write:  # a unix socket's peer reads it where it is: it has been taken
+        seen.acknowledged, seen.stalled = channel.bytes_out, 0.0
+        return
+    taken = info.bytes_out if info is not None else channel.bytes_out - held
+    seen.take(taken, held, channel.wants_write, now)
+
+
+def _is_silent(sock: socket.socket, seconds: float) -> bool:
+    """Whether nothing came for so long; not even something that nobody has read."""
+    if not unread(sock):
+        return True
+    info = tcp_info(sock)
+    return info is not None and bool(info.ms_since_received >= seconds * 1000)
+
+
+class OutsideTimeouts(Timeouts):
+    """Of connections that a flow of control has, perhaps in a call that blocks: seen from outside, by what the kernel
+    tells. At a unix socket it does not tell when something came: there a handler that reads its socket itself may be
+    silent for ever."""
+
+    def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
+        for conn in conns:
+            seen = conn.seen
+            if seen is None:
+                seen = conn.seen = Seen(conn.opened)
+            reason = ""
+            if self.message < math.inf:
+                reason = self._message(conn, conn, seen, now)
+            if now >= seen.look_at and not reason:
+                reason = self._look(conn, seen, now)
+            if reason and conn.cut_by is None and conn.fileno() >= 0:
+                yield conn, reason
+
+    def _look(self, conn: Any, seen: Seen, now: float) -> str:
+        info = tcp_info(conn)
+        if info is not None:
+            seen.heard = now - info.ms_since_received / 1000
+        elif conn.protocol is None:  # nobody counts what it reads
+            seen.heard = now
+        elif conn.received != seen.bytes_in or unread(conn):
+            seen.bytes_in, seen.heard = conn.received, now
+        held, first = unsent(conn), not seen.stalled
+        if not held or (info is None and _has_room(conn)):
+            seen.stalled = 0.0
+        else:
+            taken = info.bytes_out if info is not None else -held
+            if not seen.stalled and info is not None:  # the look before was long ago
+                seen.stalled, seen.taken = now - info.ms_since_sent / 1000, taken
+                seen.handed = taken + held
+                if held >= LONG:  # what was sent last had room, so something had been taken
+                    seen.took = seen.stalled
+            else:
+                seen.take(taken, held, info is None, now)
+        heard = max(seen.heard, seen.took)
+        if now - heard >= self.idle and not (seen.stalled and first):  # then the next look tells whether it takes
+            return IDLE
+        if seen.stalled and now - seen.stalled >= self.write:
+            return WRITE
+        old = math.inf if seen.aged else conn.opened + self.age
+        seen.look_at = now if seen.stalled or info is None else min(heard + self.idle, now + self.write, old)
+        return AGE if old <= now else ""
+
+
+def _has_room(sock: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    return any(event & select.POLLOUT for _, event in poller.poll(0))
+
+
+def ended_because(conn: Connection, error: BaseException | None) -> str:
+    """Why a conversation ended, in a word or two."""
+    error = conn.cut_by if conn.cut_by is not None else error
+    if conn.seen is not None and conn.seen.aged and not isinstance(error, PeerTimeout):
+        return AGE
+    if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
+        return "draining"
+    if error is None and conn.program_end.startswith("killed"):
+        return "error"
+    return conn.reason if error is None else reason_of(error)

@@ -1,0 +1,217 @@
+"""A place for a worker, the worker that fills it, and the generation that both belong to, as the supervisor sees them.
+
+Law: pure book-keeping. Nothing here forks, waits, kills or looks at the clock; the supervisor does, and says what
+happened and when.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import socket
+
+from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
+from pronghorn.scoreboard.counts import Shared
+from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.stacks import Stacks
+from pronghorn.supervisor.debuggers import Question
+from pronghorn.supervisor.report_reader import Reports
+from pronghorn.worker.plan import Plan
+
+STEADY = 1.0  # a worker that has been ready for so long did not die early
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 30.0
+LONGEST_PAUSE_WHEN_KILLED = 0.5
+RATE = 20.0  # workers that are replaced in a second
+AT_ONCE = 20  # and so many more, beside as many as there are, before that bound is felt
+LATELY = 1.0  # seconds
+NEVER = float("inf")
+
+
+class Slot:
+    """A place for one worker; it outlives the workers that fill it.
+
+    `failure` is what kept its last worker from becoming ready, `retry_at` the earliest time for the next one.
+    `successor` is a worker that starts while `worker` still serves, and takes its place once it is ready.
+    """
+
+    __slots__ = ("deaths", "failure", "kills", "number", "retry_at", "successor", "worker")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.worker: Worker | None = None
+        self.successor: Worker | None = None
+        self.failure: PronghornError | None = None
+        self.deaths = 0
+        self.kills = 0
+        self.retry_at = 0.0
+
+    def rest(self, now: float, killed: bool = False) -> float:
+        """Counts one more early death; the pause in seconds before the next attempt. A worker that somebody killed is
+        no sign of a fault in its handler and is back sooner."""
+        if killed:
+            self.kills += 1
+            pause = min(FIRST_PAUSE * 2.0 ** min(self.kills - 1, 10), LONGEST_PAUSE_WHEN_KILLED)
+        else:
+            self.deaths += 1
+            pause = min(FIRST_PAUSE * 2.0 ** min(self.deaths - 1, 10), LONGEST_PAUSE)
+        self.retry_at = now + pause
+        return pause
+
+    def forgive(self, retry_at: float) -> None:
+        """Its worker was ready for a while, or has served: earlier deaths count no more."""
+        self.deaths = self.kills = 0
+        self.retry_at = retry_at
+
+    @property
+    def began(self) -> bool:
+        """Whether it is known if its worker has started: it is ready, or has failed to be."""
+        worker = self.worker
+        return self.failure is not None or bool(self.deaths or self.kills) or (worker is not None and worker.ready)
+
+    def lost(self, worker: Worker) -> None:
+        """The worker is gone; the slot does not know it any more."""
+        if self.worker is worker:
+            self.worker = None
+        if self.successor is worker:
+            self.successor = None
+
+
+class Pace:
+    """How fast workers are replaced that have served: some at once, and then RATE in a second, over the whole server.
+
+    Whoever makes workers crash would otherwise have the machine do nothing but start them.
+    """
+
+    __slots__ = ("_last", "_next", "told")
+
+    def __init__(self) -> None:
+        self._next = 0.0  # when the next would be due, had nothing been allowed at once
+        self._last = -math.inf
+        self.told = False  # of this time that it is bounded
+
+    def allows(self, now: float, workers: int) -> float:
+        """The instant at which one more worker may be replaced; of a server with so many, all may go at once."""
+        self._last = now
+        if now >= self._next:
+            self.told = False
+        at = max(now, self._next - (workers + AT_ONCE) / RATE)
+        self._next = max(now, self._next) + 1 / RATE
+        return at
+
+    def lately(self, now: float) -> bool:
+        """Whether a worker that had served has died in the last second."""
+        return now - self._last < LATELY
+
+
+class Worker:
+    """One worker process: when it started and became ready, and what it has said.
+
+    `cut` is the number of connections that it cut at the drain deadline (None: it has not said so), `doom` the reason
+    why the supervisor kills it, at `kill_at` (monotonic) at the latest. It has `served` if it had accepted a connection
+    when it died; `connected` are the sources that were then, `seen` those before (scoreboard/suspects.py). One that is
+    `retired` is on its way out: at `release_at` it is told to let go of its listeners, and at `drain_at` at the latest
+    it is `draining`. It has `let_go` when it accepts no more; `alone` are the listeners that nobody else serves.
+    `stage` is what it set about last before it was ready, `debugged` what is known of that while it is silent. One that
+    has asked whether it shall finish is told so at `answer_at`.
+    """
+
+    __slots__ = (
+        "alone", "answer_at", "connected", "crash", "cut", "debugged", "doom", "drain_at", "draining", "failure",
+        "generation",
+        "kill_at", "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at",
+        "rows", "seen", "served", "slot", "stacks", "stage", "started_at",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        pid: int,
+        generation: Generation,
+        slot: Slot,
+        line: socket.socket,
+        page: Page,
+        stacks: Stacks,
+        rows: Shared | None,
+        now: float,
+    ) -> None:
+        self.pid = pid
+        self.generation = generation
+        self.slot = slot
+        self.line = line
+        self.reports = Reports(line)
+        self.page = page
+        self.stacks = stacks
+        self.debugged: Question | None = None
+        self.rows = rows
+        self.kill_at = NEVER
+        self.retired = self.draining = False
+        self.release_at = self.drain_at = self.retired_at = self.answer_at = NEVER
+        self.alone: tuple[str, ...] = ()
+        self.served = False
+        self.connected: dict[int, int] = {}
+        self.seen: set[int] = set()
+        self.started_at = now
+        self.ready_at = NEVER
+        self.let_go = False
+        self.failure: PronghornError | None = None
+        self.crash = ""
+        self.cut: int | None = None
+        self.doom = ""
+        self.stage = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.ready_at < NEVER
+
+    def steady(self, now: float) -> bool:
+        return now - self.ready_at >= STEADY
+
+    def killed(self, status: int) -> bool:
+        """Somebody else than the supervisor killed it."""
+        return status == -signal.SIGKILL and not self.doom
+
+    def start_failure(self, status: int) -> PronghornError:
+        """Why it ended before it was ready: its own words, or what can be said without them."""
+        if self.failure is not None:
+            return self.failure
+        if lines := self.crash.strip().splitlines():
+            return WorkerFailedToStart("A worker failed before it was ready.", printable(lines[-1]))
+        how = f"ended with exit status {status}" if status >= 0 else f"was killed by signal {-status}"
+        stage = f", while {self.stage}" if self.stage else ""
+        return WorkerFailedToStart("A worker did not become ready.", f"It {self.doom or how}{stage}.")
+
+
+class Generation:
+    """The workers that are made from one plan; each reload makes another generation.
+
+    A `candidate` has to become ready as a whole before it may take over; `failure` is what keeps it from that.
+    """
+
+    __slots__ = ("candidate", "failure", "number", "plan", "slots")
+
+    def __init__(self, number: int, plan: Plan, count: int, *, candidate: bool) -> None:
+        self.number = number
+        self.plan = plan
+        self.slots = [Slot(number) for number in range(1, count + 1)]
+        self.candidate = candidate
+        self.failure: PronghornError | None = None
+
+    @property
+    def ready(self) -> int:
+        """How many of its slots have a worker that is ready."""
+        return sum(slot.worker is not None and slot.worker.ready for slot in self.slots)
+
+    @property
+    def complete(self) -> bool:
+        return self.ready == len(self.slots)
+
+    def resize(self, count: int) -> list[Slot]:
+        """Adds slots, or takes some away and returns them: first those in which nobody serves, then the last ones. (If
+        the handler is broken by now, the others may be the only workers that there are.)"""
+        order = sorted(self.slots, key=lambda slot: (slot.worker is None or not slot.worker.ready, slot.number))
+        taken, kept = order[count:], order[:count]
+        numbers = {slot.number for slot in kept}
+        free = [number for number in range(1, count + 1) if number not in numbers]
+        kept += [Slot(number) for number in free[: count - len(kept)]]
+        self.slots = sorted(kept, key=lambda slot: slot.number)
+        return taken

@@ -1,0 +1,139 @@
+"""An upgrade: a new program takes the listeners over while the old one still serves.
+
+Law: a transaction, as a reload is. The new program is started with the listeners, the scoreboard and the control socket
+as descriptors, and says on a pipe how its start went; until it has said that it serves, nothing changes here, and if it
+ends, says an error or takes too long, it is killed and forgotten. What is handed over is not removed here: the path of
+a unix socket, the lock beside it and the process id file are the new program's from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import msgspec
+
+from pronghorn import errors, events
+from pronghorn.boot import server_command
+from pronghorn.errors import PronghornError, WorkerFailedToStart
+from pronghorn.events import Observer
+from pronghorn.supervisor.poller import Done, Watch
+from pronghorn.system.memory import anonymous_file
+from pronghorn.system.processes import SignalPipe, flush_streams, hold_signals, kill, reset_signals
+from pronghorn.worker.helper import Reaper
+
+GRACE = 1.0  # seconds that a new program gets to leave by itself
+MARGIN = 5.0  # seconds beyond start_timeout: for the interpreter, and for a probe that takes all of its own time
+
+
+class Upgrade:
+    """One upgrade under way: the new program's process `pid`, which `reaper` takes if it fails. `over` is true once it
+    is decided; `error` says why nothing changes. Raises OSError when no process can be
+    started.
+
+    Nobody waits for exec(2), nor for the folder: a disk that hangs holds up the new process alone.
+    """
+
+    def __init__(
+        self,
+        boot: bytes,
+        passed: list[int],
+        folder: str,
+        limit: float,
+        watch: Watch,
+        observe: Observer,
+        reaper: Reaper,
+    ) -> None:
+        self.over = False
+        self.error: PronghornError | None = None
+        self.done: list[Done] = []
+        self._watch = watch
+        self._reaper = reaper
+        self._line = b""
+        self.deadline = time.monotonic() + 2 * limit + MARGIN
+        observe(events.UpgradeStarted())
+        self._reader, writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        file = anonymous_file(boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
+        flush_streams()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _become(file, folder, [*passed, file, writer], writer, mask)
+        except OSError:
+            os.close(self._reader)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.close(file)
+            os.close(writer)
+        reaper.add(self.pid)
+        watch.add(self._reader, self._listen)
+
+    def look(self, now: float) -> None:
+        """Gives it up when its time is over."""
+        if not self.over and now >= self.deadline:
+            self.fail(WorkerFailedToStart("The new program did not become ready.", "Its time is over."))
+
+    def fail(self, error: PronghornError) -> None:
+        """It is decided: nothing changes, and the new program ends."""
+        if not self.over:
+            self._decide(error)
+            kill(self.pid, signal.SIGTERM)
+            self._reaper.dismiss(self.pid, GRACE)
+
+    def _decide(self, error: PronghornError | None) -> None:
+        self.over, self.error = True, error
+        self._watch.remove(self._reader)
+        os.close(self._reader)
+
+    def _listen(self) -> None:
+        more = os.read(self._reader, 65536)
+        self._line += more
+        if self._line.endswith(b"\n"):
+            try:
+                said = msgspec.json.decode(self._line)
+            except msgspec.DecodeError:
+                said = {}
+            if "listening" in said:
+                self._decide(None)
+            else:
+                self.fail(_error(said.get("error", {})))
+        elif not more:
+            self.fail(WorkerFailedToStart("The new program ended before it was ready.", "The log says more."))
+
+
+def _become(file: int, folder: str, kept: list[int], writer: int, mask: Iterable[int]) -> NoReturn:
+    """In the child: the new program, or what keeps it from being that, on the line that it would report by."""
+    program = sys.executable
+    try:
+        reset_signals()
+        for number in SignalPipe.TAKEN:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        hold_signals()
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(folder)
+        os.environ["PWD"] = folder
+        os.execv(program, server_command(file))
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename or program}."
+        os.write(
+            writer, msgspec.json.encode({"error": {"what": "The new program cannot be started.", "why": why}}) + b"\n"
+        )
+    finally:
+        os._exit(1)
+
+
+def _error(parts: dict[str, Any]) -> PronghornError:
+    kind = {each.exit_code: each for each in (errors.BadSetting, errors.BadHandler, errors.CannotBind)}.get(
+        parts.get("exit_code", 3), WorkerFailedToStart
+    )
+    return kind(parts.get("what", "The new program failed."), parts.get("why", ""), parts.get("hint", ""))

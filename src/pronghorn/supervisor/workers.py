@@ -1,0 +1,381 @@
+"""The worker processes of all generations: their births, what they say, and their deaths.
+
+Law: mechanism. When a worker is wanted, when one has to go and what follows from a death is the supervisor's to say.
+Signals are blocked around fork(2). Twenty deaths can be one SIGCHLD, so every turn asks after each of our own children
+by name; waitpid(-1) would take the statuses of children that are not ours.
+
+What a killed worker leaves behind (the children of the fork model), and what a container leaves to its first process,
+is adopted by way of PR_SET_CHILD_SUBREAPER, may finish, and ends by the drain deadline; but what a handler put into a
+session of its own lives on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+from pronghorn import events
+from pronghorn.errors import printable
+from pronghorn.events import Observer
+from pronghorn.scoreboard.counts import Shared
+from pronghorn.scoreboard.stacks import Remains, Stacks
+from pronghorn.supervisor.generation import NEVER, Generation, Pace, Slot, Worker
+from pronghorn.supervisor.orphans import Orphans, end, enter, found
+from pronghorn.supervisor.poller import Watch
+from pronghorn.system.processes import children, detached, end_reading, flush_streams, kill
+from pronghorn.worker.helper import Reaper
+from pronghorn.worker.plan import Plan
+from pronghorn.worker.reports import (
+    CUT_AT_DEADLINE,
+    Asked,
+    Crashed,
+    Failed,
+    Finish,
+    Finished,
+    LetGo,
+    Ready,
+    Release,
+    Report,
+    Stage,
+)
+from pronghorn.worker.worker import GRACE, STACKS, work
+
+LAST_PATIENCE = 10.0  # seconds that killed workers get to be gone; one that the kernel holds may stay
+LONGEST_STAGE = 300  # characters
+HEARD_BY_ALL = 0.2  # seconds within which a signal to a process group has reached the supervisor, too
+LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
+
+
+class Workforce:
+    """The workers that live. `ready` and `died` are told of those that became ready and of those that are gone, with
+    the exit code or minus the signal; `kept` are the descriptors beside those of `watch` that a worker must not keep.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        observe: Observer,
+        ready: Callable[[Worker], None],
+        died: Callable[[Worker, int], None],
+        kept: Callable[[], Iterable[int]],
+    ) -> None:
+        self.living: dict[int, Worker] = {}
+        self.adopts = False
+        self.leaving = False  # the server stops: whoever leaves in order is wanted to, though not told yet
+        self.spares_sessions = False  # adopted processes with a session of their own were detached on purpose
+        self.helpers = Reaper()  # children that are no workers: a probe, an upgrade
+        self.cut = 0
+        self.pace = Pace()
+        self.left: list[Orphans] = []  # of workers that died
+        self.killed: set[int] = set()  # processes that did not end by the drain deadline
+        self._told: set[int] = set()  # adopted processes that know of the drain
+        self._watch = watch
+        self._observe = observe
+        self._on_ready = ready
+        self._on_death = died
+        self._kept = kept
+
+    def of(self, generation: Generation) -> list[Worker]:
+        return [worker for worker in self.living.values() if worker.generation is generation]
+
+    def accepting(self, workers: Iterable[Worker]) -> int:
+        """How many of them may still accept a connection."""
+        return sum(not worker.let_go and self.living.get(worker.pid) is worker for worker in workers)
+
+    def retiring(self) -> list[Worker]:
+        return [worker for worker in self.living.values() if worker.retired]
+
+    # Births
+
+    def spawn(self, generation: Generation, slot: Slot) -> Worker | str:
+        """A new worker for a slot, not ready yet; or why there is none."""
+        plan = generation.plan
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            return f"socketpair: {error.strerror}"
+        stacks = None
+        try:
+            stacks = Stacks()
+            page = plan.board.take(slot.number, generation.number)
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            if stacks is not None:
+                stacks.close()
+            return f"memory for the worker: {error.strerror}"
+        flush_streams()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            # Nothing may fail in the child before it is at work, nor here between its birth and its entry.
+            worker, left = (
+                Worker(0, generation, slot, ours, page, stacks, _rows(plan), time.monotonic()),
+                self._left(generation, ours),
+            )
+            pid = os.fork()
+            if pid == 0:
+                work(plan, page, theirs, Remains(stacks, worker.rows, self.pace.lately(worker.started_at)), mask, left)
+            worker.pid, self.living[pid] = pid, worker
+            plan.board.born(page, pid)
+        except (OSError, MemoryError) as error:
+            ours.close()
+            stacks.close()
+            plan.board.release(page.index)
+            return f"fork: {getattr(error, 'strerror', '') or 'no memory'}"
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._watch.add(ours, lambda: self.hear(worker))
+        self._observe(events.WorkerStarted(slot.number, pid))
+        return worker
+
+    def _left(self, generation: Generation, ours: socket.socket) -> set[int]:
+        """What a new worker has of ours and must let go of: a line that another process holds open never ends, and a
+        listener that is not its own would stay bound."""
+        own = {fd for listener in generation.plan.listeners for fd in listener.descriptors()}
+        return {*self._watch.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
+
+    def descriptors(self) -> list[int]:
+        """What is kept here of each worker, beside its line: nobody else shall have it."""
+        return [worker.stacks.fileno() for worker in self.living.values()]
+
+    # Reports
+
+    def hear(self, worker: Worker) -> None:
+        """Takes what a worker has said since; one that says what it should not is killed."""
+        reports = worker.reports
+        self._obey(worker, reports.take())
+        if reports.fault:
+            worker.doom = f"was killed: {reports.fault}"
+            worker.kill_at = 0.0
+            kill(worker.pid, signal.SIGKILL)
+            self._observe(events.WorkerDoomed(worker.slot.number, worker.pid, reports.fault))
+        if reports.ended or reports.fault:
+            self._hang_up(worker)
+
+    def _obey(self, worker: Worker, reports: list[Report]) -> None:
+        for report in reports:
+            match report:
+                case Ready() if not worker.ready:
+                    worker.ready_at = time.monotonic()
+                    self._on_ready(worker)
+                case Stage():
+                    worker.stage = printable(report.what, LONGEST_STAGE)
+                case LetGo():
+                    worker.let_go = True
+                case Asked():
+                    worker.answer_at = min(worker.answer_at, time.monotonic() + HEARD_BY_ALL)
+                case Failed():
+                    worker.failure = report.error()
+                case Crashed():
+                    worker.crash = report.trace
+                case Finished():
+                    worker.cut = report.cut
+                    self._finished(worker)
+
+    def _finished(self, worker: Worker) -> None:
+        """What it does now, to end, has the time of a drain, also if nobody has told it to drain."""
+        if not worker.draining:
+            worker.draining = True
+            worker.release_at = worker.drain_at = NEVER
+            patience = worker.generation.plan.settings.drain_timeout + GRACE
+            worker.kill_at = min(worker.kill_at, time.monotonic() + patience)
+
+    def _hang_up(self, worker: Worker) -> None:
+        if worker.line.fileno() >= 0:
+            self._watch.remove(worker.line)
+            worker.line.close()
+
+    # The way out
+
+    def release(self, worker: Worker, timeout: float, alone: Iterable[str] = (), wait: float = 0.0) -> None:
+        """Tells a worker, `wait` seconds from now, to let go of its listeners: it goes on with the connections that it
+        has until they end by themselves, or until `timeout` seconds are over and it is told to drain. Listeners whose
+        addresses are `alone` are served by nobody else. One that is not ready has no connections, and ends at once."""
+        if worker.retired:
+            return
+        now = time.monotonic()
+        worker.retired, worker.retired_at = True, now
+        worker.alone, worker.release_at, worker.drain_at = tuple(alone), now + wait, now + wait + timeout
+        self.go_on(worker, now)
+
+    def go_on(self, worker: Worker, now: float) -> None:
+        """Tells a retired worker what has fallen due."""
+        if worker.draining or not worker.retired:
+            return
+        if now >= worker.drain_at:
+            self.hurry(worker, "its time is over (--reload-drain-timeout)")
+        elif not worker.ready:
+            self.retire(worker, worker.generation.plan.settings.drain_timeout)
+        elif now >= worker.release_at:
+            worker.release_at = NEVER
+            worker.reports.say(Release(worker.alone))
+
+    def hurry(self, worker: Worker, why: str) -> None:
+        """Tells one that went on with its connections to drain."""
+        self._observe(events.OldWorkerDrains(worker.pid, worker.generation.number, why))
+        self.retire(worker, worker.generation.plan.settings.drain_timeout, why)
+
+    def retire(self, worker: Worker, timeout: float, why: str = "the supervisor says so") -> None:
+        """Tells a worker to drain, and gives it `timeout` seconds and a grace; one that is not ready ends at once."""
+        if not worker.draining:
+            now = time.monotonic()
+            worker.retired = worker.draining = True
+            worker.retired_at = min(worker.retired_at, now)
+            worker.release_at = worker.drain_at = NEVER
+            worker.kill_at = min(worker.kill_at, now + timeout + GRACE)
+            worker.doom = worker.doom or "did not leave by the drain deadline"
+            self._finish(worker, why)
+
+    def _finish(self, worker: Worker, why: str) -> None:
+        worker.answer_at = NEVER
+        worker.reports.say(Finish(why))
+        kill(worker.pid, signal.SIGTERM)
+
+    def abort(self, worker: Worker, why: str) -> None:
+        """Has a worker write down its stacks and die; kills it if it cannot."""
+        worker.doom = why
+        worker.kill_at = time.monotonic() + STACKS
+        kill(worker.pid, signal.SIGABRT)
+
+    def kill_late(self, now: float) -> None:
+        """SIGKILL to those whose time is over; and to those on their way out what they shall do next."""
+        for worker in self.living.values():
+            self.go_on(worker, now)
+            if now >= worker.answer_at:
+                worker.answer_at = NEVER
+                if not self.leaving:  # else all are told, once clients are kept out
+                    self._finish(worker, "SIGTERM")
+            limit = worker.generation.plan.settings.start_timeout
+            if not worker.ready and now >= worker.started_at + limit:
+                worker.doom = worker.doom or f"was not ready within {limit:g} s (--start-timeout)"
+                kill(worker.pid, signal.SIGKILL)
+            elif now >= worker.kill_at:
+                kill(worker.pid, signal.SIGKILL)
+
+    def due(self) -> float:
+        """The instant (monotonic) at which `kill_late` has something to do."""
+        return min(
+            (
+                min(worker.kill_at, worker.release_at, worker.drain_at, worker.answer_at)
+                if worker.ready
+                else min(worker.kill_at, worker.started_at + worker.generation.plan.settings.start_timeout)
+                for worker in self.living.values()
+            ),
+            default=NEVER,
+        )
+
+    def hurry_orphans(self, late: bool) -> bool:
+        """While the server drains: what was adopted learns of it, and is killed when it is `late`. False once there is
+        none."""
+        orphans, programs = self.owed(), {pid for each in self.left for pid in each.programs}
+        for pid in orphans:
+            if pid not in self._told:
+                self._told.add(pid)
+                end_reading(pid) if pid in programs else kill(pid, signal.SIGTERM)
+            if late:
+                self.killed.add(pid)
+                end(pid)
+        return bool(orphans)
+
+    def end_all(self) -> None:
+        """Leaves no process behind, whatever happened."""
+        for pid in (*self.living, *self.owed()):
+            kill(pid, signal.SIGKILL)
+        guard, patience = self._watch.guard, time.monotonic() + LAST_PATIENCE
+        while self.living and time.monotonic() < patience:
+            guard.last_step("bury its workers", self.reap)
+            if not guard.last_step("wait", self._watch.wait, 0.01):
+                time.sleep(0.01)
+
+    # Deaths
+
+    def reap(self) -> None:
+        """Buries the dead, adopted ones without a word."""
+        self.helpers.turn(time.monotonic())
+        for pid in (*self.living, *self.orphans()):
+            try:
+                done, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                done, status = pid, 255 << 8  # somebody else took the status; the process is gone all the same
+            if done and pid in self.living:
+                self._watch.guard("bury a worker", self._bury, self.living[pid], os.waitstatus_to_exitcode(status))
+            elif done:
+                self._watch.guard("settle an orphan", self._settle, pid, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, worker: Worker, status: int) -> None:
+        try:
+            self._obey(worker, worker.reports.rest())
+        finally:  # whatever that leads to, its number may be another's from now on
+            del self.living[worker.pid]
+            worker.slot.lost(worker)
+            self._hang_up(worker)
+        worker.served = worker.page.accepted > 0
+        worker.connected, worker.seen = worker.page.connected().open(), worker.page.connected().seen()
+        lost, left = self._leave(worker)
+        if worker.crash and worker.ready:
+            self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
+        if worker.ready or worker.retired:
+            in_order = status in LEFT_IN_ORDER or bool(worker.doom)
+            wanted = in_order and (worker.retired or self.leaving)
+            stack, often = worker.stacks.take(), self.pace.told
+            self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost, stack, often, left))
+        worker.stacks.close()
+        if worker.cut is not None:
+            self.cut += worker.cut
+        elif worker.retired and worker.ready and status == -signal.SIGKILL:
+            self.killed.add(worker.pid)
+        self._on_death(worker, status)
+
+    def _leave(self, worker: Worker) -> tuple[int, int]:
+        """A worker has died: the connections that this has cost, and those that live on without it."""
+        rows, living = worker.rows, {}
+        if rows is not None and (adopted := set(self.orphans()).difference(*(each.living for each in self.left))):
+            living = found(rows, adopted)
+            if worker.generation.plan.facts.style == "program":
+                enter(rows, adopted - living.keys())
+                living = found(rows, adopted)
+        if not living or rows is None:
+            return worker.generation.plan.board.release(worker.page.index), 0
+        orphans = Orphans(worker, rows, living, time.monotonic())
+        self.left.append(orphans)
+        return orphans.lost(), len(set(living.values()))
+
+    def _settle(self, pid: int, status: int) -> None:
+        """An adopted process has been reaped."""
+        for each in [each for each in self.left if pid in each.living]:
+            each.ended(pid, status)
+            if not each.living:
+                self.left.remove(each)
+                each.generation.plan.board.release(each.page.index)
+
+    def look_after_orphans(self, now: float, generations: Iterable[Generation]) -> None:
+        """Once in a tick: what dead workers of these generations, and of earlier ones, have left."""
+        serving = list(generations)
+        for each in self.left:
+            if each.generation not in serving:
+                each.retire(now)
+            each.care(now)
+
+    def orphans(self) -> list[int]:
+        """Adopted processes, dead ones too."""
+        if not self.adopts:
+            return []
+        return [pid for pid in children() if pid not in self.living and pid not in self.helpers]
+
+    def owed(self) -> list[int]:
+        """Adopted processes that end with the server."""
+        return [pid for pid in self.orphans() if not (self.spares_sessions and detached(pid))]
+
+
+def _rows(plan: Plan) -> Shared | None:
+    """What the children or the programs of a worker are written down in; None if there are none."""
+    settings = plan.settings
+    if plan.model.name == "fork":
+        return Shared(settings.max_children)
+    if plan.facts.style == "program":
+        return Shared(max(settings.max_threads, settings.pool_size))
+    return None

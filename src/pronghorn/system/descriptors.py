@@ -1,0 +1,40 @@
+"""How many descriptors there may be, and how long an accept queue.
+
+Law: numbers that hold for this process now. A worker inherits them over fork.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+SAFE_HARD_LIMIT = 10240
+
+
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Raise the soft limit of descriptors to the hard one; both as they were (getrlimit(2), RLIMIT_NOFILE).
+
+    A program that a handler starts wants the first one back: select(2) fails beyond 1,024. A system that takes the hard
+    limit as a word only (macOS calls it infinite) gets 10,240.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, SAFE_HARD_LIMIT):
+        if wanted != resource.RLIM_INFINITY and 0 <= soft >= wanted:
+            break
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            break
+        except (OSError, ValueError):
+            continue
+    return soft, hard
+
+
+def free_descriptors() -> int:
+    """How many more descriptors this process may open (getrlimit(2), RLIMIT_NOFILE)."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        soft = os.sysconf("SC_OPEN_MAX")
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        if os.path.isdir(folder):
+            return max(0, soft - len(os.listdir(folder)) + 1)  # the listing is one itself
+    return soft

@@ -1,0 +1,1 @@
+"""TLS, below connections of both shapes."""

@@ -1,0 +1,44 @@
+"""Channels with TLS on an asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
+from pronghorn.connection.blocking import Connection
+from pronghorn.connection.channel import AnyChannel
+from pronghorn.tls.channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
+
+
+class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
+    """The same with TLS below it."""
+
+    __slots__ = (*TLS_SLOTS, "__weakref__")
+    has_tasks = True
+    view = AsyncioChannel.view
+    _force_close = AsyncioChannel._force_close
+
+
+def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int) -> AnyChannel:
+    """A channel that has a blocking connection's descriptor, and its TLS, while it lasts; `part` ends that."""
+    conn.setblocking(False)
+    sock: socket.socket = conn
+    made: type[AnyChannel] = AsyncioChannel
+    if conn.records is not None:
+        made = AsyncioTlsChannel
+        sock = SealedSocket(conn.family, conn.type, 0, fileno=conn.fileno())
+        sock.owner = conn
+    channel = made(sock, conn.number, conn.peer, loop, high_water=high_water, drain=conn.drain, most=most)
+    channel.proxy = conn.proxy
+    if isinstance(channel, AnyTlsChannel):
+        channel.seal(conn.records)
+    return channel
+
+
+def part(channel: AnyChannel, conn: Connection) -> None:
+    """The channel is over, and the connection has its descriptor for itself again."""
+    conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
+    channel._name = channel.sockname
+    if channel.sock is not conn:
+        channel.sock.detach()

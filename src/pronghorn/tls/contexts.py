@@ -1,0 +1,134 @@
+"""Contexts of TLS, made of certificates and settings."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from pronghorn.system.memory import as_file
+from pronghorn.tls.pem import certificate_kind
+from pronghorn.tls.records import MAX_HELLO
+
+NO_APPLICATION_PROTOCOL = 120  # an alert (RFC 7301, 3.2); ssl has no name for it
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One certificate (with those between it and its authority) and its key, as PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+class Material(msgspec.Struct, frozen=True):
+    """All that a context is made of, as bytes: what the files held."""
+
+    pairs: list[Pair]
+    client_ca: bytes = b""
+    alpn: tuple[str, ...] = ()
+    max_hello: int = MAX_HELLO
+
+
+class Described(msgspec.Struct, frozen=True):
+    """What a certificate says of itself; `since` and `until` in seconds since 1970; the `kind` of its key as pem.py
+    has it."""
+
+    serial: str
+    names: tuple[str, ...]
+    since: float
+    until: float
+    kind: str = ""
+
+
+def build(material: Material) -> ssl.SSLContext:
+    """A new context for the server's side: that of the first pair, and by way of SNI those of the others.
+
+    A context has one pair of each kind of key, where several are for the same names: OpenSSL takes the one that the
+    client can verify. Raises ssl.SSLError or ValueError for what it cannot use. A context is never changed once it is
+    in use: a pair that fails to load would leave it broken.
+    """
+    described = [describe(pair.certificate) for pair in material.pairs]
+    made: dict[tuple[int, ...], ssl.SSLContext] = {}
+
+    def context_of(places: tuple[int, ...]) -> ssl.SSLContext:
+        if places not in made:
+            made[places] = _context([material.pairs[place] for place in places], material)
+        return made[places]
+
+    named = {name: _one_of_each_kind(places, described) for name, places in _places(described).items()}
+    first = context_of(_beside_the_first(described))
+    by_name = {name: context_of(places) for name, places in named.items()}
+
+    ours = {each.encode() for each in material.alpn}
+
+    def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> int | None:
+        connection.asked_name = name
+        if ours and (theirs := connection.hello.offered()) and ours.isdisjoint(theirs):
+            return NO_APPLICATION_PROTOCOL  # OpenSSL is asked by Python to go on without one
+        if name and len(made) > 1:
+            name = name.lower()
+            wild = "*." + name.partition(".")[2]
+            connection.context = by_name.get(name) or by_name.get(wild) or first
+        return None
+
+    # gevent wraps callbacks for its own kind of socket, which is not used here: theirs is passed by.
+    kind = next(each for each in reversed(type(first).__mro__) if "sni_callback" in vars(each))
+    vars(kind)["sni_callback"].__set__(first, choose)
+    return first
+
+
+def _places(described: list[Described]) -> dict[str, list[int]]:
+    """For each name the places of its certificates: those that have it as it is, and behind them those that have it by
+    a wildcard."""
+    found: dict[str, list[int]] = {}
+    for place, each in enumerate(described):
+        for name in each.names:
+            found.setdefault(name.lower(), []).append(place)
+    return {name: [*places, *found.get("*." + name.partition(".")[2], ())] for name, places in found.items()}
+
+
+def _one_of_each_kind(places: Iterable[int], described: list[Described]) -> tuple[int, ...]:
+    found: dict[str, int] = {}
+    for place in places:
+        found.setdefault(described[place].kind, place)
+    return tuple(found.values())
+
+
+def _beside_the_first(described: list[Described]) -> tuple[int, ...]:
+    """For who asks for no name, or for one that nobody has: the first, and of other kinds those for all its names."""
+    named = _places(described)
+    for_all = [set(named[name.lower()]) for name in described[0].names]
+    return _one_of_each_kind([0, *sorted(set.intersection(*for_all))] if for_all else [0], described)
+
+
+def _context(pairs: list[Pair], material: Material) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # not a subclass: gevent replaces the class
+    context.max_hello = material.max_hello  # type: ignore[attr-defined]
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    for pair in pairs:
+        with as_file(pair.certificate) as certificate, as_file(pair.key) as key:
+            context.load_cert_chain(certificate, key, password=_no_pass_phrase)
+    if material.client_ca:
+        context.load_verify_locations(cadata=material.client_ca.decode("ascii"))
+        context.verify_mode = ssl.CERT_REQUIRED
+    if material.alpn:
+        context.set_alpn_protocols(list(material.alpn))
+    return context
+
+
+def _no_pass_phrase() -> str:
+    raise ValueError("the key is protected by a pass phrase, which nobody is there to type")
+
+
+def describe(certificate: bytes) -> Described:
+    """The first certificate of a PEM file. Raises ssl.SSLError for what is none."""
+    with as_file(certificate) as path:
+        told: dict[str, Any] = ssl._ssl._test_decode_cert(path)  # type: ignore[attr-defined]
+    names = [name for kind, name in told.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    if not names:
+        names = [value for part in told.get("subject", ()) for key, value in part if key == "commonName"]
+    since, until = (float(ssl.cert_time_to_seconds(told[key])) for key in ("notBefore", "notAfter"))
+    return Described(told["serialNumber"], tuple(names), since, until, certificate_kind(certificate))

@@ -1,0 +1,1 @@
+"""One process that serves, and what it tells its supervisor."""

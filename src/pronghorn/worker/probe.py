@@ -1,0 +1,132 @@
+"""A short-lived process that imports the handler, to learn its style before anything is bound.
+
+Law: the supervisor never imports the user's code, for it could not be rid of it again. So a fork of it does, says
+what it found over a pipe, and ends. What the module prints meanwhile is held back, since every worker will print it
+again; if the import fails it is shown, because it may be all that the user gets to know. It leaves nothing behind that
+the import made for a while (temporary files and folders, child processes), but runs no exit functions: these belong to
+who has served. A probe never blocks whoever
+waits for it: `ask` does, at the first start, when nobody else has to be served.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from select import POLLIN, poll
+
+import msgspec
+
+from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
+from pronghorn.handlers.handler import Facts
+from pronghorn.handlers.loading import load_handler
+from pronghorn.settings import Settings
+from pronghorn.settings.source import Source
+from pronghorn.system import privileges, process_exit
+from pronghorn.system.memory import anonymous_file
+from pronghorn.system.processes import die_with_parent
+from pronghorn.system.stdio import outlet
+from pronghorn.worker.helper import Answer, Helper, Reaper
+
+LONGEST_OUTPUT = 16 * 1024
+
+
+class Probe:
+    """One probe at work, a Helper that imports the handler; `deadline` (monotonic) is `start_timeout` from its start.
+    `folder` is where it looks for the handler, if not in the working folder. Raises OSError when none can be started.
+    """
+
+    def __init__(
+        self, source: Source, settings: Settings, reaper: Reaper, left: Iterable[int] = (), folder: str = ""
+    ) -> None:
+        self._source = source
+        output = anonymous_file(b"")
+        os.set_inheritable(output, False)
+        self._output = open(output, "rb")
+        try:
+            self._helper = Helper(
+                lambda: _look(source, settings, folder), settings.start_timeout, reaper, left, self._output.fileno()
+            )
+        except OSError:
+            self._output.close()
+            raise
+        self.pid = self._helper.pid
+        self.deadline = self._helper.deadline
+        self.fileno, self.listen = self._helper.fileno, self._helper.listen
+        self.over, self.due = self._helper.over, self._helper.due
+
+    def facts(self) -> Facts:
+        """What it found, once it is over. Raises what the import raised (BadHandler, BadSetting), BadHandler if it
+        killed its process, WorkerFailedToStart if it has not answered yet."""
+        try:
+            return self._facts()
+        except PronghornError:
+            self._show()
+            raise
+        finally:
+            self._output.close()
+
+    def close(self) -> None:
+        """Ends the process at once."""
+        self._helper.close()
+        self._output.close()
+
+    def _facts(self) -> Facts:
+        helper, name = self._helper, repr(self._source.name)
+        if not helper.ended:
+            helper.close()
+            raise WorkerFailedToStart(
+                f"{name} is not imported.", f"After {helper.limit:g} s the import still runs.",
+                "If it needs that long, raise --start-timeout.",
+            )  # fmt: skip
+        answer = helper.answer()
+        if answer is None:
+            status = helper.status or 0
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+            raise BadHandler(f"{name} cannot be imported.", f"The process that imported it {how}.")
+        return msgspec.json.decode(answer[0], type=Facts)
+
+    def _show(self) -> None:
+        """The end of what the handler's module printed, on standard error."""
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - LONGEST_OUTPUT))
+        try:
+            outlet.write(self._output.read())
+        except OSError:
+            pass  # nobody listens, or nobody reads
+
+
+def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> Facts:
+    """The facts of a handler that only an import can tell; blocks until they are there, and raises as Probe.facts."""
+    reaper = Reaper()
+    probe = Probe(source, settings, reaper, left)
+    poller = poll()
+    poller.register(probe, POLLIN)
+    try:
+        while not probe.over(now := time.monotonic()):
+            if probe.listen():  # its end stays readable
+                time.sleep(0.001)
+            else:
+                poller.poll(max(0.0, probe.due() - now) * 1000)
+        return probe.facts()
+    except BaseException:
+        probe.close()
+        raise
+    finally:
+        reaper.finish()
+
+
+def _look(source: Source, settings: Settings, folder: str) -> Answer:
+    if folder:
+        os.chdir(folder)
+    process_exit.begin(keep_imports=False)
+    privileges.forgo(settings, source)
+    privileges.drop()
+    die_with_parent(signal.SIGKILL)  # who changes his credentials loses it
+    try:
+        return msgspec.json.encode(load_handler(source, settings).facts), []
+    finally:
+        process_exit.remove_temporary_folders()
+        process_exit.flush_files(process_exit.open_files())
+        process_exit.end_children()

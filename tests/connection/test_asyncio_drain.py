@@ -1,0 +1,190 @@
+"""A conversation that owes something is left alone by draining: replies that come late arrive, in every way that
+handlers have of being late, at a stop and at a reload."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from pronghorn.models import registry
+from pronghorn.testing.served import Served, serving
+from pronghorn.testing.talk import exchange, until
+from pronghorn.testing.tls import SealedClient, throw_away_pair, trusting
+
+HANDLERS = "farewells_under_test"
+ASYNC = ("asyncio", "uvloop", "epoll", "thread", "fork")
+KINDS = {
+    "Switch": ("plain", "session", "ack", "stays", "buffered"),
+    "streams": ("plain", "two", "ack"),
+    "blocking": ("plain", "ack"),
+}
+FLOWS = ("thread", "fork", "prefork", "gevent")
+
+
+def needs(model: str) -> None:
+    missing = registry.page(model).missing()
+    if missing is not None:
+        pytest.skip(f"{model}: {missing}")
+
+
+def late_replies_arrive(
+    server: Served,
+    kinds: tuple[str, ...],
+    how: signal.Signals,
+    sealed: Callable[[socket.socket], socket.socket] = lambda sock: sock,
+) -> None:
+    """Everybody asks, then the server is told; everybody is answered, and at a stop then finds an end in order."""
+    with ExitStack() as stack:
+        clients = {}
+        for question in (f"{kind} {when}\n".encode() for kind in kinds for when in ("soon", "late")):
+            clients[question] = stack.enter_context(sealed(server.connect()))
+            clients[question].sendall(question)
+        until(server.is_at_rest, "the questions are in hand")
+        server.send_signal(how)
+        for question, client in clients.items():
+            answer = (b"wait\n" if question.startswith(b"ack") else b"") + question.upper()
+            if how == signal.SIGTERM:
+                assert exchange(client) == answer
+            else:
+                assert exchange(client, expect=len(answer)) == answer
+
+
+PAIRS = [(handler, model) for handler in KINDS for model in (FLOWS if handler == "blocking" else ASYNC)]
+
+
+@pytest.mark.parametrize(("handler", "model"), PAIRS)
+def test_a_late_reply_arrives_at_a_stop(handler: str, model: str) -> None:
+    needs(model)
+    workers = 4 if model == "prefork" else 1
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=workers, drain_quiet=0.3, pool_size=16) as server:
+        late_replies_arrive(server, KINDS[handler], signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return throw_away_pair(str(tmp_path_factory.mktemp("certificate")))
+
+
+@pytest.mark.parametrize(
+    ("handler", "model"),
+    [("Switch", "asyncio"), ("streams", "thread"), ("blocking", "fork")],
+)
+def test_a_late_reply_arrives_over_tls(handler: str, model: str, certificate: dict[str, str]) -> None:
+    needs(model)
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_quiet=0.3, **certificate) as server:
+        late_replies_arrive(server, KINDS[handler], signal.SIGTERM, lambda sock: SealedClient(sock, trusting()))
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("model", ["epoll", "thread"])
+def test_a_late_reply_arrives_after_start_tls(
+    model: str, certificate: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio's own TLS, above ours: the handler has asked for it in the middle of the conversation."""
+    for name, path in certificate.items():
+        monkeypatch.setenv(name.upper(), path)
+
+    def sealed(sock: socket.socket) -> socket.socket:
+        assert exchange(sock, b"starttls\n", expect=4) == b"now\n"
+        client = SealedClient(sock, trusting())
+        assert exchange(client, expect=7) == b"sealed\n"
+        return client
+
+    with serving(f"{HANDLERS}:Upgraded", model=model, workers=1, drain_quiet=0.3) as server:
+        late_replies_arrive(server, ("plain", "session", "ack"), signal.SIGTERM, sealed)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize(("handler", "model"), [("Switch", "asyncio"), ("streams", "thread"), ("blocking", "fork")])
+def test_a_late_reply_arrives_at_a_reload(handler: str, model: str) -> None:
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_quiet=0.3) as server:
+        late_replies_arrive(server, KINDS[handler], signal.SIGHUP)
+
+
+PROGRAM = ("sh", "-c", "while read kind when; do echo wait; sleep 0.9; echo $kind $when; done")
+
+
+@pytest.mark.parametrize("model", ["thread", "fork", "gevent"])
+def test_a_program_that_works_is_left_alone(model: str) -> None:
+    """It has acknowledged, and is silent for longer than --drain-quiet, while a process of its own sleeps."""
+    needs(model)
+    with serving(PROGRAM, model=model, workers=2, drain_quiet=0.3) as server, server.connect() as client:
+        assert exchange(client, b"do it\n", expect=5) == b"wait\n"
+        assert server.stop() == 0
+        assert exchange(client) == b"do it\n"
+        assert "Traceback" not in server.log()
+
+
+STAYS = {
+    "stay_message": ("thread", "fork", "epoll", "uvloop"),
+    "StayProtocol": ("thread", "gevent", "epoll", "asyncio"),
+    "stay_later": ("thread", "epoll"),
+    "stay_streams": ("thread", "uvloop"),
+    "stay_blocking": ("thread", "fork", "prefork", "gevent"),
+}
+
+
+@pytest.mark.parametrize(("handler", "model"), [(handler, model) for handler, fit in STAYS.items() for model in fit])
+def test_one_who_asks_to_stay_is_heard_until_it_ends(handler: str, model: str) -> None:
+    """`stay()` is the same for every style."""
+    needs(model)
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=2, drain_quiet=0.1) as server:
+        until(lambda: server.log().count("is ready") == 2, "two workers: under prefork one serves one client")
+        with server.connect() as client, server.connect() as other:  # who does not ask
+            assert exchange(client, b"one\n", expect=6) == b"0 ONE\n"
+            server.send_signal(signal.SIGTERM)
+            assert exchange(other) == b""
+            assert exchange(client, b"two\n", expect=6) == b"1 TWO\n"
+            assert exchange(client, b"quit\n") == b"1 QUIT\n"
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+HEARS = {
+    "hears_streams": ("thread", "fork", "uvloop"),
+    "hears_blocking": ("thread", "fork", "gevent"),
+    "hears_in_lifespan": ("epoll", "uvloop"),
+}
+
+
+@pytest.mark.parametrize(("handler", "model"), [(handler, model) for handler, fit in HEARS.items() for model in fit])
+def test_a_handler_can_wait_for_the_drain(handler: str, model: str) -> None:
+    needs(model)
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1) as server, server.connect() as client:
+        assert exchange(client, expect=6) == b"hello\n"
+        server.send_signal(signal.SIGTERM)
+        assert exchange(client) == b"goodbye\n"
+        assert server.wait() == 0
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("model", ["asyncio", "uvloop", "epoll", "thread", "fork", "iterative"])
+def test_a_coroutine_is_cancelled_at_the_drain_deadline(model: str) -> None:
+    """Its `finally` runs, and says what it has to say; then the lifespan is left. The log says whom it has cost."""
+    needs(model)
+    lived = model in ("asyncio", "uvloop", "epoll")
+    handler = "never_ends_with_lifespan" if lived else "never_ends"
+    with (
+        serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_timeout=0.3) as server,
+        server.connect() as client,
+    ):
+        assert exchange(client, expect=6) == b"hello\n"
+        port = client.getsockname()[1]
+        server.send_signal(signal.SIGTERM)
+        assert exchange(client) == b"goodbye\n"
+        assert server.wait() == 6
+        log = server.log()
+        assert "the handler's finally is done" in log
+        assert ("the lifespan ends, its task lives" in log) is lived
+        assert re.search(rf"cut 1 connection of asyncio style .*: 127\.0\.0\.1 at PORT {port} after \d+\.\d s", log)
+        assert "Traceback" not in log
+        assert "was killed" not in log

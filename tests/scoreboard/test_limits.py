@@ -1,0 +1,573 @@
+"""How many, and whom not: exact under one worker and under many, polite to those who are refused, bounded in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boards import board_of
+from launch import script, wait_for
+from pronghorn.errors import PronghornError
+from pronghorn.listening.listener import Exhausted
+from pronghorn.models import registry
+from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.counts import ACCEPTED, OPEN
+from pronghorn.scoreboard.limits import ALL, DENIED, DESCRIPTORS, SECOND, TOO_FAST, TOO_MANY, Bucket, Limits
+from pronghorn.scoreboard.row import SEEN, SERVING, TAKEN, Page
+from pronghorn.serving.admission import Reserve
+from pronghorn.settings import settle
+from pronghorn.system.descriptors import free_descriptors
+from pronghorn.testing.served import Served, serving
+from pronghorn.testing.talk import exchange, until
+
+PATIENCE = 15.0
+QUICK = ("epoll", "thread")
+NAMES = [name for name in registry.MODELS if name not in ("kqueue", "iterative", "prefork")]
+MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+QUIET = 0.15
+START = 1_000 * SECOND
+
+
+@pytest.fixture
+def board() -> Iterator[Scoreboard]:
+    with contextlib.closing(Scoreboard.create()) as one:
+        yield one
+
+
+def pages(board: Scoreboard, count: int) -> list[Page]:
+    return [board.take(slot, 1) for slot in range(count)]
+
+
+# The whole server's limits, over the scoreboard.
+
+
+def test_never_more_than_the_limit_and_the_last_place_can_be_had(board: Scoreboard) -> None:
+    settings = settle({"max_connections": 5})
+    first, second = pages(board, 2)
+    one, two = Limits(settings, first), Limits(settings, second)
+    assert [one.reserve() for _ in range(3)] + [two.reserve() for _ in range(3)] == [True] * 5 + [False]
+    first.add(OPEN, -1)
+    assert [two.reserve(), one.reserve()] == [True, False]
+    assert [page.open for page in board.pages()] == [2, 3]
+
+
+def test_one_worker_holds_no_more_than_it_can(board: Scoreboard) -> None:
+    settings = settle({"max_connections": 5})
+    one, two = (Limits(settings, page) for page in pages(board, 2))
+    one.most = 2
+    assert [one.reserve() for _ in range(3)] == [True, True, False]
+    assert one.reached() == (2, DESCRIPTORS)
+    assert [two.reserve() for _ in range(4)] == [True, True, True, False]
+    assert two.reached() == (5, ALL), "all that the server has, not this worker's"
+
+
+def test_sources_are_counted_over_all_workers(board: Scoreboard) -> None:
+    settings = settle({"max_connections_per_source": 2})
+    one, two = (Limits(settings, page) for page in pages(board, 2))
+    peer, same, other = ("192.0.2.1", 1), ("::ffff:192.0.2.1", 2), ("192.0.2.2", 3)
+    assert [one.refusal(peer), two.refusal(same), one.refusal(peer), two.refusal(other)] == ["", "", TOO_MANY, ""]
+    one.left(peer)
+    assert [two.refusal(peer), one.refusal(peer)] == ["", TOO_MANY]
+    assert [one.refusal(""), one.refusal(""), one.refusal("")] == ["", "", ""]  # a unix socket has no sources
+
+
+def test_a_slash_64_is_one_source(board: Scoreboard) -> None:
+    limits = Limits(settle({"max_connections_per_source": 1}), pages(board, 1)[0])
+    assert limits.refusal(("2001:db8::1", 1)) == ""
+    assert limits.refusal(("2001:db8::ffff:1", 1)) == TOO_MANY
+    assert limits.refusal(("2001:db8:0:1::1", 1)) == ""
+
+
+def test_limits_need_no_scoreboard() -> None:
+    limits = Limits(settle({"max_connections": 1, "max_connections_per_source": 1, "accept_rate": 100}), Page())
+    assert [limits.reserve(), limits.reserve()] == [True, False]
+    assert [limits.refusal(("192.0.2.1", 1)), limits.refusal(("192.0.2.1", 1))] == ["", TOO_MANY]
+
+
+def test_a_proxy_is_counted_by_its_clients(board: Scoreboard) -> None:
+    settings = settle({"max_connections_per_source": 1, "proxy_from": "10.0.0.0/8", "deny": "192.0.2.66"})
+    limits = Limits(settings, pages(board, 1)[0])
+    assert [limits.refusal(("10.1.1.1", each)) for each in range(3)] == ["", "", ""]
+    assert [limits.refusal_of_client(("192.0.2.1", each)) for each in range(2)] == ["", TOO_MANY]
+    assert limits.refusal_of_client(("192.0.2.66", 1)) == DENIED
+
+
+# So many in a second.
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def test_a_bucket_lets_through_its_rate(board: Scoreboard) -> None:
+    clock = Clock()
+    bucket = Bucket(10, pages(board, 1)[0], clock)
+    taken = []
+    for _ in range(1000):  # ten seconds, a hundred clients in each
+        if bucket.take():
+            taken.append(clock.now)
+        clock.now += SECOND // 100
+    assert len(taken) == 10 * 10 + 9
+    assert max(sum(at <= each < at + SECOND for each in taken) for at in range(START + SECOND, clock.now, SECOND)) <= 11
+    assert sum(each < START + SECOND // 5 for each in taken) in (11, 12)
+
+
+def test_one_that_was_not_needed_is_given_back(board: Scoreboard) -> None:
+    clock = Clock()
+    one, two = (Bucket(2, page, clock) for page in pages(board, 2))
+    assert [one.take(), two.take(), one.take()] == [True, True, False]
+    two.give_back()
+    assert [one.take(), two.take()] == [True, False]
+    for later in range(2, 6):  # and what was given back long ago is there once only
+        clock.now = START + later * SECOND
+        assert [one.take(), two.take(), one.take(), two.take()] == [True, True, False, False]
+        one.give_back()
+
+
+def test_a_worker_that_dies_while_it_takes_spoils_nothing(board: Scoreboard) -> None:
+    clock = Clock()
+    one, two = (Bucket(5, page, clock) for page in pages(board, 2))
+    for _ in range(1000):
+        assert two.take()
+        clock.now += SECOND
+    board.words[SEEN + 2] = -1  # in the middle of writing down its view
+    board.words[TAKEN + 2] += 1
+    assert not one.take()  # nobody knows how full the bucket is: it is held to be empty
+    clock.now += SECOND
+    assert [one.take() for _ in range(6)] == [True] * 5 + [False]
+
+
+class Ideal:
+    """One bucket for all, in plain words."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate, self.level, self.now = rate, rate * SECOND, START
+
+    def until(self, now: int) -> None:
+        self.level = min(self.rate * SECOND, self.level + (now - self.now) * self.rate)
+        self.now = now
+
+    def take(self) -> bool:
+        fits = self.level >= SECOND
+        self.level -= fits * SECOND
+        return fits
+
+
+STEPS = st.tuples(st.sampled_from("takes takes takes takes gives_back dies starts".split()), st.integers(0, 5))
+
+
+@given(
+    st.lists(st.tuples(STEPS, st.sampled_from([0, 0, 1, 10, 100, 300, 1500])), max_size=200),
+    st.sampled_from([1, 4, 20]),
+)
+def test_buckets_of_many_workers_are_one(steps: list[tuple[tuple[str, int], int]], rate: int) -> None:
+    """Also of those that start, or are replaced, in the middle."""
+    ideal, clock = Ideal(rate), Clock()
+    with contextlib.closing(Scoreboard.create()) as board:
+        workers = pages(board, 2)
+        buckets = [Bucket(rate, page, clock) for page in workers]
+        for (what, which), pause in steps:
+            clock.now += pause * SECOND // 1000
+            ideal.until(clock.now)
+            which %= len(workers)
+            if what == "takes":
+                assert buckets[which].take() == ideal.take()
+            elif what == "gives_back" and ideal.level <= (rate - 1) * SECOND:
+                buckets[which].give_back()
+                ideal.level += SECOND
+            elif what == "dies" and len(workers) > 1:
+                board.release(workers.pop(which).index)
+                del buckets[which]
+            elif what == "starts" and len(workers) < 6:
+                workers.append(board.take(9, 2))
+                buckets.append(Bucket(rate, workers[-1], clock))
+
+
+def test_workers_that_take_at_the_same_moment_never_take_too_many(board: Scoreboard) -> None:
+    """Processes, as many as there are moments to collide in."""
+    rate, began = 1000, time.monotonic_ns()
+    pids = []
+    for page in pages(board, 4):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            bucket, until = Bucket(rate, page), time.monotonic_ns() + SECOND // 2
+            while time.monotonic_ns() < until:
+                page.words[ACCEPTED] += bucket.take()
+            os._exit(0)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    took = (time.monotonic_ns() - began) / SECOND
+    assert rate <= board.totals()["accepted"] <= rate * (1 + took)
+
+
+def test_the_rate_is_the_whole_servers(board: Scoreboard) -> None:
+    settings = settle({"accept_rate": 3})
+    limits = [Limits(settings, page) for page in pages(board, 3)]
+    told = [each.refusal(("192.0.2.1", 1)) for each in limits for _ in range(2)]
+    assert told == ["", "", "", TOO_FAST, TOO_FAST, TOO_FAST]
+    limits[1].refused()
+    late = Limits(settings, board.take(3, 2))
+    assert [late.refusal(("192.0.2.1", 1)), late.refusal(("192.0.2.1", 1))] == ["", TOO_FAST]
+
+
+def test_who_comes_too_fast_is_not_counted_by_its_source_and_who_is_too_many_not_by_the_second(
+    board: Scoreboard,
+) -> None:
+    limits = Limits(settle({"accept_rate": 2, "max_connections_per_source": 1}), pages(board, 1)[0])
+    one, two, three = ((f"192.0.2.{each}", 1) for each in (1, 2, 3))
+    assert [limits.refusal(each) for each in (one, one, one, two, three)] == ["", TOO_MANY, TOO_MANY, "", TOO_FAST]
+    assert limits.refusal_of_client(three) == ""
+
+
+# The reserve.
+
+
+class Queue:
+    """A listener in whose queue clients wait."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+
+    def accept(self) -> Any:
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def test_the_reserve_is_spent_at_the_second_shortage_and_refilled() -> None:
+    reserve, shortage = Reserve(), Exhausted(errno.EMFILE, "Too many open files")
+    with contextlib.closing(reserve):
+        held = reserve.fileno()
+        assert held >= 0 and not os.get_inheritable(held)
+        queue: Any = Queue((1, "a"), (2, "b"), None)
+        assert list(reserve.accepted(queue, shortage)) == []
+        found = []
+        for each in reserve.accepted(queue, shortage):
+            assert reserve.fileno() == -1
+            found.append(each)
+        assert found == [(1, "a"), (2, "b")]
+        assert reserve.fileno() >= 0
+        queue = Queue(BlockingIOError())
+        assert list(reserve.accepted(queue, shortage)) == []
+        assert reserve.fileno() >= 0
+
+
+def test_the_reserve_helps_against_nothing_else() -> None:
+    with contextlib.closing(Reserve()) as reserve:
+        for number in (errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            for _ in range(2):
+                assert list(reserve.accepted(Queue((1, "a")), Exhausted(number, ""))) == []  # type: ignore[arg-type]
+
+
+def test_free_descriptors_are_those_that_can_be_opened() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+            free = free_descriptors()
+            for _ in range(free):
+                stack.callback(os.close, os.dup(0))
+            with pytest.raises(OSError):
+                os.dup(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# Under every model.
+
+
+@contextlib.contextmanager
+def limited(model: str, **settings: Any) -> Iterator[Served]:
+    missing = registry.page(model).missing()
+    if missing is not None:
+        pytest.skip(f"{model}: {missing}")
+    with serving("upper", model=model, **settings) as server:
+        yield server
+        assert "Traceback" not in server.log()
+
+
+@contextlib.contextmanager
+def connected(server: Served, count: int, source: Callable[[int], str] = lambda index: "127.0.0.1") -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for index in range(count):
+            client = stack.enter_context(socket.socket())
+            client.settimeout(PATIENCE)
+            client.bind((source(index), 0))
+            client.connect(server.address)
+            clients.append(client)
+        yield clients
+
+
+def answered(client: socket.socket) -> bool:
+    """Whether there is an answer; False is an end, in order. A reset raises."""
+    return exchange(client, b"a", expect=1) == b"A"
+
+
+def is_silent(client: socket.socket, seconds: float = QUIET) -> bool:
+    return not select.select([client], [], [], seconds)[0]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_beyond_the_limit_of_all_clients_wait_in_the_queue(model: str, workers: int) -> None:
+    with limited(model, max_connections=4, workers=workers) as server, connected(server, 7) as clients:
+        for client in clients:
+            client.sendall(b"a")
+        served: set[socket.socket] = set()
+
+        def so_many(count: int) -> bool:
+            served.update(select.select([each for each in clients if each not in served], [], [], 0)[0])
+            return len(served) >= count
+
+        until(lambda: so_many(4))
+        time.sleep(QUIET)
+        so_many(7)
+        assert len(served) == 4
+        assert re.search(r"there is no room beside \d open connections \(--max-connections\)", server.log())
+        for count in (5, 6, 7):
+            gone = served.pop()
+            assert gone.recv(1) == b"A"
+            clients.remove(gone)
+            gone.close()
+            until(lambda count=count: so_many(4))  # type: ignore[misc]
+            assert len(served) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "setting"), [("thread", "max_threads"), ("pool", "pool_size"), ("fork", "max_children")]
+)
+def test_who_waits_for_a_flow_of_control_is_told_of(model: str, setting: str) -> None:
+    told = f"there is no room beside 2 open connections (--{setting.replace('_', '-')})"
+    with limited(model, **{setting: 2}) as server, connected(server, 2) as inside:
+        assert all(map(answered, inside))
+        served = board_of(server).pages()[0]
+        beat = served.beat
+        until(lambda: served.beat > beat + 1.5)
+        assert told not in server.log(), "nobody waits"
+        with connected(server, 1) as (waiting,):
+            until(lambda: told in server.log())
+            inside[0].close()
+            assert answered(waiting)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_beyond_the_limit_of_a_source_clients_are_turned_away(model: str, workers: int) -> None:
+    with limited(model, max_connections_per_source=3, workers=workers) as server:
+        for _ in range(2):  # what was counted is taken back
+            with connected(server, 5, lambda index: "127.0.0.2") as clients, connected(server, 1) as (other,):
+                told = [answered(client) for client in clients]
+                assert told.count(True) == 3, told
+                assert answered(other)
+            until(lambda: sum(page.open for page in board_of(server).pages()) == 0)
+        assert "--max-connections-per-source" in server.log()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_beyond_the_rate_clients_are_turned_away(model: str, workers: int) -> None:
+    with limited(model, accept_rate=20, workers=workers, pool_size=100) as server:
+        begun = time.monotonic()
+        with connected(server, 60) as clients:
+            told = [answered(client) for client in clients]
+        took = time.monotonic() - begun
+        assert 20 - 2 * workers <= told.count(True) <= 20 * (1 + took), (told, took)
+        assert "--accept-rate" in server.log()
+        with connected(server, 1) as (late,):
+            until(lambda: answered(late) or _again(server))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_the_rate_holds_while_workers_come_and_go(model: str) -> None:
+    """From the start on, while one is killed and replaced, and through a reload."""
+    rate, taken = 20, []  # when each client who was served began and had its answer
+
+    def hammer(over: Callable[[], bool]) -> None:
+        while not over():
+            began = time.monotonic()
+            with connected(server, 1) as (client,):
+                try:
+                    served = answered(client)
+                except ConnectionResetError:
+                    continue  # it was the killed worker's
+                if served:
+                    taken.append((began, time.monotonic()))
+
+    with limited(model, accept_rate=rate, workers=3, pool_size=100) as server:
+        board = board_of(server)
+        began = time.monotonic()
+
+        def whole(generation: int, *gone: int) -> Callable[[], bool]:
+            def look() -> bool:
+                found = [page for page in board.pages() if (page.generation, page.state) == (generation, SERVING)]
+                return len(found) == 3 and not {page.pid for page in found} & set(gone)
+
+            return look
+
+        hammer(whole(1))
+        killed = server.worker_pids()[0]
+        os.kill(killed, signal.SIGKILL)
+        hammer(whole(1, killed))
+        server.send_signal(signal.SIGHUP)
+        hammer(whole(2))
+        until = time.monotonic() + 1
+        hammer(lambda: time.monotonic() > until)
+        took = time.monotonic() - began
+    assert rate * 0.5 * took <= len(taken) <= rate * (1 + took), (len(taken), took)
+    for first, (since, _) in enumerate(taken):
+        for last, (_, end) in enumerate(taken[first:], 1):
+            assert last <= rate * (1 + end - since), f"{last} clients within {end - since:.3f} s"
+
+
+def _again(server: Served) -> bool:
+    with connected(server, 1) as (client,):
+        return answered(client)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["iterative", "prefork", *NAMES])
+def test_who_is_denied_is_turned_away(model: str) -> None:
+    with limited(model, deny=("127.0.0.2/31",), allow=("127.0.0.3", "127.0.0.1")) as server:
+        with connected(server, 4, lambda index: f"127.0.0.{index + 1}") as clients:
+            assert [exchange(client, b"a", end=True) for client in clients] == [b"A", b"", b"A", b""]
+        until(lambda: "Refused 127.0.0.2 at PORT" in server.log())
+
+
+BOTH_FAMILIES = """
+import socket
+import pronghorn
+listening = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+pronghorn.serve("upper", bind=f"fd://{{listening.fileno()}}", model={model!r}, deny="127.0.0.66",
+                max_connections_per_source=2, pool_size=50)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no socket can have both families here")
+@pytest.mark.parametrize("model", NAMES)
+def test_ipv4_is_ipv4_also_at_a_listener_of_both_families(tmp_path: Path, model: str) -> None:
+    if registry.page(model).missing() is not None:
+        pytest.skip(f"{model}: {registry.page(model).missing()}")
+    with script(tmp_path, BOTH_FAMILIES.format(model=model)) as server, contextlib.ExitStack() as stack:
+
+        def told(source: str) -> bool:
+            client = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET))
+            client.settimeout(PATIENCE)
+            client.bind((source, 0))
+            client.connect(("::1" if ":" in source else "127.0.0.1", server.address[1]))
+            return answered(client)
+
+        sources = ["127.0.0.1", "127.0.0.66", "127.0.0.2", "::1"]
+        assert [told(source) for _ in range(3) for source in sources] == [True, False, True, True] * 2 + [False] * 4
+        wait_for(lambda: "Refused 127.0.0.66 at PORT" in server.log, "the refusal")
+        assert "Traceback" not in server.log
+        stack.close()
+        assert server.stop() == 0
+
+
+def test_fork_cannot_count_the_clients_of_proxies() -> None:
+    settings: dict[str, Any] = {"max_connections_per_source": 1, "proxy_from": ("127.0.0.1",)}
+    with (
+        pytest.raises(PronghornError, match="cannot be kept under fork with --proxy-from"),
+        serving("upper", model="fork", **settings),
+    ):
+        pass
+
+
+# Out of descriptors, for real.
+
+linux = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="prlimit(2) is a call of Linux")
+SHORT_OF_DESCRIPTORS = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+import pronghorn
+pronghorn.serve("upper", bind="127.0.0.1:0", model={model!r}, pool_size=1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [each for each in NAMES if each != "fork"])
+def test_without_a_limit_of_connections_the_descriptors_are_one(tmp_path: Path, model: str) -> None:
+    if registry.page(model).missing() is not None:
+        pytest.skip(f"{model}: {registry.page(model).missing()}")
+    with script(tmp_path, SHORT_OF_DESCRIPTORS.format(model=model)) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(100)]
+        for client in clients:
+            client.sendall(b"a")
+        wait_for(lambda: "there is no room beside" in server.log, "the full server")
+        assert "open connections (the descriptors of a worker, ulimit -n)" in server.log
+        time.sleep(QUIET)
+        served = select.select(clients, [], [], 0)[0]
+        assert 40 < len(served) < 96
+        assert "accept failed" not in server.log
+        for client in served:
+            client.close()
+            clients.remove(client)
+        for client in clients:
+            assert client.recv(1) == b"A"
+        assert server.stop() == 0
+
+
+@contextlib.contextmanager
+def no_descriptor_left(pid: int) -> Iterator[None]:
+    """The process finds no number for one more, until the end of the block."""
+    used = {int(each) for each in os.listdir(f"/proc/{pid}/fd")}
+    lowest = next(each for each in range(len(used) + 1) if each not in used)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["iterative", *NAMES])
+def test_out_of_descriptors_clients_are_turned_away_and_service_comes_back(model: str) -> None:
+    with limited(model) as server:
+        (pid,) = server.worker_pids()
+        held = model != "iterative"  # there it would hold the only flow of control
+        with connected(server, held) as before:
+            assert all(map(answered, before))
+            if model == "fork":  # a child may answer before its parent has let go of the connection
+                until(lambda: {each.status for each in psutil.Process(pid).net_connections()} == {psutil.CONN_LISTEN})
+            with no_descriptor_left(pid):
+                process = psutil.Process(pid)
+                worked, begun = sum(process.cpu_times()[:2]), time.monotonic()
+                with connected(server, 200) as clients:
+                    assert all(exchange(client, b"", expect=0) == b"" for client in clients)
+                    assert clients[-1].recv(1) == b""
+                until(lambda: time.monotonic() > begun + 2)
+                assert sum(process.cpu_times()[:2]) - worked < 0.05 * (time.monotonic() - begun) + 0.03
+                assert server.log().count("accept failed") == 1
+                assert "Too many open files" in server.log()
+                assert all(map(answered, before))
+            with connected(server, 1) as (after,):
+                begun = time.monotonic()
+                assert answered(after)
+                assert time.monotonic() - begun < 1
+        assert server.stop() == 0

@@ -1,0 +1,154 @@
+"""Long-lived connections are spread over the workers; and nobody waits for a worker that does not come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from boards import ask, board_of, serving_pages
+from launch import Launched, launched, wait_for
+from pronghorn.handlers.builtin import upper
+from pronghorn.handlers.recognise import recognise
+from pronghorn.models.registry import load
+from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.row import Page
+from pronghorn.serving import admission
+from pronghorn.serving.admission import FAIR_PAUSES
+from pronghorn.serving.context import Context
+from pronghorn.settings import Settings
+from pronghorn.system.drain import Drain
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the test finds a server's scoreboard in /proc")
+WORKERS, CLIENTS = 4, 64
+MODELS = ("epoll", "asyncio", "thread")
+
+
+def shares(pages: list[Page]) -> list[int]:
+    return sorted(page.open for page in pages)
+
+
+@linux
+@pytest.mark.parametrize("burst", [False, True], ids=["one after another", "in a burst"])
+@pytest.mark.parametrize("model", MODELS)
+def test_connections_that_stay_are_shared_out(model: str, burst: bool, tmp_path: Path) -> None:
+    with launched(tmp_path, model=model, workers=WORKERS) as server, ExitStack() as stack:
+        pages = serving_pages(board_of(server), WORKERS)
+        clients = []
+        for _ in range(CLIENTS):
+            clients.append(stack.enter_context(server.connect()))
+            if not burst:
+                ask(clients[-1])
+        for client in clients:
+            assert ask(client) == b"HELLO\n"
+        fewest, *_, most = shares(pages)
+        assert sum(shares(pages)) == CLIENTS
+        assert most <= 1.5 * fewest, shares(pages)
+
+
+@linux
+def test_a_new_worker_is_filled_first(tmp_path: Path) -> None:
+    with launched(tmp_path, model="epoll", workers=1) as server, ExitStack() as stack:
+        board = board_of(server)
+        for _ in range(10):
+            ask(stack.enter_context(server.connect()))
+        server.send(signal.SIGTTIN)
+        pages = serving_pages(board, 2)
+        for _ in range(10):
+            ask(stack.enter_context(server.connect()))
+        assert shares(pages)[0] >= 8, shares(pages)
+
+
+@linux
+def test_the_successor_of_a_dead_worker_is_filled_one_by_one(tmp_path: Path) -> None:
+    """Its first connections may bring what its predecessor died of, so it rests for a moment after each, and another
+    worker takes some of those that come meanwhile."""
+    with launched(tmp_path, model="epoll", workers=2) as server, ExitStack() as stack:
+        board = board_of(server)
+        serving_pages(board, 2)
+        lost = [stack.enter_context(server.connect()) for _ in range(20)]
+        for client in lost:
+            ask(client)
+        victim = board.pages()[0].pid
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: victim not in {page.pid for page in board.pages()}, "the victim's end")
+        pages = serving_pages(board, 2)
+        for _ in range(10):
+            ask(stack.enter_context(server.connect()))
+            time.sleep(0.01)  # longer than the rest
+        assert shares(pages)[0] >= 8, shares(pages)
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["epoll", "thread"])
+def test_nobody_waits_long_for_a_worker_that_is_stuck(model: str, tmp_path: Path) -> None:
+    with launched(tmp_path, model=model, workers=2) as server, ExitStack() as stack:
+        pages = serving_pages(board_of(server), 2)
+        for _ in range(8):
+            ask(stack.enter_context(server.connect()))
+        stuck = min(pages, key=lambda page: page.open)
+        stop(server, stuck.pid)
+        started = time.monotonic()
+        for _ in range(30):
+            ask(stack.enter_context(server.connect()))
+        assert time.monotonic() - started < 10
+        assert sum(shares(pages)) == 38
+
+
+def stop(server: Launched, pid: int) -> None:
+    """SIGSTOP, which takes effect when it does: the process is asked."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "the stop")
+
+
+# By a clock that is an argument.
+
+
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch) -> Context:
+    board = Scoreboard.create()
+    mine, other = board.take(1, 1), board.take(2, 1)
+    for page in (mine, other):
+        page.now_serving(os.getpid())
+    mine.open = 10
+    settings = Settings()
+    return Context(
+        listeners=[], handler=recognise(upper, settings), settings=settings, model=load("epoll"), drain=Drain(1.0),
+        observe=lambda _: None, page=mine,
+    )  # fmt: skip
+
+
+class Clock:
+    """A monotonic clock that is set by hand, from now on."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_after_some_pauses_in_a_row_it_takes_one(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(admission, "time", clock)
+    given = []
+    for _ in range(2 * FAIR_PAUSES + 2):
+        given.append(context.gives_way())
+        clock.now += admission.FAIR_PAUSE
+    assert given == [*[True] * FAIR_PAUSES, False] * 2
+
+
+def test_pauses_that_are_not_in_a_row_do_not_add_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(admission, "time", clock)
+    for _ in range(10 * FAIR_PAUSES):
+        assert context.gives_way()
+        clock.now += 10 * FAIR_PAUSES * admission.FAIR_PAUSE
+    context.page.open = 1
+    assert not context.gives_way()

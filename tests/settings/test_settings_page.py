@@ -1,0 +1,25 @@
+"""The page of settings is made from their fields, and nobody has to remember to make it."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from pronghorn.settings import fields
+from pronghorn.settings.fields import Field
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_is_up_to_date() -> None:
+    made = runpy.run_path(str(DOCS / "make_settings.py"))
+    assert (DOCS / "settings.md").read_text() == made["page"](), "Run: make docs"
+
+
+@pytest.mark.parametrize("field", fields(), ids=lambda field: field.name)
+def test_every_setting_is_one_row_of_it(field: Field) -> None:
+    rows = [line for line in (DOCS / "settings.md").read_text().splitlines() if line.startswith(f"| `{field.flag}`")]
+    assert len(rows) == 1
+    assert rows[0].replace("\\|", "").count("|") == 5

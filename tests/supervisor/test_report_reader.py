@@ -1,0 +1,128 @@
+"""What a worker says on its line: in pieces, as rubbish, as a flood, with descriptors; bounded whatever it is."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pronghorn.supervisor.generation import NEVER, Slot, Worker
+from pronghorn.supervisor.report_reader import BUFFER, LONGEST_REPORT, MOST_REPORTS, Reports
+from pronghorn.worker.reports import LONGEST_TRACE, Crashed, Failed, Finished, LetGo, Ready, Stage
+
+Line = tuple[Reports, socket.socket]
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        yield Reports(ours), theirs
+
+
+def test_reports_come_in_pieces(line: Line) -> None:
+    reports, theirs = line
+    theirs.sendall(b'{"type":"Rea')
+    assert reports.take() == []
+    theirs.sendall(b'dy"}\n{"type":"Finished","cut":3}\n')
+    assert reports.take() == [Ready(), Finished(3)]
+    assert reports.take() == [] and not reports.ended
+    theirs.close()
+    assert reports.take() == [] and reports.ended and not reports.fault
+
+
+def test_the_longest_report_that_a_worker_makes_fits(line: Line) -> None:
+    reports, theirs = line
+    theirs.setblocking(True)
+    said = msgspec.json.encode(Crashed("\x00" * LONGEST_TRACE)) + b"\n"
+    found = []
+    for start in range(0, len(said), BUFFER // 2):
+        theirs.sendall(said[start : start + BUFFER // 2])
+        found += reports.take()
+    assert found == [Crashed("\x00" * LONGEST_TRACE)] and not reports.fault
+
+
+@pytest.mark.parametrize(
+    "said", [b"rubbish\n", b"\n", b"{}\n", b'{"type":"Finished","cut":1e99}\n', b"\xff\n", b"[" * 5000 + b"\n"]
+)
+def test_rubbish_is_a_fault(line: Line, said: bytes) -> None:
+    reports, theirs = line
+    theirs.sendall(b'{"type":"Ready"}\n' + said + b'{"type":"LetGo"}\n')
+    assert reports.take() == [Ready()]
+    assert "is no report" in reports.fault and reports.fault.isprintable() and len(reports.fault) < 250
+    assert reports.take() == []
+
+
+def test_a_flood_of_reports_is_a_fault(line: Line) -> None:
+    reports, theirs = line
+    theirs.sendall(b'{"type":"LetGo"}\n' * (MOST_REPORTS + 1))
+    reports.take()
+    assert "more than 64 things" in reports.fault
+
+
+def test_a_report_without_an_end_is_a_fault_and_takes_no_memory(line: Line) -> None:
+    reports, theirs = line
+    turns = 0
+    while not reports.fault:
+        try:
+            theirs.send(b"x" * BUFFER)
+        except BlockingIOError:
+            pass
+        reports.take()
+        turns += 1
+        assert len(reports._pending) <= LONGEST_REPORT + BUFFER
+    assert "longer than 256 KiB" in reports.fault and not reports._pending
+    assert turns <= LONGEST_REPORT // BUFFER + 100
+
+
+def test_descriptors_that_are_sent_along_are_not_taken(line: Line) -> None:
+    reports, theirs = line
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(50):
+        fds = array.array("i", [0] * 100)
+        theirs.sendmsg([b'{"type":"LetGo"}\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        assert reports.take() == [LetGo()]
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_the_last_words_are_bounded_where_others_go_on_writing(line: Line) -> None:
+    reports, theirs = line
+    theirs.sendall(b'{"type":"LetGo"}\n' * 3)
+    assert reports.rest() == [LetGo()] * 3 and not reports.ended
+
+
+texts = st.text(max_size=20)
+said_well = st.one_of(
+    st.builds(Ready), st.builds(Stage, texts), st.builds(LetGo), st.builds(Finished, st.integers(-(2**70), 2**70)),
+    st.builds(Failed, st.sampled_from(["BadHandler", "PeerTimeout", "os", "", "MessageTooLong", "annotations"]), texts,
+              texts, texts),
+    st.builds(Crashed, texts),
+).map(msgspec.json.encode)  # fmt: skip
+bits = st.lists(st.one_of(st.binary(max_size=40), said_well, st.just(b"\n")), max_size=20)
+
+
+@settings(deadline=None, max_examples=100)
+@given(bits)
+def test_whatever_is_said_nothing_is_raised(said: list[bytes]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(1, None, Slot(1), ours, None, None, None, now=0.0)  # type: ignore[arg-type]
+        assert worker.ready_at == NEVER
+        for piece in said:
+            theirs.sendall(piece)
+            for report in worker.reports.take():
+                if isinstance(report, Failed):
+                    str(report.error())
+                elif isinstance(report, Crashed):
+                    worker.crash = report.trace
+                elif isinstance(report, Finished):
+                    assert 0 <= report.cut <= 2**31
+        str(worker.start_failure(1))
+        assert worker.reports.fault.isprintable()

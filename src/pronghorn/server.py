@@ -202,7 +202,7 @@ class Server:
                 self._log_process = LogProcess(
                     self._log.hear,
                     supervisor.force.helpers,
-                    lambda: [*supervisor.watch.descriptors(), *supervisor.kept()],
+                    lambda: [*supervisor.poller.descriptors(), *supervisor.kept()],
                 )
                 self._log.have_told_by(self._log_process.tell)
             return supervisor.run()
@@ -266,7 +266,7 @@ class Server:
         passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]
         supervisor = self._supervisor
         return Upgrade(
-            boot, passed, self._folder, plan.settings.start_timeout, supervisor.watch, self._observe,
+            boot, passed, self._folder, plan.settings.start_timeout, supervisor.poller, self._observe,
             supervisor.force.helpers,
         )  # fmt: skip
 

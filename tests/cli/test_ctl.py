@@ -24,9 +24,9 @@ from pronghorn.cli import ctl, main
 from pronghorn.cli.ctl import tables
 from pronghorn.control import client, paths
 from pronghorn.control.protocol import COMMANDS
-from pronghorn.control.server import Control
+from pronghorn.control.server import ControlServer
 from pronghorn.errors import BadHandler
-from pronghorn.supervisor.poller import Done, Watch
+from pronghorn.supervisor.poller import Done, Poller
 
 STATUS: dict[str, Any] = {
     "state": "SERVING", "name": "127.0.0.1:8000", "pid": 4711, "version": "1.2.3", "uptime": 7384.2, "generation": 3,
@@ -47,7 +47,7 @@ class MadeUp:
     """Commands that answer what the test wants."""
 
     def __init__(self, path: str) -> None:
-        self.control = Control.open("shop", path)
+        self.control = ControlServer.open("shop", path)
         self.answers: dict[str, Any] = {"status": STATUS, "workers": {"workers": [WORKER] * 3}}
         self.asked: list[Any] = []
         self.over = False
@@ -66,10 +66,10 @@ class MadeUp:
         return answer
 
     def run(self) -> None:
-        watch = Watch()
-        self.control.serve(watch, self)
+        poller = Poller()
+        self.control.serve(poller, self)
         while not self.over:
-            watch.wait(0.01)
+            poller.wait(0.01)
         self.control.close()
 
 
@@ -251,7 +251,7 @@ def test_nobody_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_several_run(shop: MadeUp, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = Control.open("other", f"{folder}/other.sock")
+    other = ControlServer.open("other", f"{folder}/other.sock")
     try:
         status, _, errors = ran(capsys, "status")
         assert status == 1
@@ -333,7 +333,7 @@ def test_of_several_servers_the_files_address_tells(
 ) -> None:
     (tmp_path / "pronghorn.toml").write_text(f"bind = {bind}\n")
     assert ran(capsys, "status")[0] == 0  # there is but one
-    second = Control.open(name, f"{folder}/{paths.file_name(name)}.sock")
+    second = ControlServer.open(name, f"{folder}/{paths.file_name(name)}.sock")
     try:
         assert f"{paths.file_name(name)}.sock has not answered" in ran(capsys, "status", "--timeout", "50ms")[2]
         (tmp_path / "pronghorn.toml").write_text('bind = "127.0.0.1:0"')
@@ -364,7 +364,7 @@ def test_a_settings_file_of_no_use(
 ) -> None:
     (tmp_path / "pronghorn.toml").write_text("name = 'unfinished")
     assert ran(capsys, "status")[0] == 0  # there is but one
-    second = Control.open("other", f"{folder}/other.sock")
+    second = ControlServer.open("other", f"{folder}/other.sock")
     try:
         status, _, errors = ran(capsys, "status")
     finally:
@@ -391,7 +391,7 @@ def test_nobody_at_that_socket(folder: Path, capsys: pytest.CaptureFixture[str],
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_whoever_may_not_ask_is_told_who_may(folder: Path) -> None:
-    closed = Control.open("shop", f"{folder}/shop.sock")
+    closed = ControlServer.open("shop", f"{folder}/shop.sock")
     for up in (folder, *folder.parents[:3]):
         up.chmod(0o755)
     code = (

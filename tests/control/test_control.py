@@ -19,11 +19,11 @@ import pytest
 
 from launch import launched, wait_for
 from pronghorn.control import paths, protocol, server
-from pronghorn.control.server import Control, open_control
+from pronghorn.control.server import ControlServer, open_control
 from pronghorn.errors import AlreadyRunning, BadHandler, CannotBind, PronghornError
 from pronghorn.settings import Settings
 from pronghorn.supervisor import poller
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 
 STATUS = b'{"command": "status"}\n'
 Done = poller.Done
@@ -62,14 +62,14 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
-        self.watch = Watch()
+        self.poller = Poller()
         self.commands = Written()
-        self.control = Control.open("test", self.path)
-        self.control.serve(self.watch, self.commands)
-        self.quiet = self.watch.descriptors()
+        self.control = ControlServer.open("test", self.path)
+        self.control.serve(self.poller, self.commands)
+        self.quiet = self.poller.descriptors()
 
     def turn(self, seconds: float = 0.0) -> None:
-        self.watch.wait(seconds)
+        self.poller.wait(seconds)
 
     def later(self, seconds: float) -> None:
         """As if so much time had gone."""
@@ -109,7 +109,7 @@ class Desk:
     def well(self) -> bool:
         """Whether it serves others, and nothing is left over."""
         assert self.ask(STATUS) == {"ok": True, "result": {"state": "SERVING"}}
-        return self.watch.descriptors() == self.quiet
+        return self.poller.descriptors() == self.quiet
 
 
 def ended(what: Callable[[], object]) -> int:
@@ -255,7 +255,7 @@ def test_who_says_nothing_has_five_seconds(desk: Desk) -> None:
         client.send(b'{"comm')
         desk.turn()
         desk.later(4.9)
-        assert len(desk.watch.descriptors()) == 3
+        assert len(desk.poller.descriptors()) == 3
         desk.later(5.1)
         assert desk.reply(client)["error"]["what"] == "No request came within 5 s."
         assert desk.reply(other)["error"]["why"] == "It takes one line of JSON."
@@ -266,11 +266,11 @@ def test_who_does_not_take_the_reply_has_five_seconds(desk: Desk) -> None:
     with desk.connect() as client:
         client.send(b'{"command": "workers"}\n')
         wait_for(lambda: desk.turn(0.01) or not sent_more(desk), "a full socket")
-        assert len(desk.watch.descriptors()) == 2
+        assert len(desk.poller.descriptors()) == 2
         desk.later(4.9)
-        assert len(desk.watch.descriptors()) == 2
+        assert len(desk.poller.descriptors()) == 2
         desk.later(5.1)
-        assert desk.watch.descriptors() == desk.quiet
+        assert desk.poller.descriptors() == desk.quiet
     assert desk.well()
 
 
@@ -300,7 +300,7 @@ def test_who_leaves_early_is_forgotten(desk: Desk, before: bytes) -> None:
     desk.turn()
     desk.turn()
     client.close()
-    wait_for(lambda: desk.turn(0.01) or desk.watch.descriptors() == desk.quiet, "the end of the call")
+    wait_for(lambda: desk.turn(0.01) or desk.poller.descriptors() == desk.quiet, "the end of the call")
     for done in desk.commands.waiting:
         done({})
     assert desk.well()
@@ -328,7 +328,7 @@ def test_the_silent_make_room(desk: Desk) -> None:
         for _ in range(server.MOST_CALLS):
             stack.enter_context(desk.connect())
         desk.turn()
-        assert len(desk.watch.descriptors()) == 1 + server.MOST_CALLS
+        assert len(desk.poller.descriptors()) == 1 + server.MOST_CALLS
         for each in desk.control._calls:
             each.deadline = 0.0
         assert desk.well()
@@ -350,10 +350,10 @@ def test_without_descriptors_it_rests_and_goes_on(desk: Desk, monkeypatch: pytes
         client.send(STATUS)
         desk.control._listener = Exhausted(real)  # type: ignore[assignment]
         desk.turn()
-        assert desk.watch.descriptors() == [], "poll(2) would tell of the caller without end"
+        assert desk.poller.descriptors() == [], "poll(2) would tell of the caller without end"
         desk.control._listener = real
         desk.later(0.5)
-        assert desk.watch.descriptors() == []
+        assert desk.poller.descriptors() == []
         desk.later(1.5)
         assert desk.reply(client)["ok"]
     assert desk.well()
@@ -410,9 +410,9 @@ def test_those_who_are_refused_are_bounded_and_let_go(desk: Desk, monkeypatch: p
         clients = [stack.enter_context(desk.connect()) for _ in range(40)]
         wait_for(lambda: desk.turn(0.01) or len(desk.control._refused) == server.MOST_CALLS, "the refusals")
         assert all("may not control" in desk.reply(client)["error"]["what"] for client in clients)
-        assert len(desk.watch.descriptors()) <= 1 + server.MOST_CALLS
+        assert len(desk.poller.descriptors()) <= 1 + server.MOST_CALLS
         desk.later(6)
-        assert desk.watch.descriptors() == desk.quiet
+        assert desk.poller.descriptors() == desk.quiet
 
 
 def test_root_and_our_user_are_heard() -> None:
@@ -460,7 +460,7 @@ def test_the_socket_is_ours_alone(desk: Desk) -> None:
 
 def test_a_second_copy_is_told_of_the_first(desk: Desk) -> None:
     with pytest.raises(AlreadyRunning) as caught:
-        Control.open("test", desk.path)
+        ControlServer.open("test", desk.path)
     error = caught.value
     assert error.what == "A server named test is running already."
     assert error.why == f"It is process {os.getpid()}, and has the control socket {desk.path}."
@@ -471,7 +471,7 @@ def test_a_second_copy_is_told_of_the_first(desk: Desk) -> None:
 
 def test_a_second_copy_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "folders", lambda: [str(tmp_path / "pronghorn")])
-    one = Control.open("127.0.0.1:8000")
+    one = ControlServer.open("127.0.0.1:8000")
     assert one.path == f"{tmp_path}/pronghorn/127.0.0.1:8000.sock"
     with pytest.raises(AlreadyRunning) as caught:
         open_control(Settings(), "127.0.0.1:8000", lambda event: None)
@@ -494,16 +494,16 @@ def test_those_who_share_an_address_on_purpose(monkeypatch: pytest.MonkeyPatch) 
             assert one is not None
             stack.callback(one.close)
             assert os.path.basename(one.path) == f"{name}.sock"
-        stack.callback(Control.open("shop").close)
+        stack.callback(ControlServer.open("shop").close)
         with pytest.raises(AlreadyRunning):
             open_control(Settings(reuse_port=True, name="shop"), "127.0.0.1:8000", lambda event: None)
 
 
 def test_what_a_killed_server_left_is_taken_over(tmp_path: Path) -> None:
     path = str(tmp_path / "c.sock")
-    assert ended(lambda: Control.open("test", path)) == 0
+    assert ended(lambda: ControlServer.open("test", path)) == 0
     assert sorted(each.name for each in tmp_path.iterdir()) == ["c.sock", "c.sock.lock"]
-    Control.open("test", path).close()
+    ControlServer.open("test", path).close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -511,11 +511,11 @@ def test_the_next_server_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """What is live, and what is no socket, stays."""
     folder = tmp_path / "pronghorn"
     monkeypatch.setattr(paths, "folders", lambda: [str(folder)])
-    assert ended(lambda: Control.open("dead")) == 0
-    assert ended(lambda: Control.open("other dead")) == 0
+    assert ended(lambda: ControlServer.open("dead")) == 0
+    assert ended(lambda: ControlServer.open("other dead")) == 0
     (folder / "notes.sock").write_text("precious")
-    live = Control.open("live")
-    Control.open("new").close()
+    live = ControlServer.open("live")
+    ControlServer.open("new").close()
     assert sorted(each.name for each in folder.iterdir()) == ["live.sock", "live.sock.lock", "notes.sock"]
     live.close()
 
@@ -527,7 +527,7 @@ def test_the_lock_of_the_dead_is_waited_for(tmp_path: Path) -> None:
     child = os.fork()
     if not child:
         try:
-            Control.open("test", path)
+            ControlServer.open("test", path)
             if not os.fork():
                 os.close(writer)
                 time.sleep(0.3)
@@ -536,7 +536,7 @@ def test_the_lock_of_the_dead_is_waited_for(tmp_path: Path) -> None:
     os.close(writer)
     os.waitpid(child, 0)
     began = time.monotonic()
-    Control.open("test", path).close()
+    ControlServer.open("test", path).close()
     assert time.monotonic() - began < server.AFTERLIFE
     os.read(reader, 1)
     os.close(reader)
@@ -544,7 +544,7 @@ def test_the_lock_of_the_dead_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(CannotBind) as caught:
-        Control.open("test", f"{tmp_path}/{'x' * 108}")
+        ControlServer.open("test", f"{tmp_path}/{'x' * 108}")
     assert "at most" in caught.value.why
     assert "--control-socket" in caught.value.hint
 
@@ -553,7 +553,7 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_had(tmp_path: Path, path: str, said: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotBind) as caught:
-        Control.open("test", f"{tmp_path}/{path}")
+        ControlServer.open("test", f"{tmp_path}/{path}")
     assert said in caught.value.why
     assert "--bind" not in str(caught.value)
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
@@ -580,7 +580,7 @@ def test_who_waits_hears_of_the_end(desk: Desk) -> None:
         wait_for(lambda: desk.turn(0.01) or desk.commands.waiting, "the command")
         desk.control.close()
         assert desk.reply(client)["error"]["what"] == "The server has ended before it could answer."
-    assert desk.watch.descriptors() == []
+    assert desk.poller.descriptors() == []
     assert not os.path.exists(desk.path)
 
 
@@ -597,7 +597,7 @@ def test_a_forked_process_removes_nothing(desk: Desk) -> None:
     assert ended(desk.control._let_go) == 0
     assert os.path.exists(desk.path)
     with pytest.raises(AlreadyRunning):
-        Control.open("test", desk.path)
+        ControlServer.open("test", desk.path)
     assert desk.well()
 
 
@@ -608,13 +608,13 @@ def test_an_upgrade_hands_over(tmp_path: Path) -> None:
         waits.send(b'{"command": "upgrade"}\n')
         wait_for(lambda: desk.turn(0.01) or desk.commands.waiting, "the command")
         fd, lock = map(os.dup, desk.control.descriptors())
-        new = Control.adopt(fd, lock)
+        new = ControlServer.adopt(fd, lock)
         assert new.path == desk.path
         desk.control.hand_over()
         assert desk.control.descriptors() == []
-        new.serve(desk.watch, desk.commands)
+        new.serve(desk.poller, desk.commands)
         with pytest.raises(AlreadyRunning):
-            Control.open("test", desk.path)
+            ControlServer.open("test", desk.path)
         assert desk.ask(STATUS)["ok"]
         desk.commands.waiting[0]({"pid": 4})
         assert desk.reply(waits) == {"ok": True, "result": {"pid": 4}}
@@ -626,8 +626,8 @@ def test_an_upgrade_hands_over(tmp_path: Path) -> None:
 
 def test_an_upgrade_that_fails_leaves_everything(desk: Desk) -> None:
     fd, lock = map(os.dup, desk.control.descriptors())
-    Control.adopt(fd, lock, desk.path).close()
+    ControlServer.adopt(fd, lock, desk.path).close()
     assert os.path.exists(desk.path)
     with pytest.raises(AlreadyRunning):
-        Control.open("test", desk.path)
+        ControlServer.open("test", desk.path)
     assert desk.well()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pronghorn.control.commands import Desk
+from pronghorn.control.commands import Commands
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import MOST, OPEN, ROW, Counts, Shared
 from pronghorn.scoreboard.limits import Bucket, Limits
@@ -75,7 +75,7 @@ def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[
         Bucket(100, other).take()
         totals = board.totals()
         assert all(0 <= each <= MOST for each in [*totals["closed"].values(), totals["open"], totals["accepted"]])
-        Desk(Host(board), "name").workers(lambda answer: None)  # type: ignore[arg-type]
+        Commands(Host(board), "name").workers(lambda answer: None)  # type: ignore[arg-type]
         assert 0.0 <= mine.beat < 2**40 and 0.0 <= mine.started < 2**40
         third = board.take(3, 1)
         assert third.index not in (mine.index, other.index)

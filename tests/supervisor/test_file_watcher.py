@@ -19,7 +19,7 @@ import pytest
 
 from launch import PATIENCE, launched, wait_for
 from pronghorn.settings.source import Source
-from pronghorn.supervisor.file_watcher import Look, Parent, Watcher, places, watch
+from pronghorn.supervisor.file_watcher import FileWatcher, Look, Parent, places, watch
 
 NO_WATCHFILES = "raise ImportError('not installed')\n"
 NO_MORE_WATCHES = "def watch(*folders, **options):\n    raise OSError('no space left on device')\n    yield\n"
@@ -40,8 +40,8 @@ def means(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @contextmanager
-def watching(*places: Path) -> Iterator[Watcher]:
-    watcher = Watcher(map(str, places))
+def watching(*places: Path) -> Iterator[FileWatcher]:
+    watcher = FileWatcher(map(str, places))
     try:
         wait_for(lambda: watcher.read() == [] and watcher.ready, "the first look")
         yield watcher
@@ -49,7 +49,7 @@ def watching(*places: Path) -> Iterator[Watcher]:
         watcher.close()
 
 
-def batch(watcher: Watcher) -> list[str]:
+def batch(watcher: FileWatcher) -> list[str]:
     """What is read when the descriptor says that there is something; the watcher has then looked again."""
     poller = poll()
     poller.register(watcher, POLLIN)
@@ -187,7 +187,7 @@ def test_files_that_go_on_changing_are_one_batch_and_it_ends_with_its_parent(
 
 
 def test_what_changes_before_the_first_look_is_told(project: Path) -> None:
-    watcher = Watcher([str(project)])
+    watcher = FileWatcher([str(project)])
     try:
         (project / "mine.py").write_text("two = 2\n")
         os.utime(project / "mine.py")
@@ -216,8 +216,8 @@ def test_what_it_leaves_out_of_its_line_is_the_end_of_the_line(project: Path) ->
 
 PARENT = """
 import os, sys
-from pronghorn.supervisor.file_watcher import Watcher
-watcher = Watcher([sys.argv[1]])
+from pronghorn.supervisor.file_watcher import FileWatcher
+watcher = FileWatcher([sys.argv[1]])
 print(watcher.pid, flush=True)
 sys.stdin.read()
 os._exit(0)

@@ -1,4 +1,4 @@
-"""Upkeep: workers that hang or are worn out are replaced, and nobody else; always over real processes."""
+"""Fleet: workers that hang or are worn out are replaced, and nobody else; always over real processes."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ import pytest
 from launch import script, wait_for
 from pronghorn.events import Event, SupervisorFailed
 from pronghorn.observers.log import LogObserver
-from pronghorn.supervisor import poller as watching
+from pronghorn.supervisor import poller as poller_module
 from pronghorn.supervisor.guard import Guard
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 
 
 def unlucky() -> NoReturn:
@@ -98,21 +98,21 @@ def test_whose_call_fails_rests_and_the_others_are_served(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    watch, called = Watch(), list[str]()
-    watch.guard = guard
+    poller, called = Poller(), list[str]()
+    poller.guard = guard
     pairs = [socket.socketpair() for _ in range(2)]
     for (ours, theirs), call in zip(pairs, (unlucky, lambda: called.append("well")), strict=True):
-        watch.add(ours, call)
+        poller.add(ours, call)
         theirs.send(b"x")
     for _ in range(50):
-        watch.wait(0)
+        poller.wait(0)
     assert (len(told), len(called)) == (1, 50)
-    now[0] += watching.REST
-    watch.wait(0)
+    now[0] += poller_module.REST
+    poller.wait(0)
     assert len(told) == 2
-    watch.remove(pairs[0][0])
-    now[0] += watching.REST
-    watch.wait(0)
+    poller.remove(pairs[0][0])
+    now[0] += poller_module.REST
+    poller.wait(0)
     assert (len(told), len(called)) == (2, 52)
     for pair in pairs:
         for end in pair:
@@ -137,8 +137,8 @@ def test_the_log_tells_where_and_not_each_time(capfd: pytest.CaptureFixture[str]
 
 BROKEN = """
 import os, pronghorn
-from pronghorn.supervisor import Supervisor
-from pronghorn.supervisor.workers import Workforce
+from pronghorn.supervisor.supervisor import Supervisor
+from pronghorn.supervisor.workers import Workers
 from pronghorn.control.presence import Presence
 
 def break_it(kind, name):
@@ -150,8 +150,8 @@ def break_it(kind, name):
     setattr(kind, name, broken)
 
 break_it(Supervisor, "_look_at_certificates")
-break_it(Workforce, "hear")
-break_it(Workforce, "hurry_orphans")
+break_it(Workers, "hear")
+break_it(Workers, "hurry_orphans")
 break_it(Presence, "_end_watcher")
 
 @pronghorn.message(pronghorn.lines)

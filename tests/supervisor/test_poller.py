@@ -9,7 +9,7 @@ from select import POLLOUT
 
 import pytest
 
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -24,68 +24,68 @@ def pairs() -> Iterator[list[Pair]]:
 
 
 def test_who_is_ready_is_called_each_time(pairs: list[Pair]) -> None:
-    watch, called = Watch(), list[str]()
+    poller, called = Poller(), list[str]()
     (ours, theirs), (quiet, _) = pairs
-    watch.add(ours, lambda: called.append("ours"))
-    watch.add(quiet.fileno(), lambda: called.append("quiet"))
+    poller.add(ours, lambda: called.append("ours"))
+    poller.add(quiet.fileno(), lambda: called.append("quiet"))
     theirs.send(b"x")
-    watch.wait(5)
-    watch.wait(5)
+    poller.wait(5)
+    poller.wait(5)
     assert called == ["ours", "ours"]
-    assert watch.descriptors() == [ours.fileno(), quiet.fileno()]
+    assert poller.descriptors() == [ours.fileno(), quiet.fileno()]
 
 
 def test_it_waits_no_longer_than_asked() -> None:
     began = time.monotonic()
-    Watch().wait(-1)
-    Watch().wait(0.02)
+    Poller().wait(-1)
+    Poller().wait(0.02)
     assert time.monotonic() - began < 5
 
 
 def test_a_hang_up_is_told_to_who_asked_for_nothing(pairs: list[Pair]) -> None:
-    watch, called = Watch(), list[str]()
+    poller, called = Poller(), list[str]()
     (ours, theirs), _ = pairs
-    watch.add(ours, lambda: called.append("hang-up"), 0)
+    poller.add(ours, lambda: called.append("hang-up"), 0)
     theirs.send(b"x")
     theirs.shutdown(socket.SHUT_WR)
-    watch.wait(0)
+    poller.wait(0)
     assert called == []
     theirs.close()
-    watch.wait(5)
+    poller.wait(5)
     assert called == ["hang-up"]
 
 
 def test_to_add_again_is_to_replace(pairs: list[Pair]) -> None:
-    watch, called = Watch(), list[str]()
+    poller, called = Poller(), list[str]()
     (ours, _), _ = pairs
-    watch.add(ours, lambda: called.append("read"))
-    watch.add(ours, lambda: called.append("write"), POLLOUT)
-    watch.wait(5)
+    poller.add(ours, lambda: called.append("read"))
+    poller.add(ours, lambda: called.append("write"), POLLOUT)
+    poller.wait(5)
     assert called == ["write"]
 
 
 def test_what_is_removed_in_a_batch_is_not_called(pairs: list[Pair]) -> None:
     """Nor is whoever has its number now."""
-    watch, called = Watch(), list[int]()
+    poller, called = Poller(), list[int]()
     (one, feeds_one), (two, feeds_two) = pairs
 
     def first(number: int, other: socket.socket) -> None:
         called.append(number)
-        watch.remove(other)
-        watch.add(other, lambda: called.append(99))
+        poller.remove(other)
+        poller.add(other, lambda: called.append(99))
 
-    watch.add(one, lambda: first(1, two))
-    watch.add(two, lambda: first(2, one))
+    poller.add(one, lambda: first(1, two))
+    poller.add(two, lambda: first(2, one))
     feeds_one.send(b"x")
     feeds_two.send(b"x")
-    watch.wait(5)
+    poller.wait(5)
     assert called in ([1], [2])
 
 
 def test_to_remove_twice_is_no_error(pairs: list[Pair]) -> None:
-    watch = Watch()
+    poller = Poller()
     (ours, _), _ = pairs
-    watch.add(ours, lambda: None)
-    watch.remove(ours)
-    watch.remove(ours)
-    assert watch.descriptors() == []
+    poller.add(ours, lambda: None)
+    poller.remove(ours)
+    poller.remove(ours)
+    assert poller.descriptors() == []

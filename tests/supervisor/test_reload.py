@@ -17,8 +17,8 @@ from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
 from pronghorn.settings.serving import MODELS
 from pronghorn.supervisor.changes import Handover
-from pronghorn.supervisor.poller import Watch
-from pronghorn.supervisor.workers import Workforce
+from pronghorn.supervisor.poller import Poller
+from pronghorn.supervisor.workers import Workers
 
 HANDLER = """
 import os, pronghorn
@@ -99,7 +99,7 @@ def test_a_worker_that_a_conversation_holds_does_not_hold_up_the_reload(tmp_path
 
 
 def test_without_old_workers_a_reload_waits_for_nobody() -> None:
-    force = Workforce(Watch(), lambda event: None, lambda worker: None, lambda worker, status: None, tuple)
+    force = Workers(Poller(), lambda event: None, lambda worker: None, lambda worker, status: None, tuple)
     assert Handover("reload", force, [], lambda accepting: None).due == 0.0
 
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pronghorn.supervisor.generation import NEVER, Slot, Worker
-from pronghorn.supervisor.report_reader import BUFFER, LONGEST_REPORT, MOST_REPORTS, Reports
+from pronghorn.supervisor.report_reader import BUFFER, LONGEST_REPORT, MOST_REPORTS, ReportReader
 from pronghorn.worker.reports import LONGEST_TRACE, Crashed, Failed, Finished, LetGo, Ready, Stage
 
-Line = tuple[Reports, socket.socket]
+Line = tuple[ReportReader, socket.socket]
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def line() -> Iterator[Line]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
-        yield Reports(ours), theirs
+        yield ReportReader(ours), theirs
 
 
 def test_reports_come_in_pieces(line: Line) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from launch import launched, wait_for
-from pronghorn.control.server import Control
+from pronghorn.control.server import ControlServer
 from pronghorn.errors import BadSetting, CannotBind, PronghornError
 from pronghorn.listening.binding import open_listeners
 from pronghorn.settings import Settings
@@ -257,7 +257,7 @@ def test_a_lock_is_no_way_to_a_file(theirs: Path, precious: Path, make: Callable
     with pytest.raises(CannotBind):
         open_listeners(Settings(bind=(f"unix:{theirs}/s",)), lambda event: None)
     with pytest.raises(CannotBind):
-        Control.open("mine", str(theirs / "s"))
+        ControlServer.open("mine", str(theirs / "s"))
     assert untouched(precious)
 
 

@@ -1,6 +1,6 @@
 """What the control socket can ask of the supervisor, and how the answers are put together.
 
-Law: the desk knows no socket. It reads the supervisor's book-keeping and the scoreboard, and calls the supervisor's
+Law: nothing here knows a socket. It reads the supervisor's book-keeping and the scoreboard, and calls the supervisor's
 own methods; each request is answered once, some much later.
 """
 
@@ -19,8 +19,8 @@ from pronghorn.system.processes import resident_memory
 MOST_WORKERS = 512
 
 
-class Desk:
-    """Answers for one supervisor; implements control.Commands. `name` is the server's."""
+class Commands:
+    """Answers for one supervisor; implements protocol.CommandSet. `name` is the server's."""
 
     def __init__(self, supervisor: Supervisor, name: str) -> None:
         self._supervisor = supervisor
@@ -125,4 +125,4 @@ class Desk:
             return "DRAINING"
         if not supervisor.serving.slots:
             return "DRAINING" if supervisor.force.living else "DRAINED"
-        return "SERVING" if supervisor.upkeep.served else "STARTING"
+        return "SERVING" if supervisor.fleet.served else "STARTING"

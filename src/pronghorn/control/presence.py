@@ -11,14 +11,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pronghorn import events
-from pronghorn.control.commands import Desk
-from pronghorn.control.server import Control, open_control
+from pronghorn.control.commands import Commands
+from pronghorn.control.server import ControlServer, open_control
 from pronghorn.events import Observer
 from pronghorn.settings import Settings
 from pronghorn.supervisor.supervisor import Supervisor, unheard
 
 if TYPE_CHECKING:
-    from pronghorn.supervisor.file_watcher import Watcher
+    from pronghorn.supervisor.file_watcher import FileWatcher
 
 
 class Presence:
@@ -29,8 +29,10 @@ class Presence:
     def __init__(self, settings: Settings, address: str, control: list[int], observe: Observer) -> None:
         self.name = settings.name or address
         self._settings = settings
-        self._control = Control.adopt(control[0], control[1]) if control else open_control(settings, address, observe)
-        self._watcher: Watcher | None = None
+        self._control = (
+            ControlServer.adopt(control[0], control[1]) if control else open_control(settings, address, observe)
+        )
+        self._watcher: FileWatcher | None = None
         self._since = time.time_ns()
 
     def serve(self, supervisor: Supervisor, source: Any, file: str) -> None:
@@ -38,18 +40,18 @@ class Presence:
         settings `file`, leads to a reload."""
         self._supervisor = supervisor
         if self._control is not None:
-            self._control.serve(supervisor.watch, Desk(supervisor, self.name))
+            self._control.serve(supervisor.poller, Commands(supervisor, self.name))
         if self._settings.reload:
             from pronghorn.supervisor import (
                 file_watcher,  # here: whatever the supervisor has imported, every fork copies
             )
 
             try:
-                self._watcher = file_watcher.Watcher(file_watcher.places(source, file), self._since)
+                self._watcher = file_watcher.FileWatcher(file_watcher.places(source, file), self._since)
             except OSError as error:  # the server can do without
                 return self._unwatched(f"The process that watches for them cannot be started: {error.strerror}.")
             supervisor.force.helpers.add(self._watcher.pid)
-            supervisor.watch.add(self._watcher, self._changed)
+            supervisor.poller.add(self._watcher, self._changed)
 
     def tick(self, now: float) -> None:
         """About once a second, with the monotonic clock."""
@@ -88,6 +90,6 @@ class Presence:
 
     def _end_watcher(self) -> None:
         if self._watcher is not None:
-            self._supervisor.watch.remove(self._watcher)
+            self._supervisor.poller.remove(self._watcher)
             self._watcher.close()
             self._watcher = None

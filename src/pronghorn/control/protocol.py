@@ -17,14 +17,14 @@ import msgspec
 
 from pronghorn.errors import BadRequest, PronghornError
 from pronghorn.settings import nearest
-from pronghorn.supervisor.poller import Done, Watch
+from pronghorn.supervisor.poller import Done, Poller
 
 COMMANDS = ("status", "workers", "reload", "upgrade", "resize", "drain", "stop")
 LONGEST_REQUEST = 64 * 1024
 PATIENCE = 5.0  # seconds to send a request, and again to take the reply
 
 
-class Commands(Protocol):
+class CommandSet(Protocol):
     """What can be asked; each calls `done` exactly once, with its result or its error, now or much later."""
 
     def status(self, done: Done) -> None: ...
@@ -40,14 +40,12 @@ class Call:
     """One connection of the control socket: reads a request, has it done, and writes the reply. `calls` are those that
     are open; it is one of them from `begin`, or `refuse`, to `close`."""
 
-    __slots__ = (
-        "_answered", "_asked", "_calls", "_commands", "_input", "_output", "_socket", "_unwanted", "_watch", "deadline",
-    )  # fmt: skip
+    __slots__ = tuple("_answered _asked _calls _commands _input _output _poller _socket _unwanted deadline".split())
 
-    def __init__(self, sock: socket.socket, watch: Watch, commands: Commands, calls: set[Call]) -> None:
+    def __init__(self, sock: socket.socket, poller: Poller, commands: CommandSet, calls: set[Call]) -> None:
         self.deadline = time.monotonic() + PATIENCE
         self._socket = sock
-        self._watch = watch
+        self._poller = poller
         self._commands = commands
         self._calls = calls
         self._input = bytearray()
@@ -58,7 +56,7 @@ class Call:
 
     def begin(self) -> None:
         self._calls.add(self)
-        self._watch.add(self._socket, self._read)
+        self._poller.add(self._socket, self._read)
 
     def refuse(self, error: PronghornError) -> None:
         """Answers without a request, and lingers: to close at once would break off whoever is still sending his."""
@@ -69,7 +67,7 @@ class Call:
     def close(self) -> None:
         if self._socket.fileno() >= 0:
             self._calls.discard(self)
-            self._watch.remove(self._socket)
+            self._poller.remove(self._socket)
             self._socket.close()
 
     def late(self) -> None:
@@ -111,7 +109,7 @@ class Call:
         self._asked = True
         self.deadline = math.inf
         self._input.clear()
-        self._watch.add(self._socket, self.close, 0)  # a hang-up alone: who has half-closed still wants the reply
+        self._poller.add(self._socket, self.close, 0)  # a hang-up alone: who has half-closed still wants the reply
         command = ""
         try:
             command, arguments = understood(line)
@@ -120,7 +118,7 @@ class Call:
             self.answer(error)
         except Exception as error:
             self.answer(PronghornError("The server failed to do it.", f"{type(error).__name__}: {error}"))
-            self._watch.guard.note(f"obey ctl {command}", error)
+            self._poller.guard.note(f"obey ctl {command}", error)
 
     def _write(self) -> None:
         try:
@@ -134,7 +132,7 @@ class Call:
         elif not self._output:
             self.close()
         elif self in self._calls:
-            self._watch.add(self._socket, self._write, POLLOUT)
+            self._poller.add(self._socket, self._write, POLLOUT)
 
     def _linger(self) -> None:
         """The reply is out, and ends; what comes is discarded until the caller's end, within a bound."""
@@ -142,7 +140,7 @@ class Call:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             return self.close()
-        self._watch.add(self._socket, self._discard)
+        self._poller.add(self._socket, self._discard)
 
     def _discard(self) -> None:
         try:

@@ -16,13 +16,13 @@ import time
 
 from pronghorn import events
 from pronghorn.control import paths
-from pronghorn.control.protocol import Call, Commands, peer_uid
+from pronghorn.control.protocol import Call, CommandSet, peer_uid
 from pronghorn.errors import AddressInUse, AlreadyRunning, BadRequest, CannotBind, PronghornError
 from pronghorn.events import Observer
 from pronghorn.listening.addresses import LONGEST_PATH
 from pronghorn.listening.unix_path import Claim
 from pronghorn.settings import Settings
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 from pronghorn.system.memory import lives
 from pronghorn.system.trusted_paths import Place
 
@@ -36,7 +36,7 @@ GONE = PronghornError("The server has ended before it could answer.")
 BUSY = PronghornError(f"There are {MOST_CALLS} control connections already.", hint="Try again in a moment.")
 
 
-def open_control(settings: Settings, address: str, observe: Observer) -> Control | None:
+def open_control(settings: Settings, address: str, observe: Observer) -> ControlServer | None:
     """The control socket that the settings ask for, for a server whose first address is `address`.
 
     None if it is off, or if there is no place that it could have by itself: an event tells of that, and the server can
@@ -47,19 +47,19 @@ def open_control(settings: Settings, address: str, observe: Observer) -> Control
         return None
     name = settings.name or address
     if settings.control_socket != AUTO:
-        return Control.open(name, settings.control_socket)
+        return ControlServer.open(name, settings.control_socket)
     try:
-        return Control.open(name)
+        return ControlServer.open(name)
     except AlreadyRunning:
         if settings.reuse_port and not settings.name:
-            return Control.open(f"{address}@{os.getpid()}")
+            return ControlServer.open(f"{address}@{os.getpid()}")
         raise
     except CannotBind as error:
         observe(events.ControlMissing(error.what, error.why))
         return None
 
 
-class Control:
+class ControlServer:
     """The control socket of one server, at `path`; its lock beside it keeps a second copy of the server out."""
 
     def __init__(self, listener: socket.socket, claim: Claim, path: str) -> None:
@@ -72,7 +72,7 @@ class Control:
         self._resting = math.inf  # until when (monotonic) nothing is accepted
 
     @classmethod
-    def open(cls, name: str, path: str = "") -> Control:
+    def open(cls, name: str, path: str = "") -> ControlServer:
         """Locks and binds `path`, or the place that a server of that name has in the folder of control sockets.
 
         Raises AlreadyRunning if a server has it, CannotBind if it cannot be had for another reason.
@@ -96,7 +96,7 @@ class Control:
         return cls(listener, claim, path)
 
     @classmethod
-    def adopt(cls, fd: int, lock_fd: int, path: str = "") -> Control:
+    def adopt(cls, fd: int, lock_fd: int, path: str = "") -> ControlServer:
         """The control socket of the program that started this one, from its two `descriptors`. Until `serve` nothing
         changes hands: `close` only closes."""
         listener = socket.socket(fileno=fd)
@@ -110,13 +110,13 @@ class Control:
         """The listener's and the lock's: what an upgrade hands on, and no worker keeps. None when handed over."""
         return [self._listener.fileno(), *self._claim.descriptors()] if self._listener.fileno() >= 0 else []
 
-    def serve(self, watch: Watch, commands: Commands) -> None:
+    def serve(self, poller: Poller, commands: CommandSet) -> None:
         """From now on `commands` are asked, and the path and its lock are this process's."""
-        self._watch, self._commands = watch, commands
+        self._poller, self._commands = poller, commands
         self._claim.take_over()
         with contextlib.suppress(OSError):  # a full disk: the number is only told to whoever starts a second copy
             _note_process(self._claim)
-        watch.add(self._listener, self._accept)
+        poller.add(self._listener, self._accept)
 
     def tick(self, now: float) -> None:
         """Ends what has taken too long; to be called about once a second, with the monotonic clock."""
@@ -126,7 +126,7 @@ class Control:
         if now >= self._resting:
             self._resting = math.inf
             if self._listener.fileno() >= 0:
-                self._watch.add(self._listener, self._accept)
+                self._poller.add(self._listener, self._accept)
 
     def hand_over(self) -> None:
         """Another process has adopted the socket: closes it here and removes nothing. Who waits for an answer still
@@ -145,8 +145,8 @@ class Control:
 
     def _let_go(self) -> None:
         if self._listener.fileno() >= 0:
-            if hasattr(self, "_watch"):
-                self._watch.remove(self._listener)
+            if hasattr(self, "_poller"):
+                self._poller.remove(self._listener)
             self._claim.release()
             self._listener.close()
 
@@ -160,7 +160,7 @@ class Control:
                 if error.errno == errno.ECONNABORTED:
                     continue
                 # Out of descriptors: the caller waits in the queue, and poll(2) would tell of it without end.
-                self._watch.remove(self._listener)
+                self._poller.remove(self._listener)
                 self._resting = time.monotonic() + REST
                 return
             self._admit(sock)
@@ -176,12 +176,12 @@ class Control:
         elif len(self._calls) >= MOST_CALLS:
             self._refuse(sock, BUSY)
         else:
-            Call(sock, self._watch, self._commands, self._calls).begin()
+            Call(sock, self._poller, self._commands, self._calls).begin()
 
     def _refuse(self, sock: socket.socket, error: PronghornError) -> None:
         if len(self._refused) >= MOST_CALLS:
             min(self._refused, key=lambda call: call.deadline).close()
-        Call(sock, self._watch, self._commands, self._refused).refuse(error)
+        Call(sock, self._poller, self._commands, self._refused).refuse(error)
 
 
 def _claimed(name: str, path: str, asked: bool) -> Claim:

@@ -22,7 +22,7 @@ from pronghorn.supervisor.generation import NEVER, Generation, Worker
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.reload import Reload
 from pronghorn.supervisor.upgrade import Upgrade
-from pronghorn.supervisor.workers import Workforce
+from pronghorn.supervisor.workers import Workers
 from pronghorn.system.processes import kill
 from pronghorn.worker.plan import Plan
 
@@ -46,7 +46,7 @@ class Handover:
     """The workers before a change, on their way out; `then` hears at the end how many of them may still accept. `what`
     the change is: `reload` or `upgrade`."""
 
-    def __init__(self, what: str, force: Workforce, workers: list[Worker], then: Callable[[int], None]) -> None:
+    def __init__(self, what: str, force: Workers, workers: list[Worker], then: Callable[[int], None]) -> None:
         self.what = what
         self._until = time.monotonic() + HANDOVER
         self.then = then
@@ -101,10 +101,12 @@ class Changes:
         host = self._supervisor
         if host.leaving:
             done(self.refusal())
-        elif self.under_way or not host.upkeep.served:
+        elif self.under_way or not host.fleet.served:
             self._pending.append((why, done))
         else:
-            self._reload = Reload(why, host.planner, host.watch, host.observe, host.force.helpers, host.kept, anew=anew)
+            self._reload = Reload(
+                why, host.planner, host.poller, host.observe, host.force.helpers, host.kept, anew=anew
+            )
             self._reload.done.append(done)
             self._reload.begin(host.serving, self._candidate)
 
@@ -116,7 +118,7 @@ class Changes:
         if self.under_way == "reload":
             return self._upgrades.append(done)
         refusal = AS_PROCESS_1 if os.getpid() == 1 else IN_A_SCRIPT if self._start_upgrade is None else None
-        if self.under_way or not host.upkeep.served:
+        if self.under_way or not host.fleet.served:
             refusal = BUSY if self.under_way else AFTER_THE_START
         if refusal is None:
             try:
@@ -150,7 +152,7 @@ class Changes:
         if self._upgrades and not self.under_way:
             asked, self._upgrades = self._upgrades, []
             self.upgrade(lambda result: _tell(asked, result))
-        if self._pending and not self.under_way and host.upkeep.served and not host.leaving:
+        if self._pending and not self.under_way and host.fleet.served and not host.leaving:
             (why, _), waiting = self._pending[0], [done for _, done in self._pending]
             self._pending = []
             self.reload(why, waiting.pop(0))
@@ -204,7 +206,7 @@ class Changes:
         resized = len(serving.slots) and plan.workers == serving.plan.workers
         count = len(serving.slots) if resized else plan.workers
         candidate = Generation(serving.number + 1, plan, count, candidate=True)
-        self._supervisor.upkeep.generations.append(candidate)
+        self._supervisor.fleet.generations.append(candidate)
         return candidate
 
     def _settle(self, reload: Reload) -> None:
@@ -245,21 +247,21 @@ class Changes:
         before, host.serving = host.serving, generation
         if before.plan.certificates is not None and generation.plan.certificates is not None:
             before.plan.certificates.follow(generation.plan.certificates)
-        host.upkeep.generations = [generation]
+        host.fleet.generations = [generation]
         generation.candidate = False
         renew(generation.plan.listeners, generation.plan.settings)
         host.observe(events.LogLevelSet(generation.plan.settings.log_level))
         # First: then the old workers' queues come to an end.
         alone, wait = _close(before.plan.listeners, generation.plan.listeners)
         host.release(host.force.of(before), alone, wait)
-        host.upkeep.promoted()
+        host.fleet.promoted()
         host.name()
 
     def _drop(self, candidate: Generation | None) -> None:
         """Ends a candidate; its workers that were ready may have clients, and go on with them."""
         host = self._supervisor
         if candidate is not None:
-            host.upkeep.generations.remove(candidate)
+            host.fleet.generations.remove(candidate)
             alone, wait = _close(candidate.plan.listeners, host.serving.plan.listeners)
             host.release(host.force.of(candidate), alone, wait)
 

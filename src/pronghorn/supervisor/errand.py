@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from pronghorn.errors import PronghornError
 from pronghorn.supervisor.generation import NEVER
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 from pronghorn.worker.helper import Answer, Helper, Reaper
 
 Then = Callable[[Answer | PronghornError], None]
@@ -19,8 +19,8 @@ Then = Callable[[Answer | PronghornError], None]
 class Errand:
     """At rest, or with a helper at work. `left` are descriptors that helpers must not keep."""
 
-    def __init__(self, watch: Watch, reaper: Reaper, left: Callable[[], Iterable[int]]) -> None:
-        self._watch = watch
+    def __init__(self, poller: Poller, reaper: Reaper, left: Callable[[], Iterable[int]]) -> None:
+        self._poller = poller
         self._reaper = reaper
         self._left = left
         self._helper: Helper | None = None
@@ -42,7 +42,7 @@ class Errand:
         except OSError:
             return False
         self._then, self._last = then, helper.pid
-        self._watch.add(helper, lambda: self._listen(helper))
+        self._poller.add(helper, lambda: self._listen(helper))
         return True
 
     def turn(self, now: float) -> None:
@@ -50,7 +50,7 @@ class Errand:
         if self._helper is None or not self._helper.over(now):
             return
         helper, self._helper = self._helper, None
-        self._watch.remove(helper)
+        self._poller.remove(helper)
         try:
             answer = helper.answer()
         except PronghornError as error:
@@ -66,9 +66,9 @@ class Errand:
         """Ends what is under way, without a word."""
         if self._helper is not None:
             helper, self._helper = self._helper, None
-            self._watch.remove(helper)
+            self._poller.remove(helper)
             helper.close()
 
     def _listen(self, helper: Helper) -> None:
         if helper.listen():
-            self._watch.remove(helper)  # its end stays readable
+            self._poller.remove(helper)  # its end stays readable

@@ -35,7 +35,7 @@ MARK_OF_AN_ENVIRONMENT = "pyvenv.cfg"  # PEP 405
 Stamp = tuple[int, int, int]
 
 
-class Watcher:
+class FileWatcher:
     """A process that watches folders, of which the Python files below them count, and single files, whatever they are;
     all absolute paths, which need not exist yet. For somebody who waits in a poll(2) of his own.
 

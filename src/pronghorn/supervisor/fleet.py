@@ -25,9 +25,9 @@ from pronghorn.settings import Settings
 from pronghorn.supervisor.crash_penalty import Suspicion
 from pronghorn.supervisor.debuggers import Question
 from pronghorn.supervisor.generation import RATE, Generation, Slot, Worker
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.predecessors import OldWorker, too_many
-from pronghorn.supervisor.workers import Workforce
+from pronghorn.supervisor.workers import Workers
 from pronghorn.system.processes import resident_memory
 
 TICK = 1.0
@@ -35,7 +35,7 @@ SPARE_PAGES = 8  # of the scoreboard, beside those of two generations that serve
 JITTER = 0.1  # workers that were born together shall not all go together
 
 
-class Upkeep:
+class Fleet:
     """The slots of `generations`: the serving one, and a candidate beside it. `serves` is called once, when for the
     first time a worker is ready, or the whole generation if it is a candidate; `started` once, when of each worker
     it is known whether it has started, with how many have and how many shall.
@@ -43,13 +43,13 @@ class Upkeep:
 
     def __init__(
         self,
-        watch: Watch,
+        poller: Poller,
         observe: Observer,
         kept: Callable[[], Iterable[int]],
         serves: Callable[[], None],
         started: Callable[[int, int], None],
     ) -> None:
-        self.force = Workforce(watch, observe, self._ready, self._died, kept)
+        self.force = Workers(poller, observe, self._ready, self._died, kept)
         self.generations: list[Generation] = []
         self.served = False
         self._observe = observe

@@ -15,7 +15,7 @@ from pronghorn.scoreboard.counts import Shared
 from pronghorn.scoreboard.row import Page
 from pronghorn.scoreboard.stacks import Stacks
 from pronghorn.supervisor.debuggers import Question
-from pronghorn.supervisor.report_reader import Reports
+from pronghorn.supervisor.report_reader import ReportReader
 from pronghorn.worker.plan import Plan
 
 STEADY = 1.0  # a worker that has been ready for so long did not die early
@@ -116,12 +116,10 @@ class Worker:
     has asked whether it shall finish is told so at `answer_at`.
     """
 
-    __slots__ = (
-        "alone", "answer_at", "connected", "crash", "cut", "debugged", "doom", "drain_at", "draining", "failure",
-        "generation",
-        "kill_at", "let_go", "line", "page", "pid", "ready_at", "release_at", "reports", "retired", "retired_at",
-        "rows", "seen", "served", "slot", "stacks", "stage", "started_at",
-    )  # fmt: skip
+    __slots__ = tuple(
+        "alone answer_at connected crash cut debugged doom drain_at draining failure generation kill_at let_go line "
+        "page pid ready_at release_at reports retired retired_at rows seen served slot stacks stage started_at".split()
+    )
 
     def __init__(
         self,
@@ -138,7 +136,7 @@ class Worker:
         self.generation = generation
         self.slot = slot
         self.line = line
-        self.reports = Reports(line)
+        self.reports = ReportReader(line)
         self.page = page
         self.stacks = stacks
         self.debugged: Question | None = None

@@ -22,7 +22,7 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
-class Watch:
+class Poller:
     """Descriptors, and what to call when they are ready, by way of `guard`."""
 
     def __init__(self) -> None:

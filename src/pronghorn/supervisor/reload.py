@@ -24,7 +24,7 @@ from pronghorn.settings import Settings
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.generation import NEVER, Generation
 from pronghorn.supervisor.planning import Planner, Read
-from pronghorn.supervisor.poller import Done, Watch
+from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.worker.helper import Answer, Helper, Reaper
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.probe import Probe
@@ -41,7 +41,7 @@ class Reload:
         self,
         why: str,
         planner: Planner,
-        watch: Watch,
+        poller: Poller,
         observe: Observer,
         reaper: Reaper,
         left: Callable[[], Iterable[int]],
@@ -55,7 +55,7 @@ class Reload:
         self.began = time.monotonic()
         self.done: list[Done] = []
         self._planner = planner
-        self._watch = watch
+        self._poller = poller
         self._observe = observe
         self._reaper = reaper
         self._left = left
@@ -82,7 +82,7 @@ class Reload:
         if self._step is not None:
             if self._step.over(now):
                 step, self._step = self._step, None
-                self._watch.remove(step)
+                self._poller.remove(step)
                 with _Attempt(self):
                     self._then(step)
         elif self.candidate is not None and self.candidate.failure is not None:
@@ -98,7 +98,7 @@ class Reload:
         if not self.over:
             self.over, self.error = True, error
             if self._step is not None:
-                self._watch.remove(self._step)
+                self._poller.remove(self._step)
                 self._step.close()
                 self._step = None
 
@@ -152,11 +152,11 @@ class Reload:
         except OSError as error:
             raise WorkerFailedToStart("No process can be started.", f"fork: {error.strerror}.", "Try again.") from None
         self._step, self._then = step, then
-        self._watch.add(step, lambda: self._listen(step))
+        self._poller.add(step, lambda: self._listen(step))
 
     def _listen(self, step: Any) -> None:
         if step.listen():
-            self._watch.remove(step)  # its end stays readable
+            self._poller.remove(step)  # its end stays readable
 
 
 class _Attempt:

@@ -15,7 +15,7 @@ from pronghorn import events
 from pronghorn.errors import PronghornError
 from pronghorn.events import Observer
 from pronghorn.supervisor.errand import Errand
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 from pronghorn.system import log_file
 from pronghorn.worker.helper import Answer, Reaper
 
@@ -29,10 +29,10 @@ PATIENCE = 10.0  # seconds that one may take
 class Renewal:
     """Looks after the certificates that serve. `left` are descriptors that helpers must not keep."""
 
-    def __init__(self, watch: Watch, observe: Observer, reaper: Reaper, left: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, poller: Poller, observe: Observer, reaper: Reaper, left: Callable[[], Iterable[int]]) -> None:
         self._observe = observe
-        self._errand = Errand(watch, reaper, left)
-        self._reopening = Errand(watch, reaper, left)
+        self._errand = Errand(poller, reaper, left)
+        self._reopening = Errand(poller, reaper, left)
         self._certificates: Certificates | None = None  # whose files it looks at
         self._next = 0.0
         self._late = False

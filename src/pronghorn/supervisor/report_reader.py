@@ -28,7 +28,7 @@ _buffer = bytearray(BUFFER)  # made once: to hear a worker takes no memory when 
 _view = memoryview(_buffer)
 
 
-class Reports:
+class ReportReader:
     """What one worker has said over `line`, which is left open. `fault` is why it is not heard any more, or empty."""
 
     __slots__ = ("_count", "_pending", "ended", "fault", "line")

@@ -22,11 +22,11 @@ from functools import cached_property
 
 from pronghorn import events
 from pronghorn.supervisor.changes import STOPPING, Changes, StartUpgrade
-from pronghorn.supervisor.fleet import TICK, Upkeep
+from pronghorn.supervisor.fleet import TICK, Fleet
 from pronghorn.supervisor.generation import NEVER, Generation, Worker
 from pronghorn.supervisor.guard import PAUSE, Guard
 from pronghorn.supervisor.planning import Planner
-from pronghorn.supervisor.poller import Done, Watch
+from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.supervisor.predecessors import Predecessors, Record
 from pronghorn.supervisor.renewal import Renewal
 from pronghorn.system import memory
@@ -58,7 +58,7 @@ class Supervisor:
         announce: Callable[[], None],
         started: Callable[[int, int], None],
         *,
-        watch: Watch | None = None,
+        poller: Poller | None = None,
         kept: Callable[[], Iterable[int]] = tuple,
         alone: bool = False,
         whole: bool = False,
@@ -70,20 +70,20 @@ class Supervisor:
         each_turn: Callable[[float], None] = lambda now: None,
         signals: SignalPipe | None = None,
     ) -> None:
-        self.watch = watch if watch is not None else Watch()
+        self.poller = poller if poller is not None else Poller()
         self.planner, self.observe = planner, plan.observe
-        self.guard = self.watch.guard = Guard(self.observe)
+        self.guard = self.poller.guard = Guard(self.observe)
         self.serving = Generation(number, plan, plan.workers if count is None else count, candidate=whole)
         self._announce = announce
-        self.upkeep = Upkeep(self.watch, self.observe, self.kept, self._serves, started)
-        self.upkeep.generations = [self.serving]
-        self.force = self.upkeep.force
+        self.fleet = Fleet(self.poller, self.observe, self.kept, self._serves, started)
+        self.fleet.generations = [self.serving]
+        self.force = self.fleet.force
         self.started_at = time.monotonic()
         self._private, self._alone = kept, alone
         self._signals = signals if signals is not None else SignalPipe()
         self.predecessors = Predecessors(predecessors)
         self.changes = Changes(self, start_upgrade, handed_over)
-        self._renewal = Renewal(self.watch, self.observe, self.force.helpers, self.kept)
+        self._renewal = Renewal(self.poller, self.observe, self.force.helpers, self.kept)
         self._each_turn = each_turn
         self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers are told of it
         self._stopped: list[Done] = []  # who wants to know when the server has stopped
@@ -124,7 +124,7 @@ class Supervisor:
             self.force.spares_sessions = not getattr(self.serving.plan.source, "command", ())  # a program's are ours
         with self._signals as signals:
             signals.listen()
-            self.watch.add(self._signals, self._hear)
+            self.poller.add(self._signals, self._hear)
             try:
                 self._loop()
             finally:
@@ -132,7 +132,7 @@ class Supervisor:
                 self.guard.last_step("end a look at certificates", self._renewal.close)
                 self.guard.last_step("end all workers", self.force.end_all)
                 self.guard.last_step("end all helpers", self.force.helpers.finish)
-                self.guard.last_step("let go of the signals", self.watch.remove, self._signals)
+                self.guard.last_step("let go of the signals", self.poller.remove, self._signals)
         self.observe(events.ServerStopped(self.force.cut, len(self.force.killed)))
         status = self._forced or (CUT_AT_DEADLINE if self.force.cut or self.force.killed else 0)
         for done in self._stopped:
@@ -162,21 +162,21 @@ class Supervisor:
     def _steps(self) -> Iterator[tuple[str, Callable[[float], None]]]:
         """What a turn does, each with the words that tell of its failure; it is given the clock."""
         yield "obey signals", self._hear  # before deaths: whoever ends all of a group meant the workers too
-        yield "look after its workers", self.upkeep.turn
+        yield "look after its workers", self.fleet.turn
         yield "look after its control socket", self._each_turn
         yield "answer ctl drain", self._tell_emptied
         yield "open its log anew", self._renewal.turn_log
         yield "change over", self.changes.advance  # while it leaves: an upgrade that was made, and is not told of yet
         if self.draining:
-            yield "tell of itself", self.upkeep.pulse
+            yield "tell of itself", self.fleet.pulse
             yield "have its workers drain", self._retire_all
             yield "end adopted processes", self._hurry_orphans
             yield "end programs before it", self._hurry_predecessors
         elif self._aside:
-            yield "watch over its workers", self.upkeep.watch_over
+            yield "watch over its workers", self.fleet.watch_over
             yield "look at adopted processes", self._look_at_orphans
         else:
-            yield "start workers", self.upkeep.fill
+            yield "start workers", self.fleet.fill
             yield "mend the scoreboard", self._look_at_board
             yield "look at certificates", self._look_at_certificates
             yield "look at its listeners", self._look_at_listeners
@@ -207,7 +207,7 @@ class Supervisor:
     def _wait(self) -> None:
         # After a failure what is due may be due for ever.
         seconds = self._rest(time.monotonic())
-        self.watch.wait(0.0 if self._over else max(seconds, PAUSE if self.guard.failed else 0.0))
+        self.poller.wait(0.0 if self._over else max(seconds, PAUSE if self.guard.failed else 0.0))
 
     def _look_at_board(self, now: float) -> None:
         if now >= self._mend_at:
@@ -220,7 +220,7 @@ class Supervisor:
 
     def _look_at_listeners(self, now: float) -> None:
         """New workers on a new socket, where one listens no more."""
-        if now >= self._look_at and self.upkeep.served and not self.changes.under_way:
+        if now >= self._look_at and self.fleet.served and not self.changes.under_way:
             self._look_at = now + TICK
             if dead := [each.address for each in self.serving.plan.listeners if each.dead]:
                 self._look_at = now + MEND_PAUSE
@@ -230,7 +230,7 @@ class Supervisor:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline, self._workers_at]
         due += [self.changes.due()]
-        due += [self.force.due()] if self.leaving else [self.upkeep.due(), self._renewal.due()]
+        due += [self.force.due()] if self.leaving else [self.fleet.due(), self._renewal.due()]
         if (self.draining or self._emptied) and not self.force.living:  # nobody tells of the end of another program
             due.append(now + SOON)
         return max(0.0, min(due) - now)
@@ -255,7 +255,7 @@ class Supervisor:
                 self.reopen_log()
             elif (number in PASSED_ON and self.changes.defers(number)) or self.draining:
                 continue
-            elif not self.upkeep.served and number in CHANGING:
+            elif not self.fleet.served and number in CHANGING:
                 self._early.add(number)
             elif number == signal.SIGHUP:
                 self.changes.reload("SIGHUP", unheard)
@@ -301,7 +301,7 @@ class Supervisor:
         self._tell_predecessors(signal.SIGTERM)
 
     def _tell_predecessors(self, number: signal.Signals) -> None:
-        if self.upkeep.served:  # else the one before is the one that serves
+        if self.fleet.served:  # else the one before is the one that serves
             self.predecessors.tell(number)
 
     def step_aside(self) -> None:
@@ -339,7 +339,7 @@ class Supervisor:
             return
         if count != len(self.serving.slots):
             self.observe(events.Resized(count, why))
-        for generation in self.upkeep.generations:
+        for generation in self.fleet.generations:
             taken = generation.resize(count)
             if count:
                 self.release(worker for slot in taken for worker in (slot.worker, slot.successor) if worker is not None)
@@ -348,7 +348,7 @@ class Supervisor:
             self._tell_predecessors(signal.SIGTERM)
 
     def release(self, workers: Iterable[Worker], alone: Iterable[str] = (), wait: float = 0.0) -> None:
-        """Lets workers go on with the connections that they have, and accept no more: see Workforce.release."""
+        """Lets workers go on with the connections that they have, and accept no more: see Workers.release."""
         alone, timeout = tuple(alone), self.serving.plan.settings.old_workers_timeout
         for worker in workers:
             self.force.release(worker, timeout, alone, wait)
@@ -366,9 +366,9 @@ class Supervisor:
             name_process(f"supervisor {' '.join(listener.address for listener in self.serving.plan.listeners)}")
 
     def kept(self) -> list[int]:
-        """Descriptors beside those of the watch that workers and probes shall not keep: with a listener that is left
+        """Descriptors beside those of the poller that workers and probes shall not keep: with a listener that is left
         out, or is a candidate's, its port would stay bound."""
-        plans = [generation.plan for generation in self.upkeep.generations]
+        plans = [generation.plan for generation in self.fleet.generations]
         listeners = {fd for plan in plans for each in plan.listeners for fd in each.descriptors()}
         board = self.serving.plan.board.descriptors()
         return [

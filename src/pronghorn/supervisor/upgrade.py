@@ -21,7 +21,7 @@ from pronghorn import errors, events
 from pronghorn.boot import server_command
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.events import Observer
-from pronghorn.supervisor.poller import Done, Watch
+from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import SignalPipe, flush_streams, hold_signals, kill, reset_signals
 from pronghorn.worker.helper import Reaper
@@ -44,14 +44,14 @@ class Upgrade:
         passed: list[int],
         folder: str,
         limit: float,
-        watch: Watch,
+        poller: Poller,
         observe: Observer,
         reaper: Reaper,
     ) -> None:
         self.over = False
         self.error: PronghornError | None = None
         self.done: list[Done] = []
-        self._watch = watch
+        self._poller = poller
         self._reaper = reaper
         self._line = b""
         self.deadline = time.monotonic() + 2 * limit + MARGIN
@@ -73,7 +73,7 @@ class Upgrade:
             os.close(file)
             os.close(writer)
         reaper.add(self.pid)
-        watch.add(self._reader, self._listen)
+        poller.add(self._reader, self._listen)
 
     def look(self, now: float) -> None:
         """Gives it up when its time is over."""
@@ -89,7 +89,7 @@ class Upgrade:
 
     def _decide(self, error: PronghornError | None) -> None:
         self.over, self.error = True, error
-        self._watch.remove(self._reader)
+        self._poller.remove(self._reader)
         os.close(self._reader)
 
     def _listen(self) -> None:

@@ -24,7 +24,7 @@ from pronghorn.scoreboard.counts import Shared
 from pronghorn.scoreboard.stacks import Remains, Stacks
 from pronghorn.supervisor.generation import NEVER, Generation, Pace, Slot, Worker
 from pronghorn.supervisor.orphans import Orphans, end, enter, found
-from pronghorn.supervisor.poller import Watch
+from pronghorn.supervisor.poller import Poller
 from pronghorn.system.processes import children, detached, end_reading, flush_streams, kill
 from pronghorn.worker.helper import Reaper
 from pronghorn.worker.plan import Plan
@@ -49,14 +49,14 @@ HEARD_BY_ALL = 0.2  # seconds within which a signal to a process group has reach
 LEFT_IN_ORDER = (0, CUT_AT_DEADLINE, -signal.SIGTERM)  # TERM ends a worker that is not ready yet
 
 
-class Workforce:
+class Workers:
     """The workers that live. `ready` and `died` are told of those that became ready and of those that are gone, with
-    the exit code or minus the signal; `kept` are the descriptors beside those of `watch` that a worker must not keep.
+    the exit code or minus the signal; `kept` are the descriptors beside those of `poller` that a worker must not keep.
     """
 
     def __init__(
         self,
-        watch: Watch,
+        poller: Poller,
         observe: Observer,
         ready: Callable[[Worker], None],
         died: Callable[[Worker, int], None],
@@ -72,7 +72,7 @@ class Workforce:
         self.left: list[Orphans] = []  # of workers that died
         self.killed: set[int] = set()  # processes that did not end by the drain deadline
         self._told: set[int] = set()  # adopted processes that know of the drain
-        self._watch = watch
+        self._poller = poller
         self._observe = observe
         self._on_ready = ready
         self._on_death = died
@@ -128,7 +128,7 @@ class Workforce:
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._watch.add(ours, lambda: self.hear(worker))
+        self._poller.add(ours, lambda: self.hear(worker))
         self._observe(events.WorkerStarted(slot.number, pid))
         return worker
 
@@ -136,13 +136,13 @@ class Workforce:
         """What a new worker has of ours and must let go of: a line that another process holds open never ends, and a
         listener that is not its own would stay bound."""
         own = {fd for listener in generation.plan.listeners for fd in listener.descriptors()}
-        return {*self._watch.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
+        return {*self._poller.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
 
     def descriptors(self) -> list[int]:
         """What is kept here of each worker, beside its line: nobody else shall have it."""
         return [worker.stacks.fileno() for worker in self.living.values()]
 
-    # Reports
+    # ReportReader
 
     def hear(self, worker: Worker) -> None:
         """Takes what a worker has said since; one that says what it should not is killed."""
@@ -186,7 +186,7 @@ class Workforce:
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.line.fileno() >= 0:
-            self._watch.remove(worker.line)
+            self._poller.remove(worker.line)
             worker.line.close()
 
     # The way out
@@ -285,10 +285,10 @@ class Workforce:
         """Leaves no process behind, whatever happened."""
         for pid in (*self.living, *self.owed()):
             kill(pid, signal.SIGKILL)
-        guard, patience = self._watch.guard, time.monotonic() + LAST_PATIENCE
+        guard, patience = self._poller.guard, time.monotonic() + LAST_PATIENCE
         while self.living and time.monotonic() < patience:
             guard.last_step("bury its workers", self.reap)
-            if not guard.last_step("wait", self._watch.wait, 0.01):
+            if not guard.last_step("wait", self._poller.wait, 0.01):
                 time.sleep(0.01)
 
     # Deaths
@@ -302,9 +302,9 @@ class Workforce:
             except ChildProcessError:
                 done, status = pid, 255 << 8  # somebody else took the status; the process is gone all the same
             if done and pid in self.living:
-                self._watch.guard("bury a worker", self._bury, self.living[pid], os.waitstatus_to_exitcode(status))
+                self._poller.guard("bury a worker", self._bury, self.living[pid], os.waitstatus_to_exitcode(status))
             elif done:
-                self._watch.guard("settle an orphan", self._settle, pid, os.waitstatus_to_exitcode(status))
+                self._poller.guard("settle an orphan", self._settle, pid, os.waitstatus_to_exitcode(status))
 
     def _bury(self, worker: Worker, status: int) -> None:
         try:

@@ -48,13 +48,8 @@ NOT_IN_WORKERS = {
 # To be untied: the files of each circle.
 TIED = (
     {"scoreboard.board", "scoreboard.row"},
-    {
-        "models.aio", "models.model", "models.registry", "serving.acceptor", "serving.channels", "serving.context",
-        "serving.handshakes",
-    },
     {"supervisor.changes", "supervisor.supervisor"},
-)  # fmt: skip
-LOOKS_UP = {("serving.context", "models.model")}
+)
 
 
 def files() -> list[Path]:
@@ -145,8 +140,6 @@ def test_imports_run_downward(path: Path) -> None:
     if room(path) in ("__init__", "observers"):
         return
     above = {each for each in rooms(path) if DEPTH[each] <= DEPTH[room(path)]}
-    if any((f"{room(path)}.{path.stem}", each) in LOOKS_UP for each in uses(path)):
-        above -= {"models"}
     assert not above, f"{name(path)} imports {', '.join(sorted(above))}, which does not stand below it"
 
 

@@ -109,17 +109,17 @@ def test_an_async_one_needs_one_asyncio_loop_for_all(model: str, needs_asyncio: 
     facts = Facts("mine", "asyncio" if needs_asyncio else "message", False, needs_asyncio, "async")
     fit = LOOPS if needs_asyncio else ON_ASYNCIO
     if model in fit:
-        registry.page(model).check(facts)
+        registry.check(registry.page(model), facts)
         return
     with pytest.raises(IncompatibleHandler, match="async lifespan") as caught:
-        registry.page(model).check(facts)
+        registry.check(registry.page(model), facts)
     assert f"Choose another --model: {', '.join(fit)};" in caught.value.hint
 
 
 @pytest.mark.parametrize("model", ["thread", "asyncio"])
 def test_a_handler_that_blocks_cannot_have_an_async_one(model: str) -> None:
     with pytest.raises(IncompatibleHandler, match="Make it a sync one"):
-        registry.page(model).check(Facts("mine", "blocking", True, False, "async"))
+        registry.check(registry.page(model), Facts("mine", "blocking", True, False, "async"))
 
 
 def test_auto_chooses_a_model_for_an_async_one() -> None:

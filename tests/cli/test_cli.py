@@ -315,7 +315,7 @@ def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
             "name": model.name,
             "purpose": model.purpose,
             "cost": model.cost,
-            "styles": model.styles(),
+            "styles": registry.styles(model),
             "missing": model.missing(),
         }
 
@@ -343,7 +343,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_model_table_of_the_readme_is_that_of_the_pages() -> None:
-    styles = {model.name: model.styles() for model in registry.pages()}
+    styles = {model.name: registry.styles(model) for model in registry.pages()}
     every = max(styles.values(), key=len)
     rows = [
         f"| `{model.name}` | {model.purpose} | {model.cost} | "

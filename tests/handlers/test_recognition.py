@@ -17,7 +17,7 @@ import pytest
 import pronghorn
 from pronghorn.errors import BadHandler, IncompatibleHandler
 from pronghorn.handlers import handler, importing, loading, recognise
-from pronghorn.models.registry import choose, page
+from pronghorn.models.registry import check, choose, page
 from pronghorn.settings import settle
 from pronghorn.settings.source import Source
 
@@ -173,11 +173,11 @@ def test_style_asyncio_takes_a_callback_of_streams() -> None:
 def test_a_handler_that_patches_runs_under_gevent_only() -> None:
     facts = handler.Facts("x", "blocking", blocks=True, needs_asyncio=False, patched=True)
     assert choose(facts)[0] == "gevent"
-    page("gevent").check(facts)
+    check(page("gevent"), facts)
     with pytest.raises(IncompatibleHandler, match="Use --model gevent"):
-        page("thread").check(facts)
+        check(page("thread"), facts)
     with pytest.raises(IncompatibleHandler, match="has a loop of its own"):
-        page("asyncio").check(handler.Facts("x", "asyncio", blocks=False, needs_asyncio=True, patched=True))
+        check(page("asyncio"), handler.Facts("x", "asyncio", blocks=False, needs_asyncio=True, patched=True))
 
 
 @pytest.fixture

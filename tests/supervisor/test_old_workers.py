@@ -108,7 +108,7 @@ def test_a_reload_leaves_connections_alone_and_a_stop_ends_them(
     except MissingExtra as error:
         pytest.skip(str(error))
     settings = throw_away_pair(str(tmp_path)) if tls else {}
-    workers = 3 if load(model).holds else 1
+    workers = 3 if model in ("iterative", "prefork") else 1
     with contextlib.ExitStack() as stack, served(tmp_path, text, model=model, workers=workers, **settings) as server:
 
         def connected() -> Any:

@@ -32,7 +32,7 @@ def row(model: Model) -> dict[str, Any]:
         "name": model.name,
         "purpose": model.purpose,
         "cost": model.cost,
-        "styles": model.styles(),
+        "styles": registry.styles(model),
         "missing": model.missing(),
     }
 

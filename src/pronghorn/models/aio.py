@@ -27,8 +27,6 @@ from pronghorn.serving.acceptor import Acceptor
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import DESERTED, TICK, Context, OutOfMemory
 
-SPARE_DESCRIPTORS = 64  # under select: one number too high, of whatever file, ends asyncio's loop
-
 
 class AsyncioLoops(Loops):
     """Acceptors and channels on the running asyncio loop."""
@@ -131,21 +129,22 @@ class AsyncioLoops(Loops):
 
 
 WARY = {"SelectSelector": asyncio_selectors.WarySelect, "EpollSelector": getattr(asyncio_selectors, "WaryEpoll", None)}
-_early: asyncio.AbstractEventLoop | None = None  # made before the handler was imported
+Maker = Callable[[], asyncio.AbstractEventLoop]
+_made: tuple[Maker, asyncio.AbstractEventLoop]  # the loop that was made before the handler was imported, and by what
 
 
-def begin(model: Model) -> None:
-    """Make the loop that will serve the current one, so that what a module makes of asyncio's while it is imported
-    belongs to it; new_event_loop() makes loops of the same kind then."""
-    global _early
-    make = _maker(model)
+def begin(loop: str) -> None:
+    """Make the loop that will serve the current one (see Model.loop), so that what a module makes of asyncio's while it
+    is imported belongs to that loop; new_event_loop() makes loops of the same kind then."""
+    global _made
+    make = _maker(loop)
     if sys.version_info < (3, 14) and type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy:
         asyncio.set_event_loop_policy(_policy(make))
-    _early = make()
-    asyncio.set_event_loop(_early)
+    _made = make, make()
+    asyncio.set_event_loop(_made[1])
 
 
-def _policy(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoopPolicy:
+def _policy(make: Maker) -> asyncio.AbstractEventLoopPolicy:
     class Policy(asyncio.DefaultEventLoopPolicy):
         def new_event_loop(self) -> asyncio.AbstractEventLoop:
             return make()
@@ -153,23 +152,19 @@ def _policy(make: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEv
     return Policy()
 
 
-def _maker(model: Model) -> Callable[[], asyncio.AbstractEventLoop]:
-    if model.name == UVLOOP.name:
+def _maker(loop: str) -> Maker:
+    if loop == "uvloop":
         import uvloop
 
         return uvloop.new_event_loop
-    name = model.selector or "DefaultSelector"
-    kind = getattr(selectors, name)
+    kind = getattr(selectors, loop)
     selector = WARY.get(kind.__name__) or kind
     return lambda: asyncio.SelectorEventLoop(selector())
 
 
-def _loop_for(model: Model) -> asyncio.AbstractEventLoop:
+def _serving_loop() -> asyncio.AbstractEventLoop:
     """The loop that was made early, or the one that the handler's module has set in its place."""
-    global _early
-    early, _early = _early, None
-    if early is None:
-        return _maker(model)()
+    make, early = _made
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -179,16 +174,16 @@ def _loop_for(model: Model) -> asyncio.AbstractEventLoop:
     if current is not early and not current.is_closed():
         early.close()
         return current
-    return _maker(model)() if early.is_closed() else early
+    return make() if early.is_closed() else early
 
 
-def serve_with(context: Context) -> None:
-    """Serve on one asyncio loop: that of the model, over its selector."""
+def serve(context: Context) -> None:
+    """Serve on one asyncio loop: the one that `begin` has made."""
 
     async def main() -> None:
         await AsyncioLoops(context).live()
 
-    serving_loop = _loop_for(context.model)
+    serving_loop = _serving_loop()
     with asyncio.Runner(loop_factory=lambda: serving_loop) as runner:
         loop = runner.get_loop()
         asyncio.set_event_loop(loop)
@@ -214,21 +209,22 @@ def uvloop_missing() -> str | None:
 
 ASYNCIO = Model(
     name="asyncio",
-    serve=serve_with,
+    serve=serve,
     own_flow=False,
     purpose="Coroutines and asyncio protocols, and whatever library they bring along.",
     cost="A handler that blocks or computes for long holds up all others.",
     capacity=by_descriptors,
-    selector="DefaultSelector",
+    loop="DefaultSelector",
     is_asyncio=True,
 )
 UVLOOP = Model(
     name="uvloop",
-    serve=serve_with,
+    serve=serve,
     own_flow=False,
     purpose="What asyncio is for, on a faster loop: the default for asyncio handlers where uvloop is installed.",
     cost="Needs the uvloop package; otherwise as asyncio.",
     capacity=by_descriptors,
+    loop="uvloop",
     missing=uvloop_missing,
     is_asyncio=True,
 )

@@ -68,6 +68,6 @@ MODEL = Model(
     purpose="Thousands of connections, most of them silent: the default for handlers that do not block.",
     cost="A handler that computes for long holds up all others.",
     capacity=by_descriptors,
-    selector="EpollSelector",
+    loop="EpollSelector",
     missing=missing,
 )

@@ -8,7 +8,6 @@ iterative could not do: serve many at once; and whatever a child breaks, it brea
 from __future__ import annotations
 
 import _thread
-import math
 import os
 import signal
 import socket
@@ -98,7 +97,6 @@ def handle_signals(flows: Flows) -> Any:
 def serve(context: Context) -> None:
     flows = Flows(context)
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
-    context.limits.most = math.inf  # it holds no connections, its children do
     shared = (context.remains and context.remains.rows) or Shared(flows.settings.max_children)
     children: Children = {}
 
@@ -267,5 +265,5 @@ MODEL = Model(
     purpose="Programs (--exec), and handlers that may crash, leak or change their process.",
     cost="A process per connection: about a millisecond to start, a few MB each.",
     capacity=capacity,
-    learns_clients=False,
+    in_children=True,
 )

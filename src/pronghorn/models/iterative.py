@@ -31,5 +31,4 @@ MODEL = Model(
     purpose="Learning; short conversations, one after the other.",
     cost="One idle client stops everybody else.",
     capacity=capacity,
-    holds=True,
 )

@@ -61,6 +61,6 @@ MODEL = Model(
     purpose="What epoll is for, on macOS and the BSDs.",
     cost="A handler that computes for long holds up all others.",
     capacity=by_descriptors,
-    selector="KqueueSelector",
+    loop="KqueueSelector",
     missing=missing,
 )

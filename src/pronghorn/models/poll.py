@@ -46,6 +46,6 @@ MODEL = Model(
     purpose="Hundreds of connections, where neither epoll nor kqueue is there.",
     cost="Each turn costs time for every connection, silent ones included.",
     capacity=by_descriptors,
-    selector="PollSelector",
+    loop="PollSelector",
     missing=missing,
 )

@@ -1,4 +1,4 @@
-"""The concurrency models, a page each.
+"""The list of concurrency models, which of them can run a handler, and how one is run.
 
 Law: a page is imported only when it is asked for, so that a worker carries no model but its own.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import select as calls  # by another name: a page is called select
+from typing import NoReturn
 
-from pronghorn.errors import BadSetting, MissingExtra
+from pronghorn.errors import BadSetting, IncompatibleHandler, MissingExtra
 from pronghorn.handlers.handler import Facts
 from pronghorn.lifespans import ASYNC
 from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
-from pronghorn.settings import nearest
-
-__all__ = ["MODELS", "Context", "Model", "choose", "load", "pages"]
+from pronghorn.settings import Settings, nearest
 
 PAGES = {
     "iterative": "iterative:MODEL",
@@ -75,3 +74,92 @@ def choose(handler: Facts) -> tuple[str, str]:
         if hasattr(calls, call):
             return name, f"a {handler.style} handler never blocks"
     return "select", f"a {handler.style} handler never blocks"
+
+
+def styles(model: Model) -> list[str]:
+    """The styles that run under a model, in the order of the manual."""
+    own = ["blocking", "program"] if model.own_flow else []
+    return ["message", "protocol", *(["asyncio"] if model.runs_asyncio else []), *own]
+
+
+def check(model: Model, handler: Facts) -> None:
+    """Refuse a handler that cannot run under `model`: IncompatibleHandler says why, and which models to choose."""
+    if handler.patched and model.name != "gevent":
+        _refuse_patched(model, handler)
+    if handler.lifespan == ASYNC and (handler.blocks or not _has_asyncio_loop(model, handler)):
+        _refuse_lifespan(model, handler)
+    if handler.blocks and not model.own_flow:
+        why = "A handler that blocks needs a flow of control of its own; here it would stop everybody else."
+        fit = [each.name for each in pages() if each.own_flow]
+    elif handler.needs_asyncio and not model.runs_asyncio:
+        why = "A handler for asyncio needs an asyncio loop, and gevent is a loop of another kind."
+        fit = [each.name for each in pages() if each.runs_asyncio]
+    else:
+        return
+    raise IncompatibleHandler(
+        f"{handler.name!r} is of {handler.style} style, which model {model.name!r} cannot run.",
+        why,
+        f"Choose another --model: {', '.join(fit)}.",
+    )
+
+
+def check_settings(model: Model, settings: Settings) -> None:
+    """Refuse settings that a model cannot keep: BadSetting says why."""
+    if settings.max_connections_per_source and settings.proxy_from and model.in_children:
+        raise BadSetting(
+            f"--max-connections-per-source cannot be kept under {model.name} with --proxy-from.",
+            "Only a connection's own process learns there for which client the proxy speaks.",
+            "Limit sources at the proxy, or choose another --model.",
+        )
+
+
+def _has_asyncio_loop(model: Model, handler: Facts) -> bool:
+    """Whether one asyncio loop serves all connections of this handler."""
+    return model.is_asyncio or (handler.needs_asyncio and not model.own_flow)
+
+
+def _refuse_patched(model: Model, handler: Facts) -> NoReturn:
+    raise IncompatibleHandler(
+        f"{handler.name!r} patches the standard library by gevent, which model {model.name!r} cannot run on.",
+        "After monkey.patch_all() threads and sockets wait for gevent's loop, which turns under its model only.",
+        "Leave monkey.patch_all() out: asyncio has a loop of its own."
+        if handler.needs_asyncio
+        else "Use --model gevent, or leave monkey.patch_all() out.",
+    )
+
+
+def _refuse_lifespan(model: Model, handler: Facts) -> NoReturn:
+    fit = [each.name for each in pages() if _has_asyncio_loop(each, handler)]
+    raise IncompatibleHandler(
+        f"{handler.name!r} has an async lifespan, which model {model.name!r} cannot enter.",
+        "An async lifespan lives on a worker's asyncio loop, one for all its connections; here is none.",
+        "Make it a sync one: a handler that blocks runs beside no asyncio loop."
+        if handler.blocks
+        else f"Choose another --model: {', '.join(fit)}; or make it a sync one.",
+    )
+
+
+def prepare(model: Model, handler: Facts) -> None:
+    """What a worker does before it imports the handler: patch, and make the asyncio loop if one is to serve."""
+    model.prepare()
+    if _has_asyncio_loop(model, handler):
+        from pronghorn.models import aio
+
+        aio.begin(model.loop)
+
+
+def run(model: Model, context: Context) -> int:
+    """Serve until drained, after `prepare`; the number of connections that were cut at the drain deadline."""
+    handler, serve = context.handler.facts, model.serve
+    if handler.style == "program":
+        from pronghorn.handlers import programs
+
+        programs.note = context.note_program
+    if _has_asyncio_loop(model, handler):
+        from pronghorn.models import aio
+
+        serve = aio.serve
+    serve(context)
+    context.fold()
+    context.finish()
+    return context.cut

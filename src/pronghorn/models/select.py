@@ -53,5 +53,5 @@ MODEL = Model(
     cost="Each turn costs time for every connection; clients beyond FD_SETSIZE are refused.",
     capacity=capacity,
     descriptors=FD_SETSIZE,
-    selector="SelectSelector",
+    loop="SelectSelector",
 )

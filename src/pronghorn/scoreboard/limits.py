@@ -95,13 +95,13 @@ class Bucket:
 
 
 class Limits:
-    """What one worker holds its connections to. `most` is what it can hold itself."""
+    """What one worker holds its connections to. `most` is what it can hold itself; None: what its descriptors allow."""
 
     __slots__ = (
         "_access", "_all", "_bucket", "_connected", "_page", "_per_source", "_proxies", "_refused", "most", "proxied",
     )  # fmt: skip
 
-    def __init__(self, settings: Settings, page: Page) -> None:
+    def __init__(self, settings: Settings, page: Page, most: float | None = None) -> None:
         self._page = page
         self._access = Access(settings.allow, settings.deny)
         self._proxies = Networks(settings.proxy_from)
@@ -111,7 +111,7 @@ class Limits:
         self._bucket = Bucket(rate, page) if rate else None
         self._connected = page.connected()
         self._refused = Refused(page.head()[H_REFUSED : H_REFUSED + REFUSED_WORDS])
-        self.most: float = max(1, free_descriptors() - SPARE_DESCRIPTORS)
+        self.most = max(1, free_descriptors() - SPARE_DESCRIPTORS) if most is None else most
         self.proxied = bool(self._proxies)
 
     def is_proxy(self, peer: Peer) -> bool:

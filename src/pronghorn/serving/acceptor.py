@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pronghorn.connection.channel import CLOSED, OPEN
 from pronghorn.listening.listener import Exhausted, Listener
+from pronghorn.peers import Peer
 from pronghorn.serving.admission import ALONE_PAUSE, EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.serving.context import Context, OutOfMemory
-
-if TYPE_CHECKING:
-    from pronghorn.serving.channels import Loops
 
 ACCEPTS_PER_TURN = 16
 
@@ -57,13 +55,21 @@ class Watched:
 
 
 class Acceptor(Watched):
-    """A listener as a participant in a loop."""
+    """A listener as a participant in a loop. `adopt` is called with each connection, `changed` with the acceptor when
+    the acceptor's wishes have changed, and `call_later` with what is to be done in some seconds."""
 
-    def __init__(self, listener: Listener, turns: Loops) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        context: Context,
+        adopt: Callable[[Listener, int, Peer], None],
+        changed: Callable[[Any], None],
+        call_later: Callable[[float, Callable[[], None]], Any],
+    ) -> None:
         super().__init__(listener.fileno(), self.accept)
         self.listener = listener
-        self.turns = turns
-        self._alone = turns.context.to_be_served_alone
+        self._context, self._adopt, self._changed, self._call_later = context, adopt, changed, call_later
+        self._alone = context.to_be_served_alone
         self._until = 0.0
         self._short = False  # of descriptors, or of room: until the next end of a connection
         self._most = 1.0
@@ -75,13 +81,13 @@ class Acceptor(Watched):
         does, and where clients come one by one every second call would."""
         if not self.wants_read:
             return
-        context = self.turns.context
+        context = self._context
         try:
             for _ in range(1 if self._alone else int(self._most)):
                 if context.gives_way():
                     self.rest(FAIR_PAUSE)
                     return
-                if not self._one(context):
+                if not self._one():
                     self._most = 1.0
                     return
             self._most = min(self._most * 1.1, ACCEPTS_PER_TURN)
@@ -99,11 +105,12 @@ class Acceptor(Watched):
             self.rest(EXHAUSTED_PAUSE)
             context.fault(error)
 
-    def _one(self, context: Context) -> bool:
+    def _one(self) -> bool:
+        context = self._context
         got = context.accept(self.listener)
         if got is not None:
             try:
-                self.turns.adopt(self.listener, *got)
+                self._adopt(self.listener, *got)
             except BaseException as error:
                 context.refuse(*got, type(error).__name__, admitted=True)
                 context.fault(error)
@@ -118,36 +125,36 @@ class Acceptor(Watched):
         self.wants_read = False
         self._until = time.monotonic() + seconds
         if seconds < math.inf:
-            self.turns.call_later(seconds, self._rested)
-        self.turns.changed(self)
+            self._call_later(seconds, self._rested)
+        self._changed(self)
 
     def _rested(self) -> None:
         self.look()
         left = self._until - time.monotonic()
         if 0 < left < math.inf:  # uvloop's timers come up to a millisecond early
-            self.turns.call_later(max(left, 0.001), self._rested)
+            self._call_later(max(left, 0.001), self._rested)
 
     def look(self) -> None:
         """Whether the rest is over."""
-        if not self.wants_read and not self.turns.context.drain.lets_go and time.monotonic() >= self._until:
+        if not self.wants_read and not self._context.drain.lets_go and time.monotonic() >= self._until:
             self.wants_read = True
-            self.turns.changed(self)
+            self._changed(self)
 
     def relieve(self) -> None:
         """A connection has ended: there may be room again."""
         if self._short:
             self._short = False
             self._until = 0.0
-            self.retire() if self.turns.context.drain.lets_go else self.look()
+            self.retire() if self._context.drain.lets_go else self.look()
 
     def let_go(self) -> None:
         """Others serve the listener: leave to them who is in the queue. If nobody does, take these first."""
-        if self.listener.address in self.turns.context.drain.alone:
+        if self.listener.address in self._context.drain.alone:
             self.retire()
         else:
             self.wants_read = False
             self.state = CLOSED
-            self.turns.changed(self)
+            self._changed(self)
 
     def retire(self) -> None:
         """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
@@ -158,13 +165,13 @@ class Acceptor(Watched):
             return
         try:
             for _ in range(self.listener.queued()):
-                if self.listener not in self.turns.context.listeners or not self._one(self.turns.context):
+                if self.listener not in self._context.listeners or not self._one():
                     break
         except Exhausted:
-            self._short = bool(self.turns.open)
+            self._short = bool(self._context.open)
         except OSError:
             pass  # it has been observed
         self.wants_read = False
         if not self._short:
             self.state = CLOSED
-        self.turns.changed(self)
+        self._changed(self)

@@ -39,7 +39,9 @@ class Door:
     """`page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child
     of the fork model. `lock` is held while a flow of control counts."""
 
-    def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, page: Page) -> None:
+    def __init__(
+        self, listeners: list[Listener], settings: Settings, observe: Observer, page: Page, holds: bool
+    ) -> None:
         self.listeners = listeners
         self.settings = settings
         self.observe = observe
@@ -50,7 +52,7 @@ class Door:
         self.page = page
         self.counts: Counts = page
         self.lock = threading.Lock()
-        self.limits = Limits(settings, page)
+        self.limits = Limits(settings, page, None if holds else math.inf)
         self.reserve = Reserve()
         self.holders: dict[int, Any] = {}
         """Who has which number; whoever holds one that accept(2) gives has lost its own."""

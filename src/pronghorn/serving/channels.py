@@ -51,8 +51,10 @@ class Loops:
         self.context = context
         self.open: dict[int, AnyChannel] = context.open
         self.introductions: dict[Introduction, None] = {}  # in the order of their deadlines
-        self.acceptors = [Acceptor(listener, self) for listener in context.listeners]
-        self._descriptors = context.model.descriptors or math.inf
+        self.acceptors = [
+            Acceptor(each, context, self.adopt, self.changed, self.call_later) for each in context.listeners
+        ]
+        self._descriptors = context.model.descriptors
         self._high_water = context.settings.write_high_water
         self._draining = False
         self._farewells: dict[int, Farewell] = {}
@@ -65,7 +67,7 @@ class Loops:
         if context.certificates is not None:
             from pronghorn.serving.handshakes import Handshakes
 
-            self._handshakes = Handshakes(self)
+            self._handshakes = Handshakes(context, self.begin, self.call_later)
             self.channel_class = Handshakes.channel_class(self.channel_class)
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:

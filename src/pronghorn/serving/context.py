@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from pronghorn import events
 from pronghorn.connection.blocking import Connection
@@ -36,7 +39,6 @@ from pronghorn.system.drain import Drain, become_current
 from pronghorn.tracebacks import is_ours
 
 if TYPE_CHECKING:
-    from pronghorn.models.model import Model
     from pronghorn.tls.certificates import Certificates
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
@@ -57,6 +59,18 @@ class Thing(Protocol):
     def fileno(self) -> int: ...
     def on_readable(self) -> None: ...
     def close(self) -> None: ...
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to know of a model while it serves."""
+
+    name: str
+    capacity: Callable[[Settings, int], tuple[int, str]]
+    """Connections that one worker holds at most, of so many descriptors, and what sets that limit."""
+    descriptors: float = math.inf
+    """Numbers of descriptors from this one on cannot be watched."""
+    in_children: bool = False
+    """A process of its own has each connection: the worker neither holds one nor reads from it."""
 
 
 class OutOfMemory(SystemExit):
@@ -83,12 +97,12 @@ class Context(Door):
         listeners: list[Listener],
         handler: Handler,
         settings: Settings,
-        model: Model,
+        model: Traits,
         drain: Drain,
         observe: Observer,
+        page: Page,
         watched: list[Thing] | None = None,
         certificates: Certificates | None = None,
-        page: Page | None = None,
         ready: Callable[[], None] = _nothing,
         let_go: Callable[[], None] = _nothing,
         drained: Callable[[], None] = _nothing,
@@ -96,7 +110,7 @@ class Context(Door):
         remains: Remains | None = None,
         lifespan: Lifespan | None = None,
     ) -> None:
-        super().__init__(listeners, settings, observe, page if page is not None else Page())
+        super().__init__(listeners, settings, observe, page, holds=not model.in_children)
         self.handler = handler
         self.model = model
         self.drain = drain

@@ -11,25 +11,22 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pronghorn.connection.channel import CLOSED
 from pronghorn.serving.acceptor import Watched
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
 
-if TYPE_CHECKING:
-    pass
-
 
 class Turns(Loops):
     """A loop that a page writes out: it waits, tells the things, and looks at what changed; then the next turn."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context)
         self._changed: list[Any] = []
         self.changed = self._changed.append
         self._deadlines = Deadlines()
+        super().__init__(context)
         self._now = time.monotonic()
         self._beat_at = 0.0
         self.doubted = False

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel
+from pronghorn.serving.context import Context
 from pronghorn.tls.channel import SealedSocket, TlsChannel
 from pronghorn.tls.records import Records
-
-if TYPE_CHECKING:
-    from pronghorn.serving.channels import Loops
 
 LOOKS = 20  # in the time that a handshake may take
 
 
 class Handshakes:
-    """The channels of `loops` that are shaking hands."""
+    """The channels of a loop that are shaking hands: `begin` is given each that is through."""
 
-    def __init__(self, loops: Loops) -> None:
-        self._loops = loops
-        self._context = loops.context
-        self._timeout = loops.context.settings.handshake_timeout
+    def __init__(
+        self, context: Context, begin: Callable[[AnyChannel], None], call_later: Callable[[float, Any], Any]
+    ) -> None:
+        self._context, self._begin, self._call_later = context, begin, call_later
+        self._timeout = context.settings.handshake_timeout
         self._shaking: dict[int, Any] = {}  # by number, so the oldest first
         self._looking = False
 
@@ -45,7 +45,7 @@ class Handshakes:
         return SealedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
     def start(self, channel: Any) -> None:
-        """Begin; the loops `begin` with the channel once it is through."""
+        """Begin the handshake of a channel."""
         assert self._context.certificates is not None
         try:
             channel.seal(Records(self._context.certificates.context()))
@@ -57,7 +57,7 @@ class Handshakes:
         self._shaking[channel.number] = channel
         if not self._looking:
             self._looking = True
-            self._loops.call_later(min(1.0, self._timeout / LOOKS), self._look)
+            self._call_later(min(1.0, self._timeout / LOOKS), self._look)
 
     def _begins(self, channel: Any) -> None:
         """The client speaks: the certificate is the one of now, not of when it came."""
@@ -68,7 +68,7 @@ class Handshakes:
 
     def _done(self, channel: Any) -> None:
         self._shaking.pop(channel.number, None)
-        self._loops.begin(channel)
+        self._begin(channel)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -80,4 +80,4 @@ class Handshakes:
             del self._shaking[number]
         self._looking = bool(self._shaking)
         if self._looking:
-            self._loops.call_later(min(1.0, self._timeout / LOOKS), self._look)
+            self._call_later(min(1.0, self._timeout / LOOKS), self._look)

@@ -219,8 +219,8 @@ def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
     if name == "auto":
         name, why = registry.choose(facts)
     model = registry.load(name)
-    model.check(facts)
-    model.check_settings(settings)
+    registry.check(model, facts)
+    registry.check_settings(model, settings)
     return model, why
 
 

@@ -65,7 +65,7 @@ def check_model(name: str, forms: Iterable[Form] = FORMS, *, tls: bool = False) 
     for form in forms:
         if tls and form.style == "program":
             continue
-        if form.style in model.styles():
+        if form.style in registry.styles(model):
             with Subject.of(form, name, tls=tls) as subject:
                 told += [f"{form.name}: {each}" for promise in PROMISES for each in broken(promise, subject)]
         else:

@@ -30,6 +30,7 @@ from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, Observe
 from pronghorn.handlers.loading import load_handler
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
+from pronghorn.models import registry
 from pronghorn.scoreboard.row import Page
 from pronghorn.scoreboard.stacks import Remains, Stacks
 from pronghorn.serving.context import Context
@@ -159,8 +160,7 @@ def _take_on(plan: Plan) -> None:
     for listener in plan.listeners:
         listener.expect(options(plan.settings))
     plan.observe(LogLevelSet(plan.settings.log_level))
-    plan.model.prepare()
-    plan.model.make_loop(plan.facts)
+    registry.prepare(plan.model, plan.facts)
 
 
 def _serve(
@@ -199,7 +199,7 @@ def _serve(
             certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns, remains=remains,
             drained=lambda: _drained(context, line),
         )  # fmt: skip
-        cut = model.run(context)
+        cut = registry.run(model, context)
     process_exit.end(lambda: drain.deadline, drain.lost, lambda: page.tick(time.monotonic()))
     return CUT_AT_DEADLINE if cut else 0
 

@@ -21,7 +21,7 @@ from ledger_client import Clients
 from ledger_sampler import Sampler
 from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
-from pronghorn.settings.serving import MODELS
+from pronghorn.settings.model import MODELS
 
 pytestmark = [
     pytest.mark.slow,

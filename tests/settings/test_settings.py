@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from pronghorn.errors import BadSetting
 from pronghorn.settings import Settings, fields, nearest, settle
-from pronghorn.settings.fields import UNITS_OF_SIZE, UNITS_OF_TIME, Field, quantity
-from pronghorn.settings.process import LOG_FORMATS, LOG_LEVELS
-from pronghorn.settings.serving import MODELS, STYLES
+from pronghorn.settings.fields import Field
+from pronghorn.settings.handler import STYLES
+from pronghorn.settings.logs import LOG_FORMATS, LOG_LEVELS
+from pronghorn.settings.model import MODELS
+from pronghorn.settings.values import UNITS, quantity
 
 EVERY = pytest.mark.parametrize("field", fields(), ids=lambda field: field.name)
 
@@ -34,6 +36,12 @@ def test_every_setting_is_described(field: Field) -> None:
     assert field.panel
     assert field.flag == "--" + field.name.replace("_", "-")
     assert field.variable == f"PRONGHORN_{field.name.upper()}"
+
+
+@EVERY
+def test_every_panel_is_a_class_in_a_file_of_its_name(field: Field) -> None:
+    (panel,) = (each for each in Settings.__mro__ if each.__name__ == field.panel)
+    assert panel.__module__ == f"pronghorn.settings.{field.panel.lower()}"
 
 
 @EVERY
@@ -163,15 +171,15 @@ def test_the_number_of_workers(model: str, workers: int) -> None:
 
 def test_a_quantity_names_its_units() -> None:
     with pytest.raises(ValueError, match=r"^expected a number, with or without a unit \(ms, s, m, h\)$"):
-        quantity("1 day", UNITS_OF_TIME)
+        quantity("1 day", "time")
     with pytest.raises(ValueError, match=r"^expected a number$"):
-        quantity("x", {"": 1})
+        quantity("x", "")
 
 
-@given(st.integers(1, 10**15), st.sampled_from([*UNITS_OF_SIZE]), st.sampled_from(["", " "]))
+@given(st.integers(1, 10**15), st.sampled_from([*UNITS["size"]]), st.sampled_from(["", " "]))
 def test_sizes_are_exact(number: int, unit: str, space: str) -> None:
-    if number * UNITS_OF_SIZE[unit] < 2**53:
-        assert settle({"max_message_size": f"{number}{space}{unit}"}).max_message_size == number * UNITS_OF_SIZE[unit]
+    if number * UNITS["size"][unit] < 2**53:
+        assert settle({"max_message_size": f"{number}{space}{unit}"}).max_message_size == number * UNITS["size"][unit]
 
 
 @given(

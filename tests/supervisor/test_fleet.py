@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from launch import Launched, launched, wait_for
-from pronghorn.settings.serving import MODELS
+from pronghorn.settings.model import MODELS
 from pronghorn.supervisor.debuggers import debugger
 
 STUCK = """

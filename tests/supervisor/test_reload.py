@@ -15,7 +15,7 @@ import pytest
 from launch import Launched, launched, wait_for
 from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
-from pronghorn.settings.serving import MODELS
+from pronghorn.settings.model import MODELS
 from pronghorn.supervisor.changes import Handover
 from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.workers import Workers

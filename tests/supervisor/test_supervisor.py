@@ -16,7 +16,7 @@ import pytest
 from launch import Launched, launched, script, wait_for
 from pronghorn.errors import BadHandler, MissingExtra, PronghornError
 from pronghorn.models.registry import load
-from pronghorn.settings.serving import MODELS
+from pronghorn.settings.model import MODELS
 from pronghorn.supervisor.generation import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_WHEN_KILLED, Slot
 from pronghorn.worker.reports import Failed
 

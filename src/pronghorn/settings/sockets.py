@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from pronghorn.settings.fields import NOW, RESTART, option
+from pronghorn.settings.fields import NOW, RESTART, Option
 
 DEFAULT_BIND = "127.0.0.1:8000"
 UNASKED = (DEFAULT_BIND,)
@@ -18,77 +18,43 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     bind: Annotated[
         tuple[str, ...],
-        option(
-            "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT or *:PORT (every interface, IPv4 and IPv6), "
-            "unix:PATH, unix:@NAME (abstract), or fd://N and fd://NAME, a socket that systemd or another parent hands "
-            "down. May be given more than once. Port 0 takes a free port and says which.",
-            "Sockets",
-            short="-b",
-            metavar="ADDRESS",
-            at=NOW,
-        ),
+        "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT or *:PORT (every interface, IPv4 and IPv6), unix:PATH, "
+        "unix:@NAME (abstract), or fd://N and fd://NAME, a socket that systemd or another parent hands down. May be "
+        "given more than once. Port 0 takes a free port and says which.",
+        Option(short="-b", metavar="ADDRESS", at=NOW),
     ] = UNASKED
     backlog: Annotated[
         int,
-        option(
-            "Connections that may wait in the kernel's queue to be accepted; 0 is the system's maximum.",
-            "Sockets",
-            ge=0,
-            le=2**31 - 1,
-            at=NOW,
-        ),
+        "Connections that may wait in the kernel's queue to be accepted; 0 is the system's maximum.",
+        Option(ge=0, le=2**31 - 1, at=NOW),
     ] = 0
     reuse_address: Annotated[
         bool,
-        option(
-            "Set SO_REUSEADDR: bind at once after a restart, while old connections are in TIME_WAIT.",
-            "Sockets",
-            at=RESTART,
-        ),
+        "Set SO_REUSEADDR: bind at once after a restart, while old connections are in TIME_WAIT.",
+        Option(at=RESTART),
     ] = True
     reuse_port: Annotated[
-        bool, option("Set SO_REUSEPORT: other servers of the same user may share the port.", "Sockets", at=RESTART)
+        bool, "Set SO_REUSEPORT: other servers of the same user may share the port.", Option(at=RESTART)
     ] = False
     keepalive: Annotated[
         float,
-        option(
-            "Silence after which the kernel begins to ask whether the peer is still there: six times, ten seconds "
-            "apart. 0 never asks.",
-            "Sockets",
-            unit="time",
-            ge=0,
-            le=32767,
-            at=NOW,
-        ),
+        "Silence after which the kernel begins to ask whether the peer is still there: six times, ten seconds apart. "
+        "0 never asks.",
+        Option(unit="time", ge=0, le=32767, at=NOW),
     ] = 60.0
     user_timeout: Annotated[
         float,
-        option(
-            "Time that sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT)."
-            " 0 leaves it to the system, which tries for a quarter of an hour.",
-            "Sockets",
-            unit="time",
-            ge=0,
-            le=2**31 // 1000,
-            at=NOW,
-        ),
+        "Time that sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT). 0 "
+        "leaves it to the system, which tries for a quarter of an hour.",
+        Option(unit="time", ge=0, le=2**31 // 1000, at=NOW),
     ] = 60.0
     unix_mode: Annotated[
         str,
-        option(
-            "Permissions of unix sockets, as 660: who may write may connect. Without this, what the umask leaves.",
-            "Sockets",
-            metavar="MODE",
-            unit="mode",
-            at=RESTART,
-        ),
+        "Permissions of unix sockets, as 660: who may write may connect. Without this, what the umask leaves.",
+        Option(metavar="MODE", unit="mode", at=RESTART),
     ] = ""
     unix_owner: Annotated[
         str,
-        option(
-            "Owner of unix sockets, as USER, USER:GROUP or :GROUP. Without this, whoever starts the server.",
-            "Sockets",
-            metavar="OWNER",
-            at=RESTART,
-        ),
+        "Owner of unix sockets, as USER, USER:GROUP or :GROUP. Without this, whoever starts the server.",
+        Option(metavar="OWNER", at=RESTART),
     ] = ""

@@ -1,67 +1,47 @@
-"""Settings of TLS: whose certificate the server shows, and whose it wants to see."""
+"""Settings of TLS: the server's certificates, and those that clients have to show."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pronghorn.settings.deadlines import Patience
-from pronghorn.settings.fields import NOW, option
+from pronghorn.settings.connections import Connections
+from pronghorn.settings.fields import NOW, Option
 
 
-class Tls(Patience, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TLS(Connections, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """TLS at every address that the server listens at; off without a certificate."""
 
     tls_cert: Annotated[
         tuple[str, ...],
-        option(
-            "File with the server's certificate and those between it and its authority, as PEM; turns TLS on. May be "
-            "given more than once: clients get the one with the name that they ask for, else the first.",
-            "TLS",
-            metavar="FILE",
-        ),
+        "File with the server's certificate and those between it and its authority, as PEM; turns TLS on. May be "
+        "given more than once: clients get the one with the name that they ask for, else the first.",
+        Option(metavar="FILE"),
     ] = ()
     tls_key: Annotated[
         tuple[str, ...],
-        option(
-            "File with the certificate's private key; once for each certificate, in the same order. Without this, the "
-            "key stands in the certificate's file.",
-            "TLS",
-            metavar="FILE",
-        ),
+        "File with the certificate's private key; once for each certificate, in the same order. Without this, the key "
+        "stands in the certificate's file.",
+        Option(metavar="FILE"),
     ] = ()
     tls_client_ca: Annotated[
         str,
-        option(
-            "File with the authorities of clients' certificates: a client must then show one that they signed.",
-            "TLS",
-            metavar="FILE",
-        ),
+        "File with the authorities of clients' certificates: a client must then show one that they signed.",
+        Option(metavar="FILE"),
     ] = ""
     tls_alpn: Annotated[
         tuple[str, ...],
-        option(
-            "Protocol that is offered to clients who choose one in the handshake (ALPN); may be given more than once, "
-            "the favourite first.",
-            "TLS",
-            metavar="NAME",
-        ),
+        "Protocol that is offered to clients who choose one in the handshake (ALPN); may be given more than once, the "
+        "favourite first.",
+        Option(metavar="NAME"),
     ] = ()
     tls_max_hello: Annotated[
         int,
-        option(
-            "Bytes that a client's first message (ClientHello) may have before its connection is ended.",
-            "TLS",
-            unit="size",
-            ge=1024,
-            le=2**24,
-        ),
+        "Bytes that a client's first message (ClientHello) may have before its connection is ended.",
+        Option(unit="size", ge=1024, le=2**24),
     ] = 64 * 1024
     tls_watch: Annotated[
         bool,
-        option(
-            "Look at the files each second: a new certificate and key are taken for the handshakes that follow, if "
-            "they are good.",
-            "TLS",
-            at=NOW,
-        ),
+        "Look at the files each second: a new certificate and key are taken for the handshakes that follow, if they "
+        "are good.",
+        Option(at=NOW),
     ] = False

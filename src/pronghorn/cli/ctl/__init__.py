@@ -19,7 +19,7 @@ from pronghorn.control import client
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.errors import BadRequest, BadSetting, PronghornError
 from pronghorn.settings import nearest
-from pronghorn.settings.fields import UNITS_OF_TIME, quantity
+from pronghorn.settings.values import quantity
 
 QUICK, CHANGE, DRAIN = 10.0, 300.0, 3600.0
 PATIENCE = {"status": QUICK, "workers": QUICK, "resize": QUICK, "reload": CHANGE, "upgrade": CHANGE, "drain": DRAIN,
@@ -178,7 +178,7 @@ def serves(status: dict[str, Any]) -> bool:
 def duration(text: str) -> float:
     """Seconds; raises BadSetting."""
     try:
-        seconds = quantity(text, UNITS_OF_TIME)
+        seconds = quantity(text, "time")
     except ValueError:
         seconds = 0.0
     if seconds <= 0:

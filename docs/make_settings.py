@@ -46,14 +46,19 @@ def page() -> str:
 
 
 def table(group: list[Field]) -> str:
-    rows = ["| setting | takes | default | is |", "|---|---|---|---|"]
+    cells = []
     for field in group:
         flags = ", ".join(f"`{flag}`" for flag in (field.flag, field.short) if flag)
         default = field.shown(field.default)
         takes = UNITS.sub("", field.takes)
         words = cell(field.help) + (LATER if field.at == RESTART else "")
-        rows.append(f"| {flags} | {cell(takes)} | {f'`{default}`' if default else ''} | {words} |")
-    return "\n".join(rows) + "\n"
+        cells.append((flags, cell(takes), f"`{default}`" if default else "", words))
+    return rows(("setting", "takes", "default", "is"), *cells)
+
+
+def rows(head: tuple[str, ...], *cells: tuple[str, ...]) -> str:
+    """A table in Markdown."""
+    return "".join(f"| {' | '.join(each)} |\n" for each in (head, ("---",) * len(head), *cells)).replace(" --- ", "---")
 
 
 def cell(text: str) -> str:

@@ -1,40 +1,17 @@
-"""Which way imports run: downward only, and no circles. docs/design.md draws the same picture in words."""
+"""Which way imports run: downward only, and no circles. tests/house.py holds the order; docs/house.md draws it."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
+import house
+from house import DEPTH, files, imports, modules, name, nodes, room, rooms, tree, uses
 
-# From the top down. A package, or a file beside them, uses itself and what stands below it: so no two of one line use
-# each other. `__init__` has the public names, and imports them only when they are asked for.
-ORDER = (
-    "__main__",
-    "testing",
-    "cli",
-    "server",
-    "control",
-    "supervisor",
-    "worker",
-    "models",
-    "serving",
-    "handlers",
-    "tls",
-    "connection listening scoreboard",
-    "system",
-    "boot framing lifespans",
-    "settings observers",
-    "errors events peers tracebacks",
-    "__init__",
-)
-DEPTH = {room: depth for depth, rooms in enumerate(ORDER) for room in rooms.split()}
 OBSERVERS_MAY = {"observers", "events", "scoreboard", "system"}
 WORKERS_LAW = {"signal", "logging"}
 # These start processes, and a child has signals of its own; or end those that a handler has started; or serve the
@@ -50,58 +27,6 @@ TIED = (
     {"scoreboard.board", "scoreboard.row"},
     {"supervisor.changes", "supervisor.supervisor"},
 )
-
-
-def files() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
-
-
-def name(path: Path) -> str:
-    return path.relative_to(SOURCE).as_posix()
-
-
-def room(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-@cache
-def modules() -> dict[str, Path]:
-    """Every file by the name that imports it, below `pronghorn`: `tls.records`, or `settings` for a package."""
-    return {name(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in files()}
-
-
-def nodes(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        yield child
-        yield from nodes(child)
-
-
-def imports(path: Path) -> Iterator[str]:
-    """The modules that a file imports, in full: at its head, inside a function, or for type checkers only."""
-    for node in nodes(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name(path)}:{node.lineno}: imports say the whole name"
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            below = {each: each.removeprefix("pronghorn.") in modules() for each in whole}
-            yield from (each for each, is_module in below.items() if is_module)
-            if not all(below.values()):
-                yield node.module or ""
-
-
-def uses(path: Path) -> set[str]:
-    """The files of ours that a file imports; the public names stand in none."""
-    return {each.removeprefix("pronghorn.") for each in imports(path) if each.startswith("pronghorn.")}
-
-
-def rooms(path: Path) -> set[str]:
-    return {each.partition(".")[0] for each in uses(path)} - {room(path)}
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
@@ -137,7 +62,7 @@ def test_every_room_has_its_place() -> None:
 
 @pytest.mark.parametrize("path", files(), ids=name)
 def test_imports_run_downward(path: Path) -> None:
-    if room(path) in ("__init__", "observers"):
+    if room(path) == "__init__":
         return
     above = {each for each in rooms(path) if DEPTH[each] <= DEPTH[room(path)]}
     assert not above, f"{name(path)} imports {', '.join(sorted(above))}, which does not stand below it"
@@ -149,13 +74,11 @@ def test_no_circles() -> None:
 
 
 def test_a_circle_is_found_wherever_its_imports_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = tmp_path / "pronghorn"
-    house.mkdir()
-    (house / "one.py").write_text("from pronghorn import two\n")
-    (house / "two.py").write_text("def f():\n    from pronghorn.three import Three\n")
-    (house / "three.py").write_text("if TYPE_CHECKING:\n    from pronghorn.one import One\nclass Three: ...\n")
-    (house / "four.py").write_text("from pronghorn.one import f\n")
-    monkeypatch.setitem(globals(), "SOURCE", house)
+    (tmp_path / "one.py").write_text("from pronghorn import two\n")
+    (tmp_path / "two.py").write_text("def f():\n    from pronghorn.three import Three\n")
+    (tmp_path / "three.py").write_text("if TYPE_CHECKING:\n    from pronghorn.one import One\nclass Three: ...\n")
+    (tmp_path / "four.py").write_text("from pronghorn.one import f\n")
+    monkeypatch.setattr(house, "SOURCE", tmp_path)
     modules.cache_clear()
     try:
         assert circles({module: uses(path) for module, path in modules().items()}) == [{"one", "two", "three"}]
@@ -181,7 +104,7 @@ def test_models_touch_no_bytes(path: Path) -> None:
 
 def test_nothing_below_the_worker_touches_signals_or_logs() -> None:
     for path in files():
-        below = DEPTH[room(path)] > DEPTH["worker"] and room(path) not in {*ABOVE_TOO, "observers"}
+        below = DEPTH[room(path)] > DEPTH["worker"] and room(path) not in ABOVE_TOO
         if below and name(path) not in MAY_TOUCH_SIGNALS:
             assert not WORKERS_LAW & set(imports(path)), name(path)
 

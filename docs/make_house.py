@@ -1,0 +1,85 @@
+"""Writes docs/house.md, from the source and the order in tests/house.py: `make docs`. A test compares the two."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from pathlib import Path
+
+from house import DEPTH, ORDER, SOURCE, files, name, room, rooms, tree
+from make_settings import cell, rows
+
+PAGE = Path(__file__).with_name("house.md")
+HEAD = """\
+# The files, from the top down
+
+<!-- Made by `make docs`: the order stands in tests/house.py, the words are the first lines of the files -->
+
+Every file of `src/pronghorn/`. A package, or a file beside the packages, imports only what stands below it. What the
+packages may do and what they must not know is in [the plan of the house](design.md).
+
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    sections = []
+    for line in ORDER:
+        beside = [each for each in line.split() if (SOURCE / f"{each}.py").is_file()]
+        sections += [section(each) for each in line.split() if each not in beside]
+        if beside:
+            title = ", ".join(f"{each}.py" for each in beside)
+            sections.append(f"## {title}\n\n{table(SOURCE / f'{each}.py' for each in beside)}")
+    return HEAD + picture() + "\n" + "\n".join(sections)
+
+
+def section(package: str) -> str:
+    """One package: what it is, what it imports, and its files."""
+    inside = [path for path in files() if room(path) == package]
+    below = ", ".join(each for each in order() if each in imported()[package])
+    says = f"{first_line(SOURCE / package / '__init__.py')} Imports {below}.\n"
+    return f"## {package}/\n\n{says}\n{table(each for each in inside if tree(each).body[1:])}"
+
+
+def table(paths: Iterable[Path]) -> str:
+    return rows(("file", "is"), *((f"`{name(path)}`", cell(first_line(path))) for path in paths))
+
+
+def first_line(path: Path) -> str:
+    return (ast.get_docstring(tree(path)) or "").partition("\n")[0]
+
+
+def order() -> list[str]:
+    return " ".join(ORDER).split()
+
+
+def imported() -> dict[str, set[str]]:
+    """What each package, or file beside the packages, imports of those below it."""
+    graph: dict[str, set[str]] = {each: set() for each in DEPTH}
+    for path in files():
+        graph[room(path)] |= {each for each in rooms(path) if DEPTH[each] > DEPTH[room(path)]}
+    return graph
+
+
+def picture() -> str:
+    """An arrow for each import that no way over other arrows leads to already."""
+    graph = imported()
+
+    def reached(start: str) -> set[str]:
+        return graph[start].union(*(reached(each) for each in graph[start]))
+
+    arrows = [
+        f"    {start}[{label(start)}] --> {end}[{label(end)}]"
+        for start in order()
+        for end in order()
+        if end in graph[start] and not any(end in reached(other) for other in graph[start])
+    ]
+    return "\n".join(["```mermaid", "flowchart TD", *arrows, "```"]) + "\n"
+
+
+def label(each: str) -> str:
+    return f"{each}.py" if (SOURCE / f"{each}.py").is_file() else f"{each}/"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -30,7 +30,7 @@ REFUSALS_IN_A_ROW = 64  # before others have their turn
 EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
 LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
 ALONE = 8  # connections that are taken one by one where workers have just died
-ALONE_PAUSE = 0.005  # seconds between two of those
+ALONE_PAUSE = 0.05  # seconds between two of those: a thread on a busy machine is to read, and perhaps to crash, within
 FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
 FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
 

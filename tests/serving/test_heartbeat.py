@@ -16,10 +16,10 @@ import pytest
 from boards import ask, board_of, serving_pages
 from handlers_that_wait import anonymous_tls
 from launch import Launched, launched, wait_for
-from pronghorn.connection.blocking import Connection, Straight
+from pronghorn.connection.blocking import Connection, Waits
 from pronghorn.models import registry
 from pronghorn.scoreboard.row import Page
-from pronghorn.serving.heartbeat import SeenConnection, Waits
+from pronghorn.serving.heartbeat import SeenConnection, SeenWaits
 from pronghorn.settings.source import Source
 
 HANDLERS = Path(__file__).parents[1] / "handlers_that_wait.py"
@@ -194,14 +194,14 @@ def test_its_copies_and_files_work(pair: tuple[SeenConnection, socket.socket], t
 
 
 def test_signs_are_taken_once() -> None:
-    waits = Waits()
+    waits = SeenWaits()
     waits.sign()
     assert waits.look()
     assert not waits.look()
 
 
 def test_other_connections_pay_nothing() -> None:
-    assert type(Connection.waits) is Straight
+    assert type(Connection.waits) is Waits
     assert Connection.recv is socket.socket.recv
     assert Connection.waits.call(max, 1, 2) == 2
     Connection.waits.sign()

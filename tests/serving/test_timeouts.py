@@ -55,7 +55,7 @@ class FakeChannel:
         self.seen: Any = None
         self.opened = 0.0
         self.bytes_in = self.bytes_out = self.messages = 0
-        self.wants_write = self.unfinished = self.lingers = False
+        self.wants_write = self.unfinished = self.lingers = self.aged = False
         self.state = State.OPEN
 
     def is_lingering(self) -> bool:
@@ -182,7 +182,7 @@ def test_an_age_is_told_once(channel: FakeChannel) -> None:
     when, why = passes(timeouts, channel, 100)
     assert why == AGE
     assert 50 <= when <= 52
-    channel.seen.aged = True
+    channel.aged = True
     assert passes(timeouts, channel, 100)[1] == ""
 
 

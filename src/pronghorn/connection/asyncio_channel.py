@@ -17,13 +17,19 @@ from typing import Any
 
 from pronghorn.connection.asyncio_selectors import TRUST, make_anew
 from pronghorn.connection.channel import CLOSED, SLOTS, AnyChannel
+from pronghorn.connection.interfaces import AnyConnection, Watchable
+from pronghorn.connection.own_context import asked_by
+from pronghorn.errors import DescriptorLost
 
 
-class AsyncioChannel(AnyChannel, asyncio.Transport):
-    """A channel that is an asyncio.Transport, as handlers may assert."""
+class OnAsyncio(AnyChannel):
+    """What asyncio's loops and handlers ask of a channel beyond the rest, whatever lies below it."""
 
-    __slots__ = (*SLOTS, "__weakref__")  # as asyncio's own
-    has_tasks = True
+    __slots__ = ()
+
+    def open(self, protocol: Any) -> None:
+        super().open(protocol)
+        self.context.run(asked_by.set, self.number)  # tasks of the handler are told by their context
 
     def view(self) -> TransportSocket:
         return TransportSocket(self.sock)
@@ -31,6 +37,12 @@ class AsyncioChannel(AnyChannel, asyncio.Transport):
     def _force_close(self, error: BaseException | None) -> None:
         """What asyncio's own TLS calls of the transport below it when that cannot go on."""
         self._gone(error)
+
+
+class AsyncioChannel(OnAsyncio, asyncio.Transport):
+    """A channel that is an asyncio.Transport, as handlers may assert."""
+
+    __slots__ = (*SLOTS, "__weakref__")  # as asyncio's own
 
 
 class AsyncioLoop:
@@ -43,18 +55,18 @@ class AsyncioLoop:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        failed: Callable[[AnyChannel, BaseException], None],
-        closed: Callable[[AnyChannel], None],
+        failed: Callable[[AnyConnection, BaseException], None],
+        closed: Callable[[Watchable], None],
     ) -> None:
         self._loop = loop
         self._aborts = type(loop).__module__.startswith("uvloop")  # when it is to watch a descriptor that is closed
-        self._watched: dict[AnyChannel, tuple[bool, bool]] = {}
+        self._watched: dict[Watchable, tuple[bool, bool]] = {}
         self._doubts, self._trusted_until = False, 0.0
         self._closed = closed
         self.call_later: Callable[..., Any] = loop.call_later
         self.failed = failed
 
-    def changed(self, channel: AnyChannel) -> None:
+    def changed(self, channel: Watchable) -> None:
         if channel.is_closing() and channel.state is CLOSED and channel not in self._watched:
             return  # a handler speaks to a connection that is over
         # Readiness must be off at once (a paused protocol may be called no more), the rest once callbacks are through.
@@ -62,7 +74,7 @@ class AsyncioLoop:
         if channel.is_closing():
             self._loop.call_soon(self._settle, channel)
 
-    def _settle(self, channel: AnyChannel) -> None:
+    def _settle(self, channel: Watchable) -> None:
         if channel not in self._watched:
             return
         channel.settle()
@@ -71,7 +83,7 @@ class AsyncioLoop:
             del self._watched[channel]
             self._closed(channel)
 
-    def _watch(self, channel: AnyChannel) -> None:
+    def _watch(self, channel: Watchable) -> None:
         watched = self._watched.get(channel)
         if watched == (channel.wants_read, channel.wants_write):
             return  # and no system call finds out whose the descriptor is
@@ -83,7 +95,7 @@ class AsyncioLoop:
         except OSError as error:  # the system watches no more than so many (epoll_ctl(2), ENOSPC); or it is closed
             channel.cut(error)
 
-    def _forget(self, channel: AnyChannel) -> None:
+    def _forget(self, channel: Watchable) -> None:
         """uvloop: its set of descriptors is to know no more of one that was closed."""
         if self._watched[channel] != (False, False):
             self._watched[channel] = (False, False)
@@ -92,7 +104,7 @@ class AsyncioLoop:
             if not self._doubts:
                 self._doubts = True
                 self._loop.call_soon(self._make_anew)
-        channel.lose()
+        channel.cut(DescriptorLost())
 
     def _make_anew(self) -> None:
         """At most once in a second: it takes as long as there are descriptors."""
@@ -103,7 +115,7 @@ class AsyncioLoop:
         self._doubts, self._trusted_until = False, now + TRUST
         make_anew(self._loop._get_backend_id())  # type: ignore[attr-defined]
 
-    def _tell_wishes(self, channel: AnyChannel) -> None:
+    def _tell_wishes(self, channel: Watchable) -> None:
         fd = channel.fileno()
         reads, writes = self._watched.get(channel, (False, False))
         if channel.wants_read is not reads:

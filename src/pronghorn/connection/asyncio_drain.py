@@ -83,7 +83,7 @@ class Tasks:
     __slots__ = ("_asked", "_held")
 
     def __init__(self) -> None:
-        self._held: dict[Any, list[Any]] | None = None
+        self._held: dict[AnyChannel | None, list[Any]] | None = None
         self._asked: set[int] = set()
 
     def held_by(self, channel: AnyChannel) -> list[Any]:

@@ -1,9 +1,8 @@
-"""One accepted connection, and the ways to hold it that may block.
+"""`Connection`: one accepted connection as a blocking socket, and how it is cut and closed.
 
-Law: the states of a connection and their transitions are declared here and nowhere else. `Connection` is a plain
-blocking socket with a few facts on it, because existing handlers expect exactly that; it is never put into a loop
-(channel.py does that). Closing lingers: `close(2)` with unread input makes the kernel send a reset, which throws away
-what the peer has not read yet (RFC 1122, 4.2.2.13).
+Law: `Connection` is a plain blocking socket with a few attributes more, because existing handlers expect exactly that;
+it is never put into a loop (channel.py does that). Closing lingers: `close(2)` with unread input makes the kernel send
+a reset, which throws away what the peer has not read yet (RFC 1122, 4.2.2.13).
 
 Tried and dropped: a wrapper around the socket that forwards calls. Handlers hand their socket to ssl, selectors and
 makefile, which want a real one.
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.proxy_protocol import ProxyHeader
-from pronghorn.connection.socket_facts import identity, tcp_info, unsent
+from pronghorn.connection.socket_facts import Seen, TcpInfo, identity, tcp_info, unsent
 from pronghorn.connection.transport import Transport, counted
 from pronghorn.errors import PeerError
 from pronghorn.lifespans import current_lifespan
@@ -33,8 +32,8 @@ from pronghorn.system.drain import Drain
 T = TypeVar("T")
 
 
-class Straight:
-    """Nobody looks on: flows of control that are not the worker's only one."""
+class Waits:
+    """Calls that may wait, on a flow of control that nobody watches: one of many (see serving/heartbeat.py)."""
 
     watched = False
 
@@ -46,38 +45,8 @@ class Straight:
         """This flow lives, though it does not wait."""
 
 
-class Bare:
-    """The base of what every blocking connection carries."""
-
-    tls: Any = None
-    """What there is to know of the TLS below (`pronghorn.tls.records.TlsFacts`); None where there is none."""
-    records: Any = None
-    """What seals and opens (`pronghorn.tls.records.Records`); None where there is no TLS."""
-
-    @property
-    def reason(self) -> str:
-        """Why the connection ended, if nothing went wrong."""
-        return "done"
-
-    @property
-    def holds_input(self) -> bool:
-        """Whether the next read need not wait, whatever poll(2) says: there is something pending, or the end."""
-        return False
-
-    def shake_hands(self, context: Any, seconds: float) -> None:
-        """Hold the handshake."""
-
-    def pending(self) -> int:
-        """Bytes that are in this process already, and readable whatever select(2) says."""
-        return 0
-
-    def heard(self, info: Any) -> int:
-        """Bytes that have come for the handler, of which the kernel has this TcpInfo."""
-        return int(info.bytes_in)
-
-
-class Facts(Bare):
-    """What every blocking connection carries beside its socket; a mixin, for sockets of more than one family."""
+class ConnectionBase:
+    """What every blocking connection carries beside its socket; a mixin, for sockets of more than one library."""
 
     fileno: Callable[[], int]
     detach: Callable[[], int]
@@ -98,8 +67,9 @@ class Facts(Bare):
     """What is driven over the connection, if it is a protocol: or the channel over it, on a loop of its own."""
     proxy: ProxyHeader | None
     """What the proxy said, if one made the connection for its client."""
-    seen: Any
-    """What serving/timeouts.py has seen of it."""
+    aged: bool
+    """It has lived for `max_connection_age`, and is being ended for that."""
+    seen: Seen | None
     leave: Callable[[float, float], None] | None
     """Asks the loop of its own that has it to end the conversation by a deadline, within so many seconds."""
     cancel: Callable[[], None] | None
@@ -118,7 +88,11 @@ class Facts(Bare):
     """Why it was cut, if it was."""
     program_end: str
     """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
-    waits: Straight = Straight()
+    waits: Waits = Waits()
+    tls: Any = None
+    """What there is to know of the TLS below (`pronghorn.tls.records.TlsFacts`); None where there is none."""
+    records: Any = None
+    """What seals and opens (`pronghorn.tls.records.Records`); None where there is no TLS."""
     fd: int
     """The number that its descriptor had at first."""
     inode: int
@@ -130,7 +104,7 @@ class Facts(Bare):
         self.number, self.peer, self.drain = number, peer, drain
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
-        self.reading_shut = self.hears_drain = self.stays = False
+        self.reading_shut = self.hears_drain = self.stays = self.aged = False
         self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = self.cancel = None
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
@@ -139,6 +113,27 @@ class Facts(Bare):
         self.fd = self.fileno()
         self.inode = identity(self.fd)
         self.lost = False
+
+    @property
+    def reason(self) -> str:
+        """Why the connection ended, if nothing went wrong."""
+        return "done"
+
+    @property
+    def holds_input(self) -> bool:
+        """Whether the next read need not wait, whatever poll(2) says: there is something pending, or the end."""
+        return False
+
+    def shake_hands(self, context: Any, seconds: float) -> None:
+        """Hold the handshake."""
+
+    def pending(self) -> int:
+        """Bytes that are in this process already, and readable whatever select(2) says."""
+        return 0
+
+    def heard(self, info: TcpInfo) -> int:
+        """Bytes that have come for the handler, of which the kernel has this TcpInfo."""
+        return int(info.bytes_in)
 
     def is_own(self) -> bool:
         """Whether the descriptor still leads where it led, or was taken or closed in order."""
@@ -217,17 +212,17 @@ class Facts(Bare):
         return current_lifespan()
 
 
-FACTS = tuple(
-    "number peer proxy opened bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
+SLOTS = tuple(
+    "number peer proxy opened aged bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
     "drain partial on_cut leave cancel leaves_by flow program silent_since stays fd inode lost".split()
 )
 
 
-class Connection(Facts, socket.socket):
+class Connection(ConnectionBase, socket.socket):
     """One accepted connection as a blocking handler sees it: a blocking socket with `number`, `peer`, `draining` and
     `lifespan`."""
 
-    __slots__ = FACTS
+    __slots__ = SLOTS
 
     def end(self) -> None:
         """Close the descriptor, whatever files a handler left open on it."""

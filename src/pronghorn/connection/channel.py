@@ -27,11 +27,11 @@ from pronghorn.connection.closing import (
     drop_unsent,
     end,
 )
-from pronghorn.connection.own_context import asked_by
+from pronghorn.connection.interfaces import Loop
 from pronghorn.connection.proxy_protocol import ProxyHeader
-from pronghorn.connection.socket_facts import identity, unread, unsent
+from pronghorn.connection.socket_facts import Seen, identity, unread, unsent
 from pronghorn.connection.states import State, is_peers_fault, moved
-from pronghorn.connection.transport import Bytes, Loop, Transport, check_bytes, fill, limits_of
+from pronghorn.connection.transport import Bytes, Transport, check_bytes, fill, limits_of
 from pronghorn.errors import DescriptorLost, PeerError, TooMuchUnsent, reason_of
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain
@@ -42,12 +42,11 @@ READ_OUT = 64  # reads at most, of what had come before draining began
 OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
-SLOTS: tuple[str, ...] = (
-    "_asked", "_backlog", "_burst", "_dead", "_error", "_fd", "_fills", "_high", "_lost", "_low", "_most", "_name",
-    "_paused", "_throttled", "_until", "bytes_in", "bytes_out", "context", "drain", "ended", "inode", "loop", "number",
-    "opened", "peer", "peer_ended", "protocol", "proxy", "seen", "sock", "state", "stays", "wants_read", "wants_write",
-    "wrote_eof",
-)  # fmt: skip
+SLOTS = tuple(
+    "_asked _backlog _burst _dead _error _fd _fills _high _lost _low _most _name _paused _throttled _until aged "
+    "bytes_in bytes_out context drain ended inode loop number opened peer peer_ended protocol proxy seen sock state "
+    "stays wants_read wants_write wrote_eof".split()
+)
 NOTHING: tuple[str, ...] = ()
 
 
@@ -56,7 +55,7 @@ class AnyChannel(Transport):
 
     __slots__: tuple[str, ...] = NOTHING
     _start_tls_compatible = True
-    has_tasks = False  # its handler may begin tasks, which are told by their context
+    program_end = ""  # no program is behind a channel
 
     def __init__(
         self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None,
@@ -71,13 +70,13 @@ class AnyChannel(Transport):
         self.protocol: Any = None
         self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
-        self.stays = False  # its handler does not want to be ended by draining
+        self.stays = self.aged = False  # the handler wants to stay while draining; it is being ended for its age
         self._asked = 0  # what had been written when the last input came
         self._backlog: bytearray | None = None
         self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
         self._most = most  # whoever writes more is cut
         self._name: Any = None  # our address, once the socket is gone
-        self.seen: Any = None  # by serving/timeouts.py
+        self.seen: Seen | None = None
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
         self._lost = self._dead = False  # connection_lost has been told; nothing can be sent any more
@@ -93,8 +92,6 @@ class AnyChannel(Transport):
         self.wants_read = True
         try:
             self.context.run(protocol.connection_made, self)
-            if self.has_tasks:
-                self.context.run(asked_by.set, self.number)
         except BaseException as error:
             self._failed(error)
         self.loop.changed(self)
@@ -269,7 +266,7 @@ class AnyChannel(Transport):
         """Why the connection ended, in a word or two."""
         if self._error is not None:
             return reason_of(self._error)
-        if self.seen is not None and self.seen.aged:
+        if self.aged:
             return "age"
         return "aborted" if self._dead else "draining" if self.draining else "done"
 

@@ -9,8 +9,8 @@ import select
 import socket
 import struct
 import time
-from typing import Any
 
+from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.socket_facts import unread, unsent
 
 READ_SIZE = 64 * 1024
@@ -111,7 +111,7 @@ def let_go(sock: socket.socket) -> None:
             pass
 
 
-def first_word_due(conn: Any) -> float:
+def first_word_due(conn: AnyConnection) -> float:
     """Seconds that a Connection or a Channel still gets for its first byte although draining began.
 
     A client connects and then writes: between the two it was accepted, and owes nothing. To end it there would lose
@@ -119,7 +119,7 @@ def first_word_due(conn: Any) -> float:
     """
     if conn.bytes_in or conn.drain is None:
         return 0.0
-    due: float = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
+    due = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
     return max(0.0, due)
 
 

@@ -12,11 +12,14 @@ in copies of their own, so that each registration of a descriptor would begin a 
 from __future__ import annotations
 
 from contextvars import Context, ContextVar, copy_context
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pronghorn.connection.channel import AnyChannel
 
 of_a_client: ContextVar[bool] = ContextVar("pronghorn_of_a_client", default=False)
 """Whether what runs here serves a connection, or was begun by what does."""
-conversation: ContextVar[Any] = ContextVar("pronghorn_conversation", default=None)
+conversation: ContextVar[AnyChannel | None] = ContextVar("pronghorn_conversation", default=None)
 """The channel whose coroutine handler runs here, or what that has begun."""
 asked_by: ContextVar[int] = ContextVar("pronghorn_asked_by", default=0)
 """The number of the connection for whose input this was begun, and not when it was made."""

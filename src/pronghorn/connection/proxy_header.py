@@ -11,8 +11,8 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_protocol import HeaderReader, ProxyHeader
 from pronghorn.connection.states import State
 from pronghorn.errors import BadProxyHeader
@@ -22,7 +22,7 @@ TOO_LATE = "no PROXY header in time"
 WRONG = "no PROXY header"
 
 
-def _nothing(thing: Any) -> None:
+def _nothing(thing: Watchable) -> None:
     pass
 
 
@@ -41,7 +41,7 @@ class Introduction:
         self.refusal = self.detail = ""
         self.state = State.OPENING
         self.wants_read = True
-        self.changed: Callable[[Any], None] = _nothing
+        self.changed: Callable[[Watchable], None] = _nothing
         self._reader = HeaderReader()
 
     def fileno(self) -> int:

@@ -1,5 +1,4 @@
-"""What the kernel knows of one connected socket: which it is, what is unsent, what is unread, and a few facts of
-TCP_INFO."""
+"""What the kernel knows of one connected socket (inode, unsent, unread, TCP_INFO), and what was seen of it before."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ import struct
 import termios
 
 PEER_HAS_ENDED = frozenset({6, 8, 9, 11})  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h
+LONG_REPLY = 16 * 1024  # bytes unsent that are no afterthought
 
 
 def identity(fd: int) -> int:
@@ -59,3 +59,31 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         return TcpInfo((raw[0], *struct.unpack_from("I4xI", raw, 44), *struct.unpack_from("QQ", raw, 120)))
     except (OSError, struct.error):
         return None
+
+
+class Seen:
+    """What passes over the open connections have noted of one, for its deadlines (serving/timeouts.py); made by the
+    first pass, so that short connections never have it. Instants are monotonic seconds."""
+
+    __slots__ = tuple("acknowledged bytes_in handed heard look_at messages partial stalled taken took".split())
+
+    def __init__(self, opened: float) -> None:
+        self.bytes_in = 0
+        self.heard = opened  # when the last byte came
+        self.messages = 0
+        self.partial = 0.0  # when the message that is unfinished began
+        self.acknowledged = 0  # what was sent when a look found all of it acknowledged
+        self.taken = -1  # how much the peer had taken when it last took something
+        self.handed = 0  # where what was unsent then came to its end
+        self.took = 0.0  # when it was last seen to take something of a long reply
+        self.stalled = 0.0  # since when it has taken nothing; 0 if nothing is unsent
+        self.look_at = 0.0  # not worth a look before
+
+    def take(self, taken: int, held: int, more: bool, now: float) -> None:
+        """The peer has taken so much in all, and `held` is unsent in the kernel. It is alive while it takes of a long
+        reply: some of what was unsent at the look before is so still, or much is, or there is `more` here."""
+        if self.stalled and taken > self.taken and (more or taken < self.handed or held >= LONG_REPLY):
+            self.took = now
+        self.handed = taken + held
+        if not self.stalled or taken != self.taken:
+            self.stalled, self.taken = now, taken

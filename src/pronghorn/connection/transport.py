@@ -6,8 +6,8 @@ Law: only calls that follow from the others. How bytes are sent and received dif
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.lifespans import current_lifespan
@@ -218,16 +218,3 @@ def fill(protocol: Any, data: bytes) -> None:
         room[:count] = rest[:count]
         protocol.buffer_updated(count)
         rest = rest[count:]
-
-
-class Loop(Protocol):
-    """What a channel asks of whoever waits for it."""
-
-    def changed(self, channel: Any) -> None:
-        """Something about `channel` changed: look at its wishes and call `settle()`, after this batch of events."""
-
-    def call_later(self, delay: float, callback: Callable[[], None], /) -> Any:
-        """Call `callback` after `delay` seconds."""
-
-    def failed(self, channel: Any, error: BaseException) -> None:
-        """The protocol, or the peer, broke the conversation: for the log; the channel closes by itself."""

@@ -13,11 +13,12 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
-from pronghorn.connection.asyncio_channel import AsyncioLoop
+from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
 from pronghorn.connection.asyncio_drain import Farewell, context_of, look_at_all
 from pronghorn.connection.blocking import Connection
+from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.closing import READ_SIZE
 from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
@@ -40,10 +41,10 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
 
     inner: MessageProtocol | None = None
     """Who cuts the input into messages, if it is a message function that is served."""
+    transport: AnyChannel
 
     def __init__(self, handle: Streams, limit: int) -> None:
         loop = asyncio.get_running_loop()
-        self.transport: Any = None
         self._handle = handle
         super().__init__(asyncio.StreamReader(limit=limit, loop=loop), self._hold, loop=loop)
 
@@ -101,7 +102,7 @@ def messages_as_streams(
     """An async message function as a conversation over streams: one message after the other."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        channel: Any = writer.transport
+        channel = cast(AsyncioChannel, writer.transport)
         protocol = MessageProtocol(style)
         protocol.connection_made(channel)
         channel.protocol.inner = protocol
@@ -161,7 +162,9 @@ class OwnLoops:
             self._here.runner = None
             runner.close()
 
-    def _leave_taken(self, loop: asyncio.AbstractEventLoop, channel: Any, deadline: float, timeout: float) -> None:
+    def _leave_taken(
+        self, loop: asyncio.AbstractEventLoop, channel: AnyChannel, deadline: float, timeout: float
+    ) -> None:
         """Have the conversation come to its end by then; called from another flow of control."""
         farewells = {0: Farewell(channel, self._quiet, deadline, timeout)}
 

@@ -18,12 +18,11 @@ from collections.abc import Callable
 
 from pronghorn.connection import asyncio_selectors, own_context
 from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
-from pronghorn.connection.channel import OPENING, AnyChannel
-from pronghorn.connection.proxy_header import Introduction
+from pronghorn.connection.channel import OPENING
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.handlers.asyncio_loop import equip
 from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, leave_executor, tasks_of_clients
 from pronghorn.models.model import Model, by_descriptors
-from pronghorn.serving.acceptor import Acceptor
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import DESERTED, TICK, Context, OutOfMemory
 
@@ -42,8 +41,8 @@ class AsyncioLoops(Loops):
         self._received: dict[int, int] = {}
         super().__init__(context)
 
-    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
-        super().release(channel)
+    def release(self, thing: Watchable) -> None:
+        super().release(thing)
         if not (self.open or self.introductions) and self.context.drain.lets_go:
             if self.context.drain.begun:
                 self._last.set()

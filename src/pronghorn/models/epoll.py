@@ -7,8 +7,8 @@ do: the kernel keeps the set of descriptors between two waits, and is told only 
 from __future__ import annotations
 
 import select
-from typing import Any
 
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.models.model import Model, by_descriptors
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
@@ -17,7 +17,7 @@ from pronghorn.serving.event_loop import Turns
 def serve(context: Context) -> None:
     turns = Turns(context)
     epoll = select.epoll()
-    things: dict[int, Any] = {}
+    things: dict[int, Watchable] = {}
     while turns.next():
         for thing in turns.changes():
             fd = thing.fileno()
@@ -36,15 +36,15 @@ def serve(context: Context) -> None:
         if turns.doubts_the_set():
             epoll = anew(epoll, things)
         for fd, events in epoll.poll(turns.timeout()):
-            thing = things.get(fd, turns)  # of a descriptor that nobody here has, the turns take note
+            ready = things.get(fd, turns)  # of a descriptor that nobody here has, the turns take note
             if events & ~select.EPOLLOUT:
-                thing.on_readable()
+                ready.on_readable()
             if events & ~select.EPOLLIN:
-                thing.on_writable()
+                ready.on_writable()
     epoll.close()
 
 
-def anew(epoll: select.epoll, things: dict[int, Any]) -> select.epoll:
+def anew(epoll: select.epoll, things: dict[int, Watchable]) -> select.epoll:
     """A set without what was closed while a copy of it lives on elsewhere: of that the kernel goes on telling, under
     its old number, and it cannot be taken out (epoll(7), question 6)."""
     epoll.close()

@@ -13,10 +13,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import let_go
+from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
@@ -169,7 +170,8 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
         let_go(each)
     flows.context.counts = counts
     counts.words[PID] = os.getpid()
-    flows.open = flows.context.open = {conn.number: conn}
+    flows.open = {conn.number: conn}
+    flows.context.open = cast(dict[int, AnyConnection], flows.open)
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
     drain.then = lambda: _thread.start_new_thread(flows.sweep, ())
     if os.getppid() != parent.pid:  # it had died before

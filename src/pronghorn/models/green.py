@@ -12,7 +12,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from pronghorn.connection.blocking import FACTS, Facts
+from pronghorn.connection.blocking import SLOTS, ConnectionBase
 from pronghorn.models.model import Model, by_descriptors
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
@@ -33,8 +33,8 @@ def connection_class() -> type[Any]:
     import gevent
     import gevent.socket
 
-    class GreenConnection(Facts, gevent.socket.socket):
-        __slots__ = (*FACTS, "greenlet", "place")
+    class GreenConnection(ConnectionBase, gevent.socket.socket):
+        __slots__ = (*SLOTS, "greenlet", "place")
 
         def whereabouts(self) -> Place:
             # Only gevent knows where a greenlet waits: it does so here, and only if it has to.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 from typing import Any
 
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.models.model import Model, by_descriptors
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
@@ -18,7 +19,7 @@ def serve(context: Context) -> None:
     calls: Any = select  # type information has these names on such systems only
     turns = Turns(context)
     kqueue = calls.kqueue()
-    things: dict[int, Any] = {}
+    things: dict[int, Watchable] = {}
     watched: set[tuple[int, int]] = set()
     while turns.next():
         for thing in turns.changes():
@@ -42,11 +43,11 @@ def serve(context: Context) -> None:
             if not (thing.wants_read or thing.wants_write):
                 del things[fd]
         for event in kqueue.control(None, 256, turns.timeout()):
-            thing = things.get(event.ident)
-            if thing is not None and event.filter == calls.KQ_FILTER_READ:
-                thing.on_readable()
-            elif thing is not None:
-                thing.on_writable()
+            ready = things.get(event.ident)
+            if ready is not None and event.filter == calls.KQ_FILTER_READ:
+                ready.on_readable()
+            elif ready is not None:
+                ready.on_writable()
     kqueue.close()
 
 

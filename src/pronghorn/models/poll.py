@@ -7,8 +7,8 @@ descriptor may have any number (poll(2)).
 from __future__ import annotations
 
 import select
-from typing import Any
 
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.models.model import Model, by_descriptors
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
@@ -17,7 +17,7 @@ from pronghorn.serving.event_loop import Turns
 def serve(context: Context) -> None:
     turns = Turns(context)
     poll = select.poll()
-    things: dict[int, Any] = {}
+    things: dict[int, Watchable] = {}
     while turns.next():
         for thing in turns.changes():
             fd = thing.fileno()

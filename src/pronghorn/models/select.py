@@ -8,8 +8,8 @@ process or a thread for each.
 from __future__ import annotations
 
 import select
-from typing import Any
 
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
@@ -20,7 +20,7 @@ FD_SETSIZE = 1024  # a constant of the C library, wherever Python runs
 
 def serve(context: Context) -> None:
     turns = Turns(context)
-    things: dict[int, Any] = {}
+    things: dict[int, Watchable] = {}
     while turns.next():
         for thing in turns.changes():
             if thing.wants_read or thing.wants_write:

@@ -14,9 +14,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from pronghorn.connection.closing import turn_away
+from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
@@ -54,7 +54,7 @@ class Door:
         self.lock = threading.Lock()
         self.limits = Limits(settings, page, None if holds else math.inf)
         self.reserve = Reserve()
-        self.holders: dict[int, Any] = {}
+        self.holders: dict[int, AnyConnection] = {}
         """Who has which number; whoever holds one that accept(2) gives has lost its own."""
         self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
         self._pauses = 0
@@ -92,7 +92,7 @@ class Door:
             self._count_refused(got[1], limit)
         return None
 
-    def let_go_of(self, fd: int, holder: Any) -> None:
+    def let_go_of(self, fd: int, holder: AnyConnection) -> None:
         """`holder` needs its number no more."""
         if self.holders.get(fd) is holder:
             self.holders.pop(fd, None)

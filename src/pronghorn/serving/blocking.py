@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import cast
 
 from pronghorn.connection import own_context
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
@@ -58,7 +58,7 @@ class Flows:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.settings = context.settings
-        self.open: dict[int, Any] = context.open
+        self.open = cast(dict[int, Connection], context.open)
         self._contexts = own_context.base()
         self.wake = Wake()  # something ended: there may be room again
         self.parked: dict[int, Connection] = {}  # accepted, and has not spoken yet
@@ -304,10 +304,10 @@ class Flows:
             if why != AGE:
                 cut(conn, PeerTimeout(why))
             elif conn.leave is not None:
-                conn.seen.aged = True
+                conn.aged = True
                 self._take_leave(conn, now + self.context.drain.timeout)
             elif is_over(conn, now, self.settings.drain_quiet):
-                conn.seen.aged = True
+                conn.aged = True
                 end_reading(conn)
 
     def look_after(self) -> None:

@@ -7,12 +7,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pronghorn.connection import own_context
 from pronghorn.connection.asyncio_drain import Farewell, look_at_all
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
+from pronghorn.connection.interfaces import AnyConnection, Watchable
 from pronghorn.connection.proxy_header import Introduction
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import PeerTimeout
@@ -43,13 +44,13 @@ class Nobody(Protocol):
 class Loops:
     """Channels and acceptors, whatever loop turns them."""
 
-    call_later: Callable[..., Any]
-    changed: Callable[[Any], None]
+    call_later: Callable[[float, Callable[[], None]], object]
+    changed: Callable[[Watchable], None]
     channel_class: type[AnyChannel] = Channel
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.open: dict[int, AnyChannel] = context.open
+        self.open = cast(dict[int, AnyChannel], context.open)
         self.introductions: dict[Introduction, None] = {}  # in the order of their deadlines
         self.acceptors = [
             Acceptor(each, context, self.adopt, self.changed, self.call_later) for each in context.listeners
@@ -137,24 +138,23 @@ class Loops:
         if self._draining:
             self._drain(channel)
 
-    def failed(self, channel: AnyChannel, error: BaseException) -> None:
+    def failed(self, channel: AnyConnection, error: BaseException) -> None:
         self.context.failed(channel, error)
 
-    def release(self, channel: AnyChannel | Acceptor | Introduction) -> None:
+    def release(self, thing: Watchable) -> None:
         """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor, or of
         what was no channel yet."""
-        if isinstance(channel, Acceptor):
-            channel.listener.close()
+        if isinstance(thing, Acceptor):
+            thing.listener.close()
             if all(acceptor.listener.fileno() < 0 for acceptor in self.acceptors):
                 self.context.let_go()
-            return
-        if isinstance(channel, Introduction):
-            self._header_came(channel)
-            return
-        self.context.holders.pop(channel.fileno(), None)
-        channel.release()
-        self.context.closed(channel, channel.reason)
-        self.relieve()
+        elif isinstance(thing, Introduction):
+            self._header_came(thing)
+        elif isinstance(thing, AnyChannel):
+            self.context.holders.pop(thing.fileno(), None)
+            thing.release()
+            self.context.closed(thing, thing.reason)
+            self.relieve()
 
     def relieve(self) -> None:
         """A connection has ended."""
@@ -258,7 +258,7 @@ class Loops:
     def _end_late(self) -> None:
         for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
             if why == AGE:
-                channel.seen.aged = True
+                channel.aged = True
                 self._drain(channel)
             else:
                 channel.cut(PeerTimeout(why))

@@ -12,7 +12,7 @@ import msgspec
 
 from pronghorn import events
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import HandshakeFailed
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
@@ -123,7 +123,7 @@ class Context(Door):
         self.remains = remains
         self.lifespan = lifespan
         self._drained = drained
-        self.open: dict[int, Any] = {}
+        self.open: dict[int, AnyConnection] = {}
         self.cut = 0
         self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
         self._noted: set[int] = set()
@@ -163,7 +163,7 @@ class Context(Door):
 
     # How a connection ends.
 
-    def failed(self, conn: AnyChannel | Connection, error: BaseException) -> None:
+    def failed(self, conn: AnyConnection, error: BaseException) -> None:
         """An error ended a conversation: one record, of the handler's fault or the peer's."""
         if isinstance(error, HandshakeFailed):
             self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
@@ -180,7 +180,7 @@ class Context(Door):
         else:
             self.observe(HandlerFailed(conn.number, conn.peer, error))
 
-    def closed(self, conn: Any, reason: str) -> None:
+    def closed(self, conn: AnyConnection, reason: str) -> None:
         """A connection is over, and its descriptor is closed."""
         with self.lock:
             self.open.pop(conn.number, None)
@@ -199,7 +199,6 @@ class Context(Door):
         if not self.tells:
             return
         seconds = time.monotonic() - conn.opened
-        program = getattr(conn, "program_end", "")
         self.observe(
             ConnectionClosed(
                 conn.number,
@@ -209,7 +208,7 @@ class Context(Door):
                 conn.bytes_in,
                 conn.bytes_out,
                 conn.messages,
-                program,
+                conn.program_end,
                 reason if reason != word else "",
             )
         )

@@ -11,9 +11,9 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from pronghorn.connection.channel import CLOSED
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.serving.acceptor import Watched
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
@@ -23,7 +23,7 @@ class Turns(Loops):
     """A loop that a page writes out: it waits, tells the things, and looks at what changed; then the next turn."""
 
     def __init__(self, context: Context) -> None:
-        self._changed: list[Any] = []
+        self._changed: list[Watchable] = []
         self.changed = self._changed.append
         self._deadlines = Deadlines()
         super().__init__(context)
@@ -62,7 +62,7 @@ class Turns(Loops):
             self.cut()
         return bool(self.open or self.introductions or self._changed)
 
-    def changes(self) -> Iterator[Any]:
+    def changes(self) -> Iterator[Watchable]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
         changed = self._changed
         while changed:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel
 from pronghorn.serving.context import Context
-from pronghorn.tls.channel import SealedSocket, TlsChannel
+from pronghorn.tls.channel import AnyTlsChannel, SealedSocket, TlsChannel
 from pronghorn.tls.records import Records
 
 LOOKS = 20  # in the time that a handshake may take
@@ -23,11 +22,14 @@ class Handshakes:
     """The channels of a loop that are shaking hands: `begin` is given each that is through."""
 
     def __init__(
-        self, context: Context, begin: Callable[[AnyChannel], None], call_later: Callable[[float, Any], Any]
+        self,
+        context: Context,
+        begin: Callable[[AnyChannel], None],
+        call_later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self._context, self._begin, self._call_later = context, begin, call_later
         self._timeout = context.settings.handshake_timeout
-        self._shaking: dict[int, Any] = {}  # by number, so the oldest first
+        self._shaking: dict[int, AnyTlsChannel] = {}  # by number, so the oldest first
         self._looking = False
 
     @staticmethod
@@ -44,9 +46,9 @@ class Handshakes:
         """The same socket, to be read through records."""
         return SealedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
-    def start(self, channel: Any) -> None:
+    def start(self, channel: AnyChannel) -> None:
         """Begin the handshake of a channel."""
-        assert self._context.certificates is not None
+        assert self._context.certificates is not None and isinstance(channel, AnyTlsChannel)
         try:
             channel.seal(Records(self._context.certificates.context()))
         except BaseException as error:  # there is no memory for it, say
@@ -59,14 +61,14 @@ class Handshakes:
             self._looking = True
             self._call_later(min(1.0, self._timeout / LOOKS), self._look)
 
-    def _begins(self, channel: Any) -> None:
+    def _begins(self, channel: AnyTlsChannel) -> None:
         """The client speaks: the certificate is the one of now, not of when it came."""
         assert self._context.certificates is not None
         context = self._context.certificates.context()
         if context is not channel.records.object.context:
             channel.seal(Records(context))
 
-    def _done(self, channel: Any) -> None:
+    def _done(self, channel: AnyTlsChannel) -> None:
         self._shaking.pop(channel.number, None)
         self._begin(channel)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn.connection.blocking import Connection, Straight, T
+from pronghorn.connection.blocking import Connection, T, Waits
 from pronghorn.scoreboard.row import DRAINING
 from pronghorn.serving.blocking import SWEEP, Flows
 from pronghorn.serving.context import BEAT
@@ -59,8 +59,8 @@ def _look(flows: Flows) -> None:
         flows.keep_deadlines(time.monotonic())
 
 
-class Waits(Straight):
-    """Somebody looks on."""
+class SeenWaits(Waits):
+    """The same on a flow of control that another one watches."""
 
     watched = True
 
@@ -87,7 +87,7 @@ class Waits(Straight):
 
 def _seen(call: Callable[..., Any]) -> Callable[..., Any]:
     def wait(conn: SeenConnection, *args: Any, **kwargs: Any) -> Any:
-        flows, me = conn.waits.flows, threading.get_ident()  # as Waits.call, without one more call for each message
+        flows, me = conn.waits.flows, threading.get_ident()  # as SeenWaits.call, without one more call for each message
         flows.add(me)
         try:
             return call(conn, *args, **kwargs)
@@ -102,7 +102,7 @@ class SeenConnection(Connection):
     wakes it."""
 
     __slots__ = ()
-    waits: Waits = Waits()
+    waits: SeenWaits = SeenWaits()
     recv = _seen(socket.socket.recv)
     recv_into = _seen(socket.socket.recv_into)
     recvfrom = _seen(socket.socket.recvfrom)

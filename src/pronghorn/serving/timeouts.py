@@ -14,10 +14,12 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Generic, TypeVar
 
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.socket_facts import tcp_info, unread, unsent
+from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.interfaces import AnyConnection
+from pronghorn.connection.socket_facts import LONG_REPLY, Seen, tcp_info, unread, unsent
 from pronghorn.connection.states import State
 from pronghorn.errors import PeerTimeout, reason_of
 from pronghorn.settings import Settings
@@ -25,42 +27,13 @@ from pronghorn.settings import Settings
 IDLE, MESSAGE, WRITE, AGE = "idle", "message timeout", "write timeout", "age"
 LONGEST, SHORTEST = 1.0, 0.05  # seconds between two passes
 PER_DEADLINE = 20  # passes within the shortest deadline: each is two of them late at most
-LONG = 16 * 1024  # bytes unsent that are no afterthought
 SHARE = 100  # a pass may take this part of the time
 
 
-class Seen:
-    """What the passes have seen of one connection; made by the first, so that short ones never have it."""
-
-    __slots__ = (
-        "acknowledged", "aged", "bytes_in", "handed", "heard", "look_at", "messages", "partial", "stalled", "taken",
-        "took",
-    )  # fmt: skip
-
-    def __init__(self, opened: float) -> None:
-        self.bytes_in = 0
-        self.heard = opened  # when the last byte came
-        self.messages = 0
-        self.partial = 0.0  # when the message that is unfinished began
-        self.acknowledged = 0  # what was sent when a look found all of it acknowledged
-        self.taken = -1  # how much the peer had taken when it last took something
-        self.handed = 0  # where what was unsent then came to its end
-        self.took = 0.0  # when it was last seen to take something of a long reply
-        self.stalled = 0.0  # since when it has taken nothing; 0 if nothing is unsent
-        self.look_at = 0.0  # not worth a look before
-        self.aged = False
-
-    def take(self, taken: int, held: int, more: bool, now: float) -> None:
-        """The peer has taken so much in all, and `held` is unsent in the kernel. It is alive while it takes of a long
-        reply: some of what was unsent at the look before is so still, or much is, or there is `more` here."""
-        if self.stalled and taken > self.taken and (more or taken < self.handed or held >= LONG):
-            self.took = now
-        self.handed = taken + held
-        if not self.stalled or taken != self.taken:
-            self.stalled, self.taken = now, taken
+C = TypeVar("C", bound=AnyConnection)
 
 
-class Timeouts:
+class Timeouts(Generic[C]):
     """The deadlines of one server's connections; `framed` says that its handler takes messages.
 
     `interval` is what lies between two passes, in seconds; infinite if there are no deadlines.
@@ -85,7 +58,7 @@ class Timeouts:
         timed from there, and so is everything unless the kernel has `told` what happened before."""
         return min(self.shortest / 2, max(1.0, (self.message if told else self.shortest) / 10) / 3)
 
-    def due(self, conns: Iterable[Any], now: float) -> list[tuple[Any, str]]:
+    def due(self, conns: Iterable[C], now: float) -> list[tuple[C, str]]:
         """A pass, if it is time for one: the connections that are over their time, each with the reason."""
         if now < self._next:
             return []
@@ -97,10 +70,10 @@ class Timeouts:
         self._next = now + max(self.interval, SHARE * (time.monotonic() - began))
         return found
 
-    def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
+    def _over(self, conns: list[C], now: float) -> Iterator[tuple[C, str]]:
         raise NotImplementedError
 
-    def _message(self, conn: Any, sock: socket.socket, seen: Seen, now: float) -> str:
+    def _message(self, conn: C, sock: socket.socket, seen: Seen, now: float) -> str:
         """An unfinished message, of which nothing waits to be read: else it is not the peer that is slow."""
         if not conn.unfinished:
             seen.partial = 0.0
@@ -111,11 +84,11 @@ class Timeouts:
         return ""
 
 
-class ChannelTimeouts(Timeouts):
+class ChannelTimeouts(Timeouts[AnyChannel]):
     """Of channels: they count what they read and send. What the kernel still holds of that is asked only of those that
     have sent something since a pass saw all of it acknowledged: those that are silent are asked nothing."""
 
-    def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
+    def _over(self, conns: list[AnyChannel], now: float) -> Iterator[tuple[AnyChannel, str]]:
         not_heard_since, stalled_since, born = now - self.idle, now - self.write, now - self.age
         framed, looks = self.message < math.inf, min(self.write, self.idle) < math.inf
         for channel in conns:
@@ -132,13 +105,13 @@ class ChannelTimeouts(Timeouts):
                 reason = WRITE
             if framed:
                 reason = self._message(channel, channel.sock, seen, now) or reason
-            if channel.opened <= born and not seen.aged:
+            if channel.opened <= born and not channel.aged:
                 reason = reason or AGE
             if reason and channel.state is not State.OPENING and not channel.is_lingering():
                 yield channel, reason
 
 
-def _look_at_unsent(channel: Any, seen: Seen, now: float) -> None:
+def _look_at_unsent(channel: AnyChannel, seen: Seen, now: float) -> None:
     """Note since when the peer has taken nothing of what is unsent, here or in the kernel."""
     held = unsent(channel.sock)
     info = tcp_info(channel.sock) if held else None
@@ -157,12 +130,12 @@ def _is_silent(sock: socket.socket, seconds: float) -> bool:
     return info is not None and bool(info.ms_since_received >= seconds * 1000)
 
 
-class OutsideTimeouts(Timeouts):
+class OutsideTimeouts(Timeouts[Connection]):
     """Of connections that a flow of control has, perhaps in a call that blocks: seen from outside, by what the kernel
     tells. At a unix socket it does not tell when something came: there a handler that reads its socket itself may be
     silent for ever."""
 
-    def _over(self, conns: list[Any], now: float) -> Iterator[tuple[Any, str]]:
+    def _over(self, conns: list[Connection], now: float) -> Iterator[tuple[Connection, str]]:
         for conn in conns:
             seen = conn.seen
             if seen is None:
@@ -175,7 +148,7 @@ class OutsideTimeouts(Timeouts):
             if reason and conn.cut_by is None and conn.fileno() >= 0:
                 yield conn, reason
 
-    def _look(self, conn: Any, seen: Seen, now: float) -> str:
+    def _look(self, conn: Connection, seen: Seen, now: float) -> str:
         info = tcp_info(conn)
         if info is not None:
             seen.heard = now - info.ms_since_received / 1000
@@ -191,7 +164,7 @@ class OutsideTimeouts(Timeouts):
             if not seen.stalled and info is not None:  # the look before was long ago
                 seen.stalled, seen.taken = now - info.ms_since_sent / 1000, taken
                 seen.handed = taken + held
-                if held >= LONG:  # what was sent last had room, so something had been taken
+                if held >= LONG_REPLY:  # what was sent last had room, so something had been taken
                     seen.took = seen.stalled
             else:
                 seen.take(taken, held, info is None, now)
@@ -200,7 +173,7 @@ class OutsideTimeouts(Timeouts):
             return IDLE
         if seen.stalled and now - seen.stalled >= self.write:
             return WRITE
-        old = math.inf if seen.aged else conn.opened + self.age
+        old = math.inf if conn.aged else conn.opened + self.age
         seen.look_at = now if seen.stalled or info is None else min(heard + self.idle, now + self.write, old)
         return AGE if old <= now else ""
 
@@ -214,7 +187,7 @@ def _has_room(sock: socket.socket) -> bool:
 def ended_because(conn: Connection, error: BaseException | None) -> str:
     """Why a conversation ended, in a word or two."""
     error = conn.cut_by if conn.cut_by is not None else error
-    if conn.seen is not None and conn.seen.aged and not isinstance(error, PeerTimeout):
+    if conn.aged and not isinstance(error, PeerTimeout):
         return AGE
     if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
         return "draining"

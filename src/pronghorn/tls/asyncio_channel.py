@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
+from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop, OnAsyncio
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import AnyChannel
 from pronghorn.tls.channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
 
 
-class AsyncioTlsChannel(AnyTlsChannel, asyncio.Transport):
-    """The same with TLS below it."""
+class AsyncioTlsChannel(OnAsyncio, AnyTlsChannel, asyncio.Transport):
+    """An AsyncioChannel with TLS below it."""
 
     __slots__ = (*TLS_SLOTS, "__weakref__")
-    has_tasks = True
-    view = AsyncioChannel.view
-    _force_close = AsyncioChannel._force_close
 
 
 def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int) -> AnyChannel:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import LINGER_LOOK, LINGER_TIMEOUT, READ_SIZE
+from pronghorn.connection.socket_facts import TcpInfo
 from pronghorn.errors import HandshakeFailed, TlsFailed
 from pronghorn.tls.records import FLOOD, MOST_UNASKED, RECORD, Records, TlsFacts
 
@@ -273,7 +274,7 @@ class TlsCalls(Base):
     def reason(self) -> str:
         return "truncated" if self.records is not None and self.records.truncated else "done"
 
-    def heard(self, info: Any) -> int:
+    def heard(self, info: TcpInfo) -> int:
         return self._opened
 
     def measure(self) -> None:

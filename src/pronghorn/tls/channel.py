@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OPENING, SLOTS, AnyChannel
 from pronghorn.connection.closing import READ_SIZE, first_word_due
 from pronghorn.connection.states import moved
@@ -30,7 +31,7 @@ class SealedSocket(socket.socket):
 
     __slots__ = ("owner", "records")
     records: Records
-    owner: Any
+    owner: Connection
     """The blocking connection that has the same descriptor, if there is one."""
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -62,11 +63,11 @@ class AnyTlsChannel(AnyChannel):
     __slots__ = NOTHING
     records: Records
 
-    def shake_hands(self, begins: Callable[[Any], None], then: Callable[[Any], None]) -> None:
+    def shake_hands(self, begins: Callable[[AnyTlsChannel], None], then: Callable[[AnyTlsChannel], None]) -> None:
         """Wait for the handshake. `begins` is called with the channel before its first bytes are looked at, and may
         `seal` it anew; `then` when it is done, and has to `open` it."""
         self._begins = begins
-        self._then: Callable[[Any], None] | None = then
+        self._then: Callable[[AnyTlsChannel], None] | None = then
         self._lost = True  # there is no protocol yet that could be told
         self.wants_read = True
         self.loop.changed(self)

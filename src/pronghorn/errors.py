@@ -7,11 +7,8 @@ parts are kept apart, so that a terminal, a log record and a JSON reply can each
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+from collections.abc import Mapping
+from typing import Any
 
 LONGEST_PART = 4096
 
@@ -45,9 +42,12 @@ class PronghornError(Exception):
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
 
-    def parts(self) -> dict[str, str | int]:
-        """The error as plain values, for another process."""
-        return {"what": self.what, "why": self.why, "hint": self.hint, "exit_code": self.exit_code}
+    def parts(self, *, kind: bool = False) -> dict[str, str | int]:
+        """The error as plain values, for JSON; with its `kind` (the name of its class), and bounded,
+        for `from_parts` in another process."""
+        most = LONGEST_PART if kind else None
+        parts = {"what": self.what[:most], "why": self.why[:most], "hint": self.hint[:most]}
+        return {**({"kind": type(self).__name__} if kind else {}), **parts, "exit_code": self.exit_code}
 
 
 class BadSetting(PronghornError):
@@ -94,6 +94,7 @@ class CannotBind(PronghornError):
     """A listener could not be opened at `address`, which is written as `--bind` takes it."""
 
     exit_code = 5
+    address = ""
 
     def __init__(self, what: str, why: str = "", hint: str = "", address: str = "") -> None:
         super().__init__(what, why, hint)
@@ -186,3 +187,17 @@ def reason_of(error: BaseException) -> str:
 def told(error: PronghornError) -> str:
     """An error in one piece, for a record; one without a reason is explained by its hint."""
     return "\n".join(part for part in (error.what, error.why or error.hint) if part)
+
+
+def from_parts(parts: Mapping[str, Any]) -> PronghornError:
+    """The error whose `parts` another process has sent. None of them is believed: a class that is not one of these, or
+    that is the peer's fault, becomes PronghornError, and the text is bounded and printable."""
+    kind = globals().get(str(parts.get("kind")))
+    if not (isinstance(kind, type) and issubclass(kind, PronghornError)) or issubclass(kind, PeerError):
+        kind = PronghornError
+    error = kind.__new__(kind)
+    PronghornError.__init__(error, *(printable(str(parts.get(part) or "")) for part in ("what", "why", "hint")))
+    code = parts.get("exit_code")
+    if isinstance(code, int) and 0 < code < 126:
+        error.exit_code = code
+    return error

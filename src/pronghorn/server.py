@@ -20,7 +20,7 @@ from pronghorn import events
 from pronghorn.control.presence import Presence
 from pronghorn.errors import BadHandler, PronghornError
 from pronghorn.handlers import loading
-from pronghorn.handlers.handler import Facts
+from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.listening.binding import activated_listeners, renew
 from pronghorn.listening.conflicts import explained, held_by_orphans, once_free
 from pronghorn.listening.listener import Listener
@@ -37,7 +37,7 @@ from pronghorn.supervisor.planning import ASKED, Planner
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.supervisor.upgrade import Upgrade
 from pronghorn.system import log_config
-from pronghorn.system.processes import SignalPipe, Stopped, ignore_signals, take_term
+from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.system.startup import Surroundings
 from pronghorn.system.stdio import complain, keep_standard_descriptors, outlet
 from pronghorn.worker import probe
@@ -94,7 +94,7 @@ class Starter:
         self.close()
 
     def failed(self, error: PronghornError) -> None:
-        self.tell({"error": error.parts()})
+        self.tell({"error": error.parts(kind=True)})
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -211,7 +211,7 @@ class Server:
         if self._log_process is not None:
             self._log_process.close()
 
-    def _first_plan(self, planner: Planner, facts: Facts) -> Plan:
+    def _first_plan(self, planner: Planner, facts: HandlerFacts) -> Plan:
         return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
 
     def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:

@@ -207,7 +207,7 @@ def test_tables_as_json(shop: MadeUp, capsys: pytest.CaptureFixture[str], what: 
 
 def test_a_failure_says_why_and_ends_with_its_code(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     shop.answers["reload"] = BadHandler("shop.py cannot be imported.", "\x1b]0;pwned\x07\n^", "Mend it.")
-    assert ran(capsys, "reload")[2] == "Error: shop.py cannot be imported.\n?]0;pwned?\n^\nMend it.\n"
+    assert ran(capsys, "reload")[2] == "Error: shop.py cannot be imported.\n\\x1b]0;pwned\\x07\n^\nMend it.\n"
     shop.answers["reload"] = BadHandler("shop.py cannot be imported.", "SyntaxError", "Mend it.")
     assert ran(capsys, "reload") == (4, "", "Error: shop.py cannot be imported.\nSyntaxError\nMend it.\n")
     status, output, errors = ran(capsys, "reload", "--json")

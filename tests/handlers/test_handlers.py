@@ -18,7 +18,7 @@ from pronghorn.settings import Settings, settle
 from pronghorn.settings.source import Source
 
 
-def facts(handler: Any, **settings: Any) -> handler.Facts:
+def facts(handler: Any, **settings: Any) -> handler.HandlerFacts:
     return recognise.recognise(handler, settle(settings)).facts
 
 

@@ -16,7 +16,7 @@ from pronghorn.scoreboard.counts import MOST, OPEN, ROW, Counts, Shared
 from pronghorn.scoreboard.limits import Bucket, Limits
 from pronghorn.scoreboard.row import DIRECTORY, FIRST, PAGES, WORDS, Page
 from pronghorn.settings import Settings
-from pronghorn.system.memory import lives
+from pronghorn.system.processes import lives
 
 PEER = ("192.0.2.1", 5)
 ODD = [0, 1, -1, 2**31, 2**53, 2**62, 2**63 - 1, -(2**63), 0x7FF8000000000000, 0x7FF0000000000000, os.getpid()]

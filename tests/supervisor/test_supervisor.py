@@ -14,11 +14,10 @@ import psutil
 import pytest
 
 from launch import Launched, launched, script, wait_for
-from pronghorn.errors import BadHandler, MissingExtra, PronghornError
+from pronghorn.errors import BadHandler, MissingExtra, PronghornError, from_parts
 from pronghorn.models.registry import load
 from pronghorn.settings.model import MODELS
 from pronghorn.supervisor.generation import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_WHEN_KILLED, Slot
-from pronghorn.worker.reports import Failed
 
 HOLD = """
 import time
@@ -396,9 +395,10 @@ def test_a_slot_whose_worker_is_killed_backs_off_half_a_second_at_most() -> None
 
 
 def test_an_error_crosses_the_line_as_what_it_was() -> None:
-    error = Failed.of(BadHandler("what", "why", "hint")).error()
+    error = from_parts(BadHandler("what", "why", "hint").parts(kind=True))
     assert type(error) is BadHandler and (error.what, error.why, error.hint) == ("what", "why", "hint")
-    assert type(Failed("os", "what").error()) is PronghornError
-    assert type(Failed("PeerTimeout", "what").error()) is PronghornError, "which is made of other things"
-    told = Failed("BadHandler", "\x1b[2J" + "x" * 10**6, "two\nlines").error()
+    assert type(from_parts({"kind": "os", "what": "what"})) is PronghornError
+    assert type(from_parts({"kind": "PeerTimeout", "what": "what"})) is PronghornError, "which is made of other things"
+    assert str(from_parts({"kind": ["DescriptorLost"], "what": 7, "hint": None, "exit_code": "x"})) == "7"
+    told = from_parts({"what": "\x1b[2J" + "x" * 10**6, "why": "two\nlines"})
     assert told.what.startswith("\\x1b[2J") and len(told.what) < 5000 and told.why == "two\nlines"

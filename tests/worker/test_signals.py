@@ -146,7 +146,7 @@ def test_a_handler_that_takes_signals_is_told_of_and_costs_no_drain(tmp_path: Pa
 
 FORKS = """
 import os, signal, time
-from pronghorn.system.processes import keep_signals_in_forks
+from pronghorn.system.signals import keep_signals_in_forks
 
 keep_signals_in_forks()
 mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])

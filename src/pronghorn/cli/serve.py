@@ -53,7 +53,7 @@ def become_supervisor(boot: Boot) -> NoReturn:
 
     from pronghorn.boot import server_command
     from pronghorn.system.memory import anonymous_file
-    from pronghorn.system.processes import hold_signals
+    from pronghorn.system.signals import hold_signals
 
     try:
         fd = anonymous_file(msgspec.json.encode(boot))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pronghorn.control import paths
-from pronghorn.errors import PronghornError
+from pronghorn.errors import PronghornError, from_parts
 
 HURRY = 1.5  # seconds of silence after which a person likes to hear what we wait for
 LINGER = 5.0  # seconds that a server gets to be gone after it has said that it is
@@ -25,15 +25,6 @@ START = "Start one with: pronghorn serve"
 
 class NoServer(PronghornError):
     """No server answers."""
-
-
-class Refused(PronghornError):
-    """The server's own error; its exit code is the one that the server gave."""
-
-    def __init__(self, parts: dict[str, Any]) -> None:
-        super().__init__(*(printable(str(parts.get(part) or "")) for part in ("what", "why", "hint")))
-        code = parts.get("exit_code")
-        self.exit_code = code if isinstance(code, int) and 0 < code < 126 else 1
 
 
 def printable(words: str) -> str:
@@ -66,7 +57,7 @@ def find(name: str, note: str = "", likely: Callable[[], str] = str) -> str:
 def ask(path: str, request: dict[str, Any], seconds: float, waiting: Callable[[], None] = lambda: None) -> Any:
     """The result of one request, within `seconds`; `waiting` is called once if it takes a while.
 
-    Raises NoServer if nobody answers, Refused with what the server could not do.
+    Raises NoServer if nobody answers, the server's own error otherwise.
     """
     deadline = time.monotonic() + seconds
     with _connected(path) as sock:
@@ -80,7 +71,7 @@ def ask(path: str, request: dict[str, Any], seconds: float, waiting: Callable[[]
         reply = json.loads(line)
         if reply["ok"]:
             return reply["result"]
-        refusal = Refused(reply["error"])
+        refusal = from_parts(reply["error"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise NoServer(f"What listens at {path} is no Pronghorn server.", "Its reply is none of ours.") from None
     raise refusal

@@ -23,7 +23,7 @@ from pronghorn.listening.addresses import LONGEST_PATH
 from pronghorn.listening.unix_path import Claim
 from pronghorn.settings import Settings
 from pronghorn.supervisor.poller import Poller
-from pronghorn.system.memory import lives
+from pronghorn.system.processes import lives
 from pronghorn.system.trusted_paths import Place
 
 AUTO, OFF = "auto", "off"

@@ -13,7 +13,7 @@ from pronghorn.handlers.messages import MessageProtocol, Protocol
 from pronghorn.lifespans import Lifespan
 
 
-class Facts(msgspec.Struct, frozen=True):
+class HandlerFacts(msgspec.Struct, frozen=True):
     """What has to be known of a handler before anything is bound; small enough for a pipe."""
 
     name: str
@@ -36,7 +36,7 @@ class Handler:
 
     def __init__(
         self,
-        facts: Facts,
+        facts: HandlerFacts,
         *,
         protocol: Callable[[], Any] | None = None,
         converse: Callable[[Connection], None] | None = None,

@@ -13,11 +13,11 @@ import msgspec
 
 from pronghorn.errors import BadHandler, BadSetting, PronghornError
 from pronghorn.handlers import importing
-from pronghorn.handlers.handler import Facts, Handler
+from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.recognise import is_patched, may_be, meant, recognise, tells
 from pronghorn.settings import Settings, nearest
 from pronghorn.settings.source import Source
-from pronghorn.system import processes
+from pronghorn.system.processes import program_path
 
 BUILT_IN = ("upper", "echo", "discard", "chargen", "daytime")
 in_progress = False
@@ -90,8 +90,8 @@ def program(command: tuple[str, ...]) -> Handler:
     """A handler that runs a program for each connection."""
     from pronghorn.handlers import programs
 
-    whole = processes.found(command)
-    facts = Facts(" ".join(command), "program", blocks=True, needs_asyncio=False)
+    whole = (program_path(command), *command[1:])
+    facts = HandlerFacts(" ".join(command), "program", blocks=True, needs_asyncio=False)
     return Handler(facts, converse=lambda conn: programs.run(whole, conn))
 
 

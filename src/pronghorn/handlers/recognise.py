@@ -19,7 +19,7 @@ from pronghorn import lifespans
 from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
 from pronghorn.handlers import callables
-from pronghorn.handlers.handler import Facts, Handler
+from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.messages import FRAMING, MessageProtocol, MessageStyle, Protocol
 from pronghorn.lifespans import Lifespan
 from pronghorn.settings import Settings
@@ -89,12 +89,12 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
         )
     if style == "protocol":
         callables.check_factory(handler, name)
-        return Handler(Facts(name, style, blocks=False, needs_asyncio=False), protocol=handler)
+        return Handler(HandlerFacts(name, style, blocks=False, needs_asyncio=False), protocol=handler)
     if style == "asyncio":
         return _of_asyncio(handler, settings, name)
     from pronghorn.handlers.blocking import call_of
 
-    return Handler(Facts(name, "blocking", blocks=True, needs_asyncio=False), converse=call_of(handler, name))
+    return Handler(HandlerFacts(name, "blocking", blocks=True, needs_asyncio=False), converse=call_of(handler, name))
 
 
 def style_of(handler: Any, rule: Framing | None) -> str:
@@ -126,7 +126,7 @@ def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Hand
         from pronghorn.handlers.coroutines import messages_as_streams
 
         return _asyncio(messages_as_streams(messages), settings, name)
-    facts = Facts(name, "message", blocks=False, needs_asyncio=False)
+    facts = HandlerFacts(name, "message", blocks=False, needs_asyncio=False)
     return Handler(facts, protocol=lambda: MessageProtocol(messages))
 
 
@@ -147,5 +147,5 @@ def _asyncio(handler: Any, settings: Settings, name: str, streams: bool = True) 
 
     factory = streams_factory(handler, settings.max_message_size) if streams else handler
     loops = OwnLoops(factory, settings)
-    facts = Facts(name, "asyncio", blocks=False, needs_asyncio=True)
+    facts = HandlerFacts(name, "asyncio", blocks=False, needs_asyncio=True)
     return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave)

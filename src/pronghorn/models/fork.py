@@ -28,7 +28,8 @@ from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.process_exit import Forks
-from pronghorn.system.watchdog import Watchdog, death_signal
+from pronghorn.system.processes import death_signal
+from pronghorn.system.watchdog import Watchdog
 
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
 Children = dict[int, tuple[Peer, Counts, float]]  # whom each serves, what it counts, and since when

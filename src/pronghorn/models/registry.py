@@ -11,7 +11,7 @@ import select as calls  # by another name: a page is called select
 from typing import NoReturn
 
 from pronghorn.errors import BadSetting, IncompatibleHandler, MissingExtra
-from pronghorn.handlers.handler import Facts
+from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.lifespans import ASYNC
 from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
@@ -57,7 +57,7 @@ def load(name: str) -> Model:
     return model
 
 
-def choose(handler: Facts) -> tuple[str, str]:
+def choose(handler: HandlerFacts) -> tuple[str, str]:
     """The model for `--model auto`, and why that one."""
     if handler.style == "program":
         return "fork", "a program is a process per connection"
@@ -82,7 +82,7 @@ def styles(model: Model) -> list[str]:
     return ["message", "protocol", *(["asyncio"] if model.runs_asyncio else []), *own]
 
 
-def check(model: Model, handler: Facts) -> None:
+def check(model: Model, handler: HandlerFacts) -> None:
     """Refuse a handler that cannot run under `model`: IncompatibleHandler says why, and which models to choose."""
     if handler.patched and model.name != "gevent":
         _refuse_patched(model, handler)
@@ -113,12 +113,12 @@ def check_settings(model: Model, settings: Settings) -> None:
         )
 
 
-def _has_asyncio_loop(model: Model, handler: Facts) -> bool:
+def _has_asyncio_loop(model: Model, handler: HandlerFacts) -> bool:
     """Whether one asyncio loop serves all connections of this handler."""
     return model.is_asyncio or (handler.needs_asyncio and not model.own_flow)
 
 
-def _refuse_patched(model: Model, handler: Facts) -> NoReturn:
+def _refuse_patched(model: Model, handler: HandlerFacts) -> NoReturn:
     raise IncompatibleHandler(
         f"{handler.name!r} patches the standard library by gevent, which model {model.name!r} cannot run on.",
         "After monkey.patch_all() threads and sockets wait for gevent's loop, which turns under its model only.",
@@ -128,7 +128,7 @@ def _refuse_patched(model: Model, handler: Facts) -> NoReturn:
     )
 
 
-def _refuse_lifespan(model: Model, handler: Facts) -> NoReturn:
+def _refuse_lifespan(model: Model, handler: HandlerFacts) -> NoReturn:
     fit = [each.name for each in pages() if _has_asyncio_loop(each, handler)]
     raise IncompatibleHandler(
         f"{handler.name!r} has an async lifespan, which model {model.name!r} cannot enter.",
@@ -139,7 +139,7 @@ def _refuse_lifespan(model: Model, handler: Facts) -> NoReturn:
     )
 
 
-def prepare(model: Model, handler: Facts) -> None:
+def prepare(model: Model, handler: HandlerFacts) -> None:
     """What a worker does before it imports the handler: patch, and make the asyncio loop if one is to serve."""
     model.prepare()
     if _has_asyncio_loop(model, handler):

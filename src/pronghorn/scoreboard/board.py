@@ -61,7 +61,8 @@ from pronghorn.scoreboard.row import (
 )
 from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused
-from pronghorn.system.memory import bounded, lives, locked, mapped
+from pronghorn.system.memory import bounded, locked, mapped
+from pronghorn.system.processes import lives
 
 MOST_CHANGES = 2**62
 LOCK_PATIENCE = 1.0  # seconds

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pronghorn.scoreboard.counts import COUNTERS, OPEN, Counts, believed, believed_instant, word
 from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
 from pronghorn.scoreboard.suspects import TABLE_WORDS, OpenSources
-from pronghorn.system.memory import MOST_PID
+from pronghorn.system.processes import MOST_PID
 
 if TYPE_CHECKING:
     from pronghorn.scoreboard.board import Scoreboard

@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 
 from pronghorn.scoreboard.stacks import Stacks
-from pronghorn.system.processes import ASK_STACKS, kill
+from pronghorn.system.processes import kill
+from pronghorn.system.signals import ASK_STACKS
 
 PATIENCE = 2.0  # seconds for the stacks to appear
 SPARED = 5.0  # seconds until it is asked anew

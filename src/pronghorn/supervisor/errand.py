@@ -1,6 +1,6 @@
 """One purpose of the supervisor's that takes a helper now and then, one at a time.
 
-Law: as of worker/helper.py. A helper that does not come back is killed, and while it cannot die (its file system hangs)
+Law: as of system/helper.py. A helper that does not come back is killed, and while it cannot die (its file system hangs)
 no other is started for the same purpose.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pronghorn.errors import PronghornError
 from pronghorn.supervisor.generation import NEVER
 from pronghorn.supervisor.poller import Poller
-from pronghorn.worker.helper import Answer, Helper, Reaper
+from pronghorn.system.helper import Answer, Helper, Reaper
 
 Then = Callable[[Answer | PronghornError], None]
 

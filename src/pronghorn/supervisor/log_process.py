@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from pronghorn.system.helper import Answer, Helper, Reaper, status_of
 from pronghorn.system.processes import name_process
-from pronghorn.worker.helper import Answer, Helper, Reaper, status_of
 
 LONGEST = 60_000  # characters of one record
 ROOM = 1024 * 1024  # bytes that wait for a handler

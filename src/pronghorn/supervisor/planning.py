@@ -16,7 +16,7 @@ from pronghorn import events
 from pronghorn.errors import AddressInUse, BadSetting, IncompatibleHandler
 from pronghorn.events import Event, Observer
 from pronghorn.handlers import loading
-from pronghorn.handlers.handler import Facts
+from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.listening.binding import open_listeners
 from pronghorn.listening.listener import Listener
 from pronghorn.models import registry
@@ -28,7 +28,7 @@ from pronghorn.settings.fields import RESTART
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
-from pronghorn.worker.helper import Answer
+from pronghorn.system.helper import Answer
 from pronghorn.worker.plan import Plan
 
 if TYPE_CHECKING:
@@ -126,18 +126,18 @@ class Planner:
         """The handler's source: one that a script holds is in no message."""
         return self._source if read.source is None else read.source
 
-    def facts(self, source: Any, settings: Settings) -> Facts | None:
+    def facts(self, source: Any, settings: Settings) -> HandlerFacts | None:
         """What is known of the handler without importing user code; None if that takes a probe."""
         if isinstance(source, Source) and source.is_users_code:
             return None
         return loading.load_handler(source, settings).facts
 
-    def model(self, facts: Facts, settings: Settings) -> tuple[Model, str]:
+    def model(self, facts: HandlerFacts, settings: Settings) -> tuple[Model, str]:
         """As `judged`."""
         return judged(facts, settings)
 
     def plan(
-        self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], inherited: list[Listener]
+        self, source: Any, settings: Settings, facts: HandlerFacts, keep: list[Listener], inherited: list[Listener]
     ) -> Plan:
         """A plan; its listeners are those of `keep` that are still wanted, those `inherited`, and new ones. Raises
         PronghornError, and then nothing new is open. It may block: at the first start there is nobody to keep waiting.
@@ -151,7 +151,7 @@ class Planner:
 
     # A reload: what may block is done in a helper, and the supervisor makes a plan of what it sends back.
 
-    def prepare(self, settings: Settings, facts: Facts, keep: list[Listener], folder: str) -> Answer:
+    def prepare(self, settings: Settings, facts: HandlerFacts, keep: list[Listener], folder: str) -> Answer:
         """In a helper: what a plan is made of, whose paths begin in `folder`. Raises as `plan`."""
         if folder:
             os.chdir(folder)
@@ -175,7 +175,7 @@ class Planner:
         return msgspec.msgpack.encode(prepared), descriptors
 
     def drawn_up(
-        self, source: Any, settings: Settings, facts: Facts, keep: list[Listener], model: Model, folder: str,
+        self, source: Any, settings: Settings, facts: HandlerFacts, keep: list[Listener], model: Model, folder: str,
         answer: Answer,
     ) -> Plan:  # fmt: skip
         """A plan of what a helper has prepared."""
@@ -212,7 +212,7 @@ class Planner:
             raise self._explain(error) from None
 
 
-def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
+def judged(facts: HandlerFacts, settings: Settings) -> tuple[Model, str]:
     """The model, and why that one. Raises what can be refused without opening anything: BadSetting,
     IncompatibleHandler and MissingExtra."""
     name, why = settings.model, ASKED
@@ -224,7 +224,7 @@ def judged(facts: Facts, settings: Settings) -> tuple[Model, str]:
     return model, why
 
 
-def certified(facts: Facts, settings: Settings) -> Certificates | None:
+def certified(facts: HandlerFacts, settings: Settings) -> Certificates | None:
     """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
     if not wants_tls(facts, settings):
         return None
@@ -233,7 +233,7 @@ def certified(facts: Facts, settings: Settings) -> Certificates | None:
     return Certificates(settings)
 
 
-def wants_tls(facts: Facts, settings: Settings) -> bool:
+def wants_tls(facts: HandlerFacts, settings: Settings) -> bool:
     """Whether there is to be TLS; raises IncompatibleHandler."""
     if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn or settings.tls_watch):
         return False

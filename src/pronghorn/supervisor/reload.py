@@ -19,13 +19,13 @@ from pronghorn import events
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.handlers import loading
-from pronghorn.handlers.handler import Facts
+from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.settings import Settings
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.generation import NEVER, Generation
 from pronghorn.supervisor.planning import Planner, Read
 from pronghorn.supervisor.poller import Done, Poller
-from pronghorn.worker.helper import Answer, Helper, Reaper
+from pronghorn.system.helper import Answer, Helper, Reaper
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.probe import Probe
 
@@ -117,7 +117,7 @@ class Reload:
             lambda probe: self._prepare(probe.facts()),
         )
 
-    def _prepare(self, facts: Facts) -> None:
+    def _prepare(self, facts: HandlerFacts) -> None:
         planner, settings, keep = self._planner, self._settings, self._serving.plan.listeners
         model, _ = planner.model(facts, settings)
         folder = self._folder

@@ -17,7 +17,7 @@ from pronghorn.events import Observer
 from pronghorn.supervisor.errand import Errand
 from pronghorn.supervisor.poller import Poller
 from pronghorn.system import log_file
-from pronghorn.worker.helper import Answer, Reaper
+from pronghorn.system.helper import Answer, Reaper
 
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates

@@ -30,7 +30,8 @@ from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.supervisor.predecessors import Predecessors, Record
 from pronghorn.supervisor.renewal import Renewal
 from pronghorn.system import memory
-from pronghorn.system.processes import SignalPipe, adopt_orphans, kill, leave_orphans, name_process, preload_libgcc
+from pronghorn.system.processes import adopt_orphans, kill, leave_orphans, name_process, preload_libgcc
+from pronghorn.system.signals import SignalPipe
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.reports import CUT_AT_DEADLINE
 from pronghorn.worker.worker import GRACE

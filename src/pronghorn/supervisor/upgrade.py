@@ -13,20 +13,22 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
-from pronghorn import errors, events
+from pronghorn import events
 from pronghorn.boot import server_command
-from pronghorn.errors import PronghornError, WorkerFailedToStart
+from pronghorn.errors import PronghornError, WorkerFailedToStart, from_parts
 from pronghorn.events import Observer
 from pronghorn.supervisor.poller import Done, Poller
+from pronghorn.system.helper import Reaper
 from pronghorn.system.memory import anonymous_file
-from pronghorn.system.processes import SignalPipe, flush_streams, hold_signals, kill, reset_signals
-from pronghorn.worker.helper import Reaper
+from pronghorn.system.processes import flush_streams, kill
+from pronghorn.system.signals import SignalPipe, hold_signals, reset_signals
 
 GRACE = 1.0  # seconds that a new program gets to leave by itself
+FAILED = {"kind": WorkerFailedToStart.__name__, "what": "The new program failed."}  # if it does not say what
 MARGIN = 5.0  # seconds beyond start_timeout: for the interpreter, and for a probe that takes all of its own time
 
 
@@ -103,7 +105,7 @@ class Upgrade:
             if "listening" in said:
                 self._decide(None)
             else:
-                self.fail(_error(said.get("error", {})))
+                self.fail(from_parts({**FAILED, **said.get("error", {})}))
         elif not more:
             self.fail(WorkerFailedToStart("The new program ended before it was ready.", "The log says more."))
 
@@ -125,15 +127,7 @@ def _become(file: int, folder: str, kept: list[int], writer: int, mask: Iterable
         os.execv(program, server_command(file))
     except OSError as error:
         why = f"{error.strerror}: {error.filename or program}."
-        os.write(
-            writer, msgspec.json.encode({"error": {"what": "The new program cannot be started.", "why": why}}) + b"\n"
-        )
+        failure = WorkerFailedToStart("The new program cannot be started.", why)
+        os.write(writer, msgspec.json.encode({"error": failure.parts(kind=True)}) + b"\n")
     finally:
         os._exit(1)
-
-
-def _error(parts: dict[str, Any]) -> PronghornError:
-    kind = {each.exit_code: each for each in (errors.BadSetting, errors.BadHandler, errors.CannotBind)}.get(
-        parts.get("exit_code", 3), WorkerFailedToStart
-    )
-    return kind(parts.get("what", "The new program failed."), parts.get("why", ""), parts.get("hint", ""))

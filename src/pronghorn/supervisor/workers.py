@@ -18,15 +18,15 @@ import time
 from collections.abc import Callable, Iterable
 
 from pronghorn import events
-from pronghorn.errors import printable
+from pronghorn.errors import from_parts, printable
 from pronghorn.events import Observer
 from pronghorn.scoreboard.counts import Shared
 from pronghorn.scoreboard.stacks import Remains, Stacks
 from pronghorn.supervisor.generation import NEVER, Generation, Pace, Slot, Worker
 from pronghorn.supervisor.orphans import Orphans, end, enter, found
 from pronghorn.supervisor.poller import Poller
+from pronghorn.system.helper import Reaper
 from pronghorn.system.processes import children, detached, end_reading, flush_streams, kill
-from pronghorn.worker.helper import Reaper
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.reports import (
     CUT_AT_DEADLINE,
@@ -169,7 +169,7 @@ class Workers:
                 case Asked():
                     worker.answer_at = min(worker.answer_at, time.monotonic() + HEARD_BY_ALL)
                 case Failed():
-                    worker.failure = report.error()
+                    worker.failure = from_parts(report.parts)
                 case Crashed():
                     worker.crash = report.trace
                 case Finished():

@@ -15,20 +15,6 @@ from collections.abc import Callable, Iterator
 
 writers: set[int] = set()
 """Descriptors by which this process alone writes: whoever is forked from it, and runs the user's code, closes them."""
-MOST_PID = 2**22  # PID_MAX_LIMIT (proc(5))
-
-
-def lives(pid: int) -> bool:
-    """Whether there is such a process, of whatever user; a number that is none's has none."""
-    if not 0 < pid <= MOST_PID:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def locked(fd: int, patience: float) -> bool:

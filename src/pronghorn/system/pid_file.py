@@ -17,6 +17,7 @@ import os
 import time
 
 from pronghorn.errors import BadSetting
+from pronghorn.system.processes import lives, stat_fields
 from pronghorn.system.trusted_paths import Place
 
 LONGEST = 32
@@ -111,19 +112,13 @@ def holder(path: str) -> int:
 
 
 def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        pass
-    except (ProcessLookupError, OverflowError):
-        return False
-    return _stat(pid)[:1] not in (["Z"], ["X"])
+    return lives(pid) and stat_fields(pid)[:1] not in (["Z"], ["X"])
 
 
 def _age(pid: int) -> float:
     """For how many seconds a process has been there; it does not matter what the clock was set to meanwhile. Endless
     if nobody can tell."""
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     if len(fields) > 19 and hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     import psutil
@@ -132,15 +127,6 @@ def _age(pid: int) -> float:
         return time.time() - float(psutil.Process(pid).create_time())
     except psutil.Error:
         return float("inf")
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on (proc(5)); none where there is no such file."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].decode().split()
-    except OSError:
-        return []
 
 
 def _read(place: Place) -> tuple[int, bool]:

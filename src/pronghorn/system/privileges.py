@@ -22,8 +22,7 @@ import msgspec
 from pronghorn.errors import BadSetting, WorkerFailedToStart
 from pronghorn.settings import Settings
 from pronghorn.settings.source import Source
-from pronghorn.system import processes
-from pronghorn.system.processes import forgo_privileges
+from pronghorn.system.processes import forgo_privileges, program_path
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -119,7 +118,7 @@ def forgo(settings: Settings, source: object) -> None:
     """What is started from here on gains no privileges by its file, unless `settings` or the `source` want it."""
     if settings.new_privileges:
         return
-    if isinstance(source, Source) and source.command and _gains(processes.found(source.command)[0]):
+    if isinstance(source, Source) and source.command and _gains(program_path(source.command)):
         return
     forgo_privileges()
 

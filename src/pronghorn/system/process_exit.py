@@ -28,6 +28,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pronghorn.system.processes import children, kill
+
 BEAT = 0.5  # seconds between two signs of life, and between two looks at the deadline
 MOMENT = 0.3  # seconds that there are in any case, for what was cut at the deadline and takes leave
 LAST = 0.5  # seconds that child processes get between SIGTERM and SIGKILL
@@ -309,12 +311,12 @@ def end_children() -> None:
     if not left:
         return
     for pid in left:
-        _signal(pid, signal.SIGTERM)
+        kill(pid, signal.SIGTERM)
     patience = time.monotonic() + LAST
     while (left := _children()) and time.monotonic() < patience:
         time.sleep(0.005)
     for pid in left:
-        _signal(pid, signal.SIGKILL)
+        kill(pid, signal.SIGKILL)
 
 
 def _has_children() -> bool:
@@ -333,7 +335,7 @@ def _children() -> list[int]:
     session = os.getsid(0)
     looked, spared = [os.getpid()], _helpers()
     while looked:
-        for child in _children_of(looked.pop()):
+        for child in children(looked.pop()):
             if child in spared or _gone(child):
                 continue
             try:
@@ -343,18 +345,6 @@ def _children() -> list[int]:
             except OSError:
                 continue
     return found
-
-
-def _children_of(pid: int) -> list[int]:
-    """Linux keeps the list by thread (CONFIG_PROC_CHILDREN)."""
-    children: list[int] = []
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                children += map(int, file.read().split())
-    except OSError:
-        pass
-    return children
 
 
 def _gone(pid: int) -> bool:
@@ -371,10 +361,3 @@ def _helpers() -> set[int]:
     server: Any = sys.modules.get("multiprocessing.forkserver")
     pids = {tracker._resource_tracker._pid} if tracker is not None else set()
     return {pid for pid in pids | ({server._forkserver._forkserver_pid} if server is not None else set()) if pid}
-
-
-def _signal(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except OSError:
-        pass

@@ -12,6 +12,8 @@ import select
 import struct
 import sys
 
+from pronghorn.system.processes import children
+
 
 class Place(enum.Enum):
     """Where a thread is."""
@@ -116,11 +118,8 @@ def _link(home: str, fd: int) -> str:
 
 
 def _family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
     found = [pid]
     for each in found:
-        try:
-            with open(f"/proc/{each}/task/{each}/children") as file:
-                found += [int(child) for child in file.read().split()]
-        except (OSError, ValueError):
-            pass
+        found += children(each)
     return found

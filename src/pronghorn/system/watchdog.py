@@ -11,27 +11,11 @@ would inherit; faulthandler.dump_traceback_later, a new thread each time that it
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 MONOTONIC, PROCESS_TIME, THREAD_TIME = 1, 2, 3
 """clock_gettime(2): the clock on the wall, and processor time of the process or of the thread that asks."""
 KILL = 9
-PR_SET_PDEATHSIG = 1
-
-
-def death_signal() -> Callable[[int], object]:
-    """What a new child calls to be sent a signal when its parent, or later a process that has adopted it, dies (Linux,
-    PR_SET_PDEATHSIG(2const)); elsewhere nothing comes. To be made in the parent: a child has better things to do."""
-    if not sys.platform.startswith("linux"):
-        return lambda number: None
-    import ctypes
-
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return lambda number: None
-    return lambda number: prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 class Watchdog:

@@ -24,7 +24,7 @@ from typing import IO, Any
 import msgspec
 import psutil
 
-from pronghorn.errors import PronghornError
+from pronghorn.errors import PronghornError, from_parts
 from pronghorn.server import Boot
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
@@ -273,8 +273,7 @@ def _told(process: subprocess.Popen[bytes], reports: IO[bytes], seconds: float, 
         raise PronghornError(f"The server ended with status {status} and said nothing.", _whole(log))
     told: dict[str, Any] = msgspec.json.decode(line)
     if "error" in told:
-        parts = told["error"]
-        error = PronghornError(parts["what"], parts["why"], parts["hint"])
+        error = from_parts(told["error"])
         error.exit_code = process.wait(PATIENCE)
         raise error
     return told

@@ -26,7 +26,7 @@ class Plan(msgspec.Struct, frozen=True):
     listeners: list[Listener]
     observe: Observer
     board: Scoreboard
-    facts: handler.Facts
+    facts: handler.HandlerFacts
     certificates: Certificates | None = None
     folder: str = ""
     """Where paths begin and the handler is looked for, if not in the supervisor's working folder."""

@@ -19,15 +19,15 @@ from select import POLLIN, poll
 import msgspec
 
 from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
-from pronghorn.handlers.handler import Facts
+from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.handlers.loading import load_handler
 from pronghorn.settings import Settings
 from pronghorn.settings.source import Source
 from pronghorn.system import privileges, process_exit
+from pronghorn.system.helper import Answer, Helper, Reaper
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import die_with_parent
 from pronghorn.system.stdio import outlet
-from pronghorn.worker.helper import Answer, Helper, Reaper
 
 LONGEST_OUTPUT = 16 * 1024
 
@@ -56,7 +56,7 @@ class Probe:
         self.fileno, self.listen = self._helper.fileno, self._helper.listen
         self.over, self.due = self._helper.over, self._helper.due
 
-    def facts(self) -> Facts:
+    def facts(self) -> HandlerFacts:
         """What it found, once it is over. Raises what the import raised (BadHandler, BadSetting), BadHandler if it
         killed its process, WorkerFailedToStart if it has not answered yet."""
         try:
@@ -72,7 +72,7 @@ class Probe:
         self._helper.close()
         self._output.close()
 
-    def _facts(self) -> Facts:
+    def _facts(self) -> HandlerFacts:
         helper, name = self._helper, repr(self._source.name)
         if not helper.ended:
             helper.close()
@@ -85,7 +85,7 @@ class Probe:
             status = helper.status or 0
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
             raise BadHandler(f"{name} cannot be imported.", f"The process that imported it {how}.")
-        return msgspec.json.decode(answer[0], type=Facts)
+        return msgspec.json.decode(answer[0], type=HandlerFacts)
 
     def _show(self) -> None:
         """The end of what the handler's module printed, on standard error."""
@@ -97,7 +97,7 @@ class Probe:
             pass  # nobody listens, or nobody reads
 
 
-def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> Facts:
+def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> HandlerFacts:
     """The facts of a handler that only an import can tell; blocks until they are there, and raises as Probe.facts."""
     reaper = Reaper()
     probe = Probe(source, settings, reaper, left)

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pronghorn import errors
-from pronghorn.errors import LONGEST_PART, PeerError, PronghornError, printable
-
 if TYPE_CHECKING:
     pass
 
@@ -41,25 +38,9 @@ class Asked(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The worker cannot start: an error of ours, in its parts."""
+    """The worker cannot start: the parts of the error (errors.from_parts)."""
 
-    kind: str
-    what: str
-    why: str = ""
-    hint: str = ""
-
-    @classmethod
-    def of(cls, error: PronghornError) -> Failed:
-        parts = (part[:LONGEST_PART] for part in (error.what, error.why, error.hint))
-        return cls(type(error).__name__, *parts)
-
-    def error(self) -> PronghornError:
-        """The error again, of the class that it had; what is no such class, and what a terminal would obey, is not
-        believed."""
-        kind = getattr(errors, self.kind, PronghornError)
-        if not (isinstance(kind, type) and issubclass(kind, PronghornError)) or issubclass(kind, PeerError):
-            kind = PronghornError
-        return kind(printable(self.what), printable(self.why), printable(self.hint))
+    parts: dict[str, str | int]
 
 
 class Crashed(msgspec.Struct, tag=True, frozen=True):

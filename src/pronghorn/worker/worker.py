@@ -39,16 +39,13 @@ from pronghorn.system import privileges, process_exit
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.log_file import Reopener
 from pronghorn.system.processes import (
-    ASK_STACKS,
     close_descriptors,
     die_with_parent,
     flush_streams,
-    keep_signals_in_forks,
     name_process,
-    nothing,
     prefer_when_out_of_memory,
-    reset_signals,
 )
+from pronghorn.system.signals import ASK_STACKS, keep_signals_in_forks, nothing, reset_signals
 from pronghorn.system.watchdog import PROCESS_TIME, THREAD_TIME, Watchdog
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.reports import (
@@ -96,7 +93,7 @@ def work(
             code = _serve(plan, page, remains, line, drain, mask)
         except BaseException as error:
             if isinstance(error, PronghornError) and not isinstance(error, PeerError):
-                line.tell(Failed.of(error))
+                line.tell(Failed(error.parts(kind=True)))
                 code = error.exit_code
             else:
                 import traceback

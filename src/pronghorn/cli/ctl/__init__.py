@@ -160,7 +160,7 @@ def stop() -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any], find: Callable[[], str], timeout: str | None) -> dict[str, Any]:
-    """The result of the server whose socket `find` finds; raises NoServer, Refused and BadSetting."""
+    """The result of the server whose socket `find` finds; raises NoServer, BadSetting and the server's own errors."""
     what = request["command"]
     seconds = duration(timeout) if timeout is not None else PATIENCE[what]
     path = find()

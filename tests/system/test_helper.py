@@ -18,7 +18,7 @@ import pytest
 
 from launch import Launched, launched, wait_for
 from pronghorn.errors import BadSetting, WorkerFailedToStart
-from pronghorn.worker.helper import Answer, Helper, Reaper
+from pronghorn.system.helper import Answer, Helper, Reaper
 from tls_under_test import Authority
 
 PATIENCE = 10.0

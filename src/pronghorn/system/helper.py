@@ -19,9 +19,9 @@ from typing import NoReturn
 
 import msgspec
 
-from pronghorn.errors import PronghornError, WorkerFailedToStart
-from pronghorn.system.processes import close_descriptors, die_with_parent, flush_streams, kill, reset_signals
-from pronghorn.worker.reports import Failed
+from pronghorn.errors import PronghornError, WorkerFailedToStart, from_parts
+from pronghorn.system.processes import close_descriptors, die_with_parent, flush_streams, kill
+from pronghorn.system.signals import reset_signals
 
 Answer = tuple[bytes, list[int]]
 """What a helper sends back: bytes, and descriptors."""
@@ -167,7 +167,7 @@ class Helper:
         good, _, _ = HEAD.unpack_from(self._said)
         said = self._said[HEAD.size :]
         if not good:
-            raise msgspec.json.decode(said, type=Failed).error()
+            raise from_parts(msgspec.json.decode(said))
         descriptors, self._descriptors = self._descriptors, []
         return said, descriptors
 
@@ -209,7 +209,7 @@ def _help(
         except Exception as error:
             if not isinstance(error, PronghornError):
                 error = PronghornError("The server failed to do it.", f"{type(error).__name__}: {error}")
-            said, descriptors, good = msgspec.json.encode(Failed.of(error)), [], False
+            said, descriptors, good = msgspec.json.encode(error.parts(kind=True)), [], False
         flush_streams()
         _send(line, good, said, descriptors)
         code = 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -118,8 +119,10 @@ def test_a_failing_handler_is_told_with_number_and_with_the_users_frames_only(
         log(events.HandlerFailed(7, PEER, error))
     text = told(capfd)
     first, *rest = text.splitlines()
-    assert first.endswith("Handler failed on connection 7 from 127.0.0.1 at PORT 51234: "
-                          "AttributeError: 'Clock' object has no attribute 'explode'")  # fmt: skip
+    assert first.endswith(
+        "Handler failed on connection 7 from 127.0.0.1 at PORT 51234: "
+        "AttributeError: 'Clock' object has no attribute 'explode'"
+    )
     assert all(line.startswith("  ") for line in rest)
     assert __file__ in text and "Traceback" in text
 
@@ -132,6 +135,30 @@ def test_nobody_forges_a_record(log: LogObserver, capfd: pytest.CaptureFixture[s
     assert "\\r\\n[2026-01-01]" in text
     assert not {"\r", "\x1b", "\x00", "\u2028", "\x85"} & set(text)
     assert not any(line.startswith("[2026-01-01]") for line in text.splitlines())
+
+
+EVIL = "a\r\n[2026-01-01] [1] [INFO] forged\x1b[2J\u2028" + "x" * 1000
+OF_TYPE: dict[Any, Any] = {
+    str: EVIL,
+    int: 2,
+    float: 1.5,
+    bool: True,
+    BaseException: ValueError(EVIL),
+    OSError: OSError(1, EVIL),
+    tuple[str, ...]: (EVIL, EVIL),
+    tuple[str, int] | str: (EVIL, 1),
+    tuple[tuple[tuple[str, int] | str, float], ...]: (((EVIL, 1), 1.0), (EVIL, 1.0)),
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_every_field_of_every_event_is_escaped_and_capped(kind: type[Event]) -> None:
+    values = {name: OF_TYPE[hint] for name, hint in get_type_hints(kind).items()}
+    if kind is events.PathAtRisk:
+        values["setting"] = "config"
+    head, *lines = WORDS[kind].text(kind(**values)).split("\n")
+    assert head.isprintable() and len(head) < 5 * LONGEST_TEXT
+    assert all(line.startswith("  ") and line.isprintable() for line in lines)
 
 
 class Untold(Exception):

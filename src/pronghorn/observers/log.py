@@ -20,7 +20,7 @@ import msgspec
 from pronghorn.events import Event, LogLevelSet
 from pronghorn.observers.others import Others
 from pronghorn.observers.phrases import with_count
-from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS, limited_kind
+from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS
 from pronghorn.system.stdio import outlet
 
 NAME = "pronghorn.error"
@@ -67,22 +67,22 @@ class LogObserver:
     def __call__(self, event: Event) -> None:
         if isinstance(event, LogLevelSet):
             self._set_level(event.level.upper())
-        most, tell = WORDS.get(type(event), (0, None))
-        if tell is None or most < self._level:
+        line = WORDS.get(type(event))
+        if line is None or line.most < self._level:
             return
-        kind = limited_kind(event)
+        kind = line.flood(event)
         more = 0 if kind is None else self._seldom.left_out(kind, self._clock())
         if more is None:
             return
         try:
-            level, text = tell(event)
+            level, text = line.level(event), line.text(event)
         except MemoryError:
-            level, text = most, f"{type(event).__name__}: there is no memory to tell of it"
+            level, text = line.most, f"{type(event).__name__}: there is no memory to tell of it"
         self._say(level, with_count(text, more))
 
     def hears(self, kind: type[Event]) -> bool:
-        most, tell = WORDS.get(kind, (0, None))
-        return kind is LogLevelSet or (tell is not None and most >= self._level)
+        line = WORDS.get(kind)
+        return kind is LogLevelSet or (line is not None and line.most >= self._level)
 
     def _set_level(self, level: str) -> None:
         if self._ours is not None and level != logging.getLevelName(self._level):

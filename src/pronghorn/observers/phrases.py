@@ -25,9 +25,13 @@ def escaped(text: object, longest: int = LONGEST_TEXT) -> str:
         told = str(text)[: longest + 1]
     except BaseException:  # a handler's own class, whose text is a fault of its own
         told = "<str() failed>"
-    line = "".join(each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
-                   for each in told)  # fmt: skip
-    return line if len(line) <= longest else line[: longest - 3] + "..."
+    if not told.isprintable():
+        told = "".join(each if each.isprintable() else _escape(each) for each in told)
+    return told if len(told) <= longest else told[: longest - 3] + "..."
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode()
 
 
 def peer_name(peer: tuple[str, int] | str) -> str:

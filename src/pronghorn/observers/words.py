@@ -1,14 +1,15 @@
-"""Events in words: what each record says, at which level, and which of them come in floods.
+"""The words of the log: for each kind of event a level, a format string, and whether its records come in floods.
 
-Law: the words are chosen here and nowhere else. What a peer or a handler had its hands on is escaped and capped, so
-that one record is one line and nobody can forge another (CVE-2013-1862 is what happens otherwise): see phrases.py.
+Law: the words are chosen here and nowhere else. A field of a format string is the event's own, a part of the line's, or
+one of PARTS, in this order. The event's own are escaped and capped, so that one record is one line and nobody can forge
+another (CVE-2013-1862 is what happens otherwise); a part is a function of the event, and escapes what it tells.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any
 
 from pronghorn import events
 from pronghorn.events import Event
@@ -29,373 +30,323 @@ from pronghorn.observers.phrases import (
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
-E = TypeVar("E", bound=Event)
-Words = Callable[[Any], tuple[int, str]]
-WORDS: dict[type[Event], tuple[int, Words]] = {}
+Part = Callable[[Any], str]
 
 
-def words(most: int, kind: type[E]) -> Callable[[Callable[[E], tuple[int, str]]], Callable[[E], tuple[int, str]]]:
-    """Registers how one kind of event is told, and the highest level that its records can have."""
+class Line:
+    """How one kind of event is logged.
 
-    def register(tell: Callable[[E], tuple[int, str]]) -> Callable[[E], tuple[int, str]]:
-        WORDS[kind] = most, tell
-        return tell
+    `most` is the highest level of its records; `level` chooses a lower one. `text` is a format string, or chooses one.
+    `flood` says, for a kind that comes in floods, what counts as the same; None where an event is not of a flood.
+    """
 
-    return register
+    __slots__ = ("_flood", "_level", "_parts", "_text", "most")
 
+    def __init__(
+        self,
+        most: int,
+        text: str | Part,
+        *,
+        level: Callable[[Any], int] | None = None,
+        flood: Callable[[Any], object] | None = None,
+        **parts: Part,
+    ) -> None:
+        self.most = most
+        self._text = text
+        self._level = level
+        self._flood = flood
+        self._parts = PARTS | parts
 
-def limited_kind(event: Event) -> Hashable:
-    """What a record counts as when it is one of those that come in floods, else None."""
-    if isinstance(event, events.AcceptFailed):
-        return "accept", event.address, event.error.errno
-    if isinstance(event, events.HandshakeFailed):
-        return "handshake", event.why
-    if isinstance(event, events.ConnectionRefused):
-        return "refused", event.limit
-    if isinstance(event, events.ClientsWait):
-        return "wait", event.address
-    if isinstance(event, events.WorkerExited) and (event.stack or event.often) and not event.wanted:
-        return "worker", event.status, crashed_at(event.stack)
-    if isinstance(event, events.SourceSuspected):
-        return "suspect", event.source, event.seconds
-    if isinstance(event, events.ChildDied):
-        return "child", event.status, crashed_at(event.stack)
-    if isinstance(event, events.PeerFailed) and not isinstance(event.error, OSError):
-        return "peer", type(event.error)
-    if isinstance(event, events.SupervisorFailed):
-        return "supervisor", type(event.error), raised_at(event.error)
-    if isinstance(event, events.HandlerFailed):
-        return "handler", type(event.error), raised_at(event.error)
-    if isinstance(event, events.LoopFailed):
-        return "loop", type(event.error), raised_at(event.error)
-    return None
+    def level(self, event: Event) -> int:
+        return self.most if self._level is None else self._level(event)
 
+    def text(self, event: Event) -> str:
+        """One record; the lines of a traceback follow, indented."""
+        text = self._text if isinstance(self._text, str) else self._text(event)
+        return text.format_map(_Fields(event, self._parts))
 
-@words(INFO, events.ListenerOpened)
-def _listener_opened(event: events.ListenerOpened) -> tuple[int, str]:
-    address = escaped(event.address)
-    if address.startswith("unix:"):
-        return INFO, f"Listening at: {address}{' (TLS)' if event.tls else ''}"
-    return INFO, f"Listening at: {'tls' if event.tls else 'tcp'}://{address}"
+    def flood(self, event: Event) -> Hashable:
+        """What the record counts as if it is one of a flood, else None."""
+        same = None if self._flood is None else self._flood(event)
+        return None if same is None else (type(event), same)
 
 
-@words(WARNING, events.ListenerSkipped)
-def _listener_skipped(event: events.ListenerSkipped) -> tuple[int, str]:
-    return WARNING, f"Not listening at {escaped(event.address)}: {escaped(event.why)}"
+class _Fields:
+    """What stands in the fields of a format string. Numbers stay numbers, for their format; with a noun in the field,
+    as in `{open connection}`, a number is told with it: `1 connection`, `2 connections`."""
+
+    __slots__ = ("_event", "_parts")
+
+    def __init__(self, event: Event, parts: dict[str, Part]) -> None:
+        self._event = event
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> str | int | float:
+        if part := self._parts.get(name):
+            return part(self._event)
+        name, _, noun = name.partition(" ")
+        value = getattr(self._event, name)
+        if noun:
+            return counted(value, noun)
+        return value if isinstance(value, (int, float)) else escaped(value)
 
 
-@words(WARNING, events.ControlMissing)
-def _control_missing(event: events.ControlMissing) -> tuple[int, str]:
-    return WARNING, f"{escaped(event.what)} {escaped(event.why)} pronghorn ctl will not find this server"
+PARTS: dict[str, Part] = {
+    "ending": lambda event: ending(event.status),
+    "error": lambda event: kind_and_text(event.error),
+    "frames": lambda event: frames(event.stack),
+    "peer": lambda event: peer_name(event.peer),
+    "our_trace": lambda event: trace(event.error, ours=True),
+    "reasons": lambda event: "".join(_reason(event.why, event.what)),
+    "trace": lambda event: trace(event.error),
+    "until": lambda event: date(event.until),
+}
 
 
-@words(INFO, events.ServerStarted)
-def _server_started(event: events.ServerStarted) -> tuple[int, str]:
-    return INFO, f"At most {counted(event.max_connections, 'connection')}: {event.why_max_connections}"
+def _listening(event: events.ListenerOpened) -> str:
+    if event.address.startswith("unix:"):
+        return "Listening at: {address}" + " (TLS)" * event.tls
+    return "Listening at: tls://{address}" if event.tls else "Listening at: tcp://{address}"
 
 
-@words(INFO, events.ModelChosen)
-def _model_chosen(event: events.ModelChosen) -> tuple[int, str]:
-    return INFO, f"Model {event.model}: {event.why}"
+def _serving(event: events.WorkersStarted) -> str:
+    of = "{ready} of " if event.ready < event.wanted else ""
+    return "Serving {handler} ({style} style) under {model}: " + of + "{wanted worker}"
 
 
-@words(INFO, events.WorkersStarted)
-def _workers_started(event: events.WorkersStarted) -> tuple[int, str]:
-    missing = event.ready < event.wanted
-    workers = f"{event.ready} of {counted(event.wanted, 'worker')}" if missing else counted(event.wanted, "worker")
-    what = f"Serving {escaped(event.handler)} ({event.style} style) under {event.model}"
-    return (WARNING if missing else INFO), f"{what}: {workers}"
-
-
-@words(WARNING, events.ServerStopped)
-def _server_stopped(event: events.ServerStopped) -> tuple[int, str]:
-    cut = [f"{event.cut} cut by the drain deadline"] if event.cut else []
+def _stopped(event: events.ServerStopped) -> str:
+    cut = ["{cut} cut by the drain deadline"] if event.cut else []
     if event.unknown:
-        cut.append(f"those of {event.unknown} killed {'processes' if event.unknown > 1 else 'process'} not counted")
-    return (WARNING if cut else INFO), "Stopped" + (f"; connections: {', '.join(cut)}" if cut else "")
+        cut.append(f"those of {{unknown}} killed {'processes' if event.unknown > 1 else 'process'} not counted")
+    return f"Stopped; connections: {', '.join(cut)}" if cut else "Stopped"
 
 
-@words(DEBUG, events.ConnectionOpened)
-def _connection_opened(event: events.ConnectionOpened) -> tuple[int, str]:
-    return DEBUG, f"received from {peer_name(event.peer)}"
+def _in_brackets(*details: str) -> str:
+    return "".join(f" ({escaped(each)})" for each in details if each)
 
 
-@words(DEBUG, events.ConnectionClosed)
-def _connection_closed(event: events.ConnectionClosed) -> tuple[int, str]:
-    more = "".join(f" ({escaped(each)})" for each in (event.detail, event.program) if each)
-    return DEBUG, (
-        f"closed connection {event.number} from {peer_name(event.peer)}: {escaped(event.reason)}{more} after "
-        f"{event.seconds:.3f} s, {event.bytes_in} bytes in, {event.bytes_out} bytes out"
-    )
-
-
-@words(WARNING, events.ConnectionRefused)
-def _connection_refused(event: events.ConnectionRefused) -> tuple[int, str]:
-    detail = f" ({escaped(event.detail)})" if event.detail else ""
-    return WARNING, f"Refused {peer_name(event.peer)}: {escaped(event.limit)}{detail}"
-
-
-@words(WARNING, events.ClientsWait)
-def _clients_wait(event: events.ClientsWait) -> tuple[int, str]:
-    room = f"there is no room beside {event.open:,} open connections ({event.limit})"
-    return WARNING, f"Clients wait at {escaped(event.address)}: {room}"
-
-
-@words(ERROR, events.HandlerFailed)
-def _handler_failed(event: events.HandlerFailed) -> tuple[int, str]:
-    number = f"connection {event.number} from {peer_name(event.peer)}"
-    return ERROR, f"Handler failed on {number}: {kind_and_text(event.error)}{trace(event.error)}"
-
-
-@words(INFO, events.PeerFailed)
-def _peer_failed(event: events.PeerFailed) -> tuple[int, str]:
-    level = DEBUG if isinstance(event.error, OSError) else INFO
-    return level, f"Connection {event.number} from {peer_name(event.peer)} failed: {kind_and_text(event.error)}"
-
-
-@words(INFO, events.HandshakeFailed)
-def _handshake_failed(event: events.HandshakeFailed) -> tuple[int, str]:
-    return INFO, f"No TLS with {peer_name(event.peer)}: {escaped(event.why)}"
-
-
-@words(ERROR, events.ObserverFailed)
-def _observer_failed(event: events.ObserverFailed) -> tuple[int, str]:
-    what = f"{escaped(event.observer)} raised {kind_and_text(event.error)} on {escaped(event.event)}"
-    return ERROR, f"The observer {what}; it is left out for 10 s"
-
-
-@words(ERROR, events.LoopFailed)
-def _loop_failed(event: events.LoopFailed) -> tuple[int, str]:
-    told = kind_and_text(event.error)
+def _loop_failed(event: events.LoopFailed) -> str:
     if isinstance(event.error, (SystemExit, KeyboardInterrupt)):
-        return ERROR, f"A task or a timer of the handler raised {told}; the worker goes on{trace(event.error)}"
-    return ERROR, f"A fault in this worker's loop, which goes on: {told}{trace(event.error, ours=True)}"
+        return "A task or a timer of the handler raised {error}; the worker goes on{trace}"
+    return "A fault in this worker's loop, which goes on: {error}{our_trace}"
 
 
-@words(ERROR, events.AcceptFailed)
-def _accept_failed(event: events.AcceptFailed) -> tuple[int, str]:
-    what = f"accept failed at {escaped(event.address)}: {escaped(event.error.strerror or event.error)}"
+def _accept_failed(event: events.AcceptFailed) -> str:
     if not event.pause:
-        return ERROR, f"{what}; this worker listens there no more"
-    away = f"; {event.turned_away} of those who waited were turned away" if event.turned_away else ""
-    return ERROR, f"{what}; next attempt in {event.pause:g} s{away}"
+        return "accept failed at {address}: {problem}; this worker listens there no more"
+    away = "; {turned_away} of those who waited were turned away" if event.turned_away else ""
+    return "accept failed at {address}: {problem}; next attempt in {pause:g} s" + away
 
 
-@words(DEBUG, events.WorkerStarted)
-def _worker_started(event: events.WorkerStarted) -> tuple[int, str]:
-    return DEBUG, f"Worker {event.slot} started with process id {event.pid}"
-
-
-@words(INFO, events.WorkerReady)
-def _worker_ready(event: events.WorkerReady) -> tuple[int, str]:
-    return DEBUG if event.often else INFO, f"Worker {event.slot} is ready, process id {event.pid}"
-
-
-@words(ERROR, events.WorkerExited)
-def _worker_exited(event: events.WorkerExited) -> tuple[int, str]:
-    who = f"Worker {event.slot} (process id {event.pid})"
-    cost = f"; {counted(event.lost, 'connection')} ended with it" if event.lost else ""
+def _worker_exited(event: events.WorkerExited) -> str:
+    cost = "; {lost connection} ended with it" if event.lost else ""
     if event.left:
-        cost += f"; {counted(event.left, 'connection')} live{'s' * (event.left == 1)} on without it"
+        cost += f"; {{left connection}} live{'s' * (event.left == 1)} on without it"
     if event.wanted:
-        return (WARNING, f"{who} {ending(event.status)}{cost}") if cost else (DEBUG, f"{who} has left")
-    level = WARNING if event.status == 0 and not cost else ERROR
-    return level, f"{who} {ending(event.status)}{cost}{frames(event.stack)}"
+        return f"{WORKER} {{ending}}{cost}" if cost else f"{WORKER} has left"
+    return f"{WORKER} {{ending}}{cost}{{frames}}"
 
 
-@words(ERROR, events.ChildDied)
-def _child_died(event: events.ChildDied) -> tuple[int, str]:
-    who = f"The process of a connection from {peer_name(event.peer)} (process id {event.pid})"
-    return ERROR, f"{who} {ending(event.status)}{frames(event.stack)}"
+def _level_of_exit(event: events.WorkerExited) -> int:
+    if event.wanted:
+        return WARNING if event.lost or event.left else DEBUG
+    return WARNING if event.status == 0 and not event.lost and not event.left else ERROR
 
 
-@words(ERROR, events.WorkerNotStarted)
-def _worker_not_started(event: events.WorkerNotStarted) -> tuple[int, str]:
-    reason, *lines = _reason("", event.why).split("\n", 1)
-    head = f"Worker {event.slot} did not start: {reason}; next attempt in {event.pause:.1f} s"
-    return ERROR, "\n".join([head, *lines])
+def _crash_of_many(event: events.WorkerExited) -> Hashable:
+    crashed = (event.stack or event.often) and not event.wanted
+    return (event.status, crashed_at(event.stack)) if crashed else None
 
 
-@words(ERROR, events.ReplacementsWait)
-def _replacements_wait(event: events.ReplacementsWait) -> tuple[int, str]:
-    return ERROR, f"Workers die so often that new ones have to wait: {event.rate:g} are started in a second"
+def _reason(why: str, what: str = "") -> tuple[str, str]:
+    """A reason of several lines in one record: the first line and the last; and all after the first, indented."""
+    first, *rest = why.splitlines() or [what]
+    last = f" {escaped(rest[-1])}" if rest else ""
+    return escaped(first) + last, indented(rest) if len(rest) > 1 else ""
 
 
-@words(ERROR, events.SourceSuspected)
-def _source_suspected(event: events.SourceSuspected) -> tuple[int, str]:
-    what = f"{counted(event.deaths, 'worker')} died while {escaped(event.source)} was connected"
-    if not event.seconds:
-        return ERROR, f"{what}: it is not refused, {escaped(event.why)}"
-    return ERROR, f"{what}: it is refused for {event.seconds:g} s (--crash-penalty)"
-
-
-@words(ERROR, events.WorkerCrashed)
-def _worker_crashed(event: events.WorkerCrashed) -> tuple[int, str]:
-    head = f"Worker {event.slot} (process id {event.pid}) "
+def _crashed(event: events.WorkerCrashed) -> str:
     if event.trace.rstrip().rpartition("\n")[2].endswith(("MemoryError", "OutOfMemory")):
-        head += "has no memory for its own loop, and ends: look at its limit (ulimit -v), and at what its handler holds"
-    else:
-        head += "failed; this is a fault of the server"
-    return ERROR, head + indented(event.trace.splitlines())
+        limit = "look at its limit (ulimit -v), and at what its handler holds"
+        return f"{WORKER} has no memory for its own loop, and ends: {limit}{{trace}}"
+    return f"{WORKER} failed; this is a fault of the server{{trace}}"
 
 
-@words(ERROR, events.WorkerSilent)
-def _worker_silent(event: events.WorkerSilent) -> tuple[int, str]:
-    who = f"Worker {event.slot} (process id {event.pid})"
-    silence = f"has given no sign of life for {event.seconds:.0f} s (--worker-silence)"
-    return ERROR, f"{who} {silence}: its stacks follow, and it is replaced"
+def _suspected(event: events.SourceSuspected) -> str:
+    refused = "it is refused for {seconds:g} s (--crash-penalty)" if event.seconds else "it is not refused, {why}"
+    return "{deaths worker} died while {source} was connected: " + refused
 
 
-@words(WARNING, events.WorkerDebugged)
-def _worker_debugged(event: events.WorkerDebugged) -> tuple[int, str]:
-    who = f"worker {event.slot} (process id {event.pid})"
-    return WARNING, f"A debugger waits in {who}: it is not killed for silence (--worker-silence); {escaped(event.how)}"
+def _supervisor_failed(event: events.SupervisorFailed) -> str:
+    fault = "" if isinstance(event.error, MemoryError) else ", and this is a fault of the server{our_trace}"
+    return "The supervisor failed to {what}: {error}; it goes on" + fault
 
 
-@words(ERROR, events.WorkerDoomed)
-def _worker_doomed(event: events.WorkerDoomed) -> tuple[int, str]:
-    return ERROR, f"Worker {event.slot} (process id {event.pid}) is killed: {escaped(event.why)}"
-
-
-@words(INFO, events.WorkerRetired)
-def _worker_retired(event: events.WorkerRetired) -> tuple[int, str]:
-    return INFO, f"Worker {event.slot} (process id {event.pid}) gets a successor: {escaped(event.why)}"
-
-
-@words(ERROR, events.SupervisorFailed)
-def _supervisor_failed(event: events.SupervisorFailed) -> tuple[int, str]:
-    head = f"The supervisor failed to {escaped(event.what)}: {kind_and_text(event.error)}; it goes on"
-    if isinstance(event.error, MemoryError):
-        return ERROR, head
-    return ERROR, head + ", and this is a fault of the server" + trace(event.error, ours=True)
-
-
-@words(INFO, events.OldWorkerDrains)
-def _old_worker_drains(event: events.OldWorkerDrains) -> tuple[int, str]:
-    return INFO, f"An old worker (generation {event.generation}, process id {event.pid}) drains now: {event.why}"
-
-
-@words(INFO, events.Resized)
-def _resized(event: events.Resized) -> tuple[int, str]:
-    return INFO, f"Resizing to {counted(event.workers, 'worker')} ({escaped(event.why)})"
-
-
-@words(INFO, events.ReloadStarted)
-def _reload_started(event: events.ReloadStarted) -> tuple[int, str]:
-    return INFO, f"Reloading ({escaped(event.why)})"
-
-
-@words(WARNING, events.Reloaded)
-def _reloaded(event: events.Reloaded) -> tuple[int, str]:
-    text = f"Reloaded in {event.seconds:.1f} s: generation {event.generation} serves"
+def _reloaded(event: events.Reloaded) -> str:
+    text = "Reloaded in {seconds:.1f} s: generation {generation} serves"
     if not event.code:
         text += "; the handler is the script's own, and is not read anew"
     if event.accepting:
-        text += f"; {counted(event.accepting, 'old worker')} may still accept"
-    if event.later:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in event.later)
-        return WARNING, f"{text}; what changed of {names} takes effect at the next start"
-    return INFO, text
+        text += "; {accepting old worker} may still accept"
+    return text + "; what changed of {flags} takes effect at the next start" * bool(event.later)
 
 
-@words(ERROR, events.ReloadFailed)
-def _reload_failed(event: events.ReloadFailed) -> tuple[int, str]:
-    return ERROR, "Reload failed, and nothing has changed: " + _reason(event.what, event.why)
+def _draining(event: events.DrainStarted) -> str:
+    has = "has" if event.open == 1 else "have"
+    return "Draining ({why})" + (f": {{open open connection}} {has} {{seconds:g}} s to finish" if event.open else "")
 
 
-@words(INFO, events.UpgradeStarted)
-def _upgrade_started(event: events.UpgradeStarted) -> tuple[int, str]:
-    return INFO, "Upgrading: a new program is started"
+def _drained(event: events.DrainFinished) -> str:
+    style = " of {style} style" if event.style else ""
+    cut = f"; cut {{cut connection}}{style} that did not finish in time: {{peers}}" if event.cut else ""
+    return "Drained in {seconds:.1f} s" + cut
 
 
-@words(INFO, events.Upgraded)
-def _upgraded(event: events.Upgraded) -> tuple[int, str]:
-    return INFO, f"Upgraded: process {event.pid} serves"
+def _peers_cut_off(event: events.DrainFinished) -> str:
+    peers = ", ".join(f"{peer_name(peer)} after {seconds:.1f} s" for peer, seconds in event.cut_off)
+    return peers + (f" and {event.cut - len(event.cut_off)} more" if event.cut > len(event.cut_off) else "")
 
 
-@words(ERROR, events.UpgradeFailed)
-def _upgrade_failed(event: events.UpgradeFailed) -> tuple[int, str]:
-    return ERROR, "Upgrade failed, and nothing has changed: " + _reason(event.what, event.why)
+def _work(event: events.WorkLeft) -> str:
+    more = f"; and {len(event.names) - MOST_NAMES} more" if len(event.names) > MOST_NAMES else ""
+    return "; ".join(escaped(name) for name in event.names[:MOST_NAMES]) + more
 
 
-def _reason(what: str, why: str) -> str:
-    """A reason of several lines in one record: the first line, the last, and all of them indented."""
-    first, *rest = why.splitlines() or [what]
-    last = f" {escaped(rest[-1])}" if rest else ""
-    return escaped(first) + last + (indented(rest) if len(rest) > 1 else "")
+def _error_and_place(event: Any) -> Hashable:
+    return type(event.error), raised_at(event.error)
 
 
-@words(ERROR, events.LifespanFailed)
-def _lifespan_failed(event: events.LifespanFailed) -> tuple[int, str]:
-    return ERROR, f"Lifespan {escaped(event.name)} failed at its end: {kind_and_text(event.error)}{trace(event.error)}"
-
-
-@words(ERROR, events.LogNotReopened)
-def _log_not_reopened(event: events.LogNotReopened) -> tuple[int, str]:
-    return ERROR, f"The log file {escaped(event.path)} cannot be opened anew: {escaped(event.why)}; the old one stays"
-
-
+WORKER = "Worker {slot} (process id {pid})"
 AT_RISK = {
     "config": "it decides what root does at the next start or reload",
     "log_config": "it decides what root imports, and which files it opens, at the next start",
     "pid_file": "root's scripts send signals to the number in it",
 }
 
-
-@words(WARNING, events.PathAtRisk)
-def _path_at_risk(event: events.PathAtRisk) -> tuple[int, str]:
-    who = f"User {event.uid}, whom workers serve as, may change {escaped(event.path)}"
-    return WARNING, f"{who}: {AT_RISK[event.setting]}; let root alone write to its folder"
-
-
-@words(INFO, events.DrainStarted)
-def _drain_started(event: events.DrainStarted) -> tuple[int, str]:
-    who = f"{counted(event.open, 'open connection')} {'has' if event.open == 1 else 'have'}"
-    return INFO, f"Draining ({escaped(event.why)})" + (f": {who} {event.seconds:g} s to finish" if event.open else "")
-
-
-@words(WARNING, events.DrainFinished)
-def _drain_finished(event: events.DrainFinished) -> tuple[int, str]:
-    head = f"Drained in {event.seconds:.1f} s"
-    if not event.cut:
-        return DEBUG, head
-    peers = ", ".join(f"{peer_name(peer)} after {seconds:.1f} s" for peer, seconds in event.cut_off)
-    more = f" and {event.cut - len(event.cut_off)} more" if event.cut > len(event.cut_off) else ""
-    whose = (
-        f"{counted(event.cut, 'connection')} of {event.style} style"
-        if event.style
-        else counted(event.cut, "connection")
-    )
-    return WARNING, f"{head}; cut {whose} that did not finish in time: {peers}{more}"
-
-
-@words(WARNING, events.SignalsTaken)
-def _signals_taken(event: events.SignalsTaken) -> tuple[int, str]:
-    which = " and ".join(event.names)
-    hint = "for what is to be done at a worker's end there are lifespans and atexit"
-    return WARNING, f"The handler's import or lifespan had taken {which}, which the server needs and has back; {hint}"
-
-
-@words(WARNING, events.WorkLeft)
-def _work_left(event: events.WorkLeft) -> tuple[int, str]:
-    told = "; ".join(escaped(name) for name in event.names[:MOST_NAMES])
-    more = f"; and {len(event.names) - MOST_NAMES} more" if len(event.names) > MOST_NAMES else ""
-    return WARNING, f"The handler's work is not done at the drain deadline, and is lost: {told}{more}"
-
-
-@words(INFO, events.CertificateLoaded)
-def _certificate_loaded(event: events.CertificateLoaded) -> tuple[int, str]:
-    verb = "New certificate" if event.replaced else "Certificate"
-    names = escaped(", ".join(event.names)) or "no name"
-    kind = f"{escaped(event.kind)}, " if event.kind else ""
-    return INFO, f"{verb} {escaped(event.path)}: {names}; {kind}serial {event.serial}, good until {date(event.until)}"
-
-
-@words(WARNING, events.CertificateExpires)
-def _certificate_expires(event: events.CertificateExpires) -> tuple[int, str]:
-    return WARNING, f"Certificate {escaped(event.path)} expires on {date(event.until)}: renew it"
-
-
-@words(ERROR, events.CertificateRefused)
-def _certificate_refused(event: events.CertificateRefused) -> tuple[int, str]:
-    return ERROR, f"The new certificate is not taken, the old one stays: {escaped(event.why, 600)}"
+WORDS: dict[type[Event], Line] = {
+    events.ListenerOpened: Line(INFO, _listening),
+    events.ListenerSkipped: Line(WARNING, "Not listening at {address}: {why}"),
+    events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
+    events.ServerStarted: Line(INFO, "At most {max_connections connection}: {why_max_connections}"),
+    events.ModelChosen: Line(INFO, "Model {model}: {why}"),
+    events.WorkersStarted: Line(WARNING, _serving, level=lambda event: WARNING if event.ready < event.wanted else INFO),
+    events.ServerStopped: Line(WARNING, _stopped, level=lambda event: WARNING if event.cut or event.unknown else INFO),
+    events.ConnectionOpened: Line(DEBUG, "received from {peer}"),
+    events.ConnectionClosed: Line(
+        DEBUG,
+        "closed connection {number} from {peer}: {reason}{more} after {seconds:.3f} s, {bytes_in} bytes in, "
+        "{bytes_out} bytes out",
+        more=lambda event: _in_brackets(event.detail, event.program),
+    ),
+    events.ConnectionRefused: Line(
+        WARNING,
+        "Refused {peer}: {limit}{more}",
+        flood=lambda event: event.limit,
+        more=lambda event: _in_brackets(event.detail),
+    ),
+    events.ClientsWait: Line(
+        WARNING,
+        "Clients wait at {address}: there is no room beside {open:,} open connections ({limit})",
+        flood=lambda event: event.address,
+    ),
+    events.HandlerFailed: Line(
+        ERROR, "Handler failed on connection {number} from {peer}: {error}{trace}", flood=_error_and_place
+    ),
+    events.PeerFailed: Line(
+        INFO,
+        "Connection {number} from {peer} failed: {error}",
+        level=lambda event: DEBUG if isinstance(event.error, OSError) else INFO,
+        flood=lambda event: None if isinstance(event.error, OSError) else type(event.error),
+    ),
+    events.HandshakeFailed: Line(INFO, "No TLS with {peer}: {why}", flood=lambda event: event.why),
+    events.ObserverFailed: Line(ERROR, "The observer {observer} raised {error} on {event}; it is left out for 10 s"),
+    events.LoopFailed: Line(ERROR, _loop_failed, flood=_error_and_place),
+    events.AcceptFailed: Line(
+        ERROR,
+        _accept_failed,
+        flood=lambda event: (event.address, event.error.errno),
+        problem=lambda event: escaped(event.error.strerror or event.error),
+    ),
+    events.WorkerStarted: Line(DEBUG, "Worker {slot} started with process id {pid}"),
+    events.WorkerReady: Line(
+        INFO, "Worker {slot} is ready, process id {pid}", level=lambda event: DEBUG if event.often else INFO
+    ),
+    events.WorkerExited: Line(ERROR, _worker_exited, level=_level_of_exit, flood=_crash_of_many),
+    events.ChildDied: Line(
+        ERROR,
+        "The process of a connection from {peer} (process id {pid}) {ending}{frames}",
+        flood=lambda event: (event.status, crashed_at(event.stack)),
+    ),
+    events.WorkerNotStarted: Line(
+        ERROR,
+        "Worker {slot} did not start: {reason}; next attempt in {pause:.1f} s{lines}",
+        reason=lambda event: _reason(event.why)[0],
+        lines=lambda event: _reason(event.why)[1],
+    ),
+    events.ReplacementsWait: Line(
+        ERROR, "Workers die so often that new ones have to wait: {rate:g} are started in a second"
+    ),
+    events.SourceSuspected: Line(ERROR, _suspected, flood=lambda event: (event.source, event.seconds)),
+    events.WorkerCrashed: Line(ERROR, _crashed, trace=lambda event: indented(event.trace.splitlines())),
+    events.WorkerSilent: Line(
+        ERROR,
+        f"{WORKER} has given no sign of life for {{seconds:.0f}} s (--worker-silence): its stacks follow, and it is "
+        "replaced",
+    ),
+    events.WorkerDebugged: Line(
+        WARNING,
+        "A debugger waits in worker {slot} (process id {pid}): it is not killed for silence (--worker-silence); {how}",
+    ),
+    events.WorkerDoomed: Line(ERROR, f"{WORKER} is killed: {{why}}"),
+    events.WorkerRetired: Line(INFO, f"{WORKER} gets a successor: {{why}}"),
+    events.SupervisorFailed: Line(ERROR, _supervisor_failed, flood=_error_and_place),
+    events.OldWorkerDrains: Line(INFO, "An old worker (generation {generation}, process id {pid}) drains now: {why}"),
+    events.Resized: Line(INFO, "Resizing to {workers worker} ({why})"),
+    events.ReloadStarted: Line(INFO, "Reloading ({why})"),
+    events.Reloaded: Line(
+        WARNING,
+        _reloaded,
+        level=lambda event: WARNING if event.later else INFO,
+        flags=lambda event: ", ".join(f"--{escaped(name).replace('_', '-')}" for name in event.later),
+    ),
+    events.ReloadFailed: Line(ERROR, "Reload failed, and nothing has changed: {reasons}"),
+    events.UpgradeStarted: Line(INFO, "Upgrading: a new program is started"),
+    events.Upgraded: Line(INFO, "Upgraded: process {pid} serves"),
+    events.UpgradeFailed: Line(ERROR, "Upgrade failed, and nothing has changed: {reasons}"),
+    events.LifespanFailed: Line(ERROR, "Lifespan {name} failed at its end: {error}{trace}"),
+    events.LogNotReopened: Line(ERROR, "The log file {path} cannot be opened anew: {why}; the old one stays"),
+    events.PathAtRisk: Line(
+        WARNING,
+        "User {uid}, whom workers serve as, may change {path}: {risk}; let root alone write to its folder",
+        risk=lambda event: AT_RISK[event.setting],
+    ),
+    events.DrainStarted: Line(INFO, _draining),
+    events.DrainFinished: Line(
+        WARNING,
+        _drained,
+        level=lambda event: WARNING if event.cut else DEBUG,
+        peers=_peers_cut_off,
+    ),
+    events.SignalsTaken: Line(
+        WARNING,
+        "The handler's import or lifespan had taken {which}, which the server needs and has back; for what is to be "
+        "done at a worker's end there are lifespans and atexit",
+        which=lambda event: escaped(" and ".join(event.names)),
+    ),
+    events.WorkLeft: Line(
+        WARNING, "The handler's work is not done at the drain deadline, and is lost: {work}", work=_work
+    ),
+    events.CertificateLoaded: Line(
+        INFO,
+        "{verb} {path}: {names}; {kind}serial {serial}, good until {until}",
+        verb=lambda event: "New certificate" if event.replaced else "Certificate",
+        names=lambda event: escaped(", ".join(event.names)) or "no name",
+        kind=lambda event: f"{escaped(event.kind)}, " if event.kind else "",
+    ),
+    events.CertificateExpires: Line(WARNING, "Certificate {path} expires on {until}: renew it"),
+    events.CertificateRefused: Line(
+        ERROR,
+        "The new certificate is not taken, the old one stays: {why}",
+        why=lambda event: escaped(event.why, 600),
+    ),
+}

@@ -75,14 +75,15 @@ def _by_hypothesis(result: Result, seconds: float) -> Result:
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
-    altered = st.builds(
-        lambda good, at, more, length: good[: at % (len(good) + 1)] + more + good[at % (len(good) + 1) + length :],
-        st.sampled_from(GOOD), st.integers(0, 250), st.binary(max_size=12), st.integers(0, 12),
-    )  # fmt: skip
+    def alter(good: bytes, at: int, more: bytes, length: int) -> bytes:
+        at %= len(good) + 1
+        return good[:at] + more + good[at + length :]
+
+    altered = st.builds(alter, st.sampled_from(GOOD), st.integers(0, 250), st.binary(max_size=12), st.integers(0, 12))
     count = 0
 
-    @settings(max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck),
-              phases=[Phase.generate, Phase.shrink])  # fmt: skip
+    @settings(max_examples=EXAMPLES, database=None, deadline=None, phases=[Phase.generate, Phase.shrink])
+    @settings(suppress_health_check=list(HealthCheck))
     @given(altered | st.binary(max_size=300))
     def each(data: bytes) -> None:
         nonlocal count

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,7 @@ import ledger_reloads as reloading  # noqa: E402
 import ledger_trials as trials  # noqa: E402
 from ledger_trials import Result  # noqa: E402
 from pronghorn import __version__  # noqa: E402
-from pronghorn.models.registry import pages  # noqa: E402
+from pronghorn.models.registry import pages, styles  # noqa: E402
 
 SCALE = float(os.environ.get("PROOF_SCALE", "1"))
 MOST_SECONDS = 1500
@@ -57,44 +58,32 @@ def available() -> list[str]:
 
 def experiments() -> Iterator[tuple[str, str, Trial]]:
     """Each with its number, what is done in words, and how."""
+    trial: Trial
     for model, times in RELOADS.items():
         if model in available():
             count, rate = scaled(times), RATE_OF_FORK if model == "fork" else RATE
-            yield (
-                "R3", f"{count} reloads under {model}, {rate} connections a second",
-                lambda folder, model=model, count=count, rate=rate: reloading.reloads(folder, count, rate, model=model),  # type: ignore[misc]
-            )  # fmt: skip
-    yield (
-        "R3b",
-        f"{scaled(100)} upgrades, {RATE} a second",
-        lambda folder: reloading.upgrades(folder, scaled(100), RATE),
-    )
+            trial = partial(reloading.reloads, times=count, rate=rate, model=model)
+            yield "R3", f"{count} reloads under {model}, {rate} connections a second", trial
+    trial = partial(reloading.upgrades, times=scaled(100), rate=RATE)
+    yield "R3b", f"{scaled(100)} upgrades, {RATE} a second", trial
     yield "R3c", f"{scaled(100)} broken reloads", lambda folder: reloading.broken_reloads(folder, scaled(100), RATE)
     for model in ("fork", "epoll", "thread", "uvloop"):
         if model in available():
             count, rate = scaled(20), RATE_OF_FORK if model == "fork" else RATE
-            yield (
-                "R3d", f"{count} times a bind removed under {model}, {rate} a second",
-                lambda folder, model=model, count=count, rate=rate: reloading.removed_bind(folder, model, rate, count),  # type: ignore[misc]
-            )  # fmt: skip
-    yield (
-        "R4", f"kill -9 of a worker each 100 ms for {scaled(60)} s, {RATE} a second",
-        lambda folder: trials.kills(folder, scaled(60), RATE),
-    )  # fmt: skip
+            trial = partial(reloading.removed_bind, model=model, rate=rate, times=count)
+            yield "R3d", f"{count} times a bind removed under {model}, {rate} a second", trial
+    trial = partial(trials.kills, seconds=scaled(60), rate=RATE)
+    yield "R4", f"kill -9 of a worker each 100 ms for {scaled(60)} s, {RATE} a second", trial
     yield "R4b", f"{scaled(50)} times kill -9 of the supervisor", lambda folder: trials.orphans(folder, scaled(50))
     for model in ("epoll", "thread"):
-        yield (
-            "R9", f"TERM under {model}, with {RATE} connections a second",
-            lambda folder, model=model: trials.term_under_load(folder, model, RATE, 5.0),  # type: ignore[misc]
-        )  # fmt: skip
+        trial = partial(trials.term_under_load, model=model, rate=RATE, seconds=5.0)
+        yield "R9", f"TERM under {model}, with {RATE} connections a second", trial
     count = max(20, round(200 * SCALE))
     for model in available():
         for style in ("message", "protocol", "asyncio", "blocking"):
             if runs(model, style):
-                yield (
-                    "R9", f"TERM under {model}, {style} style, {count} in the queue",
-                    lambda folder, model=model, style=style: trials.term(folder, model, style, count),  # type: ignore[misc]
-                )  # fmt: skip
+                trial = partial(trials.term, model=model, style=style, count=count)
+                yield "R9", f"TERM under {model}, {style} style, {count} in the queue", trial
     yield from guards.experiments(scaled, available())
     yield "R13", f"{scaled(100)} sequences of up to 30 steps of the supervisor's model", model_of_the_supervisor
     yield "R17", "what does not answer, and the supervisor's system calls under strace", never_waits
@@ -103,7 +92,7 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
 
 
 def runs(model: str, style: str) -> bool:
-    return any(page.name == model and style in page.styles() for page in pages())
+    return any(page.name == model and style in styles(page) for page in pages())
 
 
 def model_of_the_supervisor(folder: Path) -> Result:

@@ -27,6 +27,11 @@ PATIENCE = 15.0
 T = TypeVar("T")
 
 
+def pairs(words: str) -> list[tuple[str, str]]:
+    """What a test is parametrized by: `handler/model` and so on, between spaces."""
+    return [(first, second) for first, _, second in (each.partition("/") for each in words.split())]
+
+
 def wait_for(condition: Callable[[], T | Literal[False]], what: str = "the condition", seconds: float = PATIENCE) -> T:
     """The first true value of `condition`; AssertionError when the time is over."""
     deadline = time.monotonic() + seconds

@@ -21,10 +21,7 @@ from pronghorn.testing.talk import exchange, until
 from pronghorn.testing.tls import SealedClient, throw_away_pair, trusting
 
 MODELS = ("asyncio", "uvloop", "thread")
-SCENARIOS = (
-    "state", "limits", "writes", "aborts", "throttled", "limits_later", "eof_that_stays", "eof_that_ends", "another",
-    "raises",
-)  # fmt: skip
+SCENARIOS = "state limits writes aborts throttled limits_later eof_that_stays eof_that_ends another raises".split()
 
 
 @pytest.fixture(scope="module")

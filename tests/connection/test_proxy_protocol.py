@@ -215,7 +215,7 @@ GOOD = ("192.0.2.1", "192.0.2.2", (1, 2))
         v2(bytes(12) + b"\x01\0\x02x"),
         v2(bytes(12) + fields([(1, b"h2")]) + b"\x02\xff\xff"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_header_is_refused(data: bytes) -> None:
     with pytest.raises(BadProxyHeader):
         read(data)

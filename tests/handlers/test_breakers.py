@@ -12,6 +12,7 @@ import time
 import psutil
 import pytest
 
+from launch import pairs
 from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import until
@@ -25,8 +26,8 @@ STYLES = [
 ]
 QUICK = {("Callbacks", "epoll"), ("AsyncioCallbacks", "uvloop"), ("streams", "asyncio"), ("blocking", "thread")}
 EACH = [pytest.param(*each, marks=[] if each in QUICK else [pytest.mark.slow]) for each in STYLES]
-ERRORS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "CancelledError", "RecursionError",
-          "MemoryError", "Mute")  # fmt: skip
+OF_PYTHON = "SystemExit KeyboardInterrupt GeneratorExit StopIteration RecursionError MemoryError"
+ERRORS = (*OF_PYTHON.split(), "CancelledError", "Mute")
 
 
 def ask(client: socket.socket, line: bytes = b"who\n") -> int:
@@ -81,9 +82,9 @@ def test_a_descriptor_that_was_closed_behind_our_back_costs_its_connection_and_n
 
 
 RAISING = [
-    ("Callbacks", "epoll"), ("AsyncioCallbacks", "uvloop"), ("streams", "thread"), ("tasks", "asyncio"),
-    ("tasks", "uvloop"), ("tasks", "thread"), ("blocking", "gevent"), ("blocking", "iterative"), ("blocking", "fork"),
-]  # fmt: skip
+    *pairs("Callbacks/epoll AsyncioCallbacks/uvloop streams/thread tasks/asyncio tasks/uvloop tasks/thread"),
+    *pairs("blocking/gevent blocking/iterative blocking/fork"),
+]
 FEW = {("Callbacks", "epoll"), ("tasks", "asyncio"), ("blocking", "iterative")}
 
 

@@ -19,10 +19,8 @@ UNKNOWN = b"PROXY UNKNOWN\r\n"
 PATHS = b"/run/client".ljust(108, b"\0") + b"/run/there".ljust(108, b"\0")
 UNIX = SIGNATURE + struct.pack("!BBH", 0x21, 0x31, len(PATHS)) + PATHS
 ENV = ("env",)
-TCP = {
-    "PROTO": "TCP", "TCPREMOTEIP": "192.0.2.7", "TCPREMOTEPORT": "4711", "TCPLOCALIP": "192.0.2.8",
-    "TCPLOCALPORT": "8000",
-}  # fmt: skip
+THERE = {"TCPREMOTEIP": "192.0.2.7", "TCPREMOTEPORT": "4711"}
+TCP = {"PROTO": "TCP", **THERE, "TCPLOCALIP": "192.0.2.8", "TCPLOCALPORT": "8000"}
 IPC = {"PROTO": "IPC", "IPCREMOTEPATH": "/run/client", "IPCLOCALPATH": "/run/there"}
 
 

@@ -118,11 +118,14 @@ async def one(conn: Any) -> None: ...
 async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
 def wsgi(environ: Any, start_response: Any) -> None: ...
 def nothing() -> None: ...
-def yields(conn: Any) -> Any: yield b"x"  # fmt: skip
+
+
+def yields(conn: Any) -> Any:
+    yield b"x"
 
 
 @pronghorn.message(pronghorn.lines)
-def no_message() -> bytes: return b""  # fmt: skip
+def no_message() -> None: ...
 
 
 class Web:

@@ -119,9 +119,14 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Context:
     mine.open = 10
     settings = Settings()
     return Context(
-        listeners=[], handler=recognise(upper, settings), settings=settings, model=load("epoll"), drain=Drain(1.0),
-        observe=lambda _: None, page=mine,
-    )  # fmt: skip
+        listeners=[],
+        handler=recognise(upper, settings),
+        settings=settings,
+        model=load("epoll"),
+        drain=Drain(1.0),
+        observe=lambda _: None,
+        page=mine,
+    )
 
 
 class Clock:

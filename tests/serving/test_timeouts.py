@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from launch import pairs
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.socket_facts import unsent
 from pronghorn.connection.states import State
@@ -33,6 +34,7 @@ HANDLERS = "timeouts_under_test"
 FLOWS = ("iterative", "fork", "prefork", "thread", "pool", "gevent")
 LOOPS = ("select", "poll", "epoll", "kqueue", "asyncio", "uvloop")
 EVERY = (*FLOWS, *LOOPS)
+BY_UNIX = pairs("lines/epoll lines/thread Reacts/fork streams/thread")
 OFF = {"idle_timeout": 0, "message_timeout": 0, "write_timeout": 0}
 SMALL = 64 * 1024
 GIVES = ("sh", "-c", "read line; test $line = hello && echo hello || head -c 800000 /dev/zero; cat")
@@ -312,8 +314,9 @@ def test_between_two_passes_nothing_spins(model: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "model"), [*(("lines", model) for model in EVERY), ("async_lines", "asyncio"),
-                                             ("async_lines", "thread")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "model"), [*(("lines", model) for model in EVERY), *pairs("async_lines/asyncio async_lines/thread")]
+)
 def test_a_byte_now_and_then_is_no_message(name: str, model: str) -> None:
     with served(name, model, message_timeout=0.4) as server, server.connect() as client:
         assert exchange(client, b"whole\n", expect=6) == b"WHOLE\n"
@@ -366,8 +369,7 @@ def test_a_peer_that_never_reads_what_the_kernel_has_whole_is_cut(name: Any, mod
 
 @pytest.mark.slow
 @pytest.mark.parametrize("question", [b"SOME\n", b"BIG\n"])
-@pytest.mark.parametrize(("name", "model"), [("lines", "epoll"), ("streams", "uvloop"), ("lines", "thread"),
-                                             ("blocking", "gevent")])  # fmt: skip
+@pytest.mark.parametrize(("name", "model"), pairs("lines/epoll streams/uvloop lines/thread blocking/gevent"))
 def test_a_peer_that_takes_a_little_now_and_then_is_not_cut(name: str, model: str, question: bytes) -> None:
     """Whether the kernel has the whole reply, or has no room for more until a third of what it holds is taken."""
     with served(name, model, write_timeout=1.0) as server, server.connect(receive_buffer=SMALL) as slow:
@@ -414,11 +416,7 @@ def test_a_peer_that_takes_nothing_of_a_long_reply_is_idle(model: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "model"),
-    [("lines", "epoll"), ("lines", "thread"), ("Reacts", "fork"), ("blocking", "thread"), ("blocking", "gevent"),
-     ("streams", "thread")],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "model"), [*BY_UNIX, *pairs("blocking/thread blocking/gevent")])
 def test_a_peer_that_never_reads_a_unix_socket_is_cut(name: str, model: str, tmp_path: Any) -> None:
     bind = f"unix:{tmp_path}/s"
     with served(name, model, write_timeout=0.4, bind=bind) as server, server.connect() as deaf:
@@ -427,8 +425,7 @@ def test_a_peer_that_never_reads_a_unix_socket_is_cut(name: str, model: str, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "model"), [("lines", "epoll"), ("lines", "thread"), ("Reacts", "fork"),
-                                             ("streams", "thread"), ("streams", "uvloop")])  # fmt: skip
+@pytest.mark.parametrize(("name", "model"), [*BY_UNIX, ("streams", "uvloop")])
 def test_a_silent_peer_of_a_unix_socket_is_ended(name: str, model: str, tmp_path: Any) -> None:
     with served(name, model, idle_timeout=0.4, bind=f"unix:{tmp_path}/s") as server, server.connect() as client:
         assert exchange(client, b"hello\n", expect=6) == b"HELLO\n"
@@ -439,10 +436,9 @@ def test_a_silent_peer_of_a_unix_socket_is_ended(name: str, model: str, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("lines", "fork"), ("lines", "thread"), ("lines", "epoll"), ("lines", "asyncio"), ("Reacts", "thread"),
-     ("Reacts", "epoll"), ("streams", "thread"), ("streams", "uvloop"), ("blocking", "iterative"),
-     ("blocking", "gevent")],
-)  # fmt: skip
+    pairs("lines/fork lines/thread lines/epoll lines/asyncio Reacts/thread Reacts/epoll")
+    + pairs("streams/thread streams/uvloop blocking/iterative blocking/gevent"),
+)
 def test_an_old_connection_is_ended_as_draining_would_end_it(name: str, model: str) -> None:
     with served(name, model, max_connection_age=0.4) as server, server.connect() as client:
         assert exchange(client, b"hello\n", expect=6) == b"HELLO\n"
@@ -509,10 +505,11 @@ def test_the_first_look_comes_early_enough_for_what_began_before_it(deadline: fl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "model"), [
-    *(("lines", model) for model in ("iterative", "fork", "pool", "gevent", "select", "asyncio", "uvloop")),
-    ("async_lines", "thread"), ("async_lines", "epoll"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "model"),
+    pairs("lines/iterative lines/fork lines/pool lines/gevent lines/select lines/asyncio lines/uvloop")
+    + pairs("async_lines/thread async_lines/epoll"),
+)
 def test_a_byte_now_and_then_of_a_record_is_no_message(name: str, model: str, tmp_path: Path) -> None:
     """Whoever never ends a TLS record has begun a message all the same."""
     certificate, key = Authority(tmp_path).sign("server")

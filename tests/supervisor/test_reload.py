@@ -137,8 +137,8 @@ def test_a_worker_that_fails_although_the_probe_did_not(tmp_path: Path) -> None:
     write(tmp_path, HANDLER % {"word": "old"})
     with launched(tmp_path, "mine:reply", workers=2) as server:
         before = server.ready(2)
-        write(tmp_path, "import os\nopen('count', 'a').write('.')\nif os.path.getsize('count') > 1: 1 / 0\n"
-              + HANDLER % {"word": "new"})  # fmt: skip
+        fails_once_probed = "import os\nopen('count', 'a').write('.')\nif os.path.getsize('count') > 1: 1 / 0\n"
+        write(tmp_path, fails_once_probed + HANDLER % {"word": "new"})
         server.send(signal.SIGHUP)
         wait_for(lambda: failures(server) == 1, "the failure")
         assert "ZeroDivisionError" in server.log

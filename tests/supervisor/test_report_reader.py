@@ -100,11 +100,12 @@ def test_the_last_words_are_bounded_where_others_go_on_writing(line: Line) -> No
 
 
 texts = st.text(max_size=20)
-said_well = st.one_of(
-    st.builds(Ready), st.builds(Stage, texts), st.builds(LetGo), st.builds(Finished, st.integers(-(2**70), 2**70)),
-    st.builds(Failed, st.dictionaries(st.sampled_from(["kind", "what", "why", "hint", "exit_code"]), texts)),
-    st.builds(Crashed, texts),
-).map(msgspec.json.encode)  # fmt: skip
+failed = st.builds(Failed, st.dictionaries(st.sampled_from(["kind", "what", "why", "hint", "exit_code"]), texts))
+finished = st.builds(Finished, st.integers(-(2**70), 2**70))
+reports = st.one_of(
+    st.builds(Ready), st.builds(Stage, texts), st.builds(LetGo), finished, failed, st.builds(Crashed, texts)
+)
+said_well = reports.map(msgspec.json.encode)
 bits = st.lists(st.one_of(st.binary(max_size=40), said_well, st.just(b"\n")), max_size=20)
 
 

@@ -248,10 +248,8 @@ def test_term_during_the_first_start_ends_it(tmp_path: Path) -> None:
         "pathlib.Path('probed').touch()\n"
         "def handle(conn): pass\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import pronghorn; pronghorn.serve('slow:handle', bind='127.0.0.1:0')"],
-        cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [sys.executable, "-c", "import pronghorn; pronghorn.serve('slow:handle', bind='127.0.0.1:0')"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
         wait_for((tmp_path / "importing").exists)
         process.send_signal(signal.SIGTERM)

@@ -174,10 +174,8 @@ def test_what_is_asked_for_during_an_upgrade_is_done_by_the_new_program(tmp_path
             server.send(number)
             wait_for(lambda: not Path(f"/proc/{server.pid}").exists() or not pending(server.pid), "its arrival")
         wait_for(lambda: "An upgrade is under way" in server.log, "the refusal of a second upgrade")
-        refused = subprocess.run(
-            [sys.executable, "-m", "pronghorn", "ctl", "resize", "3", "--socket", str(tmp_path / "control")],
-            capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
+        resize = [sys.executable, "-m", "pronghorn", "ctl", "resize", "3", "--socket", str(tmp_path / "control")]
+        refused = subprocess.run(resize, capture_output=True, text=True, timeout=30)
         assert refused.returncode and "under way" in refused.stderr
         with server.connect() as held:
             held.sendall(b"half a li")

@@ -27,6 +27,7 @@ from pronghorn.system.pid_file import PidFile
 from pronghorn.system.privileges import Person
 from pronghorn.system.trusted_paths import Place
 
+Link = Callable[[Path, Path], None]
 NOBODY = 65534
 MALLORY = 54321
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has anything that another user could misuse")
@@ -102,9 +103,8 @@ def replace(path: Path, target: Path) -> None:
 @pytest.mark.parametrize("user", [None, Person(MALLORY, MALLORY, (MALLORY,), "", "/")])
 @pytest.mark.parametrize("make", [os.symlink, os.link])
 def test_no_link_in_anothers_folder_is_followed_by_the_log(
-    theirs: Path, precious: Path, user: Person | None, make: Callable[[Path, Path], None],
-    monkeypatch: pytest.MonkeyPatch, standard_error: None,
-) -> None:  # fmt: skip
+    theirs: Path, precious: Path, user: Person | None, make: Link, monkeypatch: pytest.MonkeyPatch, standard_error: None
+) -> None:
     monkeypatch.setattr(privileges, "person", user)
     make(precious, theirs / "log")
     with pytest.raises(BadSetting):
@@ -252,7 +252,7 @@ def test_a_socket_has_its_mode_from_the_first_moment(theirs: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.symlink, os.link])
-def test_a_lock_is_no_way_to_a_file(theirs: Path, precious: Path, make: Callable[[Path, Path], None]) -> None:
+def test_a_lock_is_no_way_to_a_file(theirs: Path, precious: Path, make: Link) -> None:
     make(precious, theirs / "s.lock")
     with pytest.raises(CannotBind):
         open_listeners(Settings(bind=(f"unix:{theirs}/s",)), lambda event: None)
@@ -288,9 +288,7 @@ def test_a_process_id_file_goes_into_no_swapped_folder(theirs: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("make", [os.symlink, os.link])
-def test_a_key_is_not_read_by_a_link_of_anothers(
-    theirs: Path, precious: Path, make: Callable[[Path, Path], None]
-) -> None:
+def test_a_key_is_not_read_by_a_link_of_anothers(theirs: Path, precious: Path, make: Link) -> None:
     make(precious, theirs / "key.pem")
     with pytest.raises(PermissionError, match="Permission denied"):
         trusted_paths.read(str(theirs / "key.pem"))

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from launch import script
+from launch import pairs, script
 from pronghorn.errors import BadCertificate, BadSetting, HandshakeFailed, IncompatibleHandler, PronghornError
 from pronghorn.models import registry
 from pronghorn.settings import settle
@@ -96,7 +96,7 @@ def test_every_style_is_served_and_half_close_loses_nothing(
 ) -> None:
     page = registry.page(model)
     for form in STYLES:
-        if form.style not in page.styles():
+        if form.style not in registry.styles(page):
             continue
         question, answer = (form.framing.frame(each) for each in (b"a herd is watched", b"A HERD IS WATCHED"))
         with serving(form.source, model=model, workers=1, **pair) as server:
@@ -186,11 +186,9 @@ def test_a_blocking_handler_has_a_socket_as_before(model: str, pair: dict[str, A
 
 @pytest.mark.parametrize(
     ("handler", "model"),
-    [
-        ("by_message", "epoll"), ("by_message", "thread"), ("by_message", "asyncio"), ("ByProtocol", "poll"),
-        ("ByProtocol", "fork"), ("by_blocking", "thread"), ("by_streams", "asyncio"), ("by_streams", "thread"),
-    ],
-)  # fmt: skip
+    pairs("by_message/epoll by_message/thread by_message/asyncio ByProtocol/poll ByProtocol/fork")
+    + pairs("by_blocking/thread by_streams/asyncio by_streams/thread"),
+)
 def test_handlers_learn_of_version_cipher_alpn_name_and_certificate(
     handler: str, model: str, pair: dict[str, Any], authority: Authority
 ) -> None:

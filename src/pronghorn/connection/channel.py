@@ -18,15 +18,7 @@ import time
 from contextvars import Context, copy_context
 from typing import Any
 
-from pronghorn.connection.closing import (
-    LINGER_LOOK,
-    LINGER_TIMEOUT,
-    PATIENCE_LOST,
-    READ_SIZE,
-    discard,
-    drop_unsent,
-    end,
-)
+from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering, drop_unsent, end, is_heard_out
 from pronghorn.connection.interfaces import Loop
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, identity, unread, unsent
@@ -43,7 +35,7 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS = tuple(
-    "_asked _backlog _burst _dead _error _fd _fills _high _lost _low _most _name _paused _throttled _until aged "
+    "_asked _backlog _burst _dead _error _fd _fills _high _lingering _lost _low _most _name _paused _throttled aged "
     "bytes_in bytes_out context drain ended inode loop number opened peer peer_ended protocol proxy seen sock state "
     "stays wants_read wants_write wrote_eof".split()
 )
@@ -80,7 +72,7 @@ class AnyChannel(Transport):
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
         self._lost = self._dead = False  # connection_lost has been told; nothing can be sent any more
-        self._until = 0.0  # the end of lingering
+        self._lingering: Lingering | None = None  # all has been said, and the peer's end is awaited
         self._burst = BURST  # where bytes_out may get before the loop has had its turn
         self._fd = sock.fileno()  # stays what it was, so that whoever waits finds the place where it was noted
         self.inode = identity(self._fd)
@@ -105,9 +97,8 @@ class AnyChannel(Transport):
     def on_readable(self) -> None:
         """There may be input: one read, given to the protocol."""
         self._burst = self.bytes_out + BURST
-        if not self.wants_read or self._until:
-            if self._until:
-                self._linger()
+        if not self.wants_read or self._lingering:
+            self._linger()
             return
         try:
             data = self.sock.recv(READ_SIZE)
@@ -159,7 +150,7 @@ class AnyChannel(Transport):
 
     def settle(self) -> None:
         """Do what had to wait for the end of the batch of events; afterwards `state` tells whether all is over."""
-        if self.state is not CLOSING or self._backlog or self._until:
+        if self.state is not CLOSING or self._backlog or self._lingering:
             return
         if not self._lost:
             self._lost = True
@@ -173,7 +164,7 @@ class AnyChannel(Transport):
             except OSError:
                 pass
             else:
-                self._until = time.monotonic() + LINGER_TIMEOUT
+                self._lingering = Lingering(time.monotonic())
                 self._look()
                 return
         self.state = moved(self.state, CLOSED)
@@ -259,7 +250,7 @@ class AnyChannel(Transport):
 
     def is_lingering(self) -> bool:
         """Everything has been said, and only the peer's end is awaited."""
-        return self._until > 0
+        return self._lingering is not None
 
     @property
     def reason(self) -> str:
@@ -408,7 +399,7 @@ class AnyChannel(Transport):
         self._dead = True
         self._error = error
         self._backlog = None
-        if self._until:
+        if self._lingering:
             self.state = moved(self.state, CLOSED)
         elif self.state is not CLOSING:
             self.state = moved(self.state, CLOSING)
@@ -428,11 +419,7 @@ class AnyChannel(Transport):
             self.loop.call_later(LINGER_LOOK, self._look)
 
     def _linger(self) -> None:
-        if self.state is not CLOSING:
-            return
-        came = unread(self.sock) > 0  # see linger(): more may be on its way
-        self._until -= PATIENCE_LOST * (came and not unsent(self.sock))
-        if discard(self.sock) or not (came or unsent(self.sock)) or time.monotonic() >= self._until:
+        if self._lingering and self.state is CLOSING and is_heard_out(self.sock, self._lingering):
             self.state, self.wants_read = moved(self.state, CLOSED), False
             self.loop.changed(self)
 

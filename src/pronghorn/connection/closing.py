@@ -35,10 +35,35 @@ def discard(sock: _socket.socket) -> bool:
     return False
 
 
+class Lingering:
+    """How long a connection that has said its last word waits for its peer: LINGER_TIMEOUT seconds from `now`, or until
+    `latest`, and less for a peer that speaks on although it has taken everything. No I/O; instants are monotonic."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, now: float, latest: float = math.inf) -> None:
+        self.until = min(latest, now + LINGER_TIMEOUT)
+
+    def is_over(self, now: float, *, ended: bool, came: bool, unsent: bool) -> bool:
+        """Whether to close now. `ended`: the peer has; `came`: there was input, so that more may be on its way, and to
+        close would answer it with a reset; `unsent`: the peer has not acknowledged everything."""
+        if came and not unsent:
+            self.until -= PATIENCE_LOST
+        return ended or not (came or unsent) or now >= self.until
+
+
+def is_heard_out(sock: socket.socket, lingering: Lingering, *, reading_shut: bool = False) -> bool:
+    """One look at a connection that lingers: throw away what came; whether to close now. `reading_shut`: an end of
+    input proves nothing."""
+    came = unread(sock) > 0
+    ended = discard(sock) and not reading_shut
+    return lingering.is_over(time.monotonic(), ended=ended, came=came, unsent=not ended and unsent(sock) > 0)
+
+
 def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = math.inf) -> None:
-    """Say our last word and let the peer take it: half-close, then discard input until the peer has ended, or has
-    acknowledged everything and says no more, or LINGER_TIMEOUT seconds are over. `reading_shut`: an end of input
-    proves nothing; `until`: a deadline (monotonic) that ends it sooner.
+    """Half-close, then discard input until the peer has ended, or has acknowledged everything and says no more, or its
+    time is over (see Lingering); blocking. `reading_shut`: an end of input proves nothing; `until`: a deadline
+    (monotonic) that ends it sooner.
     """
     try:
         sock.setblocking(False)  # a handler may have left a timeout, or none
@@ -46,15 +71,9 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
         sock.shutdown(socket.SHUT_WR)
     except (OSError, ValueError):  # closed, by the handler or the peer
         return
-    deadline = min(until, time.monotonic() + LINGER_TIMEOUT)
-    poller = None
-    while True:
-        came = unread(sock) > 0  # then more may be on its way, and to close would answer it with a reset
-        ended = discard(sock)
-        deadline -= PATIENCE_LOST * (came and not unsent(sock))  # but who speaks on and on is not heard out
-        if (ended and not reading_shut) or not (came or unsent(sock)) or time.monotonic() >= deadline:
-            return
-        if ended:
+    lingering, poller = Lingering(time.monotonic(), until), None
+    while not is_heard_out(sock, lingering, reading_shut=reading_shut):
+        if reading_shut:  # poll(2) would not wait
             time.sleep(LINGER_LOOK)
             continue
         if poller is None:

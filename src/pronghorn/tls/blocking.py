@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.closing import LINGER_LOOK, LINGER_TIMEOUT, READ_SIZE
+from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering
 from pronghorn.connection.socket_facts import TcpInfo
 from pronghorn.errors import HandshakeFailed, TlsFailed
 from pronghorn.tls.records import FLOOD, MOST_UNASKED, RECORD, Records, TlsFacts
@@ -237,7 +237,7 @@ class TlsCalls(Base):
 
     def linger(self, until: float = math.inf) -> None:
         """Our close_notify, as far as the peer takes it; then as every connection does."""
-        until = min(until, time.monotonic() + LINGER_TIMEOUT)
+        until = Lingering(time.monotonic(), until).until
         ours = not self._bare and self.records is not None and self.fileno() >= 0
         if ours and self._writing.acquire(timeout=max(0.0, until - time.monotonic())):
             try:

@@ -132,7 +132,7 @@ class AnyTlsChannel(AnyChannel):
         self._count(before)
 
     def settle(self) -> None:
-        if self.state is CLOSING and not (self._backlog or self._until or self._dead):
+        if self.state is CLOSING and not (self._backlog or self._lingering or self._dead):
             self._push(self.records.goodbye())
         AnyChannel.settle(self)
 

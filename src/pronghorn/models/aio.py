@@ -74,11 +74,11 @@ class AsyncioLoops(Loops):
         self._last = asyncio.Event()
         begun = asyncio.Event()
         loop.add_reader(drain.fileno(), begun.set)
-        drain.let_go_then = self.let_go
         for thing in self.context.watched:
             loop.add_reader(thing.fileno(), thing.on_readable)
         for acceptor in self.acceptors:
             self.changed(acceptor)
+        drain.when_let_go(self.let_go)
         self._turn()
         self.keep_deadlines()
         self.context.ready()

@@ -174,11 +174,9 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
     flows.open = {conn.number: conn}
     flows.context.open = cast(dict[int, AnyConnection], flows.open)
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
-    drain.then = lambda: _thread.start_new_thread(flows.sweep, ())
+    drain.when_begun(lambda: _thread.start_new_thread(flows.sweep, ()))
     if os.getppid() != parent.pid:  # it had died before
         os.kill(os.getpid(), signal.SIGURG)
-    if drain.begun:
-        drain.then()
     flows.converse(conn)
     # At the drain deadline the parent kills what is left: before that, whatever is not done has to be told.
     spare = min(LEAVE, drain.timeout / 4)

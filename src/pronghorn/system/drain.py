@@ -60,6 +60,16 @@ def _nobody_hears(names: tuple[str, ...]) -> None:
     return None
 
 
+def _call_each(heard: list[Callable[[], object]]) -> None:
+    # A signal handler may do the same in the middle of this.
+    while heard:
+        try:
+            call = heard.pop(0)
+        except IndexError:
+            return
+        call()
+
+
 class Drain:
     """A flag that is also a descriptor: whether this process stops accepting and lets its connections finish.
 
@@ -69,24 +79,21 @@ class Drain:
     one process: a forked one shares the descriptor, and makes a Drain of its own, or becomes the `owner` of this one.
     """
 
-    __slots__ = (
-        "_heard", "_wake", "alone", "begun", "deadline", "let_go_then", "lets_go", "lost", "owner", "then", "timeout",
-        "why",
-    )  # fmt: skip
+    __slots__ = tuple("_heard _let_go_heard _wake alone begun deadline lets_go lost owner timeout why".split())
 
-    def __init__(self, timeout: float) -> None:
-        """`timeout` is what open connections get, in seconds."""
+    def __init__(self, timeout: float, lost: Callable[[tuple[str, ...]], None] = _nobody_hears) -> None:
+        """`timeout` is what open connections get, in seconds; `lost` is called with the names of what the deadline has
+        cut off beside connections."""
         self.timeout = timeout
         self.owner = os.getpid()
         self.begun = False
         self.lets_go = False  # accepts no more; so does who drains
         self.alone: frozenset[str] = frozenset()  # addresses of listeners that nobody else serves any more
-        self.let_go_then: Callable[[], object] | None = None  # called once, when it shall let go
         self.why = ""
         self.deadline = math.inf
-        self.then: Callable[[], object] | None = None  # called once, when draining begins
-        self.lost: Callable[[tuple[str, ...]], None] = _nobody_hears  # told the names of what is lost at the deadline
-        self._heard: list[Callable[[], object]] = []  # loops where somebody awaits it
+        self.lost = lost
+        self._heard: list[Callable[[], object]] = []  # called once, when draining begins
+        self._let_go_heard: list[Callable[[], object]] = []  # the same when it lets go
         self._wake = Wake()
 
     def let_go(self, alone: Iterable[str] = ()) -> None:
@@ -95,8 +102,7 @@ class Drain:
         if not self.lets_go:
             self.alone = frozenset(alone)
             self.lets_go = True
-            if self.let_go_then is not None:
-                self.let_go_then()
+            _call_each(self._let_go_heard)
 
     def begin(self, why: str = "") -> None:
         """Start draining; the deadline (monotonic) runs from the first call, and a signal handler may make it."""
@@ -105,10 +111,19 @@ class Drain:
             self.deadline = time.monotonic() + self.timeout
             self.begun = self.lets_go = True
             self._wake.set()
-            for hear in list(self._heard):
-                hear()
-            if self.then is not None:
-                self.then()
+            _call_each(self._heard)
+
+    def when_begun(self, call: Callable[[], object]) -> None:
+        """Have `call` called once, when draining begins: now, if it has begun. A signal handler may be who calls."""
+        self._heard.append(call)
+        if self.begun:
+            _call_each(self._heard)
+
+    def when_let_go(self, call: Callable[[], object]) -> None:
+        """The same for when this process lets go: not if it drains at once."""
+        self._let_go_heard.append(call)
+        if self.lets_go and not self.begun:
+            _call_each(self._let_go_heard)
 
     def __bool__(self) -> bool:
         return self.begun
@@ -136,12 +151,14 @@ class Drain:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(wake)
 
-        self._heard.append(hear)
+        self.when_begun(hear)
         try:
-            if not self.begun:
-                await begun
+            await begun
         finally:
-            self._heard.remove(hear)
+            try:
+                self._heard.remove(hear)
+            except ValueError:
+                pass  # it was called
 
     def clear(self) -> None:
         """Make the descriptor unreadable again, if draining has not begun here: a forked process was told to drain

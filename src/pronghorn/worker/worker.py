@@ -85,8 +85,7 @@ def work(
     """
     code = 1
     try:
-        drain = Drain(plan.settings.drain_timeout)
-        drain.lost = lambda names: plan.observe(WorkLeft(names))
+        drain = Drain(plan.settings.drain_timeout, lambda names: plan.observe(WorkLeft(names)))
         line = Line(end, lambda: abandoned(drain, plan.settings), lambda word: obey(drain, word))
         try:
             close_descriptors(left)

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import psutil
 
-from pronghorn.server import Boot
+from pronghorn.boot import Boot
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
 

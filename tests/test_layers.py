@@ -23,10 +23,7 @@ NOT_IN_WORKERS = {
     "click", "rich_click", "rich", "textual", "prompt_toolkit", "matplotlib", "dataclasses", "difflib", "asyncio",
 }  # fmt: skip
 # To be untied: the files of each circle.
-TIED = (
-    {"scoreboard.board", "scoreboard.row"},
-    {"supervisor.changes", "supervisor.supervisor"},
-)
+TIED = ({"scoreboard.board", "scoreboard.row"},)
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:

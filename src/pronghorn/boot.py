@@ -1,11 +1,18 @@
-"""The server's own program: how it is started, by the command line and again for an upgrade.
+"""How the server's own program is started, by the command line and again for an upgrade; and what it is handed.
 
 Law: the settings travel in a descriptor, so that they show in no `ps` and need no quoting.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Any
+
+import msgspec
+
+from pronghorn.errors import PronghornError
+from pronghorn.settings.layers import Layers
 
 
 def server_command(fd: int) -> list[str]:
@@ -22,3 +29,62 @@ def module_command(module: str, *arguments: str) -> list[str]:
     if not {"-P", "-I"} & set(flags):
         flags.append("-P")
     return [sys.executable, *flags, "-m", module, *arguments]
+
+
+class Boot(msgspec.Struct):
+    """What the command line, or an older program of this server, hands to the server, as JSON.
+
+    `report_fd`, if it is one, is told once how the start went: `{"listening": [...], "model": ..., "pid": ...}` or
+    `{"error": {"what", "why", "hint", "exit_code"}}`, one line, and is closed then. `argv0` is the program's name that
+    the handler finds in `sys.argv`. `handed` is what an upgrade hands over.
+    """
+
+    layers: Layers
+    report_fd: int = -1
+    argv0: str = "pronghorn"
+    handed: Handed | None = None
+
+
+class Handed(msgspec.Struct):
+    """What the new program of an upgrade takes over: descriptors, the number of its first generation, the limit of
+    descriptors that programs get back, and the variables by which systemd is told."""
+
+    board: int
+    listeners: list[dict[str, Any]]
+    control: list[int]
+    generation: int
+    descriptors: int
+    environment: dict[str, str] = {}
+    predecessors: list[tuple[int, str]] = []
+    """The programs that look after old workers: see supervisor/predecessors.py."""
+    workers: int | None = None
+    """How many there were, if somebody has resized the server."""
+
+
+class Starter:
+    """Whoever started the server and waits on a descriptor to hear how it went; -1 is nobody."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self._fd = fd
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+
+    def tell(self, record: dict[str, Any]) -> None:
+        """Says it and hangs up; nothing can be said after that."""
+        if self._fd >= 0:
+            try:
+                os.write(self._fd, msgspec.json.encode(record) + b"\n")
+            except OSError:
+                pass  # nobody waits any more
+        self.close()
+
+    def failed(self, error: PronghornError) -> None:
+        self.tell({"error": error.parts(kind=True)})
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def descriptors(self) -> list[int]:
+        return [self._fd] if self._fd >= 0 else []

@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from pronghorn import events
+from pronghorn.boot import Boot, Handed, Starter
 from pronghorn.control.presence import Presence
 from pronghorn.errors import BadHandler, PronghornError
 from pronghorn.handlers import loading
-from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.listening.binding import activated_listeners, renew
 from pronghorn.listening.conflicts import explained, held_by_orphans, once_free
 from pronghorn.listening.listener import Listener
@@ -31,11 +31,11 @@ from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers, absolute, named_folder
 from pronghorn.settings.source import Source
+from pronghorn.supervisor.callbacks import NewProgram
 from pronghorn.supervisor.guard import Guard
 from pronghorn.supervisor.log_process import LogProcess
-from pronghorn.supervisor.planning import ASKED, Planner
+from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
-from pronghorn.supervisor.upgrade import Upgrade
 from pronghorn.system import log_config
 from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.system.startup import Surroundings
@@ -44,65 +44,6 @@ from pronghorn.worker import probe
 from pronghorn.worker.plan import Plan
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
-
-
-class Boot(msgspec.Struct):
-    """What the command line, or an older program of this server, hands to the server, as JSON.
-
-    `report_fd`, if it is one, is told once how the start went: `{"listening": [...], "model": ..., "pid": ...}` or
-    `{"error": {"what", "why", "hint", "exit_code"}}`, one line, and is closed then. `argv0` is the program's name that
-    the handler finds in `sys.argv`. `handed` is what an upgrade hands over.
-    """
-
-    layers: Layers
-    report_fd: int = -1
-    argv0: str = "pronghorn"
-    handed: Handed | None = None
-
-
-class Handed(msgspec.Struct):
-    """What the new program of an upgrade takes over: descriptors, the number of its first generation, the limit of
-    descriptors that programs get back, and the variables by which systemd is told."""
-
-    board: int
-    listeners: list[dict[str, Any]]
-    control: list[int]
-    generation: int
-    descriptors: int
-    environment: dict[str, str] = {}
-    predecessors: list[tuple[int, str]] = []
-    """The programs that look after old workers: see supervisor/predecessors.py."""
-    workers: int | None = None
-    """How many there were, if somebody has resized the server."""
-
-
-class Starter:
-    """Whoever started the server and waits on a descriptor to hear how it went; -1 is nobody."""
-
-    def __init__(self, fd: int = -1) -> None:
-        self._fd = fd
-        if fd >= 0:
-            os.set_inheritable(fd, False)
-
-    def tell(self, record: dict[str, Any]) -> None:
-        """Says it and hangs up; nothing can be said after that."""
-        if self._fd >= 0:
-            try:
-                os.write(self._fd, msgspec.json.encode(record) + b"\n")
-            except OSError:
-                pass  # nobody waits any more
-        self.close()
-
-    def failed(self, error: PronghornError) -> None:
-        self.tell({"error": error.parts(kind=True)})
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def descriptors(self) -> list[int]:
-        return [self._fd] if self._fd >= 0 else []
 
 
 class Server:
@@ -177,106 +118,96 @@ class Server:
             undo.callback(log.close)
             facts = planner.facts(self.source, self.settings)
             facts = facts or probe.ask(self.source, self.settings, self._signals.descriptors())
-            plan = self._first_plan(planner, facts)
+            plan = once_free(
+                lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans
+            )
             try:
                 control = self._handed.control if self._handed else []
+                self._supervisor = Supervisor(
+                    planner, plan, self, self._signals, alone=self._alone, handed=self._handed
+                )
                 self._presence = Presence(self.settings, plan.listeners[0].address, control, observe)
             except BaseException:
                 _close(plan.listeners)
                 raise
-            return self._run(planner, plan)
+            return self._run()
 
-    def _run(self, planner: Planner, plan: Plan) -> int:
-        supervisor: Supervisor | None = None
-
-        def serving() -> list[Listener]:
-            return plan.listeners if supervisor is None else supervisor.serving.plan.listeners
-
+    def _run(self) -> int:
+        fleet = self._supervisor.fleet
         last_step = Guard(self._observe).last_step
         with ExitStack() as undo:
             undo.callback(last_step, "end the process of its log", self._end_log)
-            undo.callback(last_step, "close its addresses", lambda: _close(serving()))
+            undo.callback(last_step, "close its addresses", lambda: _close(fleet.serving.plan.listeners))
             undo.callback(last_step, "close its control socket", self._presence.close)
-            self._supervisor = supervisor = self._supervise(planner, plan)
             if self.settings.log_config:
                 self._log_process = LogProcess(
-                    self._log.hear,
-                    supervisor.force.helpers,
-                    lambda: [*supervisor.poller.descriptors(), *supervisor.kept()],
+                    self._log.hear, fleet.workers.helpers, lambda: [*fleet.poller.descriptors(), *fleet.kept()]
                 )
                 self._log.have_told_by(self._log_process.tell)
-            return supervisor.run()
+            return self._supervisor.run()
 
     def _end_log(self) -> None:
         if self._log_process is not None:
             self._log_process.close()
 
-    def _first_plan(self, planner: Planner, facts: HandlerFacts) -> Plan:
-        return once_free(lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans)
+    # What the supervisor calls: see supervisor/callbacks.py.
 
-    def _supervise(self, planner: Planner, plan: Plan) -> Supervisor:
-        def announce() -> None:
-            file = self._layers.file if self._layers is not None else ""
-            self._surroundings.serving()
-            started = self._started = self._facts(planner, plan)
-            if started.why_model != ASKED:
-                self._observe(events.ModelChosen(started.model, started.why_model))
-            self._observe(started)
-            for event in self._surroundings.at_risk(os.path.join(self._folder, file) if file else ""):
-                self._observe(event)
-            for event in plan.certificates.events() if plan.certificates is not None else ():
-                self._observe(event)
-            renew(plan.listeners, plan.settings)
-            for listener in self._inherited:
-                listener.take_over()
-                if listener not in plan.listeners:
-                    listener.close()
-            self._presence.serve(self._supervisor, self.source, file)
-            addresses = [listener.address for listener in plan.listeners]
-            self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
+    def serves(self) -> None:
+        file = self._layers.file if self._layers is not None else ""
+        plan = self._supervisor.fleet.serving.plan
+        self._surroundings.serving()
+        started = self._started = self._facts(plan)
+        if started.why_model != ASKED:
+            self._observe(events.ModelChosen(started.model, started.why_model))
+        self._observe(started)
+        for event in self._surroundings.at_risk(os.path.join(self._folder, file) if file else ""):
+            self._observe(event)
+        for event in plan.certificates.events() if plan.certificates is not None else ():
+            self._observe(event)
+        renew(plan.listeners, plan.settings)
+        for listener in self._inherited:
+            listener.take_over()
+            if listener not in plan.listeners:
+                listener.close()
+        self._presence.serve(self._supervisor, self.source, file)
+        addresses = [listener.address for listener in plan.listeners]
+        self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
-        return Supervisor(
-            planner, plan, announce, self._all_started,
-            kept=self._kept, alone=self._alone, whole=self._handed is not None,
-            number=self._handed.generation if self._handed else 1,
-            count=self._handed.workers if self._handed else None,
-            predecessors=self._handed.predecessors if self._handed else (),
-            start_upgrade=self._start_upgrade if self._alone and self._layers is not None else None,
-            handed_over=self._hand_over, each_turn=self._presence.tick,
-            signals=self._signals,
-        )  # fmt: skip
-
-    def _kept(self) -> list[int]:
-        """Descriptors that workers shall not keep."""
-        inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
-        ours = [*self._surroundings.descriptors(), *self._presence.descriptors()]
-        ours += self._log_process.descriptors() if self._log_process is not None else []
-        return [*self._starter.descriptors(), *ours, *inherited]
-
-    def _start_upgrade(self, plan: Plan, number: int) -> Upgrade:
-        """Starts a new program of this server, which is handed all that clients and operators know this one by."""
-        assert self._layers is not None
-        listeners = [listener.inherited() for listener in plan.listeners]
-        control = self._presence.descriptors()
-        handed = Handed(
-            self._board.fileno(), listeners, control, number, self._descriptors, self._systemd.handed,
-            self._supervisor.predecessors.records(os.getpid()), self._supervisor.resized,
-        )  # fmt: skip
-        boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
-        passed = [handed.board, *control, *(fd for each in plan.listeners for fd in each.descriptors())]
-        supervisor = self._supervisor
-        return Upgrade(
-            boot, passed, self._folder, plan.settings.start_timeout, supervisor.poller, self._observe,
-            supervisor.force.helpers,
-        )  # fmt: skip
-
-    def _all_started(self, ready: int, wanted: int) -> None:
+    def started(self, ready: int, wanted: int) -> None:
         started = self._started
         self._observe(events.WorkersStarted(started.handler, started.style, started.model, ready, wanted))
 
-    def _hand_over(self) -> None:
-        """The new program serves: what bears a name is its own now."""
-        for listener in self._supervisor.serving.plan.listeners:
+    def kept(self) -> list[int]:
+        inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
+        ours = [*self._signals.descriptors(), *self._surroundings.descriptors(), *self._presence.descriptors()]
+        ours += self._log_process.descriptors() if self._log_process is not None else []
+        return [*self._starter.descriptors(), *ours, *inherited]
+
+    def turn(self, now: float) -> None:
+        self._presence.tick(now)
+
+    def new_program(self, generation: int) -> NewProgram:
+        if not self._alone or self._layers is None:
+            why = "A script holds its handler."
+            raise PronghornError("This server cannot be upgraded.", why, "Restart the script.")
+        fleet, predecessors = self._supervisor.fleet, self._supervisor.predecessors
+        listeners, control = fleet.serving.plan.listeners, self._presence.descriptors()
+        handed = Handed(
+            board=self._board.fileno(),
+            listeners=[listener.inherited() for listener in listeners],
+            control=control,
+            generation=generation,
+            descriptors=self._descriptors,
+            environment=self._systemd.handed,
+            predecessors=predecessors.records(os.getpid()),
+            workers=fleet.resized,
+        )
+        boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
+        passed = [handed.board, *control, *(fd for each in listeners for fd in each.descriptors())]
+        return NewProgram(boot, passed, self._folder)
+
+    def handed_over(self) -> None:
+        for listener in self._supervisor.fleet.serving.plan.listeners:
             listener.hand_over()
         self._presence.hand_over()
 
@@ -291,11 +222,11 @@ class Server:
 
             programs.original_descriptors = self._descriptors
 
-    def _facts(self, planner: Planner, plan: Plan) -> events.ServerStarted:
+    def _facts(self, plan: Plan) -> events.ServerStarted:
         from pronghorn.system.descriptors import free_descriptors
 
-        model, why = planner.model(plan.facts, plan.settings)
-        workers = len(self._supervisor.serving.slots)
+        model, why = judged(plan.facts, plan.settings)
+        workers = len(self._supervisor.fleet.serving.slots)
         each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
         most, limit = each * workers, plan.settings.max_connections
         if limit is not None and limit < most:

@@ -17,13 +17,13 @@ import msgspec
 import pytest
 
 from launch import Launched, started, wait_for
+from pronghorn.boot import Boot
 from pronghorn.errors import BadSetting, CannotBind
 from pronghorn.events import Event, ListenerOpened, ListenerSkipped
 from pronghorn.listening.addresses import parse_bind
 from pronghorn.listening.binding import activated_listeners, open_listeners
 from pronghorn.listening.inherited import FIRST, activated, inherited_socket
 from pronghorn.listening.listener import Listener
-from pronghorn.server import Boot
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
 

@@ -43,10 +43,10 @@ def scribble(board: Scoreboard, noise: list[int], whole: bool) -> None:
 
 
 class Host:
-    """As much of a supervisor as the desk wants for its table of workers."""
+    """As much of a supervisor as `ctl workers` reads."""
 
     def __init__(self, board: Scoreboard) -> None:
-        self.serving = self.plan = self
+        self.fleet = self.serving = self.plan = self
         self.board = board
 
 

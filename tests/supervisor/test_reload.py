@@ -99,8 +99,8 @@ def test_a_worker_that_a_conversation_holds_does_not_hold_up_the_reload(tmp_path
 
 
 def test_without_old_workers_a_reload_waits_for_nobody() -> None:
-    force = Workers(Poller(), lambda event: None, lambda worker: None, lambda worker, status: None, tuple)
-    assert Handover("reload", force, [], lambda accepting: None).due == 0.0
+    workers = Workers(Poller(), lambda event: None, lambda worker: None, lambda worker, status: None, tuple)
+    assert Handover(workers, []).due == 0.0
 
 
 BROKEN = {

@@ -15,7 +15,7 @@ from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings.layers import Layers
 
 if TYPE_CHECKING:
-    from pronghorn.server import Boot
+    from pronghorn.boot import Boot
 
 
 VALUES = r"""DURATION is 500ms, 30s, 2m, 1h, or a number of seconds.
@@ -42,7 +42,7 @@ Ctrl-C or SIGTERM stops accepting and lets open connections finish; a second Ctr
 def command(layers: Layers) -> None:
     """Serve HANDLER, or a program, to every client that connects."""
     layers.settle()  # what is wrong is told from here, in the better words of a terminal
-    from pronghorn.server import Boot
+    from pronghorn.boot import Boot
 
     become_supervisor(Boot(layers))
 

@@ -29,7 +29,7 @@ class Commands:
     def status(self, done: Done) -> None:
         """The server as a whole."""
         supervisor = self._supervisor
-        generation, force = supervisor.serving, supervisor.force
+        generation = supervisor.fleet.serving
         plan = generation.plan
         done(
             {
@@ -47,7 +47,7 @@ class Commands:
                 "workers": {
                     "wanted": len(generation.slots),
                     "ready": generation.ready,
-                    "draining": len(force.retiring()),
+                    "draining": len(supervisor.workers.retiring()),
                 },
                 "old": self._old(),
                 **plan.board.totals(),
@@ -60,8 +60,8 @@ class Commands:
 
     def _old(self) -> dict[str, int]:
         """The workers that are on their way out, of programs before an upgrade too, and what they have open."""
-        serving = self._supervisor.serving
-        going = {each.page.index for each in self._supervisor.force.retiring()}
+        serving = self._supervisor.fleet.serving
+        going = {each.page.index for each in self._supervisor.workers.retiring()}
         pages = [
             page for page in serving.plan.board.pages()
             if page.index in going or (page.supervisor != os.getpid() and page.generation < serving.number)
@@ -88,7 +88,7 @@ class Commands:
                 "beat_age": round(max(0.0, now - page.beat), 3),
                 "memory": resident_memory(page.pid),
             }
-            for page in self._supervisor.serving.plan.board.pages()
+            for page in self._supervisor.fleet.serving.plan.board.pages()
         ]
         done({"workers": sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))})
 
@@ -123,6 +123,6 @@ class Commands:
         supervisor = self._supervisor
         if supervisor.draining:
             return "DRAINING"
-        if not supervisor.serving.slots:
-            return "DRAINING" if supervisor.force.living else "DRAINED"
+        if not supervisor.fleet.serving.slots:
+            return "DRAINING" if supervisor.workers.living else "DRAINED"
         return "SERVING" if supervisor.fleet.served else "STARTING"

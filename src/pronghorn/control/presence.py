@@ -15,7 +15,7 @@ from pronghorn.control.commands import Commands
 from pronghorn.control.server import ControlServer, open_control
 from pronghorn.events import Observer
 from pronghorn.settings import Settings
-from pronghorn.supervisor.supervisor import Supervisor, unheard
+from pronghorn.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from pronghorn.supervisor.file_watcher import FileWatcher
@@ -50,7 +50,7 @@ class Presence:
                 self._watcher = file_watcher.FileWatcher(file_watcher.places(source, file), self._since)
             except OSError as error:  # the server can do without
                 return self._unwatched(f"The process that watches for them cannot be started: {error.strerror}.")
-            supervisor.force.helpers.add(self._watcher.pid)
+            supervisor.workers.helpers.add(self._watcher.pid)
             supervisor.poller.add(self._watcher, self._changed)
 
     def tick(self, now: float) -> None:
@@ -79,7 +79,7 @@ class Presence:
         assert self._watcher is not None
         paths = self._watcher.read()
         if paths:
-            self._supervisor.changes.reload(f"{os.path.relpath(paths[0])} changed", unheard)
+            self._supervisor.changes.reload(f"{os.path.relpath(paths[0])} changed")
         if self._watcher.ended:
             self._end_watcher()
             self._unwatched("The process that watches for them has ended; a restart or an upgrade brings another.")

@@ -1,12 +1,11 @@
-"""Keeps generations at full strength: fills their slots, and replaces workers that died, hang or are worn out.
+"""The generations of workers that there are: the one that serves, a candidate beside it, and who is replaced when.
 
-Law: policy over the workforce's mechanism, and nothing of signals, reloads or commands. A death before READY, or within
-a second after it and before the first connection, is followed by a growing pause, so that a handler that cannot live
-does not become a busy loop; one by SIGKILL says nothing about the handler and is followed by a short one. A worker that
-has served is replaced at once: one message that crashes it says nothing about all others. How often that may be is
-bounded over the whole server. A worker that is worn out goes once its
-successor is ready. A worker is silent when the loop that serves has not written its heartbeat; but whoever was stopped
-himself, as with the whole machine, has no right to complain of silence.
+Law: policy over the mechanism of workers.py, and nothing of signals, reloads or commands. A death before READY, or
+within a second after it and before the first connection, is followed by a growing pause, so that a handler that cannot
+live does not become a busy loop; one by SIGKILL says nothing about the handler and is followed by a short pause. A
+worker that has served is replaced at once, since one message that crashes it says nothing about all others; how often
+is bounded over the whole server. A worker that is worn out goes once its successor is ready. A worker is silent when
+the loop that serves has not written its heartbeat, unless this process was itself stopped, as with the whole machine.
 """
 
 from __future__ import annotations
@@ -14,21 +13,25 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from pronghorn import events
 from pronghorn.errors import WorkerFailedToStart, told
 from pronghorn.events import Observer
+from pronghorn.listening.binding import renew
 from pronghorn.scoreboard.row import DRAINING, ORPHANED
 from pronghorn.scoreboard.suspects import name
 from pronghorn.settings import Settings
+from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.crash_penalty import Suspicion
 from pronghorn.supervisor.debuggers import Question
 from pronghorn.supervisor.generation import RATE, Generation, Slot, Worker
 from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.predecessors import OldWorker, too_many
 from pronghorn.supervisor.workers import Workers
-from pronghorn.system.processes import resident_memory
+from pronghorn.system import memory
+from pronghorn.system.processes import leave_orphans, resident_memory
+from pronghorn.worker.plan import Plan
 
 TICK = 1.0
 SPARE_PAGES = 8  # of the scoreboard, beside those of two generations that serve
@@ -36,36 +39,121 @@ JITTER = 0.1  # workers that were born together shall not all go together
 
 
 class Fleet:
-    """The slots of `generations`: the serving one, and a candidate beside it. `serves` is called once, when for the
-    first time a worker is ready, or the whole generation if it is a candidate; `started` once, when of each worker
-    it is known whether it has started, with how many have and how many shall.
+    """Fills the slots of the `serving` generation, and of the `candidate` of a reload; `callbacks.serves` is called
+    when for the first time a worker is ready, or the whole generation if it begins as a candidate, and
+    `callbacks.started` when it is known of each of the first workers whether it has started.
     """
 
-    def __init__(
-        self,
-        poller: Poller,
-        observe: Observer,
-        kept: Callable[[], Iterable[int]],
-        serves: Callable[[], None],
-        started: Callable[[int, int], None],
-    ) -> None:
-        self.force = Workers(poller, observe, self._ready, self._died, kept)
-        self.generations: list[Generation] = []
+    def __init__(self, poller: Poller, observe: Observer, serving: Generation, callbacks: Callbacks) -> None:
+        self.workers = Workers(poller, observe, self._ready, self._died, self.kept)
+        self.serving = serving
+        self.candidate: Generation | None = None
         self.served = False
-        self._observe = observe
+        self.poller = poller
+        self.observe = observe
+        self._callbacks = callbacks
         self._suspicion = Suspicion()
-        self._serves = serves
-        self._started: Callable[[int, int], None] | None = started
+        self._all_started = False
         self._started_at = self._last_turn = time.monotonic()
         self._awake_since = 0.0
         self._next_care = 0.0
+
+    @property
+    def generations(self) -> list[Generation]:
+        """The serving one, and the candidate if there is one."""
+        return [self.serving] if self.candidate is None else [self.serving, self.candidate]
+
+    @property
+    def resized(self) -> int | None:
+        """The number of workers, if it is another than the settings want."""
+        count = len(self.serving.slots)
+        return count if count and count != self.serving.plan.workers else None
+
+    def kept(self) -> list[int]:
+        """Descriptors beside those of the poller that workers and helpers shall not keep: with a listener that is left
+        out, or is a candidate's, its port would stay bound."""
+        plans = [generation.plan for generation in self.generations]
+        listeners = {fd for plan in plans for each in plan.listeners for fd in each.descriptors()}
+        ours = [*self.workers.descriptors(), *self.serving.plan.board.descriptors(), *memory.writers]
+        return [*self._callbacks.kept(), *ours, *listeners]
+
+    # Generations
+
+    def start(self, plan: Plan) -> None:
+        """Begins a candidate from a plan. The number of workers that somebody has set meanwhile stays, unless the
+        setting has changed."""
+        serving = self.serving
+        resized = len(serving.slots) and plan.workers == serving.plan.workers
+        count = len(serving.slots) if resized else plan.workers
+        self.candidate = Generation(serving.number + 1, plan, count, candidate=True)
+
+    def promote(self) -> None:
+        """The candidate, which is complete, serves from now on; the workers before let go."""
+        assert self.candidate is not None
+        before, self.serving, self.candidate = self.serving, self.candidate, None
+        plan = self.serving.plan
+        if before.plan.certificates is not None and plan.certificates is not None:
+            before.plan.certificates.follow(plan.certificates)
+        self.serving.candidate = False
+        renew(plan.listeners, plan.settings)
+        self.observe(events.LogLevelSet(plan.settings.log_level))
+        self._part(before)
+        self._next_care = 0.0  # there may be too many generations
+
+    def drop(self) -> None:
+        """Ends the candidate, if there is one; its workers that were ready may have clients, and go on with them."""
+        if self.candidate is not None:
+            candidate, self.candidate = self.candidate, None
+            self._part(candidate)
+
+    def _part(self, generation: Generation) -> None:
+        """Closes the listeners that only this generation has, first, so that its workers' queues come to an end; then
+        its workers let go."""
+        gone = [each for each in generation.plan.listeners if each not in self.serving.plan.listeners]
+        wait = max((each.turn_away() for each in gone), default=0.0)
+        for each in gone:
+            each.close()
+        self.release(self.workers.of(generation), [each.address for each in gone], wait)
+
+    def resize(self, count: int, why: str) -> None:
+        """From now on there are `count` workers; those that are too many let go, and go on with the connections that
+        they have. With 0 all drain, old ones too, and clients wait in the queue."""
+        if count != len(self.serving.slots):
+            self.observe(events.Resized(count, why))
+        for generation in self.generations:
+            taken = generation.resize(count)
+            if count:
+                self.release(worker for slot in taken for worker in (slot.worker, slot.successor) if worker is not None)
+        if not count:
+            self.drain()
+
+    def step_aside(self) -> None:
+        """Another program serves: the workers go on with the connections that they have. Orphans are left to others:
+        the programs that follow would be such when their parent has ended."""
+        leave_orphans()
+        for listener in self.serving.plan.listeners:
+            listener.close()
+        self.release(self.workers.living.values())
+
+    def release(self, workers: Iterable[Worker], alone: Iterable[str] = (), wait: float = 0.0) -> None:
+        """Lets workers go on with the connections that they have, and accept no more: see Workers.release."""
+        alone, timeout = tuple(alone), self.serving.plan.settings.old_workers_timeout
+        for worker in workers:
+            self.workers.release(worker, timeout, alone, wait)
+
+    def drain(self) -> None:
+        """Lets all workers drain, within the drain timeout."""
+        for worker in [*self.workers.living.values()]:
+            self.workers.retire(worker, self.serving.plan.settings.drain_timeout)
+
+    # In each turn
 
     def turn(self, now: float) -> None:
         """Once in every turn of the supervisor's loop, which are a tick apart at most."""
         if now - self._last_turn > 3 * TICK:
             self._awake_since = now
         self._last_turn = now
-        self.force.reap()
+        self.workers.reap()
 
     def fill(self, now: float) -> None:
         """Fills the empty slots whose time has come. Raises, if nothing has ever been ready, why nothing will be."""
@@ -80,7 +168,7 @@ class Fleet:
             for generation in self.generations:
                 self._care(generation, now, silent)
             self._look_at_old_workers(serves=True)
-            self.force.look_after_orphans(now, self.generations)
+            self.workers.look_after_orphans(now, self.generations)
 
     def watch_over(self, now: float) -> None:
         """Once in a tick while another program serves, and the workers go on with what they have."""
@@ -88,23 +176,19 @@ class Fleet:
             self._next_care = now + TICK
             self._listen(now)
             self._look_at_old_workers(serves=False)
-            self.force.look_after_orphans(now, self.generations)
-
-    def promoted(self) -> None:
-        """Another generation serves: there may be too many."""
-        self._next_care = 0.0
+            self.workers.look_after_orphans(now, self.generations)
 
     def pulse(self, now: float) -> None:
         """Once in a tick while the server drains: nothing is filled then, and nobody is replaced."""
         if now >= self._next_care:
             self._next_care = now + TICK
             for generation in self.generations:
-                self._observe(events.Pulse(generation.ready, 0, len(generation.slots)))
-            self.force.look_after_orphans(now, self.generations)
+                self.observe(events.Pulse(generation.ready, 0, len(generation.slots)))
+            self.workers.look_after_orphans(now, self.generations)
 
     def due(self) -> float:
         """The instant (monotonic) at which there is something to fill or to kill."""
-        return min([self.force.due(), *(slot.retry_at for _, slot in self._empty())])
+        return min([self.workers.due(), *(slot.retry_at for _, slot in self._empty())])
 
     def _empty(self) -> Iterator[tuple[Generation, Slot]]:
         for generation in self.generations:
@@ -114,7 +198,7 @@ class Fleet:
                     yield generation, slot
 
     def _spawn(self, generation: Generation, slot: Slot) -> None:
-        born = self.force.spawn(generation, slot)
+        born = self.workers.spawn(generation, slot)
         if isinstance(born, str):
             self._not_started(slot, born)
         elif slot.worker is None:
@@ -124,35 +208,33 @@ class Fleet:
 
     def _not_started(self, slot: Slot, why: str, killed: bool = False) -> None:
         pause = slot.rest(time.monotonic(), killed)
-        self._observe(events.WorkerNotStarted(slot.number, why, pause))
+        self.observe(events.WorkerNotStarted(slot.number, why, pause))
 
     # Ready, and dead
 
     def _ready(self, worker: Worker) -> None:
         slot = worker.slot
         slot.failure = None
-        self._observe(events.WorkerReady(slot.number, worker.pid, self.force.pace.told))
+        self.observe(events.WorkerReady(slot.number, worker.pid, self.workers.pace.told))
         if slot.successor is worker:
             before, slot.worker, slot.successor = slot.worker, worker, None
             if before is not None:
-                self.force.release(before, worker.generation.plan.settings.old_workers_timeout)
+                self.workers.release(before, worker.generation.plan.settings.old_workers_timeout)
         if self.served or (worker.generation.candidate and not worker.generation.complete):
             return
         worker.generation.candidate = False
         self.served = True
-        self._serves()
+        self._callbacks.serves()
+        self.poller.guard.armed = True
         for slot in worker.generation.slots:
             if slot.failure is not None:
                 self._not_started(slot, told(slot.failure))
         self._tell_when_started()
 
     def _tell_when_started(self) -> None:
-        if self._started is None or not self.served:
-            return
-        serving = self.generations[0]
-        if all(slot.began for slot in serving.slots):
-            started, self._started = self._started, None
-            started(serving.ready, len(serving.slots))
+        if self.served and not self._all_started and all(slot.began for slot in self.serving.slots):
+            self._all_started = True
+            self._callbacks.started(self.serving.ready, len(self.serving.slots))
 
     def _died(self, worker: Worker, status: int) -> None:
         """Says when the slot of a dead worker is filled again."""
@@ -188,23 +270,23 @@ class Fleet:
         if seconds:
             seconds = suspect.refuse(now, seconds)
             plan.board.refused().refuse(source, int((now + seconds) * 10**9))
-        self._observe(events.SourceSuspected(name(source), suspect.deaths, seconds, why if not seconds else ""))
+        self.observe(events.SourceSuspected(name(source), suspect.deaths, seconds, why if not seconds else ""))
 
     def _replaced_at(self, generation: Generation, now: float) -> float:
-        pace = self.force.pace
+        pace = self.workers.pace
         at = pace.allows(now, len(generation.slots))
         if at > now and not pace.told:
             pace.told = True
-            self._observe(events.ReplacementsWait(RATE))
+            self.observe(events.ReplacementsWait(RATE))
         return at
 
     def _give_up(self, now: float) -> None:
         if self.served:
             return
-        (generation,) = self.generations
+        generation = self.serving
         if generation.failure is not None:
             raise generation.failure
-        if self.force.living:
+        if self.workers.living:
             return
         failures = [slot.failure for slot in generation.slots if slot.failure is not None]
         if len(failures) == len(generation.slots):
@@ -217,7 +299,7 @@ class Fleet:
     def _listen(self, now: float) -> int:
         """Kills workers that are silent, those that have let go too; how many."""
         silent = 0
-        for worker in self.force.living.values():
+        for worker in self.workers.living.values():
             settings = worker.generation.plan.settings
             if not worker.ready or worker.draining or worker.doom or not settings.worker_silence:
                 continue
@@ -227,8 +309,8 @@ class Fleet:
                 worker.debugged = None
             elif not self._debugged(worker, now):
                 silent += 1
-                self._observe(events.WorkerSilent(worker.slot.number, worker.pid, seconds))
-                self.force.abort(worker, f"was silent for {seconds:.0f} s (--worker-silence)")
+                self.observe(events.WorkerSilent(worker.slot.number, worker.pid, seconds))
+                self.workers.abort(worker, f"was silent for {seconds:.0f} s (--worker-silence)")
         return silent
 
     def _debugged(self, worker: Worker, now: float) -> bool:
@@ -238,7 +320,7 @@ class Fleet:
         before = worker.debugged.spared
         how = worker.debugged.answer(now)
         if how and not before:
-            self._observe(events.WorkerDebugged(worker.slot.number, worker.pid, how))
+            self.observe(events.WorkerDebugged(worker.slot.number, worker.pid, how))
         return how != ""
 
     def _care(self, generation: Generation, now: float, silent: int) -> None:
@@ -248,24 +330,24 @@ class Fleet:
             if worker is None or not worker.ready or worker.retired or worker.doom:
                 continue
             if slot.successor is None and now >= slot.retry_at and (why := worn_out(worker, settings, now)):
-                self._observe(events.WorkerRetired(slot.number, worker.pid, why))
+                self.observe(events.WorkerRetired(slot.number, worker.pid, why))
                 self._spawn(generation, slot)
         if not generation.candidate:
-            self._observe(events.Pulse(generation.ready, silent, len(generation.slots)))
+            self.observe(events.Pulse(generation.ready, silent, len(generation.slots)))
 
     def _look_at_old_workers(self, serves: bool) -> None:
         """Tells those to drain that are too many. Of other programs' workers, which the scoreboard tells of, each
         supervisor takes note and lets them alone: what stands there may have been written by anybody."""
         if not self.served:
             return
-        last = self.generations[0]
+        last = self.serving
         board, me = last.plan.board, os.getpid()
         if serves:
             board.serving = last.number
         serving = max(last.number, board.serving)
         ours = {
             OldWorker(each.generation.number, each.slot.number, each.started_at, each.pid): each
-            for each in self.force.living.values()
+            for each in self.workers.living.values()
             if each.retired and not each.draining and each.generation.number <= serving
         }
         theirs = [
@@ -276,7 +358,7 @@ class Fleet:
         room = board.room - 2 * len(last.slots) - SPARE_PAGES
         for old, why in too_many([*ours, *theirs], serving, last.plan.settings.max_generations, room).items():
             if worker := ours.get(old):
-                self.force.hurry(worker, why)
+                self.workers.hurry(worker, why)
 
 
 def worn_out(worker: Worker, settings: Settings, now: float) -> str:

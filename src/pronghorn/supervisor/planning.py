@@ -132,17 +132,13 @@ class Planner:
             return None
         return loading.load_handler(source, settings).facts
 
-    def model(self, facts: HandlerFacts, settings: Settings) -> tuple[Model, str]:
-        """As `judged`."""
-        return judged(facts, settings)
-
     def plan(
         self, source: Any, settings: Settings, facts: HandlerFacts, keep: list[Listener], inherited: list[Listener]
     ) -> Plan:
         """A plan; its listeners are those of `keep` that are still wanted, those `inherited`, and new ones. Raises
         PronghornError, and then nothing new is open. It may block: at the first start there is nobody to keep waiting.
         """
-        model, _ = self.model(facts, settings)
+        model, _ = judged(facts, settings)
         certificates = certified(facts, settings)
         if settings.max_connections_per_source:
             sources.prepare()

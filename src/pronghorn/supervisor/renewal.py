@@ -1,6 +1,7 @@
 """What the supervisor takes anew while it serves, without a reload: certificates (`--tls-watch`), and the log file.
 
-Law: it reads and opens no file itself; errands do.
+Law: it reads and opens no file itself; helpers do. While a helper cannot die (its file system hangs), no other is
+started for the same purpose.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import msgspec
 
 from pronghorn import events
 from pronghorn.errors import PronghornError
-from pronghorn.events import Observer
-from pronghorn.supervisor.errand import Errand
-from pronghorn.supervisor.poller import Poller
+from pronghorn.supervisor.fleet import Fleet
+from pronghorn.supervisor.helper_task import HelperTask
 from pronghorn.system import log_file
-from pronghorn.system.helper import Answer, Reaper
+from pronghorn.system.helper import Answer, Helper
 
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
@@ -27,12 +27,12 @@ PATIENCE = 10.0  # seconds that one may take
 
 
 class Renewal:
-    """Looks after the certificates that serve. `left` are descriptors that helpers must not keep."""
+    """Looks after the certificates that serve."""
 
-    def __init__(self, poller: Poller, observe: Observer, reaper: Reaper, left: Callable[[], Iterable[int]]) -> None:
-        self._observe = observe
-        self._errand = Errand(poller, reaper, left)
-        self._reopening = Errand(poller, reaper, left)
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._look = HelperTask(fleet.poller)
+        self._reopening = HelperTask(fleet.poller)
         self._certificates: Certificates | None = None  # whose files it looks at
         self._next = 0.0
         self._late = False
@@ -41,25 +41,25 @@ class Renewal:
     def turn(self, now: float, certificates: Certificates | None, folder: str) -> None:
         """To be called in each turn, with those that serve now, and where their paths begin."""
         if certificates is not self._certificates:
-            self._errand.close()
+            self._look.close()
             self._certificates = certificates
-        self._errand.turn(now)
+        self._look.turn(now)
         if certificates is not None and now >= self._next:
             self._next = now + LOOK
             if certificates.watched():
-                self._look(certificates, folder)
+                self._look_at(certificates, folder)
             else:
                 self._tell(certificates.expiring())
 
     def due(self) -> float:
         """The instant (monotonic) at which a helper is late."""
-        return min(self._errand.due(), self._reopening.due())
+        return min(self._look.due(), self._reopening.due())
 
     def close(self) -> None:
         """Ends the look under way."""
-        self._errand.close()
+        self._look.close()
 
-    def _look(self, certificates: Certificates, folder: str) -> None:
+    def _look_at(self, certificates: Certificates, folder: str) -> None:
         def look() -> Answer:
             if folder:
                 os.chdir(folder)
@@ -75,11 +75,11 @@ class Renewal:
                 self._tell([events.CertificateRefused(why)])
             self._late = isinstance(answer, PronghornError)
 
-        self._errand.begin(look, PATIENCE, seen)
+        self._begin(self._look, look, seen)
 
     def _tell(self, told: Iterable[events.Event]) -> None:
         for event in told:
-            self._observe(event)
+            self._fleet.observe(event)
 
     # The log file
 
@@ -90,13 +90,34 @@ class Renewal:
     def turn_log(self, now: float) -> None:
         """To be called in each turn, while the server drains too."""
         self._reopening.turn(now)
-        if self._reopen and not self._reopening.busy:
+        if self._reopen:
             file = log_file.current
 
             def opened(answer: Answer | PronghornError) -> None:
                 if isinstance(answer, PronghornError):
-                    self._observe(events.LogNotReopened(file.path, answer.why or answer.what))
+                    self._fleet.observe(events.LogNotReopened(file.path, answer.why or answer.what))
                 else:
                     file.become(answer[1][0])
 
-            self._reopen = not self._reopening.begin(lambda: (b"", [file.opened()]), PATIENCE, opened)
+            self._reopen = not self._begin(self._reopening, lambda: (b"", [file.opened()]), opened)
+
+    def _begin(
+        self, task: HelperTask, work: Callable[[], Answer], then: Callable[[Answer | PronghornError], None]
+    ) -> bool:
+        """Starts a helper; `then` is called with its answer. False if none can be started now."""
+        fleet = self._fleet
+        helpers = fleet.workers.helpers
+        if task.busy or task.last in helpers:
+            return False
+        try:
+            task.begin(lambda: Helper(work, PATIENCE, helpers, fleet.kept()), lambda helper: then(_answer_of(helper)))
+        except OSError:
+            return False
+        return True
+
+
+def _answer_of(helper: Helper) -> Answer | PronghornError:
+    try:
+        return helper.answer() or PronghornError("The process that did it ended.")
+    except PronghornError as error:
+        return error

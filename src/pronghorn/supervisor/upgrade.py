@@ -13,16 +13,18 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from pronghorn import events
 from pronghorn.boot import server_command
-from pronghorn.errors import PronghornError, WorkerFailedToStart, from_parts
-from pronghorn.events import Observer
-from pronghorn.supervisor.poller import Done, Poller
-from pronghorn.system.helper import Reaper
+from pronghorn.errors import WorkerFailedToStart, from_parts
+from pronghorn.supervisor.callbacks import Callbacks, NewProgram
+from pronghorn.supervisor.change import Change
+from pronghorn.supervisor.fleet import Fleet
+from pronghorn.supervisor.generation import Worker
+from pronghorn.supervisor.poller import Done
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import flush_streams, kill
 from pronghorn.system.signals import SignalPipe, hold_signals, reset_signals
@@ -32,41 +34,29 @@ FAILED = {"kind": WorkerFailedToStart.__name__, "what": "The new program failed.
 MARGIN = 5.0  # seconds beyond start_timeout: for the interpreter, and for a probe that takes all of its own time
 
 
-class Upgrade:
-    """One upgrade under way: the new program's process `pid`, which `reaper` takes if it fails. `over` is true once it
-    is decided; `error` says why nothing changes. Raises OSError when no process can be
-    started.
+class Upgrade(Change):
+    """One upgrade under way: `successor` is the new program's process. Raises OSError when none can be started.
 
     Nobody waits for exec(2), nor for the folder: a disk that hangs holds up the new process alone.
     """
 
-    def __init__(
-        self,
-        boot: bytes,
-        passed: list[int],
-        folder: str,
-        limit: float,
-        poller: Poller,
-        observe: Observer,
-        reaper: Reaper,
-    ) -> None:
-        self.over = False
-        self.error: PronghornError | None = None
-        self.done: list[Done] = []
-        self._poller = poller
-        self._reaper = reaper
+    kind, failure = "upgrade", events.UpgradeFailed
+
+    def __init__(self, program: NewProgram, fleet: Fleet, callbacks: Callbacks, done: Done) -> None:
+        super().__init__(fleet, done)
+        self._handed_over = callbacks.handed_over
         self._line = b""
-        self.deadline = time.monotonic() + 2 * limit + MARGIN
-        observe(events.UpgradeStarted())
+        self._deadline = time.monotonic() + 2 * fleet.serving.plan.settings.start_timeout + MARGIN
+        fleet.observe(events.UpgradeStarted())
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
-        file = anonymous_file(boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
+        file = anonymous_file(program.boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                _become(file, folder, [*passed, file, writer], writer, mask)
+            self.successor = os.fork()
+            if self.successor == 0:
+                _become(file, program.folder, [*program.passed, file, writer], writer, mask)
         except OSError:
             os.close(self._reader)
             raise
@@ -74,24 +64,32 @@ class Upgrade:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(file)
             os.close(writer)
-        reaper.add(self.pid)
-        poller.add(self._reader, self._listen)
+        fleet.workers.helpers.add(self.successor)
+        fleet.serving.plan.board.share(self.successor)
+        fleet.poller.add(self._reader, self._listen)
 
     def look(self, now: float) -> None:
-        """Gives it up when its time is over."""
-        if not self.over and now >= self.deadline:
+        if not self.over and now >= self._deadline:
             self.fail(WorkerFailedToStart("The new program did not become ready.", "Its time is over."))
 
-    def fail(self, error: PronghornError) -> None:
-        """It is decided: nothing changes, and the new program ends."""
-        if not self.over:
-            self._decide(error)
-            kill(self.pid, signal.SIGTERM)
-            self._reaper.dismiss(self.pid, GRACE)
+    def undo(self) -> None:
+        self._hang_up()
+        kill(self.successor, signal.SIGTERM)
+        self.fleet.workers.helpers.dismiss(self.successor, GRACE)
 
-    def _decide(self, error: PronghornError | None) -> None:
-        self.over, self.error = True, error
-        self._poller.remove(self._reader)
+    def replaced(self) -> list[Worker]:
+        return [*self.fleet.workers.living.values()]
+
+    def take_over(self) -> None:
+        self._handed_over()
+        self.fleet.observe(events.Upgraded(self.successor))
+        self.fleet.step_aside()
+
+    def succeeded(self, seconds: float, accepting: int) -> dict[str, Any]:
+        return {"pid": self.successor, "accepting": accepting}
+
+    def _hang_up(self) -> None:
+        self.fleet.poller.remove(self._reader)
         os.close(self._reader)
 
     def _listen(self) -> None:
@@ -103,7 +101,8 @@ class Upgrade:
             except msgspec.DecodeError:
                 said = {}
             if "listening" in said:
-                self._decide(None)
+                self.over = True
+                self._hang_up()
             else:
                 self.fail(from_parts({**FAILED, **said.get("error", {})}))
         elif not more:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -40,12 +40,8 @@ class SignalPipe:
 
     def __init__(self, *, last: bool = False) -> None:
         self._last = last
-        self._depth = 0
 
     def __enter__(self) -> SignalPipe:
-        self._depth += 1
-        if self._depth > 1:
-            return self
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -67,9 +63,6 @@ class SignalPipe:
             signal.signal(number, nothing)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._depth -= 1
-        if self._depth:
-            return
         for number, handler in self._before.items() if not self._last else ():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self._last:
@@ -86,13 +79,6 @@ class SignalPipe:
             return os.read(self._reader, 65536)
         except BlockingIOError:
             return b""
-
-    def put(self, numbers: Iterable[int]) -> None:
-        """Has signals come once more, as far as there is room."""
-        try:
-            os.write(self._writer, bytes(numbers))
-        except BlockingIOError:
-            pass
 
     def close(self) -> None:
         for fd in self.descriptors():

@@ -24,8 +24,8 @@ from typing import IO, Any
 import msgspec
 import psutil
 
+from pronghorn.boot import Boot
 from pronghorn.errors import PronghornError, from_parts
-from pronghorn.server import Boot
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source

@@ -77,18 +77,21 @@ def kind_of(factory: Any) -> str:
 class Lifespan:
     """The lifespan of one worker, to be entered once: a context manager, async if `kind` is "async".
 
-    Entering raises WorkerFailedToStart with the user's own traceback. Leaving never raises: what the user's code raises
-    then is handed to `failed`.
+    Entering raises WorkerFailedToStart with the user's own traceback. Leaving never raises (see `tell_failures`).
     """
 
-    __slots__ = ("_factory", "_manager", "failed", "kind", "name")
+    __slots__ = ("_factory", "_failed", "_manager", "kind", "name")
 
     def __init__(self, factory: Callable[[], Any]) -> None:
         self._factory = factory
         self._manager: Any = None
         self.kind = kind_of(factory)
         self.name = str(getattr(factory, "__qualname__", repr(factory)))
-        self.failed: Callable[[BaseException], None] | None = None
+        self._failed: Callable[[BaseException], None] | None = None
+
+    def tell_failures(self, call: Callable[[BaseException], None]) -> None:
+        """Have `call` called with what the user's code raises while it is left."""
+        self._failed = call
 
     def __enter__(self) -> None:
         try:
@@ -129,8 +132,8 @@ class Lifespan:
         return WorkerFailedToStart(f"The lifespan {self.name!r} failed to start.", tracebacks.of_users(error))
 
     def _not_left(self, error: BaseException) -> None:
-        if self.failed is not None:
-            self.failed(error)
+        if self._failed is not None:
+            self._failed(error)
 
 
 def _become(value: Any) -> None:

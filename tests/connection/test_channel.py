@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pronghorn.connection.channel import Channel
+from pronghorn.connection.channel import Channel, Terms
 from pronghorn.connection.states import TRANSITIONS, State, moved
 from pronghorn.handlers.messages import Protocol
 from pronghorn.serving.event_loop import Deadlines
@@ -68,7 +68,7 @@ def pair() -> Iterator[tuple[Channel, Recorder, socket.socket, ByHand]]:
     ours.setblocking(False)
     theirs.settimeout(5)
     loop, protocol, drain = ByHand(), Recorder(), Drain(1.0)
-    channel = Channel(ours, 1, "peer", loop, high_water=1000, drain=drain)
+    channel = Channel(ours, 1, "peer", Terms(loop, drain, high_water=1000))
     channel.open(protocol)
     yield channel, protocol, theirs, loop
     for each in (ours, theirs, drain):
@@ -214,7 +214,7 @@ def test_a_reset_is_the_end_and_no_error_of_the_handler() -> None:
     ours, peer = listening.accept()
     ours.setblocking(False)
     loop, protocol = ByHand(), Recorder()
-    channel = Channel(ours, 1, peer, loop, high_water=1000)
+    channel = Channel(ours, 1, peer, Terms(loop, high_water=1000))
     channel.open(protocol)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     theirs.close()

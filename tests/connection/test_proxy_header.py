@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_header import TOO_LATE, WRONG, Introduction, read_header
 from pronghorn.connection.proxy_protocol import SIGNATURE, ProxyHeader
 from pronghorn.connection.states import State
@@ -73,9 +74,9 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def test_an_introduction_reads_its_header_and_no_more(ends: tuple[socket.socket, socket.socket]) -> None:
     one, other = ends
-    changes: list[Introduction] = []
+    changes: list[Watchable] = []
     introduction = Introduction(other, ("127.0.0.2", 1), 10.0)
-    introduction.changed = changes.append
+    introduction.tell(changes.append)
     for byte in LINE[:-1]:
         one.send(bytes([byte]))
         introduction.on_readable()
@@ -88,10 +89,10 @@ def test_an_introduction_reads_its_header_and_no_more(ends: tuple[socket.socket,
         True,
         False,
     )
-    assert changes == [introduction]
+    assert changes == [introduction] * 2  # when it is watched, and when it is over
     introduction.late()
     introduction.on_readable()
-    assert (introduction.refusal, changes) == ("", [introduction])
+    assert (introduction.refusal, changes) == ("", [introduction] * 2)
     assert other.recv(100) == b"hello"
 
 

@@ -114,6 +114,35 @@ class ConnectionBase:
         self.inode = identity(self.fd)
         self.lost = False
 
+    def introduce(self, header: ProxyHeader) -> None:
+        """A proxy has said for which client it made the connection: its `peer` is that client from now on."""
+        self.proxy = header
+        if header.source is not None:
+            self.peer = header.source
+
+    def drive(self, protocol: Any, partial: Callable[[], bool], hears_drain: bool) -> None:
+        """A protocol is driven over the connection; `partial` tells whether it holds half a message."""
+        self.protocol, self.partial, self.hears_drain = protocol, partial, hears_drain
+
+    def lend_to_loop(self, channel: Any, leave: Callable[[float, float], None], cancel: Callable[[], None]) -> None:
+        """A loop of its own has the connection, with a `channel` over it, until `lend_to_loop` is undone by
+        `take_from_loop`."""
+        self.protocol, self.leave, self.cancel = channel, leave, cancel
+
+    def take_from_loop(self) -> None:
+        """That loop is through with it."""
+        self.leave = self.cancel = None
+
+    def lend_to_program(self, pid: int, kill: Callable[[], None]) -> None:
+        """A program has the connection: `cut` calls `kill`."""
+        self.program, self.on_cut = pid, kill
+
+    def take_from_program(self, ending: str) -> None:
+        """The program has ended, as `ending` says, unless the connection was cut."""
+        self.program, self.on_cut = 0, None
+        if self.cut_by is None:
+            self.program_end = ending
+
     @property
     def reason(self) -> str:
         """Why the connection ended, if nothing went wrong."""

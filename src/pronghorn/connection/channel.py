@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, NamedTuple
 
 from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering, drop_unsent, end, is_heard_out
 from pronghorn.connection.interfaces import Loop
@@ -42,6 +42,17 @@ SLOTS = tuple(
 NOTHING: tuple[str, ...] = ()
 
 
+class Terms(NamedTuple):
+    """What the channels of one loop have in common."""
+
+    loop: Loop
+    drain: Drain | None = None
+    most_unsent: int = sys.maxsize
+    """Bytes: a handler that writes on beyond that is cut off."""
+    high_water: int = 64 * 1024
+    """Bytes unsent above which reading pauses, and the protocol is told."""
+
+
 class AnyChannel(Transport):
     """A non-blocking connection, whatever class its slots make it: see Channel, and AsyncioChannel."""
 
@@ -50,23 +61,28 @@ class AnyChannel(Transport):
     program_end = ""  # no program is behind a channel
 
     def __init__(
-        self, sock: socket.socket, number: int, peer: Peer, loop: Loop, *, high_water: int, drain: Drain | None = None,
-        most: int = sys.maxsize, context: Context | None = None,
-    ) -> None:  # fmt: skip
-        self.sock, self.number, self.peer, self.loop = sock, number, peer, loop
-        self.drain, self.opened, self.state = drain, time.monotonic(), State.OPENING
+        self,
+        sock: socket.socket,
+        number: int,
+        peer: Peer,
+        terms: Terms,
+        proxy: ProxyHeader | None = None,
+        context: Context | None = None,
+    ) -> None:
+        """`context` is what all of the handler is called in, for this connection; a copy of the caller's by default."""
+        self.sock, self.number, self.peer, self.proxy = sock, number, peer, proxy
+        self.loop, self.drain, self._most, high_water = terms
+        self.opened, self.state = time.monotonic(), State.OPENING
         self.bytes_in = self.bytes_out = 0
         self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word
         self.ended = self.peer_ended = False  # the protocol has been told the end of input; it was the peer's own
-        self.context = context if context is not None else copy_context()  # what is called of the handler runs here
+        self.context = context if context is not None else copy_context()
         self.protocol: Any = None
-        self.proxy: ProxyHeader | None = None
         self._fills = False  # the protocol has a buffer of its own
         self.stays = self.aged = False  # the handler wants to stay while draining; it is being ended for its age
         self._asked = 0  # what had been written when the last input came
         self._backlog: bytearray | None = None
         self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
-        self._most = most  # whoever writes more is cut
         self._name: Any = None  # our address, once the socket is gone
         self.seen: Seen | None = None
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read

@@ -10,6 +10,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pronghorn.connection.blocking import Connection, end_reading
@@ -182,14 +183,19 @@ class BlockingTransport(Transport):
         return 0
 
 
-def drive(protocol: Any, conn: Connection) -> None:
-    """Hold one whole conversation of `protocol` over `conn`, blocking until it is over.
+def _never() -> bool:
+    return False
+
+
+def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never, *, hears_drain: bool = False) -> None:
+    """Hold one whole conversation of `protocol` over `conn`, blocking until it is over. `partial` tells whether the
+    protocol holds half a message; one that `hears_drain` is told as soon as draining begins, since it may want to stay.
 
     An exception of the protocol passes through, after `connection_lost`; the end of the peer does not. Afterwards
     the connection is still open: whoever called closes it, and closing lingers.
     """
     transport = BlockingTransport(conn, protocol)
-    conn.protocol = protocol
+    conn.drive(protocol, partial, hears_drain)
     error: BaseException | None = None
     try:
         protocol.connection_made(transport)

@@ -30,8 +30,7 @@ class Introduction:
     """A connection in a loop that awaits its header: CLOSED means that it came, or `refusal` says why not; the socket
     is still open."""
 
-    __slots__ = ("_reader", "changed", "deadline", "detail", "header", "peer", "refusal", "sock", "state",
-                 "wants_read")  # fmt: skip
+    __slots__ = tuple("_changed _reader deadline detail header peer refusal sock state wants_read".split())
     wants_write = False
 
     def __init__(self, sock: socket.socket, peer: Peer, deadline: float) -> None:
@@ -41,8 +40,13 @@ class Introduction:
         self.refusal = self.detail = ""
         self.state = State.OPENING
         self.wants_read = True
-        self.changed: Callable[[Watchable], None] = _nothing
+        self._changed: Callable[[Watchable], None] = _nothing
         self._reader = HeaderReader()
+
+    def tell(self, changed: Callable[[Watchable], None]) -> None:
+        """A loop watches it from now on: `changed` is called, now and when it is over."""
+        self._changed = changed
+        changed(self)
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -84,7 +88,7 @@ class Introduction:
             self.refusal, self.detail = refusal, detail
             self.state = State.CLOSED
             self.wants_read = False
-            self.changed(self)
+            self._changed(self)
 
 
 def read_header(sock: socket.socket, timeout: float) -> ProxyHeader:

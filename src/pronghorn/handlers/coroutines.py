@@ -18,7 +18,7 @@ from typing import Any, cast
 from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
 from pronghorn.connection.asyncio_drain import Farewell, context_of, look_at_all
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.channel import AnyChannel, Terms
 from pronghorn.connection.closing import READ_SIZE
 from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
@@ -133,7 +133,7 @@ class OwnLoops:
 
     def __init__(self, factory: Callable[[], Any], settings: Settings) -> None:
         self._factory = factory
-        self._high_water, self._most = settings.write_high_water, settings.max_write_buffer
+        self._high_water, self._most_unsent = settings.write_high_water, settings.max_write_buffer
         self._quiet = settings.drain_quiet
         self._here = threading.local()
 
@@ -183,9 +183,9 @@ class OwnLoops:
         over = loop.create_future()
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
-        conn.protocol = channel = channel_over(conn, watch, self._high_water, self._most)
-        conn.leave = functools.partial(self._leave_taken, loop, channel)
-        conn.cancel = functools.partial(_cancel_all, loop, asyncio.current_task())
+        channel = channel_over(conn, Terms(watch, conn.drain, self._most_unsent, self._high_water))
+        leave = functools.partial(self._leave_taken, loop, channel)
+        conn.lend_to_loop(channel, leave, functools.partial(_cancel_all, loop, asyncio.current_task()))
         if conn.waits.watched:
             _give_signs(over, conn)
 
@@ -203,7 +203,7 @@ class OwnLoops:
             await over
         finally:
             timer.cancel()
-            conn.leave = conn.cancel = None
+            conn.take_from_loop()
             part(channel, conn)
         if errors:
             raise errors[0]

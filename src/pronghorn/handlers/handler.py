@@ -59,18 +59,12 @@ class Handler:
         else:
             protocol = self.protocol()
             if isinstance(protocol, MessageProtocol):
-                conn.partial = lambda: protocol.partial
+                drive(protocol, conn, lambda: protocol.partial)
             else:
-                conn.partial = _never
                 tell = getattr(type(protocol), "draining", None)
-                conn.hears_drain = tell not in (None, Protocol.draining)  # it may want to stay
-            drive(protocol, conn)
+                drive(protocol, conn, hears_drain=tell not in (None, Protocol.draining))
 
     def leave(self) -> None:
         """A flow of control that held conversations ends."""
         if self._leave is not None:
             self._leave()
-
-
-def _never() -> bool:
-    return False

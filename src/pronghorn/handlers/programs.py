@@ -73,14 +73,11 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
         env=environment(conn),
         start_new_session=True,  # Ctrl-C at our terminal is for us, who drain
     ) as program:
-        conn.on_cut = lambda: _kill(program)
-        conn.program = program.pid
+        conn.lend_to_program(program.pid, lambda: _kill(program))
         note(conn, program.pid, True)
         conn.waits.call(program.wait)
         note(conn, program.pid, False)
-    conn.on_cut, conn.program = None, 0
-    if conn.cut_by is None:
-        conn.program_end = _ending(program.returncode)
+    conn.take_from_program(_ending(program.returncode))
 
 
 def _ending(status: int) -> str:

@@ -236,14 +236,13 @@ class Flows:
         """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""
         context, detail = self.context, ""
         try:
-            conn.proxy = conn.waits.call(read_header, conn, self.settings.handshake_timeout)
+            header = conn.waits.call(read_header, conn, self.settings.handshake_timeout)
         except TimeoutError:
             limit = TOO_LATE
         except (BadProxyHeader, OSError) as error:
             limit, detail = WRONG, str(error)
         else:
-            if conn.proxy.source is not None:
-                conn.peer = conn.proxy.source
+            conn.introduce(header)
             limit = context.refusal_of_client(conn.peer)
         if not limit:
             context.observe(ConnectionOpened(conn.number, conn.peer))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pronghorn.connection import own_context
 from pronghorn.connection.asyncio_drain import Farewell, look_at_all
-from pronghorn.connection.channel import OPENING, AnyChannel, Channel
+from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
 from pronghorn.connection.interfaces import AnyConnection, Watchable
 from pronghorn.connection.proxy_header import Introduction
@@ -56,11 +56,10 @@ class Loops:
             Acceptor(each, context, self.adopt, self.changed, self.call_later) for each in context.listeners
         ]
         self._descriptors = context.model.descriptors
-        self._high_water = context.settings.write_high_water
+        self._terms = Terms(self, context.drain, context.settings.max_write_buffer, context.settings.write_high_water)
         self._draining = False
         self._farewells: dict[int, Farewell] = {}
         self._looks = False  # at these, from time to time
-        self._most_unsent = context.settings.max_write_buffer
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
         self._to_look_at: list[AnyChannel] = []
         self.contexts = own_context.base()
@@ -95,8 +94,7 @@ class Loops:
             self._header_came(introduction)
         else:
             self.introductions[introduction] = None
-            introduction.changed = self.changed
-            self.changed(introduction)
+            introduction.tell(self.changed)
 
     def _header_came(self, introduction: Introduction) -> None:
         """Or it did not, and the connection is refused; so it is when a limit is against the client."""
@@ -115,11 +113,7 @@ class Loops:
         context = self.context
         if self._handshakes is not None:
             sock = self._handshakes.sealed(sock)
-        channel = self.channel_class(
-            sock, context.number(peer), peer, self, high_water=self._high_water, drain=context.drain,
-            most=self._most_unsent, context=self.contexts.copy(),
-        )  # fmt: skip
-        channel.proxy = header
+        channel = self.channel_class(sock, context.number(peer), peer, self._terms, header, self.contexts.copy())
         self.open[channel.number] = channel
         context.holders[channel.fileno()] = channel
         if self._handshakes is None:

@@ -44,7 +44,7 @@ class Handshakes:
     @staticmethod
     def sealed(sock: socket.socket) -> SealedSocket:
         """The same socket, to be read through records."""
-        return SealedSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        return SealedSocket(sock.family, sock.detach())
 
     def start(self, channel: AnyChannel) -> None:
         """Begin the handshake of a channel."""

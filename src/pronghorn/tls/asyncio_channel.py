@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop, OnAsyncio
+from pronghorn.connection.asyncio_channel import AsyncioChannel, OnAsyncio
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.channel import AnyChannel, Terms
 from pronghorn.tls.channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
 
 
@@ -17,17 +17,15 @@ class AsyncioTlsChannel(OnAsyncio, AnyTlsChannel, asyncio.Transport):
     __slots__ = (*TLS_SLOTS, "__weakref__")
 
 
-def channel_over(conn: Connection, loop: AsyncioLoop, high_water: int, most: int) -> AnyChannel:
+def channel_over(conn: Connection, terms: Terms) -> AnyChannel:
     """A channel that has a blocking connection's descriptor, and its TLS, while it lasts; `part` ends that."""
     conn.setblocking(False)
     sock: socket.socket = conn
     made: type[AnyChannel] = AsyncioChannel
     if conn.records is not None:
         made = AsyncioTlsChannel
-        sock = SealedSocket(conn.family, conn.type, 0, fileno=conn.fileno())
-        sock.owner = conn
-    channel = made(sock, conn.number, conn.peer, loop, high_water=high_water, drain=conn.drain, most=most)
-    channel.proxy = conn.proxy
+        sock = SealedSocket(conn.family, conn.fileno(), conn)
+    channel = made(sock, conn.number, conn.peer, terms, conn.proxy)
     if isinstance(channel, AnyTlsChannel):
         channel.seal(conn.records)
     return channel

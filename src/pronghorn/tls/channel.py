@@ -29,10 +29,13 @@ _recv = _socket.socket.recv
 class SealedSocket(socket.socket):
     """A non-blocking socket that is read through its `records`; everything else about it is as it was."""
 
-    __slots__ = ("owner", "records")
+    __slots__ = ("_owner", "records")
     records: Records
-    owner: Connection
-    """The blocking connection that has the same descriptor, if there is one."""
+
+    def __init__(self, family: int, descriptor: int, owner: Connection | None = None) -> None:
+        """Takes the `descriptor`; `owner` is the blocking connection that has it too, if there is one."""
+        super().__init__(family, socket.SOCK_STREAM, 0, descriptor)
+        self._owner = owner
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Plain bytes, empty at the end of input; BlockingIOError until a whole record is there; TlsFailed."""
@@ -53,8 +56,7 @@ class SealedSocket(socket.socket):
 
     @property
     def reading_shut(self) -> bool:
-        owner = getattr(self, "owner", None)
-        return owner is not None and owner.reading_shut
+        return self._owner is not None and self._owner.reading_shut
 
 
 class AnyTlsChannel(AnyChannel):

@@ -223,7 +223,7 @@ def _lived(life: Lifespan | None, observe: Observer, line: Line) -> Iterator[Lif
     if life is None:
         yield None
         return
-    life.failed = lambda error: observe(LifespanFailed(life.name, error))
+    life.tell_failures(lambda error: observe(LifespanFailed(life.name, error)))
     line.tell(Stage(f"it entered its lifespan {life.name!r}"))
     if life.kind == ASYNC:
         yield life

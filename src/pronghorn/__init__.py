@@ -9,93 +9,79 @@
     if __name__ == "__main__":
         pronghorn.serve(shout, bind="127.0.0.1:8000", model="epoll", workers=2)
 
-Law: importing this file imports nothing else; a public name brings its room along when it is first used.
+Law: importing this file imports nothing else; a public name is imported when it is first used. The public names stand
+twice, for type checkers and for Python, and a test compares the two.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pronghorn.errors import (
-        AddressInUse,
-        BadHandler,
-        BadSetting,
-        CannotBind,
-        IncompatibleHandler,
-        MessageTooLong,
-        MissingExtra,
-        PeerError,
-        PeerTimeout,
-        PronghornError,
-        TooMuchUnsent,
-        WorkerFailedToStart,
-    )
-    from pronghorn.framing import delimited, lines, prefixed, stream
-    from pronghorn.handlers.messages import Protocol, message
-    from pronghorn.lifespans import current_lifespan, lifespan
-    from pronghorn.server import serve
-    from pronghorn.serving.adopted import adopt, adopted
-    from pronghorn.settings import Settings
-    from pronghorn.system.drain import current_drain
+    from collections.abc import Callable
+
+    from pronghorn.errors import AddressInUse as AddressInUse
+    from pronghorn.errors import BadHandler as BadHandler
+    from pronghorn.errors import BadSetting as BadSetting
+    from pronghorn.errors import CannotBind as CannotBind
+    from pronghorn.errors import IncompatibleHandler as IncompatibleHandler
+    from pronghorn.errors import MessageTooLong as MessageTooLong
+    from pronghorn.errors import MissingExtra as MissingExtra
+    from pronghorn.errors import PeerError as PeerError
+    from pronghorn.errors import PeerTimeout as PeerTimeout
+    from pronghorn.errors import PronghornError as PronghornError
+    from pronghorn.errors import TooMuchUnsent as TooMuchUnsent
+    from pronghorn.errors import WorkerFailedToStart as WorkerFailedToStart
+    from pronghorn.framing import delimited as delimited
+    from pronghorn.framing import lines as lines
+    from pronghorn.framing import prefixed as prefixed
+    from pronghorn.framing import stream as stream
+    from pronghorn.handlers.messages import Protocol as Protocol
+    from pronghorn.handlers.messages import message as message
+    from pronghorn.lifespans import current_lifespan as current_lifespan
+    from pronghorn.lifespans import lifespan as lifespan
+    from pronghorn.server import serve as serve
+    from pronghorn.serving.adopted import adopt as adopt
+    from pronghorn.serving.adopted import adopted as adopted
+    from pronghorn.settings import Settings as Settings
+    from pronghorn.system.drain import current_drain as current_drain
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AddressInUse",
-    "BadHandler",
-    "BadSetting",
-    "CannotBind",
-    "IncompatibleHandler",
-    "MessageTooLong",
-    "MissingExtra",
-    "PeerError",
-    "PeerTimeout",
-    "PronghornError",
-    "Protocol",
-    "Settings",
-    "TooMuchUnsent",
-    "WorkerFailedToStart",
-    "__version__",
-    "adopt",
-    "adopted",
-    "current_drain",
-    "current_lifespan",
-    "delimited",
-    "lifespan",
-    "lines",
-    "message",
-    "prefixed",
-    "serve",
-    "stream",
-]
 
-_ROOMS = {
-    "adopt": "serving.adopted",
-    "adopted": "serving.adopted",
-    "delimited": "framing",
-    "lines": "framing",
-    "prefixed": "framing",
-    "stream": "framing",
-    "current_drain": "system.drain",
-    "current_lifespan": "lifespans",
-    "lifespan": "lifespans",
-    "Protocol": "handlers.messages",
-    "message": "handlers.messages",
-    "serve": "server",
-    "Settings": "settings",
-}
+def on_first_use(
+    package: dict[str, Any], homes: dict[str, str]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package (its `globals()`) whose public names are imported when they are used.
+
+    `homes` has the names that are found in each file of the package. The package gets its `__all__`.
+    """
+    public = {name: home for home, names in homes.items() for name in names.split()}
+    package["__all__"] = sorted({*public, *({"__version__"} & package.keys())})
+
+    def get(name: str) -> object:
+        if name not in public:
+            raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        package[name] = getattr(import_module(f"{package['__name__']}.{public[name]}"), name)
+        return package[name]
+
+    return get, lambda: sorted({*package, *public})
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = on_first_use(
+        globals(),
+        {
+            "errors": "AddressInUse BadHandler BadSetting CannotBind IncompatibleHandler MessageTooLong MissingExtra "
+            "PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
+            "framing": "delimited lines prefixed stream",
+            "handlers.messages": "Protocol message",
+            "lifespans": "current_lifespan lifespan",
+            "server": "serve",
+            "serving.adopted": "adopt adopted",
+            "settings": "Settings",
+            "system.drain": "current_drain",
+        },
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -10,11 +12,13 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import pronghorn
+import pronghorn.testing
 from pronghorn import settings
 from pronghorn.cli import main
 from pronghorn.cli.layers import split, strays
@@ -337,6 +341,16 @@ def test_public_names_are_there() -> None:
     assert set(pronghorn.__all__) <= set(dir(pronghorn))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         pronghorn.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("package", [pronghorn, pronghorn.testing], ids=lambda package: package.__name__)
+def test_type_checkers_see_the_public_names_where_they_are(package: ModuleType) -> None:
+    tree = ast.parse(Path(package.__file__ or "").read_text())
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    typed = {each.asname: node.module for node in imports for each in node.names if each.asname}
+    assert sorted(typed) == [name for name in package.__all__ if name != "__version__"]
+    for name, module in typed.items():
+        assert getattr(importlib.import_module(module or ""), name) is getattr(package, name)
 
 
 README = (ROOT / "README.md").read_text()

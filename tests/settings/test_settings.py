@@ -160,7 +160,7 @@ def test_choices_are_those_of_the_fields() -> None:
 def test_models_are_those_that_have_a_page() -> None:
     from pronghorn.models import registry
 
-    assert list(MODELS) == ["auto", *registry.MODELS]
+    assert list(MODELS) == ["auto", *(page.name for page in registry.pages())]
 
 
 @pytest.mark.parametrize(("model", "workers"), [("prefork", 8), ("epoll", 1), ("fork", 1)])

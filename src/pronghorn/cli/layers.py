@@ -19,7 +19,7 @@ from pronghorn import settings
 from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings.fields import ENVIRONMENT_PREFIX, Field
 from pronghorn.settings.layers import Layers, absolute, find
-from pronghorn.settings.source import Source
+from pronghorn.settings.source import BUILT_IN, Source
 
 EXEC = "--exec"
 COMMAND = "pronghorn.exec"
@@ -124,8 +124,7 @@ def _common() -> list[click.Parameter]:
         click.RichArgument(
             ["handler"],
             required=False,
-            help="module:name, path/file.py:name, or a built-in: upper, echo, discard, chargen, daytime. "
-            "[default: upper]",
+            help=f"module:name, path/file.py:name, or a built-in: {', '.join(BUILT_IN)}. [default: {Source().name}]",
             panel="Handler",
         ),
         click.RichOption(

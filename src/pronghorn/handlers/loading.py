@@ -16,10 +16,9 @@ from pronghorn.handlers import importing
 from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.recognise import is_patched, may_be, meant, recognise, tells
 from pronghorn.settings import Settings, nearest
-from pronghorn.settings.source import Source
+from pronghorn.settings.source import BUILT_IN, Source
 from pronghorn.system.processes import program_path
 
-BUILT_IN = ("upper", "echo", "discard", "chargen", "daytime")
 in_progress = False
 """True while this process imports the user's code, so that serve() can tell that it is called there."""
 
@@ -62,9 +61,8 @@ def load(source: Source, settings: Settings) -> Handler:
                 meant(source.name) or nearest(source.name, BUILT_IN),
                 "Your own are named module:name or path/file.py:name.",
             )
-        return recognise(
-            getattr(importlib.import_module("pronghorn.handlers.builtin"), source.name), settings, source.name
-        )
+        built_in = importlib.import_module("pronghorn.handlers.builtin")
+        return recognise(getattr(built_in, source.name), settings, source.name)
     found = find(source.name)
     if settings.factory:
         found = importing.users(lambda: found(), f"The factory {source.name!r} failed.")

@@ -16,29 +16,17 @@ from pronghorn.lifespans import ASYNC
 from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
 from pronghorn.settings import Settings, nearest
+from pronghorn.settings.model import MODELS as NAMES
 
-PAGES = {
-    "iterative": "iterative:MODEL",
-    "fork": "fork:MODEL",
-    "prefork": "prefork:MODEL",
-    "thread": "thread:MODEL",
-    "pool": "pool:MODEL",
-    "select": "select:MODEL",
-    "poll": "poll:MODEL",
-    "epoll": "epoll:MODEL",
-    "kqueue": "kqueue:MODEL",
-    "asyncio": "aio:ASYNCIO",
-    "uvloop": "aio:UVLOOP",
-    "gevent": "green:MODEL",
-}
-MODELS = tuple(PAGES)
+MODELS = tuple(name for name in NAMES if name != "auto")
+NAMED_OTHERWISE = {"asyncio": ("aio", "ASYNCIO"), "uvloop": ("aio", "UVLOOP"), "gevent": ("green", "MODEL")}
 
 
 def page(name: str) -> Model:
     """A model, available here or not. BadSetting if there is none of this name."""
-    if name not in PAGES:
+    if name not in MODELS:
         raise BadSetting(f"There is no model {name!r}.", hint=nearest(name, MODELS))
-    module, _, attribute = PAGES[name].partition(":")
+    module, attribute = NAMED_OTHERWISE.get(name, (name, "MODEL"))
     model: Model = getattr(importlib.import_module(f"pronghorn.models.{module}"), attribute)
     return model
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+BUILT_IN = ("upper", "echo", "discard", "chargen", "daytime")
+
 
 class Source(msgspec.Struct, frozen=True):
     """A built-in's name, `module:name`, `path/file.py:name`, `path/file.py`, or a program's command."""

@@ -14,63 +14,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pronghorn import on_first_use
+
 if TYPE_CHECKING:
-    from pronghorn.testing.chaos import ChaosProxy, Way
-    from pronghorn.testing.checks import check_handler, check_model
-    from pronghorn.testing.forms import FORMS, Form
-    from pronghorn.testing.promises import PROMISES, Promise
-    from pronghorn.testing.served import Served, serving
-    from pronghorn.testing.subject import Subject
-    from pronghorn.testing.talk import exchange, until
-    from pronghorn.testing.tls import over_tls
-    from pronghorn.testing.transport import FakeTransport
-
-__all__ = [
-    "FORMS",
-    "PROMISES",
-    "ChaosProxy",
-    "FakeTransport",
-    "Form",
-    "Promise",
-    "Served",
-    "Subject",
-    "Way",
-    "check_handler",
-    "check_model",
-    "exchange",
-    "over_tls",
-    "serving",
-    "until",
-]
-
-_ROOMS = {
-    "FORMS": "forms",
-    "Form": "forms",
-    "PROMISES": "promises",
-    "Promise": "promises",
-    "ChaosProxy": "chaos",
-    "Way": "chaos",
-    "FakeTransport": "transport",
-    "Served": "served",
-    "serving": "served",
-    "Subject": "subject",
-    "check_handler": "checks",
-    "check_model": "checks",
-    "exchange": "talk",
-    "until": "talk",
-    "over_tls": "tls",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from pronghorn.testing.chaos import ChaosProxy as ChaosProxy
+    from pronghorn.testing.chaos import Way as Way
+    from pronghorn.testing.checks import check_handler as check_handler
+    from pronghorn.testing.checks import check_model as check_model
+    from pronghorn.testing.forms import FORMS as FORMS
+    from pronghorn.testing.forms import Form as Form
+    from pronghorn.testing.promises import PROMISES as PROMISES
+    from pronghorn.testing.promises import Promise as Promise
+    from pronghorn.testing.served import Served as Served
+    from pronghorn.testing.served import serving as serving
+    from pronghorn.testing.subject import Subject as Subject
+    from pronghorn.testing.talk import exchange as exchange
+    from pronghorn.testing.talk import until as until
+    from pronghorn.testing.tls import over_tls as over_tls
+    from pronghorn.testing.transport import FakeTransport as FakeTransport
+else:
+    __getattr__, __dir__ = on_first_use(
+        globals(),
+        {
+            "chaos": "ChaosProxy Way",
+            "checks": "check_handler check_model",
+            "forms": "FORMS Form",
+            "promises": "PROMISES Promise",
+            "served": "Served serving",
+            "subject": "Subject",
+            "talk": "exchange until",
+            "tls": "over_tls",
+            "transport": "FakeTransport",
+        },
+    )

@@ -300,11 +300,12 @@ def opened() -> Iterator[type[Terminal]]:
 
 EDITORS = [
     pytest.param(
-        (), id="prompt_toolkit",
+        (),
+        id="prompt_toolkit",
         marks=pytest.mark.skipif(not importlib.util.find_spec("prompt_toolkit"), reason="prompt_toolkit is missing"),
     ),
     pytest.param(("prompt_toolkit",), id="readline"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("missing", EDITORS)

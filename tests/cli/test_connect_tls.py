@@ -125,9 +125,13 @@ def test_a_terminal_speaks_tls(authority: Authority) -> None:
         block = "import sys, runpy; sys.modules['prompt_toolkit'] = None; sys.argv = sys.argv[1:]; "
         block += "runpy.run_module('pronghorn.cli.main', run_name='__main__')"
         with subprocess.Popen(
-            [sys.executable, "-c", block, *command[2:]], stdin=inside, stdout=inside, stderr=inside,
-            start_new_session=True, env={**os.environ, "TERM": "dumb"},
-        ) as client:  # fmt: skip
+            [sys.executable, "-c", block, *command[2:]],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            env={**os.environ, "TERM": "dumb"},
+        ) as client:
             os.close(inside)
             seen = b""
             for words, keys in ((b"> ", b"hello\n"), (b"HELLO", b"\x04"), (b"has been closed", b"")):

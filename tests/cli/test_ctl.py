@@ -21,7 +21,7 @@ import pytest
 
 from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn.cli import ctl, main
-from pronghorn.cli.ctl import tables
+from pronghorn.cli.ctl import request, tables
 from pronghorn.control import client, paths
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.control.server import ControlServer
@@ -29,18 +29,42 @@ from pronghorn.errors import BadHandler
 from pronghorn.supervisor.poller import Done, Poller
 
 STATUS: dict[str, Any] = {
-    "state": "SERVING", "name": "127.0.0.1:8000", "pid": 4711, "version": "1.2.3", "uptime": 7384.2, "generation": 3,
-    "handler": "shop.py:reply", "style": "message", "model": "epoll",
+    "state": "SERVING",
+    "name": "127.0.0.1:8000",
+    "pid": 4711,
+    "version": "1.2.3",
+    "uptime": 7384.2,
+    "generation": 3,
+    "handler": "shop.py:reply",
+    "style": "message",
+    "model": "epoll",
     "listening": ["127.0.0.1:8000", "unix:/run/s\x1b"],
-    "workers": {"wanted": 4, "ready": 3, "draining": 2}, "open": 1234, "accepted": 9876543, "refused": 12,
-    "messages": 123456789, "bytes_in": 2**33 + 5, "bytes_out": 2**31, "handler_errors": 3,
-    "closed": {"done": 9870000, "reset": 120, "idle": 0}, "last_reload": None,
-}  # fmt: skip
+    "workers": {"wanted": 4, "ready": 3, "draining": 2},
+    "open": 1234,
+    "accepted": 9876543,
+    "refused": 12,
+    "messages": 123456789,
+    "bytes_in": 2**33 + 5,
+    "bytes_out": 2**31,
+    "handler_errors": 3,
+    "closed": {"done": 9870000, "reset": 120, "idle": 0},
+    "last_reload": None,
+}
 WORKER = {
-    "slot": 128, "pid": 4194303, "supervisor": 1, "generation": 300, "state": "STARTING", "age": 8640000.0,
-    "open": 100_000, "accepted": 10**12, "messages": 10**15, "bytes_in": 2**60, "bytes_out": 1023, "memory": None,
+    "slot": 128,
+    "pid": 4194303,
+    "supervisor": 1,
+    "generation": 300,
+    "state": "STARTING",
+    "age": 8640000.0,
+    "open": 100_000,
+    "accepted": 10**12,
+    "messages": 10**15,
+    "bytes_in": 2**60,
+    "bytes_out": 1023,
+    "memory": None,
     "beat_age": 31.0,
-}  # fmt: skip
+}
 
 
 class MadeUp:
@@ -309,9 +333,15 @@ def other(folder: Path) -> Iterator[MadeUp]:
     ],
 )
 def test_of_several_servers_the_one_is_asked_that_is_meant(
-    shop: MadeUp, other: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    file: str, arguments: str, variables: dict[str, str],
-) -> None:  # fmt: skip
+    shop: MadeUp,
+    other: MadeUp,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    arguments: str,
+    variables: dict[str, str],
+) -> None:
     (tmp_path / "pronghorn.toml").write_text(file)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -423,8 +453,8 @@ def test_an_answer_may_take_too_long(shop: MadeUp, capsys: pytest.CaptureFixture
 
 
 def test_every_command_waits_long_enough() -> None:
-    assert set(ctl.PATIENCE) == set(COMMANDS)
-    assert ctl.duration("99999999h") == ctl.LONGEST
+    assert set(request.WAITS) == set(ctl.HELP) == set(COMMANDS)
+    assert request.duration("99999999h") == request.LONGEST
 
 
 @pytest.mark.parametrize("reply", [b"", b"hello\n", b"[]\n", b'{"ok": false, "error": 7}\n', b'{"ok": true}\n'])
@@ -512,9 +542,14 @@ def test_sizes(value: int | None, long: str, short: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "long", "short"),
-    [(0.04, "0.0 s", "0s"), (9.96, "10 s", "10s"), (59.6, "1 min 0 s", "1m"), (3600, "1 h 0 min", "1h"),
-     (200_000, "2 d 7 h", "2d")],
-)  # fmt: skip
+    [
+        (0.04, "0.0 s", "0s"),
+        (9.96, "10 s", "10s"),
+        (59.6, "1 min 0 s", "1m"),
+        (3600, "1 h 0 min", "1h"),
+        (200_000, "2 d 7 h", "2d"),
+    ],
+)
 def test_spans(value: float, long: str, short: str) -> None:
     assert (tables.span(value), tables.span(value, short=True)) == (long, short)
 

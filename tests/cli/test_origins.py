@@ -212,9 +212,15 @@ def test_check_as_json(tmp_path: Path) -> None:
     )
     done = pronghorn(tmp_path, "check", "mine:handle", "--model", "asyncio", "-w", "3", "--json")
     assert json.loads(done.stdout) == {
-        "handler": "mine:handle", "style": "asyncio", "lifespan": "async", "model": "asyncio", "why": "as asked",
-        "workers": 3, "bind": ["127.0.0.1:8000"], "certificates": [],
-    }  # fmt: skip
+        "handler": "mine:handle",
+        "style": "asyncio",
+        "lifespan": "async",
+        "model": "asyncio",
+        "why": "as asked",
+        "workers": 3,
+        "bind": ["127.0.0.1:8000"],
+        "certificates": [],
+    }
     assert "with an async lifespan" in pronghorn(tmp_path, "check", "mine:handle").stdout
     assert not (tmp_path / "entered").exists()
 

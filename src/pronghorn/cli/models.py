@@ -9,19 +9,19 @@ from typing import Any
 
 import rich_click as click
 
+from pronghorn.cli.layers import as_json as takes_json
+from pronghorn.cli.layers import print_json
 from pronghorn.models import registry
 from pronghorn.models.model import Model
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@takes_json
 def command(as_json: bool) -> None:
     """Show the concurrency models: what each is for, what it costs, which styles it takes, and whether it runs here."""
     rows = [row(model) for model in registry.pages()]
     if as_json:
-        import json
-
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         show(rows)
 

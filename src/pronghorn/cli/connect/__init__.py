@@ -1,7 +1,7 @@
 """`pronghorn connect`: the other end of a server, for a pipe or for a person.
 
-Law: this file finds the server and says why when it cannot; what flows afterwards is the business of `_pipe` (bytes,
-untouched) and `_terminal` (lines, for eyes).
+Law: this file finds the server and says why when it cannot; what flows afterwards is the business of pipe.py (bytes,
+untouched) and terminal.py (lines, for eyes).
 """
 
 from __future__ import annotations

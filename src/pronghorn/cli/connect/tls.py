@@ -1,6 +1,6 @@
 """TLS for the client: what is plain at one end is sealed at the other.
 
-Law: `_pipe` and `_terminal` hold a plain socket and know nothing of TLS; a relay on a thread of its own stands between
+Law: pipe.py and terminal.py hold a plain socket and know nothing of TLS; a relay on a thread of its own stands between
 that and the server. The end of one side is the end of the other, each half for itself, so that whoever has said all
 can still listen. A server that ends without a close_notify may not have said all, and is told of.
 """

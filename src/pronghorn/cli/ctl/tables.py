@@ -1,4 +1,4 @@
-"""What a server said of itself, for eyes.
+"""The result of a request as a person reads it: a list, a table, or a sentence.
 
 Law: every word that came from the server is made printable; a table fits 80 columns on a terminal, and is not cut in a
 pipe.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -18,8 +19,39 @@ from rich.text import Text
 from pronghorn.control.client import printable
 
 WIDE = 1000  # columns of a pipe
+SILENT = 3.0  # seconds without a heartbeat that stand out
 GOOD, BAD, DIM = "green", "yellow", "dim"
 COLOURS = {"SERVING": GOOD, "STARTING": BAD, "DRAINING": BAD, "DRAINED": BAD, "LEAVING": DIM}
+
+
+def show(what: str, result: dict[str, Any]) -> None:
+    """The result of the command `what` on standard output."""
+    if what == "status":
+        show_status(result)
+    elif what == "workers":
+        show_workers(result["workers"])
+    else:
+        say(sentence(what, result))
+
+
+def sentence(what: str, result: dict[str, Any]) -> str:
+    """What has been done, in one sentence or two."""
+    if what == "reload":
+        later = result.get("later") or ()
+        end = f" Only the next start takes these settings: {', '.join(later)}." if later else ""
+        if old := result.get("accepting"):
+            end += f" {old} old worker{'s' if old > 1 else ''} may still accept."
+        return f"Reloaded in {result['seconds']:.1f} s: generation {result['generation']} serves.{end}"
+    if what == "upgrade":
+        return f"Upgraded: process {result['pid']} serves."
+    if what == "resize":
+        count = result["workers"]
+        return f"Resized: {count} worker{'s' if count > 1 else ''}."
+    if what == "drain":
+        return "Drained: no worker is left, and new clients wait. To go on: pronghorn ctl resize N"
+    cut = result.get("cut", 0)
+    end = f"; the drain deadline cut {cut} connection{'s' if cut > 1 else ''}" if cut else ""
+    return f"Stopped{end}."
 
 
 def show_status(status: dict[str, Any]) -> None:
@@ -97,27 +129,12 @@ def show_workers(rows: list[dict[str, Any]]) -> None:
         say("There is no worker. To have some: pronghorn ctl resize N")
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    table.add_column("Slot", justify="right", no_wrap=True)
-    table.add_column("State", no_wrap=True)
-    for head in ("Process", "Gen", "Age", "Open", "Accepted", "Messages", "In", "Out", "Memory", "Silent"):
-        table.add_column(head, justify="right", no_wrap=True)
+    for head, key, _ in COLUMNS:
+        table.add_column(head, justify="left" if key == "state" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_worker(row))
+        styles = {"state": COLOURS.get(row["state"], ""), "beat_age": BAD if row["beat_age"] >= SILENT else ""}
+        table.add_row(*(text(words(row[key]), styles.get(key, "")) for _, key, words in COLUMNS))
     put(table)
-
-
-def _worker(row: dict[str, Any]) -> list[Text]:
-    silent = row["beat_age"] >= 3.0
-    return [
-        text(str(row["slot"])),
-        text(row["state"], COLOURS.get(row["state"], "")),
-        text(str(row["pid"])),
-        text(str(row["generation"])),
-        text(span(row["age"], short=True)),
-        *(text(number(row[key])) for key in ("open", "accepted", "messages")),
-        *(text(size(row[key], short=True)) for key in ("bytes_in", "bytes_out", "memory")),
-        text(span(row["beat_age"], short=True), BAD if silent else ""),
-    ]
 
 
 def say(words: str) -> None:
@@ -175,3 +192,28 @@ def span(seconds: float, short: bool = False) -> str:
             whole = f"{left // length}"
             return f"{whole}{unit[0]}" if short else f"{whole} {unit} {left % length // smaller} {part}"
     return f"{left}s" if short else f"{left} s"
+
+
+def _short_size(value: int | None) -> str:
+    return size(value, short=True)
+
+
+def _short_span(seconds: float) -> str:
+    return span(seconds, short=True)
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("Slot", "slot", str),
+    ("State", "state", str),
+    ("Process", "pid", str),
+    ("Gen", "generation", str),
+    ("Age", "age", _short_span),
+    ("Open", "open", number),
+    ("Accepted", "accepted", number),
+    ("Messages", "messages", number),
+    ("In", "bytes_in", _short_size),
+    ("Out", "bytes_out", _short_size),
+    ("Memory", "memory", _short_size),
+    ("Silent", "beat_age", _short_span),
+)
+"""The table of workers: head, key of the result, and how the value is written."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import textwrap
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from house import DEPTH, ORDER, SOURCE, files, name, room, rooms, tree
@@ -37,8 +39,8 @@ def section(package: str) -> str:
     """One package: what it is, what it imports, and its files."""
     inside = [path for path in files() if room(path) == package]
     below = ", ".join(each for each in order() if each in imported()[package])
-    says = f"{first_line(SOURCE / package / '__init__.py')} Imports {below}.\n"
-    return f"## {package}/\n\n{says}\n{table(each for each in inside if tree(each).body[1:])}"
+    says = textwrap.fill(f"{first_line(SOURCE / package / '__init__.py')} Imports {below}.", 120)
+    return f"## {package}/\n\n{says}\n\n{table(each for each in inside if tree(each).body[1:])}"
 
 
 def table(paths: Iterable[Path]) -> str:
@@ -53,6 +55,7 @@ def order() -> list[str]:
     return " ".join(ORDER).split()
 
 
+@cache
 def imported() -> dict[str, set[str]]:
     """What each package, or file beside the packages, imports of those below it."""
     graph: dict[str, set[str]] = {each: set() for each in DEPTH}
@@ -63,16 +66,14 @@ def imported() -> dict[str, set[str]]:
 
 def picture() -> str:
     """An arrow for each import that no way over other arrows leads to already."""
-    graph = imported()
-
-    def reached(start: str) -> set[str]:
-        return graph[start].union(*(reached(each) for each in graph[start]))
-
+    graph, reached = imported(), dict[str, set[str]]()
+    for each in reversed(order()):
+        reached[each] = graph[each].union(*(reached[below] for below in graph[each]))
     arrows = [
         f"    {start}[{label(start)}] --> {end}[{label(end)}]"
         for start in order()
         for end in order()
-        if end in graph[start] and not any(end in reached(other) for other in graph[start])
+        if end in graph[start] and not any(end in reached[other] for other in graph[start])
     ]
     return "\n".join(["```mermaid", "flowchart TD", *arrows, "```"]) + "\n"
 

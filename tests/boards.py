@@ -10,7 +10,7 @@ from typing import Any
 
 from launch import Launched, wait_for
 from pronghorn.scoreboard.board import Scoreboard
-from pronghorn.scoreboard.row import SERVING, Page
+from pronghorn.scoreboard.row import SERVING, Row
 
 
 def board_of(server: Launched) -> Scoreboard:
@@ -22,16 +22,16 @@ def board_of(server: Launched) -> Scoreboard:
     raise AssertionError("the supervisor has no scoreboard")
 
 
-def serving_pages(board: Scoreboard, count: int = 1) -> list[Page]:
-    """The pages of the workers, once so many serve."""
+def serving_rows(board: Scoreboard, count: int = 1) -> list[Row]:
+    """The rows of the workers, once so many serve."""
 
-    def serving() -> list[Page] | bool:
-        pages = [page for page in board.pages() if page.state == SERVING]
-        return len(pages) == count and pages
+    def serving() -> list[Row] | bool:
+        rows = [row for row in board.rows() if row.state == SERVING]
+        return len(rows) == count and rows
 
-    pages = wait_for(serving, f"{count} serving workers")
-    assert not isinstance(pages, bool)
-    return pages
+    rows = wait_for(serving, f"{count} serving workers")
+    assert not isinstance(rows, bool)
+    return rows
 
 
 def reach(server: Launched, **expected: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from boards import ask, board_of, serving_pages
+from boards import ask, board_of, serving_rows
 from launch import PATIENCE, Launched, launched, lives
 from ledger_trials import Result, until
 from pronghorn.settings.source import Source
@@ -99,7 +99,7 @@ def left_behind(folder: Path, times: int, each: int, model: str, program: bool) 
             clients += [stack.enter_context(server.connect()) for _ in range(each)]
             for client in clients:
                 result.expect(ask(client, b"HI\n") == b"HI\n", "an answer")
-            worker = serving_pages(board_of(server))[0].pid
+            worker = serving_rows(board_of(server))[0].pid
             os.kill(worker, signal.SIGKILL)
             ready = until(lambda round=round: server.log.count("is ready, process id") >= round + 2, PATIENCE)  # type: ignore[misc]
             result.expect(ready, "a new worker")

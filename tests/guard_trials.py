@@ -30,7 +30,7 @@ from ledger_sampler import status
 from ledger_trials import Result, living, until
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.limits import TOO_MANY, Limits
-from pronghorn.scoreboard.sources import ROW
+from pronghorn.scoreboard.sources import WIDTH
 from pronghorn.settings import settle
 
 HERE = Path(__file__).parent
@@ -397,7 +397,7 @@ def limit_of_sources(folder: Path, sources: int, model: str = "epoll", each: int
     """
     result = Result(f"R10 each source, {model}")
     places = [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(sources)] * (each + 2)
-    sharing = sources * (sources / ROW) ** 2  # is to be expected
+    sharing = sources * (sources / WIDTH) ** 2  # is to be expected
     share = math.ceil(each * (2 + 3 * sharing)) if sharing > 0.01 else 0
     with limited(folder, model, settings, max_connections_per_source=each, bind="0.0.0.0:0") as server:
         server.report["listening"] = [server.report["listening"][0].replace("0.0.0.0", "127.0.0.1")]

@@ -72,7 +72,7 @@ def maps() -> Iterator[tuple[int, int]]:
 
 
 def scribble() -> None:
-    """All that a server reads there: the head, the directory and the pages; with it some of the counts by source."""
+    """All that a server reads there: the head, the directory and the rows; with it some of the counts by source."""
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
         for start, size in maps():

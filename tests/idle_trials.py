@@ -66,11 +66,11 @@ def idle(
     with launched(folder, handler, model=model, **{"workers": 1, **settings}) as server:
         pids = [server.pid, *server.ready(1)]
         with crowd(server.address, count):
-            page = board_of(server)
+            board = board_of(server)
             before, began = work(pids), time.monotonic()
             until(lambda: time.monotonic() >= began + seconds, 2 * seconds)
             share = (work(pids) - before) / (time.monotonic() - began)
-            held = sum(each.open for each in page.pages())
+            held = sum(each.open for each in board.rows())
     result.figures |= {"processor": f"{share:.2%}", "connections": f"{held:,}"}
     result.expect(held == count, f"{held:,} of {count:,} connections are left")
     result.expect(share <= MOST, f"{count:,} idle connections cost {share:.1%} of a processor")

@@ -148,7 +148,7 @@ def test_misbehaving_peers_harm_themselves_only(model: str) -> None:
             misbehaves(server)
             with server.connect() as client:
                 assert exchange(client, LINE, end=True) == LINE.upper(), misbehaves.__name__
-            until(lambda: sum(page.open for page in board.pages()) == 0, f"no connection open: {misbehaves.__name__}")
+            until(lambda: sum(row.open for row in board.rows()) == 0, f"no connection open: {misbehaves.__name__}")
         assert "Traceback" not in server.log()
         assert server.worker_pids()[0] == worker.pid
         assert worker.memory_info().rss - before < 16 * 1024 * 1024
@@ -238,13 +238,13 @@ def test_misbehaving_peers_with_tls_harm_themselves_only(model: str, tmp_path: P
         worker, board = psutil.Process(server.worker_pids()[0]), board_of(server)
         with over_tls(server.connect()) as client:
             assert exchange(client, LINE, end=True) == LINE.upper()
-        until(lambda: sum(page.open for page in board.pages()) == 0)
+        until(lambda: sum(row.open for row in board.rows()) == 0)
         before = worker.num_fds()
         for misbehaves in EVIL_WITH_TLS:
             misbehaves(server)
             with over_tls(server.connect()) as client:
                 assert exchange(client, LINE, end=True) == LINE.upper(), misbehaves.__name__
-            until(lambda: sum(page.open for page in board.pages()) == 0, f"no connection open: {misbehaves.__name__}")
+            until(lambda: sum(row.open for row in board.rows()) == 0, f"no connection open: {misbehaves.__name__}")
         until(lambda: worker.num_fds() <= before + 1, "no descriptor was left open")
         assert "Traceback" not in server.log()
         assert server.worker_pids()[0] == worker.pid

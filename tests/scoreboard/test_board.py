@@ -1,4 +1,4 @@
-"""The scoreboard: pages that are taken and given back, sums that outlive workers, and counts per source."""
+"""The scoreboard: rows that are taken and given back, sums that outlive workers, and counts per source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 
 from pronghorn.errors import PronghornError
 from pronghorn.scoreboard import board as whole
-from pronghorn.scoreboard import row
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import (
     BYTES_IN,
@@ -28,7 +27,7 @@ from pronghorn.scoreboard.counts import (
     Counts,
     end_reason,
 )
-from pronghorn.scoreboard.row import DRAINING, SERVING, SILENT, STARTING, Page
+from pronghorn.scoreboard.row import DRAINING, H_CHANGES, SERVING, SILENT, SIZE, STARTING, Row
 from pronghorn.scoreboard.sources import buckets, network
 
 
@@ -49,54 +48,54 @@ def in_a_child(call: Callable[[], object]) -> int:
     return pid
 
 
-# Pages.
+# Rows.
 
 
-def test_a_page_is_taken_served_and_given_back(board: Scoreboard) -> None:
-    page = board.take(slot=3, generation=2)
-    assert (page.slot, page.generation, page.supervisor, page.pid) == (3, 2, os.getpid(), 0)
-    assert page.state == STARTING
-    assert abs(page.started - time.monotonic()) < 5
-    pid = in_a_child(lambda: (page.now_serving(os.getpid()), page.tick(123.5)))
-    assert (page.pid, page.state, page.beat) == (pid, SERVING, 123.5)
-    assert [each.index for each in board.pages()] == [page.index]
-    board.release(page.index)
-    assert board.pages() == []
-    assert (page.state, page.pid, page.beat, page.open) == (0, 0, 0.0, 0)
-    assert board.take(1, 1).index == page.index
+def test_a_row_is_taken_served_and_given_back(board: Scoreboard) -> None:
+    row = board.take(slot=3, generation=2)
+    assert (row.slot, row.generation, row.supervisor, row.pid) == (3, 2, os.getpid(), 0)
+    assert row.state == STARTING
+    assert abs(row.started - time.monotonic()) < 5
+    pid = in_a_child(lambda: (row.now_serving(os.getpid()), row.tick(123.5)))
+    assert (row.pid, row.state, row.beat) == (pid, SERVING, 123.5)
+    assert [each.index for each in board.rows()] == [row.index]
+    board.release(row.index)
+    assert board.rows() == []
+    assert (row.state, row.pid, row.beat, row.open) == (0, 0, 0.0, 0)
+    assert board.take(1, 1).index == row.index
 
 
-def test_pages_do_not_touch_each_other(board: Scoreboard) -> None:
+def test_rows_do_not_touch_each_other(board: Scoreboard) -> None:
     first, second = board.take(1, 1), board.take(2, 1)
     first.words[MESSAGES] = 7
     second.state = DRAINING
     assert (second.messages, first.messages) == (0, 7)
     assert (first.state, second.state) == (STARTING, DRAINING)
-    assert len({page.index for page in board.pages()}) == 2
-    assert 0 not in {page.index for page in board.pages()}, "page 0 is for those that are gone"
+    assert len({row.index for row in board.rows()}) == 2
+    assert 0 not in {row.index for row in board.rows()}, "row 0 is for those that are gone"
 
 
 def test_totals_span_the_living_and_the_gone(board: Scoreboard) -> None:
     for number in (1, 2):
-        page = board.take(number, 1)
-        in_a_child(lambda page=page: count(page))  # type: ignore[misc]
+        row = board.take(number, 1)
+        in_a_child(lambda row=row: count(row))  # type: ignore[misc]
     assert board.totals()["open"] == 2
-    board.release(page.index)
+    board.release(row.index)
     totals = board.totals()
     assert totals["open"] == 1, "gauges of a dead worker are cleared"
     assert (totals["messages"], totals["bytes_in"]) == (10, 200), "its counters are not"
     assert totals["closed"] == {**dict.fromkeys(REASONS, 0), "reset": 2}
 
 
-def count(page: Page) -> None:
-    page.words[OPEN] += 1
-    page.words[MESSAGES] += 5
-    page.words[BYTES_IN] += 100
-    page.words[CLOSED_WORD[end_reason("ConnectionResetError")]] += 1
+def count(row: Row) -> None:
+    row.words[OPEN] += 1
+    row.words[MESSAGES] += 5
+    row.words[BYTES_IN] += 100
+    row.words[CLOSED_WORD[end_reason("ConnectionResetError")]] += 1
 
 
 def test_a_full_board_is_an_error_that_passes(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "PAGES", 3)
+    monkeypatch.setattr(whole, "ROWS", 3)
     first = board.take(1, 1)
     board.take(2, 1)
     with pytest.raises(BlockingIOError, match="room for 2 workers"):
@@ -105,24 +104,24 @@ def test_a_full_board_is_an_error_that_passes(board: Scoreboard, monkeypatch: py
     assert board.take(3, 1).index == first.index
 
 
-def test_a_page_whose_supervisor_and_worker_are_dead_is_taken_again(board: Scoreboard) -> None:
+def test_a_row_whose_supervisor_and_worker_are_dead_is_taken_again(board: Scoreboard) -> None:
     in_a_child(lambda: count(board.take(1, 1)))
-    (orphan,) = board.pages()
+    (orphan,) = board.rows()
     assert board.totals()["messages"] == 5
-    page = board.take(2, 1)
-    assert page.index == orphan.index
-    assert page.messages == 0
+    row = board.take(2, 1)
+    assert row.index == orphan.index
+    assert row.messages == 0
     assert board.totals()["messages"] == 5, "its counters went to those of the gone"
     assert board.totals()["open"] == 0
 
 
-def test_a_page_whose_worker_outlives_its_supervisor_stays(board: Scoreboard) -> None:
+def test_a_row_whose_worker_outlives_its_supervisor_stays(board: Scoreboard) -> None:
     in_a_child(lambda: board.take(1, 1).now_serving(os.getppid()))  # this very process, which lives
     assert board.take(2, 1).index == 2
-    assert len(board.pages()) == 2
+    assert len(board.rows()) == 2
 
 
-def test_two_supervisors_never_take_the_same_page(board: Scoreboard) -> None:
+def test_two_supervisors_never_take_the_same_row(board: Scoreboard) -> None:
     def take_many() -> None:
         for slot in range(40):
             board.take(slot, 1).now_serving(os.getppid())
@@ -138,37 +137,37 @@ def test_two_supervisors_never_take_the_same_page(board: Scoreboard) -> None:
         pids.append(pid)
     for pid in pids:
         os.waitpid(pid, 0)
-    pages = board.pages()
-    assert len(pages) == 160
-    assert {page.supervisor for page in pages} == set(pids)
+    rows = board.rows()
+    assert len(rows) == 160
+    assert {row.supervisor for row in rows} == set(pids)
 
 
 def test_a_supervisor_that_died_in_the_middle_leaves_no_lock(board: Scoreboard) -> None:
     def die() -> None:
         fcntl.lockf(board.fileno(), fcntl.LOCK_EX)
-        board.words[row.H_CHANGES] |= 1
+        board.words[H_CHANGES] |= 1
         os._exit(1)
 
     in_a_child(die)
-    page = board.take(1, 1)
-    page.words[MESSAGES] = 3
-    assert board.words[row.H_CHANGES] % 2 == 0
+    row = board.take(1, 1)
+    row.words[MESSAGES] = 3
+    assert board.words[H_CHANGES] % 2 == 0
     assert board.totals()["messages"] == 3
 
 
 def test_totals_are_told_even_while_a_change_never_ends(board: Scoreboard) -> None:
     board.take(1, 1).words[MESSAGES] = 3
-    board.words[row.H_CHANGES] |= 1
+    board.words[H_CHANGES] |= 1
     assert board.totals()["messages"] == 3
 
 
-def test_a_page_of_nobody() -> None:
-    page = Page()
-    page.words[OPEN] += 1
-    page.now_serving(7)
-    page.source_add(("192.0.2.1", 5))
-    assert (page.open, page.pid, page.state) == (1, 7, SERVING)
-    assert not page.crowded()
+def test_a_row_of_nobody() -> None:
+    row = Row()
+    row.words[OPEN] += 1
+    row.now_serving(7)
+    row.source_add(("192.0.2.1", 5))
+    assert (row.open, row.pid, row.state) == (1, 7, SERVING)
+    assert not row.crowded()
 
 
 def test_counters_move_and_the_gauge_stays() -> None:
@@ -196,8 +195,8 @@ def test_every_reason_has_a_word_of_its_own() -> None:
 
 def test_crowded_is_who_has_two_more_than_the_emptiest(board: Scoreboard) -> None:
     mine, other = board.take(1, 1), board.take(2, 1)
-    for page in (mine, other):
-        page.now_serving(os.getpid())
+    for row in (mine, other):
+        row.now_serving(os.getpid())
     for ours, theirs, crowded in ((0, 0, False), (1, 0, False), (2, 0, True), (17, 16, False), (18, 16, True)):
         mine.open, other.open = ours, theirs
         assert mine.crowded() is crowded, (ours, theirs)
@@ -228,19 +227,19 @@ def test_nobody_waits_for_a_worker_that_does_not_accept(board: Scoreboard) -> No
 
 
 def test_the_board_survives_an_exec(board: Scoreboard) -> None:
-    page = board.take(1, 1)
-    page.words[MESSAGES] = 41
-    page.source_add(("192.0.2.1", 1))
+    row = board.take(1, 1)
+    row.words[MESSAGES] = 41
+    row.source_add(("192.0.2.1", 1))
     assert not os.get_inheritable(board.fileno())
     os.set_inheritable(board.fileno(), True)
     program = (
         "import os, sys\nfrom pronghorn.scoreboard.board import Scoreboard\n"
         "board = Scoreboard.adopt(int(sys.argv[1]))\n"
-        "assert not os.get_inheritable(board.fileno())\nboard.pages()[0].words[3] += 1\n"
+        "assert not os.get_inheritable(board.fileno())\nboard.rows()[0].words[3] += 1\n"
         "other = board.take(2, 5)\nassert other.index == 2\nother.source_add(('192.0.2.1', 2))\n"
     )
     subprocess.run([sys.executable, "-c", program, str(board.fileno())], pass_fds=[board.fileno()], check=True)
-    assert page.messages == 42
+    assert row.messages == 42
     assert board.source_count(("192.0.2.1", 3)) == 2
 
 
@@ -274,12 +273,12 @@ def test_it_works_without_memfd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="st_blocks of a sparse memfd is Linux")
 def test_what_nobody_uses_takes_no_memory(board: Scoreboard) -> None:
-    page = board.take(1, 1)
+    row = board.take(1, 1)
     for _ in range(10):
         board.totals()
-    assert os.fstat(board.fileno()).st_size == row.SIZE
+    assert os.fstat(board.fileno()).st_size == SIZE
     assert os.fstat(board.fileno()).st_blocks * 512 <= 128 * 1024
-    page.source_add(("192.0.2.1", 1))
+    row.source_add(("192.0.2.1", 1))
     assert os.fstat(board.fileno()).st_blocks * 512 <= 512 * 1024
 
 
@@ -329,8 +328,8 @@ def test_buckets_depend_on_the_key_and_stay_in_their_rows() -> None:
 def test_sources_are_counted_over_all_workers(board: Scoreboard) -> None:
     one, two = board.take(1, 1), board.take(2, 1)
     peer, other = ("192.0.2.1", 1), ("198.51.100.7", 1)
-    for page in (one, one, two):
-        page.source_add(peer)
+    for row in (one, one, two):
+        row.source_add(peer)
     two.source_add(other)
     assert (board.source_count(peer), board.source_count(other)) == (3, 1)
     one.source_remove(peer)
@@ -343,17 +342,17 @@ def test_sources_are_counted_over_all_workers(board: Scoreboard) -> None:
 
 
 def test_a_unix_socket_has_no_source(board: Scoreboard) -> None:
-    page = board.take(1, 1)
-    page.source_add("/run/some.sock")
-    page.source_remove("/run/some.sock")
+    row = board.take(1, 1)
+    row.source_add("/run/some.sock")
+    row.source_remove("/run/some.sock")
     assert board.source_count("/run/some.sock") == 0
 
 
 def test_a_thousand_sources_hardly_disturb_each_other(board: Scoreboard) -> None:
-    page = board.take(1, 1)
+    row = board.take(1, 1)
     peers = [(f"10.0.{high}.{low}", 1) for high in range(4) for low in range(250)]
     for peer in peers:
-        page.source_add(peer)
+        row.source_add(peer)
     counts = [board.source_count(peer) for peer in peers]
     assert min(counts) == 1
     assert counts.count(1) >= 980

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boards import ask, board_of, reach, serving_pages, staying
+from boards import ask, board_of, reach, serving_rows, staying
 from launch import launched, wait_for
 from pronghorn.models import registry
-from pronghorn.scoreboard.counts import BYTES_IN, CLOSED_WORD, MESSAGES, OPEN, Counts, Shared
+from pronghorn.scoreboard.counts import BYTES_IN, CLOSED_WORD, MESSAGES, OPEN, ChildCounts, Counts
 from pronghorn.settings.source import Source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests find a server's scoreboard in /proc")
@@ -77,13 +77,13 @@ def test_refused_is_accepted_and_never_open(tmp_path: Path) -> None:
 
 def test_a_child_that_was_killed_is_open_no_more(tmp_path: Path) -> None:
     with launched(tmp_path, model="fork", max_children=2) as server:
-        (page,) = serving_pages(board_of(server))
+        (row,) = serving_rows(board_of(server))
         for round in range(1, 4):  # its block is lent again and again
             with staying(server, 2) as clients:
                 for client in clients:
                     ask(client)
-                assert page.open == 2
-                for child in psutil.Process(page.pid).children():
+                assert row.open == 2
+                for child in psutil.Process(row.pid).children():
                     os.kill(child.pid, signal.SIGKILL)
                 reach(server, open=0, accepted=2 * round, closed={"killed": 2 * round})
         assert server.ask(b"hello") == b"HELLO"
@@ -99,11 +99,11 @@ def test_what_a_killed_worker_counted_stays(model: str, tmp_path: Path) -> None:
         with staying(server, 2) as clients:
             for client in clients:
                 ask(client)
-            (page,) = serving_pages(board)
-            assert page.open == 2
-            os.kill(page.pid, signal.SIGKILL)
+            (row,) = serving_rows(board)
+            assert row.open == 2
+            os.kill(row.pid, signal.SIGKILL)
             reach(server, open=2 if model == "fork" else 0, accepted=3)  # whose children live on
-        serving_pages(board)
+        serving_rows(board)
         assert server.ask(b"hello") == b"HELLO"
         totals = reach(server, accepted=4, open=0)
         assert totals["messages"] >= 2
@@ -123,11 +123,11 @@ def test_connections_of_a_killed_worker_are_closed_and_told(
         with staying(server, 1 if alone else 2) as clients:
             for client in clients:
                 ask(client)
-            (page,) = serving_pages(board)
+            (row,) = serving_rows(board)
             if isinstance(end, bytes):
                 clients[0].sendall(end)
             else:
-                os.kill(page.pid, end)
+                os.kill(row.pid, end)
             count = len(clients)
             reach(server, open=0, accepted=1 + count, closed={"done": 1, "killed": count})
             wait_for(lambda: f"; {count} connection{'s'[: count - 1]} ended with it" in server.log, "the cost")
@@ -137,31 +137,31 @@ def test_connections_of_a_killed_worker_are_closed_and_told(
 
 
 def test_a_child_that_says_why_it_ended_is_not_counted_as_killed() -> None:
-    shared, page = Shared(2), Counts()
-    page.words[OPEN] = 2
+    shared, row = ChildCounts(2), Counts()
+    row.words[OPEN] = 2
     first, second = shared.lend(), shared.lend()
     first.words[CLOSED_WORD["done"]] = 1
     first.words[OPEN] = -1  # a child counts as its worker would
     first.words[MESSAGES] = 3
     second.words[BYTES_IN] = 9
     for counts in (first, second):
-        shared.settle(counts, page)
-    assert page.open == 0
-    assert (page.messages, page.bytes_in) == (3, 9)
-    assert {reason: count for reason, count in page.closed.items() if count} == {"done": 1, "killed": 1}
+        shared.settle(counts, row)
+    assert row.open == 0
+    assert (row.messages, row.bytes_in) == (3, 9)
+    assert {reason: count for reason, count in row.closed.items() if count} == {"done": 1, "killed": 1}
     assert not any(shared.lend().words), "what is lent again is empty"
 
 
 def test_what_a_child_counts_is_there_after_its_death() -> None:
-    shared, page = Shared(1), Counts()
+    shared, row = ChildCounts(1), Counts()
     counts = shared.lend()
     pid = os.fork()
     if pid == 0:
         counts.words[MESSAGES] = 7
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    shared.settle(counts, page)
-    assert page.messages == 7
+    shared.settle(counts, row)
+    assert row.messages == 7
 
 
 @pytest.mark.parametrize("model", ["epoll", "thread", "fork", "asyncio"])

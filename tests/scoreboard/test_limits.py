@@ -28,7 +28,7 @@ from pronghorn.models import registry
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN
 from pronghorn.scoreboard.limits import ALL, DENIED, DESCRIPTORS, SECOND, TOO_FAST, TOO_MANY, Bucket, Limits
-from pronghorn.scoreboard.row import SEEN, SERVING, TAKEN, Page
+from pronghorn.scoreboard.row import SEEN, SERVING, TAKEN, Row
 from pronghorn.serving.admission import Reserve
 from pronghorn.settings import settle
 from pronghorn.system.descriptors import free_descriptors
@@ -49,7 +49,7 @@ def board() -> Iterator[Scoreboard]:
         yield one
 
 
-def pages(board: Scoreboard, count: int) -> list[Page]:
+def rows(board: Scoreboard, count: int) -> list[Row]:
     return [board.take(slot, 1) for slot in range(count)]
 
 
@@ -58,17 +58,17 @@ def pages(board: Scoreboard, count: int) -> list[Page]:
 
 def test_never_more_than_the_limit_and_the_last_place_can_be_had(board: Scoreboard) -> None:
     settings = settle({"max_connections": 5})
-    first, second = pages(board, 2)
+    first, second = rows(board, 2)
     one, two = Limits(settings, first), Limits(settings, second)
     assert [one.reserve() for _ in range(3)] + [two.reserve() for _ in range(3)] == [True] * 5 + [False]
     first.add(OPEN, -1)
     assert [two.reserve(), one.reserve()] == [True, False]
-    assert [page.open for page in board.pages()] == [2, 3]
+    assert [row.open for row in board.rows()] == [2, 3]
 
 
 def test_one_worker_holds_no_more_than_it_can(board: Scoreboard) -> None:
     settings = settle({"max_connections": 5})
-    one, two = (Limits(settings, page) for page in pages(board, 2))
+    one, two = (Limits(settings, row) for row in rows(board, 2))
     one.most = 2
     assert [one.reserve() for _ in range(3)] == [True, True, False]
     assert one.reached() == (2, DESCRIPTORS)
@@ -78,7 +78,7 @@ def test_one_worker_holds_no_more_than_it_can(board: Scoreboard) -> None:
 
 def test_sources_are_counted_over_all_workers(board: Scoreboard) -> None:
     settings = settle({"max_connections_per_source": 2})
-    one, two = (Limits(settings, page) for page in pages(board, 2))
+    one, two = (Limits(settings, row) for row in rows(board, 2))
     peer, same, other = ("192.0.2.1", 1), ("::ffff:192.0.2.1", 2), ("192.0.2.2", 3)
     assert [one.refusal(peer), two.refusal(same), one.refusal(peer), two.refusal(other)] == ["", "", TOO_MANY, ""]
     one.left(peer)
@@ -87,21 +87,21 @@ def test_sources_are_counted_over_all_workers(board: Scoreboard) -> None:
 
 
 def test_a_slash_64_is_one_source(board: Scoreboard) -> None:
-    limits = Limits(settle({"max_connections_per_source": 1}), pages(board, 1)[0])
+    limits = Limits(settle({"max_connections_per_source": 1}), rows(board, 1)[0])
     assert limits.refusal(("2001:db8::1", 1)) == ""
     assert limits.refusal(("2001:db8::ffff:1", 1)) == TOO_MANY
     assert limits.refusal(("2001:db8:0:1::1", 1)) == ""
 
 
 def test_limits_need_no_scoreboard() -> None:
-    limits = Limits(settle({"max_connections": 1, "max_connections_per_source": 1, "accept_rate": 100}), Page())
+    limits = Limits(settle({"max_connections": 1, "max_connections_per_source": 1, "accept_rate": 100}), Row())
     assert [limits.reserve(), limits.reserve()] == [True, False]
     assert [limits.refusal(("192.0.2.1", 1)), limits.refusal(("192.0.2.1", 1))] == ["", TOO_MANY]
 
 
 def test_a_proxy_is_counted_by_its_clients(board: Scoreboard) -> None:
     settings = settle({"max_connections_per_source": 1, "proxy_from": "10.0.0.0/8", "deny": "192.0.2.66"})
-    limits = Limits(settings, pages(board, 1)[0])
+    limits = Limits(settings, rows(board, 1)[0])
     assert [limits.refusal(("10.1.1.1", each)) for each in range(3)] == ["", "", ""]
     assert [limits.refusal_of_client(("192.0.2.1", each)) for each in range(2)] == ["", TOO_MANY]
     assert limits.refusal_of_client(("192.0.2.66", 1)) == DENIED
@@ -120,7 +120,7 @@ class Clock:
 
 def test_a_bucket_lets_through_its_rate(board: Scoreboard) -> None:
     clock = Clock()
-    bucket = Bucket(10, pages(board, 1)[0], clock)
+    bucket = Bucket(10, rows(board, 1)[0], clock)
     taken = []
     for _ in range(1000):  # ten seconds, a hundred clients in each
         if bucket.take():
@@ -133,7 +133,7 @@ def test_a_bucket_lets_through_its_rate(board: Scoreboard) -> None:
 
 def test_one_that_was_not_needed_is_given_back(board: Scoreboard) -> None:
     clock = Clock()
-    one, two = (Bucket(2, page, clock) for page in pages(board, 2))
+    one, two = (Bucket(2, row, clock) for row in rows(board, 2))
     assert [one.take(), two.take(), one.take()] == [True, True, False]
     two.give_back()
     assert [one.take(), two.take()] == [True, False]
@@ -145,7 +145,7 @@ def test_one_that_was_not_needed_is_given_back(board: Scoreboard) -> None:
 
 def test_a_worker_that_dies_while_it_takes_spoils_nothing(board: Scoreboard) -> None:
     clock = Clock()
-    one, two = (Bucket(5, page, clock) for page in pages(board, 2))
+    one, two = (Bucket(5, row, clock) for row in rows(board, 2))
     for _ in range(1000):
         assert two.take()
         clock.now += SECOND
@@ -183,8 +183,8 @@ def test_buckets_of_many_workers_are_one(steps: list[tuple[tuple[str, int], int]
     """Also of those that start, or are replaced, in the middle."""
     ideal, clock = Ideal(rate), Clock()
     with contextlib.closing(Scoreboard.create()) as board:
-        workers = pages(board, 2)
-        buckets = [Bucket(rate, page, clock) for page in workers]
+        workers = rows(board, 2)
+        buckets = [Bucket(rate, row, clock) for row in workers]
         for (what, which), pause in steps:
             clock.now += pause * SECOND // 1000
             ideal.until(clock.now)
@@ -206,12 +206,12 @@ def test_workers_that_take_at_the_same_moment_never_take_too_many(board: Scorebo
     """Processes, as many as there are moments to collide in."""
     rate, began = 1000, time.monotonic_ns()
     pids = []
-    for page in pages(board, 4):
+    for row in rows(board, 4):
         pids.append(os.fork())
         if pids[-1] == 0:
-            bucket, until = Bucket(rate, page), time.monotonic_ns() + SECOND // 2
+            bucket, until = Bucket(rate, row), time.monotonic_ns() + SECOND // 2
             while time.monotonic_ns() < until:
-                page.words[ACCEPTED] += bucket.take()
+                row.words[ACCEPTED] += bucket.take()
             os._exit(0)
     for pid in pids:
         os.waitpid(pid, 0)
@@ -221,7 +221,7 @@ def test_workers_that_take_at_the_same_moment_never_take_too_many(board: Scorebo
 
 def test_the_rate_is_the_whole_servers(board: Scoreboard) -> None:
     settings = settle({"accept_rate": 3})
-    limits = [Limits(settings, page) for page in pages(board, 3)]
+    limits = [Limits(settings, row) for row in rows(board, 3)]
     told = [each.refusal(("192.0.2.1", 1)) for each in limits for _ in range(2)]
     assert told == ["", "", "", TOO_FAST, TOO_FAST, TOO_FAST]
     limits[1].refused()
@@ -232,7 +232,7 @@ def test_the_rate_is_the_whole_servers(board: Scoreboard) -> None:
 def test_who_comes_too_fast_is_not_counted_by_its_source_and_who_is_too_many_not_by_the_second(
     board: Scoreboard,
 ) -> None:
-    limits = Limits(settle({"accept_rate": 2, "max_connections_per_source": 1}), pages(board, 1)[0])
+    limits = Limits(settle({"accept_rate": 2, "max_connections_per_source": 1}), rows(board, 1)[0])
     one, two, three = ((f"192.0.2.{each}", 1) for each in (1, 2, 3))
     assert [limits.refusal(each) for each in (one, one, one, two, three)] == ["", TOO_MANY, TOO_MANY, "", TOO_FAST]
     assert limits.refusal_of_client(three) == ""
@@ -362,7 +362,7 @@ def test_who_waits_for_a_flow_of_control_is_told_of(model: str, setting: str) ->
     told = f"there is no room beside 2 open connections (--{setting.replace('_', '-')})"
     with limited(model, **{setting: 2}) as server, connected(server, 2) as inside:
         assert all(map(answered, inside))
-        served = board_of(server).pages()[0]
+        served = board_of(server).rows()[0]
         beat = served.beat
         until(lambda: served.beat > beat + 1.5)
         assert told not in server.log(), "nobody waits"
@@ -381,7 +381,7 @@ def test_beyond_the_limit_of_a_source_clients_are_turned_away(model: str, worker
                 told = [answered(client) for client in clients]
                 assert told.count(True) == 3, told
                 assert answered(other)
-            until(lambda: sum(page.open for page in board_of(server).pages()) == 0)
+            until(lambda: sum(row.open for row in board_of(server).rows()) == 0)
         assert "--max-connections-per-source" in server.log()
 
 
@@ -422,8 +422,8 @@ def test_the_rate_holds_while_workers_come_and_go(model: str) -> None:
 
         def whole(generation: int, *gone: int) -> Callable[[], bool]:
             def look() -> bool:
-                found = [page for page in board.pages() if (page.generation, page.state) == (generation, SERVING)]
-                return len(found) == 3 and not {page.pid for page in found} & set(gone)
+                found = [row for row in board.rows() if (row.generation, row.state) == (generation, SERVING)]
+                return len(found) == 3 and not {row.pid for row in found} & set(gone)
 
             return look
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pronghorn.control.commands import Commands
 from pronghorn.scoreboard.board import Scoreboard
-from pronghorn.scoreboard.counts import MOST, OPEN, ROW, Counts, Shared
+from pronghorn.scoreboard.counts import ENTRY_WORDS, MOST, OPEN, ChildCounts, Counts
 from pronghorn.scoreboard.limits import Bucket, Limits
-from pronghorn.scoreboard.row import DIRECTORY, FIRST, PAGES, WORDS, Page
+from pronghorn.scoreboard.row import DIRECTORY, FIRST, ROW_WORDS, ROWS, Row
 from pronghorn.settings import Settings
 from pronghorn.system.processes import lives
 
@@ -31,8 +31,8 @@ def board() -> Scoreboard:
 
 
 def scribble(board: Scoreboard, noise: list[int], whole: bool) -> None:
-    """All over the head, the directory and the first pages, or in some words of them."""
-    for start, length in ((0, WORDS), (DIRECTORY, FIRST - DIRECTORY), (FIRST, 4 * WORDS)):
+    """All over the head, the directory and the first rows, or in some words of them."""
+    for start, length in ((0, ROW_WORDS), (DIRECTORY, FIRST - DIRECTORY), (FIRST, 4 * ROW_WORDS)):
         pattern = array("q", noise * (length // len(noise) + 1))[:length]
         if whole:
             board.words[start : start + length] = pattern
@@ -85,7 +85,7 @@ def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[
     other.tick(time.monotonic())
     assert not board.mend(), "all is as it should be"
     assert not Limits(LIMITS, other)._refused.holds(7)
-    assert sorted(each.index for each in board.pages()) == sorted((mine.index, other.index))
+    assert sorted(each.index for each in board.rows()) == sorted((mine.index, other.index))
     assert (mine.slot, mine.pid, mine.supervisor, mine.state) == (1, os.getpid(), os.getpid(), 2)
     assert (mine.open, board.totals()["open"]) == (mine.own[OPEN], mine.own[OPEN])
     again = Scoreboard.adopt(os.dup(board.fileno()))
@@ -97,8 +97,8 @@ def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[
 
 def test_after_a_scribble_nobody_is_refused_for_long(board: Scoreboard) -> None:
     now = [10**12]
-    page, other = board.take(1, 1), board.take(2, 1)
-    bucket = Bucket(10, page, lambda: now[0])
+    row, other = board.take(1, 1), board.take(2, 1)
+    bucket = Bucket(10, row, lambda: now[0])
     for value in ODD:
         scribble(board, [value], whole=True)
         board.mend()
@@ -110,16 +110,16 @@ def test_after_a_scribble_nobody_is_refused_for_long(board: Scoreboard) -> None:
         assert taken >= 30, value
 
 
-def test_no_page_is_given_twice_and_none_is_lost(board: Scoreboard) -> None:
+def test_no_row_is_given_twice_and_none_is_lost(board: Scoreboard) -> None:
     taken = {board.take(slot, 1).index for slot in range(20)}
-    board.words[DIRECTORY : DIRECTORY + PAGES] = array("q", [0] * PAGES)
+    board.words[DIRECTORY : DIRECTORY + ROWS] = array("q", [0] * ROWS)
     assert board.take(20, 1).index not in taken
-    board.words[DIRECTORY : DIRECTORY + PAGES] = array("q", [1] * PAGES)  # a process that lives, and is no supervisor
-    page = board.take(21, 1)
-    assert page.index not in taken
-    board.words[DIRECTORY : DIRECTORY + PAGES] = array("q", [os.getpid()] * PAGES)
-    page = board.take(22, 1)
-    assert board.mend() and len(board.pages()) == 23
+    board.words[DIRECTORY : DIRECTORY + ROWS] = array("q", [1] * ROWS)  # a process that lives, and is no supervisor
+    row = board.take(21, 1)
+    assert row.index not in taken
+    board.words[DIRECTORY : DIRECTORY + ROWS] = array("q", [os.getpid()] * ROWS)
+    row = board.take(22, 1)
+    assert board.mend() and len(board.rows()) == 23
 
 
 def test_a_supervisor_of_an_upgrade_is_believed(board: Scoreboard) -> None:
@@ -164,16 +164,16 @@ def test_somebody_who_keeps_the_lock_is_not_waited_for(board: Scoreboard) -> Non
 
 
 @settings(deadline=None)
-@given(st.lists(numbers, min_size=ROW, max_size=ROW))
+@given(st.lists(numbers, min_size=ENTRY_WORDS, max_size=ENTRY_WORDS))
 def test_what_a_child_left_is_taken_as_far_as_it_can_be_true(noise: list[int]) -> None:
-    shared, page = Shared(1), Page()
+    shared, row = ChildCounts(1), Row()
     for _ in range(3):
         lent = shared.lend()
         lent.words[:] = array("q", noise)
-        shared.settle(lent, page)
-    assert page.open == 0 and page.own[OPEN] == -3
-    assert all(0 <= each <= MOST for each in page.own[1:])
-    assert isinstance(page, Counts)
+        shared.settle(lent, row)
+    assert row.open == 0 and row.own[OPEN] == -3
+    assert all(0 <= each <= MOST for each in row.own[1:])
+    assert isinstance(row, Counts)
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**40, -(2**63)])

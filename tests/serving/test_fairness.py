@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from boards import ask, board_of, serving_pages
+from boards import ask, board_of, serving_rows
 from launch import Launched, launched, wait_for
 from pronghorn.handlers.builtin import upper
 from pronghorn.handlers.recognise import recognise
 from pronghorn.models.registry import load
 from pronghorn.scoreboard.board import Scoreboard
-from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.row import Row
 from pronghorn.serving import admission
 from pronghorn.serving.admission import FAIR_PAUSES
 from pronghorn.serving.context import Context
@@ -29,8 +29,8 @@ WORKERS, CLIENTS = 4, 64
 MODELS = ("epoll", "asyncio", "thread")
 
 
-def shares(pages: list[Page]) -> list[int]:
-    return sorted(page.open for page in pages)
+def shares(rows: list[Row]) -> list[int]:
+    return sorted(row.open for row in rows)
 
 
 @linux
@@ -38,7 +38,7 @@ def shares(pages: list[Page]) -> list[int]:
 @pytest.mark.parametrize("model", MODELS)
 def test_connections_that_stay_are_shared_out(model: str, burst: bool, tmp_path: Path) -> None:
     with launched(tmp_path, model=model, workers=WORKERS) as server, ExitStack() as stack:
-        pages = serving_pages(board_of(server), WORKERS)
+        rows = serving_rows(board_of(server), WORKERS)
         clients = []
         for _ in range(CLIENTS):
             clients.append(stack.enter_context(server.connect()))
@@ -46,9 +46,9 @@ def test_connections_that_stay_are_shared_out(model: str, burst: bool, tmp_path:
                 ask(clients[-1])
         for client in clients:
             assert ask(client) == b"HELLO\n"
-        fewest, *_, most = shares(pages)
-        assert sum(shares(pages)) == CLIENTS
-        assert most <= 1.5 * fewest, shares(pages)
+        fewest, *_, most = shares(rows)
+        assert sum(shares(rows)) == CLIENTS
+        assert most <= 1.5 * fewest, shares(rows)
 
 
 @linux
@@ -58,10 +58,10 @@ def test_a_new_worker_is_filled_first(tmp_path: Path) -> None:
         for _ in range(10):
             ask(stack.enter_context(server.connect()))
         server.send(signal.SIGTTIN)
-        pages = serving_pages(board, 2)
+        rows = serving_rows(board, 2)
         for _ in range(10):
             ask(stack.enter_context(server.connect()))
-        assert shares(pages)[0] >= 8, shares(pages)
+        assert shares(rows)[0] >= 8, shares(rows)
 
 
 @linux
@@ -70,18 +70,18 @@ def test_the_successor_of_a_dead_worker_is_filled_one_by_one(tmp_path: Path) -> 
     worker takes some of those that come meanwhile."""
     with launched(tmp_path, model="epoll", workers=2) as server, ExitStack() as stack:
         board = board_of(server)
-        serving_pages(board, 2)
+        serving_rows(board, 2)
         lost = [stack.enter_context(server.connect()) for _ in range(20)]
         for client in lost:
             ask(client)
-        victim = board.pages()[0].pid
+        victim = board.rows()[0].pid
         os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: victim not in {page.pid for page in board.pages()}, "the victim's end")
-        pages = serving_pages(board, 2)
+        wait_for(lambda: victim not in {row.pid for row in board.rows()}, "the victim's end")
+        rows = serving_rows(board, 2)
         for _ in range(10):
             ask(stack.enter_context(server.connect()))
             time.sleep(0.01)  # longer than the rest
-        assert shares(pages)[0] >= 8, shares(pages)
+        assert shares(rows)[0] >= 8, shares(rows)
 
 
 @linux
@@ -89,16 +89,16 @@ def test_the_successor_of_a_dead_worker_is_filled_one_by_one(tmp_path: Path) -> 
 @pytest.mark.parametrize("model", ["epoll", "thread"])
 def test_nobody_waits_long_for_a_worker_that_is_stuck(model: str, tmp_path: Path) -> None:
     with launched(tmp_path, model=model, workers=2) as server, ExitStack() as stack:
-        pages = serving_pages(board_of(server), 2)
+        rows = serving_rows(board_of(server), 2)
         for _ in range(8):
             ask(stack.enter_context(server.connect()))
-        stuck = min(pages, key=lambda page: page.open)
+        stuck = min(rows, key=lambda row: row.open)
         stop(server, stuck.pid)
         started = time.monotonic()
         for _ in range(30):
             ask(stack.enter_context(server.connect()))
         assert time.monotonic() - started < 10
-        assert sum(shares(pages)) == 38
+        assert sum(shares(rows)) == 38
 
 
 def stop(server: Launched, pid: int) -> None:
@@ -114,8 +114,8 @@ def stop(server: Launched, pid: int) -> None:
 def context(monkeypatch: pytest.MonkeyPatch) -> Context:
     board = Scoreboard.create()
     mine, other = board.take(1, 1), board.take(2, 1)
-    for page in (mine, other):
-        page.now_serving(os.getpid())
+    for row in (mine, other):
+        row.now_serving(os.getpid())
     mine.open = 10
     settings = Settings()
     return Context(
@@ -125,7 +125,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Context:
         model=load("epoll"),
         drain=Drain(1.0),
         observe=lambda _: None,
-        page=mine,
+        row=mine,
     )
 
 
@@ -155,5 +155,5 @@ def test_pauses_that_are_not_in_a_row_do_not_add_up(context: Context, monkeypatc
     for _ in range(10 * FAIR_PAUSES):
         assert context.gives_way()
         clock.now += 10 * FAIR_PAUSES * admission.FAIR_PAUSE
-    context.page.open = 1
+    context.row.open = 1
     assert not context.gives_way()

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from boards import ask, board_of, serving_pages
+from boards import ask, board_of, serving_rows
 from handlers_that_wait import anonymous_tls
 from launch import Launched, launched, wait_for
 from pronghorn.connection.blocking import Connection, Waits
 from pronghorn.models import registry
-from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.row import Row
 from pronghorn.serving.heartbeat import SeenConnection, SeenWaits
 from pronghorn.settings.source import Source
 
@@ -27,20 +27,20 @@ MODELS = ("iterative", "fork", "prefork", "thread", "pool", "select", "poll", "e
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the test finds a server's scoreboard in /proc")
 
 
-def page_of(server: Launched) -> Page:
-    (page,) = serving_pages(board_of(server))
-    return page
+def row_of(server: Launched) -> Row:
+    (row,) = serving_rows(board_of(server))
+    return row
 
 
-def beats(page: Page, times: int = 2) -> None:
+def beats(row: Row, times: int = 2) -> None:
     """Waits for so many heartbeats."""
     for _ in range(times):
-        last = page.beat
-        wait_for(lambda last=last: page.beat > last, "a heartbeat", seconds=5)  # type: ignore[misc]
+        last = row.beat
+        wait_for(lambda last=last: row.beat > last, "a heartbeat", seconds=5)  # type: ignore[misc]
 
 
-def falls_silent(page: Page, seconds: float) -> None:
-    wait_for(lambda: time.monotonic() - page.beat > seconds, f"{seconds} s of silence")
+def falls_silent(row: Row, seconds: float) -> None:
+    wait_for(lambda: time.monotonic() - row.beat > seconds, f"{seconds} s of silence")
 
 
 # The heartbeat.
@@ -54,7 +54,7 @@ def test_a_worker_without_clients_beats(model: str, tmp_path: Path) -> None:
     if missing is not None:
         pytest.skip(f"{model}: {missing}")
     with launched(tmp_path, model=model, workers=1) as server:
-        beats(page_of(server))
+        beats(row_of(server))
 
 
 WAITING = {
@@ -73,19 +73,19 @@ WAITING = {
 @pytest.mark.parametrize(("model", "way"), [*(("iterative", way) for way in WAITING), ("prefork", "message")])
 def test_the_only_flow_beats_while_it_waits_for_its_client(model: str, way: str, tmp_path: Path) -> None:
     with launched(tmp_path, WAITING[way], model=model, workers=1) as server, server.connect() as client:
-        page = page_of(server)
+        row = row_of(server)
         ask(client)
-        beats(page, 3)
+        beats(row, 3)
 
 
 @linux
 @pytest.mark.slow
 def test_a_socket_that_the_handler_has_wrapped_is_trusted(tmp_path: Path) -> None:
     with launched(tmp_path, f"{HANDLERS}:wraps", model="iterative") as server, server.connect() as raw:
-        page = page_of(server)
+        row = row_of(server)
         with anonymous_tls(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(raw) as client:
             assert ask(client) == b"hello\n"
-            beats(page)
+            beats(row)
             assert ask(client) == b"hello\n"
 
 
@@ -98,11 +98,11 @@ def test_a_handler_that_computes_is_silence(model: str, tmp_path: Path) -> None:
         pytest.skip(f"{model}: {missing}")
     handler = "computes" if model != "gevent" else "spins"  # gevent's sleep lets others run
     with launched(tmp_path, f"{HANDLERS}:{handler}", model=model, workers=1) as server, server.connect() as client:
-        page = page_of(server)
+        row = row_of(server)
         client.sendall(b"2\n")
-        falls_silent(page, 1.3)
+        falls_silent(row, 1.3)
         assert client.recv(100) == b"2\n"
-        beats(page, 1)
+        beats(row, 1)
 
 
 @linux
@@ -110,10 +110,10 @@ def test_a_handler_that_computes_is_silence(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["thread", "pool", "fork"])
 def test_a_long_conversation_is_no_silence_where_another_flow_accepts(model: str, tmp_path: Path) -> None:
     with launched(tmp_path, f"{HANDLERS}:computes", model=model, workers=1) as server, server.connect() as client:
-        page = page_of(server)
+        row = row_of(server)
         client.sendall(b"2\n")
-        wait_for(lambda: page.open == 1)
-        beats(page)
+        wait_for(lambda: row.open == 1)
+        beats(row)
         assert client.recv(100) == b"2\n"
 
 

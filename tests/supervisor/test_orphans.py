@@ -17,7 +17,7 @@ import pytest
 
 from boards import ask, board_of, reach
 from launch import Launched, launched, lives, wait_for
-from pronghorn.scoreboard.counts import PID, PROGRAM, ROW, Counts, Shared
+from pronghorn.scoreboard.counts import ENTRY_WORDS, PID, PROGRAM, ChildCounts, Counts
 from pronghorn.scoreboard.row import ORPHANED
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.orphans import found
@@ -46,16 +46,14 @@ def test_they_are_counted_and_limited_until_they_end(model: str, handler: Any, t
     with orphaned(tmp_path, model, handler, max_connections_per_source=1) as (server, client):
         assert "; 1 connection lives on without it" in server.log
         reach(server, open=1, accepted=1, closed={})
-        (page,) = [each for each in board_of(server).pages() if each.state == ORPHANED]
-        assert page.open == 1
+        (row,) = [each for each in board_of(server).rows() if each.state == ORPHANED]
+        assert row.open == 1
         assert ask(client, b"STILL\n") == b"STILL\n"
         assert server.refuses(), "the source has as many as it may"
         client.close()
         reach(server, open=0, refused=1, closed={"done": 1})
         assert server.ask(b"X\n") == b"X\n"
-        wait_for(
-            lambda: not [each for each in board_of(server).pages() if each.state == ORPHANED], "the end of its page"
-        )
+        wait_for(lambda: not [each for each in board_of(server).rows() if each.state == ORPHANED], "the end of its row")
 
 
 @pytest.mark.parametrize(("model", "handler"), KINDS)
@@ -92,18 +90,18 @@ def test_one_that_does_not_drain_is_killed_at_the_deadline(tmp_path: Path) -> No
 
 
 def test_rows_are_believed_only_where_the_kernel_says_the_same() -> None:
-    rows = Shared(4)
-    mine, lie = rows.lend(("192.0.2.1", 5), time.monotonic()), rows.lend(("2001:db8::1", 5), 0.0)
+    children = ChildCounts(4)
+    mine, lie = children.lend(("192.0.2.1", 5), time.monotonic()), children.lend(("2001:db8::1", 5), 0.0)
     mine.words[PID], mine.words[PROGRAM] = 100, 101
     lie.words[PID], lie.words[PROGRAM] = 1, -(2**63)
-    assert found(rows, [100, 101, 102]) == {100: 0, 101: 0}
-    assert (rows.host(0), rows.host(1)) == ("192.0.2.1", "2001:db8::1")
-    page = Counts()
-    assert rows.settle(mine, page)
-    assert rows.used() == [1] and not any(rows.block(0).words[:ROW])
-    rows.back(lie)
-    assert found(rows, [100, 101, 1]) == {}
-    assert rows.host(3) == "" and rows.born(3) == 0.0
+    assert found(children, [100, 101, 102]) == {100: 0, 101: 0}
+    assert (children.host(0), children.host(1)) == ("192.0.2.1", "2001:db8::1")
+    row = Counts()
+    assert children.settle(mine, row)
+    assert children.used() == [1] and not any(children.block(0).words[:ENTRY_WORDS])
+    children.back(lie)
+    assert found(children, [100, 101, 1]) == {}
+    assert children.host(3) == "" and children.born(3) == 0.0
     with pytest.raises(MemoryError):
         for _ in range(5):
-            rows.lend()
+            children.lend()

@@ -61,34 +61,34 @@ class Commands:
     def _old(self) -> dict[str, int]:
         """The workers that are on their way out, of programs before an upgrade too, and what they have open."""
         serving = self._supervisor.fleet.serving
-        going = {each.page.index for each in self._supervisor.workers.retiring()}
-        pages = [
-            page for page in serving.plan.board.pages()
-            if page.index in going or (page.supervisor != os.getpid() and page.generation < serving.number)
+        going = {each.row.index for each in self._supervisor.workers.retiring()}
+        rows = [
+            row for row in serving.plan.board.rows()
+            if row.index in going or (row.supervisor != os.getpid() and row.generation < serving.number)
         ]  # fmt: skip
         programs = self._supervisor.predecessors.living()
-        return {"workers": len(pages), "connections": sum(page.open for page in pages), "programs": len(programs)}
+        return {"workers": len(rows), "connections": sum(row.open for row in rows), "programs": len(programs)}
 
     def workers(self, done: Done) -> None:
         """Each worker, of every generation, and those of the program that an upgrade replaces."""
         now = time.monotonic()
         rows = [
             {
-                "slot": page.slot,
-                "pid": page.pid,
-                "supervisor": page.supervisor,
-                "generation": page.generation,
-                "state": STATES.get(page.state, "unknown").upper(),
-                "age": round(now - page.started, 3),
-                "open": page.open,
-                "accepted": page.accepted,
-                "messages": page.messages,
-                "bytes_in": page.bytes_in,
-                "bytes_out": page.bytes_out,
-                "beat_age": round(max(0.0, now - page.beat), 3),
-                "memory": resident_memory(page.pid),
+                "slot": row.slot,
+                "pid": row.pid,
+                "supervisor": row.supervisor,
+                "generation": row.generation,
+                "state": STATES.get(row.state, "unknown").upper(),
+                "age": round(now - row.started, 3),
+                "open": row.open,
+                "accepted": row.accepted,
+                "messages": row.messages,
+                "bytes_in": row.bytes_in,
+                "bytes_out": row.bytes_out,
+                "beat_age": round(max(0.0, now - row.beat), 3),
+                "memory": resident_memory(row.pid),
             }
-            for page in self._supervisor.fleet.serving.plan.board.pages()
+            for row in self._supervisor.fleet.serving.plan.board.rows()
         ]
         done({"workers": sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))})
 

@@ -22,7 +22,7 @@ from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
 from pronghorn.peers import Peer
-from pronghorn.scoreboard.counts import PID, PROGRAM, Counts, Shared
+from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts, Counts
 from pronghorn.serving.blocking import LEAVE, SWEEP, Flows
 from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
@@ -99,7 +99,7 @@ def handle_signals(flows: Flows) -> Any:
 def serve(context: Context) -> None:
     flows = Flows(context)
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
-    shared = (context.remains and context.remains.rows) or Shared(flows.settings.max_children)
+    shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
 
     def settle() -> None:
@@ -186,11 +186,11 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
         os._exit(CUT if flows.context.cut else 0)
 
 
-def bury(context: Context, shared: Shared, children: Children) -> None:
+def bury(context: Context, shared: ChildCounts, children: Children) -> None:
     """Take what dead children have counted, and tell of those that died before they had closed their connection."""
     for pid, status, peer, counts, opened in reap(children):
         program = counts.words[PROGRAM]
-        killed = shared.settle(counts, context.page)
+        killed = shared.settle(counts, context.row)
         if status == CUT and not killed and context.drain.begun:  # before its parent woke up at the deadline
             context.note_cut(pid, peer, opened)
         if killed and program > 1:

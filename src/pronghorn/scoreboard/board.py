@@ -1,17 +1,17 @@
-"""The scoreboard: one map that all processes of a server share. Each worker writes its own page, anyone may sum.
+"""The scoreboard: one map that all processes of a server share. Each worker writes its own row, anyone may sum.
 
-Law: a page has one writer at a time, its worker; before the worker lives and after it has died, its supervisor. So
+Law: a row has one writer at a time, its worker; before the worker lives and after it has died, its supervisor. So
 there is no lock between those who serve. Two supervisors, as during an upgrade, share the map: whoever takes or frees a
-page holds fcntl's lock for that moment. Nothing here waits for a worker. Whoever reads may find a page half written and
+row holds fcntl's lock for that moment. Nothing here waits for a worker. Whoever reads may find a row half written and
 has to live with it: each number is one aligned word, so none of them is torn, but two need not belong together.
 
-The map is a sparse file without a name: only what is touched takes memory, 4 KiB for a page and 128 KiB for the table
+The map is a sparse file without a name: only what is touched takes memory, 4 KiB for a row and 128 KiB for the table
 of sources of a worker that counts them. It lives on over the exec of an upgrade; magic and format stand in its head.
-Words are signed 64-bit, in the machine's own order; a page begins with its counters (counts.py).
+Words are signed 64-bit, in the machine's own order; a row begins with its counters (counts.py).
 
 Any worker can write anywhere in it, by a fault or on purpose, and may be another user's. So nobody believes what is
 absurd, nor keeps here what he has to rely on: a worker counts in its own memory and copies that here, again with each
-heartbeat; the supervisor knows which pages it took, and for whom, and mends what differs (`mend`). The file cannot be
+heartbeat; the supervisor knows which rows it took, and for whom, and mends what differs (`mend`). The file cannot be
 cut short. What a hostile worker still can do is to lie with numbers that could be true, for as long as it lives.
 
 Left out: a histogram of latencies. There is no clock per message in a worker, and none shall be.
@@ -39,15 +39,16 @@ from pronghorn.scoreboard.row import (
     H_CHANGES,
     H_FORMAT,
     H_HIGHEST,
-    H_PAGE,
     H_REFUSED,
+    H_ROW,
     H_SERVING,
     HEAD,
     KEY,
     MAGIC,
-    PAGE,
-    PAGES,
     PID,
+    ROW_BYTES,
+    ROW_WORDS,
+    ROWS,
     SIZE,
     SLOT,
     SOURCES,
@@ -55,8 +56,7 @@ from pronghorn.scoreboard.row import (
     STARTING,
     STATE,
     TABLES,
-    WORDS,
-    Page,
+    Row,
     highest,
 )
 from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
@@ -70,8 +70,8 @@ IMPATIENCE = 10.0  # seconds after it was over in which nobody is waited for
 
 
 class Scoreboard:
-    """The whole map. A supervisor creates it, or adopts that of the one it follows, and takes a page for each worker
-    before the fork; the worker finds its page in the memory that it inherits."""
+    """The whole map. A supervisor creates it, or adopts that of the one it follows, and takes a row for each worker
+    before the fork; the worker finds its row in the memory that it inherits."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -86,7 +86,7 @@ class Scoreboard:
         self._taken: list[int] = []
         self._impatient_until = 0.0
         # What the supervisor knows by itself.
-        self._mine: dict[int, array[int]] = {}  # the pages that it took: slot, generation, supervisor, pid
+        self._mine: dict[int, array[int]] = {}  # the rows that it took: slot, generation, supervisor, pid
         self._others: set[int] = set()  # supervisors that share the map now: before an upgrade, and after it
         self._known: set[int] = set()  # all of those that there were
         self._gone = Counts(self.words[FIRST : FIRST + COUNTERS])
@@ -112,11 +112,11 @@ class Scoreboard:
         if os.fstat(fd).st_size < 16 or os.pread(fd, 8, 0) != MAGIC.to_bytes(8, sys.byteorder):
             raise PronghornError(f"Descriptor {fd} is no scoreboard.", "It does not begin as one does.", hint)
         head = memoryview(os.pread(fd, 40, 0)).cast("q")
-        if head[H_FORMAT] != FORMAT or os.fstat(fd).st_size != SIZE or head[H_PAGE] != PAGE:
+        if head[H_FORMAT] != FORMAT or os.fstat(fd).st_size != SIZE or head[H_ROW] != ROW_BYTES:
             why = f"Its format is {head[H_FORMAT]}, and this program writes {FORMAT}."
             raise PronghornError("The running server's scoreboard cannot be shared.", why, hint)
         board = cls(fd)
-        board._others = {pid for pid in board.words[DIRECTORY : DIRECTORY + PAGES].tolist() if lives(pid)}
+        board._others = {pid for pid in board.words[DIRECTORY : DIRECTORY + ROWS].tolist() if lives(pid)}
         board._known |= board._others
         board._sum_up(others=True)
         return board
@@ -138,33 +138,33 @@ class Scoreboard:
 
     # What supervisors do.
 
-    def take(self, slot: int, generation: int) -> Page:
-        """A page for the worker that is about to be forked. What dead supervisors left behind is folded in first.
+    def take(self, slot: int, generation: int) -> Row:
+        """A row for the worker that is about to be forked. What dead supervisors left behind is folded in first.
 
-        Raises OSError (EAGAIN) if all pages are taken."""
+        Raises OSError (EAGAIN) if all rows are taken."""
         with self._locked():
             for index in self.taken():
                 if index not in self._mine and self._is_abandoned(index):
                     self._free(index)
             index = self._vacant()
-            page = self.page(index)
-            self._clear(page)
+            row = self.row(index)
+            self._clear(row)
             self._highest = max(index, self._highest)
             self.words[H_HIGHEST] = max(highest(self.words), self._highest)
             self._mine[index] = array("q", [slot, generation, os.getpid(), 0])
             self.words[DIRECTORY + index] = os.getpid()
             self._identity(index)[:] = self._mine[index]
-            page.floats[STARTED] = page.floats[BEAT] = time.monotonic()
-            page.state = STARTING
-            return page
+            row.floats[STARTED] = row.floats[BEAT] = time.monotonic()
+            row.state = STARTING
+            return row
 
-    def born(self, page: Page, pid: int) -> None:
-        """The worker of a page that was taken here is this process."""
-        self._mine[page.index][3] = pid
-        self._identity(page.index)[:] = self._mine[page.index]
+    def born(self, row: Row, pid: int) -> None:
+        """The worker of a row that was taken here is this process."""
+        self._mine[row.index][3] = pid
+        self._identity(row.index)[:] = self._mine[row.index]
 
     def share(self, pid: int) -> None:
-        """Another supervisor is about to take pages, too."""
+        """Another supervisor is about to take rows, too."""
         self._others.add(pid)
         self._known.add(pid)
 
@@ -177,23 +177,23 @@ class Scoreboard:
         return True
 
     def release(self, index: int) -> int:
-        """The worker of this page has been reaped: its counters go to those of the gone, its gauges and its sources
-        are cleared, and the page is free again. Connections that ended with it are counted as closed, `killed`; the
+        """The worker of this row has been reaped: its counters go to those of the gone, its gauges and its sources
+        are cleared, and the row is free again. Connections that ended with it are counted as closed, `killed`; the
         result is how many these were."""
         with self._locked():
             return self._free(index)
 
     # What everybody may do.
 
-    def page(self, index: int) -> Page:
-        """The page of this number, taken or not."""
-        return Page(self, index)
+    def row(self, index: int) -> Row:
+        """The row of this number, taken or not."""
+        return Row(self, index)
 
     def taken(self) -> list[int]:
-        """The numbers of the pages that belong to a worker now."""
+        """The numbers of the rows that belong to a worker now."""
         changes = self.words[H_CHANGES]
         if changes != self._seen or changes % 2:
-            entries = self.words[DIRECTORY : DIRECTORY + PAGES].tolist()
+            entries = self.words[DIRECTORY : DIRECTORY + ROWS].tolist()
             self._taken = [index for index, pid in enumerate(entries) if pid]
             self._seen = changes
         return self._taken
@@ -210,23 +210,23 @@ class Scoreboard:
     @property
     def room(self) -> int:
         """How many workers there may be at once."""
-        return PAGES - 1
+        return ROWS - 1
 
     def look_again(self) -> None:
         """What is known of others is read anew next time, whether or not it seems to have changed."""
         self._seen = -1
 
-    def pages(self) -> list[Page]:
-        """The pages that belong to a worker now, of every generation and of both supervisors."""
-        return [self.page(index) for index in self.taken()]
+    def rows(self) -> list[Row]:
+        """The rows that belong to a worker now, of every generation and of both supervisors."""
+        return [self.row(index) for index in self.taken()]
 
     def totals(self) -> dict[str, Any]:
         """What all workers counted, those that are gone included; `open` is of now, `closed` is a dict by reason."""
         for _ in range(5):
             before = self.words[H_CHANGES]
-            blocks = [self.page(index).words[:COUNTERS].tolist() for index in (0, *self.taken())]
+            blocks = [self.row(index).words[:COUNTERS].tolist() for index in (0, *self.taken())]
             if self.words[H_CHANGES] == before and not before % 2:
-                break  # else a page was folded in meanwhile, and may be missing or stand here twice
+                break  # else a row was folded in meanwhile, and may be missing or stand here twice
         sums = Counts()
         for index, values in enumerate(zip(*blocks, strict=True)):
             sums.words[index] = min(sum(map(believed, values)), MOST)
@@ -235,7 +235,7 @@ class Scoreboard:
 
     def connected(self) -> set[int]:
         """The sources that are, or were a while ago, connected to a worker."""
-        return {source for page in self.pages() for source in page.connected().seen()}
+        return {source for row in self.rows() for source in row.connected().seen()}
 
     def refused(self) -> Refused:
         """The sources that are refused now, because workers died of them."""
@@ -243,20 +243,20 @@ class Scoreboard:
 
     def source_count(self, peer: tuple[str, int] | str) -> int:
         """Connections that this source has open with all workers: never less than the truth, seldom more (a count-min
-        sketch: the minimum over the rows of the sum over the workers)."""
+        sketch: the minimum over the lines of the sum over the workers)."""
         if isinstance(peer, str):
             return 0
         first, second = buckets(self.key, peer[0])
         low = high = 0
         for index in self.taken():
-            if self.words[FIRST + index * WORDS + SOURCES]:
+            if self.words[FIRST + index * ROW_WORDS + SOURCES]:
                 start = index * SOURCE_WORDS
                 low += self._tables[start + first]
                 high += self._tables[start + second]
         return min(low, high)
 
     def table(self, index: int) -> memoryview[int]:
-        """The counts per source of one worker: two rows of buckets."""
+        """The counts per source of one worker: two lines of buckets."""
         return self._tables[index * SOURCE_WORDS : (index + 1) * SOURCE_WORDS]
 
     # Inner workings: under the lock.
@@ -264,7 +264,7 @@ class Scoreboard:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone among the supervisors. The count of changes is odd meanwhile; one who died in here left it odd. Whoever
-        does not let go of the lock in time is not waited for: two may take the same page then, and their numbers mix.
+        does not let go of the lock in time is not waited for: two may take the same row then, and their numbers mix.
         """
         now = time.monotonic()
         held = locked(self._fd, 0.0 if now < self._impatient_until else LOCK_PATIENCE)
@@ -279,33 +279,33 @@ class Scoreboard:
                 fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def _vacant(self) -> int:
-        """A page that is free; if there is none, one that nobody has whom we know."""
-        entries = self.words[DIRECTORY : DIRECTORY + PAGES].tolist()
-        free = [index for index in range(1, PAGES) if index not in self._mine and entries[index] not in self._known]
+        """A row that is free; if there is none, one that nobody has whom we know."""
+        entries = self.words[DIRECTORY : DIRECTORY + ROWS].tolist()
+        free = [index for index in range(1, ROWS) if index not in self._mine and entries[index] not in self._known]
         if not free:
-            raise OSError(errno.EAGAIN, f"the scoreboard has room for {PAGES - 1} workers")
+            raise OSError(errno.EAGAIN, f"the scoreboard has room for {ROWS - 1} workers")
         return min(free, key=lambda index: (entries[index] != 0, index))
 
     def _identity(self, index: int) -> memoryview[int]:
-        return self.words[FIRST + index * WORDS + SLOT :][:4]
+        return self.words[FIRST + index * ROW_WORDS + SLOT :][:4]
 
     def _free(self, index: int) -> int:
-        page = self.page(index)
-        page.words[STATE] = 0
-        lost = page.unaccounted
+        row = self.row(index)
+        row.words[STATE] = 0
+        lost = row.unaccounted
         killed = CLOSED_WORD["killed"]
-        page.words[killed] = min(believed(page.words[killed]) + lost, MOST)
+        row.words[killed] = min(believed(row.words[killed]) + lost, MOST)
         self._sum_up()
-        self._gone.take(page)
-        self._clear(page)
+        self._gone.take(row)
+        self._clear(row)
         self._mine.pop(index, None)
         self.words[DIRECTORY + index] = 0
         return lost
 
-    def _clear(self, page: Page) -> None:
-        if page.words[SOURCES]:
-            self.table(page.index)[:] = memoryview(bytes(SOURCE_WORDS * 4)).cast("I")
-        page.words[:] = memoryview(bytes(PAGE)).cast("q")
+    def _clear(self, row: Row) -> None:
+        if row.words[SOURCES]:
+            self.table(row.index)[:] = memoryview(bytes(SOURCE_WORDS * 4)).cast("I")
+        row.words[:] = memoryview(bytes(ROW_BYTES)).cast("q")
 
     def _sum_up(self, others: bool = False) -> None:
         """What is known of those that are gone: while `others` count them too, what stands there counts."""
@@ -320,7 +320,7 @@ class Scoreboard:
         words, me = self.words, os.getpid()
         if words[:H_CHANGES].tolist() != HEAD or self._others:
             return False
-        entries = words[DIRECTORY : DIRECTORY + PAGES].tolist()
+        entries = words[DIRECTORY : DIRECTORY + ROWS].tolist()
         return (
             words[H_HIGHEST] == self._highest
             and {index for index, pid in enumerate(entries) if pid} == self._mine.keys()
@@ -337,21 +337,21 @@ class Scoreboard:
         memoryview(self._map)[KEY] = self.key
         self._told_refused[:] = self._refused
         self.words[H_HIGHEST] = self._highest = max(self._highest, highest(self.words) if self._others else 0)
-        for index, pid in enumerate(self.words[DIRECTORY : DIRECTORY + PAGES].tolist()):
+        for index, pid in enumerate(self.words[DIRECTORY : DIRECTORY + ROWS].tolist()):
             if index in self._mine:
                 self.words[DIRECTORY + index] = os.getpid()
                 if self._identity(index).tolist() != self._mine[index].tolist():
                     self._identity(index)[:] = self._mine[index]
-                    self.page(index).floats[STARTED] = time.monotonic()
+                    self.row(index).floats[STARTED] = time.monotonic()
             elif pid in self._known:
                 if self._is_abandoned(index):
                     self._free(index)
             elif pid:
-                self._clear(self.page(index))
+                self._clear(self.row(index))
                 self.words[DIRECTORY + index] = 0
         self._sum_up()
 
     def _is_abandoned(self, index: int) -> bool:
         """Nobody will release it: its supervisor was killed, and its worker has left too."""
-        pid = self.words[FIRST + index * WORDS + PID]
+        pid = self.words[FIRST + index * ROW_WORDS + PID]
         return not lives(self.words[DIRECTORY + index]) and not lives(pid)

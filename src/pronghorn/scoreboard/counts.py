@@ -1,6 +1,6 @@
 """What is counted: a block of words, each with a meaning of its own.
 
-Law: a word is signed, 64 bits wide, and has one writer. Nothing here knows where the block lies: at the head of a page
+Law: a word is signed, 64 bits wide, and has one writer. Nothing here knows where the block lies: at the head of a row
 of the scoreboard, in what a child of the fork model shares with its worker, or in this process alone.
 
 Any process of the server can write there, by a fault or on purpose. So whoever counts keeps the truth in memory of its
@@ -19,9 +19,9 @@ from pronghorn.peers import packed
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
 MOST = 2**53 - 1  # more than can be counted; every reader of JSON holds that exactly
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
-PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of a row, see Shared
-ROW = COUNTERS + 8  # words
-_NOTHING = memoryview(bytes(ROW * 8)).cast("q")
+PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of an entry, see ChildCounts
+ENTRY_WORDS = COUNTERS + 8  # words
+_NOTHING = memoryview(bytes(ENTRY_WORDS * 8)).cast("q")
 REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed", "handshake")
 REASON_OF = {
     "ConnectionResetError": "reset", "BrokenPipeError": "reset", "ConnectionAbortedError": "aborted",
@@ -104,25 +104,25 @@ class Counts:
                 self.add(index, min(believed(value), MOST - self.own[index]))
 
 
-class Shared:
-    """Rows that a process lends to its children: what they count there is left when they are gone, even if they were
-    killed. Anonymous memory, which needs no descriptor; `most` rows of it. A row says, beside its counters, which child
-    it is, which program that has started, and when whose connection began: so that others can go on with it when the
-    process that lent it is dead. Only what that one reads is believed; whoever reads it then has to check.
+class ChildCounts:
+    """Entries that a process lends to its children: what they count there is left when they are gone, even if they were
+    killed. Anonymous memory, which needs no descriptor; `most` entries of it. An entry says, beside its counters, which
+    child it is, which program that has started, and when whose connection began: so that others can go on with it when
+    the process that lent it is dead. Only what that one reads is believed; whoever reads it then has to check.
     """
 
     __slots__ = ("_free", "_fresh", "_words", "most")
 
     def __init__(self, most: int) -> None:
-        self._words = memoryview(mmap.mmap(-1, most * ROW * 8)).cast("q")
+        self._words = memoryview(mmap.mmap(-1, most * ENTRY_WORDS * 8)).cast("q")
         self._free: list[Counts] = []
         self._fresh = 0
         self.most = most
 
     def lend(self, peer: tuple[str, int] | str = "", opened: float = 0.0) -> Counts:
-        """A row of zeros, for the connection of one child; MemoryError if `most` are out."""
+        """An entry of zeros, for the connection of one child; MemoryError if `most` are out."""
         if not self._free and self._fresh >= self.most:
-            raise MemoryError("all rows are lent")
+            raise MemoryError("all entries are lent")
         counts = self._free.pop() if self._free else self.block(self._next())
         words = counts.words
         words[BORN] = int(opened * 1e9)
@@ -131,8 +131,8 @@ class Shared:
         return counts
 
     def _next(self) -> int:
-        row, self._fresh = self._fresh, self._fresh + 1
-        return row
+        entry, self._fresh = self._fresh, self._fresh + 1
+        return entry
 
     def back(self, counts: Counts) -> None:
         """Its child was never born, or is done."""
@@ -152,29 +152,29 @@ class Shared:
 
     # For whoever goes on with them.
 
-    def block(self, row: int) -> Counts:
-        """The row of this number, from 0."""
-        return Counts(self._words[row * ROW : (row + 1) * ROW])
+    def block(self, entry: int) -> Counts:
+        """The entry of this number, from 0."""
+        return Counts(self._words[entry * ENTRY_WORDS : (entry + 1) * ENTRY_WORDS])
 
     def used(self) -> list[int]:
-        """The numbers of the rows that are lent to a child, or to a program."""
-        pids, programs = self._words[PID::ROW].tolist(), self._words[PROGRAM::ROW].tolist()
-        return [row for row, both in enumerate(zip(pids, programs, strict=True)) if any(both)]
+        """The numbers of the entries that are lent to a child, or to a program."""
+        pids, programs = self._words[PID::ENTRY_WORDS].tolist(), self._words[PROGRAM::ENTRY_WORDS].tolist()
+        return [entry for entry, both in enumerate(zip(pids, programs, strict=True)) if any(both)]
 
-    def pid(self, row: int) -> int:
-        return self._words[row * ROW + PID]
+    def pid(self, entry: int) -> int:
+        return self._words[entry * ENTRY_WORDS + PID]
 
-    def program(self, row: int) -> int:
+    def program(self, entry: int) -> int:
         """The process id of the program that the connection was given to; 0 if there is none."""
-        return self._words[row * ROW + PROGRAM]
+        return self._words[entry * ENTRY_WORDS + PROGRAM]
 
-    def born(self, row: int) -> float:
+    def born(self, entry: int) -> float:
         """When its connection was accepted: monotonic seconds."""
-        return self._words[row * ROW + BORN] / 1e9
+        return self._words[entry * ENTRY_WORDS + BORN] / 1e9
 
-    def host(self, row: int) -> str:
+    def host(self, entry: int) -> str:
         """The address of its peer; empty for a unix socket."""
-        start = row * ROW + ADDRESS
+        start = entry * ENTRY_WORDS + ADDRESS
         raw = struct.pack("qq", *self._words[start : start + 2].tolist())
         if not any(raw):
             return ""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from pronghorn.peers import Access, Networks, Peer
 from pronghorn.scoreboard.counts import OPEN, believed
-from pronghorn.scoreboard.row import H_REFUSED, SEEN, SINCE, TAKEN, Page, highest
+from pronghorn.scoreboard.row import H_REFUSED, SEEN, SINCE, TAKEN, Row, highest
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key
 from pronghorn.settings import Settings
 from pronghorn.system.descriptors import free_descriptors
@@ -25,7 +25,7 @@ ALL, DESCRIPTORS = "--max-connections", "the descriptors of a worker, ulimit -n"
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
 CRASHED = "--crash-penalty"
 SECOND = 10**9  # nanoseconds
-MOST_TAKEN, MOST_SINCE = 2**50, 2**62  # what all pages can have taken fits in a word
+MOST_TAKEN, MOST_SINCE = 2**50, 2**62  # what all rows can have taken fits in a word
 
 
 class Bucket:
@@ -40,8 +40,8 @@ class Bucket:
 
     __slots__ = ("_clock", "_index", "_rate", "_taken", "_words")
 
-    def __init__(self, rate: int, page: Page, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self._rate, self._index, self._words, self._clock = rate, page.index, page.head(), clock
+    def __init__(self, rate: int, row: Row, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._rate, self._index, self._words, self._clock = rate, row.index, row.head(), clock
         self._taken = believed(self._words[TAKEN + self._index], MOST_TAKEN)
 
     def take(self) -> bool:
@@ -98,19 +98,28 @@ class Limits:
     """What one worker holds its connections to. `most` is what it can hold itself; None: what its descriptors allow."""
 
     __slots__ = (
-        "_access", "_all", "_bucket", "_connected", "_page", "_per_source", "_proxies", "_refused", "most", "proxied",
+        "_access",
+        "_all",
+        "_bucket",
+        "_connected",
+        "_per_source",
+        "_proxies",
+        "_refused",
+        "_row",
+        "most",
+        "proxied",
     )  # fmt: skip
 
-    def __init__(self, settings: Settings, page: Page, most: float | None = None) -> None:
-        self._page = page
+    def __init__(self, settings: Settings, row: Row, most: float | None = None) -> None:
+        self._row = row
         self._access = Access(settings.allow, settings.deny)
         self._proxies = Networks(settings.proxy_from)
         self._all = settings.max_connections
         self._per_source = settings.max_connections_per_source
         rate = settings.accept_rate
-        self._bucket = Bucket(rate, page) if rate else None
-        self._connected = page.connected()
-        self._refused = Refused(page.head()[H_REFUSED : H_REFUSED + REFUSED_WORDS])
+        self._bucket = Bucket(rate, row) if rate else None
+        self._connected = row.connected()
+        self._refused = Refused(row.head()[H_REFUSED : H_REFUSED + REFUSED_WORDS])
         self.most = max(1, free_descriptors() - SPARE_DESCRIPTORS) if most is None else most
         self.proxied = bool(self._proxies)
 
@@ -120,19 +129,19 @@ class Limits:
 
     def reserve(self) -> bool:
         """Count one more open connection, unless that is too many."""
-        page = self._page
-        page.add(OPEN)
-        if page.own[OPEN] <= self.most and (self._all is None or page.everywhere(OPEN) <= self._all):
+        row = self._row
+        row.add(OPEN)
+        if row.own[OPEN] <= self.most and (self._all is None or row.everywhere(OPEN) <= self._all):
             return True
-        page.add(OPEN, -1)
+        row.add(OPEN, -1)
         return False
 
     def reached(self) -> tuple[int, str]:
         """How many are open, when nobody can be let in, and what limit that is."""
-        here = self._page.own[OPEN]
+        here = self._row.own[OPEN]
         if self._all is None or here >= self.most:
             return here, DESCRIPTORS
-        return self._page.everywhere(OPEN), ALL
+        return self._row.everywhere(OPEN), ALL
 
     def refusal(self, peer: Peer) -> str:
         """The limit that a peer is beyond who was just accepted; "" if there is none. One that is not refused is
@@ -174,7 +183,7 @@ class Limits:
 
     def _uncount(self, peer: Peer) -> None:
         if self._per_source:
-            self._page.source_remove(peer)
+            self._row.source_remove(peer)
 
     def refused(self) -> None:
         """A connection that no limit refused when it came was refused later, and is none of this second's."""
@@ -183,8 +192,8 @@ class Limits:
 
     def _too_many(self, peer: Peer) -> str:
         if self._per_source:
-            self._page.source_add(peer)
-            if self._page.source_everywhere(peer) > self._per_source:
-                self._page.source_remove(peer)
+            self._row.source_add(peer)
+            if self._row.source_everywhere(peer) > self._per_source:
+                self._row.source_remove(peer)
                 return TOO_MANY
         return ""

@@ -1,6 +1,6 @@
-"""How the scoreboard is laid out, and one worker's page of it.
+"""How the scoreboard is laid out, and one worker's row of it.
 
-Law: a page has one writer, its worker, which counts in memory of its own (counts.py) and copies that here. What it
+Law: a row has one writer, its worker, which counts in memory of its own (counts.py) and copies that here. What it
 reads of the others is taken for nothing where it cannot be true: another worker may have written it, by a fault or on
 purpose.
 """
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
 FORMAT = 2
-PAGES = 1024  # workers at once; page 0 has the counters of those that are gone
-PAGE = max(4096, mmap.PAGESIZE)  # bytes
-WORDS = PAGE // 8
+ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
+ROW_BYTES = max(4096, mmap.PAGESIZE)  # bytes
+ROW_WORDS = ROW_BYTES // 8
 STARTING, SERVING, DRAINING, LEAVING, ORPHANED = 1, 2, 3, 4, 5
 STATES = dict(enumerate(("free", "starting", "serving", "draining", "leaving", "orphaned")))
 MOST_OPEN = 2**31
 SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take a connection
 
-# The words of a page behind its counters.
+# The words of a row behind its counters.
 SLOT, GENERATION, SUPERVISOR, PID, STATE, STARTED, BEAT, SOURCES = range(COUNTERS, COUNTERS + 8)
 CONNECTED = 64  # and what follows: the sources that are connected (suspects.py)
 
-# The words of the head. Behind it stands the directory: a word for each page, its supervisor's process id or 0; then
-# what --accept-rate needs (limits.py): three words for each page, which are not cleared when it is given back.
-H_MAGIC, H_FORMAT, H_PAGE, H_PAGES, H_CHANGES, H_HIGHEST, H_SERVING = range(7)
-HEAD = [MAGIC, FORMAT, PAGE, PAGES]  # what never changes
+# The words of the head. Behind it stands the directory: a word for each row, its supervisor's process id or 0; then
+# what --accept-rate needs (limits.py): three words for each row, which are not cleared when it is given back.
+H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_HIGHEST, H_SERVING = range(7)
+HEAD = [MAGIC, FORMAT, ROW_BYTES, ROWS]  # what never changes
 KEY = slice(64, 80)  # bytes
 H_REFUSED = 16  # and what follows: who is refused (suspects.py)
-DIRECTORY = WORDS
-TAKEN, SEEN, SINCE = (DIRECTORY + each * PAGES for each in (1, 2, 3))
-FIRST = DIRECTORY + (4 * PAGES * 8 + PAGE - 1) // PAGE * WORDS
-TABLES = (FIRST + PAGES * WORDS) * 8  # bytes
-SIZE = TABLES + PAGES * SOURCE_WORDS * 4
+DIRECTORY = ROW_WORDS
+TAKEN, SEEN, SINCE = (DIRECTORY + each * ROWS for each in (1, 2, 3))
+FIRST = DIRECTORY + (4 * ROWS * 8 + ROW_BYTES - 1) // ROW_BYTES * ROW_WORDS
+TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes
+SIZE = TABLES + ROWS * SOURCE_WORDS * 4
 
 
-class Page(Counts):
+class Row(Counts):
     """What one worker tells of itself. Made without a board it belongs to nobody, and nobody reads it."""
 
     __slots__ = ("_board", "_changes", "_others", "_own_table", "_state", "_table", "floats", "index")
@@ -61,8 +61,10 @@ class Page(Counts):
         self._state = 0
         self._table: memoryview[int] | None = None
         self._own_table: array[int] = array("I")
-        start = FIRST + index * WORDS
-        super().__init__(board.words[start : start + WORDS] if board else memoryview(bytearray(PAGE)).cast("q"))
+        start = FIRST + index * ROW_WORDS
+        super().__init__(
+            board.words[start : start + ROW_WORDS] if board else memoryview(bytearray(ROW_BYTES)).cast("q")
+        )
         self.floats = self.words.cast("B").cast("d")
 
     slot = word(SLOT, "The worker's place in its supervisor.", 2**31)
@@ -73,7 +75,7 @@ class Page(Counts):
     @property
     def state(self) -> int:
         """STARTING, SERVING, LEAVING (it accepts no more), DRAINING, or ORPHANED (dead, but not all of its connections
-        are); 0 is a free page."""
+        are); 0 is a free row."""
         return self.words[STATE]
 
     @state.setter
@@ -82,7 +84,7 @@ class Page(Counts):
 
     @property
     def started(self) -> float:
-        """When the page was taken: monotonic seconds."""
+        """When the row was taken: monotonic seconds."""
         return believed_instant(self.floats[STARTED])
 
     @property
@@ -101,7 +103,7 @@ class Page(Counts):
         self.state = SERVING
 
     def inherit(self) -> None:
-        """The worker is dead, and this process goes on with its page, from what can be true of what stands there."""
+        """The worker is dead, and this process goes on with its row, from what can be true of what stands there."""
         self.own[:] = array("q", map(believed, self.words[:COUNTERS].tolist()))
         self.words[:COUNTERS] = self.own
         self.state = ORPHANED
@@ -124,7 +126,7 @@ class Page(Counts):
             self._board.look_again()
 
     def head(self) -> memoryview[int]:
-        """What stands before all pages; without a board, as much that nobody else has."""
+        """What stands before all rows; without a board, as much that nobody else has."""
         return self._board.words[:FIRST] if self._board else memoryview(bytearray(FIRST * 8)).cast("q")
 
     def connected(self) -> OpenSources:
@@ -176,11 +178,11 @@ class Page(Counts):
             table[bucket] = self._own_table[bucket] = max(0, self._own_table[bucket] + count)
 
     def _elsewhere(self, board: Scoreboard) -> list[int]:
-        """Where the pages of the other workers begin."""
+        """Where the rows of the other workers begin."""
         changes = board.words[H_CHANGES]
         if changes != self._changes:
             self._changes = changes
-            self._others = [FIRST + each * WORDS for each in board.taken() if each != self.index]
+            self._others = [FIRST + each * ROW_WORDS for each in board.taken() if each != self.index]
         return self._others
 
     def _buckets(self, peer: tuple[str, int] | str) -> tuple[int, ...]:
@@ -197,5 +199,5 @@ class Page(Counts):
 
 
 def highest(words: memoryview[int]) -> int:
-    """The highest page that was ever taken."""
-    return min(believed(words[H_HIGHEST]), PAGES - 1)
+    """The highest row that was ever taken."""
+    return min(believed(words[H_HIGHEST]), ROWS - 1)

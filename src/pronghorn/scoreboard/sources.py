@@ -1,6 +1,6 @@
 """Which counters belong to a source address.
 
-Law: no memory grows with the number of sources. An address has one bucket in each of two rows; the hash is keyed, so
+Law: no memory grows with the number of sources. An address has one bucket in each of two lines; the hash is keyed, so
 that nobody can choose addresses that collide. IPv4 counts by address, also when it comes mapped into IPv6; IPv6 counts
 by /64, which is what one customer has (RFC 6177).
 """
@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from pronghorn.peers import packed
 
-ROW = 16384
-SOURCE_WORDS = 2 * ROW
+WIDTH = 16384
+SOURCE_WORDS = 2 * WIDTH
 
 
 def network(host: str) -> bytes:
@@ -27,8 +27,8 @@ def prepare() -> None:
 
 @lru_cache(maxsize=1024)
 def buckets(key: bytes, host: str) -> tuple[int, int]:
-    """The places of an address in a table of two rows of ROW buckets, under this key."""
+    """The places of an address in a table of two lines of WIDTH buckets, under this key."""
     import hashlib  # here, since it brings OpenSSL, and most servers limit no source
 
     digest = hashlib.blake2b(network(host), key=key, digest_size=4).digest()
-    return int.from_bytes(digest[:2], "little") % ROW, ROW + int.from_bytes(digest[2:], "little") % ROW
+    return int.from_bytes(digest[:2], "little") % WIDTH, WIDTH + int.from_bytes(digest[2:], "little") % WIDTH

@@ -14,7 +14,7 @@ import os
 
 import msgspec
 
-from pronghorn.scoreboard.counts import Shared
+from pronghorn.scoreboard.counts import ChildCounts
 from pronghorn.system.memory import bounded
 
 SIZE = 32 * 1024  # bytes
@@ -26,7 +26,7 @@ class Remains(msgspec.Struct, frozen=True):
     workers died a moment ago, and this one may have been born to the message that they died of."""
 
     stacks: Stacks
-    rows: Shared | None = None
+    children: ChildCounts | None = None
     careful: bool = False
 
 

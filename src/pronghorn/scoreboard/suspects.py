@@ -1,6 +1,6 @@
 """Which sources are connected to a worker, in case it dies; and which are refused, because workers died of them.
 
-Law: two tables in the scoreboard, of fixed size. Each worker writes down in its page whose connections are open, so
+Law: two tables in the scoreboard, of fixed size. Each worker writes down in its row whose connections are open, so
 that its supervisor finds them there when the worker is dead; one that is full forgets whom it must. The supervisor
 writes in the head who is refused until when, and never reads that back. A source is one word (`key`): 0 is nobody, and
 stands for whoever cannot be told from others: loopback, unix sockets and proxies, behind which may be everybody.

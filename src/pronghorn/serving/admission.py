@@ -22,7 +22,7 @@ from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
 from pronghorn.scoreboard.limits import Limits
-from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.row import Row
 from pronghorn.settings import Settings
 from pronghorn.system.stdio import keep_standard_descriptors
 
@@ -36,12 +36,10 @@ FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had it
 
 
 class Door:
-    """`page` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child
+    """`row` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child
     of the fork model. `lock` is held while a flow of control counts."""
 
-    def __init__(
-        self, listeners: list[Listener], settings: Settings, observe: Observer, page: Page, holds: bool
-    ) -> None:
+    def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
         self.listeners = listeners
         self.settings = settings
         self.observe = observe
@@ -49,10 +47,10 @@ class Door:
         self.tells = hears is None or hears(ConnectionOpened) or hears(ConnectionClosed)
         """Whether somebody wants to know of each connection."""
         self.count = 0
-        self.page = page
-        self.counts: Counts = page
+        self.row = row
+        self.counts: Counts = row
         self.lock = threading.Lock()
-        self.limits = Limits(settings, page, None if holds else math.inf)
+        self.limits = Limits(settings, row, None if holds else math.inf)
         self.reserve = Reserve()
         self.holders: dict[int, AnyConnection] = {}
         """Who has which number; whoever holds one that accept(2) gives has lost its own."""
@@ -78,7 +76,7 @@ class Door:
                 self._give_back()
                 return None
             with self.lock:
-                self.page.add(ACCEPTED)
+                self.row.add(ACCEPTED)
                 limit = self.limits.refusal(got[1])
             if not limit:
                 fd, peer = got
@@ -126,7 +124,7 @@ class Door:
 
     def _give_back(self) -> None:
         with self.lock:
-            self.page.add(OPEN, -1)
+            self.row.add(OPEN, -1)
 
     def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
         if not isinstance(error, Exhausted):
@@ -138,8 +136,8 @@ class Door:
             turn_away(fd)
             count += 1
         with self.lock:
-            self.page.add(ACCEPTED, count)
-            self.page.add(REFUSED, count)
+            self.row.add(ACCEPTED, count)
+            self.row.add(REFUSED, count)
         self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
 
     def number(self, peer: Peer | None) -> int:
@@ -163,7 +161,7 @@ class Door:
     def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         """A connection was closed unserved."""
         with self.lock:
-            if self.counts is self.page:  # a child does not write on its worker's page
+            if self.counts is self.row:  # a child does not write on its worker's row
                 self.limits.refused()
             if admitted:
                 self.limits.left(peer)
@@ -181,9 +179,9 @@ class Door:
         Not where more have ended since the last ticks than are open: connections that come and go spread by themselves,
         and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
         """
-        own = self.page.own
+        own = self.row.own
         few = own[OPEN]
-        if few < 2 or own[ACCEPTED] - few - self._ended[0] > few or not self.page.crowded():
+        if few < 2 or own[ACCEPTED] - few - self._ended[0] > few or not self.row.crowded():
             return False
         now = time.monotonic()
         if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over

@@ -119,7 +119,7 @@ class Flows:
         self, listeners: dict[int, Listener], parking: Parking, room: Callable[[], bool], woken: Callable[[], None]
     ) -> Iterator[Connection]:
         """Draining has begun: those who are there already, and then nobody."""
-        self.context.page.state = DRAINING
+        self.context.row.state = DRAINING
         yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in [each for each in listeners.values() if each.fileno() >= 0]:
             yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
@@ -130,7 +130,7 @@ class Flows:
     def _goes_on(self, listeners: dict[int, Listener], poller: select.poll, listening: bool, busy: Ask) -> bool:
         """Let go of the listeners, of those that nobody else serves when their queue is empty; what is open goes on.
         When nothing is, it drains."""
-        self.context.page.state = LEAVING
+        self.context.row.state = LEAVING
         for fd, listener in list(listeners.items()):
             if listener.fileno() < 0 or not self._waits_for_us(listener):
                 if listening:
@@ -151,7 +151,7 @@ class Flows:
         with self.context.lock:  # whoever ends the conversation needs it, so that it is not over yet
             if not self.open:
                 return
-            self.context.page.state = LEAVING
+            self.context.row.state = LEAVING
             for listener in self.context.listeners:
                 if listener.fileno() >= 0 and not self._waits_for_us(listener):
                     listener.close()

@@ -187,7 +187,7 @@ class Loops:
 
     def let_go(self) -> None:
         """Let go of the listeners, and go on with what is open until it ends by itself."""
-        self.context.page.state = LEAVING
+        self.context.row.state = LEAVING
         for acceptor in self.acceptors:
             acceptor.let_go()
 
@@ -197,7 +197,7 @@ class Loops:
 
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
-        self.context.page.state = DRAINING
+        self.context.row.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
         if self.introductions:

@@ -31,7 +31,7 @@ from pronghorn.scoreboard.counts import (
     PROGRAM,
     end_reason,
 )
-from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.admission import ALONE, Door
 from pronghorn.settings import Settings
@@ -45,7 +45,7 @@ TICK = 1.0  # seconds: nothing waits longer without looking up
 DESERTED = "no connection is left"  # why a worker drains that has let go of its listeners
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
 SHORT_AT_MOST = 5  # times in ten seconds that a worker's loop may have no memory
-spare_memory = [bytes(512 * 1024)]  # of which no page is used
+spare_memory = [bytes(512 * 1024)]  # never touched
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
@@ -100,7 +100,7 @@ class Context(Door):
         model: Traits,
         drain: Drain,
         observe: Observer,
-        page: Page,
+        row: Row,
         watched: list[Thing] | None = None,
         certificates: Certificates | None = None,
         ready: Callable[[], None] = _nothing,
@@ -110,7 +110,7 @@ class Context(Door):
         remains: Remains | None = None,
         lifespan: Lifespan | None = None,
     ) -> None:
-        super().__init__(listeners, settings, observe, page, holds=not model.in_children)
+        super().__init__(listeners, settings, observe, row, holds=not model.in_children)
         self.handler = handler
         self.model = model
         self.drain = drain
@@ -129,7 +129,7 @@ class Context(Door):
         self._noted: set[int] = set()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
-        self._told = [0, 0, 0]  # what the page has of these, and of those that are open
+        self._told = [0, 0, 0]  # what the row has of these, and of those that are open
         self._fold_at = 0.0
 
     @property
@@ -186,7 +186,7 @@ class Context(Door):
             self.open.pop(conn.number, None)
             counts, done = self.counts, self._done
             counts.add(OPEN, -1)
-            if self.counts is self.page:  # a child's worker will do it
+            if self.counts is self.row:  # a child's worker will do it
                 self.limits.left(conn.peer)
             word = "error" if conn.number in self._faulty else end_reason(reason)
             counts.add(CLOSED_WORD[word])
@@ -218,25 +218,25 @@ class Context(Door):
     def tick(self, now: float) -> None:
         """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
         self.turns()
-        self.page.tick(now)
-        self._ended = [self._ended[1], self.page.own[ACCEPTED] - self.page.own[OPEN]]
+        self.row.tick(now)
+        self._ended = [self._ended[1], self.row.own[ACCEPTED] - self.row.own[OPEN]]
         if now >= self._fold_at:
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)
 
     def note_program(self, conn: Connection, pid: int, lives: bool) -> None:
         """A program has a connection now, or has it no more: others have to know if this process is killed."""
-        if self.counts is not self.page:
+        if self.counts is not self.row:
             self.counts.words[PROGRAM] = pid if lives else 0
             return
-        rows = self.remains.rows if self.remains is not None else None
-        with self.lock, suppress(MemoryError):  # if there is no row left, nobody will know
-            if rows is not None and lives:
-                rows.lend(conn.peer, conn.opened).words[PROGRAM] = pid
-            elif rows is not None:
-                for row in rows.used():
-                    if rows.program(row) == pid:
-                        rows.back(rows.block(row))
+        children = self.remains.children if self.remains is not None else None
+        with self.lock, suppress(MemoryError):  # if there is no entry left, nobody will know
+            if children is not None and lives:
+                children.lend(conn.peer, conn.opened).words[PROGRAM] = pid
+            elif children is not None:
+                for entry in children.used():
+                    if children.program(entry) == pid:
+                        children.back(children.block(entry))
 
     def fold(self) -> None:
         """Write what all connections have received and sent: nobody writes there for each message."""

@@ -39,7 +39,7 @@ def _attend(flows: Flows, watched: dict[int, Any]) -> None:
         if drain.lets_go and not drain:
             flows.let_go_beside()
         _look(flows)
-    flows.context.page.state = DRAINING  # the flow that serves may find out late
+    flows.context.row.state = DRAINING  # the flow that serves may find out late
     flows.sweep(lambda: _look(flows))  # also when the deadline has passed before we had our turn
     while time.monotonic() < drain.deadline:
         time.sleep(SWEEP)

@@ -303,7 +303,7 @@ class Fleet:
             settings = worker.generation.plan.settings
             if not worker.ready or worker.draining or worker.doom or not settings.worker_silence:
                 continue
-            beat = worker.page.beat
+            beat = worker.row.beat
             seconds = now - max(beat if beat <= now + TICK else 0.0, worker.ready_at, self._awake_since)
             if seconds <= max(settings.worker_silence, 3 * TICK):
                 worker.debugged = None
@@ -351,9 +351,9 @@ class Fleet:
             if each.retired and not each.draining and each.generation.number <= serving
         }
         theirs = [
-            OldWorker(page.generation, page.slot, page.started)
-            for page in (board.pages() if ours else ())
-            if page.supervisor != me and page.state not in (DRAINING, ORPHANED) and page.generation < serving
+            OldWorker(row.generation, row.slot, row.started)
+            for row in (board.rows() if ours else ())
+            if row.supervisor != me and row.state not in (DRAINING, ORPHANED) and row.generation < serving
         ]
         room = board.room - 2 * len(last.slots) - SPARE_PAGES
         for old, why in too_many([*ours, *theirs], serving, last.plan.settings.max_generations, room).items():
@@ -365,8 +365,8 @@ def worn_out(worker: Worker, settings: Settings, now: float) -> str:
     """Why a worker shall have a successor; empty if it need not. The limits of each worker differ by up to a tenth."""
     spread = worker.pid * 40503 % 65536 / 65536  # neighbouring process ids come to lie far apart
     more = 1.0 + JITTER * spread
-    if settings.max_connections_per_worker and worker.page.accepted >= settings.max_connections_per_worker * more:
-        return f"it has accepted {worker.page.accepted:,} connections (--max-connections-per-worker)"
+    if settings.max_connections_per_worker and worker.row.accepted >= settings.max_connections_per_worker * more:
+        return f"it has accepted {worker.row.accepted:,} connections (--max-connections-per-worker)"
     if settings.max_worker_age and now - worker.ready_at >= settings.max_worker_age * more:
         return f"it is {now - worker.ready_at:.0f} s old (--max-worker-age)"
     if settings.max_worker_memory and (size := resident_memory(worker.pid)) > settings.max_worker_memory:

@@ -11,8 +11,8 @@ import signal
 import socket
 
 from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
-from pronghorn.scoreboard.counts import Shared
-from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.counts import ChildCounts
+from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Stacks
 from pronghorn.supervisor.debuggers import Question
 from pronghorn.supervisor.report_reader import ReportReader
@@ -117,8 +117,9 @@ class Worker:
     """
 
     __slots__ = tuple(
-        "alone answer_at connected crash cut debugged doom drain_at draining failure generation kill_at let_go line "
-        "page pid ready_at release_at reports retired retired_at rows seen served slot stacks stage started_at".split()
+        "alone answer_at children connected crash cut debugged doom drain_at draining failure generation kill_at "
+        "let_go line pid ready_at release_at reports retired retired_at row seen served slot stacks stage "
+        "started_at".split()
     )
 
     def __init__(
@@ -127,9 +128,9 @@ class Worker:
         generation: Generation,
         slot: Slot,
         line: socket.socket,
-        page: Page,
+        row: Row,
         stacks: Stacks,
-        rows: Shared | None,
+        children: ChildCounts | None,
         now: float,
     ) -> None:
         self.pid = pid
@@ -137,10 +138,10 @@ class Worker:
         self.slot = slot
         self.line = line
         self.reports = ReportReader(line)
-        self.page = page
+        self.row = row
         self.stacks = stacks
         self.debugged: Question | None = None
-        self.rows = rows
+        self.children = children
         self.kill_at = NEVER
         self.retired = self.draining = False
         self.release_at = self.drain_at = self.retired_at = self.answer_at = NEVER

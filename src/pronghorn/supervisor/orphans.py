@@ -1,6 +1,6 @@
 """What a dead worker has left behind: children of the fork model, and programs, with a connection each.
 
-Law: the supervisor takes the worker's place. They stay counted on its page of the scoreboard, as open and in every
+Law: the supervisor takes the worker's place. They stay counted on its row of the scoreboard, as open and in every
 limit; they are told to keep their deadlines, they drain when their worker would have, and whoever is late is killed.
 Which processes these are the kernel says (they have become children of this one); what they have counted stands in
 memory that they write themselves, so any word of it may be false.
@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from pronghorn.scoreboard.counts import BORN, CLOSED_WORD, PROGRAM, Shared
+from pronghorn.scoreboard.counts import BORN, CLOSED_WORD, PROGRAM, ChildCounts
 from pronghorn.supervisor.generation import NEVER, Worker
 from pronghorn.system.processes import end_reading, kill
 from pronghorn.worker.worker import GRACE
@@ -22,13 +22,13 @@ REMINDERS = 3  # a child forgets a signal that comes while it is forked
 
 
 class Orphans:
-    """Those of one worker: `living`, by process id, each with the number of its row."""
+    """Those of one worker: `living`, by process id, each with the number of its entry."""
 
-    __slots__ = ("_reminders", "_told", "died_at", "drain_at", "generation", "kill_at", "living", "page", "rows")
+    __slots__ = ("_reminders", "_told", "children", "died_at", "drain_at", "generation", "kill_at", "living", "row")
 
-    def __init__(self, worker: Worker, rows: Shared, living: dict[int, int], now: float) -> None:
+    def __init__(self, worker: Worker, children: ChildCounts, living: dict[int, int], now: float) -> None:
         """`living` are as `found` says. The connections that died with the worker are counted here; see `lost`."""
-        self.generation, self.page, self.rows, self.living = worker.generation, worker.page, rows, living
+        self.generation, self.row, self.children, self.living = worker.generation, worker.row, children, living
         self.died_at = now
         self.kill_at = worker.kill_at if worker.draining else NEVER
         self.drain_at = now if worker.draining else worker.drain_at
@@ -37,30 +37,30 @@ class Orphans:
 
     @property
     def programs(self) -> set[int]:
-        return {pid for pid, row in self.living.items() if self.rows.program(row) == pid}
+        return {pid for pid, entry in self.living.items() if self.children.program(entry) == pid}
 
     def lost(self) -> int:
         """Counts what died with the worker, and how many connections that has cost."""
-        page, alive = self.page, set(self.living.values())
-        page.inherit()
-        for row in self.rows.used():
-            if row not in alive:
-                self.rows.settle(self.rows.block(row), page, "")
-        lost = max(0, page.unaccounted - len(alive))
-        page.add(CLOSED_WORD["killed"], lost)
+        row, alive = self.row, set(self.living.values())
+        row.inherit()
+        for entry in self.children.used():
+            if entry not in alive:
+                self.children.settle(self.children.block(entry), row, "")
+        lost = max(0, row.unaccounted - len(alive))
+        row.add(CLOSED_WORD["killed"], lost)
         self._write()
         return lost
 
     def ended(self, pid: int, status: int) -> None:
         """One of them has been reaped; `status` as in subprocess."""
-        row = self.living.pop(pid)
-        if row in self.living.values():  # a child of the fork model, and the program that it waited for
+        entry = self.living.pop(pid)
+        if entry in self.living.values():  # a child of the fork model, and the program that it waited for
             return
-        block = self.rows.block(row)
-        program = self.rows.program(row) == pid
-        if host := self.rows.host(row):
-            self.page.source_remove((host, 0))
-        self.rows.settle(block, self.page, "done" if program and status == 0 else "killed")
+        block = self.children.block(entry)
+        program = self.children.program(entry) == pid
+        if host := self.children.host(entry):
+            self.row.source_remove((host, 0))
+        self.children.settle(block, self.row, "done" if program and status == 0 else "killed")
         self._write()
 
     def care(self, now: float) -> None:
@@ -78,7 +78,7 @@ class Orphans:
         for pid in programs:  # nobody sees from here what a program reads and sends
             age = settings.max_connection_age or NEVER
             quiet = min(each for each in (settings.idle_timeout, settings.write_timeout, NEVER) if each)
-            if now >= min(self.rows.born(self.living[pid]) + age, self.died_at + quiet):
+            if now >= min(self.children.born(self.living[pid]) + age, self.died_at + quiet):
                 end(pid)
         if now >= self.kill_at:
             for pid in self.living:
@@ -98,33 +98,33 @@ class Orphans:
             self.drain_at = now + self.generation.plan.settings.old_workers_timeout
 
     def _write(self) -> None:
-        self.page.open = len(set(self.living.values()))
+        self.row.open = len(set(self.living.values()))
         if self.living:
-            self.generation.plan.board.born(self.page, next(iter(self.living)))
+            self.generation.plan.board.born(self.row, next(iter(self.living)))
 
 
-def found(rows: Shared, adopted: Iterable[int]) -> dict[int, int]:
-    """Which of the `adopted` processes stand in these rows, and in which."""
+def found(children: ChildCounts, adopted: Iterable[int]) -> dict[int, int]:
+    """Which of the `adopted` processes stand in these entries, and in which."""
     adopted = set(adopted)
     living: dict[int, int] = {}
-    for row in rows.used():
-        for pid in (rows.pid(row), rows.program(row)):
+    for entry in children.used():
+        for pid in (children.pid(entry), children.program(entry)):
             if pid in adopted:
-                living.setdefault(pid, row)
+                living.setdefault(pid, entry)
     return living
 
 
-def enter(rows: Shared, adopted: Iterable[int]) -> None:
+def enter(children: ChildCounts, adopted: Iterable[int]) -> None:
     """Writes down those programs that their worker had started and not yet written down when it died: a program has a
     session of its own, and a socket for its standard input."""
-    free = sorted(set(range(rows.most)) - set(rows.used()))
+    free = sorted(set(range(children.most)) - set(children.used()))
     for pid in adopted:
         try:
             program = os.getsid(pid) == pid and os.readlink(f"/proc/{pid}/fd/0").startswith("socket:")
         except OSError:
             continue
         if program and free:
-            words = rows.block(free.pop()).words
+            words = children.block(free.pop()).words
             words[PROGRAM], words[BORN] = pid, time.monotonic_ns()
 
 

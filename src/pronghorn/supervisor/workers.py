@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pronghorn import events
 from pronghorn.errors import from_parts, printable
 from pronghorn.events import Observer
-from pronghorn.scoreboard.counts import Shared
+from pronghorn.scoreboard.counts import ChildCounts
 from pronghorn.scoreboard.stacks import Remains, Stacks
 from pronghorn.supervisor.generation import NEVER, Generation, Pace, Slot, Worker
 from pronghorn.supervisor.orphans import Orphans, end, enter, found
@@ -100,7 +100,7 @@ class Workers:
         stacks = None
         try:
             stacks = Stacks()
-            page = plan.board.take(slot.number, generation.number)
+            row = plan.board.take(slot.number, generation.number)
         except OSError as error:
             ours.close()
             theirs.close()
@@ -111,19 +111,18 @@ class Workers:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             # Nothing may fail in the child before it is at work, nor here between its birth and its entry.
-            worker, left = (
-                Worker(0, generation, slot, ours, page, stacks, _rows(plan), time.monotonic()),
-                self._left(generation, ours),
-            )
+            worker = Worker(0, generation, slot, ours, row, stacks, _child_counts(plan), time.monotonic())
+            left = self._left(generation, ours)
             pid = os.fork()
             if pid == 0:
-                work(plan, page, theirs, Remains(stacks, worker.rows, self.pace.lately(worker.started_at)), mask, left)
+                remains = Remains(stacks, worker.children, self.pace.lately(worker.started_at))
+                work(plan, row, theirs, remains, mask, left)
             worker.pid, self.living[pid] = pid, worker
-            plan.board.born(page, pid)
+            plan.board.born(row, pid)
         except (OSError, MemoryError) as error:
             ours.close()
             stacks.close()
-            plan.board.release(page.index)
+            plan.board.release(row.index)
             return f"fork: {getattr(error, 'strerror', '') or 'no memory'}"
         finally:
             theirs.close()
@@ -313,8 +312,8 @@ class Workers:
             del self.living[worker.pid]
             worker.slot.lost(worker)
             self._hang_up(worker)
-        worker.served = worker.page.accepted > 0
-        worker.connected, worker.seen = worker.page.connected().open(), worker.page.connected().seen()
+        worker.served = worker.row.accepted > 0
+        worker.connected, worker.seen = worker.row.connected().open(), worker.row.connected().seen()
         lost, left = self._leave(worker)
         if worker.crash and worker.ready:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
@@ -332,15 +331,15 @@ class Workers:
 
     def _leave(self, worker: Worker) -> tuple[int, int]:
         """A worker has died: the connections that this has cost, and those that live on without it."""
-        rows, living = worker.rows, {}
-        if rows is not None and (adopted := set(self.orphans()).difference(*(each.living for each in self.left))):
-            living = found(rows, adopted)
+        entries, living = worker.children, {}
+        if entries is not None and (adopted := set(self.orphans()).difference(*(each.living for each in self.left))):
+            living = found(entries, adopted)
             if worker.generation.plan.facts.style == "program":
-                enter(rows, adopted - living.keys())
-                living = found(rows, adopted)
-        if not living or rows is None:
-            return worker.generation.plan.board.release(worker.page.index), 0
-        orphans = Orphans(worker, rows, living, time.monotonic())
+                enter(entries, adopted - living.keys())
+                living = found(entries, adopted)
+        if not living or entries is None:
+            return worker.generation.plan.board.release(worker.row.index), 0
+        orphans = Orphans(worker, entries, living, time.monotonic())
         self.left.append(orphans)
         return orphans.lost(), len(set(living.values()))
 
@@ -350,7 +349,7 @@ class Workers:
             each.ended(pid, status)
             if not each.living:
                 self.left.remove(each)
-                each.generation.plan.board.release(each.page.index)
+                each.generation.plan.board.release(each.row.index)
 
     def look_after_orphans(self, now: float, generations: Iterable[Generation]) -> None:
         """Once in a tick: what dead workers of these generations, and of earlier ones, have left."""
@@ -371,11 +370,11 @@ class Workers:
         return [pid for pid in self.orphans() if not (self.spares_sessions and detached(pid))]
 
 
-def _rows(plan: Plan) -> Shared | None:
+def _child_counts(plan: Plan) -> ChildCounts | None:
     """What the children or the programs of a worker are written down in; None if there are none."""
     settings = plan.settings
     if plan.model.name == "fork":
-        return Shared(settings.max_children)
+        return ChildCounts(settings.max_children)
     if plan.facts.style == "program":
-        return Shared(max(settings.max_threads, settings.pool_size))
+        return ChildCounts(max(settings.max_threads, settings.pool_size))
     return None

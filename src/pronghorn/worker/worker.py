@@ -31,7 +31,7 @@ from pronghorn.handlers.loading import load_handler
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
 from pronghorn.models import registry
-from pronghorn.scoreboard.row import Page
+from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains, Stacks
 from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
@@ -71,7 +71,7 @@ STACKS = 2.0  # seconds that a worker gets to write down its stacks after SIGABR
 
 def work(
     plan: Plan,
-    page: Page,
+    row: Row,
     end: socket.socket,
     remains: Remains,
     mask: Iterable[signal.Signals | int],
@@ -79,7 +79,7 @@ def work(
 ) -> NoReturn:
     """Runs in the child, right after fork(2) with all signals blocked; never returns and never raises.
 
-    `page` is this worker's own, as is what `remains` of it, `end` its end of the line, `mask` the signals that shall be
+    `row` is this worker's own, as is what `remains` of it, `end` its end of the line, `mask` the signals that shall be
     blocked while it serves, and `left` the descriptors that belong to the supervisor and are closed here. The process
     leaves with 0, or 6 when the drain deadline cut connections, or the exit code of the error that it reported.
     """
@@ -89,7 +89,7 @@ def work(
         line = Line(end, lambda: abandoned(drain, plan.settings), lambda word: obey(drain, word))
         try:
             close_descriptors(left)
-            code = _serve(plan, page, remains, line, drain, mask)
+            code = _serve(plan, row, remains, line, drain, mask)
         except BaseException as error:
             if isinstance(error, PronghornError) and not isinstance(error, PeerError):
                 line.tell(Failed(error.parts(kind=True)))
@@ -160,12 +160,12 @@ def _take_on(plan: Plan) -> None:
 
 
 def _serve(
-    plan: Plan, page: Page, remains: Remains, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]
+    plan: Plan, row: Row, remains: Remains, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]
 ) -> int:
     settings, model = plan.settings, plan.model
     supervisor, me = os.getppid(), os.getpid()
-    page.starting(me)
-    name_process(f"worker {page.slot} {model.name} of {supervisor}")
+    row.starting(me)
+    name_process(f"worker {row.slot} {model.name} of {supervisor}")
     reopener = _settle_in(plan, remains.stacks)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _take_on(plan)
@@ -184,19 +184,19 @@ def _serve(
     def ready() -> None:
         turns()
         _take_back(plan.observe, begin_drain)
-        page.now_serving(os.getpid())
+        row.now_serving(os.getpid())
         line.tell(Ready())
 
     life = handler.lifespan
     with _lived(life, plan.observe, line) as on_loop:
         context = Context(
             listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-            observe=plan.observe, watched=[line, reopener], page=page, ready=ready, lifespan=on_loop,
+            observe=plan.observe, watched=[line, reopener], row=row, ready=ready, lifespan=on_loop,
             certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns, remains=remains,
             drained=lambda: _drained(context, line),
         )  # fmt: skip
         cut = registry.run(model, context)
-    process_exit.end(lambda: drain.deadline, drain.lost, lambda: page.tick(time.monotonic()))
+    process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
     return CUT_AT_DEADLINE if cut else 0
 
 

@@ -11,14 +11,16 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pronghorn import events
 from pronghorn.boot import Boot, Handed, Starter
-from pronghorn.control.presence import Presence
+from pronghorn.control.commands import Commands
+from pronghorn.control.server import open_control
 from pronghorn.errors import BadHandler, PronghornError
 from pronghorn.handlers import loading
 from pronghorn.listening.binding import activated_listeners, renew
@@ -36,12 +38,15 @@ from pronghorn.supervisor.guard import Guard
 from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
-from pronghorn.system import log_config
+from pronghorn.system import descriptors, log_config
 from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.system.startup import Surroundings
 from pronghorn.system.stdio import complain, keep_standard_descriptors, outlet
 from pronghorn.worker import probe
 from pronghorn.worker.plan import Plan
+
+if TYPE_CHECKING:
+    from pronghorn.supervisor.autoreload import Autoreload
 
 SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
 
@@ -74,7 +79,9 @@ class Server:
         self._starter = starter if starter is not None else Starter()
         self._handed = handed
         self._folder = named_folder()
+        self._since = time.time_ns()  # later changes of files lead to a reload, with --reload
         self._log_process: LogProcess | None = None
+        self._autoreload: Autoreload | None = None
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -122,11 +129,11 @@ class Server:
                 lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans
             )
             try:
-                control = self._handed.control if self._handed else []
                 self._supervisor = Supervisor(
                     planner, plan, self, self._signals, alone=self._alone, handed=self._handed
                 )
-                self._presence = Presence(self.settings, plan.listeners[0].address, control, observe)
+                address, control = plan.listeners[0].address, self._handed.control if self._handed else ()
+                self._control = open_control(self.settings, address, observe, control)
             except BaseException:
                 _close(plan.listeners)
                 raise
@@ -138,13 +145,33 @@ class Server:
         with ExitStack() as undo:
             undo.callback(last_step, "end the process of its log", self._end_log)
             undo.callback(last_step, "close its addresses", lambda: _close(fleet.serving.plan.listeners))
-            undo.callback(last_step, "close its control socket", self._presence.close)
+            if self._control is not None:
+                undo.callback(last_step, "close its control socket", self._control.close)
+            undo.callback(last_step, "end the process that watches files", self._end_autoreload)
             if self.settings.log_config:
                 self._log_process = LogProcess(
                     self._log.hear, fleet.workers.helpers, lambda: [*fleet.poller.descriptors(), *fleet.kept()]
                 )
                 self._log.have_told_by(self._log_process.tell)
             return self._supervisor.run()
+
+    def _answer_and_watch(self, file: str) -> None:
+        """From now on requests are answered, and files watched with `--reload`."""
+        supervisor = self._supervisor
+        if self._control is not None:
+            name = self.settings.name or supervisor.fleet.serving.plan.listeners[0].address
+            self._control.serve(supervisor.poller, Commands(supervisor, name))
+        if self.settings.reload:
+            from pronghorn.supervisor.autoreload import Autoreload  # here: what is imported, every fork copies
+
+            self._autoreload = Autoreload(self.source, file, self._since, supervisor.fleet, supervisor.changes)
+
+    def _control_descriptors(self) -> list[int]:
+        return self._control.descriptors() if self._control is not None else []
+
+    def _end_autoreload(self) -> None:
+        if self._autoreload is not None:
+            self._autoreload.close()
 
     def _end_log(self) -> None:
         if self._log_process is not None:
@@ -169,7 +196,7 @@ class Server:
             listener.take_over()
             if listener not in plan.listeners:
                 listener.close()
-        self._presence.serve(self._supervisor, self.source, file)
+        self._answer_and_watch(file)
         addresses = [listener.address for listener in plan.listeners]
         self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
 
@@ -179,25 +206,26 @@ class Server:
 
     def kept(self) -> list[int]:
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
-        ours = [*self._signals.descriptors(), *self._surroundings.descriptors(), *self._presence.descriptors()]
+        ours = [*self._signals.descriptors(), *self._surroundings.descriptors(), *self._control_descriptors()]
         ours += self._log_process.descriptors() if self._log_process is not None else []
         return [*self._starter.descriptors(), *ours, *inherited]
 
     def turn(self, now: float) -> None:
-        self._presence.tick(now)
+        if self._control is not None:
+            self._control.tick(now)
 
     def new_program(self, generation: int) -> NewProgram:
         if not self._alone or self._layers is None:
             why = "A script holds its handler."
             raise PronghornError("This server cannot be upgraded.", why, "Restart the script.")
         fleet, predecessors = self._supervisor.fleet, self._supervisor.predecessors
-        listeners, control = fleet.serving.plan.listeners, self._presence.descriptors()
+        listeners, control = fleet.serving.plan.listeners, self._control_descriptors()
         handed = Handed(
             board=self._board.fileno(),
             listeners=[listener.inherited() for listener in listeners],
             control=control,
             generation=generation,
-            descriptors=self._descriptors,
+            descriptors=descriptors.original or 0,
             environment=self._systemd.handed,
             predecessors=predecessors.records(os.getpid()),
             workers=fleet.resized,
@@ -209,25 +237,19 @@ class Server:
     def handed_over(self) -> None:
         for listener in self._supervisor.fleet.serving.plan.listeners:
             listener.hand_over()
-        self._presence.hand_over()
+        if self._control is not None:
+            self._control.hand_over()
+        self._end_autoreload()
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""
-        from pronghorn.system.descriptors import raise_descriptor_limit
-
-        original, _ = raise_descriptor_limit()
-        self._descriptors = self._handed.descriptors if self._handed else original
-        if isinstance(self.source, Source) and self.source.command:
-            from pronghorn.handlers import programs
-
-            programs.original_descriptors = self._descriptors
+        original, _ = descriptors.raise_descriptor_limit()
+        descriptors.original = self._handed.descriptors if self._handed else original
 
     def _facts(self, plan: Plan) -> events.ServerStarted:
-        from pronghorn.system.descriptors import free_descriptors
-
         model, why = judged(plan.facts, plan.settings)
         workers = len(self._supervisor.fleet.serving.slots)
-        each, why_limit = model.capacity(plan.settings, max(1, free_descriptors() - SPARE_DESCRIPTORS))
+        each, why_limit = model.capacity(plan.settings, max(1, descriptors.free_descriptors() - SPARE_DESCRIPTORS))
         most, limit = each * workers, plan.settings.max_connections
         if limit is not None and limit < most:
             most, why_limit = limit, "--max-connections"

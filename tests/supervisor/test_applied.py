@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,20 @@ def test_a_release_that_is_gone_fails_the_reload(tmp_path: Path, monkeypatch: py
         server.send(signal.SIGHUP)
         wait_for(lambda: "cannot be entered" in server.log, "the refusal")
         assert server.ask(b"x\n").startswith(b"r1 ")
+
+
+def test_a_program_that_a_reload_brings_gets_the_limit_of_descriptors_that_the_server_was_started_with(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "pronghorn.toml"
+    file.write_text('handler = "upper"\n')
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with launched(tmp_path, None, config=str(file), model="thread") as server:
+            assert server.ask(b"x") == b"X"
+            file.write_text('exec = ["sh", "-c", "ulimit -S -n"]\n')
+            reloaded(server, 1)
+            assert server.ask(b"") == b"200\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

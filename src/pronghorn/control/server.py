@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 
 from pronghorn import events
 from pronghorn.control import paths
@@ -36,13 +37,19 @@ GONE = PronghornError("The server has ended before it could answer.")
 BUSY = PronghornError(f"There are {MOST_CALLS} control connections already.", hint="Try again in a moment.")
 
 
-def open_control(settings: Settings, address: str, observe: Observer) -> ControlServer | None:
-    """The control socket that the settings ask for, for a server whose first address is `address`.
+def open_control(
+    settings: Settings, address: str, observe: Observer, handed: Sequence[int] = ()
+) -> ControlServer | None:
+    """The control socket that the settings ask for, for a server whose first address is `address`; or the one that the
+    program before an upgrade has `handed` over as its descriptors.
 
     None if it is off, or if there is no place that it could have by itself: an event tells of that, and the server can
     do without. Those who share the address on purpose, and have no name of their own, are told apart by their process.
     Raises AlreadyRunning, and CannotBind if a path that was asked for cannot be had.
     """
+    if handed:
+        listener, lock = handed
+        return ControlServer.adopt(listener, lock)
     if settings.control_socket == OFF:
         return None
     name = settings.name or address

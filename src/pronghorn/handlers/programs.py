@@ -19,15 +19,13 @@ import subprocess
 from collections.abc import Callable
 
 from pronghorn.connection.blocking import Connection
+from pronghorn.system import descriptors
 
 NAMES = frozenset(
     "PROTO TCPREMOTEIP TCPREMOTEPORT TCPREMOTEHOST TCPREMOTEINFO TCPLOCALIP TCPLOCALPORT TCPLOCALHOST "
     "IPCREMOTEPATH IPCREMOTEEUID IPCREMOTEEGID IPCREMOTEPID IPCREMOTEINFO IPCLOCALPATH".split()
 )
 """The variables by which UCSPI tells of a connection: another connection's are taken out, and no others."""
-
-original_descriptors: int | None = None
-"""The soft limit of descriptors that the server was started with; programs get it back (select(2) needs it low)."""
 
 
 def _nothing(conn: Connection, pid: int, lives: bool) -> None:
@@ -60,10 +58,10 @@ def environment(conn: Connection) -> dict[str, str]:
 def run(command: tuple[str, ...], conn: Connection) -> None:
     """Run the program over the connection and wait for its end; OSError if it cannot be started. Afterwards
     `conn.program_end` says how it ended."""
-    if original_descriptors is not None:
+    if descriptors.original is not None:
         # The limit is set by a shell that becomes the program: setrlimit between fork and exec would need Python
         # code in the child, which threads forbid.
-        limit = f'ulimit -S -n {original_descriptors}; exec "$@"'
+        limit = f'ulimit -S -n {descriptors.original}; exec "$@"'
         command = ("/bin/sh", "-c", limit, shlex.quote(command[0]), *command)
     os.set_blocking(conn.fileno(), True)
     with subprocess.Popen(

@@ -10,11 +10,14 @@ import resource
 
 SAFE_HARD_LIMIT = 10240
 
+original: int | None = None
+"""The soft limit that the server was started with; programs get it back, since select(2) fails beyond 1,024."""
+
 
 def raise_descriptor_limit() -> tuple[int, int]:
     """Raise the soft limit of descriptors to the hard one; both as they were (getrlimit(2), RLIMIT_NOFILE).
 
-    A program that a handler starts wants the first one back: select(2) fails beyond 1,024. A system that takes the hard
+    A system that takes the hard
     limit as a word only (macOS calls it infinite) gets 10,240.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -7,7 +7,7 @@ parts are kept apart, so that a terminal, a log record and a JSON reply can each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 LONGEST_PART = 4096
@@ -23,6 +23,15 @@ def printable(text: str, longest: int = LONGEST_PART) -> str:
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape", "backslashreplace").decode()
         for each in told
     )
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A hint that names the nearest right word, or all of them."""
+    from difflib import get_close_matches  # here: workers import this file, and need no difflib
+
+    words = list(words)
+    close = get_close_matches(word.lower(), words, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Choose one of: {', '.join(words)}."
 
 
 class PronghornError(Exception):

@@ -17,8 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from pronghorn.errors import BadSetting, MessageTooLong
-from pronghorn.settings import nearest
+from pronghorn.errors import BadSetting, MessageTooLong, nearest
 
 AS_IN_PYTHON = re.compile(r"""b(["']).*\1""", re.DOTALL)
 PREFIXES = {1: struct.Struct(">B"), 2: struct.Struct(">H"), 4: struct.Struct(">I")}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pronghorn.errors import BadSetting
-from pronghorn.settings import Settings, fields, nearest, settle
+from pronghorn.errors import BadSetting, nearest
+from pronghorn.settings import Settings, fields, settle
 from pronghorn.settings.fields import Field
 from pronghorn.settings.handler import STYLES
 from pronghorn.settings.logs import LOG_FORMATS, LOG_LEVELS

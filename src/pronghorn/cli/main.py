@@ -75,7 +75,7 @@ class PronghornUsage(PronghornError):
 
 
 def _meant(word: str) -> str:
-    from pronghorn.settings import nearest
+    from pronghorn.errors import nearest
 
     if ":" in word or word.endswith(".py"):
         return f"To serve that handler: pronghorn serve {word}"

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pronghorn.errors import BadRequest, PronghornError
-from pronghorn.settings import nearest
+from pronghorn.errors import BadRequest, PronghornError, nearest
 from pronghorn.supervisor.poller import Done, Poller
 
 COMMANDS = ("status", "workers", "reload", "upgrade", "resize", "drain", "stop")

@@ -21,8 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from pronghorn import tracebacks
-from pronghorn.errors import BadHandler
-from pronghorn.settings import nearest
+from pronghorn.errors import BadHandler, nearest
 
 TAKEN = frozenset(sys.stdlib_module_names) | {"pronghorn", "msgspec", "uvloop", "gevent", "greenlet"}
 """Names of modules that no file of the user's takes."""

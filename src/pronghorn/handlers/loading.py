@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from pronghorn.errors import BadHandler, BadSetting, PronghornError
+from pronghorn.errors import BadHandler, BadSetting, PronghornError, nearest
 from pronghorn.handlers import importing
 from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.recognise import is_patched, may_be, meant, recognise, tells
-from pronghorn.settings import Settings, nearest
+from pronghorn.settings import Settings
 from pronghorn.settings.source import BUILT_IN, Source
 from pronghorn.system.processes import program_path
 

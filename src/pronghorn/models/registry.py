@@ -10,12 +10,12 @@ import importlib.util
 import select as calls  # by another name: a page is called select
 from typing import NoReturn
 
-from pronghorn.errors import BadSetting, IncompatibleHandler, MissingExtra
+from pronghorn.errors import BadSetting, IncompatibleHandler, MissingExtra, nearest
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.lifespans import ASYNC
 from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
-from pronghorn.settings import Settings, nearest
+from pronghorn.settings import Settings
 from pronghorn.settings.model import MODELS as NAMES
 
 MODELS = tuple(name for name in NAMES if name != "auto")

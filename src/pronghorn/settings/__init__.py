@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from pronghorn.errors import BadSetting
+from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings.fields import Field
 from pronghorn.settings.lifecycle import AN_HOUR
 from pronghorn.settings.logs import Logs
-from pronghorn.settings.values import checked, nearest
+from pronghorn.settings.values import checked
 
-__all__ = ["Settings", "fields", "nearest", "settle"]
+__all__ = ["Settings", "fields", "settle"]
 
 SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
 

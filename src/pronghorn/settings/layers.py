@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from pronghorn.errors import BadSetting
-from pronghorn.settings import Settings, fields, nearest, settle
+from pronghorn.errors import BadSetting, nearest
+from pronghorn.settings import Settings, fields, settle
 from pronghorn.settings.source import Source
 
 OWN_FILE = "pronghorn.toml"

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pronghorn.errors import BadSetting
+from pronghorn.errors import BadSetting, nearest
 from pronghorn.peers import UNIX, network
 from pronghorn.settings.fields import BOUNDS, Field
 
@@ -24,15 +24,6 @@ UNITS: dict[str, dict[str, float]] = {
 }
 QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """A hint that names the nearest right word, or all of them."""
-    from difflib import get_close_matches
-
-    words = list(words)
-    close = get_close_matches(word.lower(), words, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"Choose one of: {', '.join(words)}."
 
 
 def quantity(text: str, unit: str) -> float:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pronghorn.errors import PronghornError
+from pronghorn.errors import PronghornError, nearest
 from pronghorn.models import registry
-from pronghorn.settings import nearest
 from pronghorn.testing.forms import ANSWERS_AT_ONCE, FORMS, REPEATS, Form
 from pronghorn.testing.promises import PROMISES, Promise
 from pronghorn.testing.subject import Subject

@@ -17,8 +17,7 @@ from pronghorn.cli.ctl import request
 from pronghorn.cli.ctl.whom import socket_of
 from pronghorn.cli.layers import CONFIG, as_json
 from pronghorn.control.protocol import COMMANDS
-from pronghorn.errors import BadRequest, PronghornError
-from pronghorn.settings import nearest
+from pronghorn.errors import BadRequest, PronghornError, nearest
 
 NOT_SERVING = 1  # an exit status
 

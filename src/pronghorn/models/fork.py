@@ -13,18 +13,17 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
-from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import let_go
-from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts, Counts
-from pronghorn.serving.blocking import LEAVE, SWEEP, Flows
+from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
+from pronghorn.serving.conversations import LEAVE, SWEEP, Conversations
 from pronghorn.settings import Settings
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.process_exit import Forks
@@ -77,17 +76,17 @@ def first_look(flows: Flows) -> float:
     return flows.timeouts.first_look(told)
 
 
-def handle_signals(flows: Flows) -> Any:
-    """SIGCHLD for the parent, SIGURG for its children, which may come more than once; what SIGCHLD did before."""
-    looks: list[int] = []
+def handle_signals(flows: Flows, own: list[Conversations]) -> Any:
+    """SIGCHLD for the parent, SIGURG for its children, which may come more than once: `own` holds what a child has to
+    look after. Returns what SIGCHLD did before."""
     worker, supervisor = os.getpid(), os.getppid()
 
     def look_after(*_: object) -> None:
-        if os.getpid() not in looks:
-            looks.append(os.getpid())
-            _thread.start_new_thread(flows.look_after, ())
-        if os.getpid() != worker and os.getppid() not in (worker, supervisor):
-            forsaken(flows.context.drain)
+        if os.getpid() != worker:
+            if own:
+                _thread.start_new_thread(own.pop().look_after, ())
+            if os.getppid() not in (worker, supervisor):
+                forsaken(flows.context.drain)
 
     signal.signal(signal.SIGURG, look_after)
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
@@ -97,7 +96,8 @@ def handle_signals(flows: Flows) -> Any:
 
 
 def serve(context: Context) -> None:
-    flows = Flows(context)
+    flows = Flows(context, beside=lambda now: send(elders.since(now) & children.keys(), signal.SIGURG))
+    elders, own = Elders(first_look(flows)), list[Conversations]()
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
@@ -110,15 +110,11 @@ def serve(context: Context) -> None:
         if context.drain.begun:
             send(children, signal.SIGTERM)  # also those of a queue that waits for room
 
-    def watch_over(now: float) -> None:
-        flows.keep_deadlines(now)
-        send(elders.since(now) & children.keys(), signal.SIGURG)
-
-    elders = Elders(first_look(flows))
-    flows.watch_over = watch_over
-    previous = handle_signals(flows)
+    previous = handle_signals(flows, own)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
+        mine = Conversations(context.for_child(conn, counts))
+        own[:] = [mine]
         forks.look()
         try:
             pid = forked(context.drain)
@@ -127,7 +123,7 @@ def serve(context: Context) -> None:
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
-            child(flows, conn, held, counts, forks, parent)
+            child(flows, mine, held, forks, parent)
         children[pid] = conn.peer, counts, conn.opened
         elders.born(pid, conn.opened)
         flows.forget(conn)
@@ -152,7 +148,7 @@ def forked(drain: Drain) -> int:
     return pid
 
 
-def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks: Forks, parent: Parent) -> NoReturn:
+def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, parent: Parent) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave as a program does.
 
     The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
@@ -169,21 +165,18 @@ def child(flows: Flows, conn: Connection, held: list[int], counts: Counts, forks
         os.close(fd)
     for each in flows.parked.values():
         let_go(each)
-    flows.context.counts = counts
-    counts.words[PID] = os.getpid()
-    flows.open = {conn.number: conn}
-    flows.context.open = cast(dict[int, AnyConnection], flows.open)
+    own.context.counts.words[PID] = os.getpid()
     # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
-    drain.when_begun(lambda: _thread.start_new_thread(flows.sweep, ()))
+    drain.when_begun(lambda: _thread.start_new_thread(own.sweep, ()))
     if os.getppid() != parent.pid:  # it had died before
         os.kill(os.getpid(), signal.SIGURG)
-    flows.converse(conn)
+    own.converse(*own.open.values())
     # At the drain deadline the parent kills what is left: before that, whatever is not done has to be told.
     spare = min(LEAVE, drain.timeout / 4)
     try:
         forks.end(lambda: drain.deadline - spare, drain.lost)
     finally:
-        os._exit(CUT if flows.context.cut else 0)
+        os._exit(CUT if own.context.cut else 0)
 
 
 def bury(context: Context, shared: ChildCounts, children: Children) -> None:

@@ -71,9 +71,8 @@ def connection_class() -> type[Any]:
 def serve(context: Context) -> None:
     import gevent
 
-    context.connection_class = connection_class()
     gevent.get_hub().print_exception = _told_of  # type: ignore[method-assign, assignment]
-    flows = Flows(context)
+    flows = Flows(context, connection_class())
     for conn in flows.accepted():
         conn.greenlet = gevent.spawn(flows.converse, conn)  # type: ignore[attr-defined]
     flows.finish()

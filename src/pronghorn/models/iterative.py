@@ -7,15 +7,13 @@ waits in the kernel's queue until the first has left, however idle the first may
 from __future__ import annotations
 
 from pronghorn.models.model import Model
-from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
-from pronghorn.serving.heartbeat import attend
+from pronghorn.serving.heartbeat import attended
 from pronghorn.settings import Settings
 
 
 def serve(context: Context) -> None:
-    flows = Flows(context)
-    attend(flows)
+    flows = attended(context)
     for conn in flows.accepted():
         flows.converse(conn)
 

@@ -138,12 +138,8 @@ def prepare(model: Model, handler: HandlerFacts) -> None:
 
 def run(model: Model, context: Context) -> int:
     """Serve until drained, after `prepare`; the number of connections that were cut at the drain deadline."""
-    handler, serve = context.handler.facts, model.serve
-    if handler.style == "program":
-        from pronghorn.handlers import programs
-
-        programs.note = context.note_program
-    if _has_asyncio_loop(model, handler):
+    serve = model.serve
+    if _has_asyncio_loop(model, context.handler.facts):
         from pronghorn.models import aio
 
         serve = aio.serve

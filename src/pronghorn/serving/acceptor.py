@@ -16,8 +16,8 @@ from typing import Any
 from pronghorn.connection.channel import CLOSED, OPEN
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
-from pronghorn.serving.admission import ALONE_PAUSE, EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.serving.context import Context, OutOfMemory
+from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE, Gate
 
 ACCEPTS_PER_TURN = 16
 
@@ -69,10 +69,8 @@ class Acceptor(Watched):
         super().__init__(listener.fileno(), self.accept)
         self.listener = listener
         self._context, self._adopt, self._changed, self._call_later = context, adopt, changed, call_later
-        self._alone = context.to_be_served_alone
-        self._until = 0.0
-        self._short = False  # of descriptors, or of room: until the next end of a connection
-        self._most = 1.0
+        self._gate = Gate(context.to_be_served_alone)
+        self._most = 1.0  # connections at a time
 
     def accept(self) -> None:
         """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment.
@@ -83,7 +81,7 @@ class Acceptor(Watched):
             return
         context = self._context
         try:
-            for _ in range(1 if self._alone else int(self._most)):
+            for _ in range(1 if self._gate.alone else int(self._most)):
                 if context.gives_way():
                     self.rest(FAIR_PAUSE)
                     return
@@ -91,12 +89,12 @@ class Acceptor(Watched):
                     self._most = 1.0
                     return
             self._most = min(self._most * 1.1, ACCEPTS_PER_TURN)
-            if self._alone:
-                self._alone -= 1
-                self.rest(ALONE_PAUSE)
+            if self._gate.alone:
+                self._gate.took_one(time.monotonic())
+                self._closed()
         except Exhausted:
-            self._short = True
-            self.rest(EXHAUSTED_PAUSE)
+            self._gate.run_short(time.monotonic())
+            self._closed()
         except OSError:
             self.rest(math.inf)
         except OutOfMemory:
@@ -122,29 +120,29 @@ class Acceptor(Watched):
 
     def rest(self, seconds: float) -> None:
         """Look at the listener no more for so long."""
-        self.wants_read = False
-        self._until = time.monotonic() + seconds
-        if seconds < math.inf:
-            self._call_later(seconds, self._rested)
-        self._changed(self)
+        self._gate.rest(seconds, time.monotonic())
+        self._closed()
 
-    def _rested(self) -> None:
+    def _closed(self) -> None:
+        self.wants_read = False
+        self._changed(self)
+        self._look_later()
+
+    def _look_later(self) -> None:
         self.look()
-        left = self._until - time.monotonic()
+        left = self._gate.wait(time.monotonic())
         if 0 < left < math.inf:  # uvloop's timers come up to a millisecond early
-            self._call_later(max(left, 0.001), self._rested)
+            self._call_later(max(left, 0.001), self._look_later)
 
     def look(self) -> None:
         """Whether the rest is over."""
-        if not self.wants_read and not self._context.drain.lets_go and time.monotonic() >= self._until:
+        if not self.wants_read and not self._context.drain.lets_go and self._gate.is_open(time.monotonic()):
             self.wants_read = True
             self._changed(self)
 
     def relieve(self) -> None:
         """A connection has ended: there may be room again."""
-        if self._short:
-            self._short = False
-            self._until = 0.0
+        if self._gate.relieve():
             self.retire() if self._context.drain.lets_go else self.look()
 
     def let_go(self) -> None:
@@ -163,15 +161,17 @@ class Acceptor(Watched):
         connection ends."""
         if self.is_closing():
             return
+        waits = False
         try:
             for _ in range(self.listener.queued()):
                 if self.listener not in self._context.listeners or not self._one():
                     break
         except Exhausted:
-            self._short = bool(self._context.open)
+            self._gate.run_short(time.monotonic())
+            waits = bool(self._context.open)
         except OSError:
             pass  # it has been observed
         self.wants_read = False
-        if not self._short:
+        if not waits:
             self.state = CLOSED
         self._changed(self)

@@ -23,15 +23,12 @@ from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
 from pronghorn.scoreboard.limits import Limits
 from pronghorn.scoreboard.row import Row
+from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.settings import Settings
 from pronghorn.system.stdio import keep_standard_descriptors
 
 REFUSALS_IN_A_ROW = 64  # before others have their turn
-EXHAUSTED_PAUSE = 0.1  # seconds that an acceptor rests when descriptors or memory ran out (sshd, trio, Ranch: the same)
 LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
-ALONE = 8  # connections that are taken one by one where workers have just died
-ALONE_PAUSE = 0.05  # seconds between two of those: a thread on a busy machine is to read, and perhaps to crash, within
-FAIR_PAUSE = 0.002  # seconds that an acceptor rests for an emptier worker's sake
 FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
 
 
@@ -161,8 +158,7 @@ class Door:
     def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         """A connection was closed unserved."""
         with self.lock:
-            if self.counts is self.row:  # a child does not write on its worker's row
-                self.limits.refused()
+            self.limits.refused()
             if admitted:
                 self.limits.left(peer)
         self._count_refused(peer, limit, detail)

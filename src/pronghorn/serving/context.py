@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,11 +29,13 @@ from pronghorn.scoreboard.counts import (
     MESSAGES,
     OPEN,
     PROGRAM,
+    Counts,
     end_reason,
 )
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
-from pronghorn.serving.admission import ALONE, Door
+from pronghorn.serving.admission import Door
+from pronghorn.serving.gate import ALONE
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
 from pronghorn.tracebacks import is_ours
@@ -50,6 +52,10 @@ TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
 def _nothing() -> None:
+    return None
+
+
+def _nobody_left(peer: Peer) -> None:
     return None
 
 
@@ -87,7 +93,6 @@ class Context(Door):
     held up. `remains` is what this process and its children write down, for whoever reaps them.
     """
 
-    connection_class: type[Any] = Connection
     exhausted = False
     _short_at: tuple[float, ...] = ()  # when memory was missing lately
 
@@ -101,7 +106,7 @@ class Context(Door):
         drain: Drain,
         observe: Observer,
         row: Row,
-        watched: list[Thing] | None = None,
+        watched: Sequence[Thing] = (),
         certificates: Certificates | None = None,
         ready: Callable[[], None] = _nothing,
         let_go: Callable[[], None] = _nothing,
@@ -115,14 +120,13 @@ class Context(Door):
         self.model = model
         self.drain = drain
         become_current(drain)
-        self.watched: list[Thing] = watched if watched is not None else []
+        self.watched = watched
         self.certificates = certificates
-        self.ready = ready
-        self.let_go = let_go
-        self.turns = turns
+        self.ready, self.let_go, self.turns = ready, let_go, turns
         self.remains = remains
         self.lifespan = lifespan
         self._drained = drained
+        self._left = self.limits.left
         self.open: dict[int, AnyConnection] = {}
         self.cut = 0
         self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
@@ -186,8 +190,7 @@ class Context(Door):
             self.open.pop(conn.number, None)
             counts, done = self.counts, self._done
             counts.add(OPEN, -1)
-            if self.counts is self.row:  # a child's worker will do it
-                self.limits.left(conn.peer)
+            self._left(conn.peer)
             word = "error" if conn.number in self._faulty else end_reason(reason)
             counts.add(CLOSED_WORD[word])
             self._faulty.discard(conn.number)
@@ -226,9 +229,6 @@ class Context(Door):
 
     def note_program(self, conn: Connection, pid: int, lives: bool) -> None:
         """A program has a connection now, or has it no more: others have to know if this process is killed."""
-        if self.counts is not self.row:
-            self.counts.words[PROGRAM] = pid if lives else 0
-            return
         children = self.remains.children if self.remains is not None else None
         with self.lock, suppress(MemoryError):  # if there is no entry left, nobody will know
             if children is not None and lives:
@@ -267,3 +267,25 @@ class Context(Door):
         """The drain is over: whoever knows it first says so."""
         drained, self._drained = self._drained, _nothing
         drained()
+
+    def for_child(self, conn: Connection, counts: Counts) -> Context:
+        """The context of a forked process that serves one connection, and counts in the row that its worker has lent to
+        the process."""
+        return ChildContext(self, conn, counts)
+
+
+class ChildContext(Context):
+    """Of a forked process with one connection. When the process has ended, its worker does what is to be done about
+    limits."""
+
+    def __init__(self, parent: Context, conn: Connection, counts: Counts) -> None:
+        self.__dict__.update(parent.__dict__)
+        self.counts = counts
+        self.open = {conn.number: conn}
+        self._left = _nobody_left
+
+    def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        self._count_refused(peer, limit, detail)
+
+    def note_program(self, conn: Connection, pid: int, lives: bool) -> None:
+        self.counts.words[PROGRAM] = pid if lives else 0

@@ -16,19 +16,20 @@ from typing import Any
 
 from pronghorn.connection.blocking import Connection, T, Waits
 from pronghorn.scoreboard.row import DRAINING
-from pronghorn.serving.blocking import SWEEP, Flows
-from pronghorn.serving.context import BEAT
+from pronghorn.serving.blocking import Flows
+from pronghorn.serving.context import BEAT, Context
+from pronghorn.serving.conversations import SWEEP
 
 
-def attend(flows: Flows) -> None:
-    """Start it, before the first connection is accepted."""
-    flows.context.connection_class = SeenConnection
-    watched, flows.watched = flows.watched, {}
-    threading.Thread(target=_attend, args=(flows, watched), daemon=True, name="attendant").start()
+def attended(context: Context) -> Flows:
+    """The accepting flow of control, which converses too, beside one that watches from now on."""
+    flows = Flows(context, SeenConnection, watched=())
+    threading.Thread(target=_attend, args=(flows,), daemon=True, name="attendant").start()
+    return flows
 
 
-def _attend(flows: Flows, watched: dict[int, Any]) -> None:
-    drain = flows.context.drain
+def _attend(flows: Flows) -> None:
+    drain, watched = flows.context.drain, {thing.fileno(): thing for thing in flows.context.watched}
     poller = select.poll()
     for fd in (drain.fileno(), *watched):
         poller.register(fd, select.POLLIN)

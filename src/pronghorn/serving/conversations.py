@@ -1,0 +1,202 @@
+"""Conversations that have a flow of control each: how one is held, what ends it, and what its deadlines are.
+
+Law: nobody interrupts a handler. When draining begins, the handler's connection is made to look as if the peer had
+finished, once no reply is owed, and a well-written handler leaves by its usual door.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import cast
+
+from pronghorn.connection import own_context
+from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
+from pronghorn.connection.closing import last_call, let_go
+from pronghorn.connection.in_flight import is_over
+from pronghorn.connection.proxy_header import TOO_LATE, WRONG, read_header
+from pronghorn.errors import BadProxyHeader, DescriptorLost, PeerTimeout
+from pronghorn.events import ConnectionOpened
+from pronghorn.serving.context import Context
+from pronghorn.serving.timeouts import AGE, OutsideTimeouts, ended_because
+
+SWEEP = 0.05  # seconds between two looks at the open connections while draining
+LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
+
+Tell = Callable[[], None]
+
+
+def nothing() -> None:
+    return None
+
+
+class Conversations:
+    """The open conversations of a process; `ended` is called at the end of each."""
+
+    def __init__(self, context: Context, ended: Tell = nothing) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.open = cast(dict[int, Connection], context.open)
+        self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
+        self._ended = ended
+        self._contexts = own_context.base()
+        if context.handler.facts.style == "program":
+            from pronghorn.handlers import programs
+
+            programs.note = context.note_program  # a forked child's own, if this is made for one
+
+    # One conversation.
+
+    def converse(self, conn: Connection) -> None:
+        """Hold one whole conversation and close; no error leaves here."""
+        self._contexts.copy().run(self._converse, conn)
+
+    def hold(self, conn: Connection) -> None:
+        """The whole life of a flow of control that is there for one conversation."""
+        self.converse(conn)
+        self.context.handler.leave()
+
+    def _converse(self, conn: Connection) -> None:
+        context, error = self.context, None
+        conn.flow = threading.get_native_id()
+        if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
+            self._ended()
+            return
+        try:
+            if context.certificates is not None:
+                conn.shake_hands(context.certificates.context, self.settings.handshake_timeout)
+            context.handler.converse(conn)
+        except BaseException as raised:
+            error = raised
+        try:
+            self._end(conn, error)
+        except BaseException as fault:
+            context.fault(fault)
+        finally:
+            self._ended()
+
+    def _end(self, conn: Connection, error: BaseException | None) -> None:
+        """The conversation is over: observe why, close, and let go of the descriptor's number."""
+        context = self.context
+        if not conn.is_own():
+            conn.lose()
+        if conn.lost and (error is None or isinstance(error, OSError)):
+            because, error = error, DescriptorLost()
+            error.__cause__ = because
+        if error is not None:
+            context.failed(conn, error)
+        if context.handler.facts.blocks:
+            conn.measure()
+        reason = ended_because(conn, error)
+        if conn.cut_by is None:
+            conn.linger(until=context.drain.deadline)
+        context.let_go_of(conn.fd, conn)
+        conn.end()
+        context.closed(conn, reason)
+
+    def _introduced(self, conn: Connection) -> bool:
+        """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""
+        context, detail = self.context, ""
+        try:
+            header = conn.waits.call(read_header, conn, self.settings.handshake_timeout)
+        except TimeoutError:
+            limit = TOO_LATE
+        except (BadProxyHeader, OSError) as error:
+            limit, detail = WRONG, str(error)
+        else:
+            conn.introduce(header)
+            limit = context.refusal_of_client(conn.peer)
+        if not limit:
+            context.observe(ConnectionOpened(conn.number, conn.peer))
+            return True
+        self._give_up(conn)
+        end_unserved(conn)
+        context.refused(conn.peer, limit, detail)
+        return False
+
+    def refuse(self, conn: Connection, limit: str) -> None:
+        """Close a connection unserved: there is no flow of control to be had for it."""
+        self._give_up(conn)
+        self.context.refuse(conn.detach(), conn.peer, limit, admitted=True)
+
+    def forget(self, conn: Connection) -> None:
+        """Another process has the connection now: close this process's descriptor of it."""
+        self._give_up(conn)
+        let_go(conn)
+
+    def _give_up(self, conn: Connection) -> None:
+        self.open.pop(conn.number, None)
+        self.context.let_go_of(conn.fd, conn)
+
+    # All of them, from beside.
+
+    def look_for_lost(self) -> None:
+        """End connections whose descriptor somebody else has closed: their flow of control may wait for it for ever."""
+        for conn in list(self.open.values()):
+            if not conn.is_own():
+                conn.lose()
+
+    def keep_deadlines(self, now: float) -> None:
+        """End the connections that are over their time, if it is time for a look."""
+        for conn, why in self.timeouts.due(self.open.values(), now):
+            if why != AGE:
+                cut(conn, PeerTimeout(why))
+            elif conn.leave is not None:
+                conn.aged = True
+                self._take_leave(conn, now + self.context.drain.timeout)
+            elif is_over(conn, now, self.settings.drain_quiet):
+                conn.aged = True
+                end_reading(conn)
+
+    def look_after(self) -> None:
+        """Keep the deadlines of a connection that has a process of its own, until the connection ends."""
+        while self.open:
+            self.keep_deadlines(time.monotonic())
+            time.sleep(self.timeouts.wait(time.monotonic()))
+
+    def sweep(self, tick: Tell = nothing) -> None:
+        """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""
+        drain = self.context.drain
+        while self.open and time.monotonic() < drain.deadline:
+            tick()
+            self.end_idle()
+            self.pause(SWEEP)
+        cancelled = False
+        for conn in list(self.open.values()):
+            self.context.note_cut(conn.number, conn.peer, conn.opened)
+            if conn.cancel is not None and conn.cut_by is None:
+                conn.cancel()
+                cancelled = True
+        if cancelled:
+            self.await_flows()
+        for conn in list(self.open.values()):
+            cut(conn, ConnectionAbortedError("cut at the drain deadline"))
+
+    def end_idle(self) -> None:
+        """End the reading of those that owe no reply."""
+        now, drain, quiet = time.monotonic(), self.context.drain, self.settings.drain_quiet
+        late = now >= last_call(drain.deadline, drain.timeout)
+        for conn in list(self.open.values()):
+            if conn.leave is not None:
+                self._take_leave(conn, drain.deadline)
+            elif not (conn.reading_shut or conn.hears_drain or conn.stays) and (late or is_over(conn, now, quiet)):
+                end_reading(conn)
+
+    def _take_leave(self, conn: Connection, deadline: float) -> None:
+        """Of a conversation on a loop of its own, which knows what it owes: once for each deadline."""
+        leave = conn.leave
+        if leave is not None and deadline < conn.leaves_by:
+            conn.leaves_by = deadline
+            leave(deadline, self.context.drain.timeout)
+
+    def await_flows(self) -> None:
+        """Give flows of control a moment to notice that their connection was cut."""
+        patience = time.monotonic() + LEAVE
+        while self.open and time.monotonic() < patience:
+            self.pause(SWEEP)
+
+    def pause(self, seconds: float) -> bool:
+        """Wait; whether a conversation has ended meanwhile, as far as one can tell."""
+        time.sleep(seconds)
+        return False

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pronghorn.errors import from_parts
 from pronghorn.supervisor.generation import NEVER, Slot, Worker
-from pronghorn.supervisor.report_reader import BUFFER, LONGEST_REPORT, MOST_REPORTS, ReportReader
+from pronghorn.supervisor.report_reader import LONGEST_REPORT, MOST_REPORTS, ReportReader
+from pronghorn.system.lines import BUFFER
 from pronghorn.worker.reports import LONGEST_TRACE, Crashed, Failed, Finished, LetGo, Ready, Stage
 
 Line = tuple[ReportReader, socket.socket]
@@ -78,8 +79,8 @@ def test_a_report_without_an_end_is_a_fault_and_takes_no_memory(line: Line) -> N
             pass
         reports.take()
         turns += 1
-        assert len(reports._pending) <= LONGEST_REPORT + BUFFER
-    assert "longer than 256 KiB" in reports.fault and not reports._pending
+        assert len(reports._lines.rest) <= LONGEST_REPORT + BUFFER
+    assert "longer than 256 KiB" in reports.fault and not reports._lines.rest
     assert turns <= LONGEST_REPORT // BUFFER + 100
 
 

@@ -11,7 +11,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from select import poll
 
 import psutil
 import pytest
@@ -26,13 +25,7 @@ PATIENCE = 10.0
 
 def over(helper: Helper) -> Helper:
     """The helper, once it is over."""
-    poller = poll()
-    poller.register(helper)
-    until = time.monotonic() + PATIENCE
-    while not helper.over(time.monotonic()):
-        assert time.monotonic() < until
-        poller.poll(10)
-        helper.listen()
+    helper.wait()
     return helper
 
 

@@ -56,7 +56,8 @@ def become_supervisor(boot: Boot) -> NoReturn:
     from pronghorn.system.signals import hold_signals
 
     try:
-        fd = anonymous_file(msgspec.json.encode(boot))
+        fd = anonymous_file("boot", msgspec.json.encode(boot))
+        os.set_inheritable(fd, True)
     except UnicodeEncodeError as error:
         raise BadSetting(
             f"{error.object!r} is not UTF-8.", hint="Give it another name, such as a link to it."

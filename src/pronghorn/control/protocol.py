@@ -17,6 +17,7 @@ import msgspec
 
 from pronghorn.errors import BadRequest, PronghornError, nearest
 from pronghorn.supervisor.poller import Done, Poller
+from pronghorn.system.lines import LineReader
 
 COMMANDS = ("status", "workers", "reload", "upgrade", "resize", "drain", "stop")
 LONGEST_REQUEST = 64 * 1024
@@ -39,7 +40,7 @@ class Call:
     """One connection of the control socket: reads a request, has it done, and writes the reply. `calls` are those that
     are open; it is one of them from `begin`, or `refuse`, to `close`."""
 
-    __slots__ = tuple("_answered _asked _calls _commands _input _output _poller _socket _unwanted deadline".split())
+    __slots__ = tuple("_answered _asked _calls _commands _lines _output _poller _socket _unwanted deadline".split())
 
     def __init__(self, sock: socket.socket, poller: Poller, commands: CommandSet, calls: set[Call]) -> None:
         self.deadline = time.monotonic() + PATIENCE
@@ -47,7 +48,7 @@ class Call:
         self._poller = poller
         self._commands = commands
         self._calls = calls
-        self._input = bytearray()
+        self._lines = LineReader(sock, LONGEST_REQUEST)
         self._output = bytearray()
         self._asked = False
         self._answered = False
@@ -86,28 +87,19 @@ class Call:
         self._write()
 
     def _read(self) -> None:
-        seen = len(self._input)
-        try:
-            more = self._socket.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            return self.close()
-        self._input += more
-        end = self._input.find(b"\n", seen)
-        if end < 0 and not more:
-            end = len(self._input)
-            if not end:
-                return self.close()
-        if max(end, len(self._input) if end < 0 else 0) > LONGEST_REQUEST:
+        lines = self._lines.take()
+        if lines:
+            self._ask(lines[0])
+        elif self._lines.too_long:
             self.refuse(BadRequest(f"The request is longer than {LONGEST_REQUEST} bytes."))
-        elif end >= 0:
-            self._ask(bytes(self._input[:end]))
+        elif self._lines.rest and self._lines.ended:  # a caller that has half-closed needs no LF
+            self._ask(bytes(self._lines.rest))
+        elif self._lines.ended:
+            self.close()
 
     def _ask(self, line: bytes) -> None:
         self._asked = True
         self.deadline = math.inf
-        self._input.clear()
         self._poller.add(self._socket, self.close, 0)  # a hang-up alone: who has half-closed still wants the reply
         command = ""
         try:

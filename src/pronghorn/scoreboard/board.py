@@ -61,7 +61,7 @@ from pronghorn.scoreboard.row import (
 )
 from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused
-from pronghorn.system.memory import bounded, locked, mapped
+from pronghorn.system.memory import anonymous_file, locked, mapped
 from pronghorn.system.processes import lives
 
 MOST_CHANGES = 2**62
@@ -97,7 +97,7 @@ class Scoreboard:
     @classmethod
     def create(cls) -> Scoreboard:
         """A new, empty one. OSError if the system has no room for it."""
-        fd = bounded("pronghorn-scoreboard", SIZE)
+        fd = anonymous_file("scoreboard", size=SIZE)
         os.pwrite(fd, os.urandom(KEY.stop - KEY.start), KEY.start)
         board = cls(fd)
         for index, value in enumerate(HEAD):

@@ -15,7 +15,7 @@ import os
 import msgspec
 
 from pronghorn.scoreboard.counts import ChildCounts
-from pronghorn.system.memory import bounded
+from pronghorn.system.memory import anonymous_file
 
 SIZE = 32 * 1024  # bytes
 BEGIN = "Fatal Python error: "
@@ -36,7 +36,7 @@ class Stacks:
     __slots__ = ("_fd",)
 
     def __init__(self) -> None:
-        self._fd = bounded("pronghorn-stacks", SIZE)
+        self._fd = anonymous_file("stacks", size=SIZE)
 
     def fileno(self) -> int:
         return self._fd

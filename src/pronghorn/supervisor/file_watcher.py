@@ -22,6 +22,7 @@ from typing import Any
 
 from pronghorn.boot import module_command
 from pronghorn.settings.source import Source
+from pronghorn.system.lines import LineReader
 from pronghorn.system.processes import die_with_parent
 
 PAUSE = 0.5  # seconds from look to look, where nothing tells of changes
@@ -29,6 +30,7 @@ PAUSE_IF_TOLD = 1.0
 SHARE = 10.0  # a look may take this part of the time: in a large tree they come more rarely
 QUIET = 0.1  # a batch of changes is over when this long nothing has changed
 LONGEST_BATCH = 2.0
+LONGEST_PATH = 1024 * 1024
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 MARK_OF_AN_ENVIRONMENT = "pyvenv.cfg"  # PEP 405
 
@@ -58,10 +60,9 @@ class FileWatcher:
             raise
         finally:
             theirs.close()
-        self._line.setblocking(False)
         self.pid = self._process.pid
         self.ready = self.ended = False
-        self._said = b""
+        self._lines = LineReader(self._line, LONGEST_PATH)
 
     def fileno(self) -> int:
         return self._line.fileno()
@@ -69,14 +70,8 @@ class FileWatcher:
     def read(self) -> list[str]:
         """A path for each batch of changes since the last time; never waits. Once the process has ended, `ended` is
         true and the descriptor stays readable: close it then."""
-        try:
-            more = self._line.recv(65536)
-        except BlockingIOError:
-            return []
-        except OSError:
-            more = b""
-        self.ended = not more
-        *lines, self._said = (self._said + more).split(b"\n")
+        lines = self._lines.take()
+        self.ended = self._lines.ended
         self.ready = self.ready or bool(lines)
         return [os.fsdecode(line) for line in lines if line]
 

@@ -50,7 +50,7 @@ class Upgrade(Change):
         fleet.observe(events.UpgradeStarted())
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
-        file = anonymous_file(program.boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
+        file = anonymous_file("boot", program.boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
+from select import POLLIN, poll
 from typing import NoReturn
 
 import msgspec
@@ -146,6 +147,16 @@ class Helper:
         if self.ended and self.status is None:
             self.status = status_of(self.pid)
         return self.ended and (self.status is not None or now >= self._hung_up + AFTERMATH)
+
+    def wait(self) -> None:
+        """Blocks until it is over."""
+        poller = poll()
+        poller.register(self, POLLIN)
+        while not self.over(now := time.monotonic()):
+            if self.listen():  # the end of the line stays readable
+                time.sleep(0.001)
+            else:
+                poller.poll(max(0.0, self.due() - now) * 1000)
 
     def due(self) -> float:
         """The instant (monotonic) at which to look whether it is over, if nothing is heard before."""

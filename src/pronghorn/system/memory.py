@@ -1,6 +1,6 @@
-"""Memory that processes share: a file without a name, and the file in memory.
+"""Anonymous files in memory: bytes that processes share, or that a program is given, and that no folder has.
 
-Law: nothing here knows what stands in it.
+Law: nothing here knows what stands in them.
 """
 
 from __future__ import annotations
@@ -11,48 +11,59 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 writers: set[int] = set()
-"""Descriptors by which this process alone writes: whoever is forked from it, and runs the user's code, closes them."""
+"""Descriptors by which this process alone writes: a process that is forked from it to run the user's code closes them.
+"""
 
 
-def locked(fd: int, patience: float) -> bool:
-    """Takes the lock of a file (fcntl(2), F_SETLK), unless somebody holds it for longer than `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.001)
+def anonymous_file(name: str, content: bytes = b"", size: int = 0) -> int:
+    """The descriptor, close-on-exec, of a file that has `content`, or `size` zero bytes, or nothing yet; at its begin.
 
+    Where the system can seal it, a content can no more be changed, nor a size. It is a file in memory, `name` in what
+    the kernel says of it (memfd_create(2)), or a temporary one without a name.
+    """
+    in_memory = hasattr(os, "memfd_create")
+    if in_memory:
+        fd = os.memfd_create(f"pronghorn-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        import tempfile
 
-def unnamed(name: str = "pronghorn-scoreboard") -> int:
-    """The descriptor of an empty file that no folder has."""
-    create: Callable[..., int] | None = getattr(os, "memfd_create", None)
-    if create is not None:
-        return create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    import tempfile
-
-    fd, path = tempfile.mkstemp(prefix=f"{name}-")
-    os.unlink(path)
-    return fd
-
-
-def bounded(name: str, size: int) -> int:
-    """The descriptor of a file of `size` zero bytes; where the system can seal it, it stays so large."""
-    fd = unnamed(name)
+        fd, path = tempfile.mkstemp(prefix=f"pronghorn-{name}-")
+        os.unlink(path)
     try:
-        os.ftruncate(fd, size)
-        if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        os.ftruncate(fd, size or len(content))
+        os.lseek(fd, 0, os.SEEK_SET)
+        if (content or size) and in_memory and hasattr(fcntl, "F_ADD_SEALS"):
+            last = fcntl.F_SEAL_WRITE if content else fcntl.F_SEAL_SEAL
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | last)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+@contextlib.contextmanager
+def as_file(content: bytes) -> Iterator[str]:
+    """A path to read `content` from, for calls that take no bytes: of an anonymous file where /proc has such paths,
+    else of a temporary one that only this user can read."""
+    fd = anonymous_file("pem", content)
+    try:
+        path = f"/proc/self/fd/{fd}"
+        if os.path.exists(path):
+            yield path
+            return
+    finally:
+        os.close(fd)
+    import tempfile
+
+    with tempfile.NamedTemporaryFile() as named:
+        named.write(content)
+        named.flush()
+        yield named.name
 
 
 def readable(fd: int) -> int:
@@ -79,41 +90,14 @@ def mapped(fd: int, size: int) -> tuple[mmap.mmap, int]:
     return memory, copy if found else -1
 
 
-@contextlib.contextmanager
-def as_file(content: bytes) -> Iterator[str]:
-    """A path to read `content` from, for calls that take no bytes; in memory where that is possible, private anyway."""
-    fd = os.memfd_create("pronghorn-pem") if hasattr(os, "memfd_create") else -1
-    if fd >= 0 and os.path.exists(f"/proc/self/fd/{fd}"):
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            yield f"/proc/self/fd/{fd}"
-        return
-    if fd >= 0:
-        os.close(fd)
-    import tempfile
-
-    with tempfile.NamedTemporaryFile() as named:
-        named.write(content)
-        named.flush()
-        yield named.name
-
-
-def anonymous_file(content: bytes) -> int:
-    """A descriptor, inheritable, from which `content` can be read; the file has no name. With a content nobody can
-    change it any more, where the system can seal it."""
-    kept = content
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("pronghorn-boot", os.MFD_ALLOW_SEALING)
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.set_inheritable(fd, True)
-    while content:
-        content = content[os.write(fd, content) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    if kept and hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-    return fd
+def locked(fd: int, patience: float) -> bool:
+    """Takes the lock of a file (fcntl(2), F_SETLK), unless somebody holds it for longer than `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.001)

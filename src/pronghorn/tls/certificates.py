@@ -27,7 +27,7 @@ from pronghorn.errors import BadCertificate, BadSetting
 from pronghorn.events import Event
 from pronghorn.settings import Settings
 from pronghorn.system import trusted_paths
-from pronghorn.system.memory import bounded, readable, writers
+from pronghorn.system.memory import anonymous_file, readable, writers
 from pronghorn.tls import contexts, pem
 from pronghorn.tls.contexts import Described, Material, Pair
 from pronghorn.tls.words import told
@@ -77,7 +77,7 @@ class Shelf:
         self.content = b""
         self._version = 0
         self._pid = os.getpid()
-        self._writer = bounded("pronghorn-certificates", HEADER.size + room)
+        self._writer = anonymous_file("certificates", size=HEADER.size + room)
         self._reader = readable(self._writer)
         if self._reader != self._writer:
             writers.add(self._writer)

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterable
-from select import POLLIN, poll
 
 import msgspec
 
@@ -41,9 +39,7 @@ class Probe:
         self, source: Source, settings: Settings, reaper: Reaper, left: Iterable[int] = (), folder: str = ""
     ) -> None:
         self._source = source
-        output = anonymous_file(b"")
-        os.set_inheritable(output, False)
-        self._output = open(output, "rb")
+        self._output = open(anonymous_file("probe"), "rb")
         try:
             self._helper = Helper(
                 lambda: _look(source, settings, folder), settings.start_timeout, reaper, left, self._output.fileno()
@@ -54,7 +50,7 @@ class Probe:
         self.pid = self._helper.pid
         self.deadline = self._helper.deadline
         self.fileno, self.listen = self._helper.fileno, self._helper.listen
-        self.over, self.due = self._helper.over, self._helper.due
+        self.over, self.due, self.wait = self._helper.over, self._helper.due, self._helper.wait
 
     def facts(self) -> HandlerFacts:
         """What it found, once it is over. Raises what the import raised (BadHandler, BadSetting), BadHandler if it
@@ -101,14 +97,8 @@ def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> Handler
     """The facts of a handler that only an import can tell; blocks until they are there, and raises as Probe.facts."""
     reaper = Reaper()
     probe = Probe(source, settings, reaper, left)
-    poller = poll()
-    poller.register(probe, POLLIN)
     try:
-        while not probe.over(now := time.monotonic()):
-            if probe.listen():  # its end stays readable
-                time.sleep(0.001)
-            else:
-                poller.poll(max(0.0, probe.due() - now) * 1000)
+        probe.wait()
         return probe.facts()
     except BaseException:
         probe.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from pronghorn.system.lines import LineReader
 
 if TYPE_CHECKING:
     pass
@@ -17,6 +20,7 @@ CUT_AT_DEADLINE = 6
 
 
 LONGEST_TRACE = 32 * 1024
+LONGEST_WORD = 1024 * 1024  # bytes
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -81,7 +85,7 @@ class Line:
     """The worker's end of its socketpair: reports go out and words come in as JSON lines. `hear` is given each word;
     `gone` is called at the end of the line, when there is no supervisor any more."""
 
-    __slots__ = ("_gone", "_hear", "_said", "_silence", "_socket")
+    __slots__ = ("_gone", "_hear", "_lines", "_silence", "_socket")
 
     def __init__(
         self, end: socket.socket, gone: Callable[[], None], hear: Callable[[Word], None] = lambda word: None
@@ -90,7 +94,7 @@ class Line:
         self._silence: tuple[socket.socket, ...] = ()
         self._gone = gone
         self._hear = hear
-        self._said = b""
+        self._lines = LineReader(end, LONGEST_WORD)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -105,22 +109,12 @@ class Line:
 
     def on_readable(self) -> None:
         """Takes what the supervisor says; at the end of the line it is gone."""
-        try:
-            said = self._socket.recv(4096, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            said = b""
-        if not said:
+        for line in self._lines.take():
+            with contextlib.suppress(msgspec.MsgspecError):  # a forked process that shares the line has read a part
+                self._hear(_words.decode(line))
+        if self._lines.ended:
             self._gone()
             self._fall_silent()
-        *lines, self._said = (self._said + said).split(b"\n")
-        for line in lines:
-            try:
-                word = _words.decode(line)
-            except msgspec.MsgspecError:
-                continue  # a child of the handler that shares the line, say: words of the supervisor are whole
-            self._hear(word)
 
     def may_finish(self) -> bool:
         """Whether the supervisor has said to finish, or is gone. If it has not, it is asked: the whole process group

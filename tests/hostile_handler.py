@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import pronghorn
 
 SECONDS = float(os.environ.get("HOSTILE_SECONDS", "3"))
-LET_GO = b'{"type":"LetGo"}\n'
+LET_GO = b'{"type":"ListenersReleased"}\n'
 NUMBERS = (0, 1, -1, 2**31, 2**62, 2**63 - 1, -(2**63), 0x7FF8000000000000, 0x7FF0000000000000)  # the last: nan, inf
 
 

@@ -16,7 +16,7 @@ from pronghorn.errors import from_parts
 from pronghorn.supervisor.generation import NEVER, Slot, Worker
 from pronghorn.supervisor.report_reader import LONGEST_REPORT, MOST_REPORTS, ReportReader
 from pronghorn.system.lines import BUFFER
-from pronghorn.worker.reports import LONGEST_TRACE, Crashed, Failed, Finished, LetGo, Ready, Stage
+from pronghorn.worker.reports import LONGEST_TRACE, Crashed, Drained, ListenersReleased, Ready, StartFailed, Starting
 
 Line = tuple[ReportReader, socket.socket]
 
@@ -33,8 +33,8 @@ def test_reports_come_in_pieces(line: Line) -> None:
     reports, theirs = line
     theirs.sendall(b'{"type":"Rea')
     assert reports.take() == []
-    theirs.sendall(b'dy"}\n{"type":"Finished","cut":3}\n')
-    assert reports.take() == [Ready(), Finished(3)]
+    theirs.sendall(b'dy"}\n{"type":"Drained","cut":3}\n')
+    assert reports.take() == [Ready(), Drained(3)]
     assert reports.take() == [] and not reports.ended
     theirs.close()
     assert reports.take() == [] and reports.ended and not reports.fault
@@ -52,11 +52,11 @@ def test_the_longest_report_that_a_worker_makes_fits(line: Line) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"rubbish\n", b"\n", b"{}\n", b'{"type":"Finished","cut":1e99}\n', b"\xff\n", b"[" * 5000 + b"\n"]
+    "said", [b"rubbish\n", b"\n", b"{}\n", b'{"type":"Drained","cut":1e99}\n', b"\xff\n", b"[" * 5000 + b"\n"]
 )
 def test_rubbish_is_a_fault(line: Line, said: bytes) -> None:
     reports, theirs = line
-    theirs.sendall(b'{"type":"Ready"}\n' + said + b'{"type":"LetGo"}\n')
+    theirs.sendall(b'{"type":"Ready"}\n' + said + b'{"type":"ListenersReleased"}\n')
     assert reports.take() == [Ready()]
     assert "is no report" in reports.fault and reports.fault.isprintable() and len(reports.fault) < 250
     assert reports.take() == []
@@ -64,7 +64,7 @@ def test_rubbish_is_a_fault(line: Line, said: bytes) -> None:
 
 def test_a_flood_of_reports_is_a_fault(line: Line) -> None:
     reports, theirs = line
-    theirs.sendall(b'{"type":"LetGo"}\n' * (MOST_REPORTS + 1))
+    theirs.sendall(b'{"type":"ListenersReleased"}\n' * (MOST_REPORTS + 1))
     reports.take()
     assert "more than 64 things" in reports.fault
 
@@ -89,23 +89,22 @@ def test_descriptors_that_are_sent_along_are_not_taken(line: Line) -> None:
     before = len(os.listdir("/dev/fd"))
     for _ in range(50):
         fds = array.array("i", [0] * 100)
-        theirs.sendmsg([b'{"type":"LetGo"}\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
-        assert reports.take() == [LetGo()]
+        theirs.sendmsg([b'{"type":"ListenersReleased"}\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        assert reports.take() == [ListenersReleased()]
     assert len(os.listdir("/dev/fd")) == before
 
 
 def test_the_last_words_are_bounded_where_others_go_on_writing(line: Line) -> None:
     reports, theirs = line
-    theirs.sendall(b'{"type":"LetGo"}\n' * 3)
-    assert reports.rest() == [LetGo()] * 3 and not reports.ended
+    theirs.sendall(b'{"type":"ListenersReleased"}\n' * 3)
+    assert reports.rest() == [ListenersReleased()] * 3 and not reports.ended
 
 
 texts = st.text(max_size=20)
-failed = st.builds(Failed, st.dictionaries(st.sampled_from(["kind", "what", "why", "hint", "exit_code"]), texts))
-finished = st.builds(Finished, st.integers(-(2**70), 2**70))
-reports = st.one_of(
-    st.builds(Ready), st.builds(Stage, texts), st.builds(LetGo), finished, failed, st.builds(Crashed, texts)
-)
+failed = st.builds(StartFailed, st.dictionaries(st.sampled_from(["kind", "what", "why", "hint", "exit_code"]), texts))
+finished = st.builds(Drained, st.integers(-(2**70), 2**70))
+empty = st.builds(Ready) | st.builds(ListenersReleased)
+reports = st.one_of(empty, st.builds(Starting, texts), finished, failed, st.builds(Crashed, texts))
 said_well = reports.map(msgspec.json.encode)
 bits = st.lists(st.one_of(st.binary(max_size=40), said_well, st.just(b"\n")), max_size=20)
 
@@ -120,11 +119,11 @@ def test_whatever_is_said_nothing_is_raised(said: list[bytes]) -> None:
         for piece in said:
             theirs.sendall(piece)
             for report in worker.reports.take():
-                if isinstance(report, Failed):
+                if isinstance(report, StartFailed):
                     str(from_parts(report.parts))
                 elif isinstance(report, Crashed):
                     worker.crash = report.trace
-                elif isinstance(report, Finished):
+                elif isinstance(report, Drained):
                     assert 0 <= report.cut <= 2**31
         str(worker.start_failure(1))
         assert worker.reports.fault.isprintable()

@@ -13,15 +13,12 @@ import socket
 import msgspec
 
 from pronghorn.system.lines import LineReader
-from pronghorn.worker.reports import LONGEST_TRACE, Crashed, Finished, Report, Word
+from pronghorn.worker.reports import Order, Report, decoded_report, encoded
 
 LONGEST_REPORT = 256 * 1024  # bytes; a trace of LONGEST_TRACE characters, each escaped, fits in
 MOST_REPORTS = 64
 LAST_TURNS = 8  # buffers that are read of a line whose worker is dead
 TOLD = 40  # bytes of rubbish that are told
-MOST_CUT = 2**31
-
-_decoder = msgspec.json.Decoder(Report)
 
 
 class ReportReader:
@@ -45,7 +42,7 @@ class ReportReader:
         found: list[Report] = []
         for line in self._lines.take() if not self.fault else ():
             try:
-                found.append(_bounded(_decoder.decode(line)))
+                found.append(decoded_report(line))
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 self.fault = f"{ascii(line[:TOLD])[1:]} on its line to the supervisor is no report"
                 return found
@@ -57,10 +54,10 @@ class ReportReader:
             self.fault = f"a report on its line to the supervisor is longer than {LONGEST_REPORT // 1024} KiB"
         return found
 
-    def say(self, word: Word) -> None:
-        """Send a word to the worker. Never blocks: one that has not read earlier ones does not hear it."""
+    def send(self, order: Order) -> None:
+        """Send an order to the worker. Never blocks: it is dropped if the worker has not read earlier ones."""
         try:
-            self.line.send(msgspec.json.encode(word) + b"\n", socket.MSG_DONTWAIT)
+            self.line.send(encoded(order), socket.MSG_DONTWAIT)
         except OSError:
             pass
 
@@ -73,12 +70,3 @@ class ReportReader:
             if self.ended or self.fault or before == (len(self._lines.rest), self._count):
                 break
         return found
-
-
-def _bounded(report: Report) -> Report:
-    """The report with nothing in it that is absurd."""
-    if isinstance(report, Crashed) and len(report.trace) > LONGEST_TRACE:
-        return Crashed(report.trace[-LONGEST_TRACE:])
-    if isinstance(report, Finished):
-        return Finished(min(max(report.cut, 0), MOST_CUT))
-    return report

@@ -30,16 +30,16 @@ from pronghorn.system.processes import children, detached, end_reading, flush_st
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.reports import (
     CUT_AT_DEADLINE,
-    Asked,
+    BeginDrain,
     Crashed,
-    Failed,
-    Finish,
-    Finished,
-    LetGo,
+    Drained,
+    ListenersReleased,
     Ready,
-    Release,
+    ReleaseListeners,
     Report,
-    Stage,
+    StartFailed,
+    Starting,
+    TermReceived,
 )
 from pronghorn.worker.worker import GRACE, STACKS, work
 
@@ -161,17 +161,17 @@ class Workers:
                 case Ready() if not worker.ready:
                     worker.ready_at = time.monotonic()
                     self._on_ready(worker)
-                case Stage():
+                case Starting():
                     worker.stage = printable(report.what, LONGEST_STAGE)
-                case LetGo():
+                case ListenersReleased():
                     worker.let_go = True
-                case Asked():
+                case TermReceived():
                     worker.answer_at = min(worker.answer_at, time.monotonic() + HEARD_BY_ALL)
-                case Failed():
+                case StartFailed():
                     worker.failure = from_parts(report.parts)
                 case Crashed():
                     worker.crash = report.trace
-                case Finished():
+                case Drained():
                     worker.cut = report.cut
                     self._finished(worker)
 
@@ -211,7 +211,7 @@ class Workers:
             self.retire(worker, worker.generation.plan.settings.drain_timeout)
         elif now >= worker.release_at:
             worker.release_at = NEVER
-            worker.reports.say(Release(worker.alone))
+            worker.reports.send(ReleaseListeners(worker.alone))
 
     def hurry(self, worker: Worker, why: str) -> None:
         """Tells one that went on with its connections to drain."""
@@ -231,7 +231,7 @@ class Workers:
 
     def _finish(self, worker: Worker, why: str) -> None:
         worker.answer_at = NEVER
-        worker.reports.say(Finish(why))
+        worker.reports.send(BeginDrain(why))
         kill(worker.pid, signal.SIGTERM)
 
     def abort(self, worker: Worker, why: str) -> None:

@@ -1,4 +1,4 @@
-"""From what a worker is made."""
+"""The plan of a generation: what each of its workers is made from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pronghorn.events import Observer
-from pronghorn.handlers import handler
+from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
 from pronghorn.scoreboard.board import Scoreboard
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What every worker of a server is made from; `source` is a Source, or the handler itself."""
+    """`source` is a Source, or the handler object itself. `folder` is where paths begin and where the handler is looked
+    for; the supervisor's working folder if it is empty."""
 
     source: Any
     settings: Settings
@@ -26,11 +27,11 @@ class Plan(msgspec.Struct, frozen=True):
     listeners: list[Listener]
     observe: Observer
     board: Scoreboard
-    facts: handler.HandlerFacts
+    facts: HandlerFacts
     certificates: Certificates | None = None
     folder: str = ""
-    """Where paths begin and the handler is looked for, if not in the supervisor's working folder."""
 
     @property
     def workers(self) -> int:
+        """How many workers the generation has."""
         return self.settings.effective_workers(self.model.name)

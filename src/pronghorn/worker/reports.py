@@ -1,4 +1,8 @@
-"""What a worker and its supervisor say to each other, over one pair of sockets."""
+"""The messages between a worker and its supervisor, and the worker's end of the socket pair that carries them.
+
+Law: a message is one line of JSON, encoded and decoded here: a worker sends reports, the supervisor sends orders. The
+supervisor believes nothing of what it receives (supervisor/report_reader.py).
+"""
 
 from __future__ import annotations
 
@@ -6,138 +10,146 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from pronghorn.system.lines import LineReader
 
-if TYPE_CHECKING:
-    pass
-
-
 CUT_AT_DEADLINE = 6
+"""The exit status of a worker whose drain deadline cut connections."""
+LONGEST_TRACE = 32 * 1024  # characters
+LONGEST_ORDER = 1024 * 1024  # bytes
+MOST_CUT = 2**31
 
 
-LONGEST_TRACE = 32 * 1024
-LONGEST_WORD = 1024 * 1024  # bytes
+class Starting(msgspec.Struct, tag=True, frozen=True):
+    """What a worker does on its way to being ready: what an error names if the worker never is."""
+
+    what: str
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """The handler is loaded, and the model has entered its loop."""
 
 
-class Stage(msgspec.Struct, tag=True, frozen=True):
-    """What the worker sets about, on its way to being ready: what to name if it never gets there."""
-
-    what: str
+class ListenersReleased(msgspec.Struct, tag=True, frozen=True):
+    """The worker has closed its listeners: other workers accept the connections that wait there."""
 
 
-class LetGo(msgspec.Struct, tag=True, frozen=True):
-    """It drains, and has let go of its listeners: whom it has not accepted yet, others will."""
+class TermReceived(msgspec.Struct, tag=True, frozen=True):
+    """Another process than the supervisor has sent SIGTERM to the worker, which waits for an order to drain."""
 
 
-class Asked(msgspec.Struct, tag=True, frozen=True):
-    """Somebody else than the supervisor has sent it SIGTERM: shall it finish?"""
-
-
-class Failed(msgspec.Struct, tag=True, frozen=True):
+class StartFailed(msgspec.Struct, tag=True, frozen=True):
     """The worker cannot start: the parts of the error (errors.from_parts)."""
 
     parts: dict[str, str | int]
 
 
 class Crashed(msgspec.Struct, tag=True, frozen=True):
-    """The model raised, which is a fault of the server."""
+    """The model raised an exception, which is a fault of the server."""
 
     trace: str
 
 
-class Finished(msgspec.Struct, tag=True, frozen=True):
-    """The drain is over; `cut` connections did not finish in time."""
+class Drained(msgspec.Struct, tag=True, frozen=True):
+    """The drain is over; its deadline cut so many connections."""
 
     cut: int
 
 
-Report = Ready | Stage | LetGo | Asked | Failed | Crashed | Finished
+Report = Ready | Starting | ListenersReleased | TermReceived | StartFailed | Crashed | Drained
 
 
-class Release(msgspec.Struct, tag=True, frozen=True):
-    """To the worker: let go of the listeners, and go on with the connections that there are until they end by
-    themselves. Nobody else serves those whose addresses are `alone`: who waits there is accepted before."""
+class ReleaseListeners(msgspec.Struct, tag=True, frozen=True):
+    """Accept no more, and go on with the open connections until they end by themselves. Connections that wait at the
+    addresses `alone`, which no other worker serves, are accepted before."""
 
     alone: tuple[str, ...] = ()
 
 
-class Finish(msgspec.Struct, tag=True, frozen=True):
-    """To the worker: drain. Said before the signal, which a handler or its library may have taken."""
+class BeginDrain(msgspec.Struct, tag=True, frozen=True):
+    """Drain, and end. Sent before SIGTERM, which a handler or its library may have taken."""
 
     why: str
 
 
-Word = Release | Finish
+Order = ReleaseListeners | BeginDrain
+
+_reports = msgspec.json.Decoder(Report)
+_orders = msgspec.json.Decoder(Order)
 
 
-_words = msgspec.json.Decoder(Word)
+def encoded(message: Report | Order) -> bytes:
+    """The line of a message, with its LF."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decoded_report(line: bytes) -> Report:
+    """The report of a line, with nothing absurd in it. Raises msgspec.MsgspecError, ValueError or RecursionError."""
+    report: Report = _reports.decode(line)
+    if isinstance(report, Crashed):
+        return Crashed(report.trace[-LONGEST_TRACE:])
+    if isinstance(report, Drained):
+        return Drained(min(max(report.cut, 0), MOST_CUT))
+    return report
 
 
 class Line:
-    """The worker's end of its socketpair: reports go out and words come in as JSON lines. `hear` is given each word;
-    `gone` is called at the end of the line, when there is no supervisor any more."""
+    """The worker's end of the socket pair, as a loop watches it. `obey` is called with each order, and `abandoned` at
+    the end of the line: there is no supervisor any more."""
 
-    __slots__ = ("_gone", "_hear", "_lines", "_silence", "_socket")
+    __slots__ = ("_abandoned", "_lines", "_obey", "_silent", "_socket")
 
-    def __init__(
-        self, end: socket.socket, gone: Callable[[], None], hear: Callable[[Word], None] = lambda word: None
-    ) -> None:
+    def __init__(self, end: socket.socket, abandoned: Callable[[], None], obey: Callable[[Order], None]) -> None:
         self._socket = end
-        self._silence: tuple[socket.socket, ...] = ()
-        self._gone = gone
-        self._hear = hear
-        self._lines = LineReader(end, LONGEST_WORD)
+        self._lines = LineReader(end, LONGEST_ORDER)
+        self._silent: tuple[socket.socket, ...] = ()
+        self._abandoned = abandoned
+        self._obey = obey
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def tell(self, report: Report) -> None:
-        """Sends one report. A supervisor that is gone hears nothing, and that is no error."""
+    def send(self, report: Report) -> None:
+        """Sends one report; it is dropped if there is no supervisor any more."""
         try:
             self._socket.setblocking(True)
-            self._socket.sendall(msgspec.json.encode(report) + b"\n")
+            self._socket.sendall(encoded(report))
         except OSError:
             pass
 
     def on_readable(self) -> None:
-        """Takes what the supervisor says; at the end of the line it is gone."""
+        """Takes the orders that have come, or the end of the line."""
         for line in self._lines.take():
             with contextlib.suppress(msgspec.MsgspecError):  # a forked process that shares the line has read a part
-                self._hear(_words.decode(line))
+                self._obey(_orders.decode(line))
         if self._lines.ended:
-            self._gone()
+            self._abandoned()
             self._fall_silent()
 
-    def may_finish(self) -> bool:
-        """Whether the supervisor has said to finish, or is gone. If it has not, it is asked: the whole process group
-        may have got a signal, and then clients are kept out first. Nothing is taken off the line, so that a signal
-        handler may call this whatever it interrupts."""
+    def may_drain(self) -> bool:
+        """Whether the supervisor has ordered a drain, or is gone. If it has not, it is asked: the whole process group
+        may have got the signal, and then the supervisor keeps clients out first. Nothing is taken off the line, so that
+        a signal handler may call this whatever it interrupts."""
         try:
-            said = self._socket.recv(4096, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            received = self._socket.recv(4096, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except BlockingIOError:
-            said = b"nothing"
+            received = b"nothing"
         except OSError:
-            said = b""
-        if said and b'"Finish"' not in said:
-            self.tell(Asked())
+            received = b""
+        if received and BeginDrain.__name__.encode() not in received:
+            self.send(TermReceived())
             return False
         return True
 
     def close(self) -> None:
-        """Lets go of this process's descriptor, as a child does that shall not speak for the worker."""
-        for end in (self._socket, *self._silence):
+        """Closes this process's descriptor: a forked process shall not speak for the worker."""
+        for end in (self._socket, *self._silent):
             end.close()
 
     def _fall_silent(self) -> None:
-        # A line at its end stays readable, and every loop that still turns would spin on it: put a descriptor that
-        # is never readable in its place. The loop's own bookkeeping goes by the number, which stays the same.
-        self._silence = socket.socketpair()
-        os.dup2(self._silence[0].fileno(), self._socket.fileno(), inheritable=False)
+        # A socket at its end stays readable, and every loop that still turns would spin on it: a descriptor that is
+        # never readable takes its place. The loop's own bookkeeping goes by the number, which stays the same.
+        self._silent = socket.socketpair()
+        os.dup2(self._silent[0].fileno(), self._socket.fileno(), inheritable=False)

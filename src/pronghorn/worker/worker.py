@@ -1,16 +1,19 @@
-"""One process that serves: it loads the handler, says READY, lets its model run, and leaves.
+"""A worker: a process that loads the handler, reports that it is ready, runs one model, and ends.
 
-Law: a worker knows its own signals and its line to the supervisor, and nothing of bytes or of other workers. It is
-born with every signal blocked, puts its dispositions right, and only then unblocks them: a TERM sent right after
-fork(2) is never lost. Until its model has entered its loop TERM simply ends it, for it holds no connection yet; from
-then on it is ready, and TERM begins the drain. A TERM of somebody else than the supervisor is passed on to the
-supervisor, which answers: if the whole process group got it, clients must be kept out before a worker lets go of the
-listeners. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do nothing here: the supervisor decides.
-The end of the line means that the supervisor is gone, and the death signal of prctl(2) says the same to a worker that
-is stuck in its handler. Then nobody is left who would kill a worker that hangs: a timer of the kernel does, a grace
-after the drain deadline. One more ends a worker whose main thread has computed for so long that its supervisor would
-have killed it; as long as the worker turns, it is put off. What the handler's module does while it is imported,
-SystemExit and KeyboardInterrupt included, is the handler's fault and not ours.
+Law: a worker knows its own signals and its line to the supervisor, and nothing of bytes or of other workers.
+
+All signals are blocked when it is forked, and unblocked once its dispositions are right: a TERM sent right after
+fork(2) is never lost. Until the model has entered its loop, TERM simply ends the process, which holds no connection
+yet; from then on TERM begins the drain. A TERM of another process than the supervisor is reported to the supervisor,
+which orders the drain: if the whole process group got the signal, clients are kept out before a worker closes its
+listeners. Ctrl-C and Ctrl-\\ reach the whole process group, so INT and QUIT do nothing here.
+
+The end of the line means that the supervisor is gone; the death signal of prctl(2) says the same to a worker that is
+stuck in its handler. Then a timer of the kernel ends the process a grace after the drain deadline. Another timer ends a
+worker whose main thread computes for longer than its supervisor would allow; each turn of the worker puts it off.
+
+What the handler's module raises while it is imported, SystemExit and KeyboardInterrupt included, is the handler's fault
+and not the server's.
 """
 
 from __future__ import annotations
@@ -23,16 +26,16 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from pronghorn.errors import PeerError, PronghornError
-from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, Observer, SignalsTaken, WorkLeft
+from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, SignalsTaken, WorkLeft
 from pronghorn.handlers.loading import load_handler
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
 from pronghorn.models import registry
 from pronghorn.scoreboard.row import Row
-from pronghorn.scoreboard.stacks import Remains, Stacks
+from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
 from pronghorn.system import privileges, process_exit
@@ -52,21 +55,18 @@ from pronghorn.worker.reports import (
     CUT_AT_DEADLINE,
     LONGEST_TRACE,
     Crashed,
-    Failed,
-    Finished,
-    LetGo,
+    Drained,
     Line,
+    ListenersReleased,
+    Order,
     Ready,
-    Release,
-    Stage,
-    Word,
+    ReleaseListeners,
+    StartFailed,
+    Starting,
 )
 
-if TYPE_CHECKING:
-    pass
-
-GRACE = 4.0  # seconds beyond the drain timeout: to cancel, to cut, to wait for flows, and to leave the lifespan
-STACKS = 2.0  # seconds that a worker gets to write down its stacks after SIGABRT
+GRACE = 4.0  # seconds beyond the drain timeout: for tasks that are cancelled, flows of control, and the lifespan's end
+STACKS = 2.0  # seconds that a worker gets to write its stacks after SIGABRT
 
 
 def work(
@@ -79,48 +79,33 @@ def work(
 ) -> NoReturn:
     """Runs in the child, right after fork(2) with all signals blocked; never returns and never raises.
 
-    `row` is this worker's own, as is what `remains` of it, `end` its end of the line, `mask` the signals that shall be
+    `row` and `remains` are this worker's alone, `end` is its end of the line, `mask` are the signals that shall be
     blocked while it serves, and `left` the descriptors that belong to the supervisor and are closed here. The process
-    leaves with 0, or 6 when the drain deadline cut connections, or the exit code of the error that it reported.
+    ends with status 0, or 6 when the drain deadline cut connections, or the exit code of the error that it reported.
     """
     code = 1
     try:
-        drain = Drain(plan.settings.drain_timeout, lambda names: plan.observe(WorkLeft(names)))
-        line = Line(end, lambda: abandoned(drain, plan.settings), lambda word: obey(drain, word))
+        worker = WorkerProcess(plan, row, remains, end)
         try:
             close_descriptors(left)
-            code = _serve(plan, row, remains, line, drain, mask)
+            code = worker.serve(mask)
         except BaseException as error:
             if isinstance(error, PronghornError) and not isinstance(error, PeerError):
-                line.tell(Failed(error.parts(kind=True)))
+                worker.line.send(StartFailed(error.parts(kind=True)))
                 code = error.exit_code
             else:
                 import traceback
 
-                line.tell(Crashed(traceback.format_exc()[-LONGEST_TRACE:]))
+                worker.line.send(Crashed(traceback.format_exc()[-LONGEST_TRACE:]))
     finally:
-        leave(code)
-
-
-def obey(drain: Drain, word: Word) -> None:
-    """Does what the supervisor says."""
-    if isinstance(word, Release):
-        drain.let_go(word.alone)
-    else:
-        drain.begin(word.why)
-
-
-def abandoned(drain: Drain, settings: Settings) -> None:
-    """The supervisor is gone: the process drains, and ends a grace after the drain deadline, even if it hangs."""
-    drain.begin("the supervisor is gone")
-    faulthandler.enable(file=2)  # nobody else reads its stacks any more
-    Watchdog().put_off(settings.drain_timeout + GRACE)
+        flush_streams()
+        os._exit(code)  # whatever threads there are; the stack below belongs to a script, in a script
 
 
 def turning(settings: Settings) -> Callable[[], None]:
-    """What the worker calls while it turns: the main thread may compute for so long until the next call. A supervisor
-    that lives would have killed it before. So may the process on all processors: another thread that computes in C
-    keeps the interpreter, and the main thread waits."""
+    """A function that the worker calls in each turn: the main thread may compute for as long as the supervisor would
+    allow until the next call. So may the process on all processors: while another thread computes in C, it keeps the
+    interpreter, and the main thread waits."""
     watchdog, of_all = Watchdog(THREAD_TIME), Watchdog(PROCESS_TIME)
     patience = max(settings.worker_silence, settings.drain_timeout) + STACKS + GRACE
     processors = os.cpu_count() or 1
@@ -133,116 +118,134 @@ def turning(settings: Settings) -> Callable[[], None]:
     return turns
 
 
-def _settle_in(plan: Plan, stacks: Stacks) -> Reopener:
-    """What a new process puts right before it does anything else; it is the user's own afterwards."""
-    process_exit.begin(keep_imports=True)
-    faulthandler.enable(file=stacks.fileno())
-    reset_signals()
-    if ASK_STACKS:
-        faulthandler.register(ASK_STACKS, file=stacks.fileno(), all_threads=True)
-    reopener = Reopener(plan.observe)
-    prefer_when_out_of_memory()
-    die_with_parent(signal.SIGTERM)
-    privileges.forgo(plan.settings, plan.source)
-    privileges.drop()
-    die_with_parent(signal.SIGTERM)  # who changes his credentials loses it
-    return reopener
+class WorkerProcess:
+    """This process. `line` leads to the supervisor."""
 
+    def __init__(self, plan: Plan, row: Row, remains: Remains, end: socket.socket) -> None:
+        self._plan = plan
+        self._row = row
+        self._remains = remains
+        self._pid, self._supervisor = os.getpid(), os.getppid()
+        self._drain = Drain(plan.settings.drain_timeout, lambda names: plan.observe(WorkLeft(names)))
+        self._on_term = self._term  # one object, by which its place among the signals' handlers is known
+        self.line = Line(end, self._abandoned, self._obey)
 
-def _take_on(plan: Plan) -> None:
-    """What the generation's settings mean to this process alone."""
-    if plan.folder:
-        os.chdir(plan.folder)
-    for listener in plan.listeners:
-        listener.expect(options(plan.settings))
-    plan.observe(LogLevelSet(plan.settings.log_level))
-    registry.prepare(plan.model, plan.facts)
+    def serve(self, mask: Iterable[signal.Signals | int]) -> int:
+        """The process from its first moment to its last connection; its exit status."""
+        plan, row, drain = self._plan, self._row, self._drain
+        row.starting(self._pid)
+        name_process(f"worker {row.slot} {plan.model.name} of {self._supervisor}")
+        reopener = self._prepare_process()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._apply_settings()
+        self.line.send(Starting("it imported its handler"))
+        handler = load_handler(plan.source, plan.settings)
+        keep_signals_in_forks(self._leave_term)
+        turns = turning(plan.settings)
+        with self._lifespan(handler.lifespan) as on_loop:
+            context = Context(
+                listeners=plan.listeners,
+                handler=handler,
+                settings=plan.settings,
+                model=plan.model,
+                drain=drain,
+                observe=plan.observe,
+                row=row,
+                watched=[self.line, reopener],
+                certificates=plan.certificates,
+                ready=lambda: self._ready(turns),
+                let_go=lambda: self.line.send(ListenersReleased()),
+                drained=lambda: self._drained(context),
+                turns=turns,
+                remains=self._remains,
+                lifespan=on_loop,
+            )
+            cut = registry.run(plan.model, context)
+        process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
+        return CUT_AT_DEADLINE if cut else 0
 
+    def _prepare_process(self) -> Reopener:
+        """Puts right what the fork has inherited; from then on the process is the user's."""
+        plan, stacks = self._plan, self._remains.stacks
+        process_exit.begin(keep_imports=True)
+        faulthandler.enable(file=stacks.fileno())
+        reset_signals()
+        if ASK_STACKS:
+            faulthandler.register(ASK_STACKS, file=stacks.fileno(), all_threads=True)
+        reopener = Reopener(plan.observe)
+        prefer_when_out_of_memory()
+        die_with_parent(signal.SIGTERM)
+        privileges.forgo(plan.settings, plan.source)
+        privileges.drop()
+        die_with_parent(signal.SIGTERM)  # a change of user has cleared it
+        return reopener
 
-def _serve(
-    plan: Plan, row: Row, remains: Remains, line: Line, drain: Drain, mask: Iterable[signal.Signals | int]
-) -> int:
-    settings, model = plan.settings, plan.model
-    supervisor, me = os.getppid(), os.getpid()
-    row.starting(me)
-    name_process(f"worker {row.slot} {model.name} of {supervisor}")
-    reopener = _settle_in(plan, remains.stacks)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    _take_on(plan)
-    line.tell(Stage("it imported its handler"))
-    handler = load_handler(plan.source, settings)
+    def _apply_settings(self) -> None:
+        """What the settings of the generation mean to this process alone."""
+        plan = self._plan
+        if plan.folder:
+            os.chdir(plan.folder)
+        for listener in plan.listeners:
+            listener.expect(options(plan.settings))
+        plan.observe(LogLevelSet(plan.settings.log_level))
+        registry.prepare(plan.model, plan.facts)
 
-    def begin_drain(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == me and os.getppid() != supervisor:  # a child of the fork model is its worker's
-            abandoned(drain, settings)
-        elif os.getpid() != me or drain.begun or line.may_finish():
-            drain.begin(signal.Signals(number).name)
-
-    keep_signals_in_forks(lambda: _leave_term(drain, begin_drain))
-    turns = turning(settings)
-
-    def ready() -> None:
-        turns()
-        _take_back(plan.observe, begin_drain)
-        row.now_serving(os.getpid())
-        line.tell(Ready())
-
-    life = handler.lifespan
-    with _lived(life, plan.observe, line) as on_loop:
-        context = Context(
-            listeners=plan.listeners, handler=handler, settings=settings, model=model, drain=drain,
-            observe=plan.observe, watched=[line, reopener], row=row, ready=ready, lifespan=on_loop,
-            certificates=plan.certificates, let_go=lambda: line.tell(LetGo()), turns=turns, remains=remains,
-            drained=lambda: _drained(context, line),
-        )  # fmt: skip
-        cut = registry.run(model, context)
-    process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
-    return CUT_AT_DEADLINE if cut else 0
-
-
-def _leave_term(drain: Drain, begin_drain: Any) -> None:
-    """In a forked process that is the handler's own: TERM ends it as the system does. A handler of Python's is called
-    between two steps of Python's, and a process that waits in C, as for a lock, may never come to one."""
-    if drain.owner != ANYBODY and signal.getsignal(signal.SIGTERM) is begin_drain:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _take_back(observe: Observer, begin_drain: Any) -> None:
-    """Has the signals that are the server's, whatever the handler's import and its lifespan have set, and says so."""
-    ours = {signal.SIGTERM: (begin_drain, signal.SIG_DFL), signal.SIGINT: (nothing, nothing)}
-    taken = tuple(number.name for number, (_, before) in ours.items() if signal.getsignal(number) is not before)
-    for number, (handler, _) in ours.items():
-        signal.signal(number, handler)
-    if taken:
-        observe(SignalsTaken(taken))
-
-
-@contextlib.contextmanager
-def _lived(life: Lifespan | None, observe: Observer, line: Line) -> Iterator[Lifespan | None]:
-    """Within the handler's lifespan, if it has a sync one; yields an async one, for the model to enter on its loop."""
-    if life is None:
-        yield None
-        return
-    life.tell_failures(lambda error: observe(LifespanFailed(life.name, error)))
-    line.tell(Stage(f"it entered its lifespan {life.name!r}"))
-    if life.kind == ASYNC:
-        yield life
-    else:
-        with life:
+    @contextlib.contextmanager
+    def _lifespan(self, life: Lifespan | None) -> Iterator[Lifespan | None]:
+        """Within the handler's lifespan, if it has a sync one; yields an async one, for the model's loop to enter."""
+        if life is None:
             yield None
+            return
+        life.tell_failures(lambda error: self._plan.observe(LifespanFailed(life.name, error)))
+        self.line.send(Starting(f"it entered its lifespan {life.name!r}"))
+        if life.kind == ASYNC:
+            yield life
+        else:
+            with life:
+                yield None
 
+    def _ready(self, turns: Callable[[], None]) -> None:
+        turns()
+        self._take_signals()
+        self._row.now_serving(self._pid)
+        self.line.send(Ready())
 
-def _drained(context: Context, line: Line) -> None:
-    drain = context.drain
-    seconds = time.monotonic() - (drain.deadline - drain.timeout)
-    context.observe(
-        DrainFinished(context.cut, max(0.0, seconds), tuple(context.cut_off.values()), context.handler.facts.style)
-    )
-    line.tell(Finished(context.cut))
+    def _take_signals(self) -> None:
+        """Sets the server's signal handlers, whatever the handler's import and its lifespan have set, and tells it."""
+        ours = {signal.SIGTERM: (self._on_term, signal.SIG_DFL), signal.SIGINT: (nothing, nothing)}
+        taken = tuple(number.name for number, (_, before) in ours.items() if signal.getsignal(number) is not before)
+        for number, (handler, _) in ours.items():
+            signal.signal(number, handler)
+        if taken:
+            self._plan.observe(SignalsTaken(taken))
 
+    def _leave_term(self) -> None:
+        """In a process that the handler has forked: TERM ends it as the system does. A handler of Python's is called
+        between two steps of Python's, and a process that waits in C, as for a lock, may never come to one."""
+        if self._drain.owner != ANYBODY and signal.getsignal(signal.SIGTERM) is self._on_term:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-def leave(code: int) -> NoReturn:
-    """Flushes standard output and error and ends the process at once, whatever threads it has and whatever the stack
-    below belongs to: in a script, that is the script's."""
-    flush_streams()
-    os._exit(code)
+    def _term(self, number: int, frame: FrameType | None) -> None:
+        here = os.getpid() == self._pid  # a child of the fork model has this handler, too
+        if here and os.getppid() != self._supervisor:
+            self._abandoned()
+        elif not here or self._drain.begun or self.line.may_drain():
+            self._drain.begin(signal.Signals(number).name)
+
+    def _obey(self, order: Order) -> None:
+        if isinstance(order, ReleaseListeners):
+            self._drain.let_go(order.alone)
+        else:
+            self._drain.begin(order.why)
+
+    def _abandoned(self) -> None:
+        """The supervisor is gone: the process drains, and ends a grace after the drain deadline, even if it hangs."""
+        self._drain.begin("the supervisor is gone")
+        faulthandler.enable(file=2)  # no supervisor reads its stacks any more
+        Watchdog().put_off(self._drain.timeout + GRACE)
+
+    def _drained(self, context: Context) -> None:
+        drain, names = context.drain, tuple(context.cut_off.values())
+        seconds = max(0.0, time.monotonic() - (drain.deadline - drain.timeout))
+        context.observe(DrainFinished(context.cut, seconds, names, context.handler.facts.style))
+        self.line.send(Drained(context.cut))

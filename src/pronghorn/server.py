@@ -40,7 +40,7 @@ from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system import descriptors, log_config
 from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
-from pronghorn.system.startup import Surroundings
+from pronghorn.system.startup import ProcessSetup
 from pronghorn.system.stdio import complain, keep_standard_descriptors, outlet
 from pronghorn.worker import probe
 from pronghorn.worker.plan import Plan
@@ -96,7 +96,7 @@ class Server:
             before = os.getppid() if self._handed else 0
             with (
                 SignalPipe(last=self._alone) as self._signals,
-                Surroundings(self.settings, before) as self._surroundings,
+                ProcessSetup(self.settings, before) as self._setup,
             ):
                 return self._prepare()
         except Stopped as stopped:
@@ -182,12 +182,12 @@ class Server:
     def serves(self) -> None:
         file = self._layers.file if self._layers is not None else ""
         plan = self._supervisor.fleet.serving.plan
-        self._surroundings.serving()
+        self._setup.serving()
         started = self._started = self._facts(plan)
         if started.why_model != ASKED:
             self._observe(events.ModelChosen(started.model, started.why_model))
         self._observe(started)
-        for event in self._surroundings.at_risk(os.path.join(self._folder, file) if file else ""):
+        for event in self._setup.at_risk(os.path.join(self._folder, file) if file else ""):
             self._observe(event)
         for event in plan.certificates.events() if plan.certificates is not None else ():
             self._observe(event)
@@ -206,7 +206,7 @@ class Server:
 
     def kept(self) -> list[int]:
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
-        ours = [*self._signals.descriptors(), *self._surroundings.descriptors(), *self._control_descriptors()]
+        ours = [*self._signals.descriptors(), *self._setup.descriptors(), *self._control_descriptors()]
         ours += self._log_process.descriptors() if self._log_process is not None else []
         return [*self._starter.descriptors(), *ours, *inherited]
 

@@ -38,11 +38,11 @@ def examined(settled: Settled) -> dict[str, Any]:
     from pronghorn.listening.binding import check_binds
     from pronghorn.supervisor.planning import certified, judged
     from pronghorn.system import log_config
-    from pronghorn.system.startup import Surroundings
+    from pronghorn.system.startup import ProcessSetup
     from pronghorn.worker import probe
 
     source, settings = settled.source, settled.settings
-    with Surroundings(msgspec.structs.replace(settings, log_file="", pid_file="")):
+    with ProcessSetup(msgspec.structs.replace(settings, log_file="", pid_file="")):
         facts = (probe.ask if source.is_users_code else lambda *both: load_handler(*both).facts)(source, settings)
         model, why = judged(facts, settings)
         certificates = certified(facts, settings)

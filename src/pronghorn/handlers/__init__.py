@@ -1,1 +1,1 @@
-"""Handlers: recognised, loaded, and brought into two shapes."""
+"""The user's handlers: imported, recognised by their style, and brought into two shapes for the models."""

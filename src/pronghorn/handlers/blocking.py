@@ -1,10 +1,10 @@
 """Blocking handlers: a function that is given the socket, and socketserver's classes and server objects, unmodified.
 
 Law: such a handler holds the whole conversation, on a flow of control of its own. It may close its socket, leave files
-open on it, set timeouts: whoever called it puts that right. A server object's own methods are called as its
-`serve_forever` would call them (get_request, verify_request, process_request, handle_error, shutdown_request); only
-that listening and stopping are not its affair, and that it needs no threads of its own. One that would speak TLS by its
-listening socket is refused: here that is not used, and its clients would be served in plain text.
+open on it, set timeouts: its caller puts that right. The methods of a server object are called as its `serve_forever`
+would call them (get_request, verify_request, process_request, handle_error, shutdown_request), but it neither listens
+nor stops, and needs no threads of its own. A server object that would speak TLS by its listening socket is refused:
+that socket is not used here, and clients would be served in plain text.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ from pronghorn.errors import BadHandler
 from pronghorn.handlers import callables
 
 OWN_MODULES = ("socketserver", "http.server", "xmlrpc.server", "wsgiref.simple_server", "logging.config")
-LOOKS = (
-    0.005,
-    0.1,
-)  # seconds between two looks at whether a thread of the handler's has closed its connection: first, most
+LOOKS = 0.005, 0.1
+"""Seconds between two looks at whether a thread of the handler's has closed its connection: at first, and at most."""
 
 
 class StandInServer(socketserver.BaseServer):
@@ -45,14 +43,14 @@ class StandInServer(socketserver.BaseServer):
         return self.socket.accept()
 
 
-class Door:
+class ListenerStandIn:
     """What a server object finds as its `socket`: accept() gives the connection that this flow of control holds."""
 
     def __init__(self, pairs: bool) -> None:
         self._here = threading.local()
         self._pairs = pairs  # http.server takes an address apart, which that of a unix socket does not allow
 
-    def let_in(self, conn: Connection) -> None:
+    def set_connection(self, conn: Connection) -> None:
         self._here.conn = conn
 
     def accept(self) -> tuple[Connection, Any]:
@@ -72,13 +70,13 @@ class Door:
     close = settimeout = setblocking = setsockopt = listen = gettimeout = _nothing
 
 
-class Served:
+class ServerObject:
     """One server object, of which `hold` has a whole conversation."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
         handler = callables.leads_to(server.RequestHandlerClass)
-        self._door = Door(callables.is_a("http.server", "BaseHTTPRequestHandler", handler))
+        self._listener = ListenerStandIn(callables.is_a("http.server", "BaseHTTPRequestHandler", handler))
         self._addressed = False
         self._failed: dict[int, BaseException] = {}
         self._process = self._way_to_process()
@@ -87,7 +85,7 @@ class Served:
         self._lock = threading.Lock()
         self._own_errors = _overrides(server, "handle_error")
         listener = getattr(server, "socket", None)
-        server.socket = self._door
+        server.socket = self._listener
         if isinstance(listener, socket.socket):
             listener.close()  # nobody would answer there
         for name in ("serve_forever", "handle_request", "shutdown"):
@@ -108,7 +106,7 @@ class Served:
         server = self._server
         if not self._addressed:
             self._tell_address(conn)
-        self._door.let_in(conn)
+        self._listener.set_connection(conn)
         try:
             request, address = server.get_request()
         except OSError as error:  # a handshake that failed, say: serve_forever passes over it
@@ -201,10 +199,10 @@ def call_of(handler: Any, name: str) -> Callable[[Connection], Any]:
     BadHandler for what cannot be called so."""
     if isinstance(handler, socketserver.BaseServer):
         _check_server(handler, name)
-        return Served(handler).hold
+        return ServerObject(handler).hold
     if callables.is_handler_class(callables.leads_to(handler)):
         callables.check_call(handler, "socketserver", name, 3)
-        return Served(StandInServer(handler)).hold
+        return ServerObject(StandInServer(handler)).hold
     if callables.check_call(handler, "blocking", name, 1, 2) == 2:
         return _telling(lambda conn: handler(conn, conn.peer), handler, name)
     return _telling(handler, handler, name)

@@ -1,8 +1,8 @@
-"""What a callable leads to, and whether it can be called as its style is.
+"""Callables: what a wrapper calls in the end, with how many arguments a handler can be called, what is refused.
 
-Law: a wrapper is followed to what it wraps, as far as that is written somewhere: functools.partial, functools.wraps, a
-lambda that calls one thing. Nothing is called to find out. What cannot work with any client is refused here, with the
-reason and the mend; what cannot be told (a callable without a signature) is let through.
+Law: a wrapper is followed as far as it says what it wraps: functools.partial, functools.wraps, a lambda that calls one
+thing. Nothing is called to find out. A handler that cannot work with any client is refused here, with the reason and
+the mend; a callable without a signature is let through.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 from pronghorn.errors import BadHandler
 from pronghorn.handlers.messages import Protocol
 
-RUNNERS = frozenset({"run", "run_until_complete", "async_to_sync"})  # who calls a coroutine function and waits for it
+# Names of functions that call a coroutine function and wait for it.
+RUNNERS = frozenset({"run", "run_until_complete", "async_to_sync"})
 CALLED_WITH = {
     "message": "the message, or the message and the connection",
     "blocking": "the connection, or the connection and the peer's address",
@@ -52,7 +53,7 @@ def is_handler_class(handler: Any) -> bool:
 
 
 def leads_to(handler: Any) -> Any:
-    """What is called in the end, where a wrapper says so; the handler itself if it is none."""
+    """What a wrapper calls in the end, if it says so; the handler itself if it is no wrapper."""
     seen = 0
     while not isinstance(handler, type) and not is_coroutine_function(handler) and seen < 32:
         seen += 1
@@ -74,7 +75,7 @@ def _wrapped(handler: Any) -> Any:
 
 
 def _called_by(function: LambdaType) -> Any:
-    """What a lambda calls, if that tells a style and the lambda's parameters are those of that style."""
+    """What a lambda calls, if that has a style of its own and the lambda has the parameters of that style."""
     code = function.__code__
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
     for name in (*code.co_names, *code.co_freevars):
@@ -95,8 +96,8 @@ def _called_by(function: LambdaType) -> Any:
 
 
 def fits(function: Callable[..., Any], *counts: int) -> int | None:
-    """The first of `counts` that is a number of positional arguments it can be called with; None if none is. What does
-    not tell is taken to fit the first."""
+    """The first of `counts` that is a number of positional arguments it can be called with; None if none is. A callable
+    without a signature is taken to fit the first."""
     told = False
     for follow in (True, False):  # a decorator may add an argument of its own
         try:

@@ -1,4 +1,7 @@
-"""A handler, as models see it."""
+"""A handler as models see it: what is known of it before a bind, and its two shapes.
+
+Law: `protocol()` reacts and never blocks; `converse(conn)` blocks as it likes, and needs a flow of control of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,23 @@ from pronghorn.lifespans import Lifespan
 
 
 class HandlerFacts(msgspec.Struct, frozen=True):
-    """What has to be known of a handler before anything is bound; small enough for a pipe."""
+    """What has to be known of a handler before anything is bound, as a probe sends it to the supervisor."""
 
     name: str
     style: str
     blocks: bool
-    """It needs a flow of control of its own."""
+    """A conversation needs a flow of control of its own."""
     needs_asyncio: bool
     lifespan: str = ""
-    """The kind of its lifespan, "sync" or "async"; empty if it has none."""
+    """The kind of its lifespan, "sync" or "async"; empty if there is none."""
     patched: bool = False
-    """Its import patches the standard library by gevent."""
+    """The import of its module patches the standard library by gevent."""
 
 
 class Handler:
     """A handler in both shapes. One that `blocks` has no `protocol`; the others have both."""
 
     lifespan: Lifespan | None = None
-    framed = False
-    """A framing cuts its input into messages."""
 
     def __init__(
         self,
@@ -41,11 +42,14 @@ class Handler:
         protocol: Callable[[], Any] | None = None,
         converse: Callable[[Connection], None] | None = None,
         leave: Callable[[], None] | None = None,
+        framed: bool = False,
     ) -> None:
+        """`framed`: a framing cuts the input into messages."""
         self.facts = facts
         self._protocol = protocol
         self._converse = converse
         self._leave = leave
+        self.framed = framed
 
     def protocol(self) -> Any:
         """A new protocol for one connection; of asyncio's styles only inside a running loop."""
@@ -65,6 +69,6 @@ class Handler:
                 drive(protocol, conn, hears_drain=tell not in (None, Protocol.draining))
 
     def leave(self) -> None:
-        """A flow of control that held conversations ends."""
+        """To be called by a flow of control that has held conversations, at its end."""
         if self._leave is not None:
             self._leave()

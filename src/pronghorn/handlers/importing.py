@@ -1,10 +1,9 @@
-"""Import the user's code: by module or by path, and find in it what was named.
+"""Importing the user's code: by module or by path, and finding in it what was named.
 
-Law: user code is imported here and nowhere else, in the probe and in workers only. The folder of a handler stands first
-on the path, as under `python file.py`, with one exception: names of the standard library, and of what the server itself
-imports, are never looked for there. A file called queue.py beside the handler would otherwise take the place of the
-module whenever the server, or a library, imports that for the first time. A handler's own file may have such a name: it
-is given another one as a module.
+Law: user code is imported here and nowhere else. The folder of a handler stands first on the path, as under `python
+file.py`, with one exception: names of the standard library, and of what the server itself imports, are never looked for
+there. Otherwise a file called queue.py beside the handler would take the place of the module queue when the server, or
+a library, imports it for the first time. A handler's own file may have such a name: its module is given another one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pronghorn import tracebacks
 from pronghorn.errors import BadHandler, nearest
 
 TAKEN = frozenset(sys.stdlib_module_names) | {"pronghorn", "msgspec", "uvloop", "gevent", "greenlet"}
-"""Names of modules that no file of the user's takes."""
+"""Names of modules that no file of the user's replaces."""
 
 _folders: set[str] = set()
 
@@ -136,7 +135,7 @@ def _package_of(folder: str) -> tuple[str, str]:
 
 
 def users(call: Callable[[], Any], what: str) -> Any:
-    """Call the user's code: whatever it raises, SystemExit included, is told as its own fault, with its own frames."""
+    """Call the user's code. Raises BadHandler for whatever it raises, SystemExit included, with the user's frames."""
     try:
         return call()
     except BadHandler:
@@ -159,9 +158,9 @@ def _mend(error: BaseException) -> str:
     return "Mend that; the handler is imported from here."
 
 
-def the_one(found: ModuleType, place: str, tells: Callable[[Any], bool], may: Callable[[Any], bool]) -> str:
-    """The name of the one handler of a file: `handler`; else the only object that tells by itself that it is one; else
-    the only function that may be one. Raises BadHandler, which names the candidates."""
+def the_one(found: ModuleType, place: str, is_marked: Callable[[Any], bool], could_be: Callable[[Any], bool]) -> str:
+    """The name of the one handler of a file: `handler`; else the only object that is marked as one; else the only
+    function that could be one. Raises BadHandler, which names the candidates."""
     if hasattr(found, "handler"):
         return "handler"
     own = {
@@ -169,8 +168,8 @@ def the_one(found: ModuleType, place: str, tells: Callable[[Any], bool], may: Ca
         for name, each in vars(found).items()
         if not name.startswith("_") and not (_is_named(each) and each.__module__ != found.__name__)
     }
-    names = [name for name, each in own.items() if tells(each)]
-    names = names or [name for name, each in own.items() if inspect.isfunction(each) and may(each)]
+    names = [name for name, each in own.items() if is_marked(each)]
+    names = names or [name for name, each in own.items() if inspect.isfunction(each) and could_be(each)]
     if len(names) == 1:
         return names[0]
     why = "It names a file, and no handler in it."

@@ -1,12 +1,12 @@
-"""Load the handler that was named, or that a script holds.
+"""Loading: from the name of a handler, a program's command or a script's object to a Handler.
 
 Law: the user's code is imported in the probe and in workers only.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+import sys
 from typing import Any
 
 import msgspec
@@ -14,13 +14,13 @@ import msgspec
 from pronghorn.errors import BadHandler, BadSetting, PronghornError, nearest
 from pronghorn.handlers import importing
 from pronghorn.handlers.handler import Handler, HandlerFacts
-from pronghorn.handlers.recognise import is_patched, may_be, meant, recognise, tells
+from pronghorn.handlers.recognise import could_be, is_marked, recognise
 from pronghorn.settings import Settings
 from pronghorn.settings.source import BUILT_IN, Source
 from pronghorn.system.processes import program_path
 
 in_progress = False
-"""True while this process imports the user's code, so that serve() can tell that it is called there."""
+"""True while this process imports the user's code: serve() is refused there."""
 
 
 def load_handler(source: Any, settings: Settings) -> Handler:
@@ -58,21 +58,33 @@ def load(source: Source, settings: Settings) -> Handler:
         if source.name not in BUILT_IN:
             raise BadHandler(
                 f"There is no built-in handler {source.name!r}.",
-                meant(source.name) or nearest(source.name, BUILT_IN),
+                _meant_file(source.name) or nearest(source.name, BUILT_IN),
                 "Your own are named module:name or path/file.py:name.",
             )
-        built_in = importlib.import_module("pronghorn.handlers.builtin")
-        return recognise(getattr(built_in, source.name), settings, source.name)
+        from pronghorn.handlers import builtin  # here: not every worker needs them
+
+        return recognise(getattr(builtin, source.name), settings, source.name)
     found = find(source.name)
     if settings.factory:
         found = importing.users(lambda: found(), f"The factory {source.name!r} failed.")
     made = recognise(found, settings, source.name)
-    made.facts = msgspec.structs.replace(made.facts, patched=is_patched())
+    made.facts = msgspec.structs.replace(made.facts, patched=_is_patched())
     return made
 
 
+def _meant_file(name: str) -> str:
+    file = f"{name.replace('.', os.sep)}.py"
+    return f"Did you mean the file {file}?" if os.path.isfile(file) else ""
+
+
+def _is_patched() -> bool:
+    """Whether gevent has replaced, in this process, what the server's own threads and loops are made of."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and any(monkey.is_module_patched(each) for each in ("socket", "select", "threading"))
+
+
 def _refuse_idle_settings(source: Source, settings: Settings) -> None:
-    """Raises BadSetting for what would have no effect: whoever gave it expects one."""
+    """Raises BadSetting for a setting that would have no effect."""
     style, name = settings.style, " ".join(source.command)
     if source.command and style not in ("auto", "program"):
         raise BadSetting(f"--style is {style!r}, but {name!r} is a program.", "", "Leave out --style, or --exec.")
@@ -86,7 +98,7 @@ def _refuse_idle_settings(source: Source, settings: Settings) -> None:
 
 def program(command: tuple[str, ...]) -> Handler:
     """A handler that runs a program for each connection."""
-    from pronghorn.handlers import programs
+    from pronghorn.handlers import programs  # here: it imports subprocess
 
     whole = (program_path(command), *command[1:])
     facts = HandlerFacts(" ".join(command), "program", blocks=True, needs_asyncio=False)
@@ -97,4 +109,4 @@ def find(name: str) -> Any:
     """Import what `module:name` or `path/file.py:name` says, or the one handler of `path/file.py`."""
     place, attribute = importing.parted(name)
     found = importing.module(place, name)
-    return importing.attribute_of(found, place, attribute or importing.the_one(found, place, tells, may_be))
+    return importing.attribute_of(found, place, attribute or importing.the_one(found, place, is_marked, could_be))

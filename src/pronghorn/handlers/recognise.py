@@ -1,15 +1,12 @@
-"""Recognise five styles of handler, and make two shapes of them.
+"""Recognition: which of five styles a handler object follows, and the two shapes that are made of it.
 
-Law: the two shapes are `protocol()`, which reacts and never blocks, and `converse(conn)`, which blocks as it likes and
-needs a flow of control of its own. Recognition never guesses: what it looks at is written in the table of styles, and
-`--style` overrides it. A handler that can serve nobody is refused: see callables.py.
+Law: recognition never guesses: `style_of` is the table of styles, and `--style` overrides it. A handler that could
+serve no client is refused (callables.py). Nothing is called to find out what it is.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import sys
 from typing import Any
 
 import msgspec
@@ -25,19 +22,8 @@ from pronghorn.lifespans import Lifespan
 from pronghorn.settings import Settings
 
 
-def is_patched() -> bool:
-    """Whether gevent has replaced what the server's own threads and loops are made of, in this process."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and any(monkey.is_module_patched(each) for each in ("socket", "select", "threading"))
-
-
-def meant(name: str) -> str:
-    file = f"{name.replace('.', os.sep)}.py"
-    return f"Did you mean the file {file}?" if os.path.isfile(file) else ""
-
-
-def tells(found: Any) -> bool:
-    """Whether an object says by itself that it is a handler."""
+def is_marked(found: Any) -> bool:
+    """Whether an object is a handler by what it is: by its framing, its base class, or as a coroutine function."""
     if hasattr(found, FRAMING) or callables.is_protocol(found) or callables.is_handler_class(found):
         return True
     if callables.is_a("socketserver", "BaseServer", found):
@@ -48,17 +34,18 @@ def tells(found: Any) -> bool:
     return lead is not found and (callables.is_protocol(lead) or callables.is_handler_class(lead))
 
 
-def may_be(found: Any) -> bool:
+def could_be(found: Any) -> bool:
+    """Whether an object can be called as a blocking handler or a message function."""
     return callables.fits(found, 1, 2) is not None and not callables.is_coroutine_function(found)
 
 
 def recognise(handler: Any, settings: Settings, name: str = "") -> Handler:
-    """Say which of the five styles an object follows, and make its two shapes. Raises BadHandler or BadSetting."""
+    """The handler that an object is, in its two shapes. Raises BadHandler or BadSetting."""
     if isinstance(handler, Handler):
         return handler
     found = _recognised(handler, settings, name)
     factory = getattr(handler, lifespans.MARK, None)
-    if factory is None:  # socketserver's object is given its class's
+    if factory is None:  # a server object of socketserver has that of its handler class
         factory = getattr(getattr(handler, "RequestHandlerClass", None), lifespans.MARK, None)
     if factory is not None:
         found.lifespan = Lifespan(factory)
@@ -80,9 +67,7 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
         raise BadSetting("--style is 'program', but the handler is none.", f"It is {name or handler!r}.", hint)
     callables.check(handler, style, name)
     if style == "message":
-        found = _message(handler, rule or framings.stream, settings, name)
-        found.framed = True
-        return found
+        return _message(handler, rule or framings.stream, settings, name)
     if rule is not None and settings.framing:
         raise BadSetting(
             f"--framing is {settings.framing!r}, but the handler is of {style} style.", "", "Leave it out."
@@ -125,13 +110,13 @@ def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Hand
     if late:
         from pronghorn.handlers.coroutines import messages_as_streams
 
-        return _asyncio(messages_as_streams(messages), settings, name)
+        return _asyncio(messages_as_streams(messages), settings, name, framed=True)
     facts = HandlerFacts(name, "message", blocks=False, needs_asyncio=False)
-    return Handler(facts, protocol=lambda: MessageProtocol(messages))
+    return Handler(facts, protocol=lambda: MessageProtocol(messages), framed=True)
 
 
 def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:
-    """Of streams, or a factory of protocols: with `--style asyncio` the number of parameters tells which."""
+    """A handler of streams, or a factory of protocols: with `--style asyncio` by the number of its parameters."""
     lead = callables.leads_to(handler)
     if callables.is_coroutine_function(lead) or (
         not callables.is_protocol(lead) and callables.fits(handler, 0, 2) == 2
@@ -142,10 +127,10 @@ def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:
     return _asyncio(handler, settings, name, streams=False)
 
 
-def _asyncio(handler: Any, settings: Settings, name: str, streams: bool = True) -> Handler:
+def _asyncio(handler: Any, settings: Settings, name: str, *, streams: bool = True, framed: bool = False) -> Handler:
     from pronghorn.handlers.coroutines import OwnLoops, streams_factory
 
     factory = streams_factory(handler, settings.max_message_size) if streams else handler
     loops = OwnLoops(factory, settings)
     facts = HandlerFacts(name, "asyncio", blocks=False, needs_asyncio=True)
-    return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave)
+    return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave, framed=framed)

@@ -1,1 +1,1 @@
-"""What a process asks of its system: descriptors, signals, users, files, memory."""
+"""The operating system: processes, signals, users, descriptors, files, memory."""

@@ -1,9 +1,8 @@
-"""A short-lived process that does what may block, for a supervisor that may not.
+"""A helper: a short-lived fork that calls what may block, and sends back bytes and descriptors.
 
-Law: whatever waits for a disk, a name server or a device is called in a fork, which says what came of it over a pair of
-sockets and ends: bytes, and descriptors that it has opened. It has a deadline; one that is late is killed, and that is
-an error like any other. Nobody ever waits for a helper's end: one that cannot die (a file system that hangs) is left
-behind, and the reaper asks after it now and then.
+Law: what may wait for a disk, a name server or a device is called in a helper, by a process that may not wait itself. A
+helper has a deadline: one that is late is killed, and that is an error like any other. The end of a helper is not
+waited for: one that cannot die (its file system hangs) is left behind, and the reaper looks for it now and then.
 """
 
 from __future__ import annotations
@@ -25,33 +24,33 @@ from pronghorn.system.processes import close_descriptors, die_with_parent, flush
 from pronghorn.system.signals import reset_signals
 
 Answer = tuple[bytes, list[int]]
-"""What a helper sends back: bytes, and descriptors."""
+"""What a helper sends back: bytes, and descriptors that it has opened."""
 
 HEAD = struct.Struct("!?QQ")  # whether it is an answer or an error; how many bytes follow, and how many descriptors
 AT_ONCE = 200  # descriptors in one message (SCM_MAX_FD is 253)
-AFTERMATH = 1.0  # seconds that a helper gets to end by itself once it has said all, or has hung up
+AFTERMATH = 1.0  # seconds that a helper gets to end by itself once it has sent all, or has hung up
 
 
 class Reaper(set[int]):
-    """Children that are no workers, by their process ids: nobody else shall wait for them."""
+    """The process ids of children that are no workers: only the reaper waits for them (waitpid(2))."""
 
     def __init__(self) -> None:
         super().__init__()
         self._dismissed: dict[int, float] = {}  # and when it is killed
 
     def dismiss(self, pid: int, after: float = 0.0) -> None:
-        """It is needed no more: it is killed `after` so many seconds if it has not ended, and buried in any case."""
+        """A child is needed no more: it is killed `after` so many seconds if it has not ended, and reaped."""
         self.add(pid)
         self._dismissed[pid] = time.monotonic() + after
         self.turn(time.monotonic())
 
     def forget(self, pid: int) -> None:
-        """It has been waited for."""
+        """A child has been reaped."""
         self._dismissed.pop(pid, None)
         self.discard(pid)
 
     def turn(self, now: float) -> None:
-        """Buries the dead and kills the late; never waits."""
+        """Reaps the dismissed children that have ended, and kills those that are late. Never waits."""
         for pid, late in list(self._dismissed.items()):
             if status_of(pid) is not None:
                 self.forget(pid)
@@ -59,8 +58,7 @@ class Reaper(set[int]):
                 kill(pid, signal.SIGKILL)
 
     def finish(self) -> None:
-        """On the way out: waits for those that were dismissed, twice as long as any of them gets at most; one that
-        cannot die is left behind."""
+        """Waits for the children that were dismissed, two seconds at most; one that cannot die is left behind."""
         until = time.monotonic() + 2 * AFTERMATH
         while self._dismissed and (now := time.monotonic()) < until:
             self.turn(now)
@@ -77,11 +75,11 @@ def status_of(pid: int) -> int | None:
 
 
 class Helper:
-    """One at work: a fork that calls `work`, which returns an Answer or raises a PronghornError.
+    """A fork that calls `work`, which returns an Answer or raises a PronghornError.
 
-    Its descriptor is readable when it has more to say; `deadline` (monotonic) is `limit` seconds from its start. `left`
-    are descriptors that it must not keep, `reaper` takes its process; what it prints goes to descriptor `output`, if
-    there is one. Raises OSError when none can be started.
+    The helper's descriptor is readable when there is more to take; `deadline` (monotonic) is `limit` seconds from its
+    start. `left` are descriptors that the helper must close, `reaper` takes its process; what it prints goes to
+    descriptor `output`, if there is one. Raises OSError when no process can be started.
     """
 
     def __init__(
@@ -89,10 +87,10 @@ class Helper:
     ) -> None:
         self.deadline = time.monotonic() + limit
         self.limit = limit
-        self.ended = False  # it has said all that it will
+        self.ended = False  # all has come that will come
         self.status: int | None = None
         self._reaper = reaper
-        self._said = b""
+        self._received = b""
         self._descriptors: list[int] = []
         self._hung_up = 0.0
         self._line, theirs = socket.socketpair()
@@ -115,33 +113,33 @@ class Helper:
         return self._line.fileno()
 
     def listen(self) -> bool:
-        """Takes what it says, once its descriptor is readable; True when it has said all, or can say no more."""
+        """Takes what has come, once the descriptor is readable; True when all has come, or nothing more will."""
         if self.ended:
             return True
         try:
-            said, descriptors, _, _ = socket.recv_fds(self._line, 1024 * 1024, AT_ONCE)
+            sent, descriptors, _, _ = socket.recv_fds(self._line, 1024 * 1024, AT_ONCE)
         except BlockingIOError:
             return False
         except OSError:
-            said, descriptors = b"", []
+            sent, descriptors = b"", []
         for fd in descriptors:
             os.set_inheritable(fd, False)  # recv_fds of older Pythons passes no flags on
-        self._said += said
+        self._received += sent
         self._descriptors += descriptors
-        if not said:
+        if not sent:
             self._hung_up = time.monotonic()
-        self.ended = not said or self._whole
+        self.ended = not sent or self._whole
         return self.ended
 
     @property
     def _whole(self) -> bool:
-        if len(self._said) < HEAD.size:
+        if len(self._received) < HEAD.size:
             return False
-        _, length, count = HEAD.unpack_from(self._said)
-        return bool(len(self._said) >= HEAD.size + length and len(self._descriptors) >= count)
+        _, length, count = HEAD.unpack_from(self._received)
+        return bool(len(self._received) >= HEAD.size + length and len(self._descriptors) >= count)
 
     def over(self, now: float) -> bool:
-        """Whether `answer` can be called: it has answered, or its time is over, or it is known how it died."""
+        """Whether `answer` can be called: the helper has answered, or is late, or it is known how it ended."""
         if self._whole or now >= self.deadline:
             return True
         if self.ended and self.status is None:
@@ -149,7 +147,7 @@ class Helper:
         return self.ended and (self.status is not None or now >= self._hung_up + AFTERMATH)
 
     def wait(self) -> None:
-        """Blocks until it is over."""
+        """Blocks until the helper is over."""
         poller = poll()
         poller.register(self, POLLIN)
         while not self.over(now := time.monotonic()):
@@ -159,31 +157,30 @@ class Helper:
                 poller.poll(max(0.0, self.due() - now) * 1000)
 
     def due(self) -> float:
-        """The instant (monotonic) at which to look whether it is over, if nothing is heard before."""
+        """The instant (monotonic) at which to look whether the helper is over, if nothing comes before."""
         return min(self.deadline, self._hung_up + AFTERMATH) if self.ended else self.deadline
 
     def answer(self) -> Answer | None:
-        """What it said; None if it ended without a word (`status` says how, or None if that is not known). It is
-        dismissed. Raises the error that it raised, and WorkerFailedToStart if it has not answered yet."""
+        """What the helper sent; None if it ended without an answer (`status` says how, or None if that is not known).
+        It is dismissed. Raises the error that the helper raised, and WorkerFailedToStart if it is late."""
         self._dismiss()
         if not self.ended:
             self._drop()
-            raise WorkerFailedToStart(
-                f"It is not done after {self.limit:g} s.", "A disk, a name server or a device does not answer.",
-                "If it needs that long, raise --start-timeout.",
-            )  # fmt: skip
+            why = "A disk, a name server or a device does not answer."
+            hint = "If it needs that long, raise --start-timeout."
+            raise WorkerFailedToStart(f"It is not done after {self.limit:g} s.", why, hint)
         if not self._whole:
             self._drop()
             return None
-        good, _, _ = HEAD.unpack_from(self._said)
-        said = self._said[HEAD.size :]
+        good, _, _ = HEAD.unpack_from(self._received)
+        answer = self._received[HEAD.size :]
         if not good:
-            raise from_parts(msgspec.json.decode(said))
+            raise from_parts(msgspec.json.decode(answer))
         descriptors, self._descriptors = self._descriptors, []
-        return said, descriptors
+        return answer, descriptors
 
     def close(self) -> None:
-        """Ends it at once; what it may have sent is dropped."""
+        """Ends the helper at once; what it may have sent is dropped."""
         self._dismiss()
         self._drop()
 
@@ -209,7 +206,7 @@ def _help(
         close_descriptors(left)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-        faulthandler.disable()  # its stacks would be ours as well; the signal's name says enough
+        faulthandler.disable()  # its file is the parent's; the signal's name says enough
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if output >= 0:
             os.dup2(output, 1)
@@ -225,7 +222,7 @@ def _help(
         _send(line, good, said, descriptors)
         code = 0
     except ConnectionError:
-        pass  # nobody wants to know any more
+        pass  # the answer is not wanted any more
     except BaseException:
         import traceback
 

@@ -1,11 +1,11 @@
-"""`--log-config`: a file that says where records go, in the words of logging.config.dictConfig.
+"""`--log-config`: the file of a configuration for logging.config.dictConfig, read and applied.
 
-Law: the supervisor reads it once, before it forks, so that workers inherit what it opened, as they do descriptor 2. It
-is the operator's file: classes that it names are imported here, from what is installed.
+Law: the supervisor reads it once, before it forks, so that workers inherit the files that it opens. The file is the
+operator's: classes that it names are imported here, from what is installed.
 
-Root opens files for it, and a class opens its file anew whenever it likes, by its name. So root takes only files whose
-path no other user may change (trusted_paths.py); that is looked at before anything is opened, for the names in the
-file, and afterwards for those that a class has made up itself.
+Root opens log files for it, and a class may open its file anew, by its name, at any time. So root takes only files
+whose path no other user may change (trusted_paths.py): the names in the configuration are checked before anything is
+opened, and the names that a class has made up afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HINT = "See logging.config in Python's manual; `version = 1` is required."
 
 
 def read(path: str) -> dict[str, Any]:
-    """What the file says: JSON if its name ends so, else TOML. Raises BadSetting."""
+    """The configuration in the file: JSON if its name ends so, else TOML. Raises BadSetting."""
     import json  # not every server needs it
     import tomllib
 
@@ -40,7 +40,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def apply(path: str) -> None:
-    """Have Python's logging as the file says; loggers that it does not name stay. Raises BadSetting."""
+    """Configures Python's logging by the file; loggers that it does not name stay. Raises BadSetting."""
     import logging.config
 
     wanted = {"disable_existing_loggers": False, **read(path)}
@@ -60,7 +60,7 @@ def _trust(path: str, files: Iterable[str]) -> None:
         try:
             refuse_shared(file, groups)
         except FileNotFoundError:
-            continue  # who opens it is told so
+            continue  # opening it fails with a better message
         except OSError as error:
             why = f"It names {file}, and {error.strerror}."
             hint = "Choose a folder that only root may write to: root opens the file. Or use --log-file."
@@ -75,7 +75,7 @@ def _named_files(wanted: dict[str, Any]) -> list[str]:
 
 
 def _open_files() -> Iterator[str]:
-    """The files of all handlers that live, open or not yet."""
+    """The files of all handlers that there are, open or not yet."""
     import logging
 
     for reference in list(getattr(logging, "_handlerList", ())):

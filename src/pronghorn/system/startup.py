@@ -1,8 +1,7 @@
-"""What a server takes on before it serves, and puts back afterwards: folder, umask, log file, process id file; and
-whom its workers become.
+"""What a server changes of its process at its start, and undoes at its end: folder, umask, user, log and pid file.
 
-Law: once, at the start, and before anything is bound; a reload cannot change it. The folder comes first, since every
-other path is one from there; the log file comes after the user is known, since it shall be his.
+Law: once, before anything is bound; a reload cannot change it. The folder comes first, since the other paths begin
+there; the log file comes after the user, to whom it will belong.
 """
 
 from __future__ import annotations
@@ -22,18 +21,16 @@ from pronghorn.system.pid_file import PidFile
 STANDARD_ERROR = "-"  # as a --log-file
 
 
-class Surroundings:
-    """A context; entering it raises BadSetting for what cannot be, and nothing has changed then.
-
-    `before` is the process that an upgrade replaces. Afterwards all is as it was: a script may go on.
-    """
+class ProcessSetup:
+    """A context manager. Entering it raises BadSetting for what cannot be done, and changes nothing then; leaving it
+    undoes all, so that a script may go on. `before` is the process that an upgrade replaces."""
 
     def __init__(self, settings: Settings, before: int = 0) -> None:
         self._settings = settings
         self._before = before
         self._undo = ExitStack()
 
-    def __enter__(self) -> Surroundings:
+    def __enter__(self) -> ProcessSetup:
         settings = self._settings
         with ExitStack() as undo:
             if settings.chdir:
@@ -53,11 +50,11 @@ class Surroundings:
         self._undo.close()
 
     def serving(self) -> None:
-        """The server serves: its process id is told. Raises BadSetting if the file cannot be written."""
+        """Writes the process id file, now that the server serves. Raises BadSetting if that fails."""
         self._pid_file.write()
 
     def at_risk(self, config: str) -> list[Event]:
-        """What the user whom workers become could have root do by a file: the settings file `config`, that of
+        """The files by which the workers' user could have root do something: the settings file `config`, that of
         `--log-config`, and the process id file."""
         person = privileges.person
         if person is None or person.uid == 0:
@@ -71,7 +68,7 @@ class Surroundings:
         ]
 
     def descriptors(self) -> list[int]:
-        """What workers need not keep."""
+        """The descriptors that a worker closes."""
         return [*log_file.current.descriptors(), *self._pid_file.descriptors()]
 
     def _change_folder(self, folder: str, undo: ExitStack) -> None:

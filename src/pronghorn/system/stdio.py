@@ -1,8 +1,6 @@
-"""Standard input, output and error: that they are open, how an error is told to whoever started us, and how standard
-error is written to without a wait.
+"""The standard streams: kept open, standard error written without a wait, and an error printed as the command's last.
 
-Law: the command and the server it becomes speak with one voice; only their ends come here. Nobody's descriptor is
-changed: O_NONBLOCK belongs to the open file (open(2)), which other programs share.
+Law: no descriptor is made non-blocking: O_NONBLOCK belongs to the open file (open(2)), which other programs share.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ HEAD = "Error:"
 
 
 def keep_standard_descriptors() -> None:
-    """Whoever started us may have closed 0, 1 or 2: the next socket would get that number, and a stray print would be
-    sent to a client."""
+    """Opens descriptors 0, 1 and 2 where they are closed: the next socket would get that number, and a stray print
+    would be sent to a client."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -33,15 +31,15 @@ def keep_standard_descriptors() -> None:
 
 
 class Outlet:
-    """Standard error, written to without waiting for who reads it: 50 ms at the first time that it takes no more, and
-    not at all from then on until it takes something again.
+    """Standard error, written to without waiting for its reader: 50 ms at the first time that it takes no more, and not
+    at all from then on until it takes something again.
 
-    It is descriptor 2, whatever that is at the moment; after `keep`, a copy of it under a number of its own. So a
-    handler that closes 2, whose number may be a client's then, does not have the log written there.
+    It is descriptor 2, whatever that leads to at the moment; after `keep`, a copy of it with a number of its own. So if
+    a handler closes 2, whose number may be a client's then, the log is not written there.
 
-    A pipe, a FIFO and a terminal are opened once more, by way of /proc, with O_NONBLOCK: what they do not take is
-    refused, however many processes write there. A socket is told so with each message. A file, and a device such as
-    /dev/null, has nobody to wait for. Where a pipe cannot be opened anew, poll(2) is asked before each PIPE_BUF.
+    A pipe, a FIFO and a terminal are opened a second time, by way of /proc, with O_NONBLOCK: a write that they do not
+    take fails, however many processes write there. A socket is written to with MSG_DONTWAIT. A file, and a device such
+    as /dev/null, never makes a writer wait. Where a pipe cannot be opened again, poll(2) is asked before each PIPE_BUF.
     """
 
     PATIENCE = 50  # ms
@@ -59,10 +57,10 @@ class Outlet:
 
     def write(self, data: bytes) -> None:
         """All of it, or BlockingIOError: then some of it may have been written, and the next write begins a new line.
-        Raises another OSError if nobody can read it, or if the disk is full: a piece that fitted is taken back."""
+        Raises another OSError if it has no reader, or if the disk is full: a piece that fitted is taken back."""
         status = os.fstat(self.fd)
         if self.fd != 2 and not self._is_ours():
-            raise OSError(errno.EBADF, "somebody has closed the log's descriptor")
+            raise OSError(errno.EBADF, "the log's descriptor has been closed")
         if self._torn:
             data = b"\n" + data
         rest = data
@@ -196,11 +194,11 @@ def _takes(fd: int, milliseconds: float) -> bool:
 
 
 outlet = Outlet()
-"""The process's own, and what it forks inherits."""
+"""This process's outlet, which a forked process inherits."""
 
 
 def complain(error: PronghornError) -> int:
-    """Say on standard error what happened, why, and what to do; the exit status that belongs to it."""
+    """Prints an error on standard error (what happened, why, and what to do); its exit status."""
     lines = f"{HEAD} {error}".splitlines()
     try:
         if sys.stderr.isatty():
@@ -214,7 +212,7 @@ def complain(error: PronghornError) -> int:
 
 
 def _fitted(line: str) -> list[str]:
-    """A line as wide as the terminal at most, and what follows as far in: tracebacks keep their shape."""
+    """A line wrapped to the width of the terminal, each part indented as the first: tracebacks keep their shape."""
     import shutil
     import textwrap
 

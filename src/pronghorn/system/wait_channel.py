@@ -1,7 +1,8 @@
-"""What a flow of control waits for, as the kernel tells: for its client, or for something else.
+"""What a thread or a program waits for, by its system call: for its client, or for something else (Linux).
 
-Law: looked at from beside, now and then, while a server drains: it costs a conversation nothing. Linux says in which
-system call a thread sits (proc_pid_syscall(5)); elsewhere, and of processes that may not be looked at, nobody knows.
+Law: another flow of control looks now and then while a server drains, so that a conversation costs nothing more. Linux
+names the system call that a thread waits in (proc_pid_syscall(5)); elsewhere, and for a process that may not be
+inspected, the answer is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pronghorn.system.processes import children
 
 
 class Place(enum.Enum):
-    """Where a thread is."""
+    """What a thread does."""
 
     CLIENT = "waits for the client and for nothing else"
-    OTHERS = "waits for another process, of whom the same can be asked"
+    OTHERS = "waits for another process, of which the same can be asked"
     ELSEWHERE = "computes, sleeps, or waits for something else"
-    UNKNOWN = "nobody knows"
+    UNKNOWN = "cannot be told"
 
 
 CLIENT, OTHERS, ELSEWHERE, UNKNOWN = Place
@@ -38,7 +39,7 @@ MOST_POLLED = 64
 
 
 def of_thread(thread: int, fd: int) -> Place:
-    """Where a thread of this process is, by its native id, if descriptor `fd` is its client."""
+    """What a thread of this process does, by its native id, if descriptor `fd` is its client."""
     return _place(f"/proc/self/task/{thread}", "/proc/self", _link("/proc/self", fd))
 
 
@@ -83,7 +84,7 @@ def _place(task: str, home: str, client: str) -> Place:
 
 
 def _polled(home: str, address: int, count: int, client: str) -> Place:
-    """Of poll(2): its array of descriptors is read where it lies."""
+    """The same for poll(2): its array of descriptors is read from the process's memory."""
     if not 0 < count <= MOST_POLLED:
         return UNKNOWN if count else ELSEWHERE
     try:
@@ -98,8 +99,8 @@ def _polled(home: str, address: int, count: int, client: str) -> Place:
 
 
 def _sends(home: str, epoll: int, client: str) -> bool:
-    """Whether an epoll set waits for room in another socket than the client's: somebody is being sent something, as an
-    FTP client is over a connection of its own (proc_pid_fdinfo(5))."""
+    """Whether an epoll set waits for room in another socket than the client's, as an FTP server does that sends a file
+    over a second connection (proc_pid_fdinfo(5))."""
     try:
         with open(f"{home}/fdinfo/{epoll}") as file:
             lines = [line.split() for line in file if line.startswith("tfd:")]
@@ -110,7 +111,7 @@ def _sends(home: str, epoll: int, client: str) -> bool:
 
 
 def _link(home: str, fd: int) -> str:
-    """What /proc calls the file behind a descriptor: `socket:[123]`."""
+    """The file behind a descriptor as /proc names it: `socket:[123]`."""
     try:
         return os.readlink(f"{home}/fd/{fd}")
     except OSError:

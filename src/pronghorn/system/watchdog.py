@@ -1,8 +1,8 @@
-"""A timer of the kernel that ends this process, whatever its flows of control are held by.
+"""A watchdog: a timer of the kernel (timer_create(2)) that kills this process unless it is put off.
 
-Law: the signal is SIGKILL, which runs no code of this process: a handler that computes in C keeps the interpreter, and
-no Python code could end it. A timer belongs to the process that made it; a forked one has none (timer_create(2)).
-Where the system has no such timers nothing happens here, and nothing else changes.
+Law: the signal is SIGKILL, which needs no code of this process: a handler that computes in C keeps the interpreter, and
+no Python code could end it. A timer belongs to the process that made it; a forked process has none. Where the system
+has no such timers, a watchdog does nothing.
 
 Tried and dropped: alarm(2), whose signal belongs to handlers; a limit of processor time (setrlimit(2)), which programs
 would inherit; faulthandler.dump_traceback_later, a new thread each time that it is put off.
@@ -14,12 +14,12 @@ import sys
 from typing import Any
 
 MONOTONIC, PROCESS_TIME, THREAD_TIME = 1, 2, 3
-"""clock_gettime(2): the clock on the wall, and processor time of the process or of the thread that asks."""
+"""clock_gettime(2): time since boot, and processor time of the process or of the thread that asks."""
 KILL = 9
 
 
 class Watchdog:
-    """Ends this process when `clock` has gone on for so many seconds since the last `put_off`."""
+    """Kills this process when `clock` has gone on for as long as the last `put_off` said; not before the first."""
 
     __slots__ = ("_libc", "_timer")
 
@@ -30,8 +30,7 @@ class Watchdog:
         import ctypes
 
         class Notice(ctypes.Structure):  # struct sigevent, sigevent(3type); its first value is SIGEV_SIGNAL
-            _fields_ = (("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("how", ctypes.c_int),
-                        ("rest", ctypes.c_char * 64))  # fmt: skip
+            _fields_ = (("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("how", ctypes.c_int * 17))
 
         libc, self._timer = ctypes.CDLL(None), ctypes.c_void_p()
         try:

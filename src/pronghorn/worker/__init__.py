@@ -1,1 +1,1 @@
-"""One process that serves, and what it tells its supervisor."""
+"""One process that serves: what it is made from, how it starts and ends, and its messages with the supervisor."""

@@ -88,10 +88,9 @@ WAITING = [Fault(each, "EINTR", times=3) for each in ("epoll_wait", "epoll_pwait
 STARTING = [Fault(each, "EAGAIN", times=2, may_lose=2) for each in ("clone", "clone3")]
 TELLING = [Fault("write", each, times=2) for each in ("ENOSPC", "EPIPE", "EIO")]
 FAULTS = [*ACCEPTING, *READING, *WRITING, *ENDING, *WATCHING, *WAITING, *STARTING, *TELLING]
-FEW = [each for each in FAULTS if each.name.split(" 1+")[0] in {
-    "accept4 EMFILE", "accept4 ENOBUFS", "accept4 ECONNABORTED", "accept4 EPERM", "recvfrom ECONNRESET",
-    "sendto EPIPE", "sendto EAGAIN", "clone EAGAIN", "clone3 EAGAIN",
-}]  # fmt: skip
+OF_ACCEPT = {f"accept4 {each}" for each in ("EMFILE", "ENOBUFS", "ECONNABORTED", "EPERM")}
+FIRST = {*OF_ACCEPT, "recvfrom ECONNRESET", "sendto EPIPE", "sendto EAGAIN", "clone EAGAIN", "clone3 EAGAIN"}
+FEW = [each for each in FAULTS if each.name.split(" 1+")[0] in FIRST]
 
 
 def why_not() -> str:
@@ -115,11 +114,9 @@ def why_not() -> str:
 def _traced(pid: int, fault: Fault, folder: Path) -> Iterator[None]:
     """The process and those that it forks, with the fault, until the end of the block."""
     with open(folder / "strace", "w+b") as said:
-        strace = subprocess.Popen(
-            ["strace", "-f", "-o", str(folder / "calls"), "-e", f"trace={fault.call}", "-e", fault.injection,
-             "-p", str(pid)],
-            stdin=subprocess.DEVNULL, stdout=said, stderr=said,
-        )  # fmt: skip
+        command = ["strace", "-f", "-o", str(folder / "calls"), "-p", str(pid)]
+        command += ["-e", f"trace={fault.call}", "-e", fault.injection]
+        strace = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         try:
 
             def attached() -> bool:

@@ -108,9 +108,12 @@ def spoilers(fd: int) -> list[Callable[[], object]]:
             memory[:] = b"\xff" * 4096
 
     return [
-        lambda: os.pwrite(fd, b"\xff" * 65536, 0), write_in_a_map, lambda: os.ftruncate(fd, 0),
-        lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB), lambda: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x1F),
-    ]  # fmt: skip
+        lambda: os.pwrite(fd, b"\xff" * 65536, 0),
+        write_in_a_map,
+        lambda: os.ftruncate(fd, 0),
+        lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB),
+        lambda: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x1F),
+    ]
 
 
 ATTACKS: dict[bytes, Callable[[], None]] = {

@@ -121,10 +121,9 @@ def started(
 ) -> Iterator[Launched]:
     with open(folder / "stderr", "wb") as errors, open(os.devnull, "rb") as nothing:
         master, slave = pty.openpty() if terminal else (-1, -1)
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, start_new_session=True, pass_fds=descriptors,
-            stdin=slave if terminal else nothing, stdout=subprocess.DEVNULL, stderr=errors,
-        )  # fmt: skip
+        streams = {"stdin": slave if terminal else nothing, "stdout": subprocess.DEVNULL, "stderr": errors}
+        command = [sys.executable, *arguments]
+        process = subprocess.Popen(command, cwd=folder, start_new_session=True, pass_fds=descriptors, **streams)
     for fd in descriptors:
         os.close(fd)
     server = Launched(process, folder)

@@ -44,9 +44,7 @@ def ledger_server(folder: Path, style: str = "message", **settings: Any) -> Iter
 class Row:
     """One attempt, as its client wrote it down."""
 
-    __slots__ = (
-        "asked", "began", "ended", "kind", "local", "name", "note", "outcome", "pids", "replies", "versions",
-    )  # fmt: skip
+    __slots__ = COLUMNS
 
     def __init__(self, line: str) -> None:
         values = dict(zip(COLUMNS, line.rstrip("\n").split("\t"), strict=True))
@@ -59,8 +57,9 @@ class Row:
         assert self.outcome in OUTCOMES, line
 
     def __repr__(self) -> str:
-        return (f"<{self.name} {self.kind} {self.outcome} {self.note} from {self.local}, {self.began:.3f} to "
-                f"{self.ended:.3f}, {self.replies} of {self.asked} answered by {self.pids}>")  # fmt: skip
+        when = f"{self.began:.3f} to {self.ended:.3f}"
+        said = f"{self.replies} of {self.asked} answered by {self.pids}"
+        return f"<{self.name} {self.kind} {self.outcome} {self.note} from {self.local}, {when}, {said}>"
 
 
 class Entry:
@@ -123,35 +122,35 @@ class Book:
     def crossed(self) -> list[Row]:
         """Clients that said something while the server, draining, said goodbye to them between two requests: an input
         that arrives after draining began may go unanswered (docs/handlers.md). They had every earlier answer."""
-        return [each for each in self.rows if each.kind == "talk" and each.replies
-                and each.outcome in ("eof-early", "reset-mid")]  # fmt: skip
+        talked = [each for each in self.rows if each.kind == "talk" and each.replies]
+        return [each for each in talked if each.outcome in ("eof-early", "reset-mid")]
 
     def turned_away(self) -> list[Row]:
         """Clients that read an orderly end before any byte, and of whom the server read no request: nothing was done
         for them, and they may try elsewhere."""
-        return [each for each in self.rows if each.outcome == "eof-early" and not each.replies
-                and each.name not in self._entries]  # fmt: skip
+        unread = [each for each in self.rows if each.name not in self._entries]
+        return [each for each in unread if each.outcome == "eof-early" and not each.replies]
 
     def entry(self, row: Row) -> Entry | None:
         """The server's side of an attempt, found by its name, or by its address if no request was ever read."""
         if row.name in self._entries:
             return self._entries[row.name]
-        return next((each for each in self.entries if not each.name and each.peer == row.local
-                     and row.began <= each.opened <= row.ended + PATIENCE), None)  # fmt: skip
+        from_there = [each for each in self.entries if not each.name and each.peer == row.local]
+        return next((each for each in from_there if row.began <= each.opened <= row.ended + PATIENCE), None)
 
     def faults(self) -> list[str]:
         """Where the books do not agree."""
         rows = {each.name: each for each in self.rows}
         names = Counter(each.name for each in self.entries if each.name)
+        unasked = [each for each in self.entries if each.name and each.name not in rows]
+        unended = [each for each in self.entries if not each.ended and each.pid not in self.killed]
         return [
             *(f"twice on the server's side: {name}" for name, count in names.items() if count > 1),
-            *(f"the server served what no client asked for: {each}" for each in self.entries
-              if each.name and each.name not in rows),
+            *(f"the server served what no client asked for: {each}" for each in unasked),
             *(f"rubbish reached the handler: {each}" for each in self.entries if each.rubbish),
-            *(f"accepted and never ended: {each}" for each in self.entries
-              if not each.ended and each.pid not in self.killed),
+            *(f"accepted and never ended: {each}" for each in unended),
             *(fault for each in self.rows if (fault := self._disagreement(each))),
-        ]  # fmt: skip
+        ]
 
     def _disagreement(self, row: Row) -> str:
         entry = self._entries.get(row.name)
@@ -190,8 +189,8 @@ class Load:
         self._processes = []
         for number, out in enumerate(self._outs):
             first = 2 + number * share
-            options = {"address": address, "seed": seed * 100 + number, "rate": rate / processes, "kinds": kinds,
-                       "sources": list(range(first, first + share)), "patience": 8.0, "out": str(out)}  # fmt: skip
+            options = {"address": address, "seed": seed * 100 + number, "rate": rate / processes, "kinds": kinds}
+            options |= {"sources": list(range(first, first + share)), "patience": 8.0, "out": str(out)}
             command = [sys.executable, str(HERE / "ledger_client.py"), json.dumps(options)]
             self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 

@@ -25,9 +25,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-OUTCOMES = tuple(
-    "ok refused timeout-connect reset-before-byte reset-mid eof-early timeout corrupt duplicate".split()
-)  # fmt: skip
+WORDS = "ok refused timeout-connect reset-before-byte reset-mid eof-early timeout corrupt duplicate"
+OUTCOMES = tuple(WORDS.split())
 COLUMNS = "name kind outcome local began ended asked replies pids versions note".split()
 IP_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)  # Linux; Python names it since 3.12
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
@@ -68,10 +67,7 @@ def script(kind: str, requests: list[bytes], dice: random.Random) -> list[Step]:
 class Attempt:
     """One client: its requests, the replies that are right, and how it ended."""
 
-    __slots__ = (
-        "asked", "began", "connected", "deadline", "ended", "expected", "got", "held", "kind", "local", "name", "note",
-        "outcome", "pids", "replies", "resume", "said_all", "sock", "steps", "tail", "unsent", "versions",
-    )  # fmt: skip
+    __slots__ = (*COLUMNS, *"connected deadline expected got held resume said_all sock steps tail unsent".split())
 
     def __init__(self, name: str, kind: str, count: int, dice: random.Random, work: int) -> None:
         self.name, self.kind = name, kind
@@ -99,9 +95,9 @@ class Attempt:
     def row(self) -> str:
         """As one line of the ledger: the values of COLUMNS."""
         pids, versions = ",".join(map(str, self.pids)), ",".join(self.versions)
-        values = (self.name, self.kind, self.outcome, self.local, f"{self.began:.6f}", f"{self.ended:.6f}", self.asked,
-                  self.replies, pids, versions, self.note)  # fmt: skip
-        return "\t".join(map(str, values))
+        who = (self.name, self.kind, self.outcome, self.local)
+        when = (f"{self.began:.6f}", f"{self.ended:.6f}")
+        return "\t".join(map(str, (*who, *when, self.asked, self.replies, pids, versions, self.note)))
 
     def read(self, data: bytes) -> str:
         """Compares what came with what must come; the outcome if that is an end, else nothing."""

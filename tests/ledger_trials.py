@@ -59,8 +59,8 @@ class Result:
 
     def __repr__(self) -> str:
         skipped = [f"  skipped: {self.skipped}"] if self.skipped else []
-        return "\n".join([self.name, *skipped, *(f"  {key}: {value}" for key, value in self.figures.items()),
-                          *(f"  FAULT: {each}" for each in self.faults)])  # fmt: skip
+        figures = [f"  {key}: {value}" for key, value in self.figures.items()]
+        return "\n".join([self.name, *skipped, *figures, *(f"  FAULT: {each}" for each in self.faults)])
 
 
 def in_session(server: Launched) -> list[int]:

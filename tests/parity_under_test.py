@@ -111,10 +111,9 @@ class Noting(asyncio.Protocol):
             transport.set_write_buffer_limits(**limits)
             return transport.get_write_buffer_limits()
 
-        for limits in (
-            {}, {"high": 100}, {"low": 100}, {"high": 0}, {"high": 8, "low": 8}, {"high": 10, "low": 20}, {"high": -1},
-            {"high": 5, "low": -1}, {"low": 0}, {"high": 1 << 30, "low": 1},
-        ):  # fmt: skip
+        both = [{"high": high, "low": low} for high, low in ((8, 8), (10, 20), (5, -1), (1 << 30, 1))]
+        one = [{"high": 100}, {"low": 100}, {"high": 0}, {"high": -1}, {"low": 0}]
+        for limits in ({}, *one, *both):
             self.note(repr(limits), set_and_get, **limits)
             self.note("after", transport.get_write_buffer_limits)
         transport.close()

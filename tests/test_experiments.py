@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what these expe
 PAGE = Path(__file__).parent.parent / "docs" / "experiments.md"
 FD_SETSIZE = 1024
 CANNOT_BIND = 5
-STATES = dict(enumerate("ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN "
-                        "CLOSING".split(), start=1))  # include/net/tcp_states.h  # fmt: skip
+# include/net/tcp_states.h
+NAMES = "ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING"
+STATES = dict(enumerate(NAMES.split(), start=1))
 NOBODY = ("0.0.0.0", 0)
 Address = tuple[str, int]
 

@@ -260,10 +260,8 @@ def test_ctrl_c_during_the_probe(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import time, pathlib\npathlib.Path('importing').touch()\ntime.sleep(60)\ndef handle(conn): pass\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import pronghorn; pronghorn.serve('mine:handle', bind='127.0.0.1:0')"],
-        cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    command = [sys.executable, "-c", "import pronghorn; pronghorn.serve('mine:handle', bind='127.0.0.1:0')"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE)
     try:
         wait_for((tmp_path / "importing").exists)
         os.killpg(process.pid, signal.SIGINT)

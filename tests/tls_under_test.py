@@ -113,10 +113,8 @@ class Authority:
         import trustme
 
         now = datetime.datetime.now(datetime.UTC)
-        pair = self._ca.issue_cert(
-            *(hosts or ("localhost",)), not_before=now + datetime.timedelta(since),
-            not_after=now + datetime.timedelta(days), key_type=trustme.KeyType[kind],
-        )  # fmt: skip
+        dates = {"not_before": now + datetime.timedelta(since), "not_after": now + datetime.timedelta(days)}
+        pair = self._ca.issue_cert(*(hosts or ("localhost",)), key_type=trustme.KeyType[kind], **dates)
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         for path, content in ((certificate, pair.cert_chain_pems[0].bytes()), (key, pair.private_key_pem.bytes())):
             fresh = path.with_suffix(".new")

@@ -112,10 +112,8 @@ def as_process_1(folder: Path, handler: str) -> subprocess.Popen[bytes]:
     (folder / "mine.py").write_text(handler)
     (folder / "inner.py").write_text(INNER)
     with open(folder / "stderr", "wb") as errors:
-        return subprocess.Popen(
-            ["unshare", "-pf", "--mount-proc", "--kill-child", sys.executable, "inner.py"],
-            cwd=folder, stderr=errors, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = ["unshare", "-pf", "--mount-proc", "--kill-child", sys.executable, "inner.py"]
+        return subprocess.Popen(command, cwd=folder, stderr=errors, stdin=subprocess.DEVNULL)
 
 
 def test_as_process_1_it_buries_strangers_and_obeys_term(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "one client": (connected, "one client's connection"),
     "unbound": (socket.socket, "has no address"),
     "unbound unix": (lambda: socket.socket(socket.AF_UNIX), "has no address"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", REFUSED)
@@ -303,10 +303,8 @@ def test_a_server_refuses_what_is_no_socket(tmp_path: Path) -> None:
 def test_under_systemd_socket_activate(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = free.getsockname()
-    command = [
-        "systemd-socket-activate", f"--listen=127.0.0.1:{address[1]}", "--fdname=web", "-E", "PYTHONPATH", "-E", "PATH",
-        sys.executable, "-m", "pronghorn", "serve",
-    ]  # fmt: skip
+    command = ["systemd-socket-activate", f"--listen=127.0.0.1:{address[1]}", "--fdname=web"]
+    command += ["-E", "PYTHONPATH", "-E", "PATH", sys.executable, "-m", "pronghorn", "serve"]
     exec_it = f"import os; os.execvp({command[0]!r}, {command!r})"
     with started(tmp_path, ["-c", exec_it], []) as server:
         wait_for(lambda: "Listening on" in server.log, "the activator")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pronghorn.cli.connect import parse
+from pronghorn.cli.connect.address import parse
 from pronghorn.cli.connect.terminal import Screen
 from pronghorn.errors import BadSetting
 

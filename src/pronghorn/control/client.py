@@ -27,11 +27,6 @@ class NoServer(PronghornError):
     """No server answers."""
 
 
-def printable(words: str) -> str:
-    """Words whose only control characters are line ends: what is in a name must not move the cursor."""
-    return "".join(each if each.isprintable() or each == "\n" else "?" for each in words)
-
-
 def find(name: str, note: str = "", likely: Callable[[], str] = str) -> str:
     """The socket of the server of that name; without one, of the only server that is running, or of several the one
     that has the `likely` name. Raises NoServer, with `note` in front of its reason."""

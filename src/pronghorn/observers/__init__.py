@@ -1,9 +1,8 @@
-"""Whoever wants to know what happened.
+"""Observers: callables that take an event, and many of them called as one.
 
-Law: an observer is a callable that takes an event. It imports events, the scoreboard and `kernel/`, never the rooms
-whose events it hears; only the server puts observers together. An observer that raises, whatever it raises, is told of
-and rests for ten seconds: a broken log must not end a connection, and memory that was short for a moment must not end
-the log.
+Law: an observer imports events and system/, never the packages whose events it gets; only the server puts observers
+together. An observer that raises, whatever it raises, is reported and not called for ten seconds: a broken log must not
+end a connection, and memory that was short for a moment must not end the log.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ class Observers:
                 self._failed(place, event, error)
 
     def hears(self, kind: type[Event]) -> bool:
-        """Whether any of them does something with such an event, as long as the level of the log stays what it is. An
-        observer is asked by its own `hears`; one that has none hears everything."""
+        """Whether any observer does something with such an event, as long as the level of the log stays what it is. An
+        observer without a `hears` of its own takes every event."""
         return any(getattr(each, "hears", _always)(kind) for each in self._observers)
 
     def __len__(self) -> int:
-        """How many are called now."""
+        """How many observers are called now."""
         return sum(self._clock() >= self._resting.get(place, 0.0) for place in range(len(self._observers)))
 
     def _failed(self, place: int, event: Event, error: BaseException) -> None:
         self._resting[place] = self._clock() + REST
-        told = ObserverFailed(type(self._observers[place]).__name__, type(event).__name__, error)
-        for observer in self._observers:  # the failed one too: what is short may be told where the long could not
+        failure = ObserverFailed(type(self._observers[place]).__name__, type(event).__name__, error)
+        for observer in self._observers:  # the failed one too: it may manage this short event
             try:
-                observer(told)
+                observer(failure)
             except BaseException:
-                pass  # then nobody can be told
+                pass

@@ -1,8 +1,9 @@
-"""The log: events in words, on standard error.
+"""The log: events as records on standard error, or for the handlers of Python's logging.
 
-Law: the words are those of words.py; what others say comes by way of others.py. Kinds that a peer can cause at will are
-limited to one line in ten seconds each, with the count of those left out, of a process and all that it forks together.
-A log that nobody reads may not stop the server: what standard error does not take at once is dropped and counted.
+Law: the words are those of words.py; records of handlers and of Python itself come from capture.py. Kinds that a peer
+can cause at will are limited to one line in ten seconds each, with the count of those left out, for a process and all
+that it forks together. A log that nobody reads may not stop the server: a record that standard error does not take at
+once is dropped and counted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from pronghorn.events import Event, LogLevelSet
-from pronghorn.observers.others import Others
+from pronghorn.observers.capture import Capture
 from pronghorn.observers.phrases import with_count
 from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS
 from pronghorn.system.stdio import outlet
@@ -29,13 +30,13 @@ COLOURS = {DEBUG: 36, INFO: 32, WARNING: 33, ERROR: 31}
 
 
 class LogObserver:
-    """Tells events as records named `pronghorn.error`, whatever the handler does with `logging` later: it may disable
-    loggers, take their handlers away, or set a level.
+    """Logs events as records named `pronghorn.error`, whatever the user's handler does with `logging` later: it may
+    disable loggers, take their handlers away, or set a level.
 
-    A logger `pronghorn.error` that already has handlers is left as its owner made it, and they hear of everything from
-    then on; with `configured`, those that it inherits, too (`--log-config`). Otherwise records of `level` and above go
-    to standard error until `close`, as lines of `form`: text or json; and so does what others say, see others.py.
-    `clock` is monotonic, in seconds.
+    A logger `pronghorn.error` that already has handlers is left as it is, and its handlers get all records from then
+    on; with `configured`, inherited handlers count too (`--log-config`). Otherwise records of `level` and above go to
+    standard error until `close`, as lines of `form`: text or json; and so do the records of capture.py. `clock` is
+    monotonic, in seconds.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class LogObserver:
         configured: bool = False,
     ) -> None:
         self._clock = clock
-        self._seldom = Seldom()
+        self._floods = Floods()
         self._logger = logging.getLogger(NAME)
         self._ours: logging.Handler | None = None
         self._tell: Callable[[str, int, str], bool] | None = None
@@ -61,8 +62,8 @@ class LogObserver:
         self._logger.setLevel(level.upper())
         self._logger.propagate = False
         self._level = self._logger.level
-        self._others = Others(self._say, self._seldom, clock)
-        self._others.begin(self._level)
+        self._capture = Capture(self._say, self._floods, clock)
+        self._capture.begin(self._level)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, LogLevelSet):
@@ -71,7 +72,7 @@ class LogObserver:
         if line is None or line.most < self._level:
             return
         kind = line.flood(event)
-        more = 0 if kind is None else self._seldom.left_out(kind, self._clock())
+        more = 0 if kind is None else self._floods.left_out(kind, self._clock())
         if more is None:
             return
         try:
@@ -88,12 +89,12 @@ class LogObserver:
         if self._ours is not None and level != logging.getLevelName(self._level):
             self._logger.setLevel(level)
             self._level = self._logger.level
-            self._others.level(self._level)
+            self._capture.level(self._level)
 
     def close(self) -> None:
         """Leaves the loggers as they were found."""
         if self._ours is not None:
-            self._others.end()
+            self._capture.end()
             self._logger.removeHandler(self._ours)
             self._logger.setLevel(logging.NOTSET)
             self._logger.propagate = True
@@ -112,8 +113,8 @@ class LogObserver:
                 handler.handle(record)
 
     def have_told_by(self, tell: Callable[[str, int, str], bool]) -> None:
-        """From now on `tell` hears of a record first (logger, level, text), if the handlers are other people's: it says
-        whether it sees to it. They have nothing left that they have not written yet."""
+        """From now on `tell` gets each record first (logger, level, text), if the handlers are not the log's own; a
+        record that it does not take, by returning False, goes to the handlers. What they hold is flushed."""
         if self._ours is None:
             for handler in self._handlers:
                 handler.flush()
@@ -121,46 +122,46 @@ class LogObserver:
 
 
 def _heard_by(logger: logging.Logger | None) -> Iterator[logging.Handler]:
-    """The handlers that hear a logger's records, those of its parents included."""
+    """The handlers that get a logger's records, those of its parents included."""
     while logger is not None:
         yield from logger.handlers
         logger = logger.parent if logger.propagate else None
 
 
-class Seldom:
-    """When each kind was told last, and how many records were left out since: in memory that a process shares with
-    those that it forks, so that a thousand children with one fault do not tell of it a thousand times.
+class Floods:
+    """When each kind was logged last, and how many records were left out since: in memory that a process shares with
+    its forks, so that a thousand children with one fault do not log it a thousand times.
 
-    Without a lock: two who come at the same instant may both tell. Of more kinds than there is room for, the one that
-    was told longest ago is forgotten.
+    There is no lock: two processes may both log a kind in the same instant. Of more kinds than there is room for, the
+    one that was logged longest ago is forgotten.
     """
 
     PLACES, NEAR = 512, 8
-    KEY, TOLD, LEFT_OUT, WORDS = range(4)
+    KEY, LOGGED, LEFT_OUT, WORDS = range(4)
 
     def __init__(self) -> None:
         memory = memoryview(mmap.mmap(-1, self.PLACES * self.WORDS * 8))
         self._words, self._floats = memory.cast("q"), memory.cast("d")
 
     def left_out(self, kind: Hashable, now: float) -> int | None:
-        """None if one of this kind was told within the last ten seconds; else it may be told, and with it this many."""
+        """None if one of this kind was logged within the last ten seconds; else how many were left out since."""
         key = hash(kind) or 1
         places = [(key + each) % self.PLACES * self.WORDS for each in range(self.NEAR)]
         place = next((each for each in places if self._words[each] == key), -1)
         if place < 0:
-            place = min(places, key=lambda each: self._floats[each + self.TOLD] if self._words[each] else -math.inf)
+            place = min(places, key=lambda each: self._floats[each + self.LOGGED] if self._words[each] else -math.inf)
             self._words[place], self._words[place + self.LEFT_OUT] = key, 0
-        elif now - self._floats[place + self.TOLD] < QUIET:
+        elif now - self._floats[place + self.LOGGED] < QUIET:
             self._words[place + self.LEFT_OUT] += 1
             return None
-        self._floats[place + self.TOLD] = now
+        self._floats[place + self.LOGGED] = now
         more, self._words[place + self.LEFT_OUT] = self._words[place + self.LEFT_OUT], 0
         return more
 
 
 class StandardError(logging.Handler):
-    """Writes to descriptor 2 and does not wait for who reads it: a record that it does not take is dropped and counted,
-    and told of once it takes records again."""
+    """Writes to descriptor 2 without waiting: a record that is not taken is dropped and counted, and the count is
+    written once records are taken again."""
 
     def __init__(self, form: str = "text") -> None:
         super().__init__()

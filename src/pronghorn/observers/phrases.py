@@ -1,7 +1,7 @@
-"""How texts get into records: escaped, capped, counted.
+"""Texts for records: escaped and capped, with counts, dates and tracebacks in words.
 
-Law: what a peer or a handler had its hands on becomes printable, and no longer than a record may be; the lines of a
-traceback stand indented behind their record. Nothing of events is known here.
+Law: a text that a peer or a handler can choose becomes printable, and no longer than a record may be; the lines of a
+traceback stand indented behind their record. Nothing here knows events.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def escaped(text: object, longest: int = LONGEST_TEXT) -> str:
     """`text` as one printable line of at most `longest` characters: control characters, line ends and the like are
     written as escapes."""
     try:
-        told = str(text)[: longest + 1]
-    except BaseException:  # a handler's own class, whose text is a fault of its own
-        told = "<str() failed>"
-    if not told.isprintable():
-        told = "".join(each if each.isprintable() else _escape(each) for each in told)
-    return told if len(told) <= longest else told[: longest - 3] + "..."
+        line = str(text)[: longest + 1]
+    except BaseException:  # of a class of the handler's, whose __str__ raises
+        line = "<str() failed>"
+    if not line.isprintable():
+        line = "".join(each if each.isprintable() else _escape(each) for each in line)
+    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def _escape(character: str) -> str:
@@ -35,7 +35,7 @@ def _escape(character: str) -> str:
 
 
 def peer_name(peer: tuple[str, int] | str) -> str:
-    """The other end, as the classic server wrote it: `127.0.0.1 at PORT 51234`."""
+    """A peer as the log names it: `127.0.0.1 at PORT 51234`."""
     if isinstance(peer, str):
         return f"unix socket {escaped(peer)}" if peer else "a unix socket"
     return f"{escaped(peer[0])} at PORT {peer[1]}"
@@ -43,19 +43,19 @@ def peer_name(peer: tuple[str, int] | str) -> str:
 
 def trace(error: BaseException, *, ours: bool = False) -> str:
     """The traceback of `error`, from the first frame that is not `ours`, each line escaped and indented."""
-    told = traceback.TracebackException.from_exception(error, limit=-LONGEST_TRACE)
-    link: traceback.TracebackException | None = told
+    whole = traceback.TracebackException.from_exception(error, limit=-LONGEST_TRACE)
+    link: traceback.TracebackException | None = whole
     while link is not None and not ours:
         theirs = [place for place, frame in enumerate(link.stack) if not frame.filename.startswith(HOUSE)]
         if theirs:
             del link.stack[: theirs[0]]
         link = link.__cause__
-    parts = (part[:LONGEST_PART].rstrip("\n") for part in told.format())
+    parts = (part[:LONGEST_PART].rstrip("\n") for part in whole.format())
     return indented([line for part in parts for line in part.split("\n")])
 
 
 def with_count(text: str, more: int) -> str:
-    """A record that stands for others, too: its first line tells how many."""
+    """A record that stands for `more` others too: its first line says how many."""
     head, line_end, rest = text.partition("\n")
     return head + (f" ({more:,} more since the last such line)" if more else "") + line_end + rest
 

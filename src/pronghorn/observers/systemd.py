@@ -1,8 +1,8 @@
-"""Tells systemd how the server is: ready, reloading, stopping, alive (sd_notify(3)).
+"""The observer that tells systemd how the server is: ready, reloading, stopping, alive (sd_notify(3)).
 
-Law: one process speaks, the supervisor that has read the variables; a worker that inherits the observer is silent. The
-variables are taken out of the environment, so that no program that we start takes itself for the service. Whether
-anybody listens is not our business: what cannot be sent is dropped, and nothing waits for longer than a second.
+Law: one process sends, the supervisor that has read the variables; in a worker the inherited observer is silent. The
+variables are taken out of the environment, so that a program that the server starts does not take itself for the
+service. What cannot be sent is dropped, and nothing waits for longer than a second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pronghorn.events import Event
 from pronghorn.observers.phrases import escaped
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-PATIENCE = 1.0  # seconds, for what systemd acts upon; a status or a sign of life is not worth any
+PATIENCE = 1.0  # seconds, for what systemd acts upon; a status and a sign of life do not wait
 
 
 class SystemdObserver:
@@ -38,10 +38,10 @@ class SystemdObserver:
         self._strength: tuple[int, int] | None = None
         self._serving = "Serving"
         self.handed = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": usec if watched else ""}
-        """What the new program of an upgrade finds in its environment."""
+        """Variables for the environment of an upgrade's new program."""
 
     def __bool__(self) -> bool:
-        """Whether anybody wants to know."""
+        """Whether there is a systemd to notify."""
         return bool(self._address)
 
     def hears(self, kind: type[Event]) -> bool:
@@ -66,9 +66,9 @@ class SystemdObserver:
             case events.UpgradeFailed(what=what):
                 self._say(f"STATUS=Upgrade failed, and nothing has changed: {what}")
             case events.Upgraded(pid=pid):
-                # What the new process has said so far was not heard: the service's main process alone is.
+                # systemd has ignored the new process so far: it listens to the service's main process alone.
                 self._say(f"MAINPID={pid}", f"STATUS={self._serving}")
-                self._address = ""  # that this process stops is no news of the service any more
+                self._address = ""  # this process stops; the service does not
             case events.DrainStarted(why=why):
                 self._say("STOPPING=1", f"STATUS=Draining ({why})")
             case events.Pulse():
@@ -85,7 +85,7 @@ class SystemdObserver:
         self._strength = strength
 
     def _say(self, *lines: str, patience: float = PATIENCE) -> None:
-        """Each line as one printable line, so that no name of a file or an error's text says a thing of its own."""
+        """Each line is escaped: a file's name or an error's text cannot add a line."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(patience)

@@ -1,9 +1,9 @@
-"""The client in a pipe: what comes in goes to the server, and what the server says goes out, byte for byte.
+"""The client in a pipe: standard input goes to the server, and its replies to standard output, byte for byte.
 
-Law: one loop waits for all of it, and nothing in it may block: a client that first sends and then reads stands still
-for ever with a server that answers as it reads, once the buffers between them are full. The standard streams are
-shared with other processes, so they are never made non-blocking; they are only touched when select(2) says so, and a
-pipe that is writable takes PIPE_BUF bytes without waiting (POSIX, write(2)).
+Law: one loop waits for both directions, and nothing in the loop may block: a client that first sends and then reads
+stands still for ever with a server that answers as it reads, once the buffers between them are full. The standard
+streams are shared with other processes, so this file never makes them non-blocking: it reads or writes a stream when
+select(2) says so, and a pipe that is writable takes PIPE_BUF bytes without waiting (POSIX, write(2)).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Pipe:
         self.portion = CHUNK if stat.S_ISREG(mode) else select.PIPE_BUF
 
     def run(self) -> None:
-        """Copy until the server has closed its half and all that it said is out.
+        """Copy until the server has closed its half and all its bytes are written to the sink.
 
-        Raises BrokenPipeError when whoever reads the sink has left; what broke otherwise is in `failure` afterwards.
+        Raises BrokenPipeError when nobody reads the sink any more; any other error is in `failure` afterwards.
         """
         self.connection.setblocking(False)
         while self.receiving or self.to_sink:
@@ -107,7 +107,7 @@ class Pipe:
         except BlockingIOError:
             return
         except OSError:
-            # The server takes no more. What it said before is still to be read, and so is why.
+            # The server takes no more: read what it has sent before, and why it ended.
             self._stop_sending()
         self._half_close_when_sent()
 
@@ -121,11 +121,11 @@ class Pipe:
             try:
                 self.connection.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # it is closed already, which is what we wanted
+                pass  # it is closed already
 
 
 def talk(connection: socket.socket) -> int:
-    """Hold the conversation; returns the exit status. A reader of ours that left ends it as SIGPIPE would."""
+    """Hold the conversation; returns the exit status, that of SIGPIPE if nobody reads standard output any more."""
     pipe = Pipe(connection)
     try:
         pipe.run()

@@ -1,8 +1,8 @@
 """The client on a terminal: a line typed is a line sent, and replies are shown as they come.
 
-Law: what a server sends is shown, never obeyed: control characters appear as `\\x1b`, so that no server can drive the
-terminal of whoever looks at it. With prompt_toolkit the line being typed stays whole below the replies; without it,
-readline edits the line and a thread redraws it as well as it can.
+Law: what a server sends is shown, never obeyed: control characters appear as `\\x1b`, so that no server can drive a
+user's terminal. With prompt_toolkit the line being typed stays whole below the replies; without prompt_toolkit,
+readline edits the line, and a thread draws the line again after each reply.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Screen:
             self._show(lines)
 
     def flush(self) -> None:
-        """Show what waits."""
+        """Show the half line that waits."""
         if self.partial:
             self._show(self.partial)
             self.partial = ""
@@ -63,7 +63,7 @@ class Screen:
         self.write("".join(visible) + "\n")
 
     def end(self, error: OSError | None = None) -> int:
-        """Show the rest and that it is over; returns the exit status."""
+        """Show the rest, and that the connection has ended; returns the exit status."""
         self.partial += self.decoder.decode(b"", final=True)
         self.flush()
         self.write(f"{CLOSED} ({error.strerror})\n" if error else f"{CLOSED}\n")
@@ -71,11 +71,11 @@ class Screen:
 
 
 def half_close(connection: socket.socket) -> None:
-    """Say that nothing more will be sent."""
+    """End the sending half."""
     try:
         connection.shutdown(socket.SHUT_WR)
     except OSError:
-        pass  # the connection is gone, and reading will tell
+        pass  # the connection is gone, and recv() will say why
 
 
 async def _with_toolkit(connection: socket.socket) -> int:
@@ -102,12 +102,12 @@ async def _with_toolkit(connection: socket.socket) -> int:
         except EOFError:
             half_close(connection)
         except OSError:
-            pass  # it takes no more; what it said last is still to be shown
+            pass  # the server takes no more; its last bytes are still to be shown
         return screen.end(await ended)
 
 
 def _shown(loop: Any, connection: socket.socket, screen: Screen) -> Any:
-    """Show all that arrives; the future that is returned is done when the other side has closed."""
+    """Shows all that arrives from now on; the future is done, with the error or None, when the server has closed."""
     ended = loop.create_future()
     timer: list[Any] = []
 

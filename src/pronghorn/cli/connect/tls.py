@@ -1,8 +1,8 @@
-"""TLS for the client: what is plain at one end is sealed at the other.
+"""TLS for a client: a thread that encrypts what a plain socket sends, and decrypts what the server sends.
 
 Law: pipe.py and terminal.py hold a plain socket and know nothing of TLS; a relay on a thread of its own stands between
-that and the server. The end of one side is the end of the other, each half for itself, so that whoever has said all
-can still listen. A server that ends without a close_notify may not have said all, and is told of.
+that socket and the server. Each direction ends by itself, so that a client that has sent all can still read. A server
+that ends without a close_notify may not have sent all, and that is an error.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pronghorn.cli.connect.pipe import BACKLOG, CHUNK, ConversationBroken
 from pronghorn.errors import BadSetting, HandshakeFailed, PronghornError
 from pronghorn.tls.blocking import TlsConnection
 
-PATIENCE = 2.0  # seconds for our last word to go
+PATIENCE = 2.0  # seconds for the last bytes to go to the server
 
 
 class NoTls(PronghornError):
-    """The server is there, and no TLS with it."""
+    """The server is connected, but the TLS handshake failed."""
 
 
 def context(authority: str, insecure: bool, certificate: str, key: str) -> ssl.SSLContext:
-    """What the client believes, and what it shows. Raises BadSetting for a file that cannot be used."""
+    """The authorities that a client trusts, and its certificate. Raises BadSetting for a file that cannot be used."""
     try:
         made = ssl.create_default_context(cafile=authority or None)
     except (OSError, ssl.SSLError) as error:
@@ -46,7 +46,7 @@ def _bad(flag: str, path: str, error: OSError) -> BadSetting:
 
 
 class Relay(threading.Thread):
-    """Between `plain`, a socket for whoever talks, and the server. What broke is in `failure` after `finish`."""
+    """A thread between `plain`, the socket that a client uses, and the server; `failure` is what broke."""
 
     def __init__(self, wire: TlsConnection) -> None:
         super().__init__(daemon=True)
@@ -54,7 +54,7 @@ class Relay(threading.Thread):
         self.failure: ConversationBroken | None = None
         self._wire = wire
         self._to_wire, self._to_ours = bytearray(), bytearray()
-        self._reading = self._sending = True  # from the server; and what is said here
+        self._reading = self._sending = True  # from the server; and from the client
 
     def run(self) -> None:
         assert self._wire.records is not None
@@ -73,7 +73,7 @@ class Relay(threading.Thread):
             pass
 
     def finish(self) -> None:
-        """Whoever talked is through: our last word goes, and what went wrong is raised."""
+        """The client has finished: send what is left, and close. Raises ConversationBroken for what went wrong."""
         self.plain.close()
         self.join(PATIENCE)
         self._ours.close()
@@ -101,7 +101,7 @@ class Relay(threading.Thread):
             del self._to_wire[: socket.socket.send(self._wire, self._to_wire)]
         except BlockingIOError:
             return
-        except OSError:  # the server takes no more; what it said last is still to be read, and so is why
+        except OSError:  # the server takes no more: read what it has sent before, and why it ended
             self._sending = False
             self._to_wire.clear()
 
@@ -134,7 +134,7 @@ class Relay(threading.Thread):
         except BlockingIOError:
             return
         except OSError:
-            self._to_ours.clear()  # whoever talked has left
+            self._to_ours.clear()  # the client has closed
             self._reading = False
 
     def _read_ours(self) -> None:

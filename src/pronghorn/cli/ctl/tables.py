@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pronghorn.control.client import printable
+from pronghorn.errors import printable
 
 WIDE = 1000  # columns of a pipe
 SILENT = 3.0  # seconds without a heartbeat that stand out

@@ -1,8 +1,8 @@
-"""Which running server `pronghorn ctl` means.
+"""Which running server `pronghorn ctl` asks.
 
-Law: what is typed counts first, then what the server itself goes by, which is its environment and then its settings
-file; without any of them it is the only server that runs, or of several the one that is named after the file's first
-address. A settings file that cannot be read does not keep anybody from a server that can be told without it.
+Law: the command line counts first, then the environment, then the settings file, as for the server itself. Without any
+of the three it is the only server that runs, or of several the one that is named after the file's first address. A
+settings file that cannot be read is an error only where the server cannot be found without it.
 """
 
 from __future__ import annotations

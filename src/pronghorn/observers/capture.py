@@ -1,8 +1,8 @@
-"""What others say in a process of ours: what handlers log, and what Python and asyncio tell of errors nobody caught.
+"""Records that are not the server's: what handlers log, and errors that Python and asyncio report by themselves.
 
-Law: it goes where the server's own records go, in their form, each escaped, so that nobody forges a record. What can
-come in floods is limited as they are: asyncio's own logger, threads and objects that failed, warnings. What the handler
-logs is not, for it is meant. Whoever sets up logging or a hook of his own has it: nothing is put before it.
+Law: these records go where the server's own go, in the same form, each escaped, so that nobody forges a record. What
+can come in floods is limited: asyncio's own logger, threads and objects that failed, warnings. What a handler logs is
+not limited. Where a user has set up logging, or a hook, that stays as it is.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ Say = Callable[[int, str], None]
 
 
 class Limits(Protocol):
-    """Which kinds of records were told lately."""
+    """Which kinds of records were logged lately."""
 
     def left_out(self, kind: Hashable, now: float) -> int | None: ...
 
 
-class Others:
-    """Has `say` told of what others say, from `begin` to `end`."""
+class Capture:
+    """Hands the records to `say`, from `begin` to `end`."""
 
-    def __init__(self, say: Say, seldom: Limits, clock: Callable[[], float]) -> None:
+    def __init__(self, say: Say, floods: Limits, clock: Callable[[], float]) -> None:
         self._say = say
-        self._seldom = seldom
+        self._floods = floods
         self._clock = clock
         self._undo: list[Callable[[], object]] = []
 
     def begin(self, level: int) -> None:
-        """Takes the places where nobody has put anything yet. Records of handlers of `level` and above are told, unless
-        they set a level of their own."""
-        asyncio, root = Heard(self._of_asyncio, WARNING), logging.getLogger()
+        """Takes the hooks that nobody has set. Records of handlers of `level` and above are logged, unless the handler
+        sets a level of its own."""
+        asyncio, root = Forward(self._of_asyncio, WARNING), logging.getLogger()
         logging.getLogger(ASYNCIO).addHandler(asyncio)
         self._undo.append(lambda: logging.getLogger(ASYNCIO).removeHandler(asyncio))
         if not root.handlers:
             before = root.level
-            root.setLevel(level)  # a WARNING is what Python begins with: what handlers log at INFO would not be shown
+            root.setLevel(level)  # Python begins with WARNING, which hides what handlers log at INFO
             self._undo.append(lambda: root.setLevel(before))
-        self._replace(logging, "lastResort", Heard(self._of_handlers, logging.NOTSET))
+        self._replace(logging, "lastResort", Forward(self._of_handlers, logging.NOTSET))
         self._replace(logging, "basicConfig", wanting_little(logging.basicConfig))
         self._replace(sys, "unraisablehook", self._unraised)
         self._replace(threading, "excepthook", self._of_threads)
@@ -57,12 +57,12 @@ class Others:
             self._replace(warnings, "showwarning", self._warned)
 
     def level(self, level: int) -> None:
-        """From now on records of handlers of this level and above are told."""
+        """From now on records of handlers of this level and above are logged."""
         if not logging.getLogger().handlers:
             logging.getLogger().setLevel(level)
 
     def end(self) -> None:
-        """Leaves all as it was found."""
+        """Puts all hooks back as they were found."""
         while self._undo:
             self._undo.pop()()
 
@@ -71,21 +71,21 @@ class Others:
         setattr(module, name, new)
         self._undo.append(lambda: setattr(module, name, before))
 
-    def _seldom_say(self, kind: Hashable, level: int, tell: Callable[[], str]) -> None:
-        more = self._seldom.left_out(kind, self._clock())
+    def _say_limited(self, kind: Hashable, level: int, tell: Callable[[], str]) -> None:
+        more = self._floods.left_out(kind, self._clock())
         if more is not None:
             self._say(level, with_count(tell(), more))
 
     def _of_handlers(self, record: logging.LogRecord, text: Callable[[], str]) -> None:
-        """A record that no logger of the handler's has taken."""
+        """A record that no handler of Python's logging has taken."""
         head, *lines = text().split("\n")
         name = "" if record.name == "root" else f"{escaped(record.name)}: "
         self._say(record.levelno, name + escaped(head, LONGEST_RECORD) + indented(lines, LONGEST_RECORD))
 
     def _of_asyncio(self, record: logging.LogRecord, text: Callable[[], str]) -> None:
-        """Tasks and callbacks that failed with nobody there to be told."""
+        """A task or a callback failed, and nothing has awaited it."""
         if logging.getLogger().handlers:
-            return  # somebody else hears it
+            return  # the root's handlers get it
         error = record.exc_info[1] if record.exc_info else None
         what: Hashable = raised_at(error) if error is not None else str(record.msg)[:30]
 
@@ -93,26 +93,26 @@ class Others:
             head, *lines = text()[:LONGEST_PART].split("\n")
             return escaped(head) + indented(lines)
 
-        self._seldom_say((ASYNCIO, type(error), what), record.levelno, tell)
+        self._say_limited((ASYNCIO, type(error), what), record.levelno, tell)
 
-    def _of_threads(self, told: Any) -> None:
+    def _of_threads(self, args: Any) -> None:
         """A thread ended with an exception (threading.excepthook)."""
-        error = told.exc_value
+        error = args.exc_value
         if error is None or isinstance(error, SystemExit):
             return
-        name = told.thread.name if told.thread is not None else "?"
+        name = args.thread.name if args.thread is not None else "?"
         kind = "thread", type(error), raised_at(error)
-        self._seldom_say(kind, ERROR, lambda: f"Thread {escaped(name)} failed: {kind_and_text(error)}{trace(error)}")
+        self._say_limited(kind, ERROR, lambda: f"Thread {escaped(name)} failed: {kind_and_text(error)}{trace(error)}")
 
-    def _unraised(self, told: Any) -> None:
-        """An exception had nowhere to go (sys.unraisablehook). Of a client that asks for a name that is none, the end
-        of the handshake tells."""
-        error = told.exc_value
-        if error is None or (isinstance(told.object, bytes) and isinstance(error, UnicodeDecodeError)):
+    def _unraised(self, args: Any) -> None:
+        """An exception could not be raised (sys.unraisablehook). A server name that cannot be decoded is left out: the
+        handshake fails, and that is logged."""
+        error = args.exc_value
+        if error is None or (isinstance(args.object, bytes) and isinstance(error, UnicodeDecodeError)):
             return
-        what = escaped(told.err_msg or "Exception ignored in")
+        what = escaped(args.err_msg or "Exception ignored in")
         kind = "unraisable", type(error), raised_at(error)
-        self._seldom_say(kind, ERROR, lambda: f"{what}: {escaped(told.object)}: {kind_and_text(error)}{trace(error)}")
+        self._say_limited(kind, ERROR, lambda: f"{what}: {escaped(args.object)}: {kind_and_text(error)}{trace(error)}")
 
     def _warned(
         self, message: Any, category: type, filename: str, lineno: int, file: Any = None, line: Any = None
@@ -120,12 +120,12 @@ class Others:
         """A warning (warnings.showwarning)."""
         place = f"{escaped(filename)}:{lineno}"
         kind = "warning", category, filename, lineno
-        self._seldom_say(kind, WARNING, lambda: f"{escaped(category.__name__)}: {escaped(message)} ({place})")
+        self._say_limited(kind, WARNING, lambda: f"{escaped(category.__name__)}: {escaped(message)} ({place})")
 
 
 def wanting_little(basic_config: Callable[..., None]) -> Callable[..., None]:
-    """logging.basicConfig that makes no handler where none but Python's default is wanted, as by `logging.info(...)`,
-    which calls it unasked: records go to standard error as it is, in our form."""
+    """A logging.basicConfig that makes no handler where only Python's default is wanted, as by `logging.info(...)`,
+    which calls it by itself: records go to standard error anyway, in the log's own form."""
 
     def basicConfig(**wanted: Any) -> None:
         root = logging.getLogger()
@@ -137,12 +137,12 @@ def wanting_little(basic_config: Callable[..., None]) -> Callable[..., None]:
     return basicConfig
 
 
-class Heard(logging.Handler):
-    """A handler that hands on each record, with what makes its text; a record without one is told as such."""
+class Forward(logging.Handler):
+    """Hands on each record with a function that makes its text, and that never raises."""
 
-    def __init__(self, hear: Callable[[logging.LogRecord, Callable[[], str]], None], level: int) -> None:
+    def __init__(self, to: Callable[[logging.LogRecord, Callable[[], str]], None], level: int) -> None:
         super().__init__(level)
-        self._hear = hear
+        self._to = to
 
     def emit(self, record: logging.LogRecord) -> None:
         def text() -> str:
@@ -151,4 +151,4 @@ class Heard(logging.Handler):
             except BaseException as error:  # its arguments do not fit, or their text raises
                 return f"{escaped(record.msg)} ({kind_and_text(error)}, at {record.pathname}:{record.lineno})"
 
-        self._hear(record, text)
+        self._to(record, text)

@@ -15,7 +15,7 @@ from typing import NoReturn
 import rich_click as click
 
 from pronghorn import __version__
-from pronghorn.errors import PronghornError
+from pronghorn.errors import PronghornError, nearest
 from pronghorn.system.stdio import complain, keep_standard_descriptors
 
 COMMANDS = ("serve", "ctl", "check", "config", "connect", "dev-cert", "models")
@@ -75,8 +75,6 @@ class PronghornUsage(PronghornError):
 
 
 def _meant(word: str) -> str:
-    from pronghorn.errors import nearest
-
     if ":" in word or word.endswith(".py"):
         return f"To serve that handler: pronghorn serve {word}"
     return nearest(word, COMMANDS)

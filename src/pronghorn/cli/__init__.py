@@ -1,7 +1,7 @@
 """The command line: one file per command.
 
-Law: nothing here is ever imported by a worker. A command reads what a person typed, checks it, and hands over; what
-it hands over to knows neither click nor rich.
+Law: no worker ever imports this package. A command reads and checks what a person typed, and calls packages that know
+neither click nor rich.
 """
 
 import signal as _signal
@@ -14,8 +14,8 @@ def _leave(number: int, frame: object) -> None:
 
 
 if _sys.argv[1:2] == ["serve"]:
-    # Before anything else is imported: what an operator may send to a server does not kill one that starts. It waits
-    # until the server can obey it, and TERM ends the start in order.
+    # Before anything else is imported: a signal that an operator may send to a server does not kill one that starts.
+    # The signal stays pending until the server can obey it, and TERM ends the start in order.
     _signal.signal(_signal.SIGTERM, _leave)
     _signal.pthread_sigmask(
         _signal.SIG_BLOCK, {getattr(_signal, f"SIG{name}") for name in "HUP USR1 USR2 TTIN TTOU".split()}

@@ -1,7 +1,7 @@
-"""`pronghorn check`: would it serve? Everything that can be found out without binding an address.
+"""`pronghorn check`: would serve start? Everything that can be found out without binding an address.
 
-Law: nothing is bound, not even for a moment: to open and close a listener beside a running server can cost that one
-its clients (nginx, ticket 1300). Nor is anything written that a running server has: its log, its process id file.
+Law: nothing is bound, not even for a moment: a listener that is opened and closed beside a running server can lose that
+server's clients (nginx, ticket 1300). Nor are a running server's files written: its log and its process id file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def command(layers: Layers, as_json: bool) -> None:
 
 
 def examined(settled: Settled) -> dict[str, Any]:
-    """What would be served; raises PronghornError for what would keep it from that."""
+    """What would be served; raises PronghornError for the first thing that would keep serve from starting."""
     from pronghorn.handlers.loading import load_handler
     from pronghorn.listening.binding import check_binds
     from pronghorn.supervisor.planning import certified, judged
@@ -64,7 +64,7 @@ def examined(settled: Settled) -> dict[str, Any]:
 
 
 def refuse_missing_folder(name: str, path: str) -> None:
-    """Raises BadSetting for a file that could not be made, since its folder is not there."""
+    """Raises BadSetting for a file whose folder does not exist."""
     folder = os.path.dirname(os.path.abspath(path))
     if path and not os.path.isdir(folder):
         flag = f"--{name.replace('_', '-')}"
@@ -72,7 +72,7 @@ def refuse_missing_folder(name: str, path: str) -> None:
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """The same for a person."""
+    """What `examined` found, as one line for a person."""
     handler = f"{found['handler']} ({found['style']} style"
     handler += f", with {'an async' if found['lifespan'] == 'async' else 'a'} lifespan)" if found["lifespan"] else ")"
     workers = f"{found['workers']} worker{'s' if found['workers'] > 1 else ''}"

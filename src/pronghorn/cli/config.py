@@ -1,4 +1,4 @@
-"""`pronghorn config`: every setting as it would count, and where it comes from."""
+"""`pronghorn config`: the value of every setting that serve would run with, and where it comes from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rows(settled: Settled) -> dict[str, dict[str, Any]]:
 
 
 def toml(settled: Settled) -> str:
-    """What is not a default, as the text of a settings file that gives the same."""
+    """What is not a default, as the text of a settings file that gives the same settings."""
     lines = []
     if settled.origins[HANDLER] != DEFAULT:
         command = settled.source.command

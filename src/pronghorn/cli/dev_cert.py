@@ -1,7 +1,7 @@
-"""`pronghorn dev-cert`: a certificate for today's work, and the lines to use it.
+"""`pronghorn dev-cert`: a certificate for development, and the command lines that use it.
 
-Law: it is for development. The authority's key is thrown away, so that nothing else can be signed with it; nothing is
-put in the system's store; and a file that is there is not touched without being told to.
+Law: the authority's key is thrown away, so that it signs nothing else; nothing is put in the system's store; a file
+that exists is replaced only with --force.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def command(hosts: tuple[str, ...], folder: str, days: int, force: bool) -> None
 
 
 def issued(hosts: tuple[str, ...], days: int) -> tuple[bytes, bytes, bytes]:
-    """Certificate, key and authority, as PEM. Raises MissingExtra, and BadSetting for what can be no host."""
+    """Certificate, key and authority, as PEM. Raises MissingExtra without trustme, and BadSetting for a wrong host."""
     try:
         import trustme
     except ImportError:
@@ -75,7 +75,7 @@ def _refuse_to_replace(paths: list[str]) -> None:
 
 
 def write(path: str, content: bytes, mode: int) -> None:
-    """A file of its own, never a moment with other rights, in the place of whatever has the name."""
+    """Writes a file that has `mode` from the first moment on, and replaces whatever has the name. Raises OSError."""
     with Place(path) as place:
         fresh = f"{place.name}.{os.getpid()}"
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=place.fd)

@@ -1,6 +1,6 @@
-"""What serve, check and config have in common: HANDLER, `--exec`, `--config`, and an option for each setting.
+"""The options that serve, check and config share: HANDLER, `--exec`, `--config`, and one for each setting.
 
-Law: this file knows no setting by name. Its options are a loop over `settings.fields()`, and what was given goes into
+Law: this file knows no setting by name. Its options are a loop over `settings.fields()`, and each value goes into
 `Layers` as it was given.
 """
 
@@ -30,7 +30,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="The result, or t
 
 
 class Option(click.RichOption):
-    """An option that leaves its value as it was typed: `settings.settle` converts and checks, and has better words."""
+    """An option that leaves its value as it was typed: `settings.settle` converts and checks it."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         return value
@@ -61,14 +61,14 @@ def option(field: Field, hidden: bool) -> Option:
 
 
 def _shown_default(field: Field) -> Any:
-    """For the help alone: `given` takes nothing from it."""
+    """The default as the help shows it; `given` does not use it."""
     if isinstance(field.default, bool | tuple):
         return field.default
     return field.shown(field.default) or None
 
 
 class LayersCommand(click.RichCommand):
-    """The command, whose `--exec` takes the rest of the line as it stands."""
+    """A command whose `--exec` takes the rest of the line as it stands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args, ctx.meta[COMMAND] = split(args)
@@ -90,9 +90,8 @@ def split(args: list[str]) -> tuple[list[str], tuple[str, ...] | None]:
 def takes_layers(
     name: str, epilog: str = SAME_OPTIONS, *, tells_settings: bool = False
 ) -> Callable[[Callable[..., Any]], click.RichCommand]:
-    """A command that takes a handler and settings; its function is called with the Layers of both, and with what its
-    own options give. With `as_json` among them, an error is JSON too. Only a command that `tells_settings` has them in
-    its help."""
+    """Makes a command that takes a handler and settings: its function gets the Layers of both, and its own options'
+    values. With `as_json` among these, an error is JSON too. `tells_settings`: the help shows every setting."""
 
     def decorate(function: Callable[..., Any]) -> click.RichCommand:
         def call(ctx: click.RichContext, /, handler: str | None, config: str | None, **values: Any) -> Any:
@@ -173,8 +172,8 @@ def given(ctx: click.Context, handler: str | None, config: str | None, values: d
 
 
 def strays(environment: Iterable[str]) -> list[tuple[str, str]]:
-    """Variables of which the name is nearly a setting's, and that. Others with our prefix are left alone: Kubernetes
-    makes PRONGHORN_PORT and the like for a service of that name."""
+    """Variables whose name is nearly a setting's variable, each with that variable. Others with the prefix are left
+    out: Kubernetes makes PRONGHORN_PORT and the like for a service of that name."""
     prefix = ENVIRONMENT_PREFIX
     known = [variable.removeprefix(prefix) for variable in (*(field.variable for field in settings.fields()), CONFIG)]
     found: list[tuple[str, str]] = []
@@ -186,5 +185,5 @@ def strays(environment: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def print_json(value: Any) -> None:
-    """For programs."""
+    """JSON on standard output, indented."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,6 +1,6 @@
 """`pronghorn`: the group of commands, and the one place where an error becomes words and an exit status.
 
-Law: a command raises; only this file tells errors. A command's file is imported when that command is wanted.
+Law: a command raises; only this file prints errors. A command's file is imported when that command is called.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HELP = {
 
 
 class Commands(click.RichGroup):
-    """The commands, each imported when it is asked for."""
+    """The commands, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -100,7 +100,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status, after any error has been told."""
+    """Run one command; returns its exit status, after any error has been printed."""
     keep_standard_descriptors()
     try:
         status = group.main(arguments, prog_name="pronghorn", standalone_mode=False)
@@ -117,7 +117,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output has left. Python would complain again when it flushes at exit.
+        # Nobody reads standard output any more. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except OSError as error:

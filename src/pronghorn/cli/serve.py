@@ -41,14 +41,14 @@ Ctrl-C or SIGTERM stops accepting and lets open connections finish; a second Ctr
 )
 def command(layers: Layers) -> None:
     """Serve HANDLER, or a program, to every client that connects."""
-    layers.settle()  # what is wrong is told from here, in the better words of a terminal
+    layers.settle()  # a wrong setting is an error here, where there is a terminal
     from pronghorn.boot import Boot
 
     become_supervisor(Boot(layers))
 
 
 def become_supervisor(boot: Boot) -> NoReturn:
-    """Replace this process by the server; the settings travel in a descriptor, so that they show in no `ps`."""
+    """Replace this process by the server. The settings go into an anonymous file, so that no `ps` shows them."""
     import msgspec
 
     from pronghorn.boot import server_command
@@ -75,7 +75,7 @@ def become_supervisor(boot: Boot) -> NoReturn:
 
 
 def _make_importable() -> None:
-    """See that `-P` finds this package also when it was found beside the script, or in the working folder."""
+    """With `-P` the new process looks neither beside the script nor in the working folder: add that place."""
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     beside = not sys.flags.safe_path and sys.path and os.path.abspath(sys.path[0]) == home
     if beside and home not in (os.path.abspath(entry) for entry in sys.path[1:]):

@@ -1,6 +1,6 @@
 """Where settings come from: the command line, the environment, the settings file, the defaults, in this order.
 
-Law: what was given is kept as it was given, each value with its origin; it is settled at the start, and again for each
+Law: each value is stored as it was given, with its origin. The values are settled at the start, and again for each
 reload, which reads the file anew. The file is found once: a reload reads the same path, whatever the working folder is
 by then. TOML is read by the standard library's tomllib, imported when there is a file.
 """
@@ -26,7 +26,7 @@ DEFAULT = "default"
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Settings and a handler's source that can be acted on; `origins` has every setting, and `handler`."""
+    """Checked settings, and the handler's source; `origins` says where each setting, and `handler`, comes from."""
 
     settings: Settings
     source: Source
@@ -44,7 +44,7 @@ class Layers(msgspec.Struct, frozen=True):
     file: str = ""
 
     def settle(self) -> Settled:
-        """Everything that counts now. Raises BadSetting, which names the origin of what is wrong."""
+        """The settings and the handler as they are now. Raises BadSetting, which names the origin of a wrong value."""
         values, places, named = read(self.file) if self.file else ({}, {}, None)
         origins = places | self.origins
         settings = settle(values | self.given, origins)
@@ -68,7 +68,7 @@ def named_folder() -> str:
 
 
 def absolute(path: str) -> str:
-    """A path from the root on, by way of the name that the working folder was entered by."""
+    """An absolute path, under the name that the working folder was entered by."""
     return path if os.path.isabs(path) else os.path.join(named_folder(), path)
 
 

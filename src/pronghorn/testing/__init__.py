@@ -1,4 +1,4 @@
-"""Tools for testing handlers: your own ones, and ours under every model.
+"""Tools for testing handlers: your own, and the reference handlers under every model.
 
 - `FakeTransport` lets a test hold a conversation with a protocol, without a socket.
 - `serving()` starts a real server for the length of a `with` block; `over_tls()` makes a client speak TLS to it.
@@ -6,8 +6,8 @@
 - `check_handler()` tries every promise that the server makes on your handler, `check_model()` every promise on one
   model with the reference handlers. Both raise AssertionError, which names what was broken.
 
-Law: importing this package imports nothing else; a test module that holds handlers is imported by workers too, and
-they shall not carry a test's tools.
+Law: importing this package imports nothing else: a test module that holds handlers is imported by workers too, and a
+worker carries no test's tools.
 """
 
 from __future__ import annotations

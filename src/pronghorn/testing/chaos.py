@@ -1,7 +1,8 @@
 """A bad network between a client and a server: slow, cut into pieces, broken off, or silent.
 
-Law: the two ways are apart, each with its own faults, and what passes, passes in order and unchanged. A proxy listens
-at a free port of 127.0.0.1, and leaves nothing behind when its block ends. Bytes are counted for each connection anew.
+Law: the two directions are independent, each with its own faults; the bytes that pass stay in order and unchanged. A
+proxy listens at a free port of 127.0.0.1, and leaves nothing behind when its block ends. Each connection counts its own
+bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 seconds; closing then se
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens to the bytes of one direction. Without anything, they pass."""
+    """What happens to the bytes of one direction; by default they pass."""
 
     latency: float = 0.0
     """Seconds that each piece is held back."""
@@ -37,7 +38,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     end_after: float = math.inf
     """After so many bytes this direction is half-closed, and the rest is lost."""
     silence_after: float = math.inf
-    """After so many bytes nothing passes, not even the end; both sides go on believing in the other."""
+    """After so many bytes nothing passes, not even the end; both connections stay open."""
 
 
 class _Pipe:
@@ -46,9 +47,9 @@ class _Pipe:
     def __init__(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
         self.source, self.sink, self.way = source, sink, way
         self.waiting: collections.deque[tuple[float, bytes]] = collections.deque()
-        self.passed = 0  # taken in, of what shall come out
-        self.over = False  # the source has ended, or nothing more shall pass
-        self.ended = False  # and the sink has been told
+        self.passed = 0  # bytes read that are to be sent
+        self.over = False  # the source has ended, or nothing more is to pass
+        self.ended = False  # the sink has been half-closed
 
     @property
     def silent(self) -> bool:
@@ -82,7 +83,7 @@ class _Pipe:
             self.waiting.appendleft((when, piece[sent:]))
 
     def finish(self) -> None:
-        """Tell the sink that there is no more, once all has been sent."""
+        """Half-close the sink once all has been sent."""
         if self.over and not self.waiting and not self.ended and not self.silent:
             self.ended = True
             self.sink.shutdown(socket.SHUT_WR)
@@ -95,8 +96,9 @@ class _Pipe:
 class ChaosProxy:
     """A proxy for `with`: clients connect to its `address` and reach `target` through the faults.
 
-    `up` is what happens on the way from the client to the server, `down` on the way back. At the end of the block all
-    connections are closed.
+    `target` is (host, port) or the path of a unix socket. `up` is what happens on the way from the client to the
+    server, `down` on the way back. At the end of the block the port and all connections are closed. A server that
+    cannot be reached gives the client a reset.
     """
 
     def __init__(self, target: Address, *, up: Way | None = None, down: Way | None = None) -> None:
@@ -121,7 +123,7 @@ class ChaosProxy:
         self._listener.close()
 
     def connect(self, timeout: float = 10.0) -> socket.socket:
-        """A client's connection through the proxy."""
+        """A client's connection through the proxy, with a `timeout` in seconds for all that it does. Raises OSError."""
         return socket.create_connection(self.address, timeout)
 
     def _start(self, target: object, *arguments: object) -> None:
@@ -147,7 +149,7 @@ class ChaosProxy:
                     if each.family != socket.AF_UNIX:
                         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._pass([_Pipe(client, server, self._up), _Pipe(server, client, self._down)])
-            except OSError:  # one side is gone: let the other know
+            except OSError:  # one side is gone: reset both
                 _reset(client, server)
 
     def _pass(self, pipes: list[_Pipe]) -> None:

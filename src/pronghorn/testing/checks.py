@@ -1,6 +1,6 @@
 """Every promise, tried on a handler of yours, or on a model.
 
-Law: all promises are tried, whatever the first of them found; what is broken is told together, each by its name.
+Law: all promises are tried, even after one is broken; one error names all that are broken.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def check_handler(
         raise ValueError(f"There is no promise {wrong!r}. {nearest(wrong, names)}")
     can = {name for name, lacking in ((REPEATS, once), (ANSWERS_AT_ONCE, half_close)) if not lacking}
     with Subject(handler, question, answer, can=frozenset(can), model=model, tls=tls, **settings) as subject:
-        _report([told for each in PROMISES if each.name not in left_out for told in broken(each, subject)])
+        _report([fault for each in PROMISES if each.name not in left_out for fault in broken(each, subject)])
 
 
 def check_model(name: str, forms: Iterable[Form] = FORMS, *, tls: bool = False) -> None:
@@ -60,16 +60,16 @@ def check_model(name: str, forms: Iterable[Form] = FORMS, *, tls: bool = False) 
     there to make a certificate; BadSetting if there is no model of this name.
     """
     model = registry.load(name)
-    told = []
+    faults = []
     for form in forms:
         if tls and form.style == "program":
             continue
         if form.style in registry.styles(model):
             with Subject.of(form, name, tls=tls) as subject:
-                told += [f"{form.name}: {each}" for promise in PROMISES for each in broken(promise, subject)]
+                faults += [f"{form.name}: {each}" for promise in PROMISES for each in broken(promise, subject)]
         else:
-            told += refused(form, name)
-    _report(told)
+            faults += refused(form, name)
+    _report(faults)
 
 
 def broken(promise: Promise, subject: Subject) -> list[str]:
@@ -101,6 +101,6 @@ def refused(form: Form, model: str) -> list[str]:
     return [f"{form.name}: served, although {model} does not list {form.style} style"]
 
 
-def _report(told: list[str]) -> None:
-    if told:
-        raise AssertionError(f"{len(told)} broken:\n\n" + "\n\n".join(told))
+def _report(faults: list[str]) -> None:
+    if faults:
+        raise AssertionError(f"{len(faults)} broken:\n\n" + "\n\n".join(faults))

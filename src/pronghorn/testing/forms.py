@@ -1,7 +1,7 @@
-"""The reference handlers, and what each can be asked.
+"""The reference handlers, and what each of them can do.
 
-Law: a form is facts only. `can` says which promises make sense; a promise names what it needs, and is left out where
-that is missing.
+Law: a form is data only. `can` says which promises make sense: a promise names what it needs of a handler, and is not
+tried where that is missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the server promises of every handler under every model, each with the check that tries it.
 
-Law: a promise speaks of what a client can see, of the log, of processes and memory, and of no inner workings. It waits
-for conditions, each with a deadline. It leaves the server as it found it, or ended.
+Law: a promise is about what a client can see, the log, processes and memory, and about nothing inside the server. A
+promise waits for conditions, each with a deadline, and leaves the server as it was, or ended.
 """
 
 from __future__ import annotations

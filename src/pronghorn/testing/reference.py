@@ -1,7 +1,7 @@
-"""Reference handlers that need no asyncio: each answers in upper case, and obeys the words that promises need.
+"""Reference handlers without asyncio: each answers in upper case, and obeys the words that promises send.
 
-Law: every handler here is what a user would write in its style, and no cleverer; it must not make up for the server.
-Workers import this file, so it imports no test's tools.
+Law: every handler here is what a user would write in its style, and no cleverer: it must not hide a fault of the
+server. Workers import this file, so it imports no test's tools.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BIG = 8 * 1024 * 1024
 
 
 def answer(data: bytes) -> bytes:
-    """What comes, in upper case; or what its words ask for."""
+    """The data in upper case, or what a word in it asks for."""
     if b"RAISE" in data:
         raise ValueError("asked to raise")
     if b"EXIT" in data:
@@ -28,7 +28,7 @@ def answer(data: bytes) -> bytes:
 
 
 def big_answer() -> bytes:
-    """More than the kernel takes for a client that does not read; made anew each time, for prefork has many workers."""
+    """8 MiB: more than the kernel takes for a client that does not read. Made anew each time, to hold no memory."""
     return b"0123456789abcdef" * (BIG // 16)
 
 
@@ -77,7 +77,7 @@ class UpperEach:
 
 
 class UpperProtocol(Protocol):
-    """The shape that reacts, in the base class that every model runs."""
+    """A protocol, of the base class that every model runs."""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport

@@ -1,6 +1,6 @@
-"""Reference handlers of asyncio's styles: as reference.py.
+"""Reference handlers of asyncio's styles, which answer as those of reference.py do.
 
-Law: see there; and nothing here may know whose loop it runs on.
+Law: as in reference.py; and nothing here may depend on which loop runs it.
 """
 
 from __future__ import annotations

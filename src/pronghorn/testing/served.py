@@ -1,8 +1,8 @@
 """A real server for the length of a `with` block, in processes of its own.
 
-Law: what is tested is what users run: a fresh interpreter, `python -P -m pronghorn.server`, in a process group of its
-own. It has the caller's working folder and the caller's path, so that what the caller can import the server can too.
-However the block ends, no process is left.
+Law: the server is what users run: a fresh interpreter, `python -P -m pronghorn.server`, in a process group of its own.
+The server has the caller's working folder and path, so that it can import what the caller can. However the block ends,
+no process is left.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
 from pronghorn.testing.talk import PATIENCE
 
-MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, so that they can be told from others
+MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, to find them by
 DRAIN_QUIET = 0.1  # seconds
-LATE = 5.0  # seconds beyond --start-timeout, for the server to tell it by itself
+LATE = 5.0  # seconds beyond --start-timeout, for the server to report that it is over
 
 Address = tuple[str, int] | str
 """(host, port), or the path of a unix socket."""
 
 
 class Served:
-    """A server that runs: where it listens, its processes, and what it said."""
+    """A running server: its addresses, its processes, and its log."""
 
     def __init__(self, process: subprocess.Popen[bytes], listening: list[str], model: str, settings: Settings) -> None:
         self._process = process
@@ -69,6 +69,7 @@ class Served:
 
     @property
     def running(self) -> bool:
+        """Whether the supervisor has not ended yet."""
         return self._process.poll() is None
 
     def worker_pids(self) -> list[int]:
@@ -95,14 +96,14 @@ class Served:
         return total
 
     def is_at_rest(self) -> bool:
-        """Whether every thread of its processes sleeps: it has nothing to do, or cannot go on (Linux; elsewhere only
-        main threads are looked at)."""
+        """Whether every thread of its processes sleeps: the server has nothing to do, or cannot go on (Linux; elsewhere
+        only main threads count)."""
         return all(_sleeps(process) for process in self.processes())
 
     def connect(self, index: int = 0, *, timeout: float = PATIENCE, receive_buffer: int = 0) -> socket.socket:
         """A new connection to the address of this index, with a timeout in seconds for all that it does.
 
-        `receive_buffer`, in bytes, keeps the kernel from taking much for a client that does not read.
+        `receive_buffer`, in bytes, keeps the kernel from taking much for a client that does not read. Raises OSError.
         """
         address = self.addresses[index]
         family = socket.AF_UNIX
@@ -163,7 +164,7 @@ def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) 
         family: list[psutil.Process] = []
         try:
             with open(report, "rb", buffering=0) as reports:
-                told = _told(process, reports, checked.start_timeout + LATE, log)
+                told = _ready_report(process, reports, checked.start_timeout + LATE, log)
             served = Served(process, told["listening"], told["model"], checked)
             served._log = log
             try:
@@ -216,7 +217,7 @@ def _sleeps(process: psutil.Process) -> bool:
                     return False
         return process.status() not in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
     except (OSError, psutil.Error):
-        return False  # something has just ended, which may wake others
+        return False  # a process or thread has just ended, which may wake others
 
 
 def _address(text: str) -> Address:
@@ -255,7 +256,9 @@ def _started(source: Source, settings: Settings, log: IO[bytes], mark: str) -> t
     return process, reader
 
 
-def _told(process: subprocess.Popen[bytes], reports: IO[bytes], seconds: float, log: IO[bytes]) -> dict[str, Any]:
+def _ready_report(
+    process: subprocess.Popen[bytes], reports: IO[bytes], seconds: float, log: IO[bytes]
+) -> dict[str, Any]:
     """The ready report. Raises PronghornError for any other."""
     deadline = time.monotonic() + seconds
     poller = select.poll()
@@ -280,12 +283,12 @@ def _told(process: subprocess.Popen[bytes], reports: IO[bytes], seconds: float, 
 
 
 def _whole(log: IO[bytes]) -> str:
-    # pread: the server writes through the same open file, whose offset is no business of ours.
+    # pread: the server writes through the same open file, whose offset must not move.
     return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode("utf-8", "backslashreplace")
 
 
 def _end(process: subprocess.Popen[bytes], family: list[psutil.Process], mark: str) -> None:
-    """End the supervisor in such a way that it ends all others; then whoever is left of them."""
+    """End the supervisor so that it ends all others; then kill the processes that are left."""
     ended = False
     if process.poll() is None:
         process.send_signal(signal.SIGQUIT)
@@ -304,7 +307,7 @@ def _end(process: subprocess.Popen[bytes], family: list[psutil.Process], mark: s
 
 
 def _strays(mark: str) -> Iterator[psutil.Process]:
-    """Programs in sessions of their own, whose supervisor was killed: they are known by their environment."""
+    """Programs in sessions of their own, whose supervisor was killed: MARK is in their environment."""
     for each in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if each.environ().get(MARK) == mark:

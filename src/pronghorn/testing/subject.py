@@ -1,7 +1,7 @@
-"""What promises are tried on: a handler under one model, a question, and the answer it should give.
+"""What a promise is tried on: a handler under one model, a question, and the answer that it should give.
 
-Law: a subject knows how to talk to the handler and how to keep a server running for it, and nothing of promises. A
-server that a promise has ended, or may have broken, is followed by a new one.
+Law: a subject talks to the handler and keeps a server running for it; it knows no promise. After a promise has ended
+the server, or may have broken it, the next promise gets a new server.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Subject:
 
     @contextlib.contextmanager
     def bystander(self) -> Iterator[None]:
-        """Somebody else, who is in a conversation meanwhile if the model can do that, and is answered afterwards."""
+        """Another client, which is in a conversation meanwhile if the model can do that, and is answered afterwards."""
         if self.at_once < 2:
             yield
             self.visit()

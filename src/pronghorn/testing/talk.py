@@ -1,7 +1,7 @@
-"""A client's side of a conversation.
+"""A client's side of a conversation: wait for a condition, send and read at once, flood, reset.
 
-Law: nothing here waits without a deadline, and nothing sleeps in the hope that something has happened by then: it asks
-for a condition, again and again, until the condition holds or the time is over.
+Law: nothing here waits without a deadline, and nothing sleeps for a fixed time: a condition is looked at again and
+again until it holds or the time is over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Aborting(Protocol):
-    """A client whose connection lies behind it, and that knows how to reset that."""
+    """A client whose connection is another one's, and that can reset that connection."""
 
     def abort(self) -> None: ...
 
@@ -82,13 +82,13 @@ def _send(sock: socket.socket, rest: memoryview, end: bool) -> memoryview | None
     try:
         while rest:
             rest = rest[sock.send(rest[:PIECE]) :]
-        sock.send(b"")  # with TLS, what is sealed and counts as sent may not have gone yet
+        sock.send(b"")  # with TLS, encrypted bytes that count as sent may still wait
         if end:
             sock.shutdown(socket.SHUT_WR)
     except BlockingIOError:
         return rest
     except OSError:
-        pass  # the reading side tells what happened
+        pass  # recv() will say why
     return None
 
 

@@ -1,8 +1,8 @@
-"""A client's side of TLS, for tests: one that can say its last word and go on reading.
+"""A client's side of TLS, for tests: a client that can half-close and go on reading.
 
-Law: what ssl.SSLSocket cannot do, a test of half-close needs; so the client is a `TlsConnection`, the server's own.
-Where it must be a socket like any other, which takes what is sent before the server has shaken hands, a relay on a
-thread of its own stands between: a `SealedClient`.
+Law: ssl.SSLSocket cannot half-close, and tests of half-close need that; so the client is a `TlsConnection`, as in the
+server. Where a test needs a plain socket, which takes bytes before the handshake is over, there is a relay on a thread
+of its own: `SealedClient`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pronghorn.tls.blocking import TlsConnection
 def over_tls(
     sock: socket.socket, ca: str = "", *, name: str = "localhost", context: ssl.SSLContext | None = None
 ) -> TlsConnection:
-    """Hold the handshake over a connected socket, which must not be used any more; a socket as before, otherwise.
+    """The connection with TLS that takes over a connected socket, after the handshake; `sock` is detached.
 
     `ca` is a file with the authority that signed the server's certificate; without one any certificate will do. `name`
     is the one that the certificate must be for. A `context` takes the place of both. `shutdown(SHUT_WR)` sends a
@@ -61,9 +61,9 @@ def throw_away_pair(folder: str) -> dict[str, str]:
 
 
 class SealedClient(socket.socket):
-    """A client's end without TLS, of a connection with TLS: what is sent here is sealed and goes on.
+    """A plain socket whose bytes are encrypted, and sent on over a connection with TLS.
 
-    At its end it tells what a socket would not: ConnectionResetError if there was no handshake, a reset, or no
+    At the end recv() raises ConnectionResetError if the handshake failed, the connection was reset, or there was no
     close_notify.
     """
 
@@ -76,7 +76,7 @@ class SealedClient(socket.socket):
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         try:
             data = super().recv(bufsize, flags)
-        except ConnectionResetError:  # the relay has left without reading all
+        except ConnectionResetError:  # the relay has ended before it had read all
             data = b""
         if not data and self._relay.failure is not None:
             raise ConnectionResetError(str(self._relay.failure))

@@ -1,6 +1,6 @@
 """A transport without a socket: it records what a protocol does, and lets a test be the peer and the server.
 
-Law: it behaves as the server's own transport does where a protocol can tell: `connection_lost` never comes from within
+Law: a protocol sees no difference from the server's own transport: `connection_lost` never comes from within
 `close()`, nothing is delivered to a protocol that has closed or paused, and writing after `write_eof` is an error.
 """
 
@@ -21,7 +21,7 @@ class FakeTransport(asyncio.Transport):
     - `written`: all bytes so far; `take()` gives those since the last time.
     - `wrote_eof`, `closed`, `aborted`: what the protocol asked for.
     - `tls`: what the handler finds there; None, as without TLS, unless the test puts something in its place.
-    - `lost`: whether `connection_lost` has been told.
+    - `lost`: whether `connection_lost` has been called.
 
     The `peer` is a documentation address (RFC 5737); `number` is the connection's, as the log has it; `lifespan` is
     what the handler's lifespan would have yielded.
@@ -60,7 +60,7 @@ class FakeTransport(asyncio.Transport):
         self.settle()
 
     def end(self) -> None:
-        """The peer has said its last word; the transport closes unless the protocol asks to stay."""
+        """The peer half-closes; the transport closes unless the protocol asks to stay."""
         if not self._protocol.eof_received():
             self.close()
         self.settle()
@@ -96,7 +96,7 @@ class FakeTransport(asyncio.Transport):
         self.settle()
 
     def stay(self) -> None:
-        """What a handler calls that does not want to be ended by draining; noted in `stays`."""
+        """A handler calls this when draining shall not end its connection; `stays` is true afterwards."""
         self.stays = True
 
     def take(self) -> bytes:
@@ -106,7 +106,7 @@ class FakeTransport(asyncio.Transport):
         return new
 
     def settle(self) -> None:
-        """Tell `connection_lost` if the transport was closed. All the methods above do so at their end."""
+        """Calls `connection_lost` if the transport was closed. All the methods above do so at their end."""
         if self.closed and not self.lost:
             self.lost = True
             if self._protocol is not None:
@@ -155,7 +155,7 @@ class FakeTransport(asyncio.Transport):
         return self._limits
 
     def get_write_buffer_size(self) -> int:
-        """Nothing while the peer reads; while it does not, as much as makes a protocol wait."""
+        """0 while the peer reads; while the peer does not read, more than the high limit."""
         return self._limits[1] + 1 if self._stalled else 0
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:

@@ -13,8 +13,7 @@ import msgspec
 import rich_click as click
 
 from pronghorn.cli.config import handler_of
-from pronghorn.cli.layers import as_json as takes_json
-from pronghorn.cli.layers import print_json, takes_layers
+from pronghorn.cli.layers import print_json, takes_json, takes_layers
 from pronghorn.errors import BadSetting
 from pronghorn.settings.layers import Layers, Settled
 

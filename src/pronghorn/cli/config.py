@@ -8,8 +8,7 @@ import msgspec
 import rich_click as click
 
 from pronghorn import settings
-from pronghorn.cli.layers import as_json as takes_json
-from pronghorn.cli.layers import print_json, takes_layers
+from pronghorn.cli.layers import print_json, takes_json, takes_layers
 from pronghorn.settings.layers import DEFAULT, HANDLER, Layers, Settled
 
 

@@ -26,7 +26,8 @@ COMMAND = "pronghorn.exec"
 CONFIG = f"{ENVIRONMENT_PREFIX}CONFIG"
 NEARLY = 0.8  # of difflib's ratio
 SAME_OPTIONS = "Every option of serve is taken here too; pronghorn serve --help tells them."
-as_json = click.option("--json", "as_json", is_flag=True, help="The result, or the error, as JSON on standard output.")
+JSON_HELP = "The result, or the error, as JSON on standard output."
+takes_json = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 
 
 class Option(click.RichOption):

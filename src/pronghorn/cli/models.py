@@ -9,8 +9,7 @@ from typing import Any
 
 import rich_click as click
 
-from pronghorn.cli.layers import as_json as takes_json
-from pronghorn.cli.layers import print_json
+from pronghorn.cli.layers import print_json, takes_json
 from pronghorn.models import registry
 from pronghorn.models.model import Model
 

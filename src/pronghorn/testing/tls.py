@@ -100,17 +100,17 @@ class _Relay(Relay):
     def run(self) -> None:
         context, name = self._handshake
         try:
-            self._wire.shake_hands(lambda: context, PATIENCE, client=True, server_name=name)
+            self.wire.shake_hands(lambda: context, PATIENCE, client=True, server_name=name)
         except OSError as error:
             self.failure = ConversationBroken("No TLS.", str(error))
         else:
             super().run()
         if self.aborting:
-            self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._wire.end()
-        self._ours.close()
+            self.wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.wire.end()
+        self.inner.close()
 
-    def _read_ours(self) -> None:
-        super()._read_ours()
+    def read_inner(self) -> None:
+        super().read_inner()
         if self.aborting:
             raise ConnectionAbortedError

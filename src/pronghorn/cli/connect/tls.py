@@ -50,25 +50,25 @@ class Relay(threading.Thread):
 
     def __init__(self, wire: TlsConnection) -> None:
         super().__init__(daemon=True)
-        self.plain, self._ours = socket.socketpair()
+        self.plain, self.inner = socket.socketpair()
         self.failure: ConversationBroken | None = None
-        self._wire = wire
-        self._to_wire, self._to_ours = bytearray(), bytearray()
+        self.wire = wire
+        self._to_wire, self._to_inner = bytearray(), bytearray()
         self._reading = self._sending = True  # from the server; and from the client
 
     def run(self) -> None:
-        assert self._wire.records is not None
-        self._records = self._wire.records
-        self._wire.setblocking(False)
-        self._ours.setblocking(False)
+        assert self.wire.records is not None
+        self._records = self.wire.records
+        self.wire.setblocking(False)
+        self.inner.setblocking(False)
         try:
             self._take()
-            while self._reading or self._to_ours or self._sending or self._to_wire:
+            while self._reading or self._to_inner or self._sending or self._to_wire:
                 self._turn()
         except OSError as error:
             self.failure = self.failure or ConversationBroken("The connection broke.", f"{error.strerror or error}.")
         try:
-            self._ours.shutdown(socket.SHUT_WR)  # closed with something unread, it would end as by a reset
+            self.inner.shutdown(socket.SHUT_WR)  # closed with something unread, it would end as by a reset
         except OSError:
             pass
 
@@ -76,29 +76,29 @@ class Relay(threading.Thread):
         """The client has finished: send what is left, and close. Raises ConversationBroken for what went wrong."""
         self.plain.close()
         self.join(PATIENCE)
-        self._ours.close()
-        self._wire.end()
+        self.inner.close()
+        self.wire.end()
         if self.failure is not None:
             raise self.failure
 
     def _turn(self) -> None:
-        readers = [self._wire] if self._reading and len(self._to_ours) < BACKLOG else []
-        readers += [self._ours] if self._sending and len(self._to_wire) < BACKLOG else []  # type: ignore[list-item]
-        writers = [self._wire] if self._to_wire else []
-        writers += [self._ours] if self._to_ours else []  # type: ignore[list-item]
+        readers = [self.wire] if self._reading and len(self._to_inner) < BACKLOG else []
+        readers += [self.inner] if self._sending and len(self._to_wire) < BACKLOG else []  # type: ignore[list-item]
+        writers = [self.wire] if self._to_wire else []
+        writers += [self.inner] if self._to_inner else []  # type: ignore[list-item]
         readable, writable, _ = select.select(readers, writers, [])
-        if self._ours in writable:
-            self._write_ours()
-        if self._wire in readable:
+        if self.inner in writable:
+            self._write_inner()
+        if self.wire in readable:
             self._read_wire()
-        if self._ours in readable:
-            self._read_ours()
-        if self._wire in writable:
+        if self.inner in readable:
+            self.read_inner()
+        if self.wire in writable:
             self._write_wire()
 
     def _write_wire(self) -> None:
         try:
-            del self._to_wire[: socket.socket.send(self._wire, self._to_wire)]
+            del self._to_wire[: socket.socket.send(self.wire, self._to_wire)]
         except BlockingIOError:
             return
         except OSError:  # the server takes no more: read what it has sent before, and why it ended
@@ -107,7 +107,7 @@ class Relay(threading.Thread):
 
     def _read_wire(self) -> None:
         try:
-            sealed = socket.socket.recv(self._wire, CHUNK)
+            sealed = socket.socket.recv(self.wire, CHUNK)
         except BlockingIOError:
             return
         if sealed:
@@ -120,26 +120,26 @@ class Relay(threading.Thread):
         self._take()
 
     def _take(self) -> None:
-        self._to_ours += self._records.take()
+        self._to_inner += self._records.take()
         if self._records.ended or not self._reading:
             self._reading = False
-            self._write_ours()
+            self._write_inner()
 
-    def _write_ours(self) -> None:
+    def _write_inner(self) -> None:
         try:
-            if self._to_ours:
-                del self._to_ours[: self._ours.send(self._to_ours)]
-            if not self._reading and not self._to_ours:
-                self._ours.shutdown(socket.SHUT_WR)
+            if self._to_inner:
+                del self._to_inner[: self.inner.send(self._to_inner)]
+            if not self._reading and not self._to_inner:
+                self.inner.shutdown(socket.SHUT_WR)
         except BlockingIOError:
             return
         except OSError:
-            self._to_ours.clear()  # the client has closed
+            self._to_inner.clear()  # the client has closed
             self._reading = False
 
-    def _read_ours(self) -> None:
+    def read_inner(self) -> None:
         try:
-            data = self._ours.recv(CHUNK)
+            data = self.inner.recv(CHUNK)
         except BlockingIOError:
             return
         if data:

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from pronghorn.cli.ctl import request
 from pronghorn.cli.ctl.whom import socket_of
-from pronghorn.cli.layers import CONFIG, as_json
+from pronghorn.cli.layers import CONFIG, takes_json
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.errors import BadRequest, PronghornError, nearest
 
@@ -46,7 +46,7 @@ FILE = (
 )
 TIMEOUT = "How long to wait for the answer. Without it 10s; 5m for reload and upgrade, 1h for drain and stop."
 OPTIONS = (
-    as_json,
+    takes_json,
     click.option("--name", "-n", metavar="NAME", envvar="PRONGHORN_NAME", show_envvar=True, help=NAME),
     click.option("--socket", metavar="PATH", envvar="PRONGHORN_CONTROL_SOCKET", show_envvar=True, help=SOCKET),
     click.option("--config", "-c", metavar="FILE", envvar=CONFIG, show_envvar=True, help=FILE),

@@ -29,22 +29,22 @@ def socket_of(options: Mapping[str, str | None], typed: Collection[str]) -> str:
         return path
     wrong = ""
     try:
-        file, told = _told(options["config"])
+        file, values = _read(options["config"])
     except BadSetting as error:
         if "config" in typed:
             raise
-        file, told, wrong = "", {}, f"{error.what} {error.why} "
-    if name and "name" in typed and name != told.get(NAME):
+        file, values, wrong = "", {}, f"{error.what} {error.why} "
+    if name and "name" in typed and name != values.get(NAME):
         return client.find(name)
-    path = path or _path(told.get(SOCKET))
+    path = path or _path(values.get(SOCKET))
     if path:
-        return os.path.join(told.get(CHDIR, ""), path)
-    if not name and told.get(NAME):
-        return client.find(told[NAME], f"That is its name in {file}. ")
-    return client.find(name, wrong, lambda: _first_address(told.get(BIND)))
+        return os.path.join(values.get(CHDIR, ""), path)
+    if not name and values.get(NAME):
+        return client.find(values[NAME], f"That is its name in {file}. ")
+    return client.find(name, wrong, lambda: _first_address(values.get(BIND)))
 
 
-def _told(config: str | None) -> tuple[str, dict[str, Any]]:
+def _read(config: str | None) -> tuple[str, dict[str, Any]]:
     """The settings file, and what it says."""
     file = os.path.abspath(config) if config else layers.find()
     return file, layers.peek(file, (NAME, SOCKET, CHDIR, BIND)) if file else {}

@@ -9,7 +9,6 @@ needs is imported where the message is made.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -18,13 +17,10 @@ import msgspec
 
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings.fields import Field
-from pronghorn.settings.lifecycle import AN_HOUR
 from pronghorn.settings.logs import Logs
 from pronghorn.settings.values import checked
 
 __all__ = ["Settings", "fields", "settle"]
-
-SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
 
 
 class Settings(Logs, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,19 +30,6 @@ class Settings(Logs, frozen=True, kw_only=True, forbid_unknown_fields=True):
     file and a keyword of `pronghorn.serve`. Make one with `settle`, which converts and checks; the plain constructor
     does neither.
     """
-
-    @property
-    def old_workers_timeout(self) -> float:
-        """Seconds that workers before a reload may go on; infinite if for ever."""
-        if self.reload and self.reload_drain_timeout == AN_HOUR:
-            return SHORT
-        return self.reload_drain_timeout or math.inf
-
-    def effective_workers(self, model: str) -> int:
-        """The number of workers: what was set, or the model's own default."""
-        if self.workers is not None:
-            return self.workers
-        return 8 if model == "prefork" else 1
 
 
 @cache

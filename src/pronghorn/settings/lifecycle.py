@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pronghorn.settings.fields import NOW, RESTART, Option
 from pronghorn.settings.handler import Handler
 
 AN_HOUR = 3600.0
+SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
 
 
 class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,3 +62,10 @@ class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "Watch the handler's files and the settings file, and reload when one changes: for development.",
         Option(at=RESTART),
     ] = False
+
+    @property
+    def old_workers_timeout(self) -> float:
+        """Seconds that workers before a reload may go on; infinite if for ever."""
+        if self.reload and self.reload_drain_timeout == AN_HOUR:
+            return SHORT
+        return self.reload_drain_timeout or math.inf

@@ -25,3 +25,9 @@ class Model(Sockets, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool_size: Annotated[int, "Threads per worker under the pool model.", Option(ge=1)] = 16
     max_threads: Annotated[int, "Most threads per worker under the thread model.", Option(ge=1)] = 1000
     max_children: Annotated[int, "Most children per worker under the fork model.", Option(ge=1)] = 200
+
+    def effective_workers(self, model: str) -> int:
+        """The number of workers: what was set, or the model's own default."""
+        if self.workers is not None:
+            return self.workers
+        return 8 if model == "prefork" else 1

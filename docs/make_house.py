@@ -79,7 +79,7 @@ def picture() -> str:
 
 
 def label(each: str) -> str:
-    return f"{each}.py" if (SOURCE / f"{each}.py").is_file() else f"{each}/"
+    return f'"{each}.py"' if (SOURCE / f"{each}.py").is_file() else f'"{each}/"'
 
 
 if __name__ == "__main__":

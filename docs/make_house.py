@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from house import DEPTH, ORDER, SOURCE, files, name, room, rooms, tree
+from house import DEPTH, ORDER, SOURCE, files, name, package, packages, tree
 from make_settings import cell, rows
 
 PAGE = Path(__file__).with_name("house.md")
@@ -35,12 +35,12 @@ def page() -> str:
     return HEAD + picture() + "\n" + "\n".join(sections)
 
 
-def section(package: str) -> str:
+def section(which: str) -> str:
     """One package: what it is, what it imports, and its files."""
-    inside = [path for path in files() if room(path) == package]
-    below = ", ".join(each for each in order() if each in imported()[package])
-    says = textwrap.fill(f"{first_line(SOURCE / package / '__init__.py')} Imports {below}.", 120)
-    return f"## {package}/\n\n{says}\n\n{table(each for each in inside if tree(each).body[1:])}"
+    inside = [path for path in files() if package(path) == which]
+    below = ", ".join(each for each in order() if each in imported()[which])
+    says = textwrap.fill(f"{first_line(SOURCE / which / '__init__.py')} Imports {below}.", 120)
+    return f"## {which}/\n\n{says}\n\n{table(each for each in inside if tree(each).body[1:])}"
 
 
 def table(paths: Iterable[Path]) -> str:
@@ -60,7 +60,7 @@ def imported() -> dict[str, set[str]]:
     """What each package, or file beside the packages, imports of those below it."""
     graph: dict[str, set[str]] = {each: set() for each in DEPTH}
     for path in files():
-        graph[room(path)] |= {each for each in rooms(path) if DEPTH[each] > DEPTH[room(path)]}
+        graph[package(path)] |= {each for each in packages(path) if DEPTH[each] > DEPTH[package(path)]}
     return graph
 
 

@@ -1,4 +1,4 @@
-"""The files of the package, the order of its rooms, and which file imports which: read from the source."""
+"""The files of Pronghorn, the order of its packages, and which file imports which: read from the source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ORDER = (
     "errors events peers tracebacks",
     "__init__",
 )
-DEPTH = {room: depth for depth, rooms in enumerate(ORDER) for room in rooms.split()}
+DEPTH = {each: depth for depth, line in enumerate(ORDER) for each in line.split()}
 
 
 def files() -> list[Path]:
@@ -41,7 +41,7 @@ def name(path: Path) -> str:
     return path.relative_to(SOURCE).as_posix()
 
 
-def room(path: Path) -> str:
+def package(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -81,5 +81,5 @@ def uses(path: Path) -> set[str]:
     return {each.removeprefix("pronghorn.") for each in imports(path) if each.startswith("pronghorn.")}
 
 
-def rooms(path: Path) -> set[str]:
-    return {each.partition(".")[0] for each in uses(path)} - {room(path)}
+def packages(path: Path) -> set[str]:
+    return {each.partition(".")[0] for each in uses(path)} - {package(path)}

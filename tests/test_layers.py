@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import house
-from house import DEPTH, files, imports, modules, name, nodes, room, rooms, tree, uses
+from house import DEPTH, files, imports, modules, name, nodes, package, packages, tree, uses
 
 OBSERVERS_MAY = {"observers", "events", "scoreboard", "system"}
 WORKERS_LAW = {"signal", "logging"}
@@ -51,15 +51,15 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
     return found
 
 
-def test_every_room_has_its_place() -> None:
-    assert {room(path) for path in files()} == set(DEPTH)
+def test_every_package_has_its_place() -> None:
+    assert {package(path) for path in files()} == set(DEPTH)
 
 
 @pytest.mark.parametrize("path", files(), ids=name)
 def test_imports_run_downward(path: Path) -> None:
-    if room(path) == "__init__":
+    if package(path) == "__init__":
         return
-    above = {each for each in rooms(path) if DEPTH[each] <= DEPTH[room(path)]}
+    above = {each for each in packages(path) if DEPTH[each] <= DEPTH[package(path)]}
     assert not above, f"{name(path)} imports {', '.join(sorted(above))}, which does not stand below it"
 
 
@@ -83,13 +83,13 @@ def test_a_circle_is_found_wherever_its_imports_stand(tmp_path: Path, monkeypatc
 
 def test_observers_only_watch() -> None:
     for path in files():
-        if room(path) == "observers":
-            assert rooms(path) <= OBSERVERS_MAY, name(path)
-        elif "observers" in rooms(path):
-            assert room(path) == "server", f"{name(path)} imports an observer; only the server puts them together"
+        if package(path) == "observers":
+            assert packages(path) <= OBSERVERS_MAY, name(path)
+        elif "observers" in packages(path):
+            assert package(path) == "server", f"{name(path)} imports an observer; only the server puts them together"
 
 
-@pytest.mark.parametrize("path", [each for each in files() if room(each) == "models"], ids=name)
+@pytest.mark.parametrize("path", [each for each in files() if package(each) == "models"], ids=name)
 def test_models_touch_no_bytes(path: Path) -> None:
     assert not {"errno", "logging"} & set(imports(path))
     calls = [node for node in nodes(tree(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
@@ -99,7 +99,7 @@ def test_models_touch_no_bytes(path: Path) -> None:
 
 def test_nothing_below_the_worker_touches_signals_or_logs() -> None:
     for path in files():
-        below = DEPTH[room(path)] > DEPTH["worker"] and room(path) not in ABOVE_TOO
+        below = DEPTH[package(path)] > DEPTH["worker"] and package(path) not in ABOVE_TOO
         if below and name(path) not in MAY_TOUCH_SIGNALS:
             assert not WORKERS_LAW & set(imports(path)), name(path)
 

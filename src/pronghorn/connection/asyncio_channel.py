@@ -1,11 +1,10 @@
 """Channels on an asyncio loop: asyncio's own, over any selector, and uvloop's.
 
 Law: this is all that asyncio and a Channel know of each other. The loop tells us of readiness (`add_reader`), the
-transport stays ours: so half-close, lingering, the high-water mark, and TLS are the same on every model.
+transport stays ours: so half-close, lingering and the high-water mark are the same on every model.
 
 Tried and dropped: `loop.connect_accepted_socket`. Its transports close without lingering, uvloop's without a chance to
-step in, and neither bounds what a protocol writes that ignores `pause_writing`. Their TLS drops a reply that follows
-the peer's close_notify.
+step in, and neither bounds what a protocol writes that ignores `pause_writing`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ class OnAsyncio(AnyChannel):
     """What asyncio's loops and handlers ask of a channel beyond the rest, whatever lies below it."""
 
     __slots__ = ()
+    _start_tls_compatible = True  # asyncio looks there before it puts TLS of its own over a transport
 
     def open(self, protocol: Any) -> None:
         super().open(protocol)

@@ -90,9 +90,7 @@ class ConnectionBase:
     """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
     waits: Waits = Waits()
     tls: Any = None
-    """What there is to know of the TLS below (`pronghorn.tls.records.TlsFacts`); None where there is none."""
-    records: Any = None
-    """What seals and opens (`pronghorn.tls.records.Records`); None where there is no TLS."""
+    """What a handler may know of the TLS below; None where there is none."""
     fd: int
     """The number that its descriptor had at first."""
     inode: int
@@ -176,9 +174,8 @@ class ConnectionBase:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """As multiprocessing sends a plain socket: a descriptor of the same connection, in the other process."""
-        if "multiprocessing.reduction" not in sys.modules or self.tls is not None:
-            why = "" if self.tls is None else ": the keys of its TLS are here"
-            raise TypeError(f"cannot pickle {type(self).__name__!r} object{why}")
+        if "multiprocessing.reduction" not in sys.modules:
+            raise TypeError(f"cannot pickle {type(self).__name__!r} object")
         from multiprocessing import reduction
 
         return reduction._reduce_socket(self)  # type: ignore[attr-defined]

@@ -57,7 +57,6 @@ class AnyChannel(Transport):
     """A non-blocking connection, whatever class its slots make it: see Channel, and AsyncioChannel."""
 
     __slots__: tuple[str, ...] = NOTHING
-    _start_tls_compatible = True
     program_end = ""  # no program is behind a channel
 
     def __init__(
@@ -363,7 +362,7 @@ class AnyChannel(Transport):
         return self.bytes_out + (len(self._backlog) if self._backlog is not None else 0)
 
     def _farewell(self) -> None:
-        """TLS has a last word (tls/channel.py)."""
+        """What is still to be said before a connection is cut: nothing, unless a layer below has a last word."""
 
     def _wish(self) -> None:
         read = (self.state is OPEN or self.state is HALF_CLOSED) and not (self.ended or self._paused or self._throttled)

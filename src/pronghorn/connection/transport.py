@@ -32,7 +32,7 @@ class Transport:
     _low: int
     _high: int
     tls: Any = None
-    """What there is to know of the TLS below (`pronghorn.tls.records.TlsFacts`); None where there is none."""
+    """What a handler may know of the TLS below; None where there is none."""
 
     def write(self, data: Bytes) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Channels with TLS on an asyncio loop."""
+"""Channels on an asyncio loop with TLS below, and the channel over a blocking connection that has a loop of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 from pronghorn.connection.asyncio_channel import AsyncioChannel, OnAsyncio
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import AnyChannel, Terms
+from pronghorn.tls.blocking import TlsCalls
 from pronghorn.tls.channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
 
 
@@ -22,12 +23,13 @@ def channel_over(conn: Connection, terms: Terms) -> AnyChannel:
     conn.setblocking(False)
     sock: socket.socket = conn
     made: type[AnyChannel] = AsyncioChannel
-    if conn.records is not None:
+    records = conn.records if isinstance(conn, TlsCalls) else None
+    if records is not None:
         made = AsyncioTlsChannel
         sock = SealedSocket(conn.family, conn.fileno(), conn)
     channel = made(sock, conn.number, conn.peer, terms, conn.proxy)
-    if isinstance(channel, AnyTlsChannel):
-        channel.seal(conn.records)
+    if isinstance(channel, AnyTlsChannel) and records is not None:
+        channel.seal(records)
     return channel
 
 

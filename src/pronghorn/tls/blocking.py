@@ -1,11 +1,11 @@
-"""A blocking connection with TLS below it: to its handler a socket like any other.
+"""`TlsConnection`: a blocking connection with TLS below it; to its handler it is a socket like any other.
 
-Law: a handler's calls keep their meaning (recv, send, sendall, shutdown, makefile, timeouts), and none of them passes
-plain bytes by, nor sealed ones to the handler. Reading and writing may happen at the same time on two flows of control:
-the records themselves are touched by one at a time, and nobody waits for the peer while he holds them.
+Law: a handler's calls keep their meaning (recv, send, sendall, shutdown, makefile, timeouts); plain bytes never go over
+the wire, and sealed ones never to the handler. Reading and writing may happen at the same time on two flows of control:
+one at a time touches the records, and none waits for the peer while it holds their lock.
 
-Before the handshake the connection is bare, for a PROXY header; and once our last word is said (`linger`) it is so
-again, but for handlers: then input is only thrown away.
+Before the handshake the connection has no records, so that a PROXY header can be read; and once its close_notify is
+sent (`linger`) input is only thrown away.
 """
 
 from __future__ import annotations
@@ -273,6 +273,11 @@ class TlsCalls(Base):
     @property
     def reason(self) -> str:
         return "truncated" if self.records is not None and self.records.truncated else "done"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.tls is not None:
+            raise TypeError(f"cannot pickle {type(self).__name__!r} object: the keys of its TLS are here")
+        return super().__reduce_ex__(protocol)
 
     def heard(self, info: TcpInfo) -> int:
         return self._opened

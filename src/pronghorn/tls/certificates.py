@@ -1,14 +1,13 @@
-"""Certificates and keys: read, checked, watched, and put where every worker finds them.
+"""Certificate and key files: read, checked and watched by the supervisor, published in memory that workers share.
 
 Law: only the supervisor reads the files, so that a worker needs no right to a key; and what it publishes has been
 checked, by making a context of it: the key belongs to its certificate, and today lies between its dates. A set that is
 not good in every part changes nothing.
 
-Who watches: the supervisor, and not by a reload, which would replace the workers and so end long conversations for the
-sake of a new certificate. It publishes the bytes in memory that it shares with its workers, whole, with a version in
-front; a worker looks at the version before each handshake and makes a context of its own when it has changed. So a
-handshake that begins after the report shows the new certificate, in every worker, and nobody has to be asked whether he
-is through. Connections that are open keep theirs.
+A new certificate takes no reload, which would replace the workers and so end long conversations. The supervisor
+publishes the bytes whole, with a version in front; a worker looks at the version before each handshake, and makes a
+context of its own when the version has changed. So a handshake that begins after the report shows the new certificate,
+in every worker, and no worker has to confirm it. Connections that are open keep their certificate.
 """
 
 from __future__ import annotations

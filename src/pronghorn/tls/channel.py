@@ -1,4 +1,4 @@
-"""A channel with TLS below it: to its protocol and to its loop it is a Channel like any other.
+"""`TlsChannel`: a channel with TLS below it; to its protocol and to its loop it is a Channel like any other.
 
 Law: a Channel's own rules hold (connection/channel.py); here is only what TLS adds: a handshake before the protocol is
 asked, a close_notify before the end, and sealed bytes in the backlog, so that the wish to write is about what the

@@ -1,8 +1,8 @@
-"""The first words of a client of TLS, the ClientHello: how long, and what it says of ALPN, which Python does not tell.
+"""The ClientHello, a TLS client's first message: how long it is, and the ALPN names in it, which Python does not tell.
 
-Law: bytes in, names out; no I/O, and nothing raises. What cannot be read offers nothing: OpenSSL, which reads the same
-bytes, has the say in what a ClientHello is. It may be cut into as many records as it has bytes: each byte is looked at
-once, and no more is kept than the message.
+Law: bytes in, names out; no I/O, and nothing raises. A message that cannot be read here offers nothing: OpenSSL, which
+reads the same bytes, decides what a ClientHello is. It may be cut into as many records as it has bytes: each byte is
+looked at once, and no more is kept than the message.
 """
 
 from __future__ import annotations

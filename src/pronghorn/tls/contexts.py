@@ -1,4 +1,7 @@
-"""Contexts of TLS, made of certificates and settings."""
+"""`ssl.SSLContext` objects, made of certificates and keys as bytes; which certificate a client is shown (SNI).
+
+Law: no files and no connections. A context is never changed once it is in use.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,8 @@ def build(material: Material) -> ssl.SSLContext:
     """A new context for the server's side: that of the first pair, and by way of SNI those of the others.
 
     A context has one pair of each kind of key, where several are for the same names: OpenSSL takes the one that the
-    client can verify. Raises ssl.SSLError or ValueError for what it cannot use. A context is never changed once it is
-    in use: a pair that fails to load would leave it broken.
+    client can verify. Raises ssl.SSLError or ValueError for what it cannot use. A pair that failed to load would leave
+    a context broken: so each build makes a new one.
     """
     described = [describe(pair.certificate) for pair in material.pairs]
     made: dict[tuple[int, ...], ssl.SSLContext] = {}

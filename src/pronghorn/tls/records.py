@@ -1,8 +1,7 @@
-"""TLS, but for the files and the sockets: contexts made of bytes, and the records of one connection.
+"""`Records`, the TLS of one connection: sealed bytes in and plain bytes out, and the other way round; no I/O.
 
-Law: no I/O here. `Records` takes sealed bytes and gives plain ones, and the other way round; who moves them is the
-business of channel.py (never blocks) and blocking.py (may block). So half-close means the same under every
-model: our close_notify ends what we say and nothing else (RFC 8446, 6.1).
+Law: who moves the bytes is the business of channel.py (never blocks) and blocking.py (may block). So half-close means
+the same under every model: our close_notify ends what we say and nothing else (RFC 8446, 6.1).
 
 Tried and dropped: ssl.SSLSocket. Its `unwrap` reads on behind our close_notify and breaks the connection if the peer
 still speaks, its `shutdown` goes on in plain text, two threads may not share one, and it reads every record with two
@@ -24,12 +23,6 @@ MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our say
 MAX_HELLO = 64 * 1024  # bytes of a ClientHello, its records' heads counted
 DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"  # an alert, as a record (RFC 8446, 6.2)
 FLOOD = "the peer asks for one new key after the other"
-
-
-# Contexts
-
-
-# One connection
 
 
 class TlsFacts:

@@ -1,7 +1,4 @@
-"""Errors of TLS in words, as the server sees them or the client.
-
-Law: words, and no more. OpenSSL's own serve where nobody has found better ones.
-"""
+"""Errors of TLS in plain words, as the server sees them or the client; OpenSSL's own where none are listed."""
 
 from __future__ import annotations
 

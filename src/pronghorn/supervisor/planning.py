@@ -153,9 +153,9 @@ class Planner:
             os.chdir(folder)
         loaded = None
         if wants_tls(facts, settings):
-            from pronghorn.tls import certificates
+            from pronghorn.tls import key_files
 
-            loaded = msgspec.msgpack.encode(certificates.load(settings))
+            loaded = msgspec.msgpack.encode(key_files.load(settings))
         for each in keep:
             each.take_over()  # to see whether a path is lost; here nothing is ever removed
         told: list[Event] = []
@@ -194,7 +194,8 @@ class Planner:
             self._observe(getattr(events, name)(**facts_of))
         certificates = None
         if prepared.certificates is not None:
-            from pronghorn.tls.certificates import Certificates, Loaded
+            from pronghorn.tls.certificates import Certificates
+            from pronghorn.tls.key_files import Loaded
 
             certificates = Certificates(settings, msgspec.msgpack.decode(prepared.certificates, type=Loaded))
         return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates, folder)

@@ -1,7 +1,7 @@
 """What a PEM file holds: its certificates, their kinds of key, the kind of a private key, or what else it is.
 
-Law: bytes in, words out; no files, and no ssl. Whether a certificate or a key is good, OpenSSL says: what cannot be read
-here is of kind "".
+Law: bytes in, words out; no files, and no ssl. Whether a certificate or a key is good is not judged; what cannot be
+read is of kind "".
 
 Sources: RFC 7468 (PEM), RFC 5280, 4.1 (certificates), RFC 5958 (private keys), RFC 8410 (Ed25519, Ed448).
 """

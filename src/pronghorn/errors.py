@@ -7,10 +7,30 @@ parts are kept apart, so that a terminal, a log record and a JSON reply can each
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 LONGEST_PART = 4096
+
+
+class End(enum.StrEnum):
+    """Why a connection ended: the words that are counted, and told by events.ConnectionClosed. The scoreboard keeps the
+    counters in this order."""
+
+    DONE = "done"
+    DRAINING = "draining"
+    ABORTED = "aborted"
+    RESET = "reset"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    KILLED = "killed"
+    HANDSHAKE = "handshake"
+
+
+# Details of an End, for the log: the deadline, or another cause. The name of an error's class may stand in their place.
+IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT = "idle", "message timeout", "write timeout"
+AGE, TRUNCATED, WRITE_BUFFER = "age", "truncated", "write buffer"
 
 
 def printable(text: str, longest: int = LONGEST_PART) -> str:
@@ -145,7 +165,7 @@ class PeerTimeout(PeerError):
 class TooMuchUnsent(PeerError):
     """The handler went on writing although the peer takes less than it is sent; more than `max_write_buffer` waits."""
 
-    reason = "write buffer"
+    reason = WRITE_BUFFER
 
     def __init__(self, unsent: int) -> None:
         super().__init__(
@@ -191,6 +211,21 @@ def reason_of(error: BaseException) -> str:
     anything, and raise."""
     reason = error.reason if isinstance(error, PronghornError) and hasattr(error, "reason") else None
     return reason if isinstance(reason, str) else type(error).__name__
+
+
+def end_of(detail: str) -> End:
+    """What is counted for an End, a detail of one, or the name of an error's class."""
+    return ENDS.get(detail, End.ERROR)
+
+
+ENDS: dict[str, End] = {
+    **{each: each for each in End},
+    **dict.fromkeys((IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT, "PeerTimeout", "TimeoutError"), End.TIMEOUT),
+    **dict.fromkeys((AGE, TRUNCATED), End.DONE),
+    **dict.fromkeys((WRITE_BUFFER, "ConnectionAbortedError"), End.ABORTED),
+    **dict.fromkeys(("ConnectionResetError", "BrokenPipeError", "TlsFailed"), End.RESET),
+    "HandshakeFailed": End.HANDSHAKE,
+}
 
 
 def told(error: PronghornError) -> str:

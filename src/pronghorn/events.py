@@ -85,7 +85,7 @@ class ConnectionOpened(Event, frozen=True):
 
 
 class ConnectionClosed(Event, frozen=True):
-    """A connection has ended, for `reason` (one of counts.REASONS), after `seconds`; `detail` may say more of the
+    """A connection has ended, for `reason` (an errors.End), after `seconds`; `detail` may say more of the
     reason: the deadline, or the error's class. `program` is how the program behind it ended (`exit status 1`), where
     there was one."""
 

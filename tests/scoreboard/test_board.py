@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pronghorn.errors import PronghornError
+from pronghorn.errors import ENDS, End, PronghornError, end_of
 from pronghorn.scoreboard import board as whole
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import (
@@ -22,10 +22,7 @@ from pronghorn.scoreboard.counts import (
     COUNTERS,
     MESSAGES,
     OPEN,
-    REASON_OF,
-    REASONS,
     Counts,
-    end_reason,
 )
 from pronghorn.scoreboard.row import DRAINING, H_CHANGES, SERVING, SILENT, SIZE, STARTING, Row
 from pronghorn.scoreboard.sources import buckets, network
@@ -84,14 +81,14 @@ def test_totals_span_the_living_and_the_gone(board: Scoreboard) -> None:
     totals = board.totals()
     assert totals["open"] == 1, "gauges of a dead worker are cleared"
     assert (totals["messages"], totals["bytes_in"]) == (10, 200), "its counters are not"
-    assert totals["closed"] == {**dict.fromkeys(REASONS, 0), "reset": 2}
+    assert totals["closed"] == {**dict.fromkeys(End, 0), "reset": 2}
 
 
 def count(row: Row) -> None:
     row.words[OPEN] += 1
     row.words[MESSAGES] += 5
     row.words[BYTES_IN] += 100
-    row.words[CLOSED_WORD[end_reason("ConnectionResetError")]] += 1
+    row.words[CLOSED_WORD[end_of("ConnectionResetError")]] += 1
 
 
 def test_a_full_board_is_an_error_that_passes(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,12 +179,12 @@ def test_counters_move_and_the_gauge_stays() -> None:
 
 
 def test_every_reason_has_a_word_of_its_own() -> None:
-    assert len(set(CLOSED_WORD.values())) == len(REASONS)
+    assert len(set(CLOSED_WORD.values())) == len(End)
     assert max(CLOSED_WORD.values()) < COUNTERS
-    assert end_reason("done") == "done"
-    assert end_reason("BrokenPipeError") == "reset"
-    assert end_reason("ValueError") == "error"
-    assert {end_reason(each) for each in REASON_OF} <= set(REASONS)
+    assert end_of("done") == "done"
+    assert end_of("BrokenPipeError") == "reset"
+    assert end_of("ValueError") == "error"
+    assert set(ENDS.values()) == set(End)
 
 
 # Fairness: who is crowded.

@@ -20,8 +20,9 @@ from launch import pairs
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.socket_facts import unsent
 from pronghorn.connection.states import State
+from pronghorn.errors import AGE, IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT
 from pronghorn.models import registry
-from pronghorn.serving.timeouts import AGE, IDLE, MESSAGE, WRITE, ChannelTimeouts, OutsideTimeouts
+from pronghorn.serving.timeouts import ChannelTimeouts, OutsideTimeouts
 from pronghorn.settings import settle
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, until
@@ -119,7 +120,7 @@ def test_a_byte_now_and_then_does_not_make_a_message(channel: FakeChannel) -> No
         found = timeouts.due([channel], float(now))
         if found:
             break
-    assert found == [(channel, MESSAGE)]
+    assert found == [(channel, MESSAGE_TIMEOUT)]
     assert 40 <= now <= 42
 
 
@@ -143,7 +144,7 @@ def test_no_progress_is_no_progress(channel: FakeChannel) -> None:
         channel.bytes_out = now // 20
         assert not timeouts.due([channel], float(now))
     when, why = passes(timeouts, channel, 1000)
-    assert why == WRITE
+    assert why == WRITE_TIMEOUT
     assert 110 <= when <= 112
 
 
@@ -175,7 +176,7 @@ def test_what_the_kernel_took_and_the_peer_did_not_is_unsent() -> None:
             assert channel.seen.acknowledged == channel.bytes_out
             channel.bytes_out += ours.send(bytes(100_000))
             when, why = passes(timeouts, channel, 1000)
-            assert why == WRITE
+            assert why == WRITE_TIMEOUT
             assert 130 <= when <= 132
 
 

@@ -23,7 +23,7 @@ from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, TcpInfo, identity, tcp_info, unsent
 from pronghorn.connection.transport import Transport, counted
-from pronghorn.errors import PeerError
+from pronghorn.errors import End, PeerError
 from pronghorn.lifespans import current_lifespan
 from pronghorn.peers import Peer
 from pronghorn.system import wait_channel
@@ -144,7 +144,7 @@ class ConnectionBase:
     @property
     def reason(self) -> str:
         """Why the connection ended, if nothing went wrong."""
-        return "done"
+        return End.DONE
 
     @property
     def holds_input(self) -> bool:

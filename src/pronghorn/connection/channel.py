@@ -24,7 +24,7 @@ from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, identity, unread, unsent
 from pronghorn.connection.states import State, is_peers_fault, moved
 from pronghorn.connection.transport import Bytes, Transport, check_bytes, fill, limits_of
-from pronghorn.errors import DescriptorLost, PeerError, TooMuchUnsent, reason_of
+from pronghorn.errors import AGE, DescriptorLost, End, PeerError, TooMuchUnsent, reason_of
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain
 
@@ -273,8 +273,8 @@ class AnyChannel(Transport):
         if self._error is not None:
             return reason_of(self._error)
         if self.aged:
-            return "age"
-        return "aborted" if self._dead else "draining" if self.draining else "done"
+            return AGE
+        return End.ABORTED if self._dead else End.DRAINING if self.draining else End.DONE
 
     def read_out(self) -> None:
         """Take what came before draining began, so that it is answered."""

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pronghorn.errors import PronghornError
+from pronghorn.errors import End, PronghornError
 from pronghorn.scoreboard.counts import CLOSED_WORD, COUNTERS, MOST, Counts, believed
 from pronghorn.scoreboard.row import (
     BEAT,
@@ -293,7 +293,7 @@ class Scoreboard:
         row = self.row(index)
         row.words[STATE] = 0
         lost = row.unaccounted
-        killed = CLOSED_WORD["killed"]
+        killed = CLOSED_WORD[End.KILLED]
         row.words[killed] = min(believed(row.words[killed]) + lost, MOST)
         self._sum_up()
         self._gone.take(row)

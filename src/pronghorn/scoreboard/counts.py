@@ -14,6 +14,7 @@ import socket
 import struct
 from array import array
 
+from pronghorn.errors import End
 from pronghorn.peers import packed
 
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(8)
@@ -22,20 +23,7 @@ COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for
 PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of an entry, see ChildCounts
 ENTRY_WORDS = COUNTERS + 8  # words
 _NOTHING = memoryview(bytes(ENTRY_WORDS * 8)).cast("q")
-REASONS = ("done", "draining", "aborted", "reset", "timeout", "error", "killed", "handshake")
-REASON_OF = {
-    "ConnectionResetError": "reset", "BrokenPipeError": "reset", "ConnectionAbortedError": "aborted",
-    "PeerTimeout": "timeout", "TimeoutError": "timeout", "idle": "timeout", "message timeout": "timeout",
-    "write timeout": "timeout", "age": "done", "write buffer": "aborted",
-    "TlsFailed": "reset", "HandshakeFailed": "handshake",
-    "truncated": "done",
-}  # fmt: skip
-CLOSED_WORD = {name: CLOSED + index for index, name in enumerate(REASONS)}
-
-
-def end_reason(found: str) -> str:
-    """The one of REASONS for what ended a connection: that word itself, or the name of an error or of a deadline."""
-    return found if found in CLOSED_WORD else REASON_OF.get(found, "error")
+CLOSED_WORD = {end.value: CLOSED + index for index, end in enumerate(End)}
 
 
 def believed(value: int, most: int = MOST) -> int:
@@ -84,7 +72,7 @@ class Counts:
 
     @property
     def closed(self) -> dict[str, int]:
-        """Connections that have ended, by reason: the keys are REASONS."""
+        """Connections that have ended, by reason: the keys are those of errors.End."""
         return {name: believed(self.words[index]) for name, index in CLOSED_WORD.items()}
 
     @property
@@ -139,7 +127,7 @@ class ChildCounts:
         counts.words[:] = _NOTHING
         self._free.append(counts)
 
-    def settle(self, counts: Counts, into: Counts, reason: str = "killed") -> bool:
+    def settle(self, counts: Counts, into: Counts, reason: str = End.KILLED) -> bool:
         """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more. True
         if it has not said itself how that ended: then it is counted as closed for `reason`."""
         silent = not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS])

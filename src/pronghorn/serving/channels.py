@@ -16,14 +16,14 @@ from pronghorn.connection.closing import FIRST_WORD, first_word_due
 from pronghorn.connection.interfaces import AnyConnection, Watchable
 from pronghorn.connection.proxy_header import Introduction
 from pronghorn.connection.proxy_protocol import ProxyHeader
-from pronghorn.errors import PeerTimeout
+from pronghorn.errors import AGE, PeerTimeout
 from pronghorn.handlers.messages import Protocol
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.row import DRAINING, LEAVING
 from pronghorn.serving.acceptor import Acceptor
 from pronghorn.serving.context import Context
-from pronghorn.serving.timeouts import AGE, ChannelTimeouts
+from pronghorn.serving.timeouts import ChannelTimeouts
 
 if TYPE_CHECKING:
     from pronghorn.serving.handshakes import Handshakes

@@ -14,7 +14,7 @@ from pronghorn import events
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.states import is_peers_fault
-from pronghorn.errors import HandshakeFailed
+from pronghorn.errors import End, HandshakeFailed, end_of
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
 from pronghorn.handlers.handler import Handler
 from pronghorn.lifespans import Lifespan
@@ -30,7 +30,6 @@ from pronghorn.scoreboard.counts import (
     OPEN,
     PROGRAM,
     Counts,
-    end_reason,
 )
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
@@ -191,7 +190,7 @@ class Context(Door):
             counts, done = self.counts, self._done
             counts.add(OPEN, -1)
             self._left(conn.peer)
-            word = "error" if conn.number in self._faulty else end_reason(reason)
+            word = End.ERROR if conn.number in self._faulty else end_of(reason)
             counts.add(CLOSED_WORD[word])
             self._faulty.discard(conn.number)
             done[0] += conn.bytes_in

@@ -16,10 +16,10 @@ from pronghorn.connection.blocking import Connection, cut, end_reading, end_unse
 from pronghorn.connection.closing import last_call, let_go
 from pronghorn.connection.in_flight import is_over
 from pronghorn.connection.proxy_header import TOO_LATE, WRONG, read_header
-from pronghorn.errors import BadProxyHeader, DescriptorLost, PeerTimeout
+from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.serving.context import Context
-from pronghorn.serving.timeouts import AGE, OutsideTimeouts, ended_because
+from pronghorn.serving.timeouts import OutsideTimeouts, ended_because
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut

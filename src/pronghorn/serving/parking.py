@@ -12,7 +12,7 @@ import select
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import first_word_due, turn_away
 from pronghorn.connection.proxy_header import TOO_LATE
-from pronghorn.errors import HandshakeFailed
+from pronghorn.errors import End, HandshakeFailed
 from pronghorn.serving.context import Context
 
 
@@ -51,7 +51,7 @@ class Parking:
             if not self._context.limits.is_proxy(conn.peer):
                 error = HandshakeFailed(f"it did not finish the handshake within {timeout:g} s")
                 self._context.failed(conn, error)
-            self._turn_away(conn, "HandshakeFailed")
+            self._turn_away(conn, HandshakeFailed.__name__)
 
     def next(self) -> Connection | None:
         """Draining has begun: the next one who has spoken, or has only just come. The others are closed."""
@@ -60,7 +60,7 @@ class Parking:
             poller.register(fd, select.POLLIN)
             if poller.poll(0) or first_word_due(conn):
                 return self.take(fd)
-            self._turn_away(conn, "draining")
+            self._turn_away(conn, End.DRAINING)
         return None
 
     def _left(self, fd: int) -> Connection:

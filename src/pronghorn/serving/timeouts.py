@@ -21,10 +21,9 @@ from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.socket_facts import LONG_REPLY, Seen, tcp_info, unread, unsent
 from pronghorn.connection.states import State
-from pronghorn.errors import PeerTimeout, reason_of
+from pronghorn.errors import AGE, IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT, End, PeerTimeout, reason_of
 from pronghorn.settings import Settings
 
-IDLE, MESSAGE, WRITE, AGE = "idle", "message timeout", "write timeout", "age"
 LONGEST, SHORTEST = 1.0, 0.05  # seconds between two passes
 PER_DEADLINE = 20  # passes within the shortest deadline: each is two of them late at most
 SHARE = 100  # a pass may take this part of the time
@@ -80,7 +79,7 @@ class Timeouts(Generic[C]):
         elif not seen.partial or seen.messages != conn.messages:
             seen.partial, seen.messages = now, conn.messages
         elif now - seen.partial >= self.message and not unread(sock):
-            return MESSAGE
+            return MESSAGE_TIMEOUT
         return ""
 
 
@@ -102,7 +101,7 @@ class ChannelTimeouts(Timeouts[AnyChannel]):
             elif max(seen.heard, seen.took) <= not_heard_since and _is_silent(channel.sock, self.idle):
                 reason = IDLE
             if seen.stalled and seen.stalled <= stalled_since:
-                reason = WRITE
+                reason = WRITE_TIMEOUT
             if framed:
                 reason = self._message(channel, channel.sock, seen, now) or reason
             if channel.opened <= born and not channel.aged:
@@ -172,7 +171,7 @@ class OutsideTimeouts(Timeouts[Connection]):
         if now - heard >= self.idle and not (seen.stalled and first):  # then the next look tells whether it takes
             return IDLE
         if seen.stalled and now - seen.stalled >= self.write:
-            return WRITE
+            return WRITE_TIMEOUT
         old = math.inf if conn.aged else conn.opened + self.age
         seen.look_at = now if seen.stalled or info is None else min(heard + self.idle, now + self.write, old)
         return AGE if old <= now else ""
@@ -190,7 +189,7 @@ def ended_because(conn: Connection, error: BaseException | None) -> str:
     if conn.aged and not isinstance(error, PeerTimeout):
         return AGE
     if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
-        return "draining"
+        return End.DRAINING
     if error is None and conn.program_end.startswith("killed"):
-        return "error"
+        return End.ERROR
     return conn.reason if error is None else reason_of(error)

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterable
 
+from pronghorn.errors import End
 from pronghorn.scoreboard.counts import BORN, CLOSED_WORD, PROGRAM, ChildCounts
 from pronghorn.supervisor.generation import NEVER, Worker
 from pronghorn.system.processes import end_reading, kill
@@ -47,7 +48,7 @@ class Orphans:
             if entry not in alive:
                 self.children.settle(self.children.block(entry), row, "")
         lost = max(0, row.unaccounted - len(alive))
-        row.add(CLOSED_WORD["killed"], lost)
+        row.add(CLOSED_WORD[End.KILLED], lost)
         self._write()
         return lost
 
@@ -60,7 +61,7 @@ class Orphans:
         program = self.children.program(entry) == pid
         if host := self.children.host(entry):
             self.row.source_remove((host, 0))
-        self.children.settle(block, self.row, "done" if program and status == 0 else "killed")
+        self.children.settle(block, self.row, End.DONE if program and status == 0 else End.KILLED)
         self._write()
 
     def care(self, now: float) -> None:

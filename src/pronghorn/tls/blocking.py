@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering
 from pronghorn.connection.socket_facts import TcpInfo
-from pronghorn.errors import HandshakeFailed, TlsFailed
+from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed
 from pronghorn.tls.records import FLOOD, MOST_UNASKED, RECORD, Records, TlsFacts
 
 CHUNK = 256 * 1024
@@ -272,7 +272,7 @@ class TlsCalls(Base):
 
     @property
     def reason(self) -> str:
-        return "truncated" if self.records is not None and self.records.truncated else "done"
+        return TRUNCATED if self.records is not None and self.records.truncated else End.DONE
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.tls is not None:

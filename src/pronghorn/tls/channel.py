@@ -18,7 +18,7 @@ from pronghorn.connection.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OP
 from pronghorn.connection.closing import READ_SIZE, first_word_due
 from pronghorn.connection.states import moved
 from pronghorn.connection.transport import Bytes
-from pronghorn.errors import HandshakeFailed, TlsFailed
+from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed
 from pronghorn.tls.records import FLOOD, Records, TlsFacts
 
 TLS_SLOTS: tuple[str, ...] = ("_added", "_begins", "_then", "records", *SLOTS)
@@ -98,7 +98,7 @@ class AnyTlsChannel(AnyChannel):
     @property
     def reason(self) -> str:
         told = super().reason
-        return "truncated" if told == "done" and self.records.truncated else told
+        return TRUNCATED if told == End.DONE and self.records.truncated else told
 
     def on_readable(self) -> None:
         if self.state is OPENING:

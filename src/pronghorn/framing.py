@@ -26,16 +26,14 @@ PREFIXES = {1: struct.Struct(">B"), 2: struct.Struct(">H"), 4: struct.Struct(">I
 class Cutter:
     """One connection's cutter: the base of all.
 
-    `dropped` counts the unfinished messages that the peer's end left behind. After MessageTooLong a cutter is spent:
-    its connection is to be closed.
+    After MessageTooLong a cutter is spent: its connection is to be closed.
     """
 
-    __slots__ = ("_limit", "_unfinished", "dropped")
+    __slots__ = ("_limit", "_unfinished")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unfinished: bytearray | None = None
-        self.dropped = 0
 
     @property
     def partial(self) -> bool:
@@ -50,10 +48,8 @@ class Cutter:
         raise NotImplementedError
 
     def finish(self) -> list[bytes]:
-        """The peer has ended: what is unfinished, if this framing delivers it; otherwise it is dropped and counted."""
-        if self._unfinished is not None:
-            self._unfinished = None
-            self.dropped += 1
+        """The peer has ended: what is unfinished, if this framing delivers it; otherwise it is dropped."""
+        self._unfinished = None
         return []
 
     def _too_long(self, complete: list[bytes]) -> NoReturn:

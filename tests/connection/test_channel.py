@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pronghorn.connection.asyncio_channel import AsyncioChannel
 from pronghorn.connection.channel import Channel, Terms
 from pronghorn.connection.states import TRANSITIONS, State, moved
 from pronghorn.handlers.messages import Protocol
@@ -247,11 +248,13 @@ def test_a_protocol_with_a_buffer_of_its_own_is_filled(pair: Pair) -> None:
 
 
 def test_what_came_before_draining_is_read_out(pair: Pair) -> None:
-    channel, protocol, theirs, _ = pair
+    plain, protocol, theirs, loop = pair
+    channel = AsyncioChannel(plain.sock, 2, "peer", Terms(loop, plain.drain))
+    channel.open(protocol)
     theirs.sendall(b"before")
     channel.read_out()
     channel.feed_eof()
-    assert protocol.told == ["made", b"before", "eof"] and channel.is_closing()
+    assert protocol.told == ["made", "made", b"before", "eof"] and channel.is_closing()
     channel.settle()
     assert channel.state is State.CLOSED, "nothing was sent that the peer could lose"
 

@@ -21,7 +21,7 @@ from pronghorn.connection.own_context import asked_by
 from pronghorn.errors import DescriptorLost
 
 
-class OnAsyncio(AnyChannel):
+class AnyAsyncioChannel(AnyChannel):
     """What asyncio's loops and handlers ask of a channel beyond the rest, whatever lies below it."""
 
     __slots__ = ()
@@ -34,12 +34,49 @@ class OnAsyncio(AnyChannel):
     def view(self) -> TransportSocket:
         return TransportSocket(self.sock)
 
+    # How a conversation ends while its server drains: see asyncio_drain.py.
+
+    @property
+    def application(self) -> Any:
+        """The handler's own protocol; the channel's may be asyncio's TLS below that (loop.start_tls)."""
+        return getattr(self.protocol, "_app_protocol", None) or self.protocol
+
+    def tell_draining(self) -> None:
+        """Call the protocol's `draining()`, if it has one: a true answer says that it wants to stay."""
+        tell = getattr(self.application, "draining", None)
+        try:
+            if callable(tell) and self.context.run(tell):
+                self.stay()
+        except BaseException as error:
+            self._failed(error)
+
+    def answered(self) -> bool:
+        """Whether something was written since input last came."""
+        return not self.bytes_in or self._written() > self._asked
+
+    def feed_eof(self) -> None:
+        """Let the protocol think that the peer has finished. One that does not want to close goes on hearing."""
+        if self.ended or self.is_closing():
+            return
+        if hasattr(self.protocol, "_stream_reader"):  # of asyncio's streams, which bear nothing behind their end
+            self._end()
+            return
+        try:
+            stay = self.context.run(self.protocol.eof_received)
+        except BaseException as error:
+            self._failed(error)
+        else:
+            if stay:
+                self.stay()
+            else:
+                self.close()
+
     def _force_close(self, error: BaseException | None) -> None:
         """What asyncio's own TLS calls of the transport below it when that cannot go on."""
         self._gone(error)
 
 
-class AsyncioChannel(OnAsyncio, asyncio.Transport):
+class AsyncioChannel(AnyAsyncioChannel, asyncio.Transport):
     """A channel that is an asyncio.Transport, as handlers may assert."""
 
     __slots__ = (*SLOTS, "__weakref__")  # as asyncio's own

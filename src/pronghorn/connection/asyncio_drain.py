@@ -15,12 +15,15 @@ import contextvars
 import gc
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pronghorn.connection.channel import OPENING, AnyChannel
+from pronghorn.connection.channel import OPENING
 from pronghorn.connection.closing import first_word_due, last_call
 from pronghorn.connection.own_context import asked_by, conversation
 from pronghorn.connection.socket_facts import tcp_info, unread, unsent
+
+if TYPE_CHECKING:
+    from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
 
 LOOK = 0.05  # seconds between two looks
 SHARE = 20  # looks may take this part of the time
@@ -33,7 +36,7 @@ class Farewell:
 
     __slots__ = ("_channel", "_last_call", "_moved", "_quiet", "_since", "_told", "deadline")
 
-    def __init__(self, channel: AnyChannel, quiet: float, deadline: float, timeout: float) -> None:
+    def __init__(self, channel: AnyAsyncioChannel, quiet: float, deadline: float, timeout: float) -> None:
         self._channel = channel
         self._quiet = quiet if quiet < timeout else math.inf
         self.deadline = deadline
@@ -83,14 +86,14 @@ class Tasks:
     __slots__ = ("_asked", "_held")
 
     def __init__(self) -> None:
-        self._held: dict[AnyChannel | None, list[Any]] | None = None
+        self._held: dict[Any, list[Any]] | None = None
         self._asked: set[int] = set()
 
-    def held_by(self, channel: AnyChannel) -> list[Any]:
+    def held_by(self, channel: AnyAsyncioChannel) -> list[Any]:
         """All of them: a coroutine handler's own, and what it has begun."""
         return self._look().get(channel, [])
 
-    def asked_by(self, channel: AnyChannel) -> bool:
+    def asked_by(self, channel: AnyAsyncioChannel) -> bool:
         """Whether one was begun for the protocol's input, and not when its connection was made."""
         self._look()
         return channel.number in self._asked
@@ -115,7 +118,7 @@ def context_of(task: Any) -> contextvars.Context | None:
     return next((each for each in gc.get_referents(task) if isinstance(each, contextvars.Context)), None)
 
 
-def owes(channel: AnyChannel, tasks: Tasks) -> bool:
+def owes(channel: AnyAsyncioChannel, tasks: Tasks) -> bool:
     """Whether the handler owes its client something, as far as one can tell from beside it."""
     if _unsent(channel) or (channel.wants_read and unread(channel.sock)):
         return True
@@ -161,7 +164,7 @@ def _innermost(coroutine: Any) -> Any:
     return inner
 
 
-def feed_end(channel: AnyChannel) -> None:
+def feed_end(channel: AnyAsyncioChannel) -> None:
     """Tell the handler that its input has ended. With asyncio's own TLS above the channel (start_tls) that is told
     above it: below, it would cut the TLS off, and what the handler still has to say with it."""
     above = channel.application
@@ -187,11 +190,11 @@ def look_at_all(farewells: dict[int, Farewell], now: float) -> float:
     return max(LOOK, SHARE * (time.monotonic() - began))
 
 
-def _unsent(channel: AnyChannel) -> bool:
+def _unsent(channel: AnyAsyncioChannel) -> bool:
     return channel.get_write_buffer_size() > 0 or unsent(channel.sock) > 0
 
 
-def _last_word(channel: AnyChannel, now: float) -> float:
+def _last_word(channel: AnyAsyncioChannel, now: float) -> float:
     """When the last byte went or came, as far as the kernel tells; else, that is now."""
     info = tcp_info(channel.sock)
     return now if info is None else now - min(info.ms_since_sent, info.ms_since_received) / 1000

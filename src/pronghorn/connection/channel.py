@@ -283,43 +283,8 @@ class AnyChannel(Transport):
                 return
             self.on_readable()
 
-    @property
-    def application(self) -> Any:
-        """The handler's own protocol; the channel's may be asyncio's TLS below that (loop.start_tls)."""
-        return getattr(self.protocol, "_app_protocol", None) or self.protocol
-
-    def tell_draining(self) -> None:
-        """Call the protocol's `draining()`, if it has one: a true answer says that it wants to stay."""
-        tell = getattr(self.application, "draining", None)
-        try:
-            if callable(tell) and self.context.run(tell):
-                self.stay()
-        except BaseException as error:
-            self._failed(error)
-
     def stay(self) -> None:
         self.stays = True
-
-    def answered(self) -> bool:
-        """Whether something was written since input last came."""
-        return not self.bytes_in or self._written() > self._asked
-
-    def feed_eof(self) -> None:
-        """Let the protocol think that the peer has finished. One that does not want to close goes on hearing."""
-        if self.ended or self.is_closing():
-            return
-        if hasattr(self.protocol, "_stream_reader"):  # of asyncio's streams, which bear nothing behind their end
-            self._end()
-            return
-        try:
-            stay = self.context.run(self.protocol.eof_received)
-        except BaseException as error:
-            self._failed(error)
-        else:
-            if stay:
-                self.stay()
-            else:
-                self.close()
 
     def cut(self, error: BaseException) -> None:
         """End now, whatever is unsent; if a PeerError is the reason, the kernel is to forget it too."""

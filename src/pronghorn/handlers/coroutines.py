@@ -15,10 +15,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
+from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioChannel, AsyncioLoop
 from pronghorn.connection.asyncio_drain import Farewell, context_of, look_at_all
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.channel import AnyChannel, Terms
+from pronghorn.connection.channel import Terms
 from pronghorn.connection.closing import READ_SIZE
 from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
@@ -41,7 +41,7 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
 
     inner: MessageProtocol | None = None
     """Who cuts the input into messages, if it is a message function that is served."""
-    transport: AnyChannel
+    transport: AnyAsyncioChannel
 
     def __init__(self, handle: Streams, limit: int) -> None:
         loop = asyncio.get_running_loop()
@@ -163,7 +163,7 @@ class OwnLoops:
             runner.close()
 
     def _leave_taken(
-        self, loop: asyncio.AbstractEventLoop, channel: AnyChannel, deadline: float, timeout: float
+        self, loop: asyncio.AbstractEventLoop, channel: AnyAsyncioChannel, deadline: float, timeout: float
     ) -> None:
         """Have the conversation come to its end by then; called from another flow of control."""
         farewells = {0: Farewell(channel, self._quiet, deadline, timeout)}

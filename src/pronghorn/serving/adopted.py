@@ -16,8 +16,8 @@ from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
 from pronghorn.connection.asyncio_drain import LOOK, Farewell, Tasks, context_of
-from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.closing import first_word_due, last_call
 from pronghorn.connection.own_context import conversation
 from pronghorn.lifespans import ASYNC, Lifespan, kind_of, lifespan
@@ -46,7 +46,7 @@ class AdoptedServer(asyncio.AbstractServer):
         self._factory, self._tls, self._serves = factory, tls, starts
         self.where = where
         """The port or the path that its library asked for; None if it does not matter."""
-        self.channels: weakref.WeakSet[AnyChannel] = weakref.WeakSet()
+        self.channels: weakref.WeakSet[AnyAsyncioChannel] = weakref.WeakSet()
         self.bound: socket.socket | None = None
         """What its library has bound, and wants to have closed."""
         self._closed = False
@@ -103,7 +103,7 @@ class AdoptedServer(asyncio.AbstractServer):
         for channel in list(self.channels):
             channel.abort()
 
-    def take(self, channel: AnyChannel) -> None:
+    def take(self, channel: AnyAsyncioChannel) -> None:
         """Give a connection to the library, with the TLS that it asked for."""
         if not self.is_serving():
             channel.close()
@@ -191,7 +191,7 @@ class Adoption:
             "port or path for each."
         )
 
-    def server_of(self, channel: AnyChannel) -> AdoptedServer:
+    def server_of(self, channel: AnyAsyncioChannel) -> AdoptedServer:
         if len(self.servers) == 1:
             return self.servers[0]
         where = _where(channel.sockname)
@@ -202,7 +202,7 @@ class Adoption:
         drain, quiet = current_drain(), place.quiet
         await drain.begins()
         latest = last_call(drain.deadline, drain.timeout) - min(1.0, drain.timeout / 4)
-        farewells: weakref.WeakKeyDictionary[AnyChannel, Farewell] = weakref.WeakKeyDictionary()
+        farewells: weakref.WeakKeyDictionary[AnyAsyncioChannel, Farewell] = weakref.WeakKeyDictionary()
         while (now := time.monotonic()) < latest:
             tasks, owing = Tasks(), False
             for channel in [each for server in self.servers for each in server.channels if not each.is_closing()]:

@@ -26,6 +26,7 @@ from pronghorn.serving.context import Context
 from pronghorn.serving.timeouts import ChannelTimeouts
 
 if TYPE_CHECKING:
+    from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
     from pronghorn.serving.handshakes import Handshakes
 
 
@@ -232,7 +233,8 @@ class Loops:
         """Of an asyncio handler's conversation, once it owes nothing: see connection/asyncio_drain.py."""
         drain = self.context.drain
         deadline = drain.deadline if drain.begun else time.monotonic() + drain.timeout
-        self._farewells[channel.number] = Farewell(channel, self.context.settings.drain_quiet, deadline, drain.timeout)
+        quiet, speaks = self.context.settings.drain_quiet, cast("AnyAsyncioChannel", channel)
+        self._farewells[channel.number] = Farewell(speaks, quiet, deadline, drain.timeout)
         if not self._looks:
             self._looks = True
             self.call_later(0, self._look_at_farewells)

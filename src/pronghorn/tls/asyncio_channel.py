@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from pronghorn.connection.asyncio_channel import AsyncioChannel, OnAsyncio
+from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioChannel
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import AnyChannel, Terms
 from pronghorn.tls.blocking import TlsCalls
 from pronghorn.tls.channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
 
 
-class AsyncioTlsChannel(OnAsyncio, AnyTlsChannel, asyncio.Transport):
+class AsyncioTlsChannel(AnyAsyncioChannel, AnyTlsChannel, asyncio.Transport):
     """An AsyncioChannel with TLS below it."""
 
     __slots__ = (*TLS_SLOTS, "__weakref__")
 
 
-def channel_over(conn: Connection, terms: Terms) -> AnyChannel:
+def channel_over(conn: Connection, terms: Terms) -> AnyAsyncioChannel:
     """A channel that has a blocking connection's descriptor, and its TLS, while it lasts; `part` ends that."""
     conn.setblocking(False)
     sock: socket.socket = conn
-    made: type[AnyChannel] = AsyncioChannel
+    made: type[AnyAsyncioChannel] = AsyncioChannel
     records = conn.records if isinstance(conn, TlsCalls) else None
     if records is not None:
         made = AsyncioTlsChannel

@@ -1,4 +1,4 @@
-"""Where one message ends.
+"""Framings: the rules that cut a stream of bytes into messages (stream, lines, delimited, length-prefixed).
 
 Law: bytes in, messages out, and back; no sockets, no clock, no handler. A `Framing` is a rule: frozen, shared by all
 connections. Its `cutter()` is one connection's memory of the rule: fed whatever arrived, it gives the messages that

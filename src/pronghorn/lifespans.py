@@ -1,4 +1,4 @@
-"""What a handler needs for as long as its worker lives: a database pool, a table that is read once, a task.
+"""`lifespan`: what a handler sets up once per worker and takes down after its drain (a database pool, a table, a task).
 
 Law: one per worker. It is entered before the worker is ready and left after its drain; children of the fork model have
 what it yielded and never leave it. Its value is a global of the process, so that it costs a connection nothing. An

@@ -1,9 +1,9 @@
-"""How a conversation of asyncio's styles is brought to its end while its server drains.
+"""How the conversation of an asyncio handler is brought to its end while its server drains.
 
-Law: nothing that looks like the client's end is told while the conversation owes something. It owes while input is
-newer than output, while a coroutine handler does something else than wait to read, while bytes are unsent, and for a
-quiet moment after whatever was said last. Then, and shortly before the deadline in any case, the end of input is told.
-Nobody is interrupted here, and nothing blocks: `look` is called now and then, on the loop that has the channel.
+Law: the handler is not told an end of input while it owes its client something: while input is newer than output, while
+a coroutine handler does something else than wait to read, while bytes are unsent, and for `drain_quiet` seconds after
+the last byte. Then, and shortly before the deadline in any case, the end of input is told. Nothing here interrupts a
+handler or blocks: `look` is called now and then, on the loop that has the channel.
 
 Tried and dropped: to tell the end of input as soon as draining begins. To most libraries that says that the client is
 gone and its work can be dropped: aiosmtpd lost mails, aiohttp, uvicorn and grpclib replies that were being made.

@@ -1,7 +1,6 @@
-"""asyncio's selectors, for descriptors that somebody closes behind their back.
+"""asyncio's selectors, made to survive that a handler or a library closes a watched descriptor by its number.
 
-Law: asyncio trusts that a descriptor stays what it was until it is told otherwise; a handler, or a library, may have
-closed it by its number. Here the loop survives that, and is told no more of what cannot be taken out of its set.
+Law: the loop goes on, and a descriptor that was closed and cannot be taken out of the kernel's set is reported no more.
 """
 
 from __future__ import annotations

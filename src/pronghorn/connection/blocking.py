@@ -94,9 +94,9 @@ class ConnectionBase:
     fd: int
     """The number that its descriptor had at first."""
     inode: int
-    """By what its descriptor can be told from whatever may have its number later."""
+    """Of its socket: the descriptor's number may be given to another socket later."""
     lost: bool
-    """Somebody else has closed its descriptor."""
+    """A handler or a library has closed its descriptor by its number."""
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
         self.number, self.peer, self.drain = number, peer, drain
@@ -163,12 +163,12 @@ class ConnectionBase:
         return int(info.bytes_in)
 
     def is_own(self) -> bool:
-        """Whether the descriptor still leads where it led, or was taken or closed in order."""
+        """Whether the descriptor still leads to the same socket, or was detached or closed in order."""
         fd = self.fileno()
         return fd < 0 or identity(fd) == self.inode or self.fileno() != fd  # closed in order by another flow, just now
 
     def lose(self) -> None:
-        """Somebody else has closed the descriptor: touch it no more, since its number may be another's."""
+        """The descriptor was closed by its number, which another socket may have by now: it is not touched any more."""
         self.lost = True
         self.detach()
 
@@ -229,7 +229,7 @@ class ConnectionBase:
             self.bytes_in, self.bytes_out = info.bytes_in, info.bytes_out
 
     def linger(self, until: float = math.inf) -> None:
-        """Say our last word and let the peer take it: see linger()."""
+        """Half-close, and let the peer take what was sent: see closing.linger."""
         linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
 
     @property

@@ -1,8 +1,8 @@
-"""One accepted connection in a loop: it never blocks, and it is the transport that its protocol writes to.
+"""`Channel`: one accepted connection in a loop, which never blocks, and is the transport that its protocol writes to.
 
-Law: a Channel knows its socket, its protocol and how much is unsent; it knows no loop. Whoever waits for it reads
-`wants_read` and `wants_write`, calls `on_readable` and `on_writable`, and is told through `loop.changed(channel)` when
-either has changed or there is something to `settle()`. Readiness is a hint: every call here finds out for itself, so
+Law: a Channel knows its socket, its protocol and how much is unsent, and of its loop only `interfaces.Loop`. The loop
+reads `wants_read` and `wants_write`, calls `on_readable` and `on_writable`, and is told by `loop.changed(channel)` when
+a wish has changed or there is something to `settle()`. Readiness is a hint: every call here finds out for itself, so
 that an event for a descriptor that has meanwhile become another's does no harm.
 
 Nothing is torn down while a protocol's callback runs: `close()` only marks, and `settle()`, called by the loop after
@@ -18,7 +18,7 @@ import time
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
-from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering, drop_unsent, end, is_heard_out
+from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering, drop_unsent, end, may_close
 from pronghorn.connection.interfaces import Loop
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, identity, unread, unsent
@@ -399,7 +399,7 @@ class AnyChannel(Transport):
             self.loop.call_later(LINGER_LOOK, self._look)
 
     def _linger(self) -> None:
-        if self._lingering and self.state is CLOSING and is_heard_out(self.sock, self._lingering):
+        if self._lingering and self.state is CLOSING and may_close(self.sock, self._lingering):
             self.state, self.wants_read = moved(self.state, CLOSED), False
             self.loop.changed(self)
 

@@ -1,4 +1,8 @@
-"""How a connection is closed so that no reply is lost, and how one is turned away."""
+"""Closing: how a connection lingers so that no reply is lost, is turned away unserved, or is cut short.
+
+Law: close(2) with unread input makes the kernel send a reset, which takes away what the peer has not read yet
+(RFC 1122, 4.2.2.13). So the server half-closes, throws away input, and closes when the peer has taken everything.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,7 @@ class Lingering:
         return ended or not (came or unsent) or now >= self.until
 
 
-def is_heard_out(sock: socket.socket, lingering: Lingering, *, reading_shut: bool = False) -> bool:
+def may_close(sock: socket.socket, lingering: Lingering, *, reading_shut: bool = False) -> bool:
     """One look at a connection that lingers: throw away what came; whether to close now. `reading_shut`: an end of
     input proves nothing."""
     came = unread(sock) > 0
@@ -72,7 +76,7 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
     except (OSError, ValueError):  # closed, by the handler or the peer
         return
     lingering, poller = Lingering(time.monotonic(), until), None
-    while not is_heard_out(sock, lingering, reading_shut=reading_shut):
+    while not may_close(sock, lingering, reading_shut=reading_shut):
         if reading_shut:  # poll(2) would not wait
             time.sleep(LINGER_LOOK)
             continue
@@ -83,7 +87,7 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
 
 
 def close(sock: _socket.socket) -> None:
-    """Close a descriptor; what close(2) reports of its last moments concerns nobody any more, and it is closed."""
+    """Close a descriptor. An error that close(2) reports changes nothing: the descriptor is closed."""
     try:
         sock.close()
     except OSError:
@@ -112,6 +116,7 @@ def turn_away(fd: int) -> None:
 
 
 def say_no(sock: _socket.socket) -> None:
+    """Half-close, and throw away what has come: the peer reads an end, and not a reset."""
     try:
         sock.setblocking(False)
         sock.shutdown(socket.SHUT_WR)
@@ -131,10 +136,10 @@ def let_go(sock: socket.socket) -> None:
 
 
 def first_word_due(conn: AnyConnection) -> float:
-    """Seconds that a Connection or a Channel still gets for its first byte although draining began.
+    """Seconds that a connection still gets for its first byte although draining began; 0 once it has sent something.
 
-    A client connects and then writes: between the two it was accepted, and owes nothing. To end it there would lose
-    it, and a reload must lose nobody. One that has said something, or had its time, gets nothing more.
+    A client connects and then writes. A connection that is ended between the two loses the client's request, and a
+    reload must lose none.
     """
     if conn.bytes_in or conn.drain is None:
         return 0.0
@@ -143,14 +148,14 @@ def first_word_due(conn: AnyConnection) -> float:
 
 
 def last_call(deadline: float, timeout: float) -> float:
-    """When the end is told to those that still owe something: so long before the deadline of their drain, which has
-    `timeout` seconds in all, that they may say what they still have to say."""
+    """When handlers that still owe something are told the end of their input: so long before the drain deadline that
+    they can finish. `timeout` is what the drain has in all, in seconds."""
     return deadline - min(LAST_WORDS, timeout / 4)
 
 
 def drop_unsent(sock: socket.socket) -> None:
-    """Have the kernel throw away what is unsent when the socket is closed, instead of keeping it for a peer that takes
-    nothing (socket(7), SO_LINGER with a time of 0: the peer finds a reset)."""
+    """Have the kernel throw away what is unsent when the socket is closed; the peer then reads a reset (socket(7),
+    SO_LINGER with a time of 0)."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     except OSError:

@@ -1,7 +1,7 @@
-"""A protocol on a flow of control of its own: the shape that reacts, driven by blocking calls.
+"""`drive`: a protocol over a blocking connection, on a flow of control of its own.
 
-Law: everything that a protocol is told, it is told on its connection's own flow, one call at a time. Others may write
-to the transport and close it; they never call the protocol.
+Law: all calls of a protocol are made on its connection's own flow, one at a time. Other flows may write to the
+transport and close it; they never call the protocol.
 """
 
 from __future__ import annotations

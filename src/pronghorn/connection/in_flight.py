@@ -1,7 +1,8 @@
-"""What a conversation on a flow of control of its own owes while its server drains, as one can tell from beside it.
+"""Whether a conversation on a flow of control of its own owes its client a reply, while the server drains.
 
-Law: nobody is asked and nobody is interrupted: a protocol says what it holds, of other handlers the kernel tells. What
-owes nothing, and was quiet for a while, may be told the end of its input. For asyncio's styles see asyncio_drain.py.
+Law: no handler is called and none is interrupted. A protocol says whether it holds half a message; of other handlers
+the kernel tells what they wait for. A conversation that owes nothing, and was quiet for a while, may be told the end of
+its input. For asyncio's styles see asyncio_drain.py.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A context of its own for each connection (contextvars): what one conversation sets no other sees.
+"""The context (contextvars) that each connection has for itself, and our own variables in it.
 
-Law: a connection's context is a copy of the one that was current when its worker had become ready, so that what the
-handler's import and its lifespan have set is there. All that the server calls of a handler for one connection runs in
-it, connection_lost included; tasks and timers that are made there copy it, as they do everywhere. A copy costs one
-small object, whatever is in it (PEP 567).
+Law: what one conversation sets no other sees. A connection's context is a copy of the one that was current when its
+worker had become ready, so that what the handler's import and its lifespan have set is there. All that the server calls
+of a handler for one connection runs in that context, connection_lost included; tasks and timers that are made there
+copy it, as they do everywhere. A copy costs one small object, whatever is in it (PEP 567).
 
 Tried and dropped: to enter it around a loop's event instead of around the handler's callback. asyncio's callbacks run
 in copies of their own, so that each registration of a descriptor would begin a new one.
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pronghorn.connection.channel import AnyChannel
 
 of_a_client: ContextVar[bool] = ContextVar("pronghorn_of_a_client", default=False)
-"""Whether what runs here serves a connection, or was begun by what does."""
+"""Whether the running code serves a connection, or was started by code that does."""
 conversation: ContextVar[AnyChannel | None] = ContextVar("pronghorn_conversation", default=None)
-"""The channel whose coroutine handler runs here, or what that has begun."""
+"""The channel whose coroutine handler is running, or has started what is running."""
 asked_by: ContextVar[int] = ContextVar("pronghorn_asked_by", default=0)
-"""The number of the connection for whose input this was begun, and not when it was made."""
+"""The number of the connection whose input started this task; 0 for one that was started when it was made."""
 
 
 def base() -> Context:

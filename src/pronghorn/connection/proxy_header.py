@@ -1,8 +1,7 @@
-"""What comes before the conversation: the PROXY header of a connection that a proxy has made for its client.
+"""How a connection waits for its PROXY header: `HeaderWait` in a loop, `read_header` where it may block.
 
-Law: the header is read in the connection's own time, never where connections are accepted, and to the last byte of it
-and no further: what follows may be TLS, which reads for itself. A proxy that is too slow, or says something else, loses
-that connection. `Introduction` is a thing for a loop, `read_header` waits.
+Law: the header is read in the connection's own time, never where connections are accepted, and exactly to its last
+byte: TLS may follow, which reads for itself. A proxy that is too slow, or sends something else, loses that connection.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ def _nothing(thing: Watchable) -> None:
 
 
 class Introduction:
-    """A connection in a loop that awaits its header: CLOSED means that it came, or `refusal` says why not; the socket
-    is still open."""
+    """A connection in a loop that waits for its header. Once its state is CLOSED, `header` is there, or `refusal` says
+    why not; the socket is still open."""
 
     __slots__ = tuple("_changed _reader deadline detail header peer refusal sock state wants_read".split())
     wants_write = False
 
     def __init__(self, sock: socket.socket, peer: Peer, deadline: float) -> None:
-        """`deadline` is monotonic; whoever keeps it calls `late()`."""
+        """`deadline` is monotonic; the caller looks at it, and calls `late()`."""
         self.sock, self.peer, self.deadline = sock, peer, deadline
         self.header: ProxyHeader | None = None
         self.refusal = self.detail = ""
@@ -44,7 +43,7 @@ class Introduction:
         self._reader = HeaderReader()
 
     def tell(self, changed: Callable[[Watchable], None]) -> None:
-        """A loop watches it from now on: `changed` is called, now and when it is over."""
+        """A loop watches the socket from now on: `changed` is called, now and when the wait is over."""
         self._changed = changed
         changed(self)
 

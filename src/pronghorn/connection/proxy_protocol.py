@@ -1,9 +1,9 @@
 """The PROXY protocol's header, versions 1 and 2: bytes in, addresses out (HAProxy, doc/proxy-protocol.txt).
 
 Law: no I/O. The reader says how many bytes the header still needs at least, and the caller reads no more than that:
-what follows belongs to somebody else, to TLS perhaps. Both versions are at least 15 bytes long, so the first read can
-be of 15. Whatever the format does not allow is refused: this is a border of trust. That a header came from somebody who
-may speak for others is for the caller to have checked.
+what follows is the conversation, or TLS. Both versions are at least 15 bytes long, so the first read can be of 15.
+Whatever the format does not allow is refused, since the header decides who a client is. The caller has checked that
+the connection comes from a trusted proxy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import msgspec
 
 from pronghorn.errors import BadProxyHeader
-from pronghorn.peers import plain
+from pronghorn.peers import Peer, plain
 
 SHORTEST = 15
 LONGEST_V1 = 107  # its CR and LF counted
@@ -26,7 +26,6 @@ CRC32C = 3
 FAMILIES = {b"TCP4": (socket.AF_INET, 7), b"TCP6": (socket.AF_INET6, 2)}  # and an address's shortest text
 INET, INET6, UNIX = 1, 2, 3
 SIZES = {0: 0, INET: 12, INET6: 36, UNIX: 216}
-Peer = tuple[str, int] | str
 
 
 class ProxyHeader(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The states of a connection, and the table of their transitions."""
+"""The states of a connection and the table of their transitions; which errors are the peer's fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both transports answer alike, of asyncio's transport interface (asyncio.Transport).
+"""`Transport`, the base of Channel and BlockingTransport: what both answer alike of asyncio.Transport.
 
 Law: only calls that follow from the others. How bytes are sent and received differs: see channel.py and driver.py.
 """
@@ -78,12 +78,12 @@ class Transport:
         return default if self.tls is None else self.tls.extra(name, default)
 
     def view(self) -> Any:
-        """The socket to look at, and to set options of; it cannot be closed, nor read or written past the transport."""
+        """The socket, for its addresses and options: it cannot be closed, nor read or written past the transport."""
         return SocketView(self.sock)
 
     @property
     def sockname(self) -> Any:
-        """Our own address, after the end too; None if nobody knows it any more."""
+        """Our own address, after the end too; None if it was not asked for in time."""
         try:
             return self.sock.getsockname()
         except OSError:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
+from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, TcpInfo, identity, tcp_info, unsent
 from pronghorn.connection.transport import Transport, counted
@@ -71,9 +72,8 @@ class ConnectionBase:
     """It has lived for `max_connection_age`, and is being ended for that."""
     seen: Seen | None
     leave: Callable[[float, float], None] | None
-    """Asks the loop of its own that has it to end the conversation by a deadline, within so many seconds."""
     cancel: Callable[[], None] | None
-    """Asks that loop to cancel what its handler runs, when the drain deadline is there."""
+    """See `lend_to_loop`; None without such a loop."""
     leaves_by: float
     """The deadline that was told."""
     flow: int
@@ -122,13 +122,15 @@ class ConnectionBase:
         """A protocol is driven over the connection; `partial` tells whether it holds half a message."""
         self.protocol, self.partial, self.hears_drain = protocol, partial, hears_drain
 
-    def lend_to_loop(self, channel: Any, leave: Callable[[float, float], None], cancel: Callable[[], None]) -> None:
-        """A loop of its own has the connection, with a `channel` over it, until `lend_to_loop` is undone by
-        `take_from_loop`."""
+    def lend_to_loop(
+        self, channel: AnyConnection, leave: Callable[[float, float], None], cancel: Callable[[], None]
+    ) -> None:
+        """An asyncio loop of its own serves the connection through `channel`, until `take_from_loop`. `leave` has the
+        conversation end by a deadline, within so many seconds; `cancel` cancels what the handler runs."""
         self.protocol, self.leave, self.cancel = channel, leave, cancel
 
     def take_from_loop(self) -> None:
-        """That loop is through with it."""
+        """The loop has ended its part."""
         self.leave = self.cancel = None
 
     def lend_to_program(self, pid: int, kill: Callable[[], None]) -> None:

@@ -23,24 +23,9 @@ from pronghorn.connection.transport import Bytes, Transport, limits_of
 class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
 
-    __slots__ = (
-        "_closing",
-        "_flow",
-        "_high",
-        "_lock",
-        "_low",
-        "_name",
-        "_poller",
-        "_readable",
-        "_told",
-        "conn",
-        "drain",
-        "error",
-        "peer",
-        "protocol",
-        "proxy",
-        "sock",
-        "wrote_eof",
+    __slots__ = tuple(
+        "_closing _flow _high _lock _low _name _poller _readable _told conn drain error peer protocol proxy "
+        "sock wrote_eof".split()
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:

@@ -98,16 +98,7 @@ class Shelf:
 class Certificates:
     """The server's certificates: made by the supervisor before it forks, and asked by workers for a `context`."""
 
-    __slots__ = (
-        "__weakref__",
-        "_current",
-        "_followers",
-        "_seen",
-        "_settings",
-        "_shelf",
-        "_warned",
-        "described",
-    )
+    __slots__ = tuple("__weakref__ _current _followers _seen _settings _shelf _warned described".split())
 
     def __init__(self, settings: Settings, loaded: Loaded | None = None) -> None:
         """Takes what was `loaded`, or loads it. Raises BadCertificate, or BadSetting if the settings do not fit

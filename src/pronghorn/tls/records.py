@@ -73,23 +73,9 @@ class TlsFacts:
 class Records:
     """The TLS of one connection: what came is fed and taken, what goes is sealed."""
 
-    __slots__ = (
-        "_client",
-        "_early",
-        "_head",
-        "_hello",
-        "_incoming",
-        "_left",
-        "_max_hello",
-        "_outgoing",
-        "begun",
-        "ended",
-        "failed",
-        "object",
-        "said_goodbye",
-        "shaken",
-        "truncated",
-        "waiting",
+    __slots__ = tuple(
+        "_client _early _head _hello _incoming _left _max_hello _outgoing begun ended failed object "
+        "said_goodbye shaken truncated waiting".split()
     )
 
     def __init__(self, context: ssl.SSLContext, server_name: str | None = None, *, client: bool = False) -> None:

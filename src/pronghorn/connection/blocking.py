@@ -153,9 +153,6 @@ class ConnectionBase:
         """Whether the next read need not wait, whatever poll(2) says: there is something pending, or the end."""
         return False
 
-    def shake_hands(self, context: Any, seconds: float) -> None:
-        """Hold the handshake."""
-
     def pending(self) -> int:
         """Bytes that are in this process already, and readable whatever select(2) says."""
         return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pronghorn.connection import own_context
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
@@ -20,6 +20,9 @@ from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.serving.context import Context
 from pronghorn.serving.timeouts import OutsideTimeouts, ended_because
+
+if TYPE_CHECKING:
+    from pronghorn.tls.blocking import TlsConnection
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
@@ -65,7 +68,7 @@ class Conversations:
             return
         try:
             if context.certificates is not None:
-                conn.shake_hands(context.certificates.context, self.settings.handshake_timeout)
+                cast("TlsConnection", conn).shake_hands(context.certificates.context, self.settings.handshake_timeout)
             context.handler.converse(conn)
         except BaseException as raised:
             error = raised

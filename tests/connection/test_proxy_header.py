@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pronghorn.connection.interfaces import Watchable
-from pronghorn.connection.proxy_header import TOO_LATE, WRONG, Introduction, read_header
+from pronghorn.connection.proxy_header import TOO_LATE, WRONG, HeaderWait, read_header
 from pronghorn.connection.proxy_protocol import SIGNATURE, ProxyHeader
 from pronghorn.connection.states import State
 from pronghorn.errors import BadProxyHeader
@@ -72,48 +72,48 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
-def test_an_introduction_reads_its_header_and_no_more(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_header_wait_reads_its_header_and_no_more(ends: tuple[socket.socket, socket.socket]) -> None:
     one, other = ends
     changes: list[Watchable] = []
-    introduction = Introduction(other, ("127.0.0.2", 1), 10.0)
-    introduction.tell(changes.append)
+    header_wait = HeaderWait(other, ("127.0.0.2", 1), 10.0)
+    header_wait.tell(changes.append)
     for byte in LINE[:-1]:
         one.send(bytes([byte]))
-        introduction.on_readable()
-    assert (introduction.state, introduction.wants_read, introduction.header) == (State.OPENING, True, None)
+        header_wait.on_readable()
+    assert (header_wait.state, header_wait.wants_read, header_wait.header) == (State.OPENING, True, None)
     one.send(b"\nhello")
-    introduction.on_readable()
-    assert (introduction.header, introduction.refusal, introduction.is_closing(), introduction.wants_read) == (
+    header_wait.on_readable()
+    assert (header_wait.header, header_wait.refusal, header_wait.is_closing(), header_wait.wants_read) == (
         HEADER,
         "",
         True,
         False,
     )
-    assert changes == [introduction] * 2  # when it is watched, and when it is over
-    introduction.late()
-    introduction.on_readable()
-    assert (introduction.refusal, changes) == ("", [introduction] * 2)
+    assert changes == [header_wait] * 2  # when it is watched, and when it is over
+    header_wait.late()
+    header_wait.on_readable()
+    assert (header_wait.refusal, changes) == ("", [header_wait] * 2)
     assert other.recv(100) == b"hello"
 
 
 @pytest.mark.parametrize(("sent", "detail"), [(b"hello", "begins with b'hello'"), (b"PROXY TC", "ended before it")])
-def test_an_introduction_says_why_there_is_no_header(
+def test_a_header_wait_says_why_there_is_no_header(
     ends: tuple[socket.socket, socket.socket], sent: bytes, detail: str
 ) -> None:
     one, other = ends
-    introduction = Introduction(other, "", 10.0)
+    header_wait = HeaderWait(other, "", 10.0)
     one.sendall(sent)
     one.close()
-    introduction.on_readable()
-    introduction.on_readable()
-    assert (introduction.refusal, introduction.is_closing()) == (WRONG, True)
-    assert detail in introduction.detail
+    header_wait.on_readable()
+    header_wait.on_readable()
+    assert (header_wait.refusal, header_wait.is_closing()) == (WRONG, True)
+    assert detail in header_wait.detail
 
 
-def test_an_introduction_that_is_late(ends: tuple[socket.socket, socket.socket]) -> None:
-    introduction = Introduction(ends[1], "", 10.0)
-    introduction.late()
-    assert (introduction.refusal, introduction.is_closing()) == (TOO_LATE, True)
+def test_a_header_wait_that_is_late(ends: tuple[socket.socket, socket.socket]) -> None:
+    header_wait = HeaderWait(ends[1], "", 10.0)
+    header_wait.late()
+    assert (header_wait.refusal, header_wait.is_closing()) == (TOO_LATE, True)
 
 
 def test_reading_a_header_waits_for_it_and_no_longer(ends: tuple[socket.socket, socket.socket]) -> None:

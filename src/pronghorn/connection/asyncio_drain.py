@@ -30,7 +30,7 @@ SHARE = 20  # looks may take this part of the time
 OF_ASYNCIO = tuple(f"asyncio/{each}.py" for each in ("locks", "queues", "taskgroups", "tasks"))  # where tasks meet
 
 
-class Farewell:
+class Ending:
     """One conversation that is to end by `deadline` (monotonic), within `timeout` seconds, and after `quiet` seconds
     in which nothing was said."""
 
@@ -181,12 +181,12 @@ def feed_end(channel: AnyAsyncioChannel) -> None:
         channel.close()
 
 
-def look_at_all(farewells: dict[int, Farewell], now: float) -> float:
+def look_at_all(endings: dict[int, Ending], now: float) -> float:
     """One look at each; those that are through are taken out. Seconds until the next look."""
     began, tasks = time.monotonic(), Tasks()
-    for number, farewell in list(farewells.items()):
-        if farewell.look(now, tasks):
-            del farewells[number]
+    for number, ending in list(endings.items()):
+        if ending.look(now, tasks):
+            del endings[number]
     return max(LOOK, SHARE * (time.monotonic() - began))
 
 

@@ -112,7 +112,7 @@ class ConnectionBase:
         self.inode = identity(self.fd)
         self.lost = False
 
-    def introduce(self, header: ProxyHeader) -> None:
+    def take_header(self, header: ProxyHeader) -> None:
         """A proxy has said for which client it made the connection: its `peer` is that client from now on."""
         self.proxy = header
         if header.source is not None:

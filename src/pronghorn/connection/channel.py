@@ -294,7 +294,7 @@ class AnyChannel(Transport):
         if isinstance(error, PeerError) and (self._backlog or unsent(self.sock)):
             drop_unsent(self.sock)
         else:
-            self._farewell()
+            self._before_cut()
         if isinstance(error, TooMuchUnsent):
             self.loop.failed(self, error)
         self._gone(error)
@@ -326,7 +326,7 @@ class AnyChannel(Transport):
     def _written(self) -> int:
         return self.bytes_out + (len(self._backlog) if self._backlog is not None else 0)
 
-    def _farewell(self) -> None:
+    def _before_cut(self) -> None:
         """What is still to be said before a connection is cut: nothing, unless a layer below has a last word."""
 
     def _wish(self) -> None:

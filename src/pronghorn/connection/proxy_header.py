@@ -25,7 +25,7 @@ def _nothing(thing: Watchable) -> None:
     pass
 
 
-class Introduction:
+class HeaderWait:
     """A connection in a loop that waits for its header. Once its state is CLOSED, `header` is there, or `refusal` says
     why not; the socket is still open."""
 

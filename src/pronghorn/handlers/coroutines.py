@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioChannel, AsyncioLoop
-from pronghorn.connection.asyncio_drain import Farewell, context_of, look_at_all
+from pronghorn.connection.asyncio_drain import Ending, context_of, look_at_all
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import Terms
 from pronghorn.connection.closing import READ_SIZE
@@ -166,11 +166,11 @@ class OwnLoops:
         self, loop: asyncio.AbstractEventLoop, channel: AnyAsyncioChannel, deadline: float, timeout: float
     ) -> None:
         """Have the conversation come to its end by then; called from another flow of control."""
-        farewells = {0: Farewell(channel, self._quiet, deadline, timeout)}
+        endings = {0: Ending(channel, self._quiet, deadline, timeout)}
 
         def look() -> None:
-            rest = look_at_all(farewells, time.monotonic())
-            if farewells:
+            rest = look_at_all(endings, time.monotonic())
+            if endings:
                 loop.call_later(rest, look)
 
         try:

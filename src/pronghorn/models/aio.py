@@ -43,7 +43,7 @@ class AsyncioLoops(Loops):
 
     def release(self, thing: Watchable) -> None:
         super().release(thing)
-        if not (self.open or self.introductions) and self.context.drain.lets_go:
+        if not (self.open or self.header_waits) and self.context.drain.lets_go:
             if self.context.drain.begun:
                 self._last.set()
             else:
@@ -86,7 +86,7 @@ class AsyncioLoops(Loops):
         loop.remove_reader(drain.fileno())
         self.begin_draining()
         self._last.clear()  # the last one may have gone just before the queue brought another
-        if self.open or self.introductions:
+        if self.open or self.header_waits:
             try:
                 await asyncio.wait_for(self._last.wait(), max(0.0, drain.deadline - loop.time()))
             except TimeoutError:

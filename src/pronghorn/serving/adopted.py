@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
-from pronghorn.connection.asyncio_drain import LOOK, Farewell, Tasks, context_of
+from pronghorn.connection.asyncio_drain import LOOK, Ending, Tasks, context_of
 from pronghorn.connection.closing import first_word_due, last_call
 from pronghorn.connection.own_context import conversation
 from pronghorn.lifespans import ASYNC, Lifespan, kind_of, lifespan
@@ -202,12 +202,12 @@ class Adoption:
         drain, quiet = current_drain(), place.quiet
         await drain.begins()
         latest = last_call(drain.deadline, drain.timeout) - min(1.0, drain.timeout / 4)
-        farewells: weakref.WeakKeyDictionary[AnyAsyncioChannel, Farewell] = weakref.WeakKeyDictionary()
+        endings: weakref.WeakKeyDictionary[AnyAsyncioChannel, Ending] = weakref.WeakKeyDictionary()
         while (now := time.monotonic()) < latest:
             tasks, owing = Tasks(), False
             for channel in [each for server in self.servers for each in server.channels if not each.is_closing()]:
-                farewell = farewells.setdefault(channel, Farewell(channel, quiet, drain.deadline, drain.timeout))
-                owing = bool(first_word_due(channel)) or not farewell.is_over(now, tasks) or owing
+                ending = endings.setdefault(channel, Ending(channel, quiet, drain.deadline, drain.timeout))
+                owing = bool(first_word_due(channel)) or not ending.is_over(now, tasks) or owing
             if not owing:
                 return
             await asyncio.sleep(LOOK)

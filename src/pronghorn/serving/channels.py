@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from pronghorn.connection import own_context
-from pronghorn.connection.asyncio_drain import Farewell, look_at_all
+from pronghorn.connection.asyncio_drain import Ending, look_at_all
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
 from pronghorn.connection.interfaces import AnyConnection, Watchable
-from pronghorn.connection.proxy_header import Introduction
+from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import AGE, PeerTimeout
 from pronghorn.handlers.messages import Protocol
@@ -52,14 +52,14 @@ class Loops:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.open = cast(dict[int, AnyChannel], context.open)
-        self.introductions: dict[Introduction, None] = {}  # in the order of their deadlines
+        self.header_waits: dict[HeaderWait, None] = {}  # in the order of their deadlines
         self.acceptors = [
             Acceptor(each, context, self.adopt, self.changed, self.call_later) for each in context.listeners
         ]
         self._descriptors = context.model.descriptors
         self._terms = Terms(self, context.drain, context.settings.max_write_buffer, context.settings.write_high_water)
         self._draining = False
-        self._farewells: dict[int, Farewell] = {}
+        self._endings: dict[int, Ending] = {}
         self._looks = False  # at these, from time to time
         self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
         self._to_look_at: list[AnyChannel] = []
@@ -85,30 +85,30 @@ class Loops:
             context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
             return
         if context.limits.proxied and context.limits.is_proxy(peer):
-            self._await_header(Introduction(sock, peer, time.monotonic() + context.settings.handshake_timeout))
+            self._await_header(HeaderWait(sock, peer, time.monotonic() + context.settings.handshake_timeout))
         else:
             self._open(sock, peer)
 
-    def _await_header(self, introduction: Introduction) -> None:
-        introduction.on_readable()
-        if introduction.is_closing():
-            self._header_came(introduction)
+    def _await_header(self, header_wait: HeaderWait) -> None:
+        header_wait.on_readable()
+        if header_wait.is_closing():
+            self._header_came(header_wait)
         else:
-            self.introductions[introduction] = None
-            introduction.tell(self.changed)
+            self.header_waits[header_wait] = None
+            header_wait.tell(self.changed)
 
-    def _header_came(self, introduction: Introduction) -> None:
+    def _header_came(self, header_wait: HeaderWait) -> None:
         """Or it did not, and the connection is refused; so it is when a limit is against the client."""
-        self.introductions.pop(introduction, None)
-        peer, header, limit = introduction.peer, introduction.header, introduction.refusal
+        self.header_waits.pop(header_wait, None)
+        peer, header, limit = header_wait.peer, header_wait.header, header_wait.refusal
         if header is not None:
             peer = peer if header.source is None else header.source
             limit = self.context.refusal_of_client(peer)
         if limit:
-            self.context.refuse(introduction.sock.detach(), peer, limit, introduction.detail)
+            self.context.refuse(header_wait.sock.detach(), peer, limit, header_wait.detail)
             self.relieve()
         else:
-            self._open(introduction.sock, peer, header)
+            self._open(header_wait.sock, peer, header)
 
     def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
         context = self.context
@@ -143,7 +143,7 @@ class Loops:
             thing.listener.close()
             if all(acceptor.listener.fileno() < 0 for acceptor in self.acceptors):
                 self.context.let_go()
-        elif isinstance(thing, Introduction):
+        elif isinstance(thing, HeaderWait):
             self._header_came(thing)
         elif isinstance(thing, AnyChannel):
             self.context.holders.pop(thing.fileno(), None)
@@ -181,10 +181,10 @@ class Loops:
 
     def _look_for_late(self) -> None:
         now = time.monotonic()
-        for introduction in list(self.introductions):
-            if introduction.deadline > now:
+        for header_wait in list(self.header_waits):
+            if header_wait.deadline > now:
                 break
-            introduction.late()
+            header_wait.late()
 
     def let_go(self) -> None:
         """Let go of the listeners, and go on with what is open until it ends by itself."""
@@ -194,17 +194,17 @@ class Loops:
 
     def is_deserted(self) -> bool:
         """Nobody is here, and nobody can come."""
-        return not (self.open or self.introductions) and all(each.listener.fileno() < 0 for each in self.acceptors)
+        return not (self.open or self.header_waits) and all(each.listener.fileno() < 0 for each in self.acceptors)
 
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
         self.context.row.state = DRAINING
         for acceptor in self.acceptors:
             acceptor.retire()
-        if self.introductions:
+        if self.header_waits:
             patience = min(FIRST_WORD, self.context.drain.timeout / 2)
-            for introduction in self.introductions:
-                introduction.deadline = min(introduction.deadline, time.monotonic() + patience)
+            for header_wait in self.header_waits:
+                header_wait.deadline = min(header_wait.deadline, time.monotonic() + patience)
             self.call_later(patience, self._look_for_late)
         for channel in list(self.open.values()):
             self._drain(channel)
@@ -234,16 +234,16 @@ class Loops:
         drain = self.context.drain
         deadline = drain.deadline if drain.begun else time.monotonic() + drain.timeout
         quiet, speaks = self.context.settings.drain_quiet, cast("AnyAsyncioChannel", channel)
-        self._farewells[channel.number] = Farewell(speaks, quiet, deadline, drain.timeout)
+        self._endings[channel.number] = Ending(speaks, quiet, deadline, drain.timeout)
         if not self._looks:
             self._looks = True
-            self.call_later(0, self._look_at_farewells)
+            self.call_later(0, self._look_at_endings)
 
-    def _look_at_farewells(self) -> None:
-        rest = look_at_all(self._farewells, time.monotonic())
-        self._looks = bool(self._farewells)
+    def _look_at_endings(self) -> None:
+        rest = look_at_all(self._endings, time.monotonic())
+        self._looks = bool(self._endings)
         if self._looks:
-            self.call_later(rest, self._look_at_farewells)
+            self.call_later(rest, self._look_at_endings)
 
     def keep_deadlines(self) -> None:
         """From now on, end the connections that are over their time."""
@@ -261,8 +261,8 @@ class Loops:
 
     def note_late(self) -> None:
         """The drain deadline is there: count what is open."""
-        for introduction in list(self.introductions):
-            introduction.late()
+        for header_wait in list(self.header_waits):
+            header_wait.late()
         for channel in list(self.open.values()):
             if not channel.is_lingering():
                 self.context.note_cut(channel.number, channel.peer, channel.opened)

@@ -108,7 +108,7 @@ class Conversations:
         except (BadProxyHeader, OSError) as error:
             limit, detail = WRONG, str(error)
         else:
-            conn.introduce(header)
+            conn.take_header(header)
             limit = context.refusal_of_client(conn.peer)
         if not limit:
             context.observe(ConnectionOpened(conn.number, conn.peer))

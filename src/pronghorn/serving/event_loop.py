@@ -60,7 +60,7 @@ class Turns(Loops):
             self._begin()
         if self._now >= drain.deadline:
             self.cut()
-        return bool(self.open or self.introductions or self._changed)
+        return bool(self.open or self.header_waits or self._changed)
 
     def changes(self) -> Iterator[Watchable]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
@@ -91,7 +91,7 @@ class Turns(Loops):
     def timeout(self) -> float:
         """Seconds to wait at most: until something falls due, and never longer than a tick."""
         drain = self.context.drain
-        if drain.lets_go and (self.is_deserted() or (drain.begun and not (self.open or self.introductions))):
+        if drain.lets_go and (self.is_deserted() or (drain.begun and not (self.open or self.header_waits))):
             return 0.0
         return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
 

@@ -148,7 +148,7 @@ class AnyTlsChannel(AnyChannel):
     def _written(self) -> int:
         return AnyChannel._written(self) - self._added
 
-    def _farewell(self) -> None:
+    def _before_cut(self) -> None:
         if not (self._backlog or self.is_closing()):
             self._push(self.records.goodbye())
 

@@ -82,7 +82,7 @@ class AnyChannel(Transport):
         self._asked = 0  # what had been written when the last input came
         self._backlog: bytearray | None = None
         self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
-        self._name: Any = None  # our address, once the socket is gone
+        self._name = None  # our address, once the socket is gone
         self.seen: Seen | None = None
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
@@ -317,7 +317,7 @@ class AnyChannel(Transport):
                 self._error = DescriptorLost()
                 self.loop.failed(self, self._error)
             self.sock.detach()
-        self._name = self.sockname
+        self.keep_sockname()
         end(self.sock)
         self._fd = -1
 

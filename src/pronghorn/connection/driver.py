@@ -36,7 +36,7 @@ class BlockingTransport(Transport):
         self.error: BaseException | None = None
         self.wrote_eof = False
         self._high, self._low = limits_of(None, None)
-        self._name: Any = None  # our address, once the socket is gone
+        self._name = None  # our address, once the socket is gone
         self._closing = False
         self._told = False
         self._flow = threading.get_ident()
@@ -208,5 +208,5 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
         if not (isinstance(raised, OSError) and is_peers_fault(raised)):
             raise
     finally:
-        transport._name = transport.sockname  # for whoever asks later
+        transport.keep_sockname()
         transport.protocol.connection_lost(error)

@@ -29,6 +29,7 @@ class Transport:
     """The handler does not want to be ended by draining."""
     protocol: Any
     bytes_in: int
+    _name: Any
     _low: int
     _high: int
     tls: Any = None
@@ -87,7 +88,11 @@ class Transport:
         try:
             return self.sock.getsockname()
         except OSError:
-            return getattr(self, "_name", None)
+            return self._name
+
+    def keep_sockname(self) -> None:
+        """The socket will be closed, or another's: `sockname` tells what it tells now."""
+        self._name = self.sockname
 
     @property
     def messages(self) -> int:

@@ -36,6 +36,6 @@ def channel_over(conn: Connection, terms: Terms) -> AnyAsyncioChannel:
 def part(channel: AnyChannel, conn: Connection) -> None:
     """The channel is over, and the connection has its descriptor for itself again."""
     conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
-    channel._name = channel.sockname
+    channel.keep_sockname()
     if channel.sock is not conn:
         channel.sock.detach()

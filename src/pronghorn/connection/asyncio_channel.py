@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pronghorn.connection.asyncio_selectors import TRUST, make_anew
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import CLOSED, SLOTS, AnyChannel
-from pronghorn.connection.interfaces import AnyConnection, Watchable
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.own_context import asked_by
 from pronghorn.errors import DescriptorLost
 

@@ -17,15 +17,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
-from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.proxy_protocol import ProxyHeader
-from pronghorn.connection.socket_facts import Seen, TcpInfo, identity, tcp_info, unsent
-from pronghorn.connection.transport import Transport, counted
-from pronghorn.errors import End, PeerError
-from pronghorn.lifespans import current_lifespan
+from pronghorn.connection.socket_facts import TcpInfo, identity, tcp_info, unsent
+from pronghorn.connection.transport import Transport
+from pronghorn.errors import PeerError
 from pronghorn.peers import Peer
 from pronghorn.system import wait_channel
 from pronghorn.system.drain import Drain
@@ -46,31 +45,14 @@ class Waits:
         """This flow lives, though it does not wait."""
 
 
-class ConnectionBase:
+class ConnectionBase(AnyConnection):
     """What every blocking connection carries beside its socket; a mixin, for sockets of more than one library."""
 
-    fileno: Callable[[], int]
-    detach: Callable[[], int]
-    number: int
-    """Counted from 1 in each worker."""
-    peer: Peer
-    """The address that accept(2) gave: after a reset getpeername(2) no longer tells."""
-    opened: float
-    bytes_in: int
-    bytes_out: int
     reading_shut: bool
     hears_drain: bool
     """Its own flow of control waits for the drain beside its input, and tells its protocol."""
-    drain: Drain | None
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
-    protocol: Any
-    """What is driven over the connection, if it is a protocol: or the channel over it, on a loop of its own."""
-    proxy: ProxyHeader | None
-    """What the proxy said, if one made the connection for its client."""
-    aged: bool
-    """It has lived for `max_connection_age`, and is being ended for that."""
-    seen: Seen | None
     leave: Callable[[float, float], None] | None
     cancel: Callable[[], None] | None
     """See `lend_to_loop`; None without such a loop."""
@@ -82,21 +64,18 @@ class ConnectionBase:
     """The process id of the program behind it; 0 where there is none."""
     silent_since: float
     """Since when (monotonic) it seems to owe nothing; infinite while it does."""
-    stays: bool
-    """Its handler does not want to be ended by draining."""
     cut_by: BaseException | None
     """Why it was cut, if it was."""
-    program_end: str
-    """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
-    waits: Waits = Waits()
-    tls: Any = None
-    """What a handler may know of the TLS below; None where there is none."""
     fd: int
     """The number that its descriptor had at first."""
     inode: int
     """Of its socket: the descriptor's number may be given to another socket later."""
     lost: bool
     """A handler or a library has closed its descriptor by its number."""
+    waits: Waits = Waits()
+    if TYPE_CHECKING:
+
+        def detach(self) -> int: ...
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
         self.number, self.peer, self.drain = number, peer, drain
@@ -106,7 +85,7 @@ class ConnectionBase:
         self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = self.cancel = None
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
-        self.cut_by: BaseException | None = None
+        self.cut_by = None
         self.program_end = ""
         self.fd = self.fileno()
         self.inode = identity(self.fd)
@@ -142,11 +121,6 @@ class ConnectionBase:
         self.program, self.on_cut = 0, None
         if self.cut_by is None:
             self.program_end = ending
-
-    @property
-    def reason(self) -> str:
-        """Why the connection ended, if nothing went wrong."""
-        return End.DONE
 
     @property
     def holds_input(self) -> bool:
@@ -189,29 +163,9 @@ class ConnectionBase:
         return own[:2] if isinstance(own, tuple) else os.fsdecode(own)
 
     @property
-    def messages(self) -> int:
-        """Messages that a framing has cut so far; 0 for a handler without one."""
-        return counted(self.protocol)
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a part of a message has come, and the rest is waited for."""
-        return getattr(self.protocol, "unfinished", False)
-
-    @property
     def received(self) -> int:
         """Bytes that have been read so far, by whoever reads them."""
         return self.protocol.bytes_in if isinstance(self.protocol, Transport) else self.bytes_in
-
-    @property
-    def draining(self) -> bool:
-        """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
-        return self.drain is not None and self.drain.begun
-
-    def stay(self) -> None:
-        """The handler wants to go on although the server drains: until it ends the conversation, or until the drain
-        deadline."""
-        self.stays = True
 
     def whereabouts(self) -> wait_channel.Place:
         """What its flow of control, or its program, waits for."""
@@ -231,16 +185,8 @@ class ConnectionBase:
         """Half-close, and let the peer take what was sent: see closing.linger."""
         linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
 
-    @property
-    def lifespan(self) -> Any:
-        """What the handler's lifespan yielded in this worker."""
-        return current_lifespan()
 
-
-SLOTS = tuple(
-    "number peer proxy opened aged bytes_in bytes_out protocol seen cut_by program_end reading_shut hears_drain "
-    "drain partial on_cut leave cancel leaves_by flow program silent_since stays fd inode lost".split()
-)
+SLOTS = tuple(sorted({**AnyConnection.__annotations__, **ConnectionBase.__annotations__}.keys() - {"tls", "waits"}))
 
 
 class Connection(ConnectionBase, socket.socket):

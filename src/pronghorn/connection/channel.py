@@ -57,7 +57,6 @@ class AnyChannel(Transport):
     """A non-blocking connection, whatever class its slots make it: see Channel, and AsyncioChannel."""
 
     __slots__: tuple[str, ...] = NOTHING
-    program_end = ""  # no program is behind a channel
 
     def __init__(
         self,
@@ -282,9 +281,6 @@ class AnyChannel(Transport):
             if not self.wants_read or not unread(self.sock):
                 return
             self.on_readable()
-
-    def stay(self) -> None:
-        self.stays = True
 
     def cut(self, error: BaseException) -> None:
         """End now, whatever is unsent; if a PeerError is the reason, the kernel is to forget it too."""

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 
-from pronghorn.connection.interfaces import AnyConnection
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.socket_facts import unread, unsent
 
 READ_SIZE = 64 * 1024

@@ -24,13 +24,13 @@ class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
 
     __slots__ = tuple(
-        "_closing _flow _high _lock _low _name _poller _readable _told conn drain error peer protocol proxy "
+        "_closing _flow _high _lock _low _name _poller _readable _told conn drain error number peer protocol proxy "
         "sock wrote_eof".split()
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
         self.conn = self.sock = conn
-        self.peer, self.proxy = conn.peer, conn.proxy
+        self.number, self.peer, self.proxy = conn.number, conn.peer, conn.proxy
         self.drain = conn.drain
         self.protocol = protocol
         self.error: BaseException | None = None
@@ -43,10 +43,6 @@ class BlockingTransport(Transport):
         self._lock = threading.Lock()
         self._poller: select.poll | None = None
         self._readable: threading.Event | None = None  # made by the first pause_reading()
-
-    @property
-    def number(self) -> int:
-        return self.conn.number
 
     @property
     def stays(self) -> bool:  # type: ignore[override]

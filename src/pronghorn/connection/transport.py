@@ -9,38 +9,22 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from pronghorn.connection.proxy_protocol import ProxyHeader
-from pronghorn.lifespans import current_lifespan
+from pronghorn.connection.base import AnyConnection
 from pronghorn.peers import Peer
-from pronghorn.system.drain import Drain
 
 Bytes = bytes | bytearray | memoryview
 
 
-class Transport:
+class Transport(AnyConnection):
     """The base of Channel and BlockingTransport."""
 
     __slots__ = ()
     sock: socket.socket
-    peer: Peer
-    proxy: ProxyHeader | None
-    drain: Drain | None
-    stays: bool
-    """The handler does not want to be ended by draining."""
-    protocol: Any
-    bytes_in: int
     _name: Any
     _low: int
     _high: int
-    tls: Any = None
-    """What a handler may know of the TLS below; None where there is none."""
 
     def write(self, data: Bytes) -> None:
-        raise NotImplementedError
-
-    def stay(self) -> None:
-        """The handler wants to go on although the server drains: it hears its input until it closes, or until the
-        drain deadline."""
         raise NotImplementedError
 
     def writelines(self, chunks: Iterable[Bytes]) -> None:
@@ -93,26 +77,6 @@ class Transport:
     def keep_sockname(self) -> None:
         """The socket will be closed, or another's: `sockname` tells what it tells now."""
         self._name = self.sockname
-
-    @property
-    def messages(self) -> int:
-        """Messages that a framing has cut so far; 0 for a handler without one."""
-        return counted(self.protocol)
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a part of a message has come, and the rest is waited for."""
-        return getattr(self.protocol, "unfinished", False)
-
-    @property
-    def lifespan(self) -> Any:
-        """What the handler's lifespan yielded in this worker."""
-        return current_lifespan()
-
-    @property
-    def draining(self) -> bool:
-        """True once the server wants to stop."""
-        return self.drain is not None and self.drain.begun
 
 
 class SocketView:
@@ -204,12 +168,6 @@ def limits_of(high: int | None, low: int | None) -> tuple[int, int]:
     if not high >= low >= 0:
         raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
     return high, low
-
-
-def counted(protocol: Any) -> int:
-    """The messages that a protocol says it has had: its own `messages`, unless a user means something else by that."""
-    messages = getattr(protocol, "messages", 0)
-    return messages if type(messages) is int else 0
 
 
 def fill(protocol: Any, data: bytes) -> None:

@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import turn_away
-from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer

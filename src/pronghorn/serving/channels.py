@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pronghorn.connection import own_context
 from pronghorn.connection.asyncio_drain import Ending, look_at_all
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
-from pronghorn.connection.interfaces import AnyConnection, Watchable
+from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import AGE, PeerTimeout

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from pronghorn import events
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import End, HandshakeFailed, end_of
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed

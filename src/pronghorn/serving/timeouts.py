@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import AnyChannel
-from pronghorn.connection.interfaces import AnyConnection
 from pronghorn.connection.socket_facts import LONG_REPLY, Seen, tcp_info, unread, unsent
 from pronghorn.connection.states import State
 from pronghorn.errors import AGE, IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT, End, PeerTimeout, reason_of

@@ -1,0 +1,77 @@
+"""`AnyConnection`: what Channel, Connection and the transports of protocols share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.socket_facts import Seen
+from pronghorn.errors import End
+from pronghorn.lifespans import current_lifespan
+from pronghorn.peers import Peer
+from pronghorn.system.drain import Drain
+
+
+class AnyConnection:
+    """One accepted connection, whether it may block or not."""
+
+    __slots__ = ()
+    number: int
+    """Counted from 1 in each worker."""
+    peer: Peer
+    """The address that accept(2) gave: after a reset getpeername(2) no longer tells. Or what a proxy said."""
+    proxy: ProxyHeader | None
+    """What the proxy said, if one made the connection for its client."""
+    opened: float
+    """When it was accepted (monotonic seconds)."""
+    bytes_in: int
+    bytes_out: int
+    drain: Drain | None
+    protocol: Any
+    """The handler's, if it is one that reacts, or the channel over the connection, on an asyncio loop of its own."""
+    stays: bool
+    """Its handler does not want to be ended by draining."""
+    aged: bool
+    """It has lived for `max_connection_age`, and is being ended for that."""
+    seen: Seen | None
+    tls: Any = None
+    """What a handler may know of the TLS below; None where there is none."""
+    program_end: str = ""
+    """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
+
+    if TYPE_CHECKING:
+
+        def fileno(self) -> int: ...
+        def is_own(self) -> bool: ...
+        def lose(self) -> None: ...
+
+    @property
+    def reason(self) -> str:
+        """Why the connection ended, in a word or two; if it is still open: if nothing goes wrong."""
+        return End.DONE
+
+    @property
+    def messages(self) -> int:
+        """Messages that a framing has cut so far; 0 for a handler without one."""
+        messages = getattr(self.protocol, "messages", 0)
+        return messages if type(messages) is int else 0  # a user may mean something else by that
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a part of a message has come, and the rest is waited for."""
+        return getattr(self.protocol, "unfinished", False)
+
+    @property
+    def draining(self) -> bool:
+        """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
+        return self.drain is not None and self.drain.begun
+
+    @property
+    def lifespan(self) -> Any:
+        """What the handler's lifespan yielded in this worker."""
+        return current_lifespan()
+
+    def stay(self) -> None:
+        """The handler wants to go on although the server drains: until it ends the conversation, or until the drain
+        deadline."""
+        self.stays = True  # type: ignore[misc]  # a slot of each class below

@@ -24,22 +24,22 @@ MARKED = [
 ]
 FRAMINGS = [*MARKED, prefixed(1), prefixed(2), prefixed(4)]
 
-Outcome = tuple[list[bytes], bool, int]
+Outcome = tuple[list[bytes], bool, bool]
 
 
 def outcome(rule: Framing, pieces: list[bytes], limit: int = LIMIT) -> Outcome:
-    """The messages, whether one was too long, and how many were dropped."""
+    """The messages, whether one was too long, and whether an unfinished one was dropped."""
     cutter = rule.cutter(limit)
     messages: list[bytes] = []
     try:
         for piece in pieces:
             messages += cutter.feed(piece)
-        messages += cutter.finish()
+        partial, rest = cutter.partial, cutter.finish()
     except MessageTooLong as error:
         assert error.limit == limit
-        return messages + error.complete, True, cutter.dropped
+        return messages + error.complete, True, False
     assert not cutter.partial
-    return messages, False, cutter.dropped
+    return messages + rest, False, partial and not rest
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:

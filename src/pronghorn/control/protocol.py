@@ -19,7 +19,6 @@ from pronghorn.errors import BadRequest, PronghornError, nearest
 from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.system.lines import LineReader
 
-COMMANDS = ("status", "workers", "reload", "upgrade", "resize", "drain", "stop")
 LONGEST_REQUEST = 64 * 1024
 PATIENCE = 5.0  # seconds to send a request, and again to take the reply
 
@@ -34,6 +33,9 @@ class CommandSet(Protocol):
     def resize(self, count: int, done: Done) -> None: ...
     def drain(self, done: Done) -> None: ...
     def stop(self, done: Done) -> None: ...
+
+
+COMMANDS = tuple(name for name in vars(CommandSet) if not name.startswith("_"))
 
 
 class Call:

@@ -1,8 +1,8 @@
 """An upgrade: a new program takes the listeners over while the old one still serves.
 
 Law: a transaction, as a reload is. The new program is started with the listeners, the scoreboard and the control socket
-as descriptors, and says on a pipe how its start went; until it has said that it serves, nothing changes here, and if it
-ends, says an error or takes too long, it is killed and forgotten. What is handed over is not removed here: the path of
+as descriptors, and reports on a pair of sockets how its start went. Until it reports that it serves, nothing changes
+here; if it ends, reports an error or takes too long, it is killed. What is handed over is not removed here: the path of
 a unix socket, the lock beside it and the process id file are the new program's from then on.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -25,12 +26,14 @@ from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
 from pronghorn.supervisor.generation import Worker
 from pronghorn.supervisor.poller import Done
+from pronghorn.system.lines import LineReader
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import flush_streams, kill
 from pronghorn.system.signals import SignalPipe, hold_signals, reset_signals
 
 GRACE = 1.0  # seconds that a new program gets to leave by itself
 FAILED = {"kind": WorkerFailedToStart.__name__, "what": "The new program failed."}  # if it does not say what
+LONGEST_REPORT = 256 * 1024  # bytes
 MARGIN = 5.0  # seconds beyond start_timeout: for the interpreter, and for a probe that takes all of its own time
 
 
@@ -45,11 +48,11 @@ class Upgrade(Change):
     def __init__(self, program: NewProgram, fleet: Fleet, callbacks: Callbacks, done: Done) -> None:
         super().__init__(fleet, done)
         self._handed_over = callbacks.handed_over
-        self._line = b""
         self._deadline = time.monotonic() + 2 * fleet.serving.plan.settings.start_timeout + MARGIN
         fleet.observe(events.UpgradeStarted())
-        self._reader, writer = os.pipe()
-        os.set_blocking(self._reader, False)
+        self._line, theirs = socket.socketpair()
+        self._lines = LineReader(self._line, LONGEST_REPORT)
+        writer = theirs.fileno()
         file = anonymous_file("boot", program.boot.replace(b'"report_fd":-1', b'"report_fd":%d' % writer))
         flush_streams()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -58,15 +61,15 @@ class Upgrade(Change):
             if self.successor == 0:
                 _become(file, program.folder, [*program.passed, file, writer], writer, mask)
         except OSError:
-            os.close(self._reader)
+            self._line.close()
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(file)
-            os.close(writer)
+            theirs.close()
         fleet.workers.helpers.add(self.successor)
         fleet.serving.plan.board.share(self.successor)
-        fleet.poller.add(self._reader, self._listen)
+        fleet.poller.add(self._line, self._listen)
 
     def look(self, now: float) -> None:
         if not self.over and now >= self._deadline:
@@ -89,23 +92,20 @@ class Upgrade(Change):
         return {"pid": self.successor, "accepting": accepting}
 
     def _hang_up(self) -> None:
-        self.fleet.poller.remove(self._reader)
-        os.close(self._reader)
+        self.fleet.poller.remove(self._line)
+        self._line.close()
 
     def _listen(self) -> None:
-        more = os.read(self._reader, 65536)
-        self._line += more
-        if self._line.endswith(b"\n"):
+        for line in self._lines.take():
             try:
-                said = msgspec.json.decode(self._line)
-            except msgspec.DecodeError:
+                said = msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.MsgspecError:
                 said = {}
             if "listening" in said:
                 self.over = True
-                self._hang_up()
-            else:
-                self.fail(from_parts({**FAILED, **said.get("error", {})}))
-        elif not more:
+                return self._hang_up()
+            return self.fail(from_parts({**FAILED, **said.get("error", {})}))
+        if self._lines.ended:
             self.fail(WorkerFailedToStart("The new program ended before it was ready.", "The log says more."))
 
 

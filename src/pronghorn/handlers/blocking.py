@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.transport import four_part
 from pronghorn.errors import BadHandler
-from pronghorn.handlers import callables
+from pronghorn.handlers import callables, refusals
 
 OWN_MODULES = ("socketserver", "http.server", "xmlrpc.server", "wsgiref.simple_server", "logging.config")
 LOOKS = 0.005, 0.1
@@ -201,9 +201,9 @@ def call_of(handler: Any, name: str) -> Callable[[Connection], Any]:
         _check_server(handler, name)
         return ServerObject(handler).hold
     if callables.is_handler_class(callables.leads_to(handler)):
-        callables.check_call(handler, "socketserver", name, 3)
+        refusals.check_call(handler, "socketserver", name, 3)
         return ServerObject(StandInServer(handler)).hold
-    if callables.check_call(handler, "blocking", name, 1, 2) == 2:
+    if refusals.check_call(handler, "blocking", name, 1, 2) == 2:
         return _telling(lambda conn: handler(conn, conn.peer), handler, name)
     return _telling(handler, handler, name)
 

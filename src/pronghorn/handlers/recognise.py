@@ -1,7 +1,7 @@
 """Recognition: which of five styles a handler object follows, and the two shapes that are made of it.
 
 Law: recognition never guesses: `style_of` is the table of styles, and `--style` overrides it. A handler that could
-serve no client is refused (callables.py). Nothing is called to find out what it is.
+serve no client is refused (refusals.py). Nothing is called to find out what it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pronghorn import framing as framings
 from pronghorn import lifespans
 from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
-from pronghorn.handlers import callables
+from pronghorn.handlers import callables, refusals
 from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.messages import FRAMING, MessageProtocol, MessageStyle, Protocol
 from pronghorn.lifespans import Lifespan
@@ -65,7 +65,7 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
     if style == "program":
         hint = "Give the program as --exec CMD..., the last thing on the line."
         raise BadSetting("--style is 'program', but the handler is none.", f"It is {name or handler!r}.", hint)
-    callables.check(handler, style, name)
+    refusals.check(handler, style, name)
     if style == "message":
         return _message(handler, rule or framings.stream, settings, name)
     if rule is not None and settings.framing:
@@ -73,7 +73,7 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
             f"--framing is {settings.framing!r}, but the handler is of {style} style.", "", "Leave it out."
         )
     if style == "protocol":
-        callables.check_factory(handler, name)
+        refusals.check_factory(handler, name)
         return Handler(HandlerFacts(name, style, blocks=False, needs_asyncio=False), protocol=handler)
     if style == "asyncio":
         return _of_asyncio(handler, settings, name)
@@ -98,11 +98,11 @@ def style_of(handler: Any, rule: Framing | None) -> str:
 def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Handler:
     made = isinstance(handler, type)
     if made:
-        callables.check_call(handler, "message object", name, 0, 1)
+        refusals.check_call(handler, "message object", name, 0, 1)
         call = functools.partial(handler.__call__, None)
     else:
         call = handler
-    callables.check_call(call, "message", name, 1, 2)
+    refusals.check_call(call, "message", name, 1, 2)
     late = callables.is_coroutine_function(callables.leads_to(handler.__call__ if made else handler))
     if late and not made and not callables.is_coroutine_function(handler):
         handler = callables.replying(handler)
@@ -121,9 +121,9 @@ def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:
     if callables.is_coroutine_function(lead) or (
         not callables.is_protocol(lead) and callables.fits(handler, 0, 2) == 2
     ):
-        callables.check_call(handler, "asyncio", name, 2)
+        refusals.check_call(handler, "asyncio", name, 2)
         return _asyncio(callables.awaiting(handler), settings, name)
-    callables.check_factory(handler, name)
+    refusals.check_factory(handler, name)
     return _asyncio(handler, settings, name, streams=False)
 
 

@@ -1,7 +1,7 @@
 """`pronghorn ctl`: ask a running server, over its control socket.
 
-Law: one command is one request; what the request means is known to the server alone. request.py holds how long an
-answer may take, tables.py shows the result to a person, and with --json the server's own result is printed as it came.
+Law: one command is one request; what the request means is known to the server alone. request.py has their help and
+their patience, tables.py shows a result to a person, and with --json the server's own result is printed as it came.
 whom.py finds the server that is meant.
 """
 
@@ -21,15 +21,6 @@ from pronghorn.errors import BadRequest, PronghornError, nearest
 
 NOT_SERVING = 1  # an exit status
 
-HELP = {
-    "status": "How the server is: state, workers, connections, the last reload.",
-    "workers": "How each worker is.",
-    "reload": "Read settings and handler anew: new workers, then drain the old. What does not work changes nothing.",
-    "upgrade": "The same with a new program: after an update of Pronghorn or of Python.",
-    "resize": "Change the number of workers to N; those that are too many finish what they have.",
-    "drain": "Let all workers finish and leave, while new clients wait; resize or reload goes on.",
-    "stop": "Let open connections finish, and end the server.",
-}
 READY = "The exit status is 1 unless the server is SERVING and a worker is ready."
 PARAMETERS = {
     "status": click.option("--ready", is_flag=True, help=READY),
@@ -44,7 +35,10 @@ FILE = (
     "The server's settings file, for its name and its control socket. Without this, the one that serve would find in "
     "the working folder."
 )
-TIMEOUT = "How long to wait for the answer. Without it 10s; 5m for reload and upgrade, 1h for drain and stop."
+TIMEOUT = (
+    f"How long to wait for the answer. Without it {request.QUICK:g}s; {request.CHANGE / 60:g}m for reload and upgrade, "
+    f"{request.DRAIN / 3600:g}h for drain and stop."
+)
 OPTIONS = (
     takes_json,
     click.option("--name", "-n", metavar="NAME", envvar="PRONGHORN_NAME", show_envvar=True, help=NAME),
@@ -110,7 +104,7 @@ def _add(what: str) -> None:
 
     for option in (*reversed(OPTIONS), *filter(None, [PARAMETERS.get(what)])):
         run = option(run)
-    command.command(what, help=HELP[what])(run)
+    command.command(what, help=request.REQUESTS[what].help)(run)
 
 
 for _what in COMMANDS:

@@ -1,10 +1,10 @@
-"""One request to a running server: how long its answer may take, and what is said while it is awaited."""
+"""What a running server can be asked: the help of each request, and how long the answer may take."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich_click as click
 
@@ -14,27 +14,44 @@ from pronghorn.settings.values import quantity
 
 QUICK, CHANGE, DRAIN = 10.0, 300.0, 3600.0
 LONGEST = 10.0**7  # seconds
-ANSWER = "Waiting for the server's answer"
 FINISH = "Waiting for open connections to finish"
-WAITS = {
-    "status": (QUICK, ANSWER),
-    "workers": (QUICK, ANSWER),
-    "reload": (CHANGE, "Waiting for the new workers to be ready"),
-    "upgrade": (CHANGE, "Waiting for the new program to be ready"),
-    "resize": (QUICK, ANSWER),
-    "drain": (DRAIN, FINISH),
-    "stop": (DRAIN, FINISH),
+
+
+class Request(NamedTuple):
+    """One command: its help, how long its answer may take, in seconds, and what is awaited."""
+
+    help: str
+    seconds: float = QUICK
+    awaited: str = "Waiting for the server's answer"
+
+
+REQUESTS = {
+    "status": Request("How the server is: state, workers, connections, the last reload."),
+    "workers": Request("How each worker is."),
+    "reload": Request(
+        "Read settings and handler anew: new workers, then drain the old. What does not work changes nothing.",
+        CHANGE,
+        "Waiting for the new workers to be ready",
+    ),
+    "upgrade": Request(
+        "The same with a new program: after an update of Pronghorn or of Python.",
+        CHANGE,
+        "Waiting for the new program to be ready",
+    ),
+    "resize": Request("Change the number of workers to N; those that are too many finish what they have."),
+    "drain": Request(
+        "Let all workers finish and leave, while new clients wait; resize or reload goes on.", DRAIN, FINISH
+    ),
+    "stop": Request("Let open connections finish, and end the server.", DRAIN, FINISH),
 }
-"""How long the answer to each command may take, in seconds, and what is awaited."""
 
 
 def answer(request: dict[str, Any], find: Callable[[], str], timeout: str | None) -> dict[str, Any]:
     """The result of the server whose socket `find` finds; raises NoServer, BadSetting and the server's own errors."""
-    seconds, words = WAITS[request["command"]]
-    if timeout is not None:
-        seconds = duration(timeout)
+    about = REQUESTS[request["command"]]
+    seconds = about.seconds if timeout is None else duration(timeout)
     path = find()
-    result: dict[str, Any] = client.ask(path, request, seconds, lambda: waiting(words))
+    result: dict[str, Any] = client.ask(path, request, seconds, lambda: waiting(about.awaited))
     if request["command"] == "stop":
         client.wait_until_gone(path)
     return result

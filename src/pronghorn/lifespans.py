@@ -1,8 +1,9 @@
 """`lifespan`: what a handler sets up once per worker and takes down after its drain (a database pool, a table, a task).
 
-Law: one per worker. It is entered before the worker is ready and left after its drain; children of the fork model have
-what it yielded and never leave it. Its value is a global of the process, so that it costs a connection nothing. An
-async one lives on the worker's own asyncio loop. Nothing here knows models; they decide who may enter an async one.
+Law: one per worker, entered before the worker is ready and left after its drain; children of the fork model have the
+value that it yielded and never leave it. That value is a global of the process, so that it costs a connection nothing.
+An async lifespan lives on the worker's own asyncio loop. Nothing here knows models, which decide whether they enter an
+async one.
 """
 
 from __future__ import annotations

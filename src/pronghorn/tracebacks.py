@@ -1,7 +1,4 @@
-"""What the user's code raised, as its author wants to see it: with its own frames, and none of ours.
-
-Law: text only; who says it, and how, is decided elsewhere.
-"""
+"""Tracebacks of what the user's code has raised, with its own frames and none of ours, as text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Methods of asyncio's loops that look into a transport, for transports of ours: `sendfile` and `start_tls`.
+"""`sendfile` and `start_tls` of asyncio's loops for Pronghorn's transports: these methods look into a transport.
 
-Law: what these loops do for transports of their own is done here for ours with public calls, under uvloop too, which
-has no `sendfile` and asks for its own classes in `start_tls`. Every other transport goes to the loop's own method.
+Law: what the loops do for their own transports is done here for ours with public calls, under uvloop too, which has no
+`sendfile` and asks for its own classes in `start_tls`. Any other transport goes to the loop's own method.
 """
 
 from __future__ import annotations
@@ -42,9 +42,15 @@ async def _start_tls(loop: Any, other: Callable[..., Awaitable[Any]], transport:
 
 
 async def sendfile(
-    loop: Any, other: Callable[..., Awaitable[int]], transport: Any, file: Any, offset: int = 0,
-    count: int | None = None, *, fallback: bool = True,
-) -> int:  # fmt: skip
+    loop: Any,
+    other: Callable[..., Awaitable[int]],
+    transport: Any,
+    file: Any,
+    offset: int = 0,
+    count: int | None = None,
+    *,
+    fallback: bool = True,
+) -> int:
     """As asyncio's loop.sendfile: the number of bytes sent; the file stands behind them. Reading is paused meanwhile.
 
     By sendfile(2) where there is no TLS; else, and for objects that are no plain files, the file is read in another
@@ -83,7 +89,7 @@ def _check(file: Any, offset: Any, count: Any) -> None:
 
 
 class _Sending(asyncio.Protocol):
-    """Stands in for the handler's protocol while a file is sent; nothing is read then."""
+    """Takes the place of the handler's protocol while a file is sent; nothing is read then."""
 
     def __init__(self, transport: Any) -> None:
         self._app_transport, self._app_protocol = transport, transport.get_protocol()  # asked for as of asyncio's TLS

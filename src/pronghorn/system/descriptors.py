@@ -1,7 +1,4 @@
-"""How many descriptors there may be, and how long an accept queue.
-
-Law: numbers that hold for this process now. A worker inherits them over fork.
-"""
+"""The limit of descriptors (RLIMIT_NOFILE) of this process, which its forks inherit, and how many are free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags that are also descriptors: whoever waits for sockets waits for them in the same call.
+"""Flags that are also descriptors, so that a loop waits for them beside sockets: Wake, and Drain.
 
 Law: setting one never blocks, and may be done from any thread and from a signal handler.
 """
@@ -73,10 +73,10 @@ def _call_each(heard: list[Callable[[], object]]) -> None:
 class Drain:
     """A flag that is also a descriptor: whether this process stops accepting and lets its connections finish.
 
-    A process leaves in two stages. First it may be told to let go: it accepts no more, and goes on with the connections
-    that it has until they end by themselves; no handler is told. Draining is the second stage, or the only one: then
-    the connections are ended too. Once begun, it stays so, and its descriptor stays readable for ever. It belongs to
-    one process: a forked one shares the descriptor, and makes a Drain of its own, or becomes the `owner` of this one.
+    A process leaves in two stages. First it may let go: it accepts no more, and goes on with its connections until they
+    end by themselves; no handler learns of it. Draining is the second stage, or the only one: then the connections are
+    ended too. Once draining has begun, the descriptor stays readable for ever. A Drain belongs to one process: a forked
+    one shares the descriptor, and makes a Drain of its own, or becomes the `owner` of this one.
     """
 
     __slots__ = tuple("_heard _let_go_heard _wake alone begun deadline lets_go lost owner timeout why".split())
@@ -97,8 +97,8 @@ class Drain:
         self._wake = Wake()
 
     def let_go(self, alone: Iterable[str] = ()) -> None:
-        """Accept no more, and go on with what is open. Who waits at the addresses `alone` has nobody else: they are
-        accepted before."""
+        """Accept no more, and go on with the open connections. Clients that wait at the addresses `alone`, which no
+        other worker serves, are accepted before."""
         if not self.lets_go:
             self.alone = frozenset(alone)
             self.lets_go = True

@@ -1,13 +1,12 @@
-"""The file of the log: standard error leads to it, and to a new one when it has been renamed.
+"""The log file, `--log-file`: standard error leads to it, and to a new one when it has been renamed.
 
-Law: descriptor 2 is the log, whoever writes to it: what a handler prints there; and so is the copy of it that records
-and the stacks of faulthandler go to (stdio.py). So the file takes the place of both, and nobody who writes needs to
-know. dup2(2) swaps it in one step: what is written before is in the old file, what is written after in the new one, and
-no line falls between.
+Law: descriptor 2 is the log, for what a handler prints, and so is the copy of it for records and the stacks of
+faulthandler (stdio.py). The file takes the place of both, and nothing that writes there changes. dup2(2) swaps the file
+in one step: what is written before is in the old file, what is written after in the new one, and no line is lost.
 
-Root opens the file for workers who are somebody else. Where that user may change the folder, as is usual, the file is
-opened as that user (act_as.py), and otherwise by way of trusted_paths.py: a link that was put there leads nowhere. A
-file is given to the workers' user when it is created, and never one that was there.
+Root opens the file for workers of another user. Where that user may change the folder, as is usual, the file is opened
+as that user (act_as.py), else by way of trusted_paths.py: no link that another user has put there is followed. A file
+is given to the workers' user when it is created, and never one that was there before.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MODE = 0o640
 class LogFile:
     """The file at `path`, in the folder that is the working one now; an empty path leaves standard error as it is.
 
-    It is appended to, and if it is made, it belongs to whom workers serve as. Raises BadSetting if it cannot be opened.
+    It is appended to; a new one belongs to the workers' user. Raises BadSetting if it cannot be opened.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -46,11 +45,11 @@ class LogFile:
 
     @property
     def path(self) -> str:
-        """From the root on; empty if there is no file."""
+        """Absolute; empty if there is no file."""
         return self._path
 
     def reopen(self, observe: Observer) -> None:
-        """Go on in a new file, if the old one has been renamed. Where none can be opened, the old one stays."""
+        """Open the path again, and go on there: a new file, if the old one was renamed. On failure the old one stays."""
         if self._path:
             try:
                 _become_standard_error(_opened(self._path))
@@ -86,10 +85,8 @@ current = LogFile()
 
 
 class Reopener:
-    """A worker's ear for SIGUSR1: the signal sets a flag that is a descriptor, and the loop opens the file anew.
-
-    A signal that comes while the handler is imported waits for the loop.
-    """
+    """Opens the log file again at SIGUSR1, in a worker: the signal makes a descriptor readable, which the loop watches.
+    A signal that comes while the handler is imported waits for the loop."""
 
     def __init__(self, observe: Observer) -> None:
         self._observe = observe

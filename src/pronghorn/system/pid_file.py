@@ -1,12 +1,12 @@
-"""The file that holds the supervisor's process id.
+"""The pid file, `--pid-file`: it holds the supervisor's process id.
 
-Law: it appears once the server serves, whole, and goes with the process that it names. Another live server's file is
-never touched; a dead one's is replaced. What is there is never written to, and no link is followed: a new file takes
-its place by rename(2), in the folder that is held open (trusted_paths.py).
+Law: the file appears, whole, once the server serves, and is removed at its end. The file of another live server is
+never touched; that of a dead one is replaced. A file that is there is never written to, and no link is followed: a new
+file takes its place by rename(2), in the folder that is held open (trusted_paths.py).
 
-Whether the process that is named has written the file, or only inherited its number, is told by a lock: the writer
-holds it until it ends (flock(2)), whatever the clock does meanwhile. A file that nobody has locked may be another
-program's: then the process must not be younger than the file. A zombie is dead.
+A lock tells whether the named process has written the file, or has only got the same number later: the writer holds the
+lock until it ends (flock(2)), whatever the clock does meanwhile. A file without a lock may be another program's: then
+the process must not be younger than the file. A zombie is dead.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PidFile:
         self._lock = -1
 
     def descriptors(self) -> list[int]:
-        """The lock's: nobody else keeps it."""
+        """That of the lock, which no other process may hold."""
         return [self._lock] if self._lock >= 0 else []
 
     def _refusal(self, why: str, hint: str = "") -> BadSetting:
@@ -116,8 +116,7 @@ def _lives(pid: int) -> bool:
 
 
 def _age(pid: int) -> float:
-    """For how many seconds a process has been there; it does not matter what the clock was set to meanwhile. Endless
-    if nobody can tell."""
+    """The age of a process in seconds, whatever the clock was set to meanwhile; infinite if it cannot be told."""
     fields = stat_fields(pid)
     if len(fields) > 19 and hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -130,7 +129,7 @@ def _age(pid: int) -> float:
 
 
 def _read(place: Place) -> tuple[int, bool]:
-    """The number in the file, 0 if there is none, and whether somebody has locked it. Raises OSError."""
+    """The number in the file, 0 if there is none, and whether the file is locked. Raises OSError."""
     fd = place.open(os.O_RDONLY)
     try:
         text = os.read(fd, LONGEST).strip()
@@ -140,7 +139,7 @@ def _read(place: Place) -> tuple[int, bool]:
 
 
 def _locked(fd: int, how: int) -> bool:
-    """Lock a file; False if somebody else has. A file system without locks does without."""
+    """Lock a file; False if another process has. On a file system without locks nothing happens."""
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,13 +1,12 @@
-"""Whom workers serve as: `--user` and `--group`.
+"""Dropping privileges: the user and group that workers become, `--user` and `--group`.
 
-Law: names are looked up once, before anything is bound; every worker, and the probe that only looks at the handler,
-drops before the user's code is imported. Groups go first, for who is no longer root may not change them any more, then
-the group, then the user (setuid(2), and OpenSSH's permanently_set_uid); afterwards every way back is tried, and one
-that is open ends the process. The supervisor keeps what it started with: a reload may have to bind a low port, and
-files of the log have to be opened again.
+Law: names are looked up once, before anything is bound; every worker, and the probe, drops privileges before the user's
+code is imported. Supplementary groups go first, since a process that is no longer root may not change them, then the
+group, then the user (setuid(2), and OpenSSH's permanently_set_uid); afterwards every way back is tried, and one that is
+open ends the process. The supervisor keeps its user: a reload may have to bind a low port, and to open the log file.
 
-What a worker starts gains nothing by its file either (no_new_privs), unless a setting says so, or the program that is
-served has a setuid bit: whoever names such a program wants what it does.
+No program that a worker starts gains privileges by its file (no_new_privs), unless a setting allows it, or the program
+that is served has a setuid bit.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ class Person(msgspec.Struct, frozen=True):
 
 
 person: Person | None = None
-"""Whom this server's workers become; None leaves them as they are. Set by the server, and inherited by fork(2)."""
+"""The user that this server's workers become; None: they stay as they are. Set by the server, inherited by fork(2)."""
 
 
 def resolve(user: str, group: str) -> Person | None:
-    """Whom workers shall become; None if they are that already, or if nothing was asked.
+    """The user that workers shall become; None if they are that already, or if both names are empty.
 
-    Both are names or numbers; without a group it is the user's own. Raises BadSetting if there is none of that name,
-    or if this process may not become another.
+    Both are names or numbers; without `group` it is the user's own. Raises BadSetting if there is no such user or
+    group, or if this process may not change its user.
     """
     if not user and not group:
         return None
@@ -94,9 +93,8 @@ def _is_number(text: str) -> bool:
 def drop() -> None:
     """Become `person`, for good; nothing if there is none. HOME, USER and LOGNAME follow.
 
-    The kernel forgets the death signal of prctl(2) and makes /proc/self root's when credentials change: whoever wants
-    the one, or writes to the other, does so afterwards and before. Raises WorkerFailedToStart if it cannot be done, or
-    could be undone.
+    A change of credentials clears the death signal of prctl(2), which has to be set afterwards, and makes /proc/self
+    root's, which has to be written to before. Raises WorkerFailedToStart if it cannot be done, or could be undone.
     """
     if person is None:
         return
@@ -115,7 +113,7 @@ def drop() -> None:
 
 
 def forgo(settings: Settings, source: object) -> None:
-    """What is started from here on gains no privileges by its file, unless `settings` or the `source` want it."""
+    """No program that is started from here on gains privileges by its file, unless `settings` or `source` want it."""
     if settings.new_privileges:
         return
     if isinstance(source, Source) and source.command and _gains(program_path(source.command)):
@@ -124,7 +122,7 @@ def forgo(settings: Settings, source: object) -> None:
 
 
 def _gains(path: str) -> bool:
-    """Whether a program becomes somebody else by its file: by its mode (execve(2)) or its capabilities."""
+    """Whether a program gains privileges by its file: by its mode (execve(2)) or its capabilities."""
     try:
         if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
             return True
@@ -134,7 +132,7 @@ def _gains(path: str) -> bool:
 
 
 def _way_back(person: Person) -> str:
-    """What of root's is left, or can be had again; empty if nothing."""
+    """The privileges that are left, or can be had again; empty if none."""
     if hasattr(os, "getresuid") and (set(os.getresuid()), set(os.getresgid())) != ({person.uid}, {person.gid}):
         return f"user {os.getresuid()}, group {os.getresgid()}"
     if set(os.getgroups()) - {person.gid} != set(person.groups) - {person.gid}:

@@ -1,14 +1,13 @@
-"""The end of a process of ours, as a Python program ends that comes to the end of its script.
+"""The end of a worker or a child, as Python ends a program: threads, exit functions, files, child processes.
 
 Law: what Python does between the last line of a script and exit(3) is done here, in Python's order: threads that are no
 daemons and executors are joined, exit functions and finalizers run, files are flushed and temporary ones removed. Then
-os._exit follows, because the stack below belongs to the supervisor, or to the script that called serve(). Nothing here
-lasts longer than its deadline: what is not through by then is told by name, and lost.
+the process calls os._exit, because the stack below belongs to the supervisor, or to the script that called serve().
+Nothing here lasts longer than its deadline: what has not ended by then is named, and lost.
 
-A forked process is another program than its parent: what the parent had registered or created for its own end stays
-the parent's (temporary folders, finalizers, its child processes). Only exit functions that came with an import, as
-those of a handler that a script imported before it called serve(), belong to the worker too: its handler's state is
-here.
+A forked process leaves to its parent what the parent has registered or created for its own end: temporary folders,
+finalizers, child processes. Only exit functions that came with an import run in a worker too, as those of a handler
+that a script imported before it called serve(): the handler's state is in the worker.
 
 Tried and dropped: Py_FinalizeEx (by Py_Exit). It would run every `__del__` as well, but daemon threads that sit in a
 handler's C code crash it now and then, and a crash at the end costs the exit status.
@@ -30,16 +29,16 @@ from typing import Any
 
 from pronghorn.system.processes import children, kill
 
-BEAT = 0.5  # seconds between two signs of life, and between two looks at the deadline
-MOMENT = 0.3  # seconds that there are in any case, for what was cut at the deadline and takes leave
+BEAT = 0.5  # seconds between two heartbeats, and between two looks at the deadline
+MOMENT = 0.3  # seconds that there are in any case, for what was cut at the deadline and cleans up
 LAST = 0.5  # seconds that child processes get between SIGTERM and SIGKILL
 CLOSED_BY_DEL = (("tempfile", "_TemporaryFileWrapper"), ("zipfile", "ZipFile"), ("shelve", "Shelf"))
 Late = Callable[[tuple[str, ...]], None]
 
 
 class OwnThread(threading.Thread):
-    """A thread of the server's own that runs handlers, and that nobody waits for at the end. It is no daemon, or the
-    threads that a handler starts there would be daemons too."""
+    """A thread of the server that runs handlers, and that is not joined at the end. It is no daemon: the threads that a
+    handler starts in it would be daemons too."""
 
     def __init__(self, target: Callable[..., object], *arguments: Any) -> None:
         super().__init__(target=target, args=arguments, daemon=False)
@@ -50,8 +49,8 @@ def _nothing() -> None:
 
 
 def begin(*, keep_imports: bool) -> None:
-    """In a process that was just forked: leave to the parent what is done at the parent's end. With `keep_imports` exit
-    functions stay that belong to imported modules; those of the script itself and of the standard library go."""
+    """In a process that was just forked: forget what the parent does at its own end. With `keep_imports` the exit
+    functions of imported modules stay; those of the script itself and of the standard library go."""
     if keep_imports:
         atexit.unregister(_Foreign())  # type: ignore[arg-type]
     else:
@@ -70,7 +69,7 @@ def begin(*, keep_imports: bool) -> None:
 
 
 class _Foreign:
-    """Equal to every exit function that a forked process leaves to its parent: atexit.unregister compares."""
+    """Equal to every exit function that is the parent's: atexit.unregister compares."""
 
     def __eq__(self, function: object) -> bool:
         inner: Any = getattr(function, "func", function)  # of functools.partial
@@ -82,7 +81,7 @@ class _Foreign:
 
 def end(deadline: Callable[[], float], late: Late, beat: Callable[[], None] = _nothing) -> None:
     """Do all that Python does at the end of a program but exit(3), until the deadline (monotonic; it may change
-    meanwhile). `late` is called with the names of what is not through by then, `beat` twice a second."""
+    meanwhile). `late` is called with the names of what has not ended by then, `beat` twice a second."""
     soonest = time.monotonic() + MOMENT
 
     def until() -> float:
@@ -122,13 +121,13 @@ def _join_threads(deadline: Callable[[], float], late: Late, beat: Callable[[], 
 
 
 def _others() -> Iterator[threading.Thread]:
-    """The threads that Python waits for."""
+    """The threads that Python joins."""
     aside, ours = (threading.main_thread(), threading.current_thread()), (OwnThread, threading._DummyThread)
     return (each for each in threading.enumerate() if not (each.daemon or each in aside or isinstance(each, ours)))
 
 
 def _place(thread: threading.Thread) -> str:
-    """Where it is, in a word."""
+    """The target of a thread, and the line that it is at."""
     frame: Any = sys._current_frames().get(thread.ident or 0)
     target = getattr(getattr(thread, "_target", None), "__qualname__", "")
     if frame is None:
@@ -141,7 +140,7 @@ def _place(thread: threading.Thread) -> str:
 
 
 def _run_exit_functions(deadline: Callable[[], float], late: Late, beat: Callable[[], None]) -> None:
-    """multiprocessing's waits for child processes that are no daemons, for ever: so at the deadline they are ended."""
+    """Those of multiprocessing wait for child processes that are no daemons, for ever: they are ended at the deadline."""
     process: Any = sys.modules.get("multiprocessing.process")
     if process is None or not process._children:
         atexit._run_exitfuncs()
@@ -200,13 +199,13 @@ def _file_classes(classes: Iterable[type]) -> set[type]:
     }
 
 
-def _tells_at_once(handler: Any) -> bool:
-    """Whether a handler of logging, which is one of ours or of logging itself, holds nothing back."""
+def _is_unbuffered(handler: Any) -> bool:
+    """Whether a handler of logging, one of ours or of logging itself, has no buffer."""
     return type(handler).__module__ == "logging" or type(handler).__module__.startswith("pronghorn.observers.")
 
 
 def _classes() -> set[type]:
-    """All that there are."""
+    """All classes that there are."""
     found: set[type] = set()
     fresh: list[type] = [object]
     while fresh:
@@ -236,11 +235,11 @@ def _try(call: Callable[[], object]) -> None:
     try:
         call()
     except Exception:
-        pass  # Python, too, says nothing of it at the end
+        pass  # as Python does at its end
 
 
 def remove_temporary_folders() -> None:
-    """Remove the folders of tempfile.TemporaryDirectory: all that a process does which has only looked."""
+    """Remove the folders of tempfile.TemporaryDirectory, as a process does that runs no exit functions."""
     tempfile = sys.modules.get("tempfile")
     for each in list(getattr(weakref.finalize, "_registry", ())) if tempfile is not None else ():
         if (info := each.peek()) is not None and each.atexit and isinstance(info[0], tempfile.TemporaryDirectory):  # type: ignore[union-attr]
@@ -248,10 +247,10 @@ def remove_temporary_folders() -> None:
 
 
 class Forks:
-    """The end of the children of a process that forks often: each page of memory that a child touches is one to copy,
-    so a child looks at what may have come since the fork, and at nothing else. Made before the first fork, it writes
-    what the buffers of files and logs hold, so that no child writes it again. A child with nothing but objects
-    of classes that were known then, and are no files, has opened none."""
+    """The end of the children of a process that forks often. Each page of memory that a child touches is copied, so a
+    child looks only at what may have come since the fork: one that has objects of known classes only, none of them of
+    files, has opened no file. To be made before the first fork: it writes what the buffers of files and logs hold, so
+    that no child writes it again."""
 
     def __init__(self) -> None:
         files = open_files()
@@ -262,31 +261,31 @@ class Forks:
         self._files = [each for each in files if id(each) not in below and _is_written(each)]
         classes = _classes()
         self._others = classes - _file_classes(classes)
-        self._logs: list[Any] | None = None  # all that there are, if none holds back what it is told
+        self._logs: list[Any] | None = None  # the handlers of logging, if none has a buffer
         logging: Any = sys.modules.get("logging")
         if logging is not None:
             handlers = [handler for reference in logging._handlerList if (handler := reference()) is not None]
             for handler in handlers:
                 _try(handler.flush)
-            if all(map(_tells_at_once, handlers)):
+            if all(map(_is_unbuffered, handlers)):
                 self._logs = list(logging._handlerList)
         self._has_more = True
         gc.freeze()
 
     def look(self) -> None:
-        """Before each fork: whether there is more for the child to leave to its parent than exit functions."""
+        """Before each fork: note whether the child has more to forget than exit functions."""
         finalizers: Any = weakref.finalize
         self._has_more = bool(finalizers._registry) or "multiprocessing.process" in sys.modules
 
     def begin(self) -> None:
-        """The begin of a child."""
+        """In a child, at its begin."""
         if self._has_more:
             begin(keep_imports=False)
         else:
             atexit._clear()
 
     def end(self, deadline: Callable[[], float], late: Late) -> None:
-        """The end of a child: see end()."""
+        """In a child, at its end: see end()."""
         _join_threads(deadline, late, _nothing)
         if atexit._ncallbacks():
             _run_exit_functions(deadline, late, _nothing)
@@ -305,8 +304,8 @@ class Forks:
 
 
 def end_children() -> None:
-    """End the child processes that are left, and theirs: SIGTERM, and SIGKILL half a second later. One that has a
-    session of its own (setsid(2)) was detached on purpose, and is left alone. Nothing where there is no /proc."""
+    """End the child processes that are left, and their children: SIGTERM, and SIGKILL half a second later. A child with
+    a session of its own (setsid(2)) was detached on purpose, and lives on. Nothing happens where there is no /proc."""
     left = _children() if _has_children() else []
     if not left:
         return
@@ -329,8 +328,7 @@ def _has_children() -> bool:
 
 
 def _children() -> list[int]:
-    """The process ids of what descends from this process and lives in its session; multiprocessing's helpers, which end
-    with it, are not among them."""
+    """The process ids of what descends from this process and has its session, but for multiprocessing's helpers."""
     found: list[int] = []
     session = os.getsid(0)
     looked, spared = [os.getpid()], _helpers()
@@ -356,7 +354,7 @@ def _gone(pid: int) -> bool:
 
 
 def _helpers() -> set[int]:
-    """They end when we do, by the end of a pipe, and have work to do then: shared memory is removed."""
+    """The processes of multiprocessing that end with this one, by the end of a pipe, and then remove shared memory."""
     tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
     server: Any = sys.modules.get("multiprocessing.forkserver")
     pids = {tracker._resource_tracker._pid} if tracker is not None else set()

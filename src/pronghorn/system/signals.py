@@ -20,7 +20,7 @@ DEFAULT_IN_WORKERS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGWINCH)
 
 
 class Stopped(BaseException):
-    """A signal ends the start of a server; `status` is the exit status that it asks for."""
+    """A signal has ended the start of a server; `status` is the exit status for it."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -28,12 +28,12 @@ class Stopped(BaseException):
 
 
 class SignalPipe:
-    """The signals that the supervisor obeys, from the first moment to the last, as bytes to read.
+    """The signals of the supervisor, from its first moment to its last, as bytes to read.
 
-    Entered, it takes the signals: TERM, QUIT and Ctrl-C end the start by an exception (Stopped, KeyboardInterrupt), and
-    the others wait. From `listen` on no handler does anything: the kernel's number goes into a pipe
-    (signal.set_wakeup_fd), and whoever reads it decides. On leaving, when all is cleaned up, what was set before comes
-    back; in a process that ends then (`last`) the signals are ignored, for Python's own end takes a while.
+    From its entry on TERM, QUIT and Ctrl-C end the start by an exception (Stopped, KeyboardInterrupt), and the others
+    wait. From `listen` on no signal handler does anything: the number of a signal goes into a pipe
+    (signal.set_wakeup_fd), for the loop to read. On leaving, the signal handlers of before come back; in a process that
+    ends then (`last`) the signals are ignored, since Python's own end takes a while.
     """
 
     TAKEN = tuple(getattr(signal, f"SIG{name}") for name in "TERM INT QUIT HUP USR1 USR2 TTIN TTOU WINCH CHLD".split())
@@ -58,7 +58,7 @@ class SignalPipe:
         return self
 
     def listen(self) -> None:
-        """The start is over: whoever reads decides."""
+        """The start is over: no signal raises any more."""
         for number in self.TAKEN:
             signal.signal(number, nothing)
 
@@ -85,7 +85,7 @@ class SignalPipe:
             os.close(fd)
 
     def descriptors(self) -> list[int]:
-        """Both ends: a child closes them."""
+        """Both ends, which a child closes."""
         return [self._reader, self._writer]
 
 
@@ -94,7 +94,7 @@ def nothing(number: int, frame: FrameType | None) -> None:
 
 
 def end_start(number: int, frame: FrameType | None) -> None:
-    """A signal handler for a process that starts: the first signal ends the start, and what follows changes nothing."""
+    """A signal handler for a process that starts: the first signal ends the start, and later ones do nothing."""
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(each, nothing)
     if number == signal.SIGINT:
@@ -103,29 +103,29 @@ def end_start(number: int, frame: FrameType | None) -> None:
 
 
 def take_term() -> None:
-    """The first thing that a server's process does: TERM ends its start in order, from here on. The kernel keeps from
-    process 1 what it has no handler for (pid_namespaces(7))."""
+    """The first thing that a server's process does: from here on TERM ends its start in order. A process 1 gets no
+    signal that it has no handler for (pid_namespaces(7))."""
     signal.signal(signal.SIGTERM, end_start)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def ignore_signals() -> None:
-    """The last thing that a server's process does. Not by a handler: Python takes these back before it has ended."""
+    """The last thing that a server's process does. SIG_IGN, since Python takes handlers back before it has ended."""
     for number in SignalPipe.TAKEN:
         signal.signal(number, signal.SIG_IGN)
 
 
 def hold_signals() -> None:
-    """Before exec(2): what comes until the new program has handlers waits, and does not kill it."""
+    """Before exec(2): a signal waits until the new program has handlers, and does not kill it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, set(SignalPipe.TAKEN) - {signal.SIGINT, signal.SIGQUIT})
 
 
 def reset_signals() -> None:
-    """In a new worker: puts back what the supervisor set.
+    """In a new worker or helper: puts back what the supervisor has set.
 
-    TERM, CHLD and WINCH are as the system has them. The others may reach a whole process group, and what they mean is
-    the supervisor's to decide: they get a handler that does nothing, not SIG_IGN, so that a program that is started
-    from here has the default again after exec(2).
+    TERM, CHLD and WINCH get the system's default. The others may reach a whole process group, and only the supervisor
+    acts on them: here they get a handler that does nothing, not SIG_IGN, so that a program that is started from here
+    has the default again after exec(2).
     """
     signal.set_wakeup_fd(-1)
     for number in SignalPipe.TAKEN:
@@ -133,9 +133,9 @@ def reset_signals() -> None:
 
 
 def keep_signals_in_forks(settle: Callable[[], None] = lambda: None) -> None:
-    """From here on no child that this process forks, by whatever library, loses a signal of its first moments: Python
-    forgets, in the child, what came between fork(2) and its own preparations (PyOS_AfterFork_Child), and whoever has
-    told the child waits for its end. Signals wait until then, and until the child has called `settle`."""
+    """From here on no child that this process forks, by whatever library, loses a signal of its first moments: in the
+    child Python forgets signals that come between fork(2) and its own preparations (PyOS_AfterFork_Child). Signals wait
+    until then, and until the child has called `settle`."""
     here = threading.local()
     every = set(map(int, signal.valid_signals()))
     mask: Any = signal._signal.pthread_sigmask  # type: ignore[attr-defined]  # signal's own makes 120 enums of each mask

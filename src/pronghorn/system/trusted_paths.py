@@ -1,12 +1,12 @@
-"""Paths that root acts on, and that another user may bend meanwhile.
+"""Trusted paths: opening files as root in folders that other users may change.
 
-Law: root follows no name that somebody else may change. A path is walked folder by folder, each held open, and
-what is done at its end is done in the folder that is held (openat(2)), so that nothing can be swapped in between. A
-symbolic link counts only where nobody but root may put one; a folder that is sticky (/tmp) guards what is root's own.
-In a folder that others may change a file is opened only if it is a plain one with no second name, since a hard link may
-stand for anything (CVE-2013-1050 and its like). What was not created here is never given away.
+Law: root follows no name that another user may change. A path is walked folder by folder, each held open, and its end
+is acted on in the folder that is held (openat(2)), so that nothing can be swapped in between. A symbolic link is
+followed only where nobody but root may put one; a sticky folder (/tmp) protects what is root's own. In a folder that
+others may change a file is opened only if it is a plain one with no second name, since a hard link may stand for any
+file (CVE-2013-1050 and its like). A file that was not created here is never given to another owner.
 
-Who is not root acts with nobody's rights but his own, and the kernel's rules are enough there.
+A process that is not root has no rights but its user's own, and the kernel's rules are enough.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRIES = 8
 
 
 class Untrusted(PermissionError):
-    """What has the name is not what root may take it for; user `uid` may have put it there, in a folder of `gid`."""
+    """The path is not safe for root; user `uid` may have put there what it leads to, in a folder of group `gid`."""
 
     def __init__(self, said: str, uid: int, gid: int) -> None:
         super().__init__(errno.EPERM, said)
@@ -34,7 +34,7 @@ class Untrusted(PermissionError):
 
 
 class Place:
-    """The folder that a path leads to, held open as `fd`, and the `name` in it; a context that lets go of the folder.
+    """The folder that a path leads to, held open as `fd`, and the `name` in it; a context manager that closes `fd`.
 
     `shared` is the user who may change the folder, beside root and this process's; None if nobody, ANYBODY if several.
     `above` is the same of the first folder on the way in which the next one could be swapped, with its group. `magic`
@@ -44,7 +44,7 @@ class Place:
     __slots__ = ("_strict", "above", "fd", "magic", "name", "shared")
 
     def __init__(self, path: str, *, follow: bool = False) -> None:
-        """`follow` a symbolic link at the end as well, where that can be trusted. Raises OSError."""
+        """`follow` a symbolic link at the end as well, where it can be trusted. Raises OSError."""
         self.shared: int | None = None
         self.above: tuple[int, int] | None = None
         self.magic = False
@@ -68,7 +68,7 @@ class Place:
         os.close(self.fd)
 
     def stat(self) -> os.stat_result:
-        """What has the name, no link followed. Raises OSError."""
+        """lstat(2) of the name. Raises OSError."""
         return os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
 
     def unlink(self) -> None:
@@ -212,9 +212,9 @@ def read(path: str, most: int = 4 * 1024 * 1024) -> bytes:
 
 
 def refuse_shared(path: str, groups: tuple[int, ...] = ()) -> None:
-    """For what root opens by its name, again and again: raises PermissionError if another user, or who is in one of the
-    `groups`, may change what the path leads to. In a sticky folder (/tmp) the file is made if need be, and nobody
-    replaces it then. Who is not root may do as he likes. Raises OSError."""
+    """For files that root opens by name, again and again: raises PermissionError if another user, or a member of one of
+    the `groups`, may change what the path leads to. In a sticky folder (/tmp) the file is made if need be, so that no
+    other user replaces it. A process that is not root is refused nothing. Raises OSError."""
     if os.geteuid() != 0:
         return
     with Place(path, follow=True) as place:  # no link on the way, but root's
@@ -233,7 +233,7 @@ def refuse_shared(path: str, groups: tuple[int, ...] = ()) -> None:
 
 
 def _swaps(folder: os.stat_result, groups: tuple[int, ...]) -> int | None:
-    """As `changer`, but a group counts only if it is one of these."""
+    """As `changer`, but a group counts only if it is one of `groups`."""
     if folder.st_uid not in (0, os.geteuid()):
         return folder.st_uid
     mode = stat.S_IMODE(folder.st_mode)
@@ -241,7 +241,7 @@ def _swaps(folder: os.stat_result, groups: tuple[int, ...]) -> int | None:
 
 
 def may_change(path: str, uid: int, groups: tuple[int, ...]) -> bool:
-    """Whether a user may change a file, or put another one in its place; where root cannot tell, it is not so."""
+    """Whether a user may change a file, or put another one in its place; False where that cannot be told."""
     try:
         with Place(path, follow=True) as place:
             folder, entry = os.fstat(place.fd), place.stat()

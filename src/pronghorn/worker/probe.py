@@ -1,11 +1,10 @@
 """A short-lived process that imports the handler, to learn its style before anything is bound.
 
-Law: the supervisor never imports the user's code, for it could not be rid of it again. So a fork of it does, says
-what it found over a pipe, and ends. What the module prints meanwhile is held back, since every worker will print it
-again; if the import fails it is shown, because it may be all that the user gets to know. It leaves nothing behind that
-the import made for a while (temporary files and folders, child processes), but runs no exit functions: these belong to
-who has served. A probe never blocks whoever
-waits for it: `ask` does, at the first start, when nobody else has to be served.
+Law: the supervisor never imports the user's code, since it could not unload it. So a helper imports it, sends back
+what it found, and ends. What the module prints meanwhile is held back, since every worker will print it again; if the
+import fails it is shown, because it may be all that explains the failure. A probe removes what the import made for a
+while (temporary files and folders, child processes), but runs no exit functions: these belong to processes that have
+served. Only `ask` blocks, at the first start, when no client is served yet.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ LONGEST_OUTPUT = 16 * 1024
 
 
 class Probe:
-    """One probe at work, a Helper that imports the handler; `deadline` (monotonic) is `start_timeout` from its start.
-    `folder` is where it looks for the handler, if not in the working folder. Raises OSError when none can be started.
-    """
+    """A Helper that imports the handler, from `folder` or else the working folder; `deadline` (monotonic) is
+    `start_timeout` from its start. Raises OSError when no process can be started."""
 
     def __init__(
         self, source: Source, settings: Settings, reaper: Reaper, left: Iterable[int] = (), folder: str = ""
@@ -53,8 +51,8 @@ class Probe:
         self.over, self.due, self.wait = self._helper.over, self._helper.due, self._helper.wait
 
     def facts(self) -> HandlerFacts:
-        """What it found, once it is over. Raises what the import raised (BadHandler, BadSetting), BadHandler if it
-        killed its process, WorkerFailedToStart if it has not answered yet."""
+        """What the probe found, once it is over. Raises what the import raised (BadHandler, BadSetting), BadHandler if
+        the import ended the process, WorkerFailedToStart if the probe is late."""
         try:
             return self._facts()
         except PronghornError:
@@ -72,10 +70,8 @@ class Probe:
         helper, name = self._helper, repr(self._source.name)
         if not helper.ended:
             helper.close()
-            raise WorkerFailedToStart(
-                f"{name} is not imported.", f"After {helper.limit:g} s the import still runs.",
-                "If it needs that long, raise --start-timeout.",
-            )  # fmt: skip
+            why = f"After {helper.limit:g} s the import still runs."
+            raise WorkerFailedToStart(f"{name} is not imported.", why, "If it needs that long, raise --start-timeout.")
         answer = helper.answer()
         if answer is None:
             status = helper.status or 0
@@ -84,17 +80,17 @@ class Probe:
         return msgspec.json.decode(answer[0], type=HandlerFacts)
 
     def _show(self) -> None:
-        """The end of what the handler's module printed, on standard error."""
+        """Writes the end of what the handler's module printed to standard error."""
         size = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, size - LONGEST_OUTPUT))
         try:
             outlet.write(self._output.read())
         except OSError:
-            pass  # nobody listens, or nobody reads
+            pass  # standard error has no reader, or a full pipe
 
 
 def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> HandlerFacts:
-    """The facts of a handler that only an import can tell; blocks until they are there, and raises as Probe.facts."""
+    """The facts of a handler, by a probe; blocks until they are there, and raises as Probe.facts."""
     reaper = Reaper()
     probe = Probe(source, settings, reaper, left)
     try:
@@ -113,7 +109,7 @@ def _look(source: Source, settings: Settings, folder: str) -> Answer:
     process_exit.begin(keep_imports=False)
     privileges.forgo(settings, source)
     privileges.drop()
-    die_with_parent(signal.SIGKILL)  # who changes his credentials loses it
+    die_with_parent(signal.SIGKILL)  # a change of user has cleared it
     try:
         return msgspec.json.encode(load_handler(source, settings).facts), []
     finally:

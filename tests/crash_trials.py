@@ -20,23 +20,8 @@ from launch import PATIENCE, Launched, launched, lives
 from ledger_trials import Result, until
 from pronghorn.settings.source import Source
 
-HANDLER = f"{Path(__file__).parent / 'handlers_that_wait.py'}:crashes"
+HANDLERS = Path(__file__).parent / "handlers_that_wait.py"
 GOOD, BAD = b"192.0.2.1", b"192.0.2.66"
-HANGING = """
-import itertools, time
-
-def sleeps(conn):
-    conn.sendall(conn.recv(100))
-    while True:
-        try:
-            time.sleep(1000)
-        except BaseException:
-            pass
-
-def computes(conn):
-    conn.sendall(conn.recv(100))
-    sum(itertools.repeat(0, 10**15))
-"""
 
 
 def _exchange(server: Launched, line: bytes, source: bytes) -> bytes:
@@ -60,7 +45,7 @@ def crashes(folder: Path, seconds: float, model: str, proxied: bool) -> Result:
         while not over.is_set():
             attacks.append(_exchange(server, b"crash\n", BAD if proxied else b""))
 
-    with launched(folder, HANDLER, model=model, workers=2, **settings) as server:
+    with launched(folder, f"{HANDLERS}:crashes", model=model, workers=2, **settings) as server:
         server.ready(2)
         attacker = threading.Thread(target=attack, args=(server,))
         begun = time.monotonic()
@@ -90,7 +75,7 @@ def left_behind(folder: Path, times: int, each: int, model: str, program: bool) 
     """kill -9 of a worker again and again, each time with clients whose processes live on: they are answered, counted,
     and drained by a reload."""
     result = Result(f"orphans under {model}")
-    handler = Source(command=("/bin/cat",)) if program else HANDLER
+    handler = Source(command=("/bin/cat",)) if program else f"{HANDLERS}:crashes"
     with ExitStack() as stack:
         settings = {"model": model, "workers": 1, "reload_drain_timeout": "1s", "drain_timeout": "10s"}
         server = stack.enter_context(launched(folder, handler, **settings))
@@ -119,9 +104,8 @@ def left_behind(folder: Path, times: int, each: int, model: str, program: bool) 
 def hung(folder: Path, model: str, handler: str) -> Result:
     """kill -9 of the supervisor while a handler hangs: all processes are gone in time, and the port is free."""
     result = Result(f"hung orphans under {model}")
-    (folder / "hanging.py").write_text(HANGING)
     settings = {"model": model, "workers": 2, "drain_timeout": "1s", "worker_silence": "3s"}
-    with launched(folder, f"hanging:{handler}", **settings) as server, server.connect() as sock:
+    with launched(folder, f"{HANDLERS}:{handler}_for_ever", **settings) as server, server.connect() as sock:
         sock.sendall(b"x")
         result.expect(sock.recv(1) == b"x", "an answer")
         everybody = psutil.Process(server.pid).children(recursive=True)

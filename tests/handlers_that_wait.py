@@ -5,6 +5,7 @@ Law: workers import this file by its name, so it imports no test's tools.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import ssl
@@ -93,3 +94,19 @@ def spins(line: bytes) -> bytes:
     while time.monotonic() < end:
         pass
     return line
+
+
+def sleeps_for_ever(conn: socket.socket) -> None:
+    """Echoes once, and sleeps on whatever is raised in it."""
+    conn.sendall(conn.recv(100))
+    while True:
+        try:
+            time.sleep(1000)
+        except BaseException:
+            pass
+
+
+def computes_for_ever(conn: socket.socket) -> None:
+    """Echoes once, and computes in C, which keeps the interpreter and looks at no signal."""
+    conn.sendall(conn.recv(100))
+    sum(itertools.repeat(0, 10**15))

@@ -159,6 +159,15 @@ def launched(
 
 
 @contextmanager
+def launched_code(folder: Path, code: str, name: str = "handler", **settings: Any) -> Iterator[Launched]:
+    """A server of a handler in a module with this code, mine.py, that is ready."""
+    (folder / "mine.py").write_text(code)
+    with launched(folder, f"mine:{name}", **settings) as server:
+        server.ready()
+        yield server
+
+
+@contextmanager
 def logged(folder: Path, *arguments: str) -> Iterator[Launched]:
     """An interpreter with `arguments` that serves, and has said in its log where it listens, or ended."""
     with started(folder, list(arguments), []) as server:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import Launched, launched, wait_for
+from launch import Launched, launched_code, wait_for
 
 HANDLER = """
 import os, pronghorn
@@ -28,12 +28,6 @@ def supervisors(server: Launched) -> list[int]:
     return [int(server.ask(b"x\n"))]
 
 
-@pytest.fixture
-def followed() -> list[int]:
-    """Process ids of new programs; they are in the group of the first, which the launcher ends."""
-    return []
-
-
 def upgraded(server: Launched, old: int) -> int:
     """The process id of the new supervisor, once it alone answers."""
     server.send(signal.SIGUSR2)
@@ -42,9 +36,7 @@ def upgraded(server: Launched, old: int) -> int:
 
 
 def test_a_new_program_serves_and_the_old_one_leaves(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply") as server:
-        server.ready()
+    with launched_code(tmp_path, HANDLER, "reply") as server:
         with server.connect() as sock:
             sock.sendall(b"half a li")
             new = upgraded(server, server.pid)
@@ -59,9 +51,7 @@ def test_a_new_program_serves_and_the_old_one_leaves(tmp_path: Path) -> None:
 
 
 def test_the_number_of_workers_stays_and_is_told(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply") as server:
-        server.ready()
+    with launched_code(tmp_path, HANDLER, "reply") as server:
         server.send(signal.SIGTTIN)
         server.ready(2)
         new = upgraded(server, server.pid)
@@ -71,9 +61,7 @@ def test_the_number_of_workers_stays_and_is_told(tmp_path: Path) -> None:
 
 
 def test_three_upgrades_in_a_row(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply") as server:
-        server.ready()
+    with launched_code(tmp_path, HANDLER, "reply") as server:
         pid = server.pid
         for turn in range(3):
             before = server.log.count("Upgraded: process")
@@ -94,8 +82,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, fault: str) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply", start_timeout="1s") as server:
+    with launched_code(tmp_path, HANDLER, "reply", start_timeout="1s") as server:
         (before,) = server.ready()
         (tmp_path / "mine.py").write_text(BROKEN[fault])
         server.send(signal.SIGUSR2)
@@ -107,9 +94,7 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, fault: str) -> No
 
 
 def test_term_during_an_upgrade_ends_both(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply") as server:
-        server.ready()
+    with launched_code(tmp_path, HANDLER, "reply") as server:
         (tmp_path / "mine.py").write_text("import time\ntime.sleep(60)\n")
         server.send(signal.SIGUSR2)
         wait_for(lambda: "Upgrading" in server.log, "the upgrade")
@@ -127,8 +112,7 @@ def _group(pid: int) -> int:
 
 def test_the_path_of_a_unix_socket_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply", bind=f"unix:{path}") as server:
+    with launched_code(tmp_path, HANDLER, "reply", bind=f"unix:{path}") as server:
         inode = path.stat().st_ino
         server.send(signal.SIGUSR2)
         assert server.exit() == 0
@@ -164,9 +148,7 @@ def said(server: Launched, pid: int, text: str) -> bool:
 
 
 def test_what_is_asked_for_during_an_upgrade_is_done_by_the_new_program(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply", control_socket=str(tmp_path / "control")) as server:
-        server.ready()
+    with launched_code(tmp_path, HANDLER, "reply", control_socket=str(tmp_path / "control")) as server:
         (tmp_path / "mine.py").write_text(WAITS + HANDLER)
         server.send(signal.SIGUSR2)
         wait_for(lambda: (tmp_path / "waiting").exists(), "the new program")
@@ -190,9 +172,7 @@ def test_what_is_asked_for_during_an_upgrade_is_done_by_the_new_program(tmp_path
 
 
 def test_an_upgrade_that_is_asked_for_during_a_reload_comes_after_it(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply", control_socket=str(tmp_path / "control")) as server:
-        server.ready()
+    with launched_code(tmp_path, HANDLER, "reply", control_socket=str(tmp_path / "control")) as server:
         (tmp_path / "mine.py").write_text(WAITS + HANDLER)
         server.send(signal.SIGHUP)
         wait_for(lambda: (tmp_path / "waiting").exists(), "the reload")
@@ -211,9 +191,7 @@ def pending(pid: int) -> bool:
 
 
 def test_what_was_asked_for_during_an_upgrade_that_failed_is_done_here(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HANDLER)
-    with launched(tmp_path, "mine:reply") as server:
-        server.ready()
+    with launched_code(tmp_path, HANDLER, "reply") as server:
         (tmp_path / "mine.py").write_text(WAITS + "raise ValueError\n")
         server.send(signal.SIGUSR2)
         wait_for(lambda: (tmp_path / "waiting").exists(), "the new program")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import Launched, launched, lives, script, wait_for
+from launch import Launched, launched_code, lives, script, wait_for
 
 pytestmark = pytest.mark.slow  # a stop that waits, each
 LASTING = """
@@ -80,8 +80,7 @@ def served(server: Launched, questions: int) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_worker_ends_as_a_program(tmp_path: Path, model: str) -> None:
-    (tmp_path / "jobs.py").write_text(LASTING)
-    with launched(tmp_path, "jobs.py:handler", model=model) as server:
+    with launched_code(tmp_path, LASTING, model=model) as server:
         (worker,) = server.ready()
         served(server, 2)
         assert server.stop() == 0, server.log
@@ -94,8 +93,7 @@ def test_a_worker_ends_as_a_program(tmp_path: Path, model: str) -> None:
 
 
 def test_a_child_of_fork_ends_as_a_program(tmp_path: Path) -> None:
-    (tmp_path / "jobs.py").write_text(LASTING)
-    with launched(tmp_path, "jobs.py:handler", model="fork") as server:
+    with launched_code(tmp_path, LASTING, model="fork") as server:
         (worker,) = server.ready()
         served(server, 2)
         wait_for(lambda: not psutil.Process(worker).children(), "the end of the children")
@@ -127,13 +125,12 @@ def for_ever():
 
 @pytest.mark.parametrize("model", ["epoll", "fork"])
 def test_a_thread_that_never_ends_is_named_and_left(tmp_path: Path, model: str) -> None:
-    (tmp_path / "stuck.py").write_text(STUCK)
-    with launched(tmp_path, "stuck.py:handler", model=model, drain_timeout="1s") as server:
+    with launched_code(tmp_path, STUCK, model=model, drain_timeout="1s") as server:
         assert server.ask(b"go\n") == b"begun\n"
         began = time.monotonic()
         server.stop()
         assert time.monotonic() - began < 10
-        assert re.search(r"lost: thread 'writer' \(for_ever, at stuck.py:\d+\)", server.log), server.log
+        assert re.search(r"lost: thread 'writer' \(for_ever, at mine.py:\d+\)", server.log), server.log
     assert (tmp_path / "late.txt").read_text() == "written"
 
 
@@ -178,8 +175,7 @@ def below(server: Launched) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("kinds", ["executor pool", "daemon fork program"])
 def test_child_processes_end_with_their_worker(tmp_path: Path, kinds: str) -> None:
-    (tmp_path / "family.py").write_text(CHILDREN)
-    with launched(tmp_path, "family.py:handler", model="epoll") as server:
+    with launched_code(tmp_path, CHILDREN, model="epoll") as server:
         (worker,) = server.ready()
         for kind in kinds.split():
             assert server.ask(kind.encode() + b"\n") == b"begun\n"
@@ -196,8 +192,7 @@ def test_child_processes_end_with_their_worker(tmp_path: Path, kinds: str) -> No
 
 
 def test_a_process_that_python_waits_for_has_until_the_drain_deadline(tmp_path: Path) -> None:
-    (tmp_path / "family.py").write_text(CHILDREN)
-    with launched(tmp_path, "family.py:handler", model="thread", drain_timeout="1s") as server:
+    with launched_code(tmp_path, CHILDREN, model="thread", drain_timeout="1s") as server:
         assert server.ask(b"process\n") == b"begun\n"
         family = below(server)
         assert server.stop() == 0, server.log
@@ -207,8 +202,7 @@ def test_a_process_that_python_waits_for_has_until_the_drain_deadline(tmp_path: 
 
 @pytest.mark.parametrize("model", ["epoll", "fork"])
 def test_what_was_detached_on_purpose_lives_on(tmp_path: Path, model: str) -> None:
-    (tmp_path / "family.py").write_text(CHILDREN)
-    with launched(tmp_path, "family.py:handler", model=model) as server:
+    with launched_code(tmp_path, CHILDREN, model=model) as server:
         pid = int(server.ask(b"detached\n"))
         detached = psutil.Process(pid)
         try:
@@ -314,8 +308,7 @@ def notes(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(("name", "model"), LOOPS)
 def test_tasks_that_a_conversation_left_running_have_the_drain_time(tmp_path: Path, name: str, model: str) -> None:
-    (tmp_path / "tasks.py").write_text(TASKS)
-    with launched(tmp_path, f"tasks.py:{name}", model=model, pool_size="1") as server:
+    with launched_code(tmp_path, TASKS, name, model=model, pool_size="1") as server:
         assert server.ask(b"0.6\n") == b"accepted\n"
         assert server.ask(b"0.5\n") == b"accepted\n"  # a flow of control is not held by tasks
         began = time.monotonic()
@@ -328,8 +321,7 @@ def test_tasks_that_a_conversation_left_running_have_the_drain_time(tmp_path: Pa
 
 @pytest.mark.parametrize(("name", "model"), [("living", "asyncio"), ("handler", "thread")])
 def test_a_task_is_cancelled_at_the_drain_deadline(tmp_path: Path, name: str, model: str) -> None:
-    (tmp_path / "tasks.py").write_text(TASKS)
-    with launched(tmp_path, f"tasks.py:{name}", model=model, drain_timeout="1s") as server:
+    with launched_code(tmp_path, TASKS, name, model=model, drain_timeout="1s") as server:
         assert server.ask(b"60\n") == b"accepted\n"
         assert server.stop() == 0, server.log
         assert "lost: task 'audit' (work)" in server.log
@@ -355,14 +347,13 @@ async def handler(line):
 
 @pytest.mark.parametrize("model", ["asyncio", "thread"])
 def test_jobs_of_a_loops_executor_are_done(tmp_path: Path, model: str) -> None:
-    (tmp_path / "jobs.py").write_text(EXECUTOR)
-    with launched(tmp_path, "jobs.py:handler", model=model) as server:
+    with launched_code(tmp_path, EXECUTOR, model=model) as server:
         assert server.ask(b"go\n") == b"begun\n"
         assert server.stop() == 0
     assert (tmp_path / "done").exists()
     if model == "thread":
         return
-    with launched(tmp_path, "jobs.py:handler", model=model, drain_timeout="1s") as server:
+    with launched_code(tmp_path, EXECUTOR, model=model, drain_timeout="1s") as server:
         assert server.ask(b"for ever\n") == b"begun\n"
         assert server.stop() == 0, server.log
         assert "lost: thread 'asyncio_0'" in server.log

@@ -20,21 +20,7 @@ from pronghorn.worker import worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the timers are Linux's")
 
-HANGING = """
-import itertools, time
-
-def sleeps(conn):
-    conn.sendall(conn.recv(100))
-    while True:
-        try:
-            time.sleep(1000)
-        except BaseException:
-            pass
-
-def computes(conn):  # in C, which keeps the interpreter and looks at no signal
-    conn.sendall(conn.recv(100))
-    sum(itertools.repeat(0, 10**13))
-"""
+HANDLERS = Path(__file__).parent.parent / "handlers_that_wait.py"
 
 
 def family(server: Launched) -> list[psutil.Process]:
@@ -69,9 +55,8 @@ def can_bind(address: object) -> bool:
     ],
 )
 def test_a_hung_orphan_of_a_killed_supervisor_leaves(model: str, handler: str, tmp_path: Path) -> None:
-    (tmp_path / "hanging.py").write_text(HANGING)
     settings = {"model": model, "workers": 1, "drain_timeout": "500ms", "worker_silence": "1s"}
-    with launched(tmp_path, f"hanging:{handler}", **settings) as server, hung(server):
+    with launched(tmp_path, f"{HANDLERS}:{handler}_for_ever", **settings) as server, hung(server):
         everybody = family(server)
         if handler == "computes":
             before = {each: each.cpu_times().user for each in everybody}
@@ -84,11 +69,14 @@ def test_a_hung_orphan_of_a_killed_supervisor_leaves(model: str, handler: str, t
 
 
 def test_children_of_the_fork_model_keep_no_lock_of_a_unix_path(tmp_path: Path) -> None:
-    (tmp_path / "hanging.py").write_text(HANGING)
     path = tmp_path / "s"
     with (
         launched(
-            tmp_path, "hanging:sleeps", bind=f"unix:{path},127.0.0.1:0", model="fork", drain_timeout="500ms"
+            tmp_path,
+            f"{HANDLERS}:sleeps_for_ever",
+            bind=f"unix:{path},127.0.0.1:0",
+            model="fork",
+            drain_timeout="500ms",
         ) as server,
         socket.socket(socket.AF_UNIX) as sock,
     ):

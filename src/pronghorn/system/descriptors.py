@@ -14,8 +14,7 @@ original: int | None = None
 def raise_descriptor_limit() -> tuple[int, int]:
     """Raise the soft limit of descriptors to the hard one; both as they were (getrlimit(2), RLIMIT_NOFILE).
 
-    A system that takes the hard
-    limit as a word only (macOS calls it infinite) gets 10,240.
+    A system whose hard limit is infinite, and not meant so (macOS), gets 10,240.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (hard, SAFE_HARD_LIMIT):

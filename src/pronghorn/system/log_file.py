@@ -49,7 +49,7 @@ class LogFile:
         return self._path
 
     def reopen(self, observe: Observer) -> None:
-        """Open the path again, and go on there: a new file, if the old one was renamed. On failure the old one stays."""
+        """Open the path again, and go on there: a new file if the old one was renamed. On failure the old one stays."""
         if self._path:
             try:
                 _become_standard_error(_opened(self._path))

@@ -140,7 +140,7 @@ def _place(thread: threading.Thread) -> str:
 
 
 def _run_exit_functions(deadline: Callable[[], float], late: Late, beat: Callable[[], None]) -> None:
-    """Those of multiprocessing wait for child processes that are no daemons, for ever: they are ended at the deadline."""
+    """multiprocessing waits in one for child processes that are no daemons: they are ended at the deadline."""
     process: Any = sys.modules.get("multiprocessing.process")
     if process is None or not process._children:
         atexit._run_exitfuncs()

@@ -34,8 +34,8 @@ def module_command(module: str, *arguments: str) -> list[str]:
 class Boot(msgspec.Struct):
     """What the command line, or an older program of this server, hands to the server, as JSON.
 
-    `report_fd`, if it is one, is told once how the start went: `{"listening": [...], "model": ..., "pid": ...}` or
-    `{"error": {"what", "why", "hint", "exit_code"}}`, one line, and is closed then. `argv0` is the program's name that
+    `report_fd`, if it is one, gets one line on how the start went: `{"listening": [...], "model": ..., "pid": ...}`, or
+    `{"error": ...}` with an error's parts (errors.from_parts), and is closed then. `argv0` is the program's name that
     the handler finds in `sys.argv`. `handed` is what an upgrade hands over.
     """
 
@@ -62,7 +62,7 @@ class Handed(msgspec.Struct):
 
 
 class Starter:
-    """Whoever started the server and waits on a descriptor to hear how it went; -1 is nobody."""
+    """The process that has started the server and waits on a descriptor for how the start went; -1: there is none."""
 
     def __init__(self, fd: int = -1) -> None:
         self._fd = fd
@@ -70,12 +70,12 @@ class Starter:
             os.set_inheritable(fd, False)
 
     def tell(self, record: dict[str, Any]) -> None:
-        """Says it and hangs up; nothing can be said after that."""
+        """Sends the record and closes the descriptor."""
         if self._fd >= 0:
             try:
                 os.write(self._fd, msgspec.json.encode(record) + b"\n")
             except OSError:
-                pass  # nobody waits any more
+                pass  # that process has ended
         self.close()
 
     def failed(self, error: PronghornError) -> None:

@@ -71,7 +71,7 @@ class ListenerStandIn:
 
 
 class ServerObject:
-    """One server object, of which `hold` has a whole conversation."""
+    """A socketserver server object, whose methods hold whole conversations."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -87,14 +87,14 @@ class ServerObject:
         listener = getattr(server, "socket", None)
         server.socket = self._listener
         if isinstance(listener, socket.socket):
-            listener.close()  # nobody would answer there
+            listener.close()  # no accept(2) would answer there
         for name in ("serve_forever", "handle_request", "shutdown"):
             setattr(server, name, _not_here(name))
         if not self._own_errors:
             server.handle_error = self._note
 
     def hold(self, conn: Connection) -> None:
-        """One conversation, and what serve_forever() would do after it."""
+        """Hold one conversation, and do what serve_forever() would do after it."""
         try:
             self._hold(conn)
         finally:
@@ -129,8 +129,8 @@ class ServerObject:
             raise failure
 
     def _way_to_process(self) -> Callable[[Any, Any], None]:
-        """process_request() of the server's own; or what it would do, on this flow of control instead of a thread that
-        ThreadingMixIn starts."""
+        """process_request() if the server overrides it; else what it would do, on this flow of control and not in a
+        thread of ThreadingMixIn's."""
         server = self._server
         if _overrides(server, "process_request"):
             return server.process_request  # type: ignore[no-any-return]
@@ -145,13 +145,13 @@ class ServerObject:
             self._server.shutdown_request(request)
 
     def _note(self, request: Any, address: Any) -> None:
-        """handle_error() of who has none of his own: it is told as any handler's failure."""
+        """handle_error() of a server that does not override it: the error becomes the handler's failure."""
         error = sys.exception()
         if error is not None:
             self._failed[id(request)] = error
 
     def _tell_address(self, conn: Connection) -> None:
-        """Have the server know the address it is reached at, as if it had bound that."""
+        """Set the server's address, as if it had bound the one that it is reached at."""
         server, own = self._server, four_part(conn.local)
         server.server_address = own
         server.address_family = _family(own)
@@ -187,7 +187,7 @@ def _is_closed(request: Any) -> bool:
 
 
 def _wait_for_end(request: Any) -> None:
-    """Until whoever has the connection now has closed it."""
+    """Wait until the thread that has the connection has closed it."""
     pause, most = LOOKS
     while not _is_closed(request):
         time.sleep(pause)
@@ -236,7 +236,7 @@ def _seals(server: Any, method: str) -> bool:
 
 
 def _telling(call: Callable[[Connection], Any], handler: Any, name: str) -> Callable[[Connection], None]:
-    """The call, which tells once in a worker, its children included, that what it returns goes nowhere."""
+    """The call, with a warning if it returns what goes nowhere: once in a worker and its children."""
     told = mmap.mmap(-1, 1)
     if isinstance(handler, type):
         return call
@@ -255,7 +255,7 @@ def _telling(call: Callable[[Connection], Any], handler: Any, name: str) -> Call
 
 def _drop(found: Any) -> None:
     if inspect.iscoroutine(found):
-        found.close()  # nobody will await it, and Python would say so each time
+        found.close()  # it is never awaited, which Python would warn of each time
 
 
 def _described(found: Any) -> str:

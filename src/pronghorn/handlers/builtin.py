@@ -1,8 +1,7 @@
-"""The built-in handlers, and what each was for.
+"""The built-in handlers: upper, echo, discard, chargen, daytime.
 
-Law: they are handlers like any other, in the styles that every model runs. `upper` is the classic one: it sends back
-in upper case whatever came. The others are the small services that hosts once ran to be measured by: echo (RFC 862),
-discard (RFC 863), chargen (RFC 864) and daytime (RFC 867).
+Law: handlers like any other, in the styles that every model runs; settings/source.py has their names. `upper` sends
+back in upper case what comes. The others are the small services that hosts once ran to be measured by.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from pronghorn.handlers.messages import Protocol, message
 
 @message(stream)
 def upper(data: bytes) -> bytes:
-    """Send back in upper case whatever comes."""
+    """Send back in upper case what comes."""
     return data.upper()
 
 
 @message(stream)
 def echo(data: bytes) -> bytes:
-    """Send back whatever comes (RFC 862)."""
+    """Send back what comes (RFC 862)."""
     return data
 
 
 @message(stream)
 def discard(data: bytes) -> None:
-    """Take whatever comes and say nothing (RFC 863)."""
+    """Read what comes and send nothing (RFC 863)."""
 
 
 class Chargen(Protocol):
@@ -55,7 +54,7 @@ class Chargen(Protocol):
 
 
 class Daytime(Protocol):
-    """Say what time it is, and close (RFC 867)."""
+    """Send the time, and close (RFC 867)."""
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
 """asyncio's styles: `async def handle(reader, writer)`, an asyncio.Protocol, and async message functions.
 
-Law: the loop may be the whole worker's or one connection's; a handler cannot tell. A coroutine that returns has ended
-its conversation, and one that raises has lost it: in neither case is the client left hanging.
+Law: the loop may be the whole worker's or one connection's; a handler sees no difference. When a coroutine returns or
+raises, its connection ends: a client is never left waiting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pronghorn.tls.asyncio_channel import channel_over, part
 LOOK = 5.0  # seconds between two looks at whether a descriptor is still the connection's
 CANCELLED = 1.0  # seconds that a cancelled task gets for what it still has to do
 LATEST = 1.0  # seconds before the drain deadline at which tasks are cancelled, at most
-SIGNS = 0.5  # seconds between two signs of life of a loop, where somebody looks on
+SIGNS = 0.5  # seconds between two heartbeats of a connection's own loop, where its waits are watched
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 
 
@@ -40,7 +40,7 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
     """asyncio's own streams over our transport."""
 
     inner: MessageProtocol | None = None
-    """Who cuts the input into messages, if it is a message function that is served."""
+    """The protocol that cuts the input into messages, if the handler is a message function."""
     transport: AnyAsyncioChannel
 
     def __init__(self, handle: Streams, limit: int) -> None:
@@ -62,12 +62,12 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
 
     def eof_received(self) -> bool:
         super().eof_received()
-        # With TLS of ours too: asyncio's own, after start_tls, can only close, and warns of whoever wants more.
+        # True with TLS of ours too. asyncio's own, after start_tls, can only close, and warns about another answer.
         return self._transport is self.transport  # type: ignore[attr-defined]
 
     @property
     def owes_exactly(self) -> Callable[[], bool] | None:
-        """Whether a message function owes a reply; None if it is no message function that is served."""
+        """Whether a message function owes a reply; None if the handler is none."""
         return self._owes if self.inner is not None else None
 
     def _owes(self) -> bool:
@@ -79,9 +79,9 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
         try:
             await self._handle(reader, writer)
         except asyncio.CancelledError:
-            pass  # nobody awaits this one, and asyncio's streams log it as an error (Python 3.11)
+            pass  # no task awaits this one, and asyncio's streams log it as an error (Python 3.11)
         except BaseException as error:
-            # A peer that leaves in the middle of what the handler waits for is no news.
+            # That a peer leaves in the middle of what the handler waits for is no failure of the handler.
             gone = isinstance(error, (asyncio.IncompleteReadError, PeerTimeout, TooMuchUnsent, DescriptorLost)) or (
                 isinstance(error, OSError) and (is_peers_fault(error) or error is self.transport._error)
             )  # the last: a handshake, after start_tls
@@ -156,7 +156,7 @@ class OwnLoops:
                 _go_on(runner, conn)
 
     def leave(self) -> None:
-        """This flow of control ends: close its loop."""
+        """Close the loop of this flow of control, at its end."""
         runner = getattr(self._here, "runner", None)
         if runner is not None:
             self._here.runner = None
@@ -165,7 +165,7 @@ class OwnLoops:
     def _leave_taken(
         self, loop: asyncio.AbstractEventLoop, channel: AnyAsyncioChannel, deadline: float, timeout: float
     ) -> None:
-        """Have the conversation come to its end by then; called from another flow of control."""
+        """Have the conversation end by the deadline; called from another flow of control."""
         endings = {0: Ending(channel, self._quiet, deadline, timeout)}
 
         def look() -> None:
@@ -221,8 +221,8 @@ def _cancel_all(loop: asyncio.AbstractEventLoop, keeper: asyncio.Task[Any] | Non
 
 
 def _go_on(runner: asyncio.Runner, conn: Connection) -> None:
-    """The conversation is over, and tasks that it began are not: they go on in a thread of their own, which is no
-    daemon, so that the end of the process waits for it; the flow of control has another loop for its next client."""
+    """Let the tasks that an ended conversation has begun go on, in a thread of their own. It is no daemon, so that the
+    end of the process waits for it; the flow of control makes another loop for its next client."""
     drain = conn.drain if conn.drain is not None else Drain(0.0)
 
     def finish() -> None:
@@ -236,15 +236,15 @@ def _go_on(runner: asyncio.Runner, conn: Connection) -> None:
 
 
 def _give_signs(over: asyncio.Future[None], conn: Connection) -> None:
-    """The loop turns: that is all that can be seen of a flow that waits in it."""
+    """Tell the supervisor's watch that the loop turns: nothing else can be seen of a flow that waits in it."""
     if not over.done():
         conn.waits.sign()
         over.get_loop().call_later(SIGNS, _give_signs, over, conn)
 
 
 async def cancel_tasks(drain: Drain) -> None:
-    """The drain deadline is there: cancel what handlers run on this loop, name to `drain.lost` what is no open
-    conversation, and let it come to its end, for a moment. The tasks of a lifespan live on."""
+    """At the drain deadline: cancel the tasks of handlers on this loop, name to `drain.lost` those that are no open
+    conversation, and give them a moment to end. The tasks of a lifespan live on."""
     tasks = [each for each in tasks_of_clients() if each is not asyncio.current_task()]
     _cancel(tasks, drain)
     if tasks:
@@ -259,8 +259,7 @@ def _cancel(tasks: list[asyncio.Task[Any]], drain: Drain) -> None:
 
 
 def tasks_of_clients(loop: asyncio.AbstractEventLoop | None = None) -> list[asyncio.Task[Any]]:
-    """The tasks on a loop (the running one) that conversations have begun, however indirectly; those of a lifespan are
-    not among them."""
+    """The tasks on a loop (the running one) that conversations have begun, however indirectly; none of a lifespan."""
     found = []
     for task in asyncio.all_tasks(loop):
         context = context_of(task)
@@ -270,8 +269,8 @@ def tasks_of_clients(loop: asyncio.AbstractEventLoop | None = None) -> list[asyn
 
 
 async def finish_tasks(drain: Drain, spare: float) -> None:
-    """Let the tasks that conversations left behind live until they end; at the drain deadline but for `spare` seconds,
-    or a quarter of its time, they are named to `drain.lost` and cancelled, and get that time for what they do then."""
+    """Wait for the tasks that conversations have left behind. `spare` seconds before the drain deadline (or a quarter
+    of the drain timeout, if that is less) they are named to `drain.lost` and cancelled, and get that time to end."""
     current, spare = asyncio.current_task(), min(spare, drain.timeout / 4)
     while tasks := [each for each in tasks_of_clients() if each is not current]:
         rest = drain.deadline - spare - time.monotonic()
@@ -288,15 +287,15 @@ def _called(task: asyncio.Task[Any]) -> str:
 
 
 def _is_open(task: asyncio.Task[Any]) -> bool:
-    """Whether its connection is still open, or was cut at the drain deadline: then that is told elsewhere."""
+    """Whether the connection of a task is still open, or was cut at the drain deadline, which an event tells."""
     context = context_of(task)
     channel = context.get(conversation) if context is not None else None
     return channel is not None and (not channel.is_closing() or isinstance(channel._error, ConnectionAbortedError))
 
 
 def leave_executor(loop: Any) -> None:
-    """Have the end of a loop not wait for its executor, for ever and blocking: its threads are joined at the end of the
-    process, as those of all executors (system/process_exit.py)."""
+    """Keep the end of a loop from waiting for its executor, which would block: the executor's threads are joined at the
+    end of the process, as those of all executors (system/process_exit.py)."""
 
     async def left(timeout: float | None = None) -> None:
         return None

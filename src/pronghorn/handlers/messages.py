@@ -60,13 +60,13 @@ class Protocol:
         """Some bytes arrived, cut anywhere."""
 
     def eof_received(self) -> bool | None:
-        """The peer has said its last word; unless this returns true, the transport closes once all is sent."""
+        """The peer sends no more; unless this returns true, the transport closes once all is sent."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended; `exc` is None if either side closed it in order."""
 
     def pause_writing(self) -> None:
-        """More than the high-water mark is unsent: the peer does not read. Reading pauses by itself."""
+        """More than the high-water mark is unsent, since the peer does not read. Reading pauses by itself."""
 
     def resume_writing(self) -> None:
         """Most of it has been sent."""
@@ -119,7 +119,7 @@ class MessageProtocol(Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self._reply = self.style.reply_for(self)  # an object of its own may speak first
+        self._reply = self.style.reply_for(self)  # a handler object may send first
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -173,7 +173,7 @@ class MessageProtocol(Protocol):
         return self._closing
 
     async def reply_later(self, message: bytes) -> bytes | None:
-        """What an async handler returns for one message, behind what it sent meanwhile; `close` waits for it."""
+        """What an async handler returns for one message, after what it sent meanwhile; `close` waits for it."""
         self.messages += 1
         self._out = []
         try:
@@ -247,7 +247,7 @@ class MessageConnection:
 
     @property
     def proxy(self) -> ProxyHeader | None:
-        """What a proxy said that made the connection for its client (`peer` is the client's address then)."""
+        """The header of the proxy that made the connection for its client (`peer` is the client's address then)."""
         header: ProxyHeader | None = self._protocol.transport.proxy
         return header
 
@@ -262,7 +262,7 @@ class MessageConnection:
         return self._protocol.transport.tls
 
     def stay(self) -> None:
-        """Go on although the server drains: until `close`, or until the drain deadline."""
+        """Keep the connection open although the server drains: until `close`, or until the drain deadline."""
         self._protocol.transport.stay()
 
     @property
@@ -329,7 +329,7 @@ class MessageStyle:
 
 
 def positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The positional parameters that have no default; an object that does not tell is taken to have one."""
+    """The positional parameters without a default; none of a callable without a signature."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

@@ -1,11 +1,11 @@
 """Programs: the connection is their standard input and output, as under inetd and tcpserver.
 
-Law: one process per connection, started and waited for here, whatever the model. We stay behind it and close after
-it: the program's own exit would cut a reply whose question was not read to its end.
+Law: one process per connection, started and waited for here, whatever the model. The socket is closed here after the
+program's end: the program's own exit would cut a reply whose question was not read to its end.
 
 The environment is UCSPI's: PROTO, TCPREMOTEIP, TCPREMOTEPORT, TCPLOCALIP, TCPLOCALPORT; for a unix socket PROTO is IPC,
-with IPCREMOTEEUID and IPCREMOTEEGID. Where a proxy speaks for the client, the addresses are those of its PROXY header,
-and nobody's credentials are told: the kernel knows the proxy's alone.
+with IPCREMOTEEUID and IPCREMOTEEGID. With a PROXY header the addresses are those of the header, and there are no
+credentials: the kernel knows those of the proxy alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = frozenset(
     "PROTO TCPREMOTEIP TCPREMOTEPORT TCPREMOTEHOST TCPREMOTEINFO TCPLOCALIP TCPLOCALPORT TCPLOCALHOST "
     "IPCREMOTEPATH IPCREMOTEEUID IPCREMOTEEGID IPCREMOTEPID IPCREMOTEINFO IPCLOCALPATH".split()
 )
-"""The variables by which UCSPI tells of a connection: another connection's are taken out, and no others."""
+"""UCSPI's variables for a connection: those of another connection are taken out of the environment, and no others."""
 
 
 def _nothing(conn: Connection, pid: int, lives: bool) -> None:
@@ -69,7 +69,7 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
         stdin=conn.fileno(),
         stdout=conn.fileno(),
         env=environment(conn),
-        start_new_session=True,  # Ctrl-C at our terminal is for us, who drain
+        start_new_session=True,  # Ctrl-C at the terminal is for the server, which drains
     ) as program:
         conn.lend_to_program(program.pid, lambda: _kill(program))
         note(conn, program.pid, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,15 @@ def many_descriptors() -> Iterator[int]:
         yield hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def standard_error() -> Iterator[None]:
+    """Descriptor 2 is as before afterwards."""
+    before = os.dup(2)
+    yield
+    os.dup2(before, 2)
+    os.close(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

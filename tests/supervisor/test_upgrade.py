@@ -56,7 +56,8 @@ def test_the_number_of_workers_stays_and_is_told(tmp_path: Path) -> None:
         server.ready(2)
         new = upgraded(server, server.pid)
         wait_for(lambda: len(psutil.Process(new).children()) == 2, "two workers")
-        assert re.search(rf"\[{new}\] \[INFO\] Serving mine:reply .*: 2 workers", server.log)
+        told = rf"\[{new}\] \[INFO\] Serving mine:reply .*: 2 workers"
+        wait_for(lambda: re.search(told, server.log) is not None, "the new program's word")
         os.kill(new, signal.SIGTERM)
 
 

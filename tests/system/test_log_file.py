@@ -38,15 +38,6 @@ def reply(line):
 
 
 @pytest.fixture
-def standard_error() -> Iterator[None]:
-    """Descriptor 2 is as before afterwards."""
-    before = os.dup(2)
-    yield
-    os.dup2(before, 2)
-    os.close(before)
-
-
-@pytest.fixture
 def public() -> Iterator[Path]:
     """A folder that everybody may write to; pytest's own are root's alone."""
     with tempfile.TemporaryDirectory() as folder:

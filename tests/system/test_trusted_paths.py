@@ -53,14 +53,6 @@ def precious(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def standard_error() -> Iterator[None]:
-    before = os.dup(2)
-    yield
-    os.dup2(before, 2)
-    os.close(before)
-
-
 def untouched(path: Path) -> bool:
     status = path.stat()
     kept = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o600)

@@ -73,7 +73,7 @@ def check_factory(handler: Any, name: str) -> None:
 
 def check_call(handler: Any, style: str, name: str, *counts: int) -> int:
     """With how many arguments to call it, of `counts`. Raises BadHandler if it cannot be called so, or if its call
-    would only make a generator, or a coroutine that nobody awaits."""
+    would only make a generator, or a coroutine that is never awaited."""
     called = leads_to(handler)
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise BadHandler(

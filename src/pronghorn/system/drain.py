@@ -87,8 +87,8 @@ class Drain:
         self.timeout = timeout
         self.owner = os.getpid()
         self.begun = False
-        self.lets_go = False  # accepts no more; so does who drains
-        self.alone: frozenset[str] = frozenset()  # addresses of listeners that nobody else serves any more
+        self.lets_go = False  # the process accepts no more; true while it drains, too
+        self.alone: frozenset[str] = frozenset()  # addresses of listeners that no other worker serves any more
         self.why = ""
         self.deadline = math.inf
         self.lost = lost
@@ -114,7 +114,7 @@ class Drain:
             _call_each(self._heard)
 
     def when_begun(self, call: Callable[[], object]) -> None:
-        """Have `call` called once, when draining begins: now, if it has begun. A signal handler may be who calls."""
+        """Have `call` called once, when draining begins: now, if it has begun. A signal handler may call this."""
         self._heard.append(call)
         if self.begun:
             _call_each(self._heard)
@@ -138,7 +138,7 @@ class Drain:
 
     async def begins(self) -> None:
         """Return when draining begins, or at once if it has begun: for coroutines, on any loop."""
-        import asyncio  # not everybody who serves needs it
+        import asyncio  # here: not every worker needs it
 
         loop = asyncio.get_running_loop()
         begun = loop.create_future()

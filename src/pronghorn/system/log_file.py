@@ -110,7 +110,7 @@ class Reopener:
 
 
 def _opened(path: str) -> int:
-    """A descriptor to append to; a pipe that nobody reads is an error rather than a wait."""
+    """A descriptor to append to; a pipe without a reader is an error and no wait."""
     person = privileges.person if os.geteuid() == 0 else None
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     with Place(path, follow=True) as place:

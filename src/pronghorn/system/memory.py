@@ -91,7 +91,7 @@ def mapped(fd: int, size: int) -> tuple[mmap.mmap, int]:
 
 
 def locked(fd: int, patience: float) -> bool:
-    """Takes the lock of a file (fcntl(2), F_SETLK), unless somebody holds it for longer than `patience` seconds."""
+    """Takes the lock of a file (F_SETLK), unless another process has it for longer than `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         try:

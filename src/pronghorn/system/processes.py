@@ -94,7 +94,7 @@ def stat_fields(pid: int) -> list[str]:
 
 
 def start_of(pid: int) -> str:
-    """When a process started, in whatever unit the system has; empty if it has ended, also if nobody has reaped it."""
+    """When a process started, in whatever unit the system has; empty if it has ended, reaped or not."""
     if fields := stat_fields(pid):
         return "" if fields[0] in "ZX" else fields[19]
     if os.path.exists("/proc/self/stat"):
@@ -145,7 +145,7 @@ def end_reading(pid: int) -> None:
 
 
 def detached(pid: int) -> bool:
-    """Whether a child has a session of its own (setsid(2)), as somebody gives it who wants it to outlive him."""
+    """Whether a child has a session of its own (setsid(2)), which says that it shall outlive its parent."""
     try:
         return os.getsid(pid) != os.getsid(0)
     except OSError:

@@ -170,7 +170,7 @@ def _taken_back(fd: int, before: os.stat_result, piece: bytes) -> bool:
 def _ends(fd: int, start: int, piece: bytes, before: os.stat_result) -> bool:
     try:
         reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # where it may not be read: nobody else has written since
+    except OSError:  # where it may not be read: no other process has written since
         return start == before.st_size
     try:
         return os.pread(reader, len(piece) + 1, start) == piece

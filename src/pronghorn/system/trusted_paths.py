@@ -198,7 +198,7 @@ def who(uid: int | None) -> str:
 
 def read(path: str, most: int = 4 * 1024 * 1024) -> bytes:
     """What a file holds, as a certificate or a key: `most` bytes. Where a link or the like is one user's to put there,
-    it is read as that user, who may read nothing else by it than what is his. Raises OSError."""
+    it is read as that user, who may read only the user's own files by it. Raises OSError."""
     try:
         with Place(path, follow=True) as place:
             fd = place.open(os.O_RDONLY)
@@ -207,7 +207,7 @@ def read(path: str, most: int = 4 * 1024 * 1024) -> bytes:
             raise
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         fd = act_as(error.uid, *groups_of(error.uid, error.gid), lambda: os.open(path, flags))
-    with open(fd, "rb") as file:  # it does not block: a pipe that nobody fills is empty
+    with open(fd, "rb") as file:  # it does not block: a pipe without a writer is empty
         return file.read(most) or b""
 
 

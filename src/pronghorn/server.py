@@ -125,9 +125,7 @@ class Server:
             undo.callback(log.close)
             facts = planner.facts(self.source, self.settings)
             facts = facts or probe.ask(self.source, self.settings, self._signals.descriptors())
-            plan = once_free(
-                lambda: planner.plan(self.source, self.settings, facts, [], self._inherited), held_by_orphans
-            )
+            plan = once_free(lambda: planner.plan(self.source, self.settings, facts, self._inherited), held_by_orphans)
             try:
                 self._supervisor = Supervisor(
                     planner, plan, self, self._signals, alone=self._alone, handed=self._handed

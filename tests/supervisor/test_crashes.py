@@ -103,9 +103,9 @@ def test_many_may_be_replaced_at_once_and_then_so_many_in_a_second() -> None:
     at = [pace.allows(100.0, workers) for _ in range(2000)]
     assert at[: workers + AT_ONCE] == [100.0] * (workers + AT_ONCE)
     assert at[-1] == pytest.approx(100.0 + (len(at) - 1 - workers - AT_ONCE) / RATE)
-    pace.told = True
+    pace.recorded = True
     assert pace.allows(1000.0, workers) == 1000.0
-    assert not pace.told, "after a rest it would be told of again"
+    assert not pace.recorded, "after a rest it would be recorded again"
 
 
 def test_stacks_are_bounded_and_only_whole_ones_are_taken() -> None:

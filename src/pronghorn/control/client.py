@@ -1,6 +1,6 @@
 """A running server: found by its name, and asked by one line of JSON.
 
-Law: nothing here prints. Whoever answers is trusted as far as the folder is that its socket stands in.
+Law: nothing here prints. An answer is trusted as far as the folder is that the socket stands in.
 """
 
 from __future__ import annotations

@@ -63,9 +63,10 @@ class Commands:
         serving = self._supervisor.fleet.serving
         going = {each.row.index for each in self._supervisor.workers.retiring()}
         rows = [
-            row for row in serving.plan.board.rows()
+            row
+            for row in serving.plan.board.rows()
             if row.index in going or (row.supervisor != os.getpid() and row.generation < serving.number)
-        ]  # fmt: skip
+        ]
         programs = self._supervisor.predecessors.living()
         return {"workers": len(rows), "connections": sum(row.open for row in rows), "programs": len(programs)}
 

@@ -1,8 +1,8 @@
-"""Where a server and `pronghorn ctl` meet: a folder, and in it one socket for each server, by its name.
+"""The folders of control sockets, where a server makes one by its name and `pronghorn ctl` looks for it.
 
 Law: nothing is trusted that another user could have put there. A folder is made with mode 0700 and used only if it is a
-folder indeed (no symbolic link), ours, and nobody else's to write into or to replace. The server takes the first that
-it can have, ctl looks into all: a service and a login shell rarely agree on their environment.
+folder indeed (no symbolic link), ours, and no other user can write into it or replace it. The server takes the first
+that it can have, ctl looks into all: a service and a login shell rarely agree on their environment.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Call:
         self._poller.add(self._socket, self._read)
 
     def refuse(self, error: PronghornError) -> None:
-        """Answers without a request, and lingers: to close at once would break off whoever is still sending his."""
+        """Answers without a request, and lingers: to close at once would reset a caller that is still sending."""
         self._calls.add(self)
         self._unwanted = LONGEST_REQUEST
         self.answer(error)
@@ -177,7 +177,7 @@ def encoded(result: dict[str, Any] | PronghornError) -> bytes:
 
 
 def peer_uid(sock: socket.socket) -> int:
-    """The effective user id of whoever connected, as the kernel has it; -1 if it does not tell (unix(7))."""
+    """The effective user id of the process that connected (unix(7)); -1 if the kernel does not say."""
     try:
         if hasattr(socket, "SO_PEERCRED"):
             return int(struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])

@@ -1,8 +1,8 @@
 """The control socket: a listener, its lock, and who is admitted.
 
-Law: it lives in the supervisor's thread and never waits: a thread beside a process that forks is asking for trouble.
-Whoever is slow, silent, dead or loud loses their connection and hurts nobody: requests, connections and the time for
-both lines are bounded, and only our own user and root are heard.
+Law: it lives in the supervisor's thread and never waits: threads and fork(2) do not go together. A caller that is slow,
+silent, dead or loud loses its connection and holds up no other: the size of a request, the number of connections and
+the time for both lines are bounded, and only our own user and root are admitted.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def open_control(
     """The control socket that the settings ask for, for a server whose first address is `address`; or the one that the
     program before an upgrade has `handed` over as its descriptors.
 
-    None if it is off, or if there is no place that it could have by itself: an event tells of that, and the server can
-    do without. Those who share the address on purpose, and have no name of their own, are told apart by their process.
+    None if it is off, or if there is no place that it could have by itself: an event says so, and the server can do
+    without. Servers that share the address on purpose, and have no name of their own, are told apart by their process.
     Raises AlreadyRunning, and CannotBind if a path that was asked for cannot be had.
     """
     if handed:
@@ -178,8 +178,8 @@ class ControlServer:
             self.tick(time.monotonic())
         uid = peer_uid(sock)
         if uid not in (0, os.geteuid()):
-            self._refuse(sock, BadRequest(f"User {uid} may not control this server.",
-                                          f"It belongs to user {os.geteuid()}."))  # fmt: skip
+            owner = f"It belongs to user {os.geteuid()}."
+            self._refuse(sock, BadRequest(f"User {uid} may not control this server.", owner))
         elif len(self._calls) >= MOST_CALLS:
             self._refuse(sock, BUSY)
         else:

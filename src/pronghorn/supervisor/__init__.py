@@ -1,1 +1,1 @@
-"""The process that keeps workers alive: spawn, watch, replace, resize, reload, upgrade, drain."""
+"""The process that starts workers, watches and replaces them, reloads, upgrades and drains."""

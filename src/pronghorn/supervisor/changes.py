@@ -40,7 +40,7 @@ AFTER_THE_START = PronghornError("The server has only just been started.", "", "
 
 
 def unheard(result: object) -> None:
-    """For those who asked by a signal or a changed file: nobody waits for an answer, and the log has it."""
+    """For a request by a signal or a changed file: no answer is expected, and the log has it."""
 
 
 class Handover:
@@ -169,7 +169,7 @@ class Changes:
 
     def close(self) -> None:
         """Nothing is changed from now on. Ends the change under way, without a record: there is something more
-        important to say. One that has taken over is told of now."""
+        important to say. One that has taken over is over now."""
         self._closed = True
         self._hand_over()
         change, self._change = self._change, None
@@ -219,8 +219,8 @@ class Changes:
         return seconds
 
     def _pass_on(self) -> None:
-        """What was asked for meanwhile goes to the new program. Who asked by ctl is told to ask again; behind a signal
-        and a changed file nobody waits for an answer."""
+        """What was asked for meanwhile goes to the new program. A request by ctl is refused with the advice to ask
+        again; one by a signal or a changed file expects no answer."""
         asked = [signal.SIGHUP] if any(not why.startswith("ctl ") for why, _ in self._reloads) else []
         for number in (*self._deferred, *asked):
             kill(self.successor, signal.Signals(number))

@@ -1,9 +1,10 @@
-"""Which source it is that workers die of: each death is blamed on those who were connected.
+"""`--crash-penalty`: the source that makes workers crash, found by who was connected at each death.
 
-Law: pure book-keeping; the clock is an argument. One death says little: everybody who was connected shares its blame,
-those more who were suspected before, and those less whose other connections ended in order in that worker. Who is
-connected at death after death is blamed more and more; who is so by chance is not. Blame fades, memory is bounded, and
-what workers have written down about themselves may be false: whoever has taken one over can have an address suspected.
+Law: pure book-keeping; the clock is an argument. One death says little: all sources that were connected share its
+blame, those more that were suspected before, and those less whose other connections ended in order in that worker. A
+source that is connected at death after death is blamed more and more; one that is connected by chance is not. Blame
+fades, and memory is bounded. What workers have written down about themselves may be false: an attacker who has taken
+over a worker can have an address suspected.
 
 The measure is that of sshd(8), PerSourcePenalties: it refuses who made it crash for a while, and longer each time.
 """

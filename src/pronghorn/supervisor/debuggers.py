@@ -1,10 +1,10 @@
-"""Whether somebody debugs a worker that is silent: then it waits for a person, and does not hang.
+"""Whether a silent worker is being debugged: then it waits for a person, and does not hang.
 
-Law: the supervisor asks and never waits. Who traces a process, the kernel tells (gdb, strace). A debugger of Python's
-(pdb and what is made of it, debugpy) stands in the stacks: the worker is sent a signal that nobody else uses, on which
-faulthandler writes them from C into the worker's own memory, and a turn later they are read. What stands there is
-text of a process that may have been taken over; but whoever has taken over a worker writes its heartbeat too.
-Where the system does not tell which signals a process catches (no /proc), nobody is asked, and nobody is spared.
+Law: the supervisor asks and never waits. The kernel says which process traces a worker (gdb, strace). A debugger in
+Python (pdb and its descendants, debugpy) shows in the stacks: the worker is sent a signal that is used for nothing
+else, on which faulthandler writes the stacks from C into the worker's own memory, and they are read a turn later. That
+is text of a process that may have been taken over; but an attacker in a worker can write its heartbeat, too. Where the
+system does not say which signals a process catches (no /proc), no worker is asked, and none is spared.
 
 Source: proc(5), proc_pid_status(5).
 """
@@ -35,7 +35,7 @@ class Question:
         self._pending = False
         self._written = ""
         self.spared = ""
-        """How it is debugged, as far as is known: "" if nobody does."""
+        """How it is debugged, as far as is known; "" if it is not."""
 
     def answer(self, now: float) -> str | None:
         """How it is debugged; "" if it is not; None as long as that is not known."""

@@ -1,9 +1,9 @@
-"""Says when a file has changed, for `--reload`.
+"""The process that watches files for `--reload`, and writes a line for each batch of changes.
 
 Law: a process of its own, so that the supervisor needs neither a thread nor a library for it. What a look at the files
 finds is the truth. A notification (watchfiles, if it is installed) only brings the next look forward, so that a file
-system that tells nothing, such as one that is shared over a network, is watched all the same. A batch of changes is one
-line. The process ends when its standard input does, which its parent holds.
+system without notifications, such as one that is shared over a network, is watched all the same. The process ends when
+its standard input does, which its parent holds.
 """
 
 from __future__ import annotations
@@ -33,17 +33,26 @@ LONGEST_BATCH = 2.0
 LONGEST_PATH = 1024 * 1024
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 MARK_OF_AN_ENVIRONMENT = "pyvenv.cfg"  # PEP 405
+NOTICES = {
+    "watch_filter": None,
+    "recursive": False,
+    "ignore_permission_denied": True,
+    "debounce": 200,
+    "rust_timeout": int(PAUSE_IF_TOLD * 1000),
+    "yield_on_timeout": True,
+    "raise_interrupt": False,
+}
 
 Stamp = tuple[int, int, int]
 
 
 class FileWatcher:
     """A process that watches folders, of which the Python files below them count, and single files, whatever they are;
-    all absolute paths, which need not exist yet. For somebody who waits in a poll(2) of his own.
+    all absolute paths, which need not exist yet. For a caller with a poll(2) of its own.
 
     Its descriptor is readable when there is something to `read`. What has changed after `since` (ns of the wall clock;
-    without it, from now on) is told even if the process looks for the first time only later; `ready` is true once it
-    has. Raises OSError if no process can be started.
+    without it, from now on) is reported even if the process looks for the first time only later; `ready` is true once
+    it has. Raises OSError if no process can be started.
     """
 
     def __init__(self, places: Iterable[str], since: int = 0) -> None:
@@ -51,10 +60,9 @@ class FileWatcher:
 
         self._line, theirs = socket.socketpair()
         try:
-            self._process = subprocess.Popen(
-                module_command("pronghorn.supervisor.file_watcher", str(since or time.time_ns()), *places),
-                stdin=theirs.fileno(), stdout=theirs.fileno(), start_new_session=True,
-            )  # fmt: skip
+            command = module_command("pronghorn.supervisor.file_watcher", str(since or time.time_ns()), *places)
+            end = theirs.fileno()
+            self._process = subprocess.Popen(command, stdin=end, stdout=end, start_new_session=True)
         except BaseException:
             self._line.close()
             raise
@@ -177,7 +185,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class Parent:
-    """Standard input: it ends when whoever holds its other end does."""
+    """Standard input: it ends when the process at its other end does."""
 
     def __init__(self) -> None:
         self._poll = poll()
@@ -238,10 +246,7 @@ def _told(notices: Any, folders: set[str], parent: Parent) -> Iterator[object]:
     """Comes back when something may have changed, and now and then; ends when the parent does, or when it cannot watch:
     the system has no watches left, or a folder has just gone."""
     try:
-        yield from notices(
-            *folders, watch_filter=None, recursive=False, ignore_permission_denied=True, debounce=200,
-            rust_timeout=int(PAUSE_IF_TOLD * 1000), yield_on_timeout=True, stop_event=parent, raise_interrupt=False,
-        )  # fmt: skip
+        yield from notices(*folders, **NOTICES, stop_event=parent)
     except Exception:
         return
 

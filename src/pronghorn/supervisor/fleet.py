@@ -1,4 +1,4 @@
-"""The generations of workers that there are: the one that serves, a candidate beside it, and who is replaced when.
+"""The generations of workers: the one that serves, a candidate beside it, and when a worker is replaced.
 
 Law: policy over the mechanism of workers.py, and nothing of signals, reloads or commands. A death before READY, or
 within a second after it and before the first connection, is followed by a growing pause, so that a handler that cannot
@@ -80,8 +80,8 @@ class Fleet:
     # Generations
 
     def start(self, plan: Plan) -> None:
-        """Begins a candidate from a plan. The number of workers that somebody has set meanwhile stays, unless the
-        setting has changed."""
+        """Begins a candidate from a plan. A number of workers that was set meanwhile stays, unless the setting
+        has changed."""
         serving = self.serving
         resized = len(serving.slots) and plan.workers == serving.plan.workers
         count = len(serving.slots) if resized else plan.workers
@@ -179,7 +179,7 @@ class Fleet:
             self.workers.look_after_orphans(now, self.generations)
 
     def pulse(self, now: float) -> None:
-        """Once in a tick while the server drains: nothing is filled then, and nobody is replaced."""
+        """Once in a tick while the server drains: no slot is filled then, and no worker replaced."""
         if now >= self._next_care:
             self._next_care = now + TICK
             for generation in self.generations:
@@ -215,7 +215,7 @@ class Fleet:
     def _ready(self, worker: Worker) -> None:
         slot = worker.slot
         slot.failure = None
-        self.observe(events.WorkerReady(slot.number, worker.pid, self.workers.pace.told))
+        self.observe(events.WorkerReady(slot.number, worker.pid, self.workers.pace.recorded))
         if slot.successor is worker:
             before, slot.worker, slot.successor = slot.worker, worker, None
             if before is not None:
@@ -275,8 +275,8 @@ class Fleet:
     def _replaced_at(self, generation: Generation, now: float) -> float:
         pace = self.workers.pace
         at = pace.allows(now, len(generation.slots))
-        if at > now and not pace.told:
-            pace.told = True
+        if at > now and not pace.recorded:
+            pace.recorded = True
             self.observe(events.ReplacementsWait(RATE))
         return at
 
@@ -314,7 +314,7 @@ class Fleet:
         return silent
 
     def _debugged(self, worker: Worker, now: float) -> bool:
-        """Whether somebody debugs a worker, or may do so."""
+        """Whether a worker is debugged, or may be."""
         if worker.debugged is None:
             worker.debugged = Question(worker.pid, worker.stacks)
         before = worker.debugged.spared

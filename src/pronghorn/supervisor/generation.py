@@ -1,7 +1,6 @@
-"""A place for a worker, the worker that fills it, and the generation that both belong to, as the supervisor sees them.
+"""What the supervisor notes of a slot, of the worker in it, and of the generation that both belong to.
 
-Law: pure book-keeping. Nothing here forks, waits, kills or looks at the clock; the supervisor does, and says what
-happened and when.
+Law: pure book-keeping. Nothing here forks, waits, kills or reads the clock: what happened, and when, is passed in.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class Slot:
         self.retry_at = 0.0
 
     def rest(self, now: float, killed: bool = False) -> float:
-        """Counts one more early death; the pause in seconds before the next attempt. A worker that somebody killed is
-        no sign of a fault in its handler and is back sooner."""
+        """Counts one more early death; the pause in seconds before the next attempt. A worker that was killed from
+        outside is no sign of a fault in its handler and is replaced sooner."""
         if killed:
             self.kills += 1
             pause = min(FIRST_PAUSE * 2.0 ** min(self.kills - 1, 10), LONGEST_PAUSE_WHEN_KILLED)
@@ -80,21 +79,21 @@ class Slot:
 class Pace:
     """How fast workers are replaced that have served: some at once, and then RATE in a second, over the whole server.
 
-    Whoever makes workers crash would otherwise have the machine do nothing but start them.
+    Without a bound, a client that makes workers crash would have the machine do nothing but start them.
     """
 
-    __slots__ = ("_last", "_next", "told")
+    __slots__ = ("_last", "_next", "recorded")
 
     def __init__(self) -> None:
         self._next = 0.0  # when the next would be due, had nothing been allowed at once
         self._last = -math.inf
-        self.told = False  # of this time that it is bounded
+        self.recorded = False  # that replacements wait: once for each time
 
     def allows(self, now: float, workers: int) -> float:
         """The instant at which one more worker may be replaced; of a server with so many, all may go at once."""
         self._last = now
         if now >= self._next:
-            self.told = False
+            self.recorded = False
         at = max(now, self._next - (workers + AT_ONCE) / RATE)
         self._next = max(now, self._next) + 1 / RATE
         return at
@@ -166,7 +165,7 @@ class Worker:
         return now - self.ready_at >= STEADY
 
     def killed(self, status: int) -> bool:
-        """Somebody else than the supervisor killed it."""
+        """It was killed, and not by the supervisor."""
         return status == -signal.SIGKILL and not self.doom
 
     def start_failure(self, status: int) -> PronghornError:

@@ -1,9 +1,9 @@
-"""Calls whose failure must not end the supervisor: each is told, counted, and survived.
+"""Calls whose exceptions must not end the supervisor: each exception is logged, counted, and survived.
 
-Law: whatever a turn of the supervisor calls goes through here. Until it is `armed`, which is when the server serves,
-errors pass: they are why a start fails. A process that was forked from the supervisor and comes back here has lost its
-way, and ends at once: a second supervisor is worse than no worker. When memory has run out, a reserve is given up, so
-that the failure can be told, and is taken again in a later turn; address space, of which no page is used.
+Law: whatever a turn of the supervisor calls goes through here. Until the guard is `armed`, which is when the server
+serves, exceptions pass: they are why a start fails. A forked process that comes back here by an exception ends at once:
+a second supervisor is worse than no worker. When memory has run out, a reserve is given up, so that the failure can be
+logged, and is taken again in a later turn; it is address space, of which no page is used.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Guard:
         return True
 
     def note(self, what: str, error: BaseException) -> None:
-        """Counts a failure and has it told. Never raises."""
+        """Counts a failure and records it. Never raises."""
         self.failed = True
         self.failures += 1
         try:
@@ -80,7 +80,7 @@ class Guard:
             self.last = f"failed to {what}: {type(error).__name__}"
             self._observe(events.SupervisorFailed(what, error))
         except BaseException:
-            self.failures += 1  # nobody can be told; the count stays
+            self.failures += 1  # it cannot be recorded; the count stays
 
     def _leave_if_lost(self) -> None:
         if os.getpid() != self.pid:

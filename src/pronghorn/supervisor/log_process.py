@@ -1,9 +1,10 @@
 """The process that hands the supervisor's records to handlers that `--log-config` has named.
 
-Law: a class of somebody's may wait for a disk or a network, and the supervisor may not. So a fork of it calls them, and
-is sent each record over a pair of sockets without a wait: what it does not take is dropped and counted, and a fork that
-has died is followed by another, once in a second at most. Workers call the handlers themselves. A class that has
-started threads works only where they are, which no fork has: then the supervisor goes on calling it.
+Law: such a handler may wait for a disk or a network, and the supervisor may not. So a fork of the supervisor calls the
+handlers, and is sent each record over a pair of sockets without a wait: a record that does not fit is dropped and
+counted, and a fork that has died is followed by another, once in a second at most. Workers call the handlers
+themselves. A handler that has started threads works only in the process that has them, which no fork has: then the
+supervisor goes on calling it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pronghorn.system.processes import name_process
 LONGEST = 60_000  # characters of one record
 ROOM = 1024 * 1024  # bytes that wait for a handler
 REST = 1.0  # seconds between a second start and a third, and so on
-PATIENCE = 2.0  # seconds that it gets at the end for what it has not told yet
+PATIENCE = 2.0  # seconds that it gets at the end for records that it has not handed on yet
 
 
 class Said(msgspec.Struct, array_like=True):
@@ -54,7 +55,7 @@ class LogProcess:
         self._possible = hasattr(socket, "SOCK_SEQPACKET") and threading.active_count() == 1
 
     def tell(self, name: str, level: int, text: str) -> bool:
-        """Has a record heard of. False if this process has to do that itself."""
+        """Sends a record to the process. False if this process has to hand it on itself."""
         if not self._possible or os.getpid() != self._owner:
             return False
         more = f" ({self._dropped:,} records before were dropped: the log did not take them)" if self._dropped else ""
@@ -63,11 +64,11 @@ class LogProcess:
         return True
 
     def descriptors(self) -> list[int]:
-        """What nobody else shall keep."""
+        """What no other process shall keep."""
         return [each.fileno() for each in (self._line, self._helper) if each is not None and each.fileno() >= 0]
 
     def close(self) -> None:
-        """Ends it, once it has told what it has, or after two seconds."""
+        """Ends it, once it has handed on what it has, or after two seconds."""
         if os.getpid() != self._owner or self._helper is None:
             return
         self._possible = False
@@ -121,7 +122,7 @@ class LogProcess:
 
 
 def _listen(line: socket.socket, hear: Callable[[logging.LogRecord], None]) -> Answer:
-    """Until nobody can say anything more. A signal to the whole group is not for this process."""
+    """Hands records on until the other end is closed. A signal to the whole group is not for this process."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     name_process("log")

@@ -1,8 +1,8 @@
-"""What a dead worker has left behind: children of the fork model, and programs, with a connection each.
+"""Processes that a dead worker has left behind: children of the fork model, and programs, with a connection each.
 
-Law: the supervisor takes the worker's place. They stay counted on its row of the scoreboard, as open and in every
-limit; they are told to keep their deadlines, they drain when their worker would have, and whoever is late is killed.
-Which processes these are the kernel says (they have become children of this one); what they have counted stands in
+Law: the supervisor takes the worker's place. Their connections stay counted on its row of the scoreboard, as open and
+in every limit; they are told to keep their deadlines, drain when their worker would have, and are killed when they are
+late. The kernel says which processes these are: they have become children of this one. What they have counted stands in
 memory that they write themselves, so any word of it may be false.
 """
 
@@ -76,7 +76,7 @@ class Orphans:
             self._told = True
             self.kill_at = min(self.kill_at, now + settings.drain_timeout + GRACE)
             self.hurry(programs)
-        for pid in programs:  # nobody sees from here what a program reads and sends
+        for pid in programs:  # what a program reads and sends cannot be seen from here
             age = settings.max_connection_age or NEVER
             quiet = min(each for each in (settings.idle_timeout, settings.write_timeout, NEVER) if each)
             if now >= min(self.children.born(self.living[pid]) + age, self.died_at + quiet):

@@ -34,7 +34,7 @@ from pronghorn.worker.plan import Plan
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
 
-ASKED = "as asked"  # why a model, where somebody has chosen it
+ASKED = "as asked"  # why a model: the user has chosen it
 
 
 class Read(msgspec.Struct):
@@ -45,7 +45,7 @@ class Read(msgspec.Struct):
     source: Source | None
     later: tuple[str, ...]
     unasked: bool = False
-    """Nobody has set `bind`."""
+    """`bind` is not set."""
     folder: str = ""
     """What the working folder's name leads to now, if that is another folder than at the start."""
 
@@ -62,11 +62,11 @@ class Read(msgspec.Struct):
 
 class Prepared(msgspec.Struct):
     """What a helper says of the parts of a plan, as plain values. A listener is its place among those that were open,
-    or -1, and what is new of it; `told` are events."""
+    or -1, and what is new of it; `events` are what it observed."""
 
     certificates: bytes | None
     listeners: list[tuple[int, dict[str, Any] | None]]
-    told: list[tuple[str, dict[str, Any]]]
+    events: list[tuple[str, dict[str, Any]]]
 
 
 class Planner:
@@ -132,36 +132,40 @@ class Planner:
             return None
         return loading.load_handler(source, settings).facts
 
-    def plan(
-        self, source: Any, settings: Settings, facts: HandlerFacts, keep: list[Listener], inherited: list[Listener]
-    ) -> Plan:
-        """A plan; its listeners are those of `keep` that are still wanted, those `inherited`, and new ones. Raises
-        PronghornError, and then nothing new is open. It may block: at the first start there is nobody to keep waiting.
-        """
+    def draft(self, source: Any, settings: Settings, facts: HandlerFacts, folder: str = "") -> Plan:
+        """A plan without listeners and certificates. Raises as `judged`."""
         model, _ = judged(facts, settings)
+        return Plan(source, settings, model, [], self._observe, self._board, facts, folder=folder)
+
+    def plan(self, source: Any, settings: Settings, facts: HandlerFacts, inherited: list[Listener]) -> Plan:
+        """The first plan; its listeners are those `inherited` that are wanted, and new ones. Raises PronghornError, and
+        then nothing new is open. It may block: at the first start nothing else waits.
+        """
+        draft = self.draft(source, settings, facts)
         certificates = certified(facts, settings)
         if settings.max_connections_per_source:
             sources.prepare()
-        listeners = self._listeners(settings, keep, inherited, self._observe)
-        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates)
+        listeners = self._listeners(settings, [], inherited, self._observe)
+        return msgspec.structs.replace(draft, listeners=listeners, certificates=certificates)
 
     # A reload: what may block is done in a helper, and the supervisor makes a plan of what it sends back.
 
-    def prepare(self, settings: Settings, facts: HandlerFacts, keep: list[Listener], folder: str) -> Answer:
-        """In a helper: what a plan is made of, whose paths begin in `folder`. Raises as `plan`."""
-        if folder:
-            os.chdir(folder)
+    def prepare(self, draft: Plan, keep: list[Listener]) -> Answer:
+        """In a helper: the certificates of a plan, and its listeners: those of `keep` that are still wanted, and new
+        ones. Raises as `plan`."""
+        if draft.folder:
+            os.chdir(draft.folder)
         loaded = None
-        if wants_tls(facts, settings):
+        if wants_tls(draft.facts, draft.settings):
             from pronghorn.tls import key_files
 
-            loaded = msgspec.msgpack.encode(key_files.load(settings))
+            loaded = msgspec.msgpack.encode(key_files.load(draft.settings))
         for each in keep:
             each.take_over()  # to see whether a path is lost; here nothing is ever removed
-        told: list[Event] = []
+        observed: list[Event] = []
         before = [each.identity for each in keep]
-        listeners = self._listeners(settings, keep, [], told.append)
-        prepared = Prepared(loaded, [], [(type(each).__name__, msgspec.structs.asdict(each)) for each in told])
+        listeners = self._listeners(draft.settings, keep, [], observed.append)
+        prepared = Prepared(loaded, [], [(type(each).__name__, msgspec.structs.asdict(each)) for each in observed])
         descriptors: list[int] = []
         for each in listeners:
             place = keep.index(each) if each in keep else -1
@@ -170,11 +174,8 @@ class Planner:
             descriptors += map(os.dup, each.descriptors() if new else ())  # a Listener closes its own at its end
         return msgspec.msgpack.encode(prepared), descriptors
 
-    def drawn_up(
-        self, source: Any, settings: Settings, facts: HandlerFacts, keep: list[Listener], model: Model, folder: str,
-        answer: Answer,
-    ) -> Plan:  # fmt: skip
-        """A plan of what a helper has prepared."""
+    def drawn_up(self, draft: Plan, keep: list[Listener], answer: Answer) -> Plan:
+        """The plan with what a helper has prepared."""
         prepared, descriptors = msgspec.msgpack.decode(answer[0], type=Prepared), iter(answer[1])
         listeners = []
         for place, record in prepared.listeners:
@@ -190,15 +191,15 @@ class Planner:
                 listeners.append(keep[place])
                 if record is not None:
                     keep[place].become(record)
-        for name, facts_of in prepared.told:
+        for name, facts_of in prepared.events:
             self._observe(getattr(events, name)(**facts_of))
         certificates = None
         if prepared.certificates is not None:
             from pronghorn.tls.certificates import Certificates
             from pronghorn.tls.key_files import Loaded
 
-            certificates = Certificates(settings, msgspec.msgpack.decode(prepared.certificates, type=Loaded))
-        return Plan(source, settings, model, listeners, self._observe, self._board, facts, certificates, folder)
+            certificates = Certificates(draft.settings, msgspec.msgpack.decode(prepared.certificates, type=Loaded))
+        return msgspec.structs.replace(draft, listeners=listeners, certificates=certificates)
 
     def _listeners(
         self, settings: Settings, keep: list[Listener], inherited: list[Listener], observe: Observer

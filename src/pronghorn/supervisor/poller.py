@@ -1,4 +1,4 @@
-"""The supervisor's only poll(2): who waits on which descriptor.
+"""The supervisor's only poll(2): descriptors, and what is called when they are ready.
 
 Law: one thread, and callbacks that never wait. A callback may add and remove descriptors, its own included, while the
 batch that it belongs to is still in hand; one that was removed meanwhile is not called, even if its number has become
@@ -51,7 +51,7 @@ class Poller:
         return list(self._calls)
 
     def wait(self, seconds: float) -> None:
-        """Wait until something is ready, `seconds` at most, and call whoever waits for it."""
+        """Wait until something is ready, `seconds` at most, and call what was added for it."""
         if self._resting:
             seconds = min(seconds, self._wake())
         ready = [(number, self._calls[number]) for number, _ in self._poll.poll(max(0.0, seconds) * 1000)]
@@ -63,7 +63,7 @@ class Poller:
                 self._resting[number] = time.monotonic() + REST
 
     def _wake(self) -> float:
-        """Watches again who has rested; the seconds until the next of them has."""
+        """Polls again for descriptors that have rested; the seconds until the next of them has."""
         now = time.monotonic()
         for number in [number for number, until in self._resting.items() if until <= now]:
             del self._resting[number]

@@ -1,8 +1,8 @@
-"""The programs that this one followed in upgrades, and the old workers of all generations: how long they may stay.
+"""The programs before this one in upgrades, and the old workers of all generations: how long they may stay.
 
-Law: an old worker goes on with the connections that it has. So does the program of its supervisor, which looks after it
-until the last is gone, or until it is told to stop: by the program that serves, which stops last. A process is known by
-its number and by when it started: a number that has become another's is let alone.
+Law: an old worker goes on with the connections that it has. The program of its supervisor stays until its last worker
+is gone, or until the program that serves, which stops last, tells it to stop. A process is known by its process id and
+by when it started: an id that has become another's is left alone.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
 from pronghorn.supervisor.generation import Worker
 from pronghorn.supervisor.helper_task import HelperTask
-from pronghorn.supervisor.planning import Planner, Read, judged
+from pronghorn.supervisor.planning import Planner, Read
 from pronghorn.supervisor.poller import Done
 from pronghorn.system.helper import Answer, Helper
 from pronghorn.worker.probe import Probe
@@ -100,13 +100,13 @@ class Reload(Change):
         )
 
     def _prepare(self, facts: HandlerFacts) -> None:
-        planner, settings, keep, folder = self._planner, self._settings, self._serving.listeners, self._folder
-        model, _ = judged(facts, settings)
+        planner, keep = self._planner, self._serving.listeners
+        draft = planner.draft(self._source, self._settings, facts, self._folder)
 
         def draw_up(answer: Answer) -> None:
-            self.fleet.start(planner.drawn_up(self._source, settings, facts, keep, model, folder, answer))
+            self.fleet.start(planner.drawn_up(draft, keep, answer))
 
-        self._help("Certificates and addresses", lambda: planner.prepare(settings, facts, keep, folder), draw_up)
+        self._help("Certificates and addresses", lambda: planner.prepare(draft, keep), draw_up)
 
     def _help(self, what: str, work: Callable[[], Answer], then: Callable[[Answer], None]) -> None:
         def answered(helper: Helper) -> None:
@@ -132,7 +132,7 @@ class Reload(Change):
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:
-        """Whatever a step raises is the reload's failure and nobody else's."""
+        """Whatever a step raises ends the reload, and nothing else."""
         try:
             yield
         except PronghornError as error:

@@ -1,4 +1,4 @@
-"""What the supervisor takes anew while it serves, without a reload: certificates (`--tls-watch`), and the log file.
+"""What is read or opened anew without a reload: certificates (`--tls-watch`), and the log file.
 
 Law: it reads and opens no file itself; helpers do. While a helper cannot die (its file system hangs), no other is
 started for the same purpose.
@@ -49,7 +49,7 @@ class Renewal:
             if certificates.watched():
                 self._look_at(certificates, folder)
             else:
-                self._tell(certificates.expiring())
+                self._observe(certificates.expiring())
 
     def due(self) -> float:
         """The instant (monotonic) at which a helper is late."""
@@ -69,16 +69,16 @@ class Renewal:
             from pronghorn.tls.certificates import News
 
             if not isinstance(answer, PronghornError):
-                self._tell(certificates.take(msgspec.msgpack.decode(answer[0], type=News | None)))
+                self._observe(certificates.take(msgspec.msgpack.decode(answer[0], type=News | None)))
             elif not self._late:
                 why = " ".join(("The files cannot be looked at.", answer.what, answer.why)).strip()
-                self._tell([events.CertificateRefused(why)])
+                self._observe([events.CertificateRefused(why)])
             self._late = isinstance(answer, PronghornError)
 
         self._begin(self._look, look, seen)
 
-    def _tell(self, told: Iterable[events.Event]) -> None:
-        for event in told:
+    def _observe(self, found: Iterable[events.Event]) -> None:
+        for event in found:
             self._fleet.observe(event)
 
     # The log file

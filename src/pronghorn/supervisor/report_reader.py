@@ -18,7 +18,7 @@ from pronghorn.worker.reports import Order, Report, decoded_report, encoded
 LONGEST_REPORT = 256 * 1024  # bytes; a trace of LONGEST_TRACE characters, each escaped, fits in
 MOST_REPORTS = 64
 LAST_TURNS = 8  # buffers that are read of a line whose worker is dead
-TOLD = 40  # bytes of rubbish that are told
+QUOTED = 40  # bytes of rubbish that the log quotes
 
 
 class ReportReader:
@@ -44,7 +44,7 @@ class ReportReader:
             try:
                 found.append(decoded_report(line))
             except (msgspec.MsgspecError, ValueError, RecursionError):
-                self.fault = f"{ascii(line[:TOLD])[1:]} on its line to the supervisor is no report"
+                self.fault = f"{ascii(line[:QUOTED])[1:]} on its line to the supervisor is no report"
                 return found
             self._count += 1
             if self._count > MOST_REPORTS:

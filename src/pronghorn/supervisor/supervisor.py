@@ -1,15 +1,16 @@
-"""Many processes: spawn, watch, replace, resize, reload, upgrade, drain.
+"""The supervisor's loop, its signals and its way out: the process that starts, watches, replaces and drains workers.
 
-Law: one thread, for ever. It never imports the user's handler and never touches a connection. A signal handler does
-nothing: the kernel writes the signal's number into a pipe and the loop reads it there (CVE-2024-6387 is what work in
-a handler can lead to).
+Law: one thread, for ever. The supervisor never imports the user's handler and never touches a connection. A signal
+handler does nothing: the kernel writes the signal's number into a pipe and the loop reads it there (CVE-2024-6387 is
+what work in a handler can lead to).
 
-A worker counts once it has said READY. If none can at the first start, its error is raised; after that nothing that a
-handler or a setting does ends the supervisor: a death is followed by a new worker, with a growing pause if it came
-early, and a reload or an upgrade that fails changes nothing. A fault of the supervisor's own does not end it either:
-each step of a turn is guarded (guard.py), and so is each step of the way out. When draining starts, clients are turned
-away and the listeners closed here at once; the workers are told a moment later, when handshakes that had begun are
-over, and close theirs once the accept queue is empty: so that nobody whose connect(2) succeeded is reset.
+A worker counts once it has reported that it is ready. If no worker is ready at the first start, an error is raised.
+After that nothing that a handler or a setting does ends the supervisor: a worker that dies is replaced, after a growing
+pause if it died early, and a reload or an upgrade that fails changes nothing. A fault of the supervisor's own does not
+end it either: each step of a turn is guarded (guard.py), and so is each step of the way out. When draining starts,
+clients are turned away and the supervisor closes its listeners at once. The workers begin to drain a moment later, when
+handshakes that had begun are over, and close their listeners once the accept queue is empty: no client whose connect(2)
+succeeded is reset.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from pronghorn.supervisor.planning import Planner
 from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.supervisor.predecessors import Predecessors
 from pronghorn.supervisor.renewal import Renewal
-from pronghorn.system.processes import adopt_orphans, kill, name_process, preload_libgcc
+from pronghorn.system.processes import kill, name_process, preload_libgcc
 from pronghorn.system.signals import SignalPipe
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.reports import CUT_AT_DEADLINE
 from pronghorn.worker.worker import GRACE
 
 CHANGING = tuple(getattr(signal, f"SIG{name}") for name in "HUP USR2 TTIN TTOU WINCH".split())
-SOON = 0.05  # seconds between two looks at what nobody tells of
+SOON = 0.05  # seconds between two looks at processes whose end no descriptor shows
 MEND_PAUSE = 30.0  # seconds between two attempts to open a listener anew
 
 
@@ -74,9 +75,9 @@ class Supervisor:
         self._signals = signals
         self._early: set[int] = set()  # signals that came before the server serves
         self._renewal = Renewal(self.fleet)
-        self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers are told of it
-        self._stopped: list[Done] = []  # who wants to know when the server has stopped
-        self._emptied: list[Done] = []  # who wants to know when no worker is left
+        self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers begin it
+        self._stopped: list[Done] = []  # to be called when the server has stopped
+        self._emptied: list[Done] = []  # to be called when no worker is left
         self._forced, self._look_at, self._mend_at = 0, 0.0, 0.0  # the exit status; when: listeners, scoreboard
         self._orphans = self._others = True  # whether there may be adopted processes; programs before this one
 
@@ -102,9 +103,8 @@ class Supervisor:
         self.guard.pid = os.getpid()
         self.name()
         if self._alone:
-            self.workers.adopts = adopt_orphans()
             source = self.fleet.serving.plan.source
-            self.workers.spares_sessions = not getattr(source, "command", ())  # those of programs are ours
+            self.workers.adopt(spare_sessions=not getattr(source, "command", ()))  # those of programs are ours
         self._signals.listen()
         self.poller.add(self._signals, self._hear)
         try:
@@ -133,19 +133,19 @@ class Supervisor:
 
     @property
     def _over(self) -> bool:
-        """Nobody is left, and nobody is wanted."""
+        """No process is left, and none is wanted."""
         return self.leaving and not (self.workers.living or self._orphans or (self.draining and self._others))
 
     def _steps(self) -> Iterator[tuple[str, Callable[[float], None]]]:
-        """What a turn does, each with the words that tell of its failure; it is given the clock."""
-        yield "obey signals", self._hear  # before deaths: whoever ends all of a group meant the workers too
+        """What a turn does: steps that take the clock, each with the words that complete "failed to" in the log."""
+        yield "obey signals", self._hear  # before deaths: a signal to the group is meant for the workers too
         yield "look after its workers", self.fleet.turn
         yield "look after its control socket", self._callbacks.turn
         yield "answer ctl drain", self._tell_emptied
         yield "open its log anew", self._renewal.turn_log
-        yield "change over", self._change  # while it leaves: an upgrade that was made, and is not told of yet
+        yield "change over", self._change  # while it leaves, too: an upgrade is not over before the handover
         if self.draining:
-            yield "tell of itself", self.fleet.pulse
+            yield "report its state", self.fleet.pulse
             yield "have its workers drain", self._drain_workers
             yield "end adopted processes", self._hurry_orphans
             yield "end programs before it", self._hurry_predecessors
@@ -215,7 +215,7 @@ class Supervisor:
         due = [now + TICK, self._deadline, self._workers_at]
         due += [self.changes.due()]
         due += [self.workers.due()] if self.leaving else [self.fleet.due(), self._renewal.due()]
-        if (self.draining or self._emptied) and not self.workers.living:  # nobody tells of the end of another program
+        if (self.draining or self._emptied) and not self.workers.living:  # the end of another program wakes no poll(2)
             due.append(now + SOON)
         return max(0.0, min(due) - now)
 
@@ -238,7 +238,7 @@ class Supervisor:
                 if not self.draining:
                     self.drain(signal.Signals(number).name)
             elif number == signal.SIGUSR1 and not self.draining:
-                if not self._aside:  # a new program may have opened the old file; one that serves is told by others
+                if not self._aside:  # a new program may have opened the old file; one that serves gets its own signal
                     self.changes.defers(number)
                 self.reopen_log()
             elif (number in CHANGING and self.changes.defers(number)) or self.draining:
@@ -278,9 +278,7 @@ class Supervisor:
         self.changes.close()
         self._renewal.close()
         self.observe(events.DrainStarted(why, timeout, self.fleet.serving.plan.board.totals()["open"]))
-        self.workers.leaving = True
-        self.workers.cut = 0
-        self.workers.killed.clear()
+        self.workers.begin_drain()
         listeners = self.fleet.serving.plan.listeners
         self._workers_at = time.monotonic() + max((each.turn_away() for each in listeners), default=0.0)
         self._deadline = self._workers_at + timeout + GRACE
@@ -318,7 +316,7 @@ class Supervisor:
             self._tell_predecessors(signal.SIGTERM)
 
     def name(self) -> None:
-        """Tells `ps` what this process is."""
+        """Sets the name of this process that `ps` shows."""
         if self._alone:
             name_process(f"supervisor {' '.join(listener.address for listener in self.fleet.serving.plan.listeners)}")
 

@@ -40,7 +40,7 @@ MARGIN = 5.0  # seconds beyond start_timeout: for the interpreter, and for a pro
 class Upgrade(Change):
     """One upgrade under way: `successor` is the new program's process. Raises OSError when none can be started.
 
-    Nobody waits for exec(2), nor for the folder: a disk that hangs holds up the new process alone.
+    This process does not wait for exec(2), nor for the folder: a disk that hangs holds up the new process alone.
     """
 
     kind, failure = "upgrade", events.UpgradeFailed

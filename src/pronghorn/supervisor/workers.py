@@ -1,8 +1,8 @@
-"""The worker processes of all generations: their births, what they say, and their deaths.
+"""The worker processes of all generations: fork(2), their reports, signals and orders to them, waitpid(2).
 
-Law: mechanism. When a worker is wanted, when one has to go and what follows from a death is the supervisor's to say.
-Signals are blocked around fork(2). Twenty deaths can be one SIGCHLD, so every turn asks after each of our own children
-by name; waitpid(-1) would take the statuses of children that are not ours.
+Law: mechanism. When a worker is wanted, when one has to go and what follows from a death is decided in fleet.py.
+Signals are blocked around fork(2). Twenty deaths can be one SIGCHLD, so every turn waits for each of our own children
+by process id; waitpid(-1) would take the statuses of children that are not ours.
 
 What a killed worker leaves behind (the children of the fork model), and what a container leaves to its first process,
 is adopted by way of PR_SET_CHILD_SUBREAPER, may finish, and ends by the drain deadline; but what a handler put into a
@@ -26,7 +26,7 @@ from pronghorn.supervisor.generation import NEVER, Generation, Pace, Slot, Worke
 from pronghorn.supervisor.orphans import Orphans, end, enter, found
 from pronghorn.supervisor.poller import Poller
 from pronghorn.system.helper import Reaper
-from pronghorn.system.processes import children, detached, end_reading, flush_streams, kill
+from pronghorn.system.processes import adopt_orphans, children, detached, end_reading, flush_streams, kill
 from pronghorn.worker.plan import Plan
 from pronghorn.worker.reports import (
     CUT_AT_DEADLINE,
@@ -63,15 +63,15 @@ class Workers:
         kept: Callable[[], Iterable[int]],
     ) -> None:
         self.living: dict[int, Worker] = {}
-        self.adopts = False
-        self.leaving = False  # the server stops: whoever leaves in order is wanted to, though not told yet
-        self.spares_sessions = False  # adopted processes with a session of their own were detached on purpose
         self.helpers = Reaper()  # children that are no workers: a probe, an upgrade
         self.cut = 0
         self.pace = Pace()
         self.left: list[Orphans] = []  # of workers that died
         self.killed: set[int] = set()  # processes that did not end by the drain deadline
-        self._told: set[int] = set()  # adopted processes that know of the drain
+        self._draining = False  # the server stops: the exit of a worker in order is expected
+        self._adopts = False
+        self._spares_sessions = False  # adopted processes with a session of their own were detached on purpose
+        self._told: set[int] = set()  # adopted processes that have been told to drain
         self._poller = poller
         self._observe = observe
         self._on_ready = ready
@@ -87,6 +87,17 @@ class Workers:
 
     def retiring(self) -> list[Worker]:
         return [worker for worker in self.living.values() if worker.retired]
+
+    def adopt(self, *, spare_sessions: bool) -> None:
+        """From now on this process is the parent of what its workers leave behind; with `spare_sessions` what has a
+        session of its own lives on when the server ends."""
+        self._adopts, self._spares_sessions = adopt_orphans(), spare_sessions
+
+    def begin_drain(self) -> None:
+        """The server stops: what is cut or killed counts from now on."""
+        self._draining = True
+        self.cut = 0
+        self.killed.clear()
 
     # Births
 
@@ -138,7 +149,7 @@ class Workers:
         return {*self._poller.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
 
     def descriptors(self) -> list[int]:
-        """What is kept here of each worker, beside its line: nobody else shall have it."""
+        """Descriptors that belong to a worker each, beside its line: no other process shall have them."""
         return [worker.stacks.fileno() for worker in self.living.values()]
 
     # ReportReader
@@ -176,7 +187,7 @@ class Workers:
                     self._finished(worker)
 
     def _finished(self, worker: Worker) -> None:
-        """What it does now, to end, has the time of a drain, also if nobody has told it to drain."""
+        """Its end has the time of a drain from now on, also if it was not told to drain."""
         if not worker.draining:
             worker.draining = True
             worker.release_at = worker.drain_at = NEVER
@@ -246,7 +257,7 @@ class Workers:
             self.go_on(worker, now)
             if now >= worker.answer_at:
                 worker.answer_at = NEVER
-                if not self.leaving:  # else all are told, once clients are kept out
+                if not self._draining:  # else all drain, once clients are kept out
                     self._finish(worker, "SIGTERM")
             limit = worker.generation.plan.settings.start_timeout
             if not worker.ready and now >= worker.started_at + limit:
@@ -286,29 +297,31 @@ class Workers:
             kill(pid, signal.SIGKILL)
         guard, patience = self._poller.guard, time.monotonic() + LAST_PATIENCE
         while self.living and time.monotonic() < patience:
-            guard.last_step("bury its workers", self.reap)
+            guard.last_step("reap its workers", self.reap)
             if not guard.last_step("wait", self._poller.wait, 0.01):
                 time.sleep(0.01)
 
     # Deaths
 
     def reap(self) -> None:
-        """Buries the dead, adopted ones without a word."""
+        """Waits for children that have ended: workers, adopted processes, helpers. Never blocks."""
         self.helpers.turn(time.monotonic())
         for pid in (*self.living, *self.orphans()):
             try:
                 done, status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
-                done, status = pid, 255 << 8  # somebody else took the status; the process is gone all the same
+                done, status = pid, 255 << 8  # its status was taken by other code; the process is gone all the same
             if done and pid in self.living:
-                self._poller.guard("bury a worker", self._bury, self.living[pid], os.waitstatus_to_exitcode(status))
+                self._poller.guard(
+                    "account for a dead worker", self._dead, self.living[pid], os.waitstatus_to_exitcode(status)
+                )
             elif done:
                 self._poller.guard("settle an orphan", self._settle, pid, os.waitstatus_to_exitcode(status))
 
-    def _bury(self, worker: Worker, status: int) -> None:
+    def _dead(self, worker: Worker, status: int) -> None:
         try:
             self._obey(worker, worker.reports.rest())
-        finally:  # whatever that leads to, its number may be another's from now on
+        finally:  # whatever is raised, its process id may be another's from now on
             del self.living[worker.pid]
             worker.slot.lost(worker)
             self._hang_up(worker)
@@ -319,8 +332,8 @@ class Workers:
             self._observe(events.WorkerCrashed(worker.slot.number, worker.pid, worker.crash))
         if worker.ready or worker.retired:
             in_order = status in LEFT_IN_ORDER or bool(worker.doom)
-            wanted = in_order and (worker.retired or self.leaving)
-            stack, often = worker.stacks.take(), self.pace.told
+            wanted = in_order and (worker.retired or self._draining)
+            stack, often = worker.stacks.take(), self.pace.recorded
             self._observe(events.WorkerExited(worker.slot.number, worker.pid, status, wanted, lost, stack, often, left))
         worker.stacks.close()
         if worker.cut is not None:
@@ -361,13 +374,13 @@ class Workers:
 
     def orphans(self) -> list[int]:
         """Adopted processes, dead ones too."""
-        if not self.adopts:
+        if not self._adopts:
             return []
         return [pid for pid in children() if pid not in self.living and pid not in self.helpers]
 
     def owed(self) -> list[int]:
         """Adopted processes that end with the server."""
-        return [pid for pid in self.orphans() if not (self.spares_sessions and detached(pid))]
+        return [pid for pid in self.orphans() if not (self._spares_sessions and detached(pid))]
 
 
 def _child_counts(plan: Plan) -> ChildCounts | None:

@@ -12,7 +12,7 @@ import pytest
 import house
 from house import DEPTH, files, imports, modules, name, nodes, package, packages, tree, uses
 
-OBSERVERS_MAY = {"observers", "events", "scoreboard", "system"}
+OBSERVERS_MAY = {"observers", "errors", "events", "system"}
 WORKERS_LAW = {"signal", "logging"}
 # These start processes, and a child has signals of its own; or end those that a handler has started; or serve the
 # supervisor: what system/ has is used from above the worker too.

@@ -1,4 +1,4 @@
-"""The options that serve, check and config share: HANDLER, `--exec`, `--config`, and one for each setting.
+"""The options that serve, check and config share: HANDLER, `--exec`, `--config`, every setting.
 
 Law: this file knows no setting by name. Its options are a loop over `settings.fields()`, and each value goes into
 `Layers` as it was given.

@@ -1,4 +1,4 @@
-"""`pronghorn`: the group of commands, and the one place where an error becomes words and an exit status.
+"""`pronghorn`: the group of commands, and where an error becomes words and an exit status.
 
 Law: a command raises; only this file prints errors. A command's file is imported when that command is called.
 """

@@ -1,4 +1,4 @@
-"""Records that are not the server's: what handlers log, and errors that Python and asyncio report by themselves.
+"""Records that are not the server's: what handlers log, and errors that Python itself reports.
 
 Law: these records go where the server's own go, in the same form, each escaped, so that nobody forges a record. What
 can come in floods is limited: asyncio's own logger, threads and objects that failed, warnings. What a handler logs is

@@ -11,6 +11,8 @@ import time
 import traceback
 from signal import Signals
 
+from pronghorn.errors import printable
+
 LONGEST_TEXT = 300
 LONGEST_TRACE = 60
 MOST_NAMES = 10
@@ -25,13 +27,8 @@ def escaped(text: object, longest: int = LONGEST_TEXT) -> str:
         line = str(text)[: longest + 1]
     except BaseException:  # of a class of the handler's, whose __str__ raises
         line = "<str() failed>"
-    if not line.isprintable():
-        line = "".join(each if each.isprintable() else _escape(each) for each in line)
+    line = printable(line, longest + 1).replace("\n", "\\n")
     return line if len(line) <= longest else line[: longest - 3] + "..."
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode()
 
 
 def peer_name(peer: tuple[str, int] | str) -> str:

@@ -1,8 +1,9 @@
-"""The words of the log: for each kind of event a level, a format string, and whether its records come in floods.
+"""The words of the log: for each kind of event a level and a format string, and what makes a flood.
 
-Law: the words are chosen here and nowhere else. A field of a format string is the event's own, a part of the line's, or
-one of PARTS, in this order. The event's own are escaped and capped, so that one record is one line and nobody can forge
-another (CVE-2013-1862 is what happens otherwise); a part is a function of the event, and escapes what it tells.
+Law: the words are chosen here and nowhere else. A format string is made of constants; what an event holds stands in the
+string's fields. A field is a part of its line, one of PARTS, or an attribute of the event, looked up in this order.
+Attributes are escaped and capped, so that one record is one line and nobody can forge another (CVE-2013-1862 is what
+happens otherwise); a part is a function of the event, and escapes the texts that it returns.
 """
 
 from __future__ import annotations

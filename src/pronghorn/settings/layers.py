@@ -1,4 +1,4 @@
-"""Where settings come from: the command line, the environment, the settings file, the defaults, in this order.
+"""Where settings come from: command line, environment, settings file, defaults, in this order.
 
 Law: each value is stored as it was given, with its origin. The values are settled at the start, and again for each
 reload, which reads the file anew. The file is found once: a reload reads the same path, whatever the working folder is

@@ -1,4 +1,4 @@
-"""Reference handlers without asyncio: each answers in upper case, and obeys the words that promises send.
+"""Reference handlers without asyncio: each answers in upper case, or as a promise's word asks.
 
 Law: every handler here is what a user would write in its style, and no cleverer: it must not hide a fault of the
 server. Workers import this file, so it imports no test's tools.

@@ -1,4 +1,4 @@
-"""What a promise is tried on: a handler under one model, a question, and the answer that it should give.
+"""What a promise is tried on: a handler under one model, a question, and its right answer.
 
 Law: a subject talks to the handler and keeps a server running for it; it knows no promise. After a promise has ended
 the server, or may have broken it, the next promise gets a new server.

@@ -1,4 +1,4 @@
-"""A transport without a socket: it records what a protocol does, and lets a test be the peer and the server.
+"""A transport without a socket: it records what a protocol does, and a test plays peer and server.
 
 Law: a protocol sees no difference from the server's own transport: `connection_lost` never comes from within
 `close()`, nothing is delivered to a protocol that has closed or paused, and writing after `write_eof` is an error.

@@ -1,4 +1,4 @@
-"""The client in a pipe: standard input goes to the server, and its replies to standard output, byte for byte.
+"""The client in a pipe: standard input to the server, its replies to standard output, byte for byte.
 
 Law: one loop waits for both directions, and nothing in the loop may block: a client that first sends and then reads
 stands still for ever with a server that answers as it reads, once the buffers between them are full. The standard

@@ -1,4 +1,4 @@
-"""TLS for a client: a thread that encrypts what a plain socket sends, and decrypts what the server sends.
+"""TLS for a client: a thread that encrypts and decrypts between a plain socket and the server.
 
 Law: pipe.py and terminal.py hold a plain socket and know nothing of TLS; a relay on a thread of its own stands between
 that socket and the server. Each direction ends by itself, so that a client that has sent all can still read. A server

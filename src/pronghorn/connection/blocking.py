@@ -164,7 +164,7 @@ class ConnectionBase(AnyConnection):
 
     @property
     def received(self) -> int:
-        """Bytes that have been read so far, by whoever reads them."""
+        """Bytes that have been read so far: by the channel over the connection, if there is one."""
         return self.protocol.bytes_in if isinstance(self.protocol, Transport) else self.bytes_in
 
     def whereabouts(self) -> wait_channel.Place:

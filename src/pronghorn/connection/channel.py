@@ -88,7 +88,7 @@ class AnyChannel(Transport):
         self._lost = self._dead = False  # connection_lost has been told; nothing can be sent any more
         self._lingering: Lingering | None = None  # all has been said, and the peer's end is awaited
         self._burst = BURST  # where bytes_out may get before the loop has had its turn
-        self._fd = sock.fileno()  # stays what it was, so that whoever waits finds the place where it was noted
+        self._fd = sock.fileno()  # stays what it was, so that the loop finds what it noted under this number
         self.inode = identity(self._fd)
 
     def open(self, protocol: Any) -> None:
@@ -300,14 +300,14 @@ class AnyChannel(Transport):
         return identity(self._fd) == self.inode
 
     def lose(self) -> None:
-        """The descriptor was closed by somebody else: end, and touch it no more, since its number may be another's."""
+        """The descriptor was closed by its number, which another socket may have by now: end, and touch it no more."""
         if self.state is not CLOSED and not self._dead:
             error = DescriptorLost()
             self.loop.failed(self, error)
             self._gone(error)
 
     def release(self) -> None:
-        """The connection is over, and nobody waits for it any more: close its descriptor, if it has it still."""
+        """The connection is over, and no loop watches it any more: close its descriptor, if it has it still."""
         if not self.is_own():
             if not self._dead:  # the handler closed it, and said that it had done
                 self._error = DescriptorLost()
@@ -339,7 +339,7 @@ class AnyChannel(Transport):
         self._wish()
         try:
             if on:
-                self.protocol.pause_writing()  # in the context of whoever writes, as asyncio's
+                self.protocol.pause_writing()  # in the context of the code that writes, as in asyncio
             else:
                 self.context.run(self.protocol.resume_writing)
         except BaseException as error:

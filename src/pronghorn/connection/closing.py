@@ -23,7 +23,7 @@ FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away
 LAST_WORDS = 1.0  # seconds before the drain deadline
 PATIENCE_LOST = LINGER_TIMEOUT / 8  # by each look that finds more input, although everything was acknowledged
 LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
-_trash = bytearray(READ_SIZE)  # where discarded input goes; nobody reads it
+_trash = bytearray(READ_SIZE)  # where discarded input goes, and is never read
 
 
 def discard(sock: _socket.socket) -> bool:

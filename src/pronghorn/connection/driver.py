@@ -132,7 +132,7 @@ class BlockingTransport(Transport):
         return False
 
     def wait_closed(self) -> None:
-        """Wait until somebody closes: input is over, and the protocol asked to stay. Draining may ask it again."""
+        """Wait until the transport is closed: input is over, and the protocol asked to stay. Draining asks it again."""
         self.pause_reading()
         assert self._readable is not None
         while not (self._closing or self.conn.cut_by is not None or self._late()):
@@ -173,7 +173,7 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
     protocol holds half a message; one that `hears_drain` is told as soon as draining begins, since it may want to stay.
 
     An exception of the protocol passes through, after `connection_lost`; the end of the peer does not. Afterwards
-    the connection is still open: whoever called closes it, and closing lingers.
+    the connection is still open: the caller closes it, and closing lingers.
     """
     transport = BlockingTransport(conn, protocol)
     conn.drive(protocol, partial, hears_drain)

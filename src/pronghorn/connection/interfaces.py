@@ -31,7 +31,7 @@ class Watchable(Protocol):
 
 
 class Loop(Protocol):
-    """What a channel asks of whoever waits for it."""
+    """What a channel asks of the loop that watches it."""
 
     def changed(self, thing: Watchable, /) -> None:
         """Look at the wishes of `thing` and call its `settle()`, after this batch of events."""
@@ -40,4 +40,4 @@ class Loop(Protocol):
         """Call `callback` after `delay` seconds."""
 
     def failed(self, conn: AnyConnection, error: BaseException, /) -> None:
-        """The protocol, or the peer, broke the conversation: for the log; the channel closes by itself."""
+        """The handler raised, or the peer broke off: for the log; the channel closes by itself."""

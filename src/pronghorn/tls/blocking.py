@@ -120,7 +120,7 @@ class TlsCalls(Base):
         try:
             self._open_what_came()
         except TlsFailed:
-            pass  # for whoever reads: the drain's flow, which asks this too, is not concerned
+            pass  # the flow that reads will find it; the drain's flow, which asks this too, is not concerned
         return len(self._plain) - self._at
 
     @property
@@ -149,7 +149,7 @@ class TlsCalls(Base):
         """Whether there is something to read, of what has been fed."""
         records = self.records
         if self._at >= len(self._plain) and records is not None:
-            with self._records:  # whoever watches over the drain asks too, and in the middle of a handshake
+            with self._records:  # the drain's flow asks this too, in the middle of a handshake
                 due = records.shaken and (records.waiting or records.failed is not None)
                 if due and self._at >= len(self._plain):
                     self._plain, self._at = records.take(), 0
@@ -215,8 +215,8 @@ class TlsCalls(Base):
             del self._unsent[: super().send(self._unsent)]
 
     def _send_at_once(self, goodbye: bool = False) -> None:
-        """Send what is unsent, and what the peer has asked for, as far as it goes; nobody waits."""
-        if self.records is not None and self._writing.acquire(blocking=False):  # else somebody is sending it
+        """Send what is unsent, and what the peer has asked for, as far as the kernel takes it at once."""
+        if self.records is not None and self._writing.acquire(blocking=False):  # else another flow is sending it
             try:
                 with self._records:
                     self._unsent += self.records.goodbye() if goodbye else self.records.unsent()

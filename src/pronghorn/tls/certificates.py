@@ -86,8 +86,8 @@ class Shelf:
         return None if version % 2 or version != self.version() else (version, content)
 
     def __del__(self) -> None:
-        # With the plan that has it, which nobody closes: generations come and go, and so do candidates. A fork has
-        # closed the writer already, and its number may be another's.
+        # Its plan is never closed: generations come and go, and so do candidates. A fork has closed the writer already,
+        # and its number may be another's.
         if self._reader != self._writer:
             os.close(self._reader)
         if os.getpid() == self._pid:
@@ -144,7 +144,7 @@ class Certificates:
         return self._settings.tls_watch
 
     def look(self) -> News | None:
-        """In a helper, for the files may be where nobody answers: what is new in them, if anything is."""
+        """What is new in the files, if anything is. It may block: the files may be on a server that does not answer."""
         seen = signature(self._settings)
         if seen == self._seen:
             return None

@@ -141,7 +141,7 @@ class AnyTlsChannel(AnyChannel):
     def read_out(self) -> None:
         AnyChannel.read_out(self)
         if self.state is OPENING and not self.records.begun and not first_word_due(self):
-            self.close()  # whoever has said nothing by now is owed nothing
+            self.close()  # a client that has sent nothing by now is owed nothing
 
     # Inner workings.
 
@@ -186,7 +186,7 @@ class AnyTlsChannel(AnyChannel):
         self.close()
 
     def _push(self, sealed: bytes) -> None:
-        """Send what is no data of the protocol, behind what is unsent; nobody waits for room for it."""
+        """Send what is no data of the protocol, behind what is unsent, without a pause in writing."""
         if not sealed:
             return
         if self._backlog is None:

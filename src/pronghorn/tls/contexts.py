@@ -100,7 +100,8 @@ def _one_of_each_kind(places: Iterable[int], described: list[Described]) -> tupl
 
 
 def _beside_the_first(described: list[Described]) -> tuple[int, ...]:
-    """For who asks for no name, or for one that nobody has: the first, and of other kinds those for all its names."""
+    """For clients that ask for no name, or for one that has no certificate: the first, and of other kinds those for all
+    its names."""
     named = _places(described)
     for_all = [set(named[name.lower()]) for name in described[0].names]
     return _one_of_each_kind([0, *sorted(set.intersection(*for_all))] if for_all else [0], described)

@@ -60,6 +60,8 @@ class ConnectionBase(AnyConnection):
     """The deadline that was told."""
     flow: int
     """The native id of the thread that converses; 0 before."""
+    note_program: Callable[[AnyConnection, int, bool], None] | None
+    """See `start_on`; None before."""
     program: int
     """The process id of the program behind it; 0 where there is none."""
     silent_since: float
@@ -82,7 +84,8 @@ class ConnectionBase(AnyConnection):
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = self.stays = self.aged = False
-        self.partial = self.on_cut = self.protocol = self.proxy = self.seen = self.leave = self.cancel = None
+        self.partial = self.on_cut = self.leave = self.cancel = self.note_program = None
+        self.protocol = self.proxy = self.seen = None
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
         self.cut_by = None
@@ -90,6 +93,11 @@ class ConnectionBase(AnyConnection):
         self.fd = self.fileno()
         self.inode = identity(self.fd)
         self.lost = False
+
+    def start_on(self, flow: int, note_program: Callable[[AnyConnection, int, bool], None]) -> None:
+        """The conversation begins, on the thread with this native id. `note_program` is called when a program is given
+        the connection, with its process id and True, and with False when it has ended."""
+        self.flow, self.note_program = flow, note_program
 
     def take_header(self, header: ProxyHeader) -> None:
         """A proxy has said for which client it made the connection: its `peer` is that client from now on."""
@@ -113,11 +121,15 @@ class ConnectionBase(AnyConnection):
         self.leave = self.cancel = None
 
     def lend_to_program(self, pid: int, kill: Callable[[], None]) -> None:
-        """A program has the connection: `cut` calls `kill`."""
+        """A program has the connection, until `take_from_program`: `cut` calls `kill`."""
         self.program, self.on_cut = pid, kill
+        if self.note_program is not None:
+            self.note_program(self, pid, True)
 
     def take_from_program(self, ending: str) -> None:
         """The program has ended, as `ending` says, unless the connection was cut."""
+        if self.note_program is not None:
+            self.note_program(self, self.program, False)
         self.program, self.on_cut = 0, None
         if self.cut_by is None:
             self.program_end = ending

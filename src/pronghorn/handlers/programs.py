@@ -16,7 +16,6 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Callable
 
 from pronghorn.connection.blocking import Connection
 from pronghorn.system import descriptors
@@ -26,14 +25,6 @@ NAMES = frozenset(
     "IPCREMOTEPATH IPCREMOTEEUID IPCREMOTEEGID IPCREMOTEPID IPCREMOTEINFO IPCLOCALPATH".split()
 )
 """UCSPI's variables for a connection: those of another connection are taken out of the environment, and no others."""
-
-
-def _nothing(conn: Connection, pid: int, lives: bool) -> None:
-    pass
-
-
-note: Callable[[Connection, int, bool], None] = _nothing
-"""Called when a program has been given a connection, with its process id and True, and with False when it has ended."""
 
 
 def environment(conn: Connection) -> dict[str, str]:
@@ -72,9 +63,7 @@ def run(command: tuple[str, ...], conn: Connection) -> None:
         start_new_session=True,  # Ctrl-C at the terminal is for the server, which drains
     ) as program:
         conn.lend_to_program(program.pid, lambda: _kill(program))
-        note(conn, program.pid, True)
         conn.waits.call(program.wait)
-        note(conn, program.pid, False)
     conn.take_from_program(_ending(program.returncode))
 
 

@@ -226,7 +226,7 @@ class Context(Door):
             self.fold()
             self._fold_at = now + 200 * (time.monotonic() - now)
 
-    def note_program(self, conn: Connection, pid: int, lives: bool) -> None:
+    def note_program(self, conn: AnyConnection, pid: int, lives: bool) -> None:
         """A program has a connection now, or has it no more: others have to know if this process is killed."""
         children = self.remains.children if self.remains is not None else None
         with self.lock, suppress(MemoryError):  # if there is no entry left, nobody will know
@@ -286,5 +286,5 @@ class ChildContext(Context):
     def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         self._count_refused(peer, limit, detail)
 
-    def note_program(self, conn: Connection, pid: int, lives: bool) -> None:
+    def note_program(self, conn: AnyConnection, pid: int, lives: bool) -> None:
         self.counts.words[PROGRAM] = pid if lives else 0

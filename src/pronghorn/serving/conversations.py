@@ -44,10 +44,6 @@ class Conversations:
         self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
         self._ended = ended
         self._contexts = own_context.base()
-        if context.handler.facts.style == "program":
-            from pronghorn.handlers import programs
-
-            programs.note = context.note_program  # a forked child's own, if this is made for one
 
     # One conversation.
 
@@ -62,7 +58,7 @@ class Conversations:
 
     def _converse(self, conn: Connection) -> None:
         context, error = self.context, None
-        conn.flow = threading.get_native_id()
+        conn.start_on(threading.get_native_id(), context.note_program)
         if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
             self._ended()
             return

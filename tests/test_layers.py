@@ -20,8 +20,6 @@ MAY_TOUCH_SIGNALS = {"models/fork.py", "handlers/programs.py"}
 ABOVE_TOO = {"system"}
 BYTES = {"recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto", "sendfile"}
 NOT_IN_WORKERS = {*"click rich_click rich textual prompt_toolkit matplotlib dataclasses difflib asyncio".split()}
-# To be untied: the files of each circle.
-TIED = ({"scoreboard.board", "scoreboard.row"},)
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
@@ -65,7 +63,7 @@ def test_imports_run_downward(path: Path) -> None:
 
 def test_no_circles() -> None:
     graph = {module: uses(path) for module, path in modules().items() if module != "__init__"}
-    assert [circle for circle in circles(graph) if circle not in TIED] == []
+    assert circles(graph) == []
 
 
 def test_a_circle_is_found_wherever_its_imports_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ from pronghorn.scoreboard.counts import (
     OPEN,
     Counts,
 )
-from pronghorn.scoreboard.row import DRAINING, H_CHANGES, SERVING, SILENT, SIZE, STARTING, Row
+from pronghorn.scoreboard.map import H_CHANGES, SIZE, Map
+from pronghorn.scoreboard.row import DRAINING, SERVING, SILENT, STARTING, Row
 from pronghorn.scoreboard.sources import buckets, network
 
 
@@ -159,7 +160,7 @@ def test_totals_are_told_even_while_a_change_never_ends(board: Scoreboard) -> No
 
 
 def test_a_row_of_nobody() -> None:
-    row = Row()
+    row = Row(Map(), 1)
     row.words[OPEN] += 1
     row.now_serving(7)
     row.source_add(("192.0.2.1", 5))

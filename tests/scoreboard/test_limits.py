@@ -28,7 +28,8 @@ from pronghorn.models import registry
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN
 from pronghorn.scoreboard.limits import ALL, DENIED, DESCRIPTORS, SECOND, TOO_FAST, TOO_MANY, Bucket, Limits
-from pronghorn.scoreboard.row import SEEN, SERVING, TAKEN, Row
+from pronghorn.scoreboard.map import SEEN, TAKEN, Map
+from pronghorn.scoreboard.row import SERVING, Row
 from pronghorn.serving.admission import Reserve
 from pronghorn.settings import settle
 from pronghorn.system.descriptors import free_descriptors
@@ -94,7 +95,7 @@ def test_a_slash_64_is_one_source(board: Scoreboard) -> None:
 
 
 def test_limits_need_no_scoreboard() -> None:
-    limits = Limits(settle({"max_connections": 1, "max_connections_per_source": 1, "accept_rate": 100}), Row())
+    limits = Limits(settle({"max_connections": 1, "max_connections_per_source": 1, "accept_rate": 100}), Row(Map(), 1))
     assert [limits.reserve(), limits.reserve()] == [True, False]
     assert [limits.refusal(("192.0.2.1", 1)), limits.refusal(("192.0.2.1", 1))] == ["", TOO_MANY]
 

@@ -14,7 +14,8 @@ from pronghorn.control.commands import Commands
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import ENTRY_WORDS, MOST, OPEN, ChildCounts, Counts
 from pronghorn.scoreboard.limits import Bucket, Limits
-from pronghorn.scoreboard.row import DIRECTORY, FIRST, ROW_WORDS, ROWS, Row
+from pronghorn.scoreboard.map import DIRECTORY, FIRST, ROW_WORDS, ROWS, Map
+from pronghorn.scoreboard.row import Row
 from pronghorn.settings import Settings
 from pronghorn.system.processes import lives
 
@@ -166,7 +167,7 @@ def test_somebody_who_keeps_the_lock_is_not_waited_for(board: Scoreboard) -> Non
 @settings(deadline=None)
 @given(st.lists(numbers, min_size=ENTRY_WORDS, max_size=ENTRY_WORDS))
 def test_what_a_child_left_is_taken_as_far_as_it_can_be_true(noise: list[int]) -> None:
-    shared, row = ChildCounts(1), Row()
+    shared, row = ChildCounts(1), Row(Map(), 1)
     for _ in range(3):
         lent = shared.lend()
         lent.words[:] = array("q", noise)

@@ -30,8 +30,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from pronghorn.errors import End, PronghornError
-from pronghorn.scoreboard.counts import CLOSED_WORD, COUNTERS, MOST, Counts, believed
-from pronghorn.scoreboard.row import (
+from pronghorn.scoreboard.counts import CLOSED_WORD, COUNTERS, MOST, NAMES, Counts, believed
+from pronghorn.scoreboard.map import (
     BEAT,
     DIRECTORY,
     FIRST,
@@ -53,15 +53,13 @@ from pronghorn.scoreboard.row import (
     SLOT,
     SOURCES,
     STARTED,
-    STARTING,
     STATE,
-    TABLES,
-    Row,
-    highest,
+    Map,
 )
-from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
+from pronghorn.scoreboard.row import STARTING, Row, highest
+from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused
-from pronghorn.system.memory import anonymous_file, locked, mapped
+from pronghorn.system.memory import anonymous_file, locked
 from pronghorn.system.processes import lives
 
 MOST_CHANGES = 2**62
@@ -69,21 +67,12 @@ LOCK_PATIENCE = 1.0  # seconds
 IMPATIENCE = 10.0  # seconds after it was over in which nobody is waited for
 
 
-class Scoreboard:
+class Scoreboard(Map):
     """The whole map. A supervisor creates it, or adopts that of the one it follows, and takes a row for each worker
     before the fork; the worker finds its row in the memory that it inherits."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        os.set_inheritable(fd, False)
-        self._map, self._copy = mapped(fd, SIZE)
-        whole = memoryview(self._map)
-        self.words: memoryview[int] = whole[:TABLES].cast("q")
-        self.floats: memoryview[float] = whole[:TABLES].cast("d")
-        self._tables: memoryview[int] = whole[TABLES:].cast("I")
-        self.key = bytes(whole[KEY])
-        self._seen = -1
-        self._taken: list[int] = []
+        super().__init__(fd)
         self._impatient_until = 0.0
         # What the supervisor knows by itself.
         self._mine: dict[int, array[int]] = {}  # the rows that it took: slot, generation, supervisor, pid
@@ -116,25 +105,10 @@ class Scoreboard:
             why = f"Its format is {head[H_FORMAT]}, and this program writes {FORMAT}."
             raise PronghornError("The running server's scoreboard cannot be shared.", why, hint)
         board = cls(fd)
-        board._others = {pid for pid in board.words[DIRECTORY : DIRECTORY + ROWS].tolist() if lives(pid)}
+        board._others = {pid for pid in board.directory() if lives(pid)}
         board._known |= board._others
         board._sum_up(others=True)
         return board
-
-    def fileno(self) -> int:
-        """The map's file: close-on-exec, unless an upgrade makes it inheritable."""
-        return self._fd
-
-    def descriptors(self) -> list[int]:
-        """All that this process holds of it: the file, and the copy that the mmap module keeps. A child may close them;
-        the map remains."""
-        return [fd for fd in (self._fd, self._copy) if fd >= 0]
-
-    def close(self) -> None:
-        """Close the descriptor; the map stays readable."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     # What supervisors do.
 
@@ -189,15 +163,6 @@ class Scoreboard:
         """The row of this number, taken or not."""
         return Row(self, index)
 
-    def taken(self) -> list[int]:
-        """The numbers of the rows that belong to a worker now."""
-        changes = self.words[H_CHANGES]
-        if changes != self._seen or changes % 2:
-            entries = self.words[DIRECTORY : DIRECTORY + ROWS].tolist()
-            self._taken = [index for index, pid in enumerate(entries) if pid]
-            self._seen = changes
-        return self._taken
-
     @property
     def serving(self) -> int:
         """The number of the generation that serves, as its supervisor has written it; 0 before the first does."""
@@ -211,10 +176,6 @@ class Scoreboard:
     def room(self) -> int:
         """How many workers there may be at once."""
         return ROWS - 1
-
-    def look_again(self) -> None:
-        """What is known of others is read anew next time, whether or not it seems to have changed."""
-        self._seen = -1
 
     def rows(self) -> list[Row]:
         """The rows that belong to a worker now, of every generation and of both supervisors."""
@@ -230,8 +191,7 @@ class Scoreboard:
         sums = Counts()
         for index, values in enumerate(zip(*blocks, strict=True)):
             sums.words[index] = min(sum(map(believed, values)), MOST)
-        names = ("open", "accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors", "closed")
-        return {name: getattr(sums, name) for name in names}
+        return {name: getattr(sums, name) for name in NAMES}
 
     def connected(self) -> set[int]:
         """The sources that are, or were a while ago, connected to a worker."""
@@ -240,24 +200,6 @@ class Scoreboard:
     def refused(self) -> Refused:
         """The sources that are refused now, because workers died of them."""
         return Refused(memoryview(self._refused), self._told_refused)
-
-    def source_count(self, peer: tuple[str, int] | str) -> int:
-        """Connections that this source has open with all workers: never less than the truth, seldom more (a count-min
-        sketch: the minimum over the lines of the sum over the workers)."""
-        if isinstance(peer, str):
-            return 0
-        first, second = buckets(self.key, peer[0])
-        low = high = 0
-        for index in self.taken():
-            if self.words[FIRST + index * ROW_WORDS + SOURCES]:
-                start = index * SOURCE_WORDS
-                low += self._tables[start + first]
-                high += self._tables[start + second]
-        return min(low, high)
-
-    def table(self, index: int) -> memoryview[int]:
-        """The counts per source of one worker: two lines of buckets."""
-        return self._tables[index * SOURCE_WORDS : (index + 1) * SOURCE_WORDS]
 
     # Inner workings: under the lock.
 
@@ -280,7 +222,7 @@ class Scoreboard:
 
     def _vacant(self) -> int:
         """A row that is free; if there is none, one that nobody has whom we know."""
-        entries = self.words[DIRECTORY : DIRECTORY + ROWS].tolist()
+        entries = self.directory()
         free = [index for index in range(1, ROWS) if index not in self._mine and entries[index] not in self._known]
         if not free:
             raise OSError(errno.EAGAIN, f"the scoreboard has room for {ROWS - 1} workers")
@@ -320,7 +262,7 @@ class Scoreboard:
         words, me = self.words, os.getpid()
         if words[:H_CHANGES].tolist() != HEAD or self._others:
             return False
-        entries = words[DIRECTORY : DIRECTORY + ROWS].tolist()
+        entries = self.directory()
         return (
             words[H_HIGHEST] == self._highest
             and {index for index, pid in enumerate(entries) if pid} == self._mine.keys()
@@ -337,7 +279,7 @@ class Scoreboard:
         memoryview(self._map)[KEY] = self.key
         self._told_refused[:] = self._refused
         self.words[H_HIGHEST] = self._highest = max(self._highest, highest(self.words) if self._others else 0)
-        for index, pid in enumerate(self.words[DIRECTORY : DIRECTORY + ROWS].tolist()):
+        for index, pid in enumerate(self.directory()):
             if index in self._mine:
                 self.words[DIRECTORY + index] = os.getpid()
                 if self._identity(index).tolist() != self._mine[index].tolist():

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from pronghorn.peers import Access, Networks, Peer
 from pronghorn.scoreboard.counts import OPEN, believed
-from pronghorn.scoreboard.row import H_REFUSED, SEEN, SINCE, TAKEN, Row, highest
+from pronghorn.scoreboard.map import H_REFUSED, SEEN, SINCE, TAKEN
+from pronghorn.scoreboard.row import Row, highest
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key
 from pronghorn.settings import Settings
 from pronghorn.system.descriptors import free_descriptors

@@ -1,0 +1,106 @@
+"""The memory of the scoreboard: its layout, and what each process that has the map can read of it.
+
+Law: every offset is named here. Whatever stands in the map may be false (see board.py): a number is believed only where
+it can be true.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+
+from pronghorn.peers import Peer
+from pronghorn.scoreboard.counts import COUNTERS
+from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
+from pronghorn.system.memory import mapped
+
+MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
+FORMAT = 2
+ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
+ROW_BYTES = max(4096, mmap.PAGESIZE)
+ROW_WORDS = ROW_BYTES // 8
+
+# The words of the head. Behind it stands the directory: a word for each row, its supervisor's process id or 0; then
+# what --accept-rate needs (limits.py): three words for each row, which are not cleared when the row is given back.
+H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_HIGHEST, H_SERVING = range(7)
+HEAD = [MAGIC, FORMAT, ROW_BYTES, ROWS]  # what never changes
+KEY = slice(64, 80)  # bytes
+H_REFUSED = 16  # and what follows: the sources that are refused (suspects.py)
+DIRECTORY = ROW_WORDS
+TAKEN, SEEN, SINCE = (DIRECTORY + each * ROWS for each in (1, 2, 3))
+FIRST = DIRECTORY + (4 * ROWS * 8 + ROW_BYTES - 1) // ROW_BYTES * ROW_WORDS
+
+# The words of a row, behind its counters.
+SLOT, GENERATION, SUPERVISOR, PID, STATE, STARTED, BEAT, SOURCES = range(COUNTERS, COUNTERS + 8)
+CONNECTED = 64  # and what follows: the sources that are connected (suspects.py)
+
+# Behind all rows: a table of the connections per source for each row.
+TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes
+SIZE = TABLES + ROWS * SOURCE_WORDS * 4
+
+
+class Map:
+    """The map of an open file, or of memory that no other process has."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self._fd = fd
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+        self._map, self._copy = mapped(fd, SIZE) if fd >= 0 else (mmap.mmap(-1, SIZE), -1)
+        whole = memoryview(self._map)
+        self.words: memoryview[int] = whole[:TABLES].cast("q")
+        self.floats: memoryview[float] = whole[:TABLES].cast("d")
+        self._tables: memoryview[int] = whole[TABLES:].cast("I")
+        self.key = bytes(whole[KEY])
+        self._seen = -1
+        self._taken: list[int] = []
+
+    def fileno(self) -> int:
+        """The map's file: close-on-exec, unless an upgrade makes it inheritable."""
+        return self._fd
+
+    def descriptors(self) -> list[int]:
+        """All that this process holds of the map: the file, and the copy that the mmap module keeps. A child may close
+        them; the map remains."""
+        return [fd for fd in (self._fd, self._copy) if fd >= 0]
+
+    def close(self) -> None:
+        """Close the descriptor; the map stays readable."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def directory(self) -> list[int]:
+        """For each row, the process id of its supervisor, or 0."""
+        return self.words[DIRECTORY : DIRECTORY + ROWS].tolist()
+
+    def taken(self) -> list[int]:
+        """The numbers of the rows that belong to a worker now."""
+        changes = self.words[H_CHANGES]
+        if changes != self._seen or changes % 2:
+            self._taken = [index for index, pid in enumerate(self.directory()) if pid]
+            self._seen = changes
+        return self._taken
+
+    def look_again(self) -> None:
+        """What is known of others is read anew next time, whether or not it seems to have changed."""
+        self._seen = -1
+
+    def table(self, index: int) -> memoryview[int]:
+        """The connections per source of one worker: two lines of buckets."""
+        return self._tables[index * SOURCE_WORDS : (index + 1) * SOURCE_WORDS]
+
+    def source_count(self, peer: Peer) -> int:
+        """Connections that this source has open with all workers: never less than the truth, seldom more (a count-min
+        sketch: the minimum over the lines of the sum over the workers)."""
+        if isinstance(peer, str):
+            return 0
+        first, second = buckets(self.key, peer[0])
+        low = high = 0
+        for index in self.taken():
+            if self.words[FIRST + index * ROW_WORDS + SOURCES]:
+                start = index * SOURCE_WORDS
+                low += self._tables[start + first]
+                high += self._tables[start + second]
+        return min(low, high)

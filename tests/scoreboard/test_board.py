@@ -24,7 +24,7 @@ from pronghorn.scoreboard.counts import (
     OPEN,
     Counts,
 )
-from pronghorn.scoreboard.map import H_CHANGES, SIZE, Map
+from pronghorn.scoreboard.map import H_CHANGES, SIZE
 from pronghorn.scoreboard.row import DRAINING, SERVING, SILENT, STARTING, Row
 from pronghorn.scoreboard.sources import buckets, network
 
@@ -157,15 +157,6 @@ def test_totals_are_told_even_while_a_change_never_ends(board: Scoreboard) -> No
     board.take(1, 1).words[MESSAGES] = 3
     board.words[H_CHANGES] |= 1
     assert board.totals()["messages"] == 3
-
-
-def test_a_row_of_nobody() -> None:
-    row = Row(Map(), 1)
-    row.words[OPEN] += 1
-    row.now_serving(7)
-    row.source_add(("192.0.2.1", 5))
-    assert (row.open, row.pid, row.state) == (1, 7, SERVING)
-    assert not row.crowded()
 
 
 def test_counters_move_and_the_gauge_stays() -> None:

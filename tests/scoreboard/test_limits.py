@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -28,7 +29,7 @@ from pronghorn.models import registry
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN
 from pronghorn.scoreboard.limits import ALL, DENIED, DESCRIPTORS, SECOND, TOO_FAST, TOO_MANY, Bucket, Limits
-from pronghorn.scoreboard.map import SEEN, TAKEN, Map
+from pronghorn.scoreboard.map import RATE_LOCK
 from pronghorn.scoreboard.row import SERVING, Row
 from pronghorn.serving.admission import Reserve
 from pronghorn.settings import settle
@@ -94,12 +95,6 @@ def test_a_slash_64_is_one_source(board: Scoreboard) -> None:
     assert limits.refusal(("2001:db8:0:1::1", 1)) == ""
 
 
-def test_limits_need_no_scoreboard() -> None:
-    limits = Limits(settle({"max_connections": 1, "max_connections_per_source": 1, "accept_rate": 100}), Row(Map(), 1))
-    assert [limits.reserve(), limits.reserve()] == [True, False]
-    assert [limits.refusal(("192.0.2.1", 1)), limits.refusal(("192.0.2.1", 1))] == ["", TOO_MANY]
-
-
 def test_a_proxy_is_counted_by_its_clients(board: Scoreboard) -> None:
     settings = settle({"max_connections_per_source": 1, "proxy_from": "10.0.0.0/8", "deny": "192.0.2.66"})
     limits = Limits(settings, rows(board, 1)[0])
@@ -121,7 +116,7 @@ class Clock:
 
 def test_a_bucket_lets_through_its_rate(board: Scoreboard) -> None:
     clock = Clock()
-    bucket = Bucket(10, rows(board, 1)[0], clock)
+    bucket = Bucket(10, board, clock)
     taken = []
     for _ in range(1000):  # ten seconds, a hundred clients in each
         if bucket.take():
@@ -134,7 +129,7 @@ def test_a_bucket_lets_through_its_rate(board: Scoreboard) -> None:
 
 def test_one_that_was_not_needed_is_given_back(board: Scoreboard) -> None:
     clock = Clock()
-    one, two = (Bucket(2, row, clock) for row in rows(board, 2))
+    one, two = Bucket(2, board, clock), Bucket(2, board, clock)
     assert [one.take(), two.take(), one.take()] == [True, True, False]
     two.give_back()
     assert [one.take(), two.take()] == [True, False]
@@ -144,17 +139,28 @@ def test_one_that_was_not_needed_is_given_back(board: Scoreboard) -> None:
         one.give_back()
 
 
-def test_a_worker_that_dies_while_it_takes_spoils_nothing(board: Scoreboard) -> None:
+def test_a_worker_that_holds_the_lock_stops_nobody(board: Scoreboard) -> None:
     clock = Clock()
-    one, two = (Bucket(5, row, clock) for row in rows(board, 2))
-    for _ in range(1000):
-        assert two.take()
-        clock.now += SECOND
-    board.words[SEEN + 2] = -1  # in the middle of writing down its view
-    board.words[TAKEN + 2] += 1
-    assert not one.take()  # nobody knows how full the bucket is: it is held to be empty
+    bucket, (ready, said) = Bucket(5, board, clock), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        fcntl.lockf(board.fileno(), fcntl.LOCK_EX, 1, RATE_LOCK)
+        os.write(said, b"x")
+        signal.pause()
+    try:
+        assert os.read(ready, 1)
+        began = time.monotonic()
+        assert [bucket.take() for _ in range(6)] == [True] * 5 + [False]
+        assert time.monotonic() - began < 5, "it waits once, and then for nobody"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ready)
+        os.close(said)
     clock.now += SECOND
-    assert [one.take() for _ in range(6)] == [True] * 5 + [False]
+    with contextlib.closing(Scoreboard.adopt(os.dup(board.fileno()))) as again:
+        assert [Bucket(5, again, clock).take() for _ in range(6)] == [True] * 5 + [False]
+    fcntl.lockf(board.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, RATE_LOCK)  # which its death has freed
 
 
 class Ideal:
@@ -185,7 +191,7 @@ def test_buckets_of_many_workers_are_one(steps: list[tuple[tuple[str, int], int]
     ideal, clock = Ideal(rate), Clock()
     with contextlib.closing(Scoreboard.create()) as board:
         workers = rows(board, 2)
-        buckets = [Bucket(rate, row, clock) for row in workers]
+        buckets = [Bucket(rate, board, clock) for row in workers]
         for (what, which), pause in steps:
             clock.now += pause * SECOND // 1000
             ideal.until(clock.now)
@@ -200,7 +206,7 @@ def test_buckets_of_many_workers_are_one(steps: list[tuple[tuple[str, int], int]
                 del buckets[which]
             elif what == "starts" and len(workers) < 6:
                 workers.append(board.take(9, 2))
-                buckets.append(Bucket(rate, workers[-1], clock))
+                buckets.append(Bucket(rate, board, clock))
 
 
 def test_workers_that_take_at_the_same_moment_never_take_too_many(board: Scoreboard) -> None:
@@ -210,7 +216,7 @@ def test_workers_that_take_at_the_same_moment_never_take_too_many(board: Scorebo
     for row in rows(board, 4):
         pids.append(os.fork())
         if pids[-1] == 0:
-            bucket, until = Bucket(rate, row), time.monotonic_ns() + SECOND // 2
+            bucket, until = Bucket(rate, board), time.monotonic_ns() + SECOND // 2
             while time.monotonic_ns() < until:
                 row.words[ACCEPTED] += bucket.take()
             os._exit(0)

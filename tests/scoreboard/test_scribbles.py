@@ -14,8 +14,7 @@ from pronghorn.control.commands import Commands
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import ENTRY_WORDS, MOST, OPEN, ChildCounts, Counts
 from pronghorn.scoreboard.limits import Bucket, Limits
-from pronghorn.scoreboard.map import DIRECTORY, FIRST, ROW_WORDS, ROWS, Map
-from pronghorn.scoreboard.row import Row
+from pronghorn.scoreboard.map import DIRECTORY, FIRST, ROW_WORDS, ROWS
 from pronghorn.settings import Settings
 from pronghorn.system.processes import lives
 
@@ -63,17 +62,17 @@ def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[
     for _ in range(2):
         limits.reserve()
         limits.refusal(PEER)
-        page_of_sources = mine.connected()
-        page_of_sources.add(7)
-        page_of_sources.remove(7)
-        page_of_sources.open()
+        connected = mine.connected()
+        connected.add(7)
+        connected.remove(7)
+        connected.open()
         board.connected()
         limits.left(PEER)
         limits.refused()
         limits.reached()
         mine.crowded()
         mine.source_everywhere(PEER)
-        Bucket(100, other).take()
+        Bucket(100, board).take()
         totals = board.totals()
         assert all(0 <= each <= MOST for each in [*totals["closed"].values(), totals["open"], totals["accepted"]])
         Commands(Host(board), "name").workers(lambda answer: None)  # type: ignore[arg-type]
@@ -98,8 +97,8 @@ def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[
 
 def test_after_a_scribble_nobody_is_refused_for_long(board: Scoreboard) -> None:
     now = [10**12]
-    row, other = board.take(1, 1), board.take(2, 1)
-    bucket = Bucket(10, row, lambda: now[0])
+    _, other = board.take(1, 1), board.take(2, 1)
+    bucket = Bucket(10, board, lambda: now[0])
     for value in ODD:
         scribble(board, [value], whole=True)
         board.mend()
@@ -167,14 +166,13 @@ def test_somebody_who_keeps_the_lock_is_not_waited_for(board: Scoreboard) -> Non
 @settings(deadline=None)
 @given(st.lists(numbers, min_size=ENTRY_WORDS, max_size=ENTRY_WORDS))
 def test_what_a_child_left_is_taken_as_far_as_it_can_be_true(noise: list[int]) -> None:
-    shared, row = ChildCounts(1), Row(Map(), 1)
+    shared, row = ChildCounts(1), Counts()
     for _ in range(3):
         lent = shared.lend()
         lent.words[:] = array("q", noise)
         shared.settle(lent, row)
     assert row.open == 0 and row.own[OPEN] == -3
     assert all(0 <= each <= MOST for each in row.own[1:])
-    assert isinstance(row, Counts)
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**40, -(2**63)])

@@ -1,9 +1,9 @@
 """The scoreboard: one map that all processes of a server share. Each worker writes its own row, anyone may sum.
 
 Law: a row has one writer at a time, its worker; before the worker lives and after it has died, its supervisor. So
-there is no lock between those who serve. Two supervisors, as during an upgrade, share the map: whoever takes or frees a
-row holds fcntl's lock for that moment. Nothing here waits for a worker. Whoever reads may find a row half written and
-has to live with it: each number is one aligned word, so none of them is torn, but two need not belong together.
+there is no lock between those who serve, save that of --accept-rate (limits.py). Two supervisors, as during an upgrade,
+share the map: the one that takes or frees a row holds fcntl's lock for that moment. No supervisor waits for a worker.
+A reader may find a row half written: each number is one aligned word, so none is torn, but two need not go together.
 
 The map is a sparse file without a name: only what is touched takes memory, 4 KiB for a row and 128 KiB for the table
 of sources of a worker that counts them. It lives on over the exec of an upgrade; magic and format stand in its head.
@@ -20,7 +20,6 @@ Left out: a histogram of latencies. There is no clock per message in a worker, a
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sys
 import time
@@ -33,12 +32,12 @@ from pronghorn.errors import End, PronghornError
 from pronghorn.scoreboard.counts import CLOSED_WORD, COUNTERS, MOST, NAMES, Counts, believed
 from pronghorn.scoreboard.map import (
     BEAT,
+    CHANGES_LOCK,
     DIRECTORY,
     FIRST,
     FORMAT,
     H_CHANGES,
     H_FORMAT,
-    H_HIGHEST,
     H_REFUSED,
     H_ROW,
     H_SERVING,
@@ -54,17 +53,17 @@ from pronghorn.scoreboard.map import (
     SOURCES,
     STARTED,
     STATE,
+    Lock,
     Map,
 )
-from pronghorn.scoreboard.row import STARTING, Row, highest
+from pronghorn.scoreboard.row import STARTING, Row
 from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused
-from pronghorn.system.memory import anonymous_file, locked
+from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import lives
 
 MOST_CHANGES = 2**62
-LOCK_PATIENCE = 1.0  # seconds
-IMPATIENCE = 10.0  # seconds after it was over in which nobody is waited for
+PATIENCE = 1.0  # seconds
 
 
 class Scoreboard(Map):
@@ -73,13 +72,12 @@ class Scoreboard(Map):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        self._impatient_until = 0.0
+        self._lock = Lock(fd, CHANGES_LOCK, PATIENCE, lambda: time.sleep(0.001))
         # What the supervisor knows by itself.
         self._mine: dict[int, array[int]] = {}  # the rows that it took: slot, generation, supervisor, pid
         self._others: set[int] = set()  # supervisors that share the map now: before an upgrade, and after it
         self._known: set[int] = set()  # all of those that there were
         self._gone = Counts(self.words[FIRST : FIRST + COUNTERS])
-        self._highest = highest(self.words)
         self._told_refused = self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS]
         self._refused = array("q", self._told_refused)
 
@@ -123,8 +121,6 @@ class Scoreboard(Map):
             index = self._vacant()
             row = self.row(index)
             self._clear(row)
-            self._highest = max(index, self._highest)
-            self.words[H_HIGHEST] = max(highest(self.words), self._highest)
             self._mine[index] = array("q", [slot, generation, os.getpid(), 0])
             self.words[DIRECTORY + index] = os.getpid()
             self._identity(index)[:] = self._mine[index]
@@ -208,17 +204,14 @@ class Scoreboard(Map):
         """Alone among the supervisors. The count of changes is odd meanwhile; one who died in here left it odd. Whoever
         does not let go of the lock in time is not waited for: two may take the same row then, and their numbers mix.
         """
-        now = time.monotonic()
-        held = locked(self._fd, 0.0 if now < self._impatient_until else LOCK_PATIENCE)
-        if not held and now >= self._impatient_until:
-            self._impatient_until = now + IMPATIENCE
+        held = self._lock.take()
         try:
             self.words[H_CHANGES] = believed(self.words[H_CHANGES], MOST_CHANGES) | 1
             yield
         finally:
             self.words[H_CHANGES] = believed(self.words[H_CHANGES], MOST_CHANGES) + 1
             if held:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+                self._lock.give_back()
 
     def _vacant(self) -> int:
         """A row that is free; if there is none, one that nobody has whom we know."""
@@ -264,8 +257,7 @@ class Scoreboard(Map):
             return False
         entries = self.directory()
         return (
-            words[H_HIGHEST] == self._highest
-            and {index for index, pid in enumerate(entries) if pid} == self._mine.keys()
+            {index for index, pid in enumerate(entries) if pid} == self._mine.keys()
             and all(entries[index] == me for index in self._mine)
             and bytes(memoryview(self._map)[KEY]) == self.key
             and self._told_refused == memoryview(self._refused)
@@ -278,7 +270,6 @@ class Scoreboard(Map):
             self.words[index] = value
         memoryview(self._map)[KEY] = self.key
         self._told_refused[:] = self._refused
-        self.words[H_HIGHEST] = self._highest = max(self._highest, highest(self.words) if self._others else 0)
         for index, pid in enumerate(self.directory()):
             if index in self._mine:
                 self.words[DIRECTORY + index] = os.getpid()

@@ -6,9 +6,12 @@ it can be true.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import sys
+import time
+from collections.abc import Callable
 
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import COUNTERS
@@ -16,20 +19,18 @@ from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
 from pronghorn.system.memory import mapped
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 2
+FORMAT = 3
 ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
 ROW_BYTES = max(4096, mmap.PAGESIZE)
 ROW_WORDS = ROW_BYTES // 8
 
-# The words of the head. Behind it stands the directory: a word for each row, its supervisor's process id or 0; then
-# what --accept-rate needs (limits.py): three words for each row, which are not cleared when the row is given back.
-H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_HIGHEST, H_SERVING = range(7)
+# The words of the head. Behind it stands the directory: a word for each row, its supervisor's process id or 0.
+H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_SERVING, H_FILLING = range(7)
 HEAD = [MAGIC, FORMAT, ROW_BYTES, ROWS]  # what never changes
 KEY = slice(64, 80)  # bytes
 H_REFUSED = 16  # and what follows: the sources that are refused (suspects.py)
 DIRECTORY = ROW_WORDS
-TAKEN, SEEN, SINCE = (DIRECTORY + each * ROWS for each in (1, 2, 3))
-FIRST = DIRECTORY + (4 * ROWS * 8 + ROW_BYTES - 1) // ROW_BYTES * ROW_WORDS
+FIRST = DIRECTORY + (ROWS * 8 + ROW_BYTES - 1) // ROW_BYTES * ROW_WORDS
 
 # The words of a row, behind its counters.
 SLOT, GENERATION, SUPERVISOR, PID, STATE, STARTED, BEAT, SOURCES = range(COUNTERS, COUNTERS + 8)
@@ -40,14 +41,53 @@ TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes
 SIZE = TABLES + ROWS * SOURCE_WORDS * 4
 
 
-class Map:
-    """The map of an open file, or of memory that no other process has."""
+# The bytes of the file that are locked; what stands there has nothing to do with it.
+CHANGES_LOCK, RATE_LOCK = 0, 1
+IMPATIENCE = 10.0  # seconds after patience was over in which nobody is waited for
 
-    def __init__(self, fd: int = -1) -> None:
+
+class Lock:
+    """A lock between processes, on one byte of the map's file (fcntl(2)): the kernel frees it when its holder dies. One
+    that is not free within `patience` seconds is not waited for in the ten seconds after, and whoever wants it goes on
+    without."""
+
+    __slots__ = ("_byte", "_fd", "_impatient_until", "_inode", "_patience", "_rest")
+
+    def __init__(self, fd: int, byte: int, patience: float, rest: Callable[[], object]) -> None:
+        self._fd, self._byte, self._patience, self._rest = fd, byte, patience, rest
+        self._inode = os.fstat(fd).st_ino
+        self._impatient_until = 0.0
+
+    def take(self) -> bool:
+        """Whether this process has the lock now, and has to give it back."""
+        deadline = 0.0
+        while True:
+            try:
+                if os.fstat(self._fd).st_ino != self._inode:
+                    return False  # somebody has closed it; the number may be another file's
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._byte)
+                return True
+            except OSError:
+                now = time.monotonic()
+                deadline = deadline or now + self._patience
+                if now < self._impatient_until:
+                    return False
+                if now >= deadline:
+                    self._impatient_until = now + IMPATIENCE
+                    return False
+            self._rest()
+
+    def give_back(self) -> None:
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
+
+
+class Map:
+    """The map of an open file."""
+
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        if fd >= 0:
-            os.set_inheritable(fd, False)
-        self._map, self._copy = mapped(fd, SIZE) if fd >= 0 else (mmap.mmap(-1, SIZE), -1)
+        os.set_inheritable(fd, False)
+        self._map, self._copy = mapped(fd, SIZE)
         whole = memoryview(self._map)
         self.words: memoryview[int] = whole[:TABLES].cast("q")
         self.floats: memoryview[float] = whole[:TABLES].cast("d")

@@ -18,10 +18,8 @@ from pronghorn.scoreboard.map import (
     FIRST,
     GENERATION,
     H_CHANGES,
-    H_HIGHEST,
     PID,
     ROW_WORDS,
-    ROWS,
     SLOT,
     SOURCES,
     STARTED,
@@ -42,11 +40,11 @@ SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take
 class Row(Counts):
     """What one worker tells of itself."""
 
-    __slots__ = ("_changes", "_map", "_others", "_own_table", "_state", "_table", "floats", "index")
+    __slots__ = ("_changes", "_others", "_own_table", "_state", "_table", "floats", "index", "map")
 
     def __init__(self, map: Map, index: int) -> None:
         self.index = index
-        self._map = map
+        self.map = map
         self._changes = -1
         self._others: list[int] = []
         self._state = 0
@@ -97,7 +95,7 @@ class Row(Counts):
         self.words[:COUNTERS] = self.own
         self.state = ORPHANED
         if self.words[SOURCES]:
-            self._table = self._map.table(self.index)
+            self._table = self.map.table(self.index)
             self._own_table = array("I", self._table.tolist())
 
     def tick(self, now: float) -> None:
@@ -111,11 +109,7 @@ class Row(Counts):
             self.words[SOURCES] = 1
             self._table[:] = self._own_table
         self._changes = -1
-        self._map.look_again()
-
-    def head(self) -> memoryview[int]:
-        """What stands before all rows."""
-        return self._map.words[:FIRST]
+        self.map.look_again()
 
     def connected(self) -> OpenSources:
         """The sources that are connected to this worker."""
@@ -127,21 +121,21 @@ class Row(Counts):
         less = self.own[OPEN] - 1
         if less <= 0:
             return False
-        words = self._map.words
+        words = self.map.words
         emptier = [each for each in self._elsewhere() if words[each + OPEN] < less and words[each + STATE] == SERVING]
         if not emptier:
             return False
-        heard, floats = time.monotonic() - SILENT, self._map.floats
+        heard, floats = time.monotonic() - SILENT, self.map.floats
         return any(floats[each + BEAT] > heard for each in emptier)
 
     def everywhere(self, index: int) -> int:
         """The sum of one counter over all workers, this one included."""
-        words = self._map.words
+        words = self.map.words
         return self.own[index] + sum(believed(words[each + index], MOST_OPEN) for each in self._elsewhere())
 
     def source_everywhere(self, peer: Peer) -> int:
         """Connections that this source has open with all workers (see Map.source_count)."""
-        return self._map.source_count(peer)
+        return self.map.source_count(peer)
 
     def source_add(self, peer: Peer) -> None:
         """Count one more connection of this source (see sources.py); unix sockets have none."""
@@ -158,24 +152,19 @@ class Row(Counts):
 
     def _elsewhere(self) -> list[int]:
         """Where the rows of the other workers begin."""
-        changes = self._map.words[H_CHANGES]
+        changes = self.map.words[H_CHANGES]
         if changes != self._changes:
             self._changes = changes
-            self._others = [FIRST + each * ROW_WORDS for each in self._map.taken() if each != self.index]
+            self._others = [FIRST + each * ROW_WORDS for each in self.map.taken() if each != self.index]
         return self._others
 
     def _buckets(self, peer: Peer) -> tuple[int, ...]:
-        return () if isinstance(peer, str) else buckets(self._map.key, peer[0])
+        return () if isinstance(peer, str) else buckets(self.map.key, peer[0])
 
     def _sources(self) -> memoryview[int]:
         if self._table is None:
-            self._table = self._map.table(self.index)
+            self._table = self.map.table(self.index)
             self._own_table = array("I", bytes(SOURCE_WORDS * 4))
             self._table[:] = self._own_table
             self.words[SOURCES] = 1
         return self._table
-
-
-def highest(words: memoryview[int]) -> int:
-    """The highest row that was ever taken."""
-    return min(believed(words[H_HIGHEST]), ROWS - 1)

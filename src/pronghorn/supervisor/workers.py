@@ -145,7 +145,10 @@ class Workers:
     def _left(self, generation: Generation, ours: socket.socket) -> set[int]:
         """What a new worker has of ours and must let go of: a line that another process holds open never ends, and a
         listener that is not its own would stay bound."""
-        own = {fd for listener in generation.plan.listeners for fd in listener.descriptors()}
+        plan = generation.plan
+        own = {fd for listener in plan.listeners for fd in listener.descriptors()}
+        if plan.settings.accept_rate:
+            own.add(plan.board.fileno())  # its lock
         return {*self._poller.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
 
     def descriptors(self) -> list[int]:

@@ -10,7 +10,6 @@ import fcntl
 import mmap
 import os
 import sys
-import time
 from collections.abc import Iterator
 
 writers: set[int] = set()
@@ -88,16 +87,3 @@ def mapped(fd: int, size: int) -> tuple[mmap.mmap, int]:
     except OSError:
         found = False
     return memory, copy if found else -1
-
-
-def locked(fd: int, patience: float) -> bool:
-    """Takes the lock of a file (F_SETLK), unless another process has it for longer than `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.001)

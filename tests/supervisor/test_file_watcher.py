@@ -19,7 +19,8 @@ import pytest
 
 from launch import PATIENCE, launched, wait_for
 from pronghorn.settings.source import Source
-from pronghorn.supervisor.file_watcher import FileWatcher, Look, Parent, places, watch
+from pronghorn.supervisor.autoreload import FileWatcher, places
+from pronghorn.supervisor.file_watcher import Look, Parent, watch
 
 NO_WATCHFILES = "raise ImportError('not installed')\n"
 NO_MORE_WATCHES = "def watch(*folders, **options):\n    raise OSError('no space left on device')\n    yield\n"
@@ -216,7 +217,7 @@ def test_what_it_leaves_out_of_its_line_is_the_end_of_the_line(project: Path) ->
 
 PARENT = """
 import os, sys
-from pronghorn.supervisor.file_watcher import FileWatcher
+from pronghorn.supervisor.autoreload import FileWatcher
 watcher = FileWatcher([sys.argv[1]])
 print(watcher.pid, flush=True)
 sys.stdin.read()

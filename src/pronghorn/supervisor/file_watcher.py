@@ -8,21 +8,14 @@ its standard input does, which its parent holds.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.machinery
-import importlib.util
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from select import POLLIN, poll
 from typing import Any
 
-from pronghorn.boot import module_command
-from pronghorn.settings.source import Source
-from pronghorn.system.lines import LineReader
 from pronghorn.system.processes import die_with_parent
 
 PAUSE = 0.5  # seconds from look to look, where nothing tells of changes
@@ -30,7 +23,6 @@ PAUSE_IF_TOLD = 1.0
 SHARE = 10.0  # a look may take this part of the time: in a large tree they come more rarely
 QUIET = 0.1  # a batch of changes is over when this long nothing has changed
 LONGEST_BATCH = 2.0
-LONGEST_PATH = 1024 * 1024
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 MARK_OF_AN_ENVIRONMENT = "pyvenv.cfg"  # PEP 405
 NOTICES = {
@@ -44,86 +36,6 @@ NOTICES = {
 }
 
 Stamp = tuple[int, int, int]
-
-
-class FileWatcher:
-    """A process that watches folders, of which the Python files below them count, and single files, whatever they are;
-    all absolute paths, which need not exist yet. For a caller with a poll(2) of its own.
-
-    Its descriptor is readable when there is something to `read`. What has changed after `since` (ns of the wall clock;
-    without it, from now on) is reported even if the process looks for the first time only later; `ready` is true once
-    it has. Raises OSError if no process can be started.
-    """
-
-    def __init__(self, places: Iterable[str], since: int = 0) -> None:
-        import subprocess  # here: whatever the supervisor has imported, every fork copies
-
-        self._line, theirs = socket.socketpair()
-        try:
-            command = module_command("pronghorn.supervisor.file_watcher", str(since or time.time_ns()), *places)
-            end = theirs.fileno()
-            self._process = subprocess.Popen(command, stdin=end, stdout=end, start_new_session=True)
-        except BaseException:
-            self._line.close()
-            raise
-        finally:
-            theirs.close()
-        self.pid = self._process.pid
-        self.ready = self.ended = False
-        self._lines = LineReader(self._line, LONGEST_PATH)
-
-    def fileno(self) -> int:
-        return self._line.fileno()
-
-    def read(self) -> list[str]:
-        """A path for each batch of changes since the last time; never waits. Once the process has ended, `ended` is
-        true and the descriptor stays readable: close it then."""
-        lines = self._lines.take()
-        self.ended = self._lines.ended
-        self.ready = self.ready or bool(lines)
-        return [os.fsdecode(line) for line in lines if line]
-
-    def close(self) -> None:
-        """Ends the process and waits for it, which is a matter of moments: for no longer than a second."""
-        import subprocess
-
-        self._line.close()
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a file system that hangs may hold it
-            self._process.wait(1.0)
-
-
-def places(source: Any, file: str = "") -> list[str]:
-    """What to watch for a handler: its folder and the working folder, and the settings file. An installed package is
-    none of what is being written. For a program or for the handler of a script it is the settings file alone: a program
-    is started anew for each client, and an object stays what it is."""
-    found = [file] if file else []
-    if not isinstance(source, Source) or not source.is_users_code:
-        return found
-    place = source.name.rpartition(":")[0] or source.name
-    if place.endswith(".py") or os.sep in place:
-        return list(dict.fromkeys([os.path.dirname(os.path.abspath(place)), os.getcwd(), *found]))
-    folders = [folder for folder in _folders(place.partition(".")[0]) if not _is_installed(folder)]
-    return list(dict.fromkeys([*folders, os.getcwd(), *found]))
-
-
-def _folders(module: str) -> list[str]:
-    """Where a module stands, which is not imported for that; none if it cannot be found."""
-    try:
-        spec = importlib.machinery.PathFinder.find_spec(module, [os.getcwd()]) or importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    alone = [os.path.dirname(spec.origin)] if spec.origin and spec.has_location else []
-    return [os.path.abspath(folder) for folder in spec.submodule_search_locations or alone]
-
-
-def _is_installed(folder: str) -> bool:
-    import sysconfig
-
-    homes = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(os.path.commonpath([folder, home]) == home for home in homes)
 
 
 class Look:

@@ -23,7 +23,7 @@ from pronghorn.settings.source import Source
 from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
 from pronghorn.supervisor.generation import Worker
-from pronghorn.supervisor.helper_task import HelperTask
+from pronghorn.supervisor.helper_task import HelperTask, S
 from pronghorn.supervisor.planning import Planner, Read
 from pronghorn.supervisor.poller import Done
 from pronghorn.system.helper import Answer, Helper
@@ -124,7 +124,7 @@ class Reload(Change):
         left = {*self.fleet.kept()} - {fd for each in self._serving.listeners for fd in each.descriptors()}
         self._take(lambda: Helper(work, limit, helpers, left), answered)
 
-    def _take(self, start: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _take(self, start: Callable[[], S], then: Callable[[S], None]) -> None:
         try:
             self._step.begin(start, then)
         except OSError as error:

@@ -84,9 +84,11 @@ class Upgrade(Change):
         return [*self.fleet.workers.living.values()]
 
     def take_over(self) -> None:
-        self._handed_over()
-        self.fleet.observe(events.Upgraded(self.successor))
-        self.fleet.step_aside()
+        try:
+            self._handed_over()
+        finally:
+            self.fleet.observe(events.Upgraded(self.successor))
+            self.fleet.step_aside()
 
     def succeeded(self, seconds: float, accepting: int) -> dict[str, Any]:
         return {"pid": self.successor, "accepting": accepting}

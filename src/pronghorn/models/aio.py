@@ -1,4 +1,4 @@
-"""An asyncio loop, asyncio's own or uvloop's, calls whoever is ready; handlers may be coroutines.
+"""An asyncio loop, asyncio's own or uvloop's, calls what is ready; handlers may be coroutines.
 
 It costs a callback object per event, and memory for streams and tasks; uvloop spares some of that. What epoll's page
 could not do: run coroutines, with everything that was ever written for asyncio, beside the connections.
@@ -22,7 +22,7 @@ from pronghorn.connection.channel import OPENING
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.handlers.asyncio_loop import equip
 from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, leave_executor, tasks_of_clients
-from pronghorn.models.model import Model, by_descriptors
+from pronghorn.models.model import Model
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import DESERTED, TICK, Context, OutOfMemory
 
@@ -37,7 +37,7 @@ class AsyncioLoops(Loops):
         self._glue = AsyncioLoop(self._loop, self.failed, self.release)
         self.call_later = self._loop.call_later
         self.changed = self._glue.changed
-        self._tells_once = type(self._loop).__module__.startswith("uvloop")
+        self._reports_once = type(self._loop).__module__.startswith("uvloop")
         self._received: dict[int, int] = {}
         super().__init__(context)
 
@@ -60,9 +60,8 @@ class AsyncioLoops(Loops):
     async def live(self) -> None:
         """Serve within the handler's lifespan, if it has an async one."""
         if self.context.lifespan is not None and (adopted := sys.modules.get("pronghorn.serving.adopted")) is not None:
-            adopted.place.listeners = tuple(self.context.listeners)
-            adopted.place.sealed = self._handshakes is not None
-            adopted.place.quiet = self.context.settings.drain_quiet
+            quiet = self.context.settings.drain_quiet
+            adopted.serve_at(adopted.Place(tuple(self.context.listeners), self._handshakes is not None, quiet))
         async with self.context.lifespan or contextlib.nullcontext():
             await self.serve()
             self.context.finish()
@@ -101,15 +100,15 @@ class AsyncioLoops(Loops):
     def _turn(self) -> None:
         self.context.go_on()
         self.context.guarded(self.tick, time.monotonic())
-        if self._tells_once:
+        if self._reports_once:
             self.context.guarded(self._look_again)
         if self.context.drain.lets_go:
             self._end_if_deserted()
         self.call_later(TICK, self._turn)
 
     def _look_again(self) -> None:
-        """uvloop tells of a reset once, with the input before it, and watches that descriptor no more: whoever reads
-        once for each time that it is told would never learn of the reset."""
+        """uvloop reports a reset once, with the input before it, and watches that descriptor no more: a channel that
+        reads once for each report would never learn of the reset."""
         received = {number: channel.bytes_in for number, channel in self.open.items()}
         poller, suspects = select.poll(), {}
         sealed = self._handshakes is not None  # of handshakes and parts of records nothing is counted
@@ -209,20 +208,16 @@ def uvloop_missing() -> str | None:
 ASYNCIO = Model(
     name="asyncio",
     serve=serve,
-    own_flow=False,
     purpose="Coroutines and asyncio protocols, and whatever library they bring along.",
     cost="A handler that blocks or computes for long holds up all others.",
-    capacity=by_descriptors,
     loop="DefaultSelector",
     is_asyncio=True,
 )
 UVLOOP = Model(
     name="uvloop",
     serve=serve,
-    own_flow=False,
     purpose="What asyncio is for, on a faster loop: the default for asyncio handlers where uvloop is installed.",
     cost="Needs the uvloop package; otherwise as asyncio.",
-    capacity=by_descriptors,
     loop="uvloop",
     missing=uvloop_missing,
     is_asyncio=True,

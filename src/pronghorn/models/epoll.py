@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 
 from pronghorn.connection.interfaces import Watchable
-from pronghorn.models.model import Model, by_descriptors
+from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
 
@@ -64,10 +64,8 @@ def missing() -> str | None:
 MODEL = Model(
     name="epoll",
     serve=serve,
-    own_flow=False,
     purpose="Thousands of connections, most of them silent: the default for handlers that do not block.",
     cost="A handler that computes for long holds up all others.",
-    capacity=by_descriptors,
     loop="EpollSelector",
     missing=missing,
 )

@@ -1,8 +1,8 @@
 """A process for every connection: accept, fork; the parent closes the connection, the child closes the listener.
 
 It costs a process per connection, about a millisecond. The parent must reap its children, or each leaves a zombie:
-SIGCHLD says that some have ended, one signal for any number of them, so it asks after every child it has. What
-iterative could not do: serve many at once; and whatever a child breaks, it breaks for its own client only.
+SIGCHLD says that some have ended, one signal for any number of them, so the parent asks after each. What iterative
+could not do: serve many at once; and what a child breaks, it breaks for its own client only.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts, Counts
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
 from pronghorn.serving.conversations import LEAVE, SWEEP, Conversations
-from pronghorn.settings import Settings
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
 from pronghorn.system.watchdog import Watchdog
 
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
-Children = dict[int, tuple[Peer, Counts, float]]  # whom each serves, what it counts, and since when
+Children = dict[int, tuple[Peer, Counts, float]]  # by process id: its peer, what it counts, and since when
 
 
 class Parent:
-    """The process whose children serve; `tell_of_death` is what such a child calls."""
+    """The process whose children serve; a child calls `signal_at_death` to be sent a signal when that process dies."""
 
-    __slots__ = ("pid", "tell_of_death")
+    __slots__ = ("pid", "signal_at_death")
 
     def __init__(self) -> None:
-        self.pid, self.tell_of_death = os.getpid(), death_signal()
+        self.pid, self.signal_at_death = os.getpid(), death_signal()
 
 
 class Elders:
-    """Children that have lived for so many seconds that there is a deadline to keep: each is told of once."""
+    """Finds children that have lived for so many seconds that there is a deadline to keep, each of them once."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -55,7 +54,7 @@ class Elders:
         self._young[pid] = at
 
     def since(self, now: float) -> set[int]:
-        """Those that have grown old since the last time; they may have ended meanwhile."""
+        """Those that have reached that age since the last call; they may have ended meanwhile."""
         old = set()
         while self._young and now - self._young[pid := next(iter(self._young))] >= self._seconds:
             del self._young[pid]
@@ -64,8 +63,8 @@ class Elders:
 
 
 def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
-    """What is the parent's alone, and every child closes: as it is at the fork, for a number of what the parent has let
-    go of may be that of the child's connection."""
+    """What belongs to the parent, and each child closes. Asked at the fork: what the parent has closed before may have
+    left its number to the child's connection."""
     held = [fd for each in listeners for fd in each.descriptors()]
     held += [each.fileno() for each in context.watched]
     return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
@@ -103,7 +102,7 @@ def serve(context: Context) -> None:
     children: Children = {}
 
     def settle() -> None:
-        bury(context, shared, children)
+        settle_dead(context, shared, children)
 
     def look() -> None:
         settle()
@@ -151,13 +150,13 @@ def forked(drain: Drain) -> int:
 def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, parent: Parent) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave as a program does.
 
-    The parent's signal handlers stay, and do what is right here too: SIGTERM begins the drain, which now is this
-    connection's, and SIGCHLD wakes nobody: to set others costs a child some thirty page faults. SIGURG, which a child
-    is sent when it has lived for a while, starts a flow of control that keeps its deadlines; the many that live for a
-    moment do without. It is also the signal of the worker's death.
+    The parent's signal handlers stay, since to set others costs a child some thirty page faults: SIGTERM begins the
+    drain, which now is this connection's, and SIGCHLD does nothing. SIGURG comes when a child has lived for a while,
+    and starts a flow of control that keeps its deadlines, which most children never need. It also comes when the
+    worker dies.
     """
     drain = flows.context.drain
-    parent.tell_of_death(signal.SIGURG)
+    parent.signal_at_death(signal.SIGURG)
     forks.begin()
     drain.close()
     flows.wake.close()
@@ -179,8 +178,8 @@ def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, paren
         os._exit(CUT if own.context.cut else 0)
 
 
-def bury(context: Context, shared: ChildCounts, children: Children) -> None:
-    """Take what dead children have counted, and tell of those that died before they had closed their connection."""
+def settle_dead(context: Context, shared: ChildCounts, children: Children) -> None:
+    """Take what dead children have counted, and observe those that died before they had closed their connection."""
     for pid, status, peer, counts, opened in reap(children):
         program = counts.words[PROGRAM]
         killed = shared.settle(counts, context.row)
@@ -195,7 +194,7 @@ def bury(context: Context, shared: ChildCounts, children: Children) -> None:
 
 
 def end_session(program: int) -> None:
-    """A child that was killed has left the program behind that it waited for: it ends too."""
+    """A child was killed while it waited for a program: the program and its session end too."""
     try:
         if os.getsid(program) == program:
             os.killpg(program, signal.SIGKILL)
@@ -204,8 +203,8 @@ def end_session(program: int) -> None:
 
 
 def reap(children: Children) -> list[tuple[int, int, Peer, Counts, float]]:
-    """Ask after each child; those of others, such as a handler's own, are not ours to wait for. Of the dead ones their
-    number, how they ended (as in subprocess), their peer, what they have counted, and when they began."""
+    """Wait for each child that has ended, and for no other process, such as a handler's own. Of each: its process id,
+    how it ended (as in subprocess), its peer, what it has counted, and when it began."""
     dead = []
     for pid in list(children):
         try:
@@ -248,16 +247,12 @@ def send(children: Iterable[int], signum: int) -> None:
             pass
 
 
-def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
-    return settings.max_children, "--max-children"
-
-
 MODEL = Model(
     name="fork",
     serve=serve,
     own_flow=True,
     purpose="Programs (--exec), and handlers that may crash, leak or change their process.",
     cost="A process per connection: about a millisecond to start, a few MB each.",
-    capacity=capacity,
+    capacity=lambda settings, _: (settings.max_children, "--max-children"),
     in_children=True,
 )

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pronghorn.connection.blocking import SLOTS, ConnectionBase
-from pronghorn.models.model import Model, by_descriptors
+from pronghorn.models.model import Model
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
 from pronghorn.system.wait_channel import Place
@@ -50,14 +50,14 @@ def connection_class() -> type[Any]:
                     self.place = Place.ELSEWHERE
 
         def end(self) -> None:
-            # By gevent's own door: its loop must forget the number, which the next descriptor will have.
+            # By gevent's own close: its loop must forget the number, which the next descriptor will have.
             try:
                 super()._real_close()  # type: ignore[misc]
             except OSError:
                 pass
 
         def shutdown(self, how: int) -> None:
-            # gevent's own also interrupts whoever waits, with an error that no handler expects.
+            # gevent's own also interrupts a greenlet that waits, with an error that no handler expects.
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
         def _real_close(self, *args: Any, **kwargs: Any) -> None:
@@ -71,18 +71,18 @@ def connection_class() -> type[Any]:
 def serve(context: Context) -> None:
     import gevent
 
-    gevent.get_hub().print_exception = _told_of  # type: ignore[method-assign, assignment]
+    gevent.get_hub().print_exception = _report  # type: ignore[method-assign, assignment]
     flows = Flows(context, connection_class())
     for conn in flows.accepted():
         conn.greenlet = gevent.spawn(flows.converse, conn)  # type: ignore[attr-defined]
     flows.finish()
 
 
-def _told_of(context: Any, kind: Any, error: Any, place: Any) -> None:
-    """A greenlet of the handler's failed: told as Python tells of an error that nobody catches, with its limits."""
+def _report(context: Any, kind: Any, error: Any, place: Any) -> None:
+    """A greenlet of the handler's failed: report it as Python reports an error that nothing catches."""
     if error is not None:
-        told = SimpleNamespace(exc_type=kind, exc_value=error, exc_traceback=place, err_msg=None, object=context)
-        sys.unraisablehook(told)
+        raised = SimpleNamespace(exc_type=kind, exc_value=error, exc_traceback=place, err_msg=None, object=context)
+        sys.unraisablehook(raised)
 
 
 def missing() -> str | None:
@@ -97,7 +97,6 @@ MODEL = Model(
     own_flow=True,
     purpose="Thousands of blocking conversations; handlers that use blocking libraries.",
     cost="Needs the gevent package, which patches the standard library; C code that blocks stops everybody.",
-    capacity=by_descriptors,
     runs_asyncio=False,
     missing=missing,
     prepare=prepare,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
 from pronghorn.serving.heartbeat import attended
-from pronghorn.settings import Settings
 
 
 def serve(context: Context) -> None:
@@ -18,15 +17,11 @@ def serve(context: Context) -> None:
         flows.converse(conn)
 
 
-def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
-    return 1, "one at a time, others wait in the kernel's queue"
-
-
 MODEL = Model(
     name="iterative",
     serve=serve,
     own_flow=True,
     purpose="Learning; short conversations, one after the other.",
     cost="One idle client stops everybody else.",
-    capacity=capacity,
+    capacity=lambda *_: (1, "one at a time, others wait in the kernel's queue"),
 )

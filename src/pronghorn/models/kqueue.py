@@ -10,7 +10,7 @@ import select
 from typing import Any
 
 from pronghorn.connection.interfaces import Watchable
-from pronghorn.models.model import Model, by_descriptors
+from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
 
@@ -58,10 +58,8 @@ def missing() -> str | None:
 MODEL = Model(
     name="kqueue",
     serve=serve,
-    own_flow=False,
     purpose="What epoll is for, on macOS and the BSDs.",
     cost="A handler that computes for long holds up all others.",
-    capacity=by_descriptors,
     loop="KqueueSelector",
     missing=missing,
 )

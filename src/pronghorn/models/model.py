@@ -8,12 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pronghorn.serving.context import Context, Traits
-from pronghorn.settings import Settings
-
-
-def by_descriptors(settings: Settings, descriptors: int) -> tuple[int, str]:
-    """The capacity of models that need nothing per connection but its descriptor."""
-    return descriptors, "the limit of descriptors (ulimit -n)"
 
 
 def _nothing_missing() -> str | None:
@@ -28,7 +22,7 @@ class Model(Traits, frozen=True, kw_only=True):
     """One concurrency model: a page's `serve`, and what there is to know before the model is chosen."""
 
     serve: Callable[[Context], None]
-    own_flow: bool
+    own_flow: bool = False
     """Each connection has a flow of control of its own: a process, thread or greenlet."""
     purpose: str
     cost: str

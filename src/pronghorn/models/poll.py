@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 
 from pronghorn.connection.interfaces import Watchable
-from pronghorn.models.model import Model, by_descriptors
+from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
 
@@ -42,10 +42,8 @@ def missing() -> str | None:
 MODEL = Model(
     name="poll",
     serve=serve,
-    own_flow=False,
     purpose="Hundreds of connections, where neither epoll nor kqueue is there.",
     cost="Each turn costs time for every connection, silent ones included.",
-    capacity=by_descriptors,
     loop="PollSelector",
     missing=missing,
 )

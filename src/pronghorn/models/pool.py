@@ -13,7 +13,6 @@ from pronghorn.connection.blocking import Connection
 from pronghorn.models.model import Model
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
-from pronghorn.settings import Settings
 from pronghorn.system.process_exit import OwnThread
 
 
@@ -32,15 +31,11 @@ def serve(context: Context) -> None:
     flows.finish()
 
 
-def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
-    return min(settings.pool_size, descriptors), "--pool-size"
-
-
 MODEL = Model(
     name="pool",
     serve=serve,
     own_flow=True,
     purpose="Blocking handlers with something scarce behind them, such as database connections.",
     cost="Idle clients hold a thread each; when all are held, the next one waits.",
-    capacity=capacity,
+    capacity=lambda settings, descriptors: (min(settings.pool_size, descriptors), "--pool-size"),
 )

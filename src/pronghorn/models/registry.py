@@ -23,7 +23,7 @@ NAMED_OTHERWISE = {"asyncio": ("aio", "ASYNCIO"), "uvloop": ("aio", "UVLOOP"), "
 
 
 def page(name: str) -> Model:
-    """A model, available here or not. BadSetting if there is none of this name."""
+    """A model, available here or not; BadSetting if there is none of this name."""
     if name not in MODELS:
         raise BadSetting(f"There is no model {name!r}.", hint=nearest(name, MODELS))
     module, attribute = NAMED_OTHERWISE.get(name, (name, "MODEL"))

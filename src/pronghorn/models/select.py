@@ -13,7 +13,6 @@ from pronghorn.connection.interfaces import Watchable
 from pronghorn.models.model import Model
 from pronghorn.serving.context import Context
 from pronghorn.serving.event_loop import Turns
-from pronghorn.settings import Settings
 
 FD_SETSIZE = 1024  # a constant of the C library, wherever Python runs
 
@@ -41,17 +40,12 @@ def serve(context: Context) -> None:
             thing.on_writable()
 
 
-def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
-    return min(descriptors, FD_SETSIZE - 16), f"FD_SETSIZE, which is {FD_SETSIZE}"
-
-
 MODEL = Model(
     name="select",
     serve=serve,
-    own_flow=False,
     purpose="Learning; up to a thousand connections on any system.",
     cost="Each turn costs time for every connection; clients beyond FD_SETSIZE are refused.",
-    capacity=capacity,
+    capacity=lambda _, descriptors: (min(descriptors, FD_SETSIZE - 16), f"FD_SETSIZE, which is {FD_SETSIZE}"),
     descriptors=FD_SETSIZE,
     loop="SelectSelector",
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pronghorn.models.model import Model
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
-from pronghorn.settings import Settings
 from pronghorn.system.process_exit import OwnThread
 
 
@@ -23,15 +22,11 @@ def serve(context: Context) -> None:
     flows.finish()
 
 
-def capacity(settings: Settings, descriptors: int) -> tuple[int, str]:
-    return min(settings.max_threads, descriptors), "--max-threads"
-
-
 MODEL = Model(
     name="thread",
     serve=serve,
     own_flow=True,
     purpose="Blocking handlers; hundreds of conversations that mostly wait.",
     cost="A thread per connection, about 24 KB each; one interpreter lock.",
-    capacity=capacity,
+    capacity=lambda settings, descriptors: (min(settings.max_threads, descriptors), "--max-threads"),
 )

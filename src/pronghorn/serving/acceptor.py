@@ -1,9 +1,9 @@
 """A listener as a participant in a loop, and the other things that a loop watches beside its connections.
 
-Law: an acceptor takes a bounded number at a time, so that a flood of connects does not starve open conversations, and
-rests when it must: while others have room that it has not, or nobody has. Where workers have just died, the first few
-come one by one: whoever sends what they died of shall not take the next in the queue along. It lets go of its listener
-when draining has begun and the queue is empty, and only once no loop watches it.
+Law: an acceptor takes a bounded number of connections at a time, so that a flood of connects does not starve open
+conversations. It rests while other workers have more room, or none has any. Where workers have just died, the first
+connections come one by one: a client that sends what a worker dies of shall not take others along. An acceptor lets go
+of its listener when draining has begun and the queue is empty, and only once no loop watches the listener.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACCEPTS_PER_TURN = 16
 
 
 class Watched:
-    """A thing that only wants to be told of input: the drain, and the worker's line to its supervisor."""
+    """A descriptor that is only read: the drain, and the worker's line to its supervisor."""
 
     wants_write = False
     state = OPEN
@@ -43,7 +43,7 @@ class Watched:
         return self.state is CLOSED
 
     def is_own(self) -> bool:
-        """Nobody has had the descriptor who could have closed it."""
+        """No code of a handler has had the descriptor, and could have closed it."""
         return True
 
     def settle(self) -> None:
@@ -146,7 +146,7 @@ class Acceptor(Watched):
             self.retire() if self._context.drain.lets_go else self.look()
 
     def let_go(self) -> None:
-        """Others serve the listener: leave to them who is in the queue. If nobody does, take these first."""
+        """Other workers serve the listener: leave its queue to them. If there are none, take the queue first."""
         if self.listener.address in self._context.drain.alone:
             self.retire()
         else:
@@ -155,10 +155,9 @@ class Acceptor(Watched):
             self._changed(self)
 
     def retire(self) -> None:
-        """Take what is in the queue, and let go of the listener once no loop watches it: one that is closed before
-        would stay in an epoll set as long as another process has it, ready for ever. Those who come to the queue
-        meanwhile are for other workers, if there are any; for those who find no room there may be some when the next
-        connection ends."""
+        """Take what is in the queue, and let go of the listener once no loop watches it: a listener that is closed
+        before stays in an epoll set as long as another process has it, ready for ever. Clients that come meanwhile are
+        for other workers; those for whom there is no room wait until the next connection ends."""
         if self.is_closing():
             return
         waits = False

@@ -1,7 +1,7 @@
-"""The door of a worker: who comes in, and who does not.
+"""Admission of connections: accept(2) with its errors, the limits, and fairness among workers, for every model.
 
-Law: every connection of every model is accepted here, with the limits, the errors of accept(2), and the fairness among
-workers. Whoever is not let in is told by a clean end, and counted.
+Law: every connection of every model is accepted here. A connection that is refused is closed in order, so that its
+client reads an end and no reset, and counted.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from pronghorn.system.stdio import keep_standard_descriptors
 
 REFUSALS_IN_A_ROW = 64  # before others have their turn
 LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
-FAIR_PAUSES = 5  # in a row, while a client waits: whoever is emptier has had its chance
+FAIR_PAUSES = 5  # in a row, while a client waits: the emptier worker has had its chance
+RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
+AGAIN = 1.0  # seconds within which a second shortage is the same one
 
 
-class Door:
-    """`row` is this worker's on the scoreboard. `counts` is where connections are counted: the same, but for a child
-    of the fork model. `lock` is held while a flow of control counts."""
+class Admission:
+    """Accepts and refuses connections. `row` is this worker's on the scoreboard, and `counts` where connections are
+    counted: the same, except in a child of the fork model. `lock` is held while a flow of control counts."""
 
     def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
         self.listeners = listeners
@@ -42,7 +44,7 @@ class Door:
         self.observe = observe
         hears = getattr(observe, "hears", None)
         self.tells = hears is None or hears(ConnectionOpened) or hears(ConnectionClosed)
-        """Whether somebody wants to know of each connection."""
+        """Whether an observer wants the events of each connection."""
         self.count = 0
         self.row = row
         self.counts: Counts = row
@@ -50,7 +52,7 @@ class Door:
         self.limits = Limits(settings, row, None if holds else math.inf)
         self.reserve = Reserve()
         self.holders: dict[int, AnyConnection] = {}
-        """Who has which number; whoever holds one that accept(2) gives has lost its own."""
+        """The open connections by descriptor: one whose number accept(2) returns has lost its descriptor."""
         self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
         self._pauses = 0
         self._paused_until = 0.0
@@ -58,8 +60,8 @@ class Door:
     def accept(self, listener: Listener) -> tuple[int, Peer] | None:
         """One connection that no limit refuses, if there is one; it is counted among the open ones.
 
-        Exhausted passes, and is raised too when as many are open as may be; a listener that has died is left out from
-        now on.
+        Raises Exhausted when descriptors or memory ran out, or when as many are open as may be; another OSError when
+        the listener has died, which then is left out.
         """
         for _ in range(REFUSALS_IN_A_ROW):
             self._reserve(listener)
@@ -88,13 +90,13 @@ class Door:
         return None
 
     def let_go_of(self, fd: int, holder: AnyConnection) -> None:
-        """`holder` needs its number no more."""
+        """The connection `holder` is about to close its descriptor `fd`."""
         if self.holders.get(fd) is holder:
             self.holders.pop(fd, None)
 
     def _elsewhere(self, fd: int) -> int:
-        """Another number for a new connection that was given a standard stream's, or one that an open connection had
-        when somebody closed it: -1 if there is none, and the connection is closed then."""
+        """Another descriptor for a new connection whose number is a standard stream's, or that of an open connection
+        whose descriptor somebody has closed; -1 if there is none, and the new connection is closed then."""
         holder = self.holders.get(fd)
         if holder is not None and holder.fileno() == fd:
             holder.lose()
@@ -138,25 +140,25 @@ class Door:
         self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
 
     def number(self, peer: Peer | None) -> int:
-        """The next connection's number. None: who the peer is will be told later."""
+        """The next connection's number. `peer` is None where a proxy has yet to say for whom it speaks: then the caller
+        observes ConnectionOpened later."""
         self.count += 1
         if peer is not None and self.tells:
             self.observe(ConnectionOpened(self.count, peer))
         return self.count
 
     def refusal_of_client(self, client: Peer) -> str:
-        """The limit that a client is beyond for whom a proxy speaks; "" if there is none."""
+        """The limit that refuses a client for whom a proxy speaks; "" if there is none."""
         with self.lock:
             return self.limits.refusal_of_client(client)
 
     def refuse(self, fd: int, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
-        """Close a connection unserved, in order, so that its client reads an end and not a reset. One that was
-        `admitted` has passed all limits before."""
+        """Close a connection unserved, in order. One that was `admitted` has passed all limits before."""
         turn_away(fd)
         self.refused(peer, limit, detail, admitted=admitted)
 
     def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
-        """A connection was closed unserved."""
+        """Account for a connection that was closed unserved."""
         with self.lock:
             self.limits.refused()
             if admitted:
@@ -172,8 +174,8 @@ class Door:
     def gives_way(self) -> bool:
         """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.
 
-        Not where more have ended since the last ticks than are open: connections that come and go spread by themselves,
-        and a pause would cost them more than it is worth. And not for ever: the emptiest may be so because it is stuck.
+        Not where more connections have ended since the last ticks than are open: connections that come and go spread
+        by themselves, and a pause costs them more than it gains. And not for ever: the emptiest worker may be stuck.
         """
         own = self.row.own
         few = own[OPEN]
@@ -190,15 +192,9 @@ class Door:
         return True
 
 
-RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
-
-
-AGAIN = 1.0  # seconds within which a second shortage is the same one
-
-
 class Reserve:
-    """A descriptor kept back for when there are none left: then it is spent, so that whoever waits in the kernel's
-    queue is told by a clean end, and not left to wait for ever."""
+    """A descriptor kept back for when there are none left: it is closed then, so that clients in the kernel's queue can
+    be accepted and closed in order, and do not wait for ever."""
 
     __slots__ = ("_fd", "_until")
 
@@ -216,8 +212,8 @@ class Reserve:
             self._fd = -1
 
     def accepted(self, listener: Listener, shortage: Exhausted) -> Iterator[tuple[int, Peer]]:
-        """The connections to be closed at once, each before the next. None for the first time in a while: another
-        worker may have room, and what is short may be so for a moment only."""
+        """Connections for the caller to close, each before the next is accepted. None at the first shortage in a while:
+        another worker may have room, and the shortage may last for a moment only."""
         now = time.monotonic()
         again, self._until = now < self._until, now + AGAIN
         if shortage.errno != errno.EMFILE or not again:

@@ -14,7 +14,7 @@ import time
 import weakref
 from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
 from pronghorn.connection.asyncio_drain import LOOK, Ending, Tasks, context_of
@@ -24,18 +24,26 @@ from pronghorn.lifespans import ASYNC, Lifespan, kind_of, lifespan
 from pronghorn.system.drain import current_drain
 
 CALLS = ("create_server", "create_unix_server")
+TLS_TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
 
-class Place:
+class Place(NamedTuple):
     """Where this worker serves, as far as a library may want to know it."""
 
     listeners: tuple[Any, ...] = ()
-    sealed = False
+    sealed: bool = False
     """The listeners have TLS."""
-    quiet = 0.0
+    quiet: float = 0.0
+    """The setting `drain_quiet`."""
 
 
-place = Place()
+_place = Place()
+
+
+def serve_at(place: Place) -> None:
+    """From now on servers are adopted there."""
+    global _place
+    _place = place
 
 
 class AdoptedServer(asyncio.AbstractServer):
@@ -59,7 +67,7 @@ class AdoptedServer(asyncio.AbstractServer):
     def sockets(self) -> tuple[TransportSocket, ...]:
         if self._closed:
             return ()
-        listeners = [*filter(self.fits, place.listeners)] or place.listeners
+        listeners = [*filter(self.fits, _place.listeners)] or _place.listeners
         return tuple(TransportSocket(each._socket) for each in listeners)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
@@ -136,23 +144,26 @@ class Adoption:
             await self._caught.wait()
 
     async def create_server(
-        self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, *, sock: Any = None,
-        ssl: Any = None, ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
-        start_serving: bool = True, **_: Any,
-    ) -> AdoptedServer:  # fmt: skip
+        self,
+        protocol_factory: Callable[[], Any],
+        host: Any = None,
+        port: Any = None,
+        *,
+        sock: Any = None,
+        ssl: Any = None,
+        start_serving: bool = True,
+        **more: Any,
+    ) -> AdoptedServer:
         """loop.create_server. Of a socket that the library has bound only the address counts; the server closes it."""
         where = port
         if sock is not None:
             where = _where(sock.getsockname())
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RD)  # it listens no more (Linux)
-        tls = {
-            "sslcontext": ssl, "ssl_handshake_timeout": ssl_handshake_timeout,
-            "ssl_shutdown_timeout": ssl_shutdown_timeout,
-        }  # fmt: skip
+        tls = {"sslcontext": ssl, **{name: more.get(name) for name in TLS_TIMEOUTS}}
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
-        if ssl is not None and place.sealed:
+        if ssl is not None and _place.sealed:
             raise RuntimeError(
                 "The library brings TLS of its own, and the server has --tls-cert: a client would have to speak TLS "
                 "within TLS. Leave out one of them."
@@ -169,7 +180,7 @@ class Adoption:
     def settle(self) -> None:
         """All were made: RuntimeError unless each connection can only be meant for one of them."""
         self.active = False
-        listeners = place.listeners
+        listeners = _place.listeners
         if not self.servers:
             raise RuntimeError(
                 "Nothing called loop.create_server or asyncio.start_server before the lifespan's yield, so there is "
@@ -199,7 +210,7 @@ class Adoption:
 
     async def quiet(self) -> None:
         """Return when draining has begun and nobody is owed anything, or shortly before its deadline."""
-        drain, quiet = current_drain(), place.quiet
+        drain, quiet = current_drain(), _place.quiet
         await drain.begins()
         latest = last_call(drain.deadline, drain.timeout) - min(1.0, drain.timeout / 4)
         endings: weakref.WeakKeyDictionary[AnyAsyncioChannel, Ending] = weakref.WeakKeyDictionary()

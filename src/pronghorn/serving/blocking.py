@@ -66,8 +66,8 @@ class Flows(Conversations):
     def accepted(self, room: Ask = _always, woken: Tell = nothing, busy: Ask = _never) -> Iterator[Connection]:
         """Connection after connection, until draining began and the kernel's queue is empty.
 
-        While there is no `room`, clients wait in the kernel's queue. `woken` is called after each `wake.set()`. `busy`
-        says whether there are conversations beside those that are open here.
+        While there is no `room`, clients wait in the kernel's queue. `woken` is called when a conversation has ended.
+        `busy` says whether there are conversations beside those that are open here.
         """
         drain, listening, last = self.context.drain, False, -1
         poller = select.poll()
@@ -83,7 +83,7 @@ class Flows(Conversations):
             if now >= self._beat_at or not self.timeouts.wait(now):
                 self.tick()
                 parking.turn_late_away(now)
-                self._tell_who_waits(room, listeners)
+                self._observe_waiting(room, listeners)
             ready = room() and self._gate.is_open(now)
             if ready is not listening:
                 listening = ready
@@ -108,7 +108,7 @@ class Flows(Conversations):
         yield from self._last(listeners, parking, room, woken)
 
     def _last(self, listeners: dict[int, Listener], parking: Parking, room: Ask, woken: Tell) -> Iterator[Connection]:
-        """Draining has begun: those who are there already, and then nobody."""
+        """Draining has begun: the clients that are in the queues already, and no others."""
         self.context.row.state = DRAINING
         yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in [each for each in listeners.values() if each.fileno() >= 0]:
@@ -118,8 +118,8 @@ class Flows(Conversations):
         self._tell_let_go()
 
     def _goes_on(self, listeners: dict[int, Listener], poller: select.poll, listening: bool, busy: Ask) -> bool:
-        """Let go of the listeners, of those that nobody else serves when their queue is empty; what is open goes on.
-        When nothing is, it drains."""
+        """Let go of the listeners, of those that no other worker serves when their queue is empty. What is open goes
+        on; when nothing is, draining begins. Whether it has not begun."""
         self.context.row.state = LEAVING
         for fd, listener in list(listeners.items()):
             if listener.fileno() < 0 or not self._waits_for_us(listener):
@@ -134,11 +134,11 @@ class Flows(Conversations):
         return not self.context.drain.begun
 
     def let_go_beside(self) -> None:
-        """The same from a second flow of control, while a conversation holds the first, which would find out late."""
+        """Let go of the listeners from a second flow of control, while a conversation holds the first."""
         if self._has_let_go:
             return
         self.wake.set()
-        with self.context.lock:  # whoever ends the conversation needs it, so that it is not over yet
+        with self.context.lock:  # which the end of the conversation needs, so that it is not over yet
             if not self.open:
                 return
             self.context.row.state = LEAVING
@@ -149,7 +149,7 @@ class Flows(Conversations):
             self._tell_let_go()
 
     def _waits_for_us(self, listener: Listener) -> bool:
-        """Whether somebody is in the queue of a listener that nobody else serves."""
+        """Whether a client is in the queue of a listener that no other worker serves."""
         if listener.address not in self.context.drain.alone:
             return False
         poller = select.poll()
@@ -161,8 +161,8 @@ class Flows(Conversations):
             self._has_let_go = True
             self.context.let_go()
 
-    def _tell_who_waits(self, room: Ask, listeners: dict[int, Listener]) -> None:
-        """At a beat, if there is no room: clients who are in a queue now."""
+    def _observe_waiting(self, room: Ask, listeners: dict[int, Listener]) -> None:
+        """At a heartbeat, if there is no room: observe that clients are in a queue."""
         if room():
             return
         poller = select.poll()
@@ -178,7 +178,7 @@ class Flows(Conversations):
         self.await_flows()
 
     def tick(self) -> None:
-        """A sign of life of the flow that accepts; called whenever it looks up."""
+        """What the accepting flow does at each look: the heartbeat when it is due, and the deadlines."""
         now = time.monotonic()
         if now >= self._beat_at:
             self._beat_at = now + BEAT

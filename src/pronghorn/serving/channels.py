@@ -1,4 +1,4 @@
-"""Channels in a loop."""
+"""Acceptors and channels in a loop, whatever turns it: how a connection begins, how it is let go of, how it drains."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOOKS_PER_TICK = 1000  # at descriptors: about a millisecond
 
 
 class Nobody(Protocol):
-    """Who answers when the handler could not be made."""
+    """The protocol of a connection for which the handler could not be made: it closes."""
 
     __slots__ = ()
 
@@ -99,7 +99,7 @@ class Loops:
             header_wait.tell(self.changed)
 
     def _header_came(self, header_wait: HeaderWait) -> None:
-        """Or it did not, and the connection is refused; so it is when a limit is against the client."""
+        """The PROXY header has come, or has not: the connection is refused then, or when a limit refuses the client."""
         self.header_waits.pop(header_wait, None)
         peer, header, limit = header_wait.peer, header_wait.header, header_wait.refusal
         if header is not None:
@@ -138,8 +138,7 @@ class Loops:
         self.context.failed(channel, error)
 
     def release(self, thing: Watchable) -> None:
-        """The loop has let go of a closed channel: close its descriptor and account for it. Or of an acceptor, or of
-        what was no channel yet."""
+        """The loop has let go of what is closed: close its descriptor, and account for it."""
         if isinstance(thing, Acceptor):
             thing.listener.close()
             if all(acceptor.listener.fileno() < 0 for acceptor in self.acceptors):
@@ -194,7 +193,7 @@ class Loops:
             acceptor.let_go()
 
     def is_deserted(self) -> bool:
-        """Nobody is here, and nobody can come."""
+        """No connection is open, and none can come."""
         return not (self.open or self.header_waits) and all(each.listener.fileno() < 0 for each in self.acceptors)
 
     def begin_draining(self) -> None:

@@ -1,4 +1,4 @@
-"""What a worker gives to its model's page."""
+"""The context of a worker's model: what it serves with, the accounts of its connections, and its faults."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pronghorn.scoreboard.counts import (
 )
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
-from pronghorn.serving.admission import Door
+from pronghorn.serving.admission import Admission
 from pronghorn.serving.gate import ALONE
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
@@ -59,18 +59,23 @@ def _nobody_left(peer: Peer) -> None:
 
 
 class Thing(Protocol):
-    """Whatever a loop watches beside connections: the worker's line to its supervisor, for one."""
+    """A descriptor that a loop watches beside connections, such as the worker's line to its supervisor."""
 
     def fileno(self) -> int: ...
     def on_readable(self) -> None: ...
     def close(self) -> None: ...
 
 
+def by_descriptors(settings: Settings, descriptors: int) -> tuple[int, str]:
+    """The capacity of models that need nothing per connection but its descriptor."""
+    return descriptors, "the limit of descriptors (ulimit -n)"
+
+
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to know of a model while it serves."""
 
     name: str
-    capacity: Callable[[Settings, int], tuple[int, str]]
+    capacity: Callable[[Settings, int], tuple[int, str]] = by_descriptors
     """Connections that one worker holds at most, of so many descriptors, and what sets that limit."""
     descriptors: float = math.inf
     """Numbers of descriptors from this one on cannot be watched."""
@@ -82,14 +87,14 @@ class OutOfMemory(SystemExit):
     """There is no memory for the worker's own loop: it ends, and another takes its place."""
 
 
-class Context(Door):
+class Context(Admission):
     """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
 
-    `ready` is called once by each model, when it has entered its loop and listens there: from then on clients are
-    served, and not before. `let_go` is called once when it drains and has closed its listeners, and `drained` once
-    after the last connection, before an async `lifespan` is left, which only models on an asyncio loop are given: they
-    enter it before they are ready. `turns` is called once in a while by a flow of control that is not
-    held up. `remains` is what this process and its children write down, for whoever reaps them.
+    The model calls `ready` once, when it has entered its loop and listens there: clients are served from then on. It
+    calls `let_go` once, when it has closed its listeners, and `drained` once, after the last connection. It calls
+    `turns` now and then from a flow of control that nothing holds up. A model on an asyncio loop is given a `lifespan`
+    that is async: it enters it before `ready`, and leaves it after `drained`. `remains` is memory of this process and
+    its children that outlives them.
     """
 
     exhausted = False
@@ -141,8 +146,8 @@ class Context(Door):
         return ALONE if self.remains is not None and self.remains.careful else 0
 
     def fault(self, error: BaseException) -> None:
-        """Something raised that must not: it is told, and whoever was called goes on. Raises OutOfMemory when there is
-        none again and again: a worker that can only turn clients away is worse than its successor."""
+        """Something raised that must not: the error is observed, and the caller goes on. Where memory is missing again
+        and again OutOfMemory is raised: a worker that can only turn clients away is worse than its successor."""
         if isinstance(error, MemoryError):
             now = time.monotonic()
             self._short_at = (*(each for each in self._short_at if now - each < 10.0), now)
@@ -151,8 +156,7 @@ class Context(Door):
         self.observe(events.LoopFailed(error))
 
     def go_on(self) -> None:
-        """Raises OutOfMemory if there is too little to go on: see `fault`, which another flow of control may have
-        called."""
+        """Raise OutOfMemory if there is too little memory to go on: see `fault`, which any flow of control may call."""
         if self.exhausted:
             spare_memory.clear()  # for what is left to be said
             raise OutOfMemory
@@ -167,7 +171,7 @@ class Context(Door):
     # How a connection ends.
 
     def failed(self, conn: AnyConnection, error: BaseException) -> None:
-        """An error ended a conversation: one record, of the handler's fault or the peer's."""
+        """An error ended a conversation: one event, of the handler's fault or the peer's."""
         if isinstance(error, HandshakeFailed):
             self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
             return
@@ -184,7 +188,7 @@ class Context(Door):
             self.observe(HandlerFailed(conn.number, conn.peer, error))
 
     def closed(self, conn: AnyConnection, reason: str) -> None:
-        """A connection is over, and its descriptor is closed."""
+        """Account for a connection that is over, and whose descriptor is closed."""
         with self.lock:
             self.open.pop(conn.number, None)
             counts, done = self.counts, self._done
@@ -215,10 +219,10 @@ class Context(Door):
             )
         )
 
-    # What the scoreboard is told.
+    # What is written on the scoreboard.
 
     def tick(self, now: float) -> None:
-        """The heartbeat of the loop that serves; and now and then the sums, which take a two-hundredth of its time."""
+        """Write the heartbeat of the loop that serves; and now and then the sums, in a two-hundredth of its time."""
         self.turns()
         self.row.tick(now)
         self._ended = [self._ended[1], self.row.own[ACCEPTED] - self.row.own[OPEN]]
@@ -227,7 +231,7 @@ class Context(Door):
             self._fold_at = now + 200 * (time.monotonic() - now)
 
     def note_program(self, conn: AnyConnection, pid: int, lives: bool) -> None:
-        """A program has a connection now, or has it no more: others have to know if this process is killed."""
+        """A program has got a connection, or has ended: noted for the case that this process is killed."""
         children = self.remains.children if self.remains is not None else None
         with self.lock, suppress(MemoryError):  # if there is no entry left, nobody will know
             if children is not None and lives:
@@ -238,7 +242,7 @@ class Context(Door):
                         children.back(children.block(entry))
 
     def fold(self) -> None:
-        """Write what all connections have received and sent: nobody writes there for each message."""
+        """Write what all connections have received and sent, which is not done for each message."""
         with self.lock:
             self._fold()
 
@@ -255,7 +259,7 @@ class Context(Door):
         self._told = [bytes_in, bytes_out, messages]
 
     def note_cut(self, number: int, peer: Peer, opened: float) -> None:
-        """A connection is cut at the drain deadline, and counted once; the first of them are told by name."""
+        """Count a connection that is cut at the drain deadline, once; the first of them are noted by name."""
         if number not in self._noted:
             self._noted.add(number)
             self.cut += 1
@@ -263,7 +267,7 @@ class Context(Door):
                 self.cut_off[number] = peer, time.monotonic() - opened
 
     def finish(self) -> None:
-        """The drain is over: whoever knows it first says so."""
+        """The drain is over: call `drained`, if nothing has done so."""
         drained, self._drained = self._drained, _nothing
         drained()
 

@@ -1,8 +1,8 @@
-"""What models with one flow of control for all connections share: acceptors, channels, deadlines, and the end.
+"""The turns of an event loop that a page writes out (select, poll, epoll, kqueue): changes, deadlines, and the end.
 
-Law: a loop watches things, each with a descriptor and two wishes (`wants_read`, `wants_write`), and tells them when
-they may act. Whatever changes is looked at between two waits, never in the middle of a batch of events: so no
-descriptor is closed, and none given out anew, while events for it may still be in hand.
+Law: a loop watches things, each with a descriptor and two wishes (`wants_read`, `wants_write`), and calls them when
+they may act. Changes are handled between two waits, never in the middle of a batch of events: so no descriptor is
+closed, and none given out anew, while events for it may still be in hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
 
 
 class Turns(Loops):
-    """A loop that a page writes out: it waits, tells the things, and looks at what changed; then the next turn."""
+    """The turns of one loop: the page handles what changed, waits, and calls the things that are ready."""
 
     def __init__(self, context: Context) -> None:
         self._changed: list[Watchable] = []
@@ -76,13 +76,13 @@ class Turns(Loops):
                 self.release(thing)
 
     def on_readable(self) -> None:
-        """The kernel tells of a descriptor that was closed, and of which a copy lives on elsewhere."""
+        """The kernel reports a descriptor that was closed here, and of which another process has a copy."""
         self.doubted = True
 
     on_writable = on_readable
 
     def doubts_the_set(self) -> bool:
-        """Whether it is time for a new set of descriptors: the kernel's may tell of what nobody can take out of it."""
+        """Whether it is time for a new set of descriptors: the old one holds what cannot be taken out of it."""
         if not self.doubted or self._now < self._trusted_until:
             return False
         self.doubted, self._trusted_until = False, self._now + TICK
@@ -96,7 +96,7 @@ class Turns(Loops):
         return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
 
     def _enter(self) -> None:
-        """In the second turn: the first has shown that the page can wait."""
+        """Serve: in the second turn, since the first has shown that the page can wait."""
         self.context.ready()
         self.keep_deadlines()
         for acceptor in self.acceptors:

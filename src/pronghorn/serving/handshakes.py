@@ -1,7 +1,7 @@
-"""Handshakes in a loop: whose is under way, and for how long.
+"""TLS handshakes in a loop: which channels are shaking hands, and since when.
 
-Law: nobody waits for a handshake. A channel shakes hands as its bytes come, and gets a protocol when it is through.
-There is no timer for each: one looks at the oldest from time to time.
+Law: nothing waits for a handshake. A channel shakes hands as its bytes come, and gets a protocol when it is through.
+There is no timer for each: one timer looks at the oldest from time to time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Handshakes:
             self._call_later(min(1.0, self._timeout / LOOKS), self._look)
 
     def _begins(self, channel: AnyTlsChannel) -> None:
-        """The client speaks: the certificate is the one of now, not of when it came."""
+        """The client speaks: it gets the certificate of now, not the one of when it connected."""
         assert self._context.certificates is not None
         context = self._context.certificates.context()
         if context is not channel.records.object.context:

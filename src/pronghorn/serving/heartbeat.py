@@ -1,8 +1,8 @@
-"""A second flow of control, for models whose only one may be held by a handler.
+"""A second flow of control for models whose only one also runs the handler: it writes the heartbeat and keeps time.
 
-Law: it never serves. It hears what the supervisor says, lets go of the listeners, keeps the deadlines, ends the
-conversation when draining has begun, and beats in the name of the flow that serves: but only while that one waits for
-its client, so that a handler that computes for ever is found out.
+Law: the second flow never serves. It reads the supervisor's messages, lets go of the listeners, keeps the deadlines,
+and ends the conversation when draining has begun. It writes the heartbeat only while the serving flow waits for its
+client, so that a handler that computes for ever is noticed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pronghorn.serving.conversations import SWEEP
 
 
 def attended(context: Context) -> Flows:
-    """The accepting flow of control, which converses too, beside one that watches from now on."""
+    """The flow of control that accepts and converses; the second one is started, and watches from now on."""
     flows = Flows(context, SeenConnection, watched=())
     threading.Thread(target=_attend, args=(flows,), daemon=True, name="attendant").start()
     return flows
@@ -41,12 +41,12 @@ def _attend(flows: Flows) -> None:
             flows.let_go_beside()
         _look(flows)
     flows.context.row.state = DRAINING  # the flow that serves may find out late
-    flows.sweep(lambda: _look(flows))  # also when the deadline has passed before we had our turn
+    flows.sweep(lambda: _look(flows))  # also when the deadline has passed before this thread had its turn
     while time.monotonic() < drain.deadline:
         time.sleep(SWEEP)
         flows.sweep(lambda: _look(flows))
     flows.await_flows()
-    if flows.open:  # a handler that nothing moves: the supervisor will kill it, and us with it
+    if flows.open:  # a handler that nothing moves: the supervisor will kill this process
         flows.context.finish()
 
 

@@ -1,7 +1,7 @@
-"""Where clients wait that have connected and said nothing, so that no flow of control has to wait for them.
+"""Accepted TLS connections that have sent nothing yet, watched together in the place of a flow of control for each.
 
-Law: with TLS it is the client who speaks first. A flow of control is a scarce thing under most models, and those who
-never speak may not use them up: it is given when there is something to read. Without TLS nobody is kept here, since a
+Law: with TLS the client speaks first. Flows of control are scarce under most models, and silent clients may not use
+them up: a connection gets its flow when there is something to read. Without TLS no connection is kept here, since a
 server may be the first to speak.
 """
 
@@ -17,8 +17,8 @@ from pronghorn.serving.context import Context
 
 
 class Parking:
-    """The silent connections, by descriptor, the oldest first. Whoever has the `poller` may take them out of it for a
-    while, and puts them back. They are not among the context's open ones, for which there has to be room."""
+    """The silent connections, by descriptor, the oldest first. The owner of `poller` may take them out of it for a
+    while, and puts them back. They are not among the context's open connections, for which there has to be room."""
 
     def __init__(self, context: Context, poller: select.poll, parked: dict[int, Connection]) -> None:
         self.parked = parked
@@ -26,7 +26,7 @@ class Parking:
         self._poller = poller
 
     def keeps(self, conn: Connection) -> bool:
-        """Take a connection that was just accepted, if it belongs here."""
+        """Keep a connection that was just accepted, if there is TLS; whether it is kept."""
         if self._context.certificates is None:
             return False
         del self._context.open[conn.number]
@@ -35,15 +35,15 @@ class Parking:
         return True
 
     def take(self, fd: int) -> Connection:
-        """One that has spoken; it is parked no longer."""
+        """A connection that has spoken; it is kept here no longer."""
         if self._context.certificates is not None:
-            self._context.certificates.context()  # here, so that not every child of a fork has to make a new one
+            self._context.certificates.context()  # here, so that a child of the fork model need not make a new one
         conn = self._left(fd)
         self._context.open[conn.number] = conn
         return conn
 
     def turn_late_away(self, now: float) -> None:
-        """Close those who have been silent for longer than a handshake may take."""
+        """Close connections that have been silent for longer than a handshake may take."""
         timeout = self._context.settings.handshake_timeout
         for conn in list(self.parked.values()):
             if now - conn.opened < timeout:
@@ -54,7 +54,7 @@ class Parking:
             self._turn_away(conn, HandshakeFailed.__name__)
 
     def next(self) -> Connection | None:
-        """Draining has begun: the next one who has spoken, or has only just come. The others are closed."""
+        """Draining has begun: the next connection that has spoken, or is new. The others are closed."""
         for fd, conn in list(self.parked.items()):
             poller = select.poll()
             poller.register(fd, select.POLLIN)
@@ -67,7 +67,7 @@ class Parking:
         try:
             self._poller.unregister(fd)
         except KeyError:
-            pass  # nobody is there at the moment to talk to it
+            pass  # there is no room now, so that the poller has no connections
         return self.parked.pop(fd)
 
     def _turn_away(self, conn: Connection, reason: str) -> None:

@@ -1,10 +1,10 @@
-"""How long a peer may take: one pass over the open connections, now and then, finds those that are over their time.
+"""Timeouts of connections: now and then, one pass over the open ones finds those that are over their time.
 
-Law: no timer per connection, and nothing is noted per message. What has changed since the pass before is what happened
-meanwhile, so a deadline is kept late by two passes at most, and never early. The clock is an argument; the kernel is
-asked where it alone knows (tcp(7), TCP_INFO). Nothing is cut here: whoever owns the connections does that.
+Law: no timer per connection, and nothing is noted per message. A pass compares each connection with the pass before,
+so a deadline is kept late by two passes at most, and never early. The clock is an argument; the kernel is asked where
+only the kernel knows (tcp(7), TCP_INFO). Nothing is cut here: the owner of the connections does that.
 
-Tried and dropped: to note the time of each read on its connection, which costs every message and spares nobody.
+Tried and dropped: to note the time of each read on its connection, which costs every message and gains nothing.
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ C = TypeVar("C", bound=AnyConnection)
 
 
 class Timeouts(Generic[C]):
-    """The deadlines of one server's connections; `framed` says that its handler takes messages.
-
-    `interval` is what lies between two passes, in seconds; infinite if there are no deadlines.
-    """
+    """The timeouts of one server's connections; `framed` says that its handler takes messages. `interval` is the time
+    between two passes in seconds, infinite if there are no timeouts."""
 
     def __init__(self, settings: Settings, framed: bool) -> None:
         self.idle = settings.idle_timeout or math.inf
@@ -54,7 +52,7 @@ class Timeouts(Generic[C]):
 
     def first_look(self, told: bool) -> float:
         """The age at which a connection has to be looked at for the first time, in seconds: an unfinished message is
-        timed from there, and so is everything unless the kernel has `told` what happened before."""
+        timed from there, and so is everything else unless `told`: the kernel knows what happened before."""
         return min(self.shortest / 2, max(1.0, (self.message if told else self.shortest) / 10) / 3)
 
     def due(self, conns: Iterable[C], now: float) -> list[tuple[C, str]]:
@@ -73,7 +71,7 @@ class Timeouts(Generic[C]):
         raise NotImplementedError
 
     def _message(self, conn: C, sock: socket.socket, seen: Seen, now: float) -> str:
-        """An unfinished message, of which nothing waits to be read: else it is not the peer that is slow."""
+        """Of an unfinished message. Nothing of it waits to be read: else it is not the peer that is slow."""
         if not conn.unfinished:
             seen.partial = 0.0
         elif not seen.partial or seen.messages != conn.messages:
@@ -84,8 +82,8 @@ class Timeouts(Generic[C]):
 
 
 class ChannelTimeouts(Timeouts[AnyChannel]):
-    """Of channels: they count what they read and send. What the kernel still holds of that is asked only of those that
-    have sent something since a pass saw all of it acknowledged: those that are silent are asked nothing."""
+    """Of channels, which count what they read and send. The kernel is asked what is unsent only of those that have sent
+    something since a pass saw all of it acknowledged: no call is made for those that are silent."""
 
     def _over(self, conns: list[AnyChannel], now: float) -> Iterator[tuple[AnyChannel, str]]:
         not_heard_since, stalled_since, born = now - self.idle, now - self.write, now - self.age

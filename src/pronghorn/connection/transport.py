@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.peers import Peer
@@ -24,8 +24,12 @@ class Transport(AnyConnection):
     _low: int
     _high: int
 
-    def write(self, data: Bytes) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def write(self, data: Bytes) -> None: ...
+        def close(self) -> None: ...
+        def is_closing(self) -> bool: ...
+        def get_write_buffer_size(self) -> int: ...
 
     def writelines(self, chunks: Iterable[Bytes]) -> None:
         self.write(b"".join(chunks))

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.transport import Transport
 from pronghorn.errors import MessageTooLong
 from pronghorn.framing import Framing, stream
 from pronghorn.peers import Peer
@@ -101,7 +102,7 @@ class MessageProtocol(Protocol):
         self._left = False  # input is over, or draining began: close as soon as nothing is owed
         self._closing = False  # the handler asked for the end
         self.messages = 0
-        self.transport: Any = None
+        self.transport: Transport = None  # type: ignore[assignment]  # until connection_made()
 
     @property
     def partial(self) -> bool:
@@ -242,19 +243,17 @@ class MessageConnection:
     @property
     def peer(self) -> Peer:
         """The other end's address: host and port, or a string for a unix socket."""
-        peer: Peer = self._protocol.transport.peer
-        return peer
+        return self._protocol.transport.peer
 
     @property
     def proxy(self) -> ProxyHeader | None:
         """The header of the proxy that made the connection for its client (`peer` is the client's address then)."""
-        header: ProxyHeader | None = self._protocol.transport.proxy
-        return header
+        return self._protocol.transport.proxy
 
     @property
     def number(self) -> int:
         """The connection's number in its worker, as the log writes it."""
-        return int(self._protocol.transport.number)
+        return self._protocol.transport.number
 
     @property
     def tls(self) -> Any:
@@ -273,7 +272,7 @@ class MessageConnection:
     @property
     def draining(self) -> bool:
         """True once the server wants to stop."""
-        return bool(self._protocol.transport.draining)
+        return self._protocol.transport.draining
 
     @property
     def lifespan(self) -> Any:

@@ -1,4 +1,4 @@
-"""Which way imports run: downward only, and no circles. tests/house.py holds the order; docs/house.md draws it."""
+"""Which way imports run: downward only, in the order of tests/house.py, and no circles; docs/house.md draws it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import house
+import make_house
 from house import DEPTH, files, imports, modules, name, nodes, package, packages, tree, uses
 
+LONGEST_FIRST_LINE = 117
 OBSERVERS_MAY = {"observers", "errors", "events", "system"}
 WORKERS_LAW = {"signal", "logging"}
 # These start processes, and a child has signals of its own; or end those that a handler has started; or serve the
@@ -126,3 +128,14 @@ def test_what_every_fork_copies_is_little() -> None:
     """A fork copies the map of its process, and these bring shared libraries and half a megabyte along."""
     loaded = loaded_by("import pronghorn.server, pronghorn.models.fork, pronghorn.handlers.builtin")
     assert not loaded & {"subprocess", "tempfile", "random", "shutil", "lzma", "bz2", "hashlib", "ssl"}
+
+
+def test_the_page_of_files_is_up_to_date() -> None:
+    if make_house.PAGE.read_text() != make_house.page():
+        pytest.fail("Run: make docs", pytrace=False)
+
+
+@pytest.mark.parametrize("path", files(), ids=name)
+def test_the_first_line_of_a_file_says_what_it_is(path: Path) -> None:
+    line = make_house.first_line(path)
+    assert line.endswith((".", "?")) and len(line) <= LONGEST_FIRST_LINE

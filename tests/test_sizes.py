@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from house import files, modules, uses
+
 ROOT = Path(__file__).parent.parent
+CODE = ("src", "tests", "proof", "benchmarks", "docs", "examples")
 LONGEST_FILE = 450
 LONGEST_FUNCTION = 40
 LONGEST_EXAMPLE = 60
+SHORTEST_FILE = 60  # where one other file has a use for it
+FILES_BESIDE_PACKAGES = 14
+UNFORMATTED = 5
 
 # A path below src/pronghorn (of a file) or path:name (of a function), and the note below docs/decisions/ that says why.
 LARGER: dict[str, str] = {}
+# Files, or folders, that are shorter and have one user or none, and why each is a file all the same.
+SHORT = {
+    "__main__.py": "python -m pronghorn asks for it",
+    "cli/": "a command is a file",
+    "models/": "a model is a page, however short",
+    "settings/": "a panel of --help is a file",
+    "supervisor/autoreload.py": "server.py imports it with --reload only",
+    "observers/__init__.py": "what observers share, and server.py puts together",
+    "listening/conflicts.py": "server.py, which has a use for it, stands above all packages",
+    "testing/__init__.py": "tests of users import it",
+    "testing/reference_asyncio.py": "without it the other reference handlers would bring asyncio along",
+}
 
 
 def sources() -> list[Path]:
@@ -48,6 +67,31 @@ def test_no_function_is_too_long(path: Path) -> None:
     ]
     long = {f"{name(path)}:{each.name}": length(each) for each in functions if length(each) > LONGEST_FUNCTION}
     assert not {each: lines for each, lines in long.items() if each not in LARGER}
+
+
+def test_what_one_file_uses_is_a_part_of_it() -> None:
+    users = Counter(each for path in files() for each in uses(path))
+    short = [path for module, path in modules().items() if users[module] <= 1 and is_short(path)]
+    alone = {name(path) for path in short} - {name(path) for path in short if any(map(name(path).startswith, SHORT))}
+    assert not alone, "fold each into the file that uses it, or say in SHORT why not"
+
+
+def is_short(path: Path) -> bool:
+    lines = len(path.read_text().splitlines())
+    return lines < SHORTEST_FILE and (path.name != "__init__.py" or lines > 1)
+
+
+def test_few_files_stand_beside_the_packages() -> None:
+    assert len([path for path in files() if "/" not in name(path)]) <= FILES_BESIDE_PACKAGES
+
+
+def test_code_is_as_the_formatter_leaves_it() -> None:
+    """A comment that keeps lines as they are is for tables that would be unreadable otherwise."""
+    everywhere = [
+        path for folder in ("src", "tests", "proof", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")
+    ]
+    kept = {path.relative_to(ROOT).as_posix(): path.read_text().count("# fmt:" + " ") for path in everywhere}
+    assert sum(kept.values()) <= UNFORMATTED, {path: count for path, count in kept.items() if count}
 
 
 def test_every_exception_has_its_note() -> None:

@@ -197,5 +197,5 @@ def test_a_loop_that_waits_for_room_in_another_connection_sends_something() -> N
         waiter.join()
 
 
-def place(thread: int, client: socket.socket) -> wait_channel.Place:
+def place(thread: int, client: socket.socket) -> wait_channel.WaitsFor:
     return wait_channel.of_thread(thread, client.fileno())

@@ -179,7 +179,7 @@ class ConnectionBase(AnyConnection):
         """Bytes that have been read so far: by the channel over the connection, if there is one."""
         return self.protocol.bytes_in if isinstance(self.protocol, Transport) else self.bytes_in
 
-    def whereabouts(self) -> wait_channel.Place:
+    def waits_for(self) -> wait_channel.WaitsFor:
         """What its flow of control, or its program, waits for."""
         if self.program:
             return wait_channel.of_program(self.program, self.fileno())

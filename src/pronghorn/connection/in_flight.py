@@ -55,7 +55,7 @@ def owes_reply(conn: Connection) -> bool:
     spoke = info is not None and conn.heard(info)
     if not spoke and first_word_due(conn):
         return True
-    place = conn.whereabouts()
+    place = conn.waits_for()
     if place is not wait_channel.UNKNOWN:
         return place is not wait_channel.CLIENT
     return info is not None and bool(spoke and info.ms_since_received < info.ms_since_sent)

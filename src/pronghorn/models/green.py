@@ -16,7 +16,7 @@ from pronghorn.connection.blocking import SLOTS, ConnectionBase
 from pronghorn.models.model import Model
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
-from pronghorn.system.wait_channel import Place
+from pronghorn.system.wait_channel import WaitsFor
 
 
 def prepare() -> None:
@@ -34,20 +34,20 @@ def connection_class() -> type[Any]:
     import gevent.socket
 
     class GreenConnection(ConnectionBase, gevent.socket.socket):
-        __slots__ = (*SLOTS, "greenlet", "place")
+        __slots__ = (*SLOTS, "greenlet", "waits_for_now")
 
-        def whereabouts(self) -> Place:
+        def waits_for(self) -> WaitsFor:
             # Only gevent knows where a greenlet waits: it does so here, and only if it has to.
-            return super().whereabouts() if self.program else getattr(self, "place", Place.ELSEWHERE)
+            return super().waits_for() if self.program else getattr(self, "waits_for_now", WaitsFor.ELSEWHERE)
 
         def _wait(self, watcher: Any, *exception: Any) -> Any:
             if watcher is self._read_event and gevent.getcurrent() is getattr(self, "greenlet", None):  # type: ignore[attr-defined]
-                self.place = Place.CLIENT
+                self.waits_for_now = WaitsFor.CLIENT
             try:
                 return super()._wait(watcher, *exception)  # type: ignore[misc]
             finally:
                 if gevent.getcurrent() is getattr(self, "greenlet", None):
-                    self.place = Place.ELSEWHERE
+                    self.waits_for_now = WaitsFor.ELSEWHERE
 
         def end(self) -> None:
             # By gevent's own close: its loop must forget the number, which the next descriptor will have.

@@ -16,8 +16,8 @@ import sys
 from pronghorn.system.processes import children
 
 
-class Place(enum.Enum):
-    """What a thread does."""
+class WaitsFor(enum.Enum):
+    """What a thread or a program waits for."""
 
     CLIENT = "waits for the client and for nothing else"
     OTHERS = "waits for another process, of which the same can be asked"
@@ -25,7 +25,7 @@ class Place(enum.Enum):
     UNKNOWN = "cannot be told"
 
 
-CLIENT, OTHERS, ELSEWHERE, UNKNOWN = Place
+CLIENT, OTHERS, ELSEWHERE, UNKNOWN = WaitsFor
 READS = {
     "x86_64": {0, 19, 45, 47, 299},  # read, readv, recvfrom, recvmsg, recvmmsg: asm/unistd_64.h
     "aarch64": {63, 65, 207, 212, 243},
@@ -38,12 +38,12 @@ MACHINE = os.uname().machine if sys.platform == "linux" and sys.maxsize > 2**32 
 MOST_POLLED = 64
 
 
-def of_thread(thread: int, fd: int) -> Place:
+def of_thread(thread: int, fd: int) -> WaitsFor:
     """What a thread of this process does, by its native id, if descriptor `fd` is its client."""
-    return _place(f"/proc/self/task/{thread}", "/proc/self", _link("/proc/self", fd))
+    return _waits_for(f"/proc/self/task/{thread}", "/proc/self", _link("/proc/self", fd))
 
 
-def of_program(pid: int, fd: int) -> Place:
+def of_program(pid: int, fd: int) -> WaitsFor:
     """The same of a program and all that it has started: CLIENT if one of them waits for the client, and the others for
     each other."""
     client, places = _link("/proc/self", fd), set()
@@ -53,14 +53,14 @@ def of_program(pid: int, fd: int) -> Place:
             threads = os.listdir(f"{home}/task")
         except OSError:
             continue  # it has ended
-        places |= {_place(f"{home}/task/{thread}", home, client) for thread in threads}
+        places |= {_waits_for(f"{home}/task/{thread}", home, client) for thread in threads}
     for place in (ELSEWHERE, UNKNOWN, CLIENT):
         if place in places:
             return place
     return UNKNOWN
 
 
-def _place(task: str, home: str, client: str) -> Place:
+def _waits_for(task: str, home: str, client: str) -> WaitsFor:
     if MACHINE not in READS or not client:
         return UNKNOWN
     try:
@@ -83,7 +83,7 @@ def _place(task: str, home: str, client: str) -> Place:
     return UNKNOWN if number in MANY[MACHINE] else ELSEWHERE
 
 
-def _polled(home: str, address: int, count: int, client: str) -> Place:
+def _polled(home: str, address: int, count: int, client: str) -> WaitsFor:
     """The same for poll(2): its array of descriptors is read from the process's memory."""
     if not 0 < count <= MOST_POLLED:
         return UNKNOWN if count else ELSEWHERE

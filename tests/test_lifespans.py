@@ -106,7 +106,7 @@ def test_what_it_yields_is_there_while_it_lasts(factory: Any) -> None:
 @pytest.mark.parametrize("model", (*FLOWS, *LOOPS))
 @pytest.mark.parametrize("needs_asyncio", [False, True])
 def test_an_async_one_needs_one_asyncio_loop_for_all(model: str, needs_asyncio: bool) -> None:
-    facts = HandlerFacts("mine", "asyncio" if needs_asyncio else "message", False, needs_asyncio, "async")
+    facts = HandlerFacts("mine", "asyncio" if needs_asyncio else "message", "async")
     fit = LOOPS if needs_asyncio else ON_ASYNCIO
     if model in fit:
         registry.check(registry.page(model), facts)
@@ -119,14 +119,14 @@ def test_an_async_one_needs_one_asyncio_loop_for_all(model: str, needs_asyncio: 
 @pytest.mark.parametrize("model", ["thread", "asyncio"])
 def test_a_handler_that_blocks_cannot_have_an_async_one(model: str) -> None:
     with pytest.raises(IncompatibleHandler, match="Make it a sync one"):
-        registry.check(registry.page(model), HandlerFacts("mine", "blocking", True, False, "async"))
+        registry.check(registry.page(model), HandlerFacts("mine", "blocking", "async"))
 
 
 def test_auto_chooses_a_model_for_an_async_one() -> None:
-    name, why = registry.choose(HandlerFacts("mine", "message", False, False, "async"))
+    name, why = registry.choose(HandlerFacts("mine", "message", "async"))
     assert name in ON_ASYNCIO
     assert "async lifespan" in why
-    assert registry.choose(HandlerFacts("mine", "message", False, False, "sync"))[0] not in ON_ASYNCIO
+    assert registry.choose(HandlerFacts("mine", "message", "sync"))[0] not in ON_ASYNCIO
 
 
 # Served.

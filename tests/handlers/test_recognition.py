@@ -174,13 +174,13 @@ def test_style_asyncio_takes_a_callback_of_streams() -> None:
 
 
 def test_a_handler_that_patches_runs_under_gevent_only() -> None:
-    facts = handler.HandlerFacts("x", "blocking", blocks=True, needs_asyncio=False, patched=True)
+    facts = handler.HandlerFacts("x", "blocking", patched=True)
     assert choose(facts)[0] == "gevent"
     check(page("gevent"), facts)
     with pytest.raises(IncompatibleHandler, match="Use --model gevent"):
         check(page("thread"), facts)
     with pytest.raises(IncompatibleHandler, match="has a loop of its own"):
-        check(page("asyncio"), handler.HandlerFacts("x", "asyncio", blocks=False, needs_asyncio=True, patched=True))
+        check(page("asyncio"), handler.HandlerFacts("x", "asyncio", patched=True))
 
 
 @pytest.fixture

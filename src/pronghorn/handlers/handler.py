@@ -21,13 +21,20 @@ class HandlerFacts(msgspec.Struct, frozen=True):
 
     name: str
     style: str
-    blocks: bool
-    """A conversation needs a flow of control of its own."""
-    needs_asyncio: bool
     lifespan: str = ""
     """The kind of its lifespan, "sync" or "async"; empty if there is none."""
     patched: bool = False
     """The import of its module patches the standard library by gevent."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a conversation needs a flow of control of its own."""
+        return self.style in ("blocking", "program")
+
+    @property
+    def needs_asyncio(self) -> bool:
+        """Whether a conversation needs an asyncio loop."""
+        return self.style == "asyncio"
 
 
 class Handler:

@@ -101,7 +101,7 @@ def program(command: tuple[str, ...]) -> Handler:
     from pronghorn.handlers import programs  # here: it imports subprocess
 
     whole = (program_path(command), *command[1:])
-    facts = HandlerFacts(" ".join(command), "program", blocks=True, needs_asyncio=False)
+    facts = HandlerFacts(" ".join(command), "program")
     return Handler(facts, converse=lambda conn: programs.run(whole, conn))
 
 

@@ -74,12 +74,12 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
         )
     if style == "protocol":
         refusals.check_factory(handler, name)
-        return Handler(HandlerFacts(name, style, blocks=False, needs_asyncio=False), protocol=handler)
+        return Handler(HandlerFacts(name, style), protocol=handler)
     if style == "asyncio":
         return _of_asyncio(handler, settings, name)
     from pronghorn.handlers.blocking import call_of
 
-    return Handler(HandlerFacts(name, "blocking", blocks=True, needs_asyncio=False), converse=call_of(handler, name))
+    return Handler(HandlerFacts(name, "blocking"), converse=call_of(handler, name))
 
 
 def style_of(handler: Any, rule: Framing | None) -> str:
@@ -111,7 +111,7 @@ def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Hand
         from pronghorn.handlers.coroutines import messages_as_streams
 
         return _asyncio(messages_as_streams(messages), settings, name, framed=True)
-    facts = HandlerFacts(name, "message", blocks=False, needs_asyncio=False)
+    facts = HandlerFacts(name, "message")
     return Handler(facts, protocol=lambda: MessageProtocol(messages), framed=True)
 
 
@@ -132,5 +132,5 @@ def _asyncio(handler: Any, settings: Settings, name: str, *, streams: bool = Tru
 
     factory = streams_factory(handler, settings.max_message_size) if streams else handler
     loops = OwnLoops(factory, settings)
-    facts = HandlerFacts(name, "asyncio", blocks=False, needs_asyncio=True)
+    facts = HandlerFacts(name, "asyncio")
     return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave, framed=framed)

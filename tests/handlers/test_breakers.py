@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -36,12 +37,24 @@ def ask(client: socket.socket, line: bytes = b"who\n") -> int:
 
 
 @contextlib.contextmanager
-def served(handler: str, model: str, **settings: object):  # type: ignore[no-untyped-def]
+def served(handler: str, model: str, **settings: object) -> Iterator[Served]:
     missing = registry.page(model).missing()
     if missing is not None:
         pytest.skip(f"{model}: {missing}")
     with serving(f"breakers_under_test:{handler}", model=model, workers=1, **settings) as server:  # type: ignore[arg-type]
         yield server
+
+
+@contextlib.contextmanager
+def undisturbed(server: Served, model: str) -> Iterator[None]:
+    """Another connection is open meanwhile, and its answer stays the same; one of iterative would hold up the rest."""
+    if model == "iterative":
+        yield
+        return
+    with server.connect() as client:
+        known = ask(client)
+        yield
+        assert ask(client) == known
 
 
 def worker_of(server: Served) -> int:
@@ -55,10 +68,7 @@ def test_a_descriptor_that_was_closed_behind_our_back_costs_its_connection_and_n
 ) -> None:
     with served(handler, model, worker_silence=5) as server:
         pid = worker_of(server)
-        with contextlib.ExitStack() as stack:
-            if model != "iterative":
-                before = stack.enter_context(server.connect())
-                known = ask(before)
+        with contextlib.ExitStack() as stack, undisturbed(server, model):
             for how in (b"close\n", b"steal\n", b"copy\n", b"close\n"):
                 bad = stack.enter_context(server.connect())
                 bad.sendall(how)
@@ -70,8 +80,6 @@ def test_a_descriptor_that_was_closed_behind_our_back_costs_its_connection_and_n
                     with server.connect() as client:
                         assert ask(client)
                         assert ask(client)
-            if model != "iterative":
-                assert ask(before) == known
             if model != "fork":
                 until(lambda: "descriptor was closed by the handler" in server.log())
         log = server.log()
@@ -94,10 +102,7 @@ FEW = {("Callbacks", "epoll"), ("tasks", "asyncio"), ("blocking", "iterative")}
 def test_whatever_a_handler_raises_ends_its_own_conversation_at_most(handler: str, model: str) -> None:
     with served(handler, model, worker_silence=5) as server:
         pid = worker_of(server)
-        with contextlib.ExitStack() as stack:
-            if model != "iterative":
-                before = stack.enter_context(server.connect())
-                known = ask(before)
+        with undisturbed(server, model):
             for name in ERRORS:
                 with server.connect() as bad:
                     bad.sendall(b"raise %s\n" % name.encode())
@@ -106,8 +111,6 @@ def test_whatever_a_handler_raises_ends_its_own_conversation_at_most(handler: st
                         pass
                 with server.connect() as client:
                     assert ask(client)
-            if model != "iterative":
-                assert ask(before) == known
         assert worker_of(server) == pid, server.log()
         if handler == "tasks":
             until(lambda: model == "thread" or "of the handler raised SystemExit; the worker goes on" in server.log())

@@ -27,7 +27,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pronghorn.system.processes import children, kill
+from pronghorn.system.processes import children_of, kill
 
 BEAT = 0.5  # seconds between two heartbeats, and between two looks at the deadline
 MOMENT = 0.3  # seconds that there are in any case, for what was cut at the deadline and cleans up
@@ -333,7 +333,7 @@ def _children() -> list[int]:
     session = os.getsid(0)
     looked, spared = [os.getpid()], _helpers()
     while looked:
-        for child in children(looked.pop()):
+        for child in children_of(looked.pop()):
             if child in spared or _gone(child):
                 continue
             try:

@@ -108,18 +108,27 @@ def start_of(pid: int) -> str:
         return ""
 
 
-def children(pid: int = 0) -> list[int]:
-    """The process ids of the children of a process (this one), dead ones too. None where the kernel has no such list:
-    Linux has one for each thread (CONFIG_PROC_CHILDREN)."""
-    pid = pid or os.getpid()
-    found: list[int] = []
+def children() -> list[int]:
+    """The process ids of this process's children, dead ones too; for a process of one thread, by one file and no list
+    of a folder. None where the kernel keeps no such list (Linux does with CONFIG_PROC_CHILDREN)."""
+    return _children(os.getpid(), os.getpid())
+
+
+def children_of(pid: int) -> list[int]:
+    """The same of any process, which may have several threads: each thread has children of its own."""
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
+        threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
-        pass  # it has ended
-    return found
+        return []
+    return [child for thread in threads for child in _children(pid, thread)]
+
+
+def _children(pid: int, thread: int | str) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []  # it has ended
 
 
 def end_reading(pid: int) -> None:

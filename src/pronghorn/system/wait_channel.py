@@ -13,7 +13,7 @@ import select
 import struct
 import sys
 
-from pronghorn.system.processes import children
+from pronghorn.system.processes import children_of
 
 
 class WaitsFor(enum.Enum):
@@ -122,5 +122,5 @@ def _family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     found = [pid]
     for each in found:
-        found += children(each)
+        found += children_of(each)
     return found

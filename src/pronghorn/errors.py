@@ -71,6 +71,11 @@ class PronghornError(Exception):
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
 
+    @property
+    def explanation(self) -> str:
+        """The error in one piece, for a record; one without a `why` is explained by its hint."""
+        return "\n".join(part for part in (self.what, self.why or self.hint) if part)
+
     def parts(self, *, kind: bool = False) -> dict[str, str | int]:
         """The error as plain values, for JSON; with its `kind` (the name of its class), and bounded,
         for `from_parts` in another process."""
@@ -226,11 +231,6 @@ ENDS: dict[str, End] = {
     **dict.fromkeys(("ConnectionResetError", "BrokenPipeError", "TlsFailed"), End.RESET),
     "HandshakeFailed": End.HANDSHAKE,
 }
-
-
-def told(error: PronghornError) -> str:
-    """An error in one piece, for a record; one without a reason is explained by its hint."""
-    return "\n".join(part for part in (error.what, error.why or error.hint) if part)
 
 
 def from_parts(parts: Mapping[str, Any]) -> PronghornError:

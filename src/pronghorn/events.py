@@ -1,4 +1,4 @@
-"""What happened: frozen records, and whoever wants to know.
+"""Events: frozen records of what happened, which observers are called with.
 
 Law: the core only ever calls `observe(event)`; it never logs, prints or counts for show. A record holds facts, no
 sentences: observers choose the words. There is no event per message: messages are counted on their connection, and
@@ -19,25 +19,7 @@ class Event(msgspec.Struct, frozen=True):
 Observer = Callable[[Event], None]
 
 
-class ListenerOpened(Event, frozen=True):
-    """A listener is bound and listening; `address` is written as `--bind` takes it back. `tls`: it speaks TLS."""
-
-    address: str
-    tls: bool = False
-
-
-class ListenerSkipped(Event, frozen=True):
-    """An address of a name that this host lacks was left out, because another one binds."""
-
-    address: str
-    why: str
-
-
-class ControlMissing(Event, frozen=True):
-    """There is no control socket, because no place for it could be had."""
-
-    what: str
-    why: str
+# The server.
 
 
 class ServerStarted(Event, frozen=True):
@@ -50,13 +32,6 @@ class ServerStarted(Event, frozen=True):
     workers: int
     max_connections: int
     why_max_connections: str
-
-
-class ModelChosen(Event, frozen=True):
-    """Why the server serves under `model`, which nobody has asked for."""
-
-    model: str
-    why: str
 
 
 class WorkersStarted(Event, frozen=True):
@@ -77,8 +52,90 @@ class ServerStopped(Event, frozen=True):
     unknown: int = 0
 
 
+class ModelChosen(Event, frozen=True):
+    """Why the server serves under `model`, which no setting names."""
+
+    model: str
+    why: str
+
+
+class ControlMissing(Event, frozen=True):
+    """There is no control socket, because no place for it could be had."""
+
+    what: str
+    why: str
+
+
+class PathAtRisk(Event, frozen=True):
+    """The user whom workers serve as, `uid`, may change the file at `path`, which is the one of that `setting`."""
+
+    path: str
+    uid: int
+    setting: str
+
+
+class LogLevelSet(Event, frozen=True):
+    """From here on this process logs records of this level and above, as the settings say that it serves with."""
+
+    level: str
+
+
+class LogNotReopened(Event, frozen=True):
+    """The log file at `path` could not be opened anew; this process goes on writing to the old one."""
+
+    path: str
+    why: str
+
+
+class ObserverFailed(Event, frozen=True):
+    """An observer raised at an event of the kind `event`, and is not called for ten seconds."""
+
+    observer: str
+    event: str
+    error: BaseException
+
+
+# Listeners.
+
+
+class ListenerOpened(Event, frozen=True):
+    """A listener is bound and listening; `address` is written as `--bind` takes it back. `tls`: it speaks TLS."""
+
+    address: str
+    tls: bool = False
+
+
+class ListenerSkipped(Event, frozen=True):
+    """An address of a name that this host lacks was left out, because another one binds."""
+
+    address: str
+    why: str
+
+
+class AcceptFailed(Event, frozen=True):
+    """accept(2) failed; the acceptor rests for `pause` seconds, or, if that is 0, the listener is dead. Of the
+    clients that waited `turned_away` were closed, by a descriptor kept back for that."""
+
+    address: str
+    error: OSError
+    pause: float
+    turned_away: int = 0
+
+
+class ClientsWait(Event, frozen=True):
+    """As many connections are open as may be: none is accepted at `address`, and clients wait in the queue.
+    `limit` is the one that is reached: the whole server's, or one worker's; `open` counts alike."""
+
+    address: str
+    open: int
+    limit: str
+
+
+# Connections.
+
+
 class ConnectionOpened(Event, frozen=True):
-    """A connection was accepted; `peer` is written `HOST at PORT HOST` by nobody but the log."""
+    """A connection was accepted. `number` counts them in its worker."""
 
     number: int
     peer: tuple[str, int] | str
@@ -108,13 +165,12 @@ class ConnectionRefused(Event, frozen=True):
     detail: str = ""
 
 
-class ClientsWait(Event, frozen=True):
-    """As many connections are open as may be: at `address` nobody is accepted, and clients wait in the queue.
-    `limit` is the one that is reached: the whole server's, or one worker's; `open` counts alike."""
+class HandshakeFailed(Event, frozen=True):
+    """A client did not get through the TLS handshake; its connection is closed before any handler saw it."""
 
-    address: str
-    open: int
-    limit: str
+    number: int
+    peer: tuple[str, int] | str
+    why: str
 
 
 class HandlerFailed(Event, frozen=True):
@@ -133,20 +189,63 @@ class PeerFailed(Event, frozen=True):
     error: BaseException
 
 
-class HandshakeFailed(Event, frozen=True):
-    """A client did not get through the TLS handshake; its connection is closed before any handler saw it."""
+class ChildDied(Event, frozen=True):
+    """The process of one connection, under the fork model, ended without having closed it. `status` and `stack` are as
+    those of a worker."""
 
-    number: int
     peer: tuple[str, int] | str
+    pid: int
+    status: int
+    stack: str = ""
+
+
+# Certificates.
+
+
+class CertificateLoaded(Event, frozen=True):
+    """A certificate that handshakes get from here on; `serial` is hexadecimal, `until` in seconds since 1970, `kind`
+    that of its key. `replaced`: it took the place of another while the server ran."""
+
+    path: str
+    names: tuple[str, ...]
+    serial: str
+    until: float
+    replaced: bool = False
+    kind: str = ""
+
+
+class CertificateExpires(Event, frozen=True):
+    """A certificate in use has less than a tenth of its time left, and less than two weeks."""
+
+    path: str
+    until: float
+
+
+class CertificateRefused(Event, frozen=True):
+    """What stands in the certificate's files now cannot be used; nothing has changed."""
+
     why: str
 
 
-class ObserverFailed(Event, frozen=True):
-    """An observer raised when it was told of an event of the kind `event`, and is not called for ten seconds."""
+# A worker.
 
-    observer: str
-    event: str
-    error: BaseException
+
+class DrainStarted(Event, frozen=True):
+    """Nothing new is accepted; the connections that are `open` have `seconds` to finish."""
+
+    why: str
+    seconds: float
+    open: int
+
+
+class DrainFinished(Event, frozen=True):
+    """A worker's drain is over; `cut` connections did not finish in time, the first of them those of `cut_off`: each
+    peer, and how many seconds it had been connected. Their handler is of this `style`."""
+
+    cut: int
+    seconds: float
+    cut_off: tuple[tuple[tuple[str, int] | str, float], ...] = ()
+    style: str = ""
 
 
 class LoopFailed(Event, frozen=True):
@@ -155,14 +254,36 @@ class LoopFailed(Event, frozen=True):
     error: BaseException
 
 
-class AcceptFailed(Event, frozen=True):
-    """accept(2) failed; the acceptor rests for `pause` seconds, or, if that is 0, the listener is dead. Of those who
-    waited `turned_away` were closed, by help of a descriptor kept back for that."""
+class LifespanFailed(Event, frozen=True):
+    """The handler's lifespan raised when its worker left it; nothing else is touched."""
 
-    address: str
-    error: OSError
-    pause: float
-    turned_away: int = 0
+    name: str
+    error: BaseException
+
+
+class SignalsTaken(Event, frozen=True):
+    """The handler, or a library of it, had set handlers for the signals of these names, which are the server's: it has
+    taken them back."""
+
+    names: tuple[str, ...]
+
+
+class WorkLeft(Event, frozen=True):
+    """At the drain deadline a process ends although work is under way that its handler has begun: `names` of threads,
+    tasks and child processes. It is lost."""
+
+    names: tuple[str, ...]
+
+
+class WorkerCrashed(Event, frozen=True):
+    """A model raised: a fault of the server itself, with its traceback as text."""
+
+    slot: int
+    pid: int
+    trace: str
+
+
+# Workers, as their supervisor sees them.
 
 
 class WorkerStarted(Event, frozen=True):
@@ -181,6 +302,14 @@ class WorkerReady(Event, frozen=True):
     often: bool = False
 
 
+class WorkerNotStarted(Event, frozen=True):
+    """fork(2) failed, or the worker ended before it was ready; the next attempt is `pause` seconds away."""
+
+    slot: int
+    why: str
+    pause: float
+
+
 class WorkerExited(Event, frozen=True):
     """A worker is gone; `status` is its exit code, or minus the signal that killed it, as in subprocess. `lost`
     connections were open in it and ended with it. `stack` is what it wrote down when it crashed; `often`: workers die
@@ -196,48 +325,6 @@ class WorkerExited(Event, frozen=True):
     left: int = 0
 
 
-class ChildDied(Event, frozen=True):
-    """The process of one connection, under the fork model, ended without having closed it. `status` and `stack` are as
-    those of a worker."""
-
-    peer: tuple[str, int] | str
-    pid: int
-    status: int
-    stack: str = ""
-
-
-class WorkerNotStarted(Event, frozen=True):
-    """fork(2) failed, or the worker ended before it was ready; the next attempt is `pause` seconds away."""
-
-    slot: int
-    why: str
-    pause: float
-
-
-class ReplacementsWait(Event, frozen=True):
-    """Workers that have served die faster than they are replaced: `rate` in a second, over the whole server."""
-
-    rate: float
-
-
-class SourceSuspected(Event, frozen=True):
-    """Workers died `deaths` times while `source` (an address, or a /64 of IPv6) was connected, and no other source
-    explains it. It is refused for `seconds`; 0: it is not, and `why` says why."""
-
-    source: str
-    deaths: int
-    seconds: float
-    why: str = ""
-
-
-class WorkerCrashed(Event, frozen=True):
-    """A model raised: a fault of the server itself, with its traceback as text."""
-
-    slot: int
-    pid: int
-    trace: str
-
-
 class WorkerSilent(Event, frozen=True):
     """A worker's loop has given no sign of life for `seconds`; it writes down its stacks and is killed."""
 
@@ -247,7 +334,7 @@ class WorkerSilent(Event, frozen=True):
 
 
 class WorkerDebugged(Event, frozen=True):
-    """A worker has given no sign of life, but somebody debugs it: it is not killed as long as that is so."""
+    """A worker has given no sign of life, but is debugged, as `how` says: it is not killed meanwhile."""
 
     slot: int
     pid: int
@@ -271,11 +358,38 @@ class WorkerRetired(Event, frozen=True):
 
 
 class OldWorkerDrains(Event, frozen=True):
-    """A worker that had let go, and went on with its connections, is told to drain as at a stop."""
+    """A worker of an older generation, which went on with its connections, is to drain as at a stop."""
 
     pid: int
     generation: int
     why: str
+
+
+class ReplacementsWait(Event, frozen=True):
+    """Workers that have served die faster than they are replaced: `rate` in a second, over the whole server."""
+
+    rate: float
+
+
+class SourceSuspected(Event, frozen=True):
+    """Workers died `deaths` times while `source` (an address, or a /64 of IPv6) was connected, and no other source
+    explains that. The source is refused for `seconds`; 0: it is not, and `why` says why."""
+
+    source: str
+    deaths: int
+    seconds: float
+    why: str = ""
+
+
+# The supervisor.
+
+
+class Pulse(Event, frozen=True):
+    """Once in a tick of the supervisor: of the `wanted` workers so many are ready, and so many were found silent."""
+
+    ready: int
+    silent: int
+    wanted: int
 
 
 class Resized(Event, frozen=True):
@@ -310,12 +424,6 @@ class ReloadFailed(Event, frozen=True):
     why: str
 
 
-class LogLevelSet(Event, frozen=True):
-    """From here on this process tells records of this level and above: the settings that it serves with say so."""
-
-    level: str
-
-
 class UpgradeStarted(Event, frozen=True):
     """A new program is being started."""
 
@@ -338,90 +446,3 @@ class SupervisorFailed(Event, frozen=True):
 
     what: str
     error: BaseException
-
-
-class Pulse(Event, frozen=True):
-    """Once in a tick of the supervisor: of the `wanted` workers so many are ready, and so many were found silent."""
-
-    ready: int
-    silent: int
-    wanted: int
-
-
-class LifespanFailed(Event, frozen=True):
-    """The handler's lifespan raised when its worker left it; nothing else is touched."""
-
-    name: str
-    error: BaseException
-
-
-class LogNotReopened(Event, frozen=True):
-    """The log file at `path` could not be opened anew; this process goes on writing to the old one."""
-
-    path: str
-    why: str
-
-
-class PathAtRisk(Event, frozen=True):
-    """The user whom workers serve as, `uid`, may change the file at `path`, which is the one of that `setting`."""
-
-    path: str
-    uid: int
-    setting: str
-
-
-class DrainStarted(Event, frozen=True):
-    """Nothing new is accepted; the connections that are `open` have `seconds` to finish."""
-
-    why: str
-    seconds: float
-    open: int
-
-
-class DrainFinished(Event, frozen=True):
-    """A worker's drain is over; `cut` connections did not finish in time, the first of them those of `cut_off`: each
-    peer, and how many seconds it had been connected. Their handler is of this `style`."""
-
-    cut: int
-    seconds: float
-    cut_off: tuple[tuple[tuple[str, int] | str, float], ...] = ()
-    style: str = ""
-
-
-class SignalsTaken(Event, frozen=True):
-    """The handler, or a library of it, had set handlers for the signals of these names, which are the server's: it has
-    taken them back."""
-
-    names: tuple[str, ...]
-
-
-class WorkLeft(Event, frozen=True):
-    """At the drain deadline a process ends although work is under way that its handler has begun: `names` of threads,
-    tasks and child processes. It is lost."""
-
-    names: tuple[str, ...]
-
-
-class CertificateLoaded(Event, frozen=True):
-    """A certificate that handshakes get from here on; `serial` is hexadecimal, `until` in seconds since 1970, `kind`
-    that of its key. `replaced`: it took the place of another while the server ran."""
-
-    path: str
-    names: tuple[str, ...]
-    serial: str
-    until: float
-    replaced: bool = False
-    kind: str = ""
-
-
-class CertificateExpires(Event, frozen=True):
-    """A certificate in use has less than a tenth of its time left, and less than two weeks."""
-
-    path: str
-    until: float
-
-
-class CertificateRefused(Event, frozen=True):
-    """What stands in the certificate's files now cannot be used; nothing has changed."""
-
-    why: str

@@ -1,6 +1,6 @@
-"""Peers: the address at the other end, the networks that it is in, and who may connect.
+"""Peers: their addresses, the networks that these are in, and who may connect.
 
-Law: text in, yes or no out; nothing is resolved and no socket is touched. An IPv4 address that comes in IPv6's clothes
+Law: text in, yes or no out; no name is resolved and no socket is touched. An IPv4-mapped IPv6 address
 (`::ffff:192.0.2.1`, in whatever spelling: RFC 4291, 2.5.5.2) is the IPv4 address, everywhere, and so is a network of
 such: a filter that takes them for two lets one of them through. A zone (`%eth0`) says by which interface an address is
 reached and is no part of it.
@@ -30,7 +30,7 @@ def packed(host: str) -> bytes:
 
 
 def plain(host: str) -> str:
-    """An address of IPv4 in IPv6's clothes as what it is; any other text as it stands."""
+    """An IPv4-mapped IPv6 address as the IPv4 address; any other text as it stands."""
     try:
         raw = packed(host) if ":" in host else b""
     except ValueError:
@@ -105,8 +105,8 @@ class Networks:
 class Access:
     """Who may connect: of two sets of networks the narrowest that holds a peer decides, and deny when both are alike.
 
-    Whoever is in none of them may connect if nothing is allowed by name, and may not otherwise. Who may connect to a
-    unix socket is for its file's permissions to say: such peers pass.
+    A peer in none of them may connect if no network is allowed, and may not otherwise. Unix peers pass: the permissions
+    of the socket's file have decided.
     """
 
     __slots__ = ("_allow", "_deny", "everybody")

@@ -48,8 +48,6 @@ from pronghorn.worker.plan import Plan
 if TYPE_CHECKING:
     from pronghorn.supervisor.autoreload import Autoreload
 
-SPARE_DESCRIPTORS = 16  # of those that are free at the start, for what is no connection: the loop's, the handler's
-
 
 class Server:
     """One server: a handler (an object, a name, or a Source) and its settings, or the `layers` of both.
@@ -247,7 +245,7 @@ class Server:
     def _facts(self, plan: Plan) -> events.ServerStarted:
         model, why = judged(plan.facts, plan.settings)
         workers = len(self._supervisor.fleet.serving.slots)
-        each, why_limit = model.capacity(plan.settings, max(1, descriptors.free_descriptors() - SPARE_DESCRIPTORS))
+        each, why_limit = model.capacity(plan.settings, descriptors.descriptors_for_connections())
         most, limit = each * workers, plan.settings.max_connections
         if limit is not None and limit < most:
             most, why_limit = limit, "--max-connections"

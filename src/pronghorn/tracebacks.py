@@ -11,14 +11,14 @@ MACHINERY = ("<frozen importlib", HOUSE, contextlib.__file__)
 
 
 def of_users(error: BaseException) -> str:
-    """The traceback of `error` without the frames that lead from us to the user's code."""
-    told = traceback.TracebackException.from_exception(error)
-    told.stack = traceback.StackSummary.from_list([each for each in told.stack if not _is_machinery(each.filename)])
-    return "".join(told.format()).rstrip()
+    """The traceback of `error` without the frames that lead from Pronghorn to the user's code."""
+    found = traceback.TracebackException.from_exception(error)
+    found.stack = traceback.StackSummary.from_list([each for each in found.stack if not _is_machinery(each.filename)])
+    return "".join(found.format()).rstrip()
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an error was raised in a frame of ours, and not in what we called of the user's."""
+    """Whether an error was raised in a frame of Pronghorn's own, and not in the user's code that it called."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

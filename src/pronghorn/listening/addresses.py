@@ -1,4 +1,4 @@
-"""What `--bind` means: text to socket addresses, and back.
+"""Addresses: what `--bind` means, from text to socket addresses, and back.
 
 Law: names are resolved here and nowhere else, and nothing is opened. A `Bind` is one `--bind` as written; its places
 are the socket addresses it stands for, several for a name or for every interface.

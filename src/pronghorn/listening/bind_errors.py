@@ -1,7 +1,7 @@
-"""What an error of bind(2) or listen(2) means, and what to do next.
+"""Messages for the errors of bind(2) and listen(2): what each means, and what to do next.
 
-Law: sentences only. Why an address is busy is a guess here, out of the errno and the settings; who really holds it is
-found out above, where there is time to ask the kernel.
+Law: sentences only. Why an address is in use is a guess here, from the errno and the settings; conflicts.py asks the
+kernel which process holds it.
 """
 
 from __future__ import annotations

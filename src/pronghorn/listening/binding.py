@@ -1,4 +1,4 @@
-"""From settings to listeners: opened all or not at all, and kept when they are open already.
+"""Opening of listeners from settings: all or none, and kept when they are open already.
 
 Law: a listener is opened once, by one process. An IPv6 one takes IPv6 only, always (RFC 3493, 5.3): whether `[::]` may
 be bound beside `0.0.0.0` would otherwise be the system's choice. What was open before is never closed here.
@@ -34,7 +34,7 @@ def activated_listeners(environment: MutableMapping[str, str]) -> list[Listener]
 
 
 class _Opening:
-    """What one call has at hand: the settings, what is open already and not taken yet, and what is new."""
+    """One call of open_listeners: the settings, the open listeners that no `--bind` has taken yet, and the new ones."""
 
     __slots__ = ("fresh", "settings", "skipped", "spare")
 

@@ -1,7 +1,8 @@
-"""A start after a kill: the workers of a supervisor that was killed need a moment to notice and to let go.
+"""An address in use: a start that waits for the workers of a killed supervisor, and who holds the address otherwise.
 
-Law: it waits for those, and for nobody else; an ordinary conflict is told at once. Only for a first start, where nobody
-is served yet.
+Law: those workers need a moment to notice that their supervisor is dead, and to let go; no other holder is waited for.
+Only for a first start, where no client is served yet. `owners`, with psutil, is imported at a conflict only: workers
+are forks of the supervisor, and have no use for it.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ T = TypeVar("T")
 
 
 def once_free(attempt: Callable[[], T], held_by_orphans: Callable[[str], bool]) -> T:
-    """What `attempt` returns. When it raises AddressInUse and `held_by_orphans` says so of that address, it is made
-    again for two seconds."""
+    """What `attempt` returns. As long as it raises AddressInUse of an address that is `held_by_orphans`, it is called
+    again, for PATIENCE seconds."""
     deadline, orphans = time.monotonic() + PATIENCE, False
     for number in itertools.count():
         try:
             return attempt()
         except AddressInUse as error:
             orphans = orphans or held_by_orphans(error.address)
-            # One more try at least: they may have let go before anybody could look who they were.
+            # One more try at least: orphans may have let go before it was asked who they were.
             if time.monotonic() >= deadline or not (orphans or number == 0):
                 raise
             time.sleep(PAUSE)
@@ -35,7 +36,7 @@ def once_free(attempt: Callable[[], T], held_by_orphans: Callable[[str], bool]) 
 
 
 def explained(error: AddressInUse) -> AddressInUse:
-    """The error with the name of whoever holds the address."""
+    """The same error, which says what holds the address (owners.py)."""
     from pronghorn.listening import owners
 
     holder = owners.explain(error.address)
@@ -46,6 +47,7 @@ def explained(error: AddressInUse) -> AddressInUse:
 
 
 def held_by_orphans(address: str) -> bool:
+    """Whether workers of a killed supervisor hold the address (owners.py)."""
     from pronghorn.listening import owners
 
     return owners.held_by_orphans(address)

@@ -1,8 +1,9 @@
-"""Sockets that another program opened: our own one before an upgrade, systemd, or whatever started us.
+"""Listening sockets that another program has opened: systemd, the server before an upgrade, or a parent process.
 
-Law: nothing is believed. A descriptor is a listening stream socket of a family that we serve, or it is refused with the
-reason. It is another's as well as ours: never shut down, and no path of it is removed. From here on it crosses no exec
-and never blocks, and the variables that spoke of it are gone, so that no program that we start takes them for its own.
+Law: each descriptor is checked. It is a listening stream socket of a family that is served, or it is refused with the
+reason. The other program may go on with it: it is never shut down, and no path of it is removed. From here on it
+crosses no exec and never blocks, and the variables that named it are gone, so that a handler's program does not take
+them for its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A listening socket, accept(2) with all its errors, and how a listener is handed on.
+"""The listener: a listening socket, accept(2) with all its errors, and how an upgrade hands it on.
 
 Law: a listener is opened once, by one process, and shared by those it forks. It is never shut down: shutdown(2) works
 on the socket, not on the descriptor, and would end it for everybody. It never blocks in accept(2), since readiness may
@@ -23,10 +23,6 @@ from pronghorn.listening.inherited import inherited_socket
 from pronghorn.listening.socket_options import Option
 from pronghorn.listening.unix_path import Claim
 from pronghorn.peers import Peer, plain
-from pronghorn.system.drain import Drain, Wake
-
-__all__ = ["Drain", "Exhausted", "Listener", "Peer", "Wake"]
-
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 GONE = {
@@ -35,7 +31,7 @@ GONE = {
     "ENOPROTOOPT EOPNOTSUPP ETIMEDOUT".split()
     if hasattr(errno, name)
 }
-"""accept(2) of Linux hands on the errors of the connection it takes from the queue: that one is gone, no more."""
+"""accept(2) of Linux passes on the errors of the connection that it takes from the queue: that connection is gone."""
 
 STEPS_OVER_GONE = 64
 SO_ATTACH_FILTER = 26  # Linux; the socket module does not have it
@@ -44,7 +40,7 @@ NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0,
 alone is dropped, all others pass."""
 HANDSHAKE = 0.2  # seconds that handshakes get that have begun: the round trip of a distant client
 HANDSHAKE_HERE = 0.02  # the same within this machine
-MANY = 65536  # more than any queue holds (SOMAXCONN)
+MANY = 65536  # more than a queue holds (SOMAXCONN)
 
 
 class Exhausted(OSError):
@@ -132,8 +128,8 @@ class Listener:
         process closes it, nobody is left there whose connect(2) had succeeded, who would be reset. A client that is
         turned away sends its SYN again after a second, and is refused then.
 
-        Only what nobody else goes on with is closed so: not what another program of an upgrade has as well. A unix
-        socket's path is gone once it is closed here; its clients need no more. Where the system has no such filter
+        Left alone is a listener that another program has as well, as in an upgrade. A unix socket's path is gone once
+        the socket is closed here; its clients need no more. Where the system has no such filter
         nothing happens.
         """
         if self.foreign or self._shared or self.fileno() < 0:
@@ -154,8 +150,8 @@ class Listener:
 
     @property
     def dead(self) -> bool:
-        """Nobody can come: somebody has shut it down, or the kernel was told to (SO_ACCEPTCONN, socket(7); of a unix
-        socket it does not tell); or the path of a unix socket is gone."""
+        """No client can connect: the socket was shut down (SO_ACCEPTCONN, socket(7); the kernel does not tell that of a
+        unix socket), or the path of a unix socket is gone."""
         if self._claim is not None:
             return self._claim.lost
         try:
@@ -213,9 +209,13 @@ class Listener:
         """What `adopt` needs in a program that is started with `descriptors`, as plain values."""
         claim = self._claim.record() if self._claim is not None else None
         return {
-            "fd": self.fileno(), "bind": self.bind, "name": self.name, "address": self.address, "claim": claim,
+            "fd": self.fileno(),
+            "bind": self.bind,
+            "name": self.name,
+            "address": self.address,
+            "claim": claim,
             "foreign": self.foreign,
-        }  # fmt: skip
+        }
 
     def descriptors(self) -> list[int]:
         """The socket's, and that of the lock of a unix path; none once it is closed."""

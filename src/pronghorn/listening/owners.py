@@ -1,6 +1,6 @@
-"""Who holds an address: for the message when it cannot be bound.
+"""The processes, and the connections in TIME_WAIT and the like, that keep an address from being bound.
 
-Law: look, never touch; guess nothing. Whatever cannot be found out (the system does not tell, the process is another
+Law: look, never touch; guess nothing. What cannot be found out (the system does not tell, the process is another
 user's) is left out, down to an empty answer. Linux is asked over netlink, for that port alone; elsewhere psutil reads
 the table of all connections.
 """
@@ -49,9 +49,9 @@ def explain(address: str) -> str:
 
 
 def held_by_orphans(address: str) -> bool:
-    """Whether those who listen at `address` are workers of a server whose supervisor is gone: they notice, and let go.
+    """Whether all processes that listen at `address` are workers whose supervisor is gone: they let go in a moment.
 
-    A worker says in its title whose it is, and an orphan is another's child.
+    A worker's title has the process id of its supervisor, and an orphan is another process's child.
     """
     pids, unseen = _processes(_in_the_way(address, LISTENING))
     return bool(pids) and not unseen and all(map(_is_orphan, pids))

@@ -1,4 +1,4 @@
-"""Options of TCP connections, set once on the listener: on Linux a connection inherits them from it (tcp(7)).
+"""Options of TCP connections, set once on the listener: on Linux each connection inherits them (tcp(7)).
 
 Law: nothing per connection where the system does it. Elsewhere `apply_accepted` sets them on what was accepted.
 """

@@ -1,10 +1,10 @@
-"""Who may have a unix socket's path.
+"""The claim to the path of a unix socket: its lock, its owner and permissions, and its end.
 
-Law: a path where somebody listens is never stolen, one that a dead server left is replaced, and at the end only ours
-is removed, only by the process that claimed it. bind(2) refuses any path that exists and tells none of this apart, so:
-a lock file beside the path keeps other servers of our kind out (`PATH.lock`, flock(2); the kernel lets go of it when
-the last process that holds it dies), a connect(2) finds out whether anybody listens, and device and inode say whether
-the path is still ours. Binding beside the path and renaming was dropped: the peer then sees the wrong name.
+Law: a path where a process listens is never taken, one that a dead server left is replaced, and at the end the path is
+removed only by the process that claimed it. bind(2) refuses any path that exists and tells none of this apart, so: a
+lock file beside the path keeps other Pronghorn servers out (`PATH.lock`, flock(2), which the kernel frees when the last
+process that holds it dies), a connect(2) finds out whether a process listens, and device and inode say whether the path
+is still this server's. Binding beside the path and renaming was dropped: the peer then sees the wrong name.
 
 Another user may be at work in the same folder. What is done to a name is done in the folder that is held open
 (system/trusted_paths.py). A lock is a plain file with no second name. A socket has its permissions from its first
@@ -244,7 +244,7 @@ class Claim:
 
 
 def _probe(path: str) -> int:
-    """connect(2)'s errno: 0 if somebody listens, ECONNREFUSED if nobody does."""
+    """connect(2)'s errno: 0 if a process listens, ECONNREFUSED if none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path)

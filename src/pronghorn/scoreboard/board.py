@@ -78,8 +78,8 @@ class Scoreboard(Map):
         self._others: set[int] = set()  # supervisors that share the map now: before an upgrade, and after it
         self._known: set[int] = set()  # all of those that there were
         self._gone = Counts(self.words[FIRST : FIRST + COUNTERS])
-        self._told_refused = self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS]
-        self._refused = array("q", self._told_refused)
+        self._refused_copy = self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS]
+        self._refused = array("q", self._refused_copy)
 
     @classmethod
     def create(cls) -> Scoreboard:
@@ -195,7 +195,7 @@ class Scoreboard(Map):
 
     def refused(self) -> Refused:
         """The sources that are refused now, because workers died of them."""
-        return Refused(memoryview(self._refused), self._told_refused)
+        return Refused(memoryview(self._refused), self._refused_copy)
 
     # Inner workings: under the lock.
 
@@ -260,7 +260,7 @@ class Scoreboard(Map):
             {index for index, pid in enumerate(entries) if pid} == self._mine.keys()
             and all(entries[index] == me for index in self._mine)
             and bytes(memoryview(self._map)[KEY]) == self.key
-            and self._told_refused == memoryview(self._refused)
+            and self._refused_copy == memoryview(self._refused)
             and self._gone.words[:COUNTERS].tolist() == self._gone.own.tolist()
             and all(self._identity(index).tolist() == known.tolist() for index, known in self._mine.items())
         )
@@ -269,7 +269,7 @@ class Scoreboard(Map):
         for index, value in enumerate(HEAD):
             self.words[index] = value
         memoryview(self._map)[KEY] = self.key
-        self._told_refused[:] = self._refused
+        self._refused_copy[:] = self._refused
         for index, pid in enumerate(self.directory()):
             if index in self._mine:
                 self.words[DIRECTORY + index] = os.getpid()

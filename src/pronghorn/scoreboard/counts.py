@@ -1,4 +1,4 @@
-"""What is counted: a block of words, each with a meaning of its own.
+"""Counters: a block of words, each with a meaning of its own.
 
 Law: a word is signed, 64 bits wide, and has one writer. Nothing here knows where the block lies: at the head of a row
 of the scoreboard, in what a child of the fork model shares with its worker, or in this process alone.
@@ -139,7 +139,7 @@ class ChildCounts:
         self.back(counts)
         return silent
 
-    # For whoever goes on with them.
+    # For the supervisor, once the worker is dead.
 
     def block(self, entry: int) -> Counts:
         """The entry of this number, from 0."""

@@ -1,4 +1,4 @@
-"""How many connections: in all, per source, per second; and whom not to take at all.
+"""Limits on connections: how many in all, per source and per second, and which peers not at all.
 
 Law: how many are open is kept without a lock between the workers: each publishes its own count on the scoreboard
 first, then sums what all have published, and backs out if that is too much. So there are never more than the limit, and
@@ -22,9 +22,8 @@ from pronghorn.scoreboard.map import H_FILLING, H_REFUSED, RATE_LOCK, Lock, Map
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key
 from pronghorn.settings import Settings
-from pronghorn.system.descriptors import free_descriptors
+from pronghorn.system.descriptors import descriptors_for_connections
 
-SPARE_DESCRIPTORS = 16  # of those that are free when serving begins, for what is no connection
 ALL, DESCRIPTORS = "--max-connections", "the descriptors of a worker, ulimit -n"
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
 CRASHED = "--crash-penalty"
@@ -70,18 +69,7 @@ class Bucket:
 class Limits:
     """What one worker holds its connections to. `most` is what it can hold itself; None: what its descriptors allow."""
 
-    __slots__ = (
-        "_access",
-        "_all",
-        "_bucket",
-        "_connected",
-        "_per_source",
-        "_proxies",
-        "_refused",
-        "_row",
-        "most",
-        "proxied",
-    )  # fmt: skip
+    __slots__ = tuple("_access _all _bucket _connected _per_source _proxies _refused _row most proxied".split())
 
     def __init__(self, settings: Settings, row: Row, most: float | None = None) -> None:
         self._row = row
@@ -93,7 +81,7 @@ class Limits:
         self._bucket = Bucket(rate, row.map) if rate else None
         self._connected = row.connected()
         self._refused = Refused(row.map.words[H_REFUSED : H_REFUSED + REFUSED_WORDS])
-        self.most = max(1, free_descriptors() - SPARE_DESCRIPTORS) if most is None else most
+        self.most = descriptors_for_connections() if most is None else most
         self.proxied = bool(self._proxies)
 
     def is_proxy(self, peer: Peer) -> bool:

@@ -1,4 +1,4 @@
-"""Which counters belong to a source address.
+"""Counts per source: where an address has its counters in a table of fixed size (a count-min sketch).
 
 Law: no memory grows with the number of sources. An address has one bucket in each of two lines; the hash is keyed, so
 that nobody can choose addresses that collide. IPv4 counts by address, also when it comes mapped into IPv6; IPv6 counts

@@ -1,10 +1,9 @@
-"""Where a process writes its stacks when it crashes, or is asked for them: memory that its supervisor reads.
+"""Memory for the stack traces of a worker that crashes, or is asked for them: its supervisor reads it.
 
-Law: what faulthandler writes, it writes from C while the process dies, and no rule can be kept there. So it goes to a
-file in memory of a fixed size instead of the log, and who reads it tells of it as seldom as of any other record. A
-worker and its forked children share one file and its offset; when two of them crash at the same moment, their lines may
-be mixed. What stands there is the word of a process that may have been taken over: it is bounded, and no
-more than text.
+Law: faulthandler writes from C while the process dies, and no limit of the log can be kept there. So it writes to a
+file in memory of a fixed size, and the supervisor logs what it finds, as seldom as any other record. A worker and its
+forked children share one file and its offset; when two of them crash at the same moment, their lines may be mixed. The
+process may have been taken over: what it has written is bounded, and no more than text.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ BEGIN = "Fatal Python error: "
 
 
 class Remains(msgspec.Struct, frozen=True):
-    """What others read when a worker is dead: what it wrote when it crashed, and its children and programs. `careful`:
-    workers died a moment ago, and this one may have been born to the message that they died of."""
+    """What the supervisor reads of a dead worker: its stack traces, and what its children and programs have counted.
+    `careful`: workers died a moment ago, and the first connections of this one may be those that they died of."""
 
     stacks: Stacks
     children: ChildCounts | None = None

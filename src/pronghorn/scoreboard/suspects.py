@@ -1,9 +1,9 @@
-"""Which sources are connected to a worker, in case it dies; and which are refused, because workers died of them.
+"""Sources that are connected when a worker dies, and sources that are refused because workers died of them.
 
 Law: two tables in the scoreboard, of fixed size. Each worker writes down in its row whose connections are open, so
-that its supervisor finds them there when the worker is dead; one that is full forgets whom it must. The supervisor
-writes in the head who is refused until when, and never reads that back. A source is one word (`key`): 0 is nobody, and
-stands for whoever cannot be told from others: loopback, unix sockets and proxies, behind which may be everybody.
+that its supervisor finds them there when the worker is dead; a full table forgets some. The supervisor writes in the
+head which sources are refused until when, and never reads that back. A source is one word (`key`); 0 stands for those
+that cannot be told from others: loopback, unix sockets, and proxies, behind which there may be any client.
 """
 
 from __future__ import annotations
@@ -96,17 +96,17 @@ class OpenSources:
 
 
 class Refused:
-    """Who is refused, until when; instants are nanoseconds of the monotonic clock. What is written there is copied to
-    `told`, where workers read it."""
+    """The sources that are refused, until when; instants are nanoseconds of the monotonic clock. Each change is copied
+    to `copy`, where workers read it."""
 
-    __slots__ = ("_told", "_words")
+    __slots__ = ("_copy", "_words")
 
-    def __init__(self, words: memoryview[int], told: memoryview[int] | None = None) -> None:
+    def __init__(self, words: memoryview[int], copy: memoryview[int] | None = None) -> None:
         self._words = words
-        self._told = told
+        self._copy = copy
 
     def refuse(self, source: int, until: int) -> None:
-        """From now on, until then. Of more than there is room for, whose time is over first is let in again."""
+        """From now on, until then. Of more than there is room for, the one whose time is over first is let in again."""
         words = self._words
         places = range(1, REFUSED_WORDS, 2)
         place = next((each for each in places if words[each] == source), -1)
@@ -114,8 +114,8 @@ class Refused:
             place = min(places, key=lambda each: words[each + 1])
         words[place], words[place + 1] = source, until
         words[0] = max(words[place + 1] for place in places)
-        if self._told is not None:
-            self._told[:] = words
+        if self._copy is not None:
+            self._copy[:] = words
 
     def holds(self, source: int) -> bool:
         """Whether a source is refused now."""

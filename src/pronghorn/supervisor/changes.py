@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pronghorn import events
-from pronghorn.errors import PronghornError, told
+from pronghorn.errors import PronghornError
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
@@ -117,7 +117,7 @@ class Changes:
                 refusal = error
             except Exception as error:  # whatever it is, it ends the upgrade and not the server
                 refusal = PronghornError("The new program cannot be started.", f"{type(error).__name__}: {error}")
-        self._fleet.observe(events.UpgradeFailed(refusal.what, told(refusal)))
+        self._fleet.observe(events.UpgradeFailed(refusal.what, refusal.explanation))
         done(refusal)
 
     def advance(self, now: float) -> None:
@@ -196,7 +196,7 @@ class Changes:
         self._change = None
         if change.error is not None:
             self._note(change)
-            self._fleet.observe(change.failure(change.error.what, told(change.error)))
+            self._fleet.observe(change.failure(change.error.what, change.error.explanation))
             return change.done(change.error)
         old = change.replaced()
         self.successor = change.successor
@@ -214,7 +214,7 @@ class Changes:
     def _note(self, change: Change) -> float:
         seconds = round(time.monotonic() - change.began, 3)
         if change.kind == "reload":
-            why = {"why": told(change.error)} if change.error is not None else {}
+            why = {"why": change.error.explanation} if change.error is not None else {}
             self.last_reload = {"ok": not why, "seconds": seconds, "ended_at": time.time(), **why}
         return seconds
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from pronghorn import events
-from pronghorn.errors import WorkerFailedToStart, told
+from pronghorn.errors import WorkerFailedToStart
 from pronghorn.events import Observer
 from pronghorn.listening.binding import renew
 from pronghorn.scoreboard.row import DRAINING, ORPHANED
@@ -228,7 +228,7 @@ class Fleet:
         self.poller.guard.armed = True
         for slot in worker.generation.slots:
             if slot.failure is not None:
-                self._not_started(slot, told(slot.failure))
+                self._not_started(slot, slot.failure.explanation)
         self._tell_when_started()
 
     def _tell_when_started(self) -> None:
@@ -252,7 +252,7 @@ class Fleet:
         else:
             slot.failure = worker.start_failure(status)
             if self.served:
-                self._not_started(slot, told(slot.failure), worker.killed(status))
+                self._not_started(slot, slot.failure.explanation, worker.killed(status))
 
     def _blame(self, worker: Worker, now: float) -> None:
         """Refuses the source that workers die of, if that is clear and others are there who gain by it: one that is

@@ -6,6 +6,7 @@ import os
 import resource
 
 SAFE_HARD_LIMIT = 10240
+SPARE = 16  # of those that are free when serving begins, for what is no connection: the loop's, the handler's
 
 original: int | None = None
 """The soft limit that the server was started with; programs get it back, since select(2) fails beyond 1,024."""
@@ -37,3 +38,8 @@ def free_descriptors() -> int:
         if os.path.isdir(folder):
             return max(0, soft - len(os.listdir(folder)) + 1)  # the listing is one itself
     return soft
+
+
+def descriptors_for_connections() -> int:
+    """How many of those that are free now a model may use for its connections: at least one."""
+    return max(1, free_descriptors() - SPARE)

@@ -127,19 +127,22 @@ class Served:
         return self._said if self._log is None else _whole(self._log)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the supervisor; nothing happens if it has ended."""
+        """Send a signal to the supervisor, if it has not ended."""
         if self.running:
             self._process.send_signal(number)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Wait for the server's end; its exit status, or minus the signal that killed it. Raises TimeoutError."""
+        """Wait for the supervisor's end; its exit status, or minus the signal that killed it.
+
+        Raises TimeoutError after `timeout` seconds; the server then goes on.
+        """
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"the server did not end within {timeout:g} s") from None
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
-        """Send a signal and wait for the end: see `wait`. TERM drains, QUIT ends at once."""
+        """Send a signal to the supervisor and wait for its end, as `wait` does. TERM drains, QUIT ends at once."""
         self.send_signal(number)
         return self.wait(timeout)
 
@@ -164,8 +167,8 @@ def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) 
         family: list[psutil.Process] = []
         try:
             with open(report, "rb", buffering=0) as reports:
-                told = _ready_report(process, reports, checked.start_timeout + LATE, log)
-            served = Served(process, told["listening"], told["model"], checked)
+                ready = _ready_report(process, reports, checked.start_timeout + LATE, log)
+            served = Served(process, ready["listening"], ready["model"], checked)
             served._log = log
             try:
                 yield served
@@ -274,12 +277,12 @@ def _ready_report(
     if not line:
         status = process.wait(PATIENCE)
         raise PronghornError(f"The server ended with status {status} and said nothing.", _whole(log))
-    told: dict[str, Any] = msgspec.json.decode(line)
-    if "error" in told:
-        error = from_parts(told["error"])
+    report: dict[str, Any] = msgspec.json.decode(line)
+    if "error" in report:
+        error = from_parts(report["error"])
         error.exit_code = process.wait(PATIENCE)
         raise error
-    return told
+    return report
 
 
 def _whole(log: IO[bytes]) -> str:

@@ -30,7 +30,7 @@ PIECE = 256 * 1024
 
 
 def until(condition: Callable[[], object], what: str = "", *, patience: float = PATIENCE) -> None:
-    """Wait until `condition()` is true. AssertionError after `patience` seconds says `what` was awaited."""
+    """Wait until `condition()` is true. Raises AssertionError, with `what` was awaited, after `patience` seconds."""
     deadline = time.monotonic() + patience
     pause = 0.0002
     while not condition():
@@ -51,9 +51,9 @@ def exchange(
 ) -> bytes:
     """Send `data` and read at the same time; what was read, once `expect` bytes have come or the server has ended.
 
-    Without `expect` it reads to the server's end. With `end` the sending side is shut once all is sent. A server that
-    stops taking what is sent is not an error as long as it answers. Raises TimeoutError when `patience` seconds are
-    over, with what had come by then, and ConnectionResetError unless `reset_ends`.
+    Without `expect` it reads to the server's end. With `end` the sending side is half-closed once all is sent. A
+    server that reads no more is not an error as long as it answers. The socket keeps its timeout. Raises TimeoutError
+    after `patience` seconds, with what had come by then, and ConnectionResetError for a reset, unless `reset_ends`.
     """
     deadline = time.monotonic() + patience
     timeout = sock.gettimeout()
@@ -93,7 +93,7 @@ def _send(sock: socket.socket, rest: memoryview, end: bool) -> memoryview | None
 
 
 def _receive(sock: socket.socket, got: bytearray, reset_ends: bool) -> bool:
-    """Take what is there; whether more may come."""
+    """Append what has arrived to `got`; returns whether more may come."""
     try:
         data = sock.recv(PIECE)
     except BlockingIOError:
@@ -133,7 +133,7 @@ def flood(sock: socket.socket, question: bytes, most: int, at_rest: Callable[[],
 
 
 def reset(sock: socket.socket) -> None:
-    """Close with a reset instead of an end (socket(7), SO_LINGER with a time of 0)."""
+    """Close the socket with a reset (socket(7), SO_LINGER with a time of 0)."""
     if isinstance(sock, Aborting):
         sock.abort()
         return

@@ -71,8 +71,10 @@ def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
 
 
 def first_look(flows: Flows) -> float:
-    told = hasattr(socket, "TCP_INFO") and all(each.family != socket.AF_UNIX for each in flows.context.listeners)
-    return flows.timeouts.first_look(told)
+    kernel_knows = hasattr(socket, "TCP_INFO") and all(
+        each.family != socket.AF_UNIX for each in flows.context.listeners
+    )
+    return flows.timeouts.first_look(kernel_knows)
 
 
 def handle_signals(flows: Flows, own: list[Conversations]) -> Any:
@@ -170,7 +172,7 @@ def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, paren
     if os.getppid() != parent.pid:  # it had died before
         os.kill(os.getpid(), signal.SIGURG)
     own.converse(*own.open.values())
-    # At the drain deadline the parent kills what is left: before that, whatever is not done has to be told.
+    # At the drain deadline the parent kills what is left: before that, what is not done has to be observed.
     spare = min(LEAVE, drain.timeout / 4)
     try:
         forks.end(lambda: drain.deadline - spare, drain.lost)

@@ -75,8 +75,8 @@ class Acceptor(Watched):
     def accept(self) -> None:
         """Take what is there, up to a bound; out of descriptors, or fuller than another worker, rest for a moment.
 
-        The bound grows while there is always somebody: a call of accept(2) that finds nobody costs as much as one that
-        does, and where clients come one by one every second call would."""
+        The bound grows while there is always a client: a call of accept(2) that finds none costs as much as one that
+        finds one, and where clients come one by one every second call would find none."""
         if not self.wants_read:
             return
         context = self._context

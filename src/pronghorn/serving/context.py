@@ -54,7 +54,7 @@ def _nothing() -> None:
     return None
 
 
-def _nobody_left(peer: Peer) -> None:
+def _keep_limits(peer: Peer) -> None:
     return None
 
 
@@ -137,7 +137,7 @@ class Context(Admission):
         self._noted: set[int] = set()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
-        self._told = [0, 0, 0]  # what the row has of these, and of those that are open
+        self._written = [0, 0, 0]  # what the row has of these, and of those that are open
         self._fold_at = 0.0
 
     @property
@@ -252,11 +252,11 @@ class Context(Admission):
             bytes_in += conn.bytes_in
             bytes_out += conn.bytes_out
             messages += conn.messages
-        counts, told = self.counts, self._told
-        counts.add(BYTES_IN, bytes_in - told[0])
-        counts.add(BYTES_OUT, bytes_out - told[1])
-        counts.add(MESSAGES, messages - told[2])
-        self._told = [bytes_in, bytes_out, messages]
+        counts, written = self.counts, self._written
+        counts.add(BYTES_IN, bytes_in - written[0])
+        counts.add(BYTES_OUT, bytes_out - written[1])
+        counts.add(MESSAGES, messages - written[2])
+        self._written = [bytes_in, bytes_out, messages]
 
     def note_cut(self, number: int, peer: Peer, opened: float) -> None:
         """Count a connection that is cut at the drain deadline, once; the first of them are noted by name."""
@@ -285,7 +285,7 @@ class ChildContext(Context):
         self.__dict__.update(parent.__dict__)
         self.counts = counts
         self.open = {conn.number: conn}
-        self._left = _nobody_left
+        self._left = _keep_limits
 
     def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         self._count_refused(peer, limit, detail)

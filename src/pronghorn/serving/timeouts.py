@@ -50,10 +50,10 @@ class Timeouts(Generic[C]):
         """Seconds until the next pass."""
         return max(0.0, self._next - now)
 
-    def first_look(self, told: bool) -> float:
+    def first_look(self, kernel_knows: bool) -> float:
         """The age at which a connection has to be looked at for the first time, in seconds: an unfinished message is
-        timed from there, and so is everything else unless `told`: the kernel knows what happened before."""
-        return min(self.shortest / 2, max(1.0, (self.message if told else self.shortest) / 10) / 3)
+        timed from there, and so is everything else unless the kernel knows what happened before."""
+        return min(self.shortest / 2, max(1.0, (self.message if kernel_knows else self.shortest) / 10) / 3)
 
     def due(self, conns: Iterable[C], now: float) -> list[tuple[C, str]]:
         """A pass, if it is time for one: the connections that are over their time, each with the reason."""
@@ -120,7 +120,7 @@ def _look_at_unsent(channel: AnyChannel, seen: Seen, now: float) -> None:
 
 
 def _is_silent(sock: socket.socket, seconds: float) -> bool:
-    """Whether nothing came for so long; not even something that nobody has read."""
+    """Whether nothing came for so long, and nothing that came is unread."""
     if not unread(sock):
         return True
     info = tcp_info(sock)
@@ -149,7 +149,7 @@ class OutsideTimeouts(Timeouts[Connection]):
         info = tcp_info(conn)
         if info is not None:
             seen.heard = now - info.ms_since_received / 1000
-        elif conn.protocol is None:  # nobody counts what it reads
+        elif conn.protocol is None:  # what it reads is not counted
             seen.heard = now
         elif conn.received != seen.bytes_in or unread(conn):
             seen.bytes_in, seen.heard = conn.received, now

@@ -21,6 +21,7 @@ from pronghorn.scoreboard.row import Row
 from pronghorn.serving import admission
 from pronghorn.serving.admission import FAIR_PAUSES
 from pronghorn.serving.context import Context
+from pronghorn.serving.gate import ALONE_PAUSE
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain
 
@@ -80,7 +81,7 @@ def test_the_successor_of_a_dead_worker_is_filled_one_by_one(tmp_path: Path) -> 
         rows = serving_rows(board, 2)
         for _ in range(10):
             ask(stack.enter_context(server.connect()))
-            time.sleep(0.01)  # longer than the rest
+            time.sleep(1.5 * ALONE_PAUSE)
         assert shares(rows)[0] >= 8, shares(rows)
 
 

@@ -107,6 +107,14 @@ def keyvalue(server: Served) -> None:
         assert ask(other, b"Dkey") == b"-"
 
 
+def resp(server: Served) -> None:
+    with talk(server) as one, talk(server) as rude:
+        one.sock.sendall(b"*3\r\n$3\r\nSET\r\n$4\r\nherd\r\n$4\r\n1\r\n2\r\n*2\r\n$3\r\nGET\r\n$4\r\nherd\r\n")
+        assert one.file.read(15) == b"+OK\r\n$4\r\n1\r\n2\r\n"
+        rude.sock.sendall(b"GET / HTTP/1.1\r\n")
+        assert rude.ended()
+
+
 def chat(server: Served) -> None:
     with talk(server) as ann, talk(server) as bob:
         assert (ann.hears(), bob.hears()) == (b"What is your name?",) * 2
@@ -167,6 +175,7 @@ TALKS: dict[str, tuple[str, list[str], Callable[[Served], None]]] = {
     "upper_program.py": ("program", ["thread"], upper),
     "guessing.py": ("message", OWN, guessing),
     "keyvalue.py": ("message", ["thread", "select"], keyvalue),
+    "resp.py": ("message", ["thread"], resp),
     "chat.py": ("protocol", ["thread", "poll"], chat),
     "notebook.py": ("message", ["prefork", "asyncio"], notebook),
     "smtp.py": ("blocking", ["iterative", "prefork"], smtp),

@@ -6,12 +6,25 @@ import itertools
 import sys
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pronghorn import framing
-from pronghorn.errors import BadSetting, MessageTooLong
-from pronghorn.framing import Framing, delimited, lines, prefixed, stream
+from pronghorn.errors import BadMessage, BadSetting, MessageTooLong
+from pronghorn.framing import (
+    Framing,
+    counted,
+    delimited,
+    fixed,
+    lines,
+    marked,
+    netstring,
+    octet_counted,
+    prefixed,
+    stream,
+    varint,
+)
+from pronghorn.framing.rule import LONGEST_HEADER, PlaceCutter
 
 LIMIT = 6
 MARKED = [
@@ -22,7 +35,17 @@ MARKED = [
     delimited(b"aa"),
     delimited(b"\0end\0\0\0\0\0"),
 ]
-FRAMINGS = [*MARKED, prefixed(1), prefixed(2), prefixed(4)]
+LENGTHS = [
+    *(prefixed(width) for width in (1, 2, 3, 4, 8)),
+    *(prefixed(width, "little") for width in (1, 2, 3, 4, 8)),
+    prefixed(2, adjust=-2),
+    prefixed(1, start=b"xx", trailer=b"\r\n"),
+    varint,
+    netstring,
+    octet_counted,
+    octet_counted(newline=False),
+]
+FRAMINGS = [*MARKED, *LENGTHS]
 
 Outcome = tuple[list[bytes], bool, bool]
 
@@ -35,8 +58,7 @@ def outcome(rule: Framing, pieces: list[bytes], limit: int = LIMIT) -> Outcome:
         for piece in pieces:
             messages += cutter.feed(piece)
         partial, rest = cutter.partial, cutter.finish()
-    except MessageTooLong as error:
-        assert error.limit == limit
+    except BadMessage as error:
         return messages + error.complete, True, False
     assert not cutter.partial
     return messages + rest, False, partial and not rest
@@ -52,9 +74,10 @@ def wire(alphabet: bytes) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("rule", FRAMINGS, ids=lambda rule: rule.name)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_split_changes_nothing(rule: Framing, data: st.DataObject) -> None:
-    mark = rule.mark if isinstance(rule, framing.Delimited) else b"\r\n\0\1\2\7"
+    mark = rule.mark if isinstance(rule, framing.Delimited) else b"\r\n\0\1\2\7:,3 "
     raw = data.draw(wire(mark + b"ax"))
     pieces = split(raw, data.draw(st.lists(st.integers(0, 60))))
     whole = outcome(rule, [raw])
@@ -192,14 +215,26 @@ def test_framings_are_values() -> None:
         delimited(b"")
     with pytest.raises(TypeError, match="bytes, not str"):
         delimited("x")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="1, 2 or 4 bytes, not 3"):
-        prefixed(3)
+    with pytest.raises(ValueError, match="1, 2, 3, 4 or 8 bytes, not 5"):
+        prefixed(5)
 
 
 MARKS = (b"\\'\"(x)\x80 ", b"b';'", b'b"x"', b"b''", b"b'\"'", b"b'\\x62'", b"\x62'\n'", b"()", b"'", b"\n", b" ")
 
 
-@pytest.mark.parametrize("rule", [stream, *FRAMINGS, *(delimited(each) for each in MARKS)], ids=lambda rule: rule.name)
+OTHERS = [
+    stream,
+    *(delimited(each) for each in MARKS),
+    *(marked(each, b"b'=, '") for each in MARKS),
+    lines(max=9, keep_ends=True),
+    lines(encoding="latin-1"),
+    prefixed(3, "little", offset=4, adjust=-1, strip=2, start=b", ="),
+    counted(b"\r\n", start=b"$", adjust=2, trailer=b"b", zeros=True),
+    fixed(7),
+]
+
+
+@pytest.mark.parametrize("rule", [*FRAMINGS, *OTHERS], ids=lambda rule: rule.name)
 def test_a_name_is_what_the_command_line_takes(rule: Framing) -> None:
     assert framing.parse(rule.name) == rule
 
@@ -221,6 +256,10 @@ def test_every_mark_can_be_named(mark: bytes) -> None:
         ("delimited(·)", delimited(b"\xc2\xb7")),
         (" lines ", lines),
         ("prefixed( 2 )", prefixed(2)),
+        ("prefixed(2, order=little, offset=4)", prefixed(2, "little", offset=4)),
+        (r"marked(\x0b, \x1c\r)", marked(b"\x0b", b"\x1c\r")),
+        ("lines(max=10)", lines(max=10)),
+        ("octet_counted(newline=no)", octet_counted(newline=False)),
     ],
 )
 def test_parse(text: str, rule: Framing) -> None:
@@ -232,11 +271,24 @@ def test_parse(text: str, rule: Framing) -> None:
     [
         ("line", "Did you mean 'lines'?"),
         ("prefix(4)", "Did you mean 'prefixed'?"),
-        ("json", "Choose one of: stream, lines, delimited, prefixed."),
+        ("json", "Choose one of: stream, lines, delimited, prefixed, varint,"),
         ("", "Choose one of"),
-        ("lines(4)", "takes nothing in brackets"),
-        ("prefixed", "1, 2 or 4 bytes"),
-        ("prefixed(3)", "1, 2 or 4 bytes"),
+        ("lines(4)", "'4' is none of max=, keep_ends=, encoding="),
+        ("prefixed", "prefixed needs width"),
+        ("prefixed(5)", "1, 2, 3, 4 or 8 bytes"),
+        ("prefixed(four)", "width is a number, not 'four'"),
+        ("prefixed(2, endian=big)", "'endian=big' is none of width=, order="),
+        ("prefixed(2, order=middle)", "big or little"),
+        ("prefixed(2, offset=1, start=abc)", "lies within start"),
+        ("prefixed(2, offset=2, strip=4)", "it may be 0"),
+        ("varint()", "takes nothing in brackets"),
+        ("marked(<)", "marked needs start and end"),
+        ("counted(1)", "does not begin with one"),
+        ("fixed(0)", "at least one byte"),
+        ("lines(max=0)", "at least one byte"),
+        ("lines(encoding=utf-16)", "no encoding in which LF is one byte"),
+        ("lines(keep_ends=1)", "yes or no"),
+        ("chosen", "@message(chosen(function))"),
         ("delimited", "at least one byte"),
         ("delimited()", "at least one byte"),
         (r"delimited(\q)", r"\q is unknown"),
@@ -249,3 +301,48 @@ def test_a_wrong_framing_names_the_right_word(text: str, said: str) -> None:
         framing.parse(text)
     assert said in str(caught.value)
     assert "--framing" in caught.value.what
+
+
+def test_one_that_says_where_a_message_lies_cuts_as_the_fast_cutters_do() -> None:
+    for rule in (lines, delimited(b"\r\n"), prefixed(2)):
+        raw = b"".join(map(rule.frame, [b"a", b"", b"bcdef"]))
+        for cut in range(len(raw)):
+            slow = PlaceCutter(rule, LIMIT)
+            assert slow.feed(raw[:cut]) + slow.feed(raw[cut:]) == [b"a", b"", b"bcdef"]
+
+
+def test_lines_with_their_ends_as_text_and_of_their_own_limit() -> None:
+    assert outcome(lines(keep_ends=True), [b"a\r\nb\nc"], 9)[0] == [b"a\r\n", b"b\n", b"c"]
+    assert lines(keep_ends=True).frame(b"a\r\n") == b"a\r\n"
+    text = lines(encoding="utf-8")
+    assert text.cutter(9).feed("zwölf\r\n".encode()) == ["zwölf"]
+    assert text.frame("zwölf") == "zwölf\n".encode()
+    with pytest.raises(BadMessage, match="utf-8"):
+        text.cutter(9).feed(b"\xff\n")
+    assert outcome(lines(max=3), [b"abc\nabcd\n"], 9) == ([b"abc"], True, False)
+    assert outcome(lines(max=3, encoding="ascii"), [b"abcd\n"], 9)[1]
+    assert lines() == lines
+
+
+def test_a_header_that_is_not_stripped_is_the_handlers_and_its_length_is_filled_in() -> None:
+    rule = prefixed(2, offset=4)
+    raw = b"\0\1\0\0\0\2ab"
+    assert rule.cutter(99).feed(raw + raw) == [raw, raw]
+    assert rule.frame(b"\0\1\0\0\xff\xffabc") == b"\0\1\0\0\0\3abc"
+    with pytest.raises(ValueError, match="lacks the header"):
+        rule.frame(b"\0\1")
+    itself = prefixed(2, adjust=-2)
+    assert itself.frame(b"abc") == b"\0\5abc"
+    with pytest.raises(BadMessage, match="its length is 1, and cannot be less than 2"):
+        itself.cutter(9).feed(b"\0\1")
+
+
+def test_a_rule_that_never_finds_an_end_does_not_fill_the_memory() -> None:
+    class Endless(Framing, frozen=True):
+        def place(self, data: bytes | bytearray, start: int, searched: int, limit: int) -> None:
+            return None
+
+    cutter = Endless().cutter(10)
+    with pytest.raises(MessageTooLong):
+        for _ in range(LONGEST_HEADER // 100):
+            cutter.feed(b"x" * 101)

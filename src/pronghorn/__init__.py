@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pronghorn.errors import AddressInUse as AddressInUse
     from pronghorn.errors import BadHandler as BadHandler
+    from pronghorn.errors import BadMessage as BadMessage
     from pronghorn.errors import BadSetting as BadSetting
     from pronghorn.errors import CannotBind as CannotBind
     from pronghorn.errors import IncompatibleHandler as IncompatibleHandler
@@ -32,10 +33,18 @@ if TYPE_CHECKING:
     from pronghorn.errors import PronghornError as PronghornError
     from pronghorn.errors import TooMuchUnsent as TooMuchUnsent
     from pronghorn.errors import WorkerFailedToStart as WorkerFailedToStart
+    from pronghorn.framing import Framing as Framing
+    from pronghorn.framing import chosen as chosen
+    from pronghorn.framing import counted as counted
     from pronghorn.framing import delimited as delimited
+    from pronghorn.framing import fixed as fixed
     from pronghorn.framing import lines as lines
+    from pronghorn.framing import marked as marked
+    from pronghorn.framing import netstring as netstring
+    from pronghorn.framing import octet_counted as octet_counted
     from pronghorn.framing import prefixed as prefixed
     from pronghorn.framing import stream as stream
+    from pronghorn.framing import varint as varint
     from pronghorn.handlers.messages import Protocol as Protocol
     from pronghorn.handlers.messages import message as message
     from pronghorn.lifespans import current_lifespan as current_lifespan
@@ -74,9 +83,10 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = on_first_use(
         globals(),
         {
-            "errors": "AddressInUse BadHandler BadSetting CannotBind IncompatibleHandler MessageTooLong MissingExtra "
-            "PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
-            "framing": "delimited lines prefixed stream",
+            "errors": "AddressInUse BadHandler BadMessage BadSetting CannotBind IncompatibleHandler MessageTooLong "
+            "MissingExtra PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
+            "framing": "Framing chosen counted delimited fixed lines marked netstring octet_counted prefixed stream "
+            "varint",
             "handlers.messages": "Protocol message",
             "lifespans": "current_lifespan lifespan",
             "server": "serve",

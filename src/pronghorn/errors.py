@@ -180,16 +180,26 @@ class TooMuchUnsent(PeerError):
         )
 
 
-class MessageTooLong(PeerError):
-    """A message is longer than `max_message_size`, which counts the payload in bytes.
+class BadMessage(PeerError):
+    """What came cannot be a message of the handler's framing.
 
-    `complete` holds the messages that were cut from the same input before the long one.
+    `complete` holds the messages that were cut from the same input before it.
     """
 
-    def __init__(self, limit: int, complete: list[bytes] | None = None) -> None:
-        super().__init__(f"a message is longer than {limit} bytes", hint="Raise --max-message-size to let it through.")
-        self.limit = limit
+    complete: list[Any]
+
+    def __init__(self, what: str, complete: list[Any] | None = None) -> None:
+        super().__init__(what, hint="Does the client speak this protocol? If it does, the framing is another one.")
         self.complete = complete if complete is not None else []
+
+
+class MessageTooLong(BadMessage):
+    """A message is longer than `max_message_size`, which counts the payload in bytes."""
+
+    def __init__(self, limit: int, complete: list[Any] | None = None) -> None:
+        super().__init__(f"a message is longer than {limit} bytes", complete)
+        self.hint = "Raise --max-message-size to let it through (or the framing's own max, if that is less)."
+        self.limit = limit
 
 
 class TlsFailed(PeerError, ConnectionError):

@@ -22,7 +22,7 @@ from pronghorn.connection.channel import Terms
 from pronghorn.connection.closing import READ_SIZE
 from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
-from pronghorn.errors import DescriptorLost, MessageTooLong, PeerTimeout, TooMuchUnsent
+from pronghorn.errors import BadMessage, DescriptorLost, PeerTimeout, TooMuchUnsent
 from pronghorn.handlers.asyncio_loop import equip
 from pronghorn.handlers.messages import MessageProtocol, MessageStyle
 from pronghorn.settings import Settings
@@ -106,12 +106,12 @@ def messages_as_streams(
         protocol = MessageProtocol(style)
         protocol.connection_made(channel)
         channel.protocol.inner = protocol
-        late: MessageTooLong | None = None
+        late: BadMessage | None = None
         while late is None and not channel.is_closing():
             data = await reader.read(READ_SIZE)
             try:
                 messages = protocol.cut_up(data)
-            except MessageTooLong as error:
+            except BadMessage as error:
                 late, messages = error, error.complete
             for message in messages:
                 reply = await protocol.reply_later(message)

@@ -14,16 +14,16 @@ from typing import Any, TypeVar, cast
 
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.transport import Transport
-from pronghorn.errors import MessageTooLong
+from pronghorn.errors import BadMessage
 from pronghorn.framing import Framing, stream
 from pronghorn.peers import Peer
 
 FRAMING = "__pronghorn_framing__"
 T = TypeVar("T", bound=Callable[..., Any])
-Reply = Callable[[bytes], "bytes | None"]
+Reply = Callable[[Any], "Any | None"]
 
 
-def message(framing: Framing = stream) -> Callable[[T], T]:
+def message(framing: Framing[Any] = stream) -> Callable[[T], T]:
     """Mark a function, or a class made once per connection, as a message handler with this framing.
 
     The function takes a message as bytes, without delimiter or prefix, and returns the reply as bytes, or None for no
@@ -125,7 +125,7 @@ class MessageProtocol(Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             messages = self._cutter.feed(data)
-        except MessageTooLong as error:
+        except BadMessage as error:
             self._answer(error.complete)
             raise
         if len(messages) == 1 and self.style.alone and self._waiting is None:
@@ -304,7 +304,7 @@ class MessageStyle:
 
     __slots__ = ("_both", "_handler", "_takes", "alone", "frame", "framing", "high_water", "max_size")
 
-    def __init__(self, handler: Callable[..., Any], framing: Framing, max_size: int, high_water: int) -> None:
+    def __init__(self, handler: Callable[..., Any], framing: Framing[Any], max_size: int, high_water: int) -> None:
         self.framing = framing
         self.frame = framing.frame
         self.max_size = max_size

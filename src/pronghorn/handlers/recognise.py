@@ -82,7 +82,7 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
     return Handler(HandlerFacts(name, "blocking"), converse=call_of(handler, name))
 
 
-def style_of(handler: Any, rule: Framing | None) -> str:
+def style_of(handler: Any, rule: Framing[Any] | None) -> str:
     """The table of styles: a framing makes a message handler; then base classes; then coroutine functions; of a
     wrapper, what it leads to."""
     if rule is not None:
@@ -95,7 +95,7 @@ def style_of(handler: Any, rule: Framing | None) -> str:
     return "blocking"
 
 
-def _message(handler: Any, rule: Framing, settings: Settings, name: str) -> Handler:
+def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) -> Handler:
     made = isinstance(handler, type)
     if made:
         refusals.check_call(handler, "message object", name, 0, 1)

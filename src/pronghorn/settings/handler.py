@@ -16,8 +16,8 @@ class Handler(Model, frozen=True, kw_only=True, forbid_unknown_fields=True):
     style: Annotated[str, "Convention that the handler follows; auto recognises it.", Option(choices=STYLES)] = "auto"
     framing: Annotated[
         str,
-        "Rule that cuts bytes into messages: stream (as they come), lines, delimited(MARK), or prefixed(1), "
-        "prefixed(2), prefixed(4): a length of so many bytes first.",
+        "Rule that cuts bytes into messages: stream (as they come), lines, delimited(MARK), prefixed(BYTES): a length "
+        "of so many bytes first; varint, marked(START, END), octet_counted, netstring, counted(END), fixed(SIZE).",
         Option(metavar="RULE"),
     ] = ""
     max_message_size: Annotated[

@@ -5,6 +5,7 @@
 - `ChaosProxy` is a bad network between a client and a server.
 - `check_handler()` tries every promise that the server makes on your handler, `check_model()` every promise on one
   model with the reference handlers. Both raise AssertionError, which names what was broken.
+- `check_framing()` tries a framing in every split, at its limits and with garbage, without a server.
 
 Law: importing this package imports nothing else: a test module that holds handlers is imported by workers too, and a
 worker carries no test's tools.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pronghorn.testing.checks import check_model as check_model
     from pronghorn.testing.forms import FORMS as FORMS
     from pronghorn.testing.forms import Form as Form
+    from pronghorn.testing.framings import check_framing as check_framing
     from pronghorn.testing.promises import PROMISES as PROMISES
     from pronghorn.testing.promises import Promise as Promise
     from pronghorn.testing.served import Served as Served
@@ -39,6 +41,7 @@ else:
             "chaos": "ChaosProxy Way",
             "checks": "check_handler check_model",
             "forms": "FORMS Form",
+            "framings": "check_framing",
             "promises": "PROMISES Promise",
             "served": "Served serving",
             "subject": "Subject",

@@ -45,7 +45,7 @@ class Bucket:
 
     def __init__(self, rate: int, map: Map, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._step, self._words, self._clock = SECOND // rate, map.words, clock
-        self._lock = Lock(map.fileno(), RATE_LOCK, PATIENCE, os.sched_yield)
+        self._lock = Lock(map.fileno(), RATE_LOCK, PATIENCE, getattr(os, "sched_yield", lambda: time.sleep(0)))
 
     def take(self) -> bool:
         """Whether there was one more."""

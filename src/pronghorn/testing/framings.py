@@ -6,6 +6,7 @@ from a seed, so that a failure comes again.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import random
 from collections.abc import Iterable, Sequence
@@ -34,8 +35,8 @@ def check_framing(
     """Try a framing: one of Pronghorn's, or your own.
 
     `messages`, as a handler gets and returns them, must come back as they were: alone, and together in any split.
-    `wire` holds bytes as they arrive, of any number of messages, whose outcome no split may change. Cut under a limit
-    less than their length, `messages` must raise MessageTooLong, and none longer than the limit may come out.
+    `wire` holds bytes as they arrive, of any number of messages, whose outcome no split may change. Under a limit of
+    one byte less than its size each of `messages` must raise MessageTooLong; under a limit of its size it must come.
     `garbage`, behind good messages and before them, must raise BadMessage (MessageTooLong is one) in every split, after
     the good messages and nothing else; another cutter of the framing goes on as if nothing was. Each of them is cut
     into two pieces at every place (of the first 400), byte by byte, and in `splits` ways by chance, from `seed`. If
@@ -98,12 +99,15 @@ def _same(framing: Framing[Any], raw: bytes, wanted: Outcome, limit: int, ways: 
 
 
 def _check_limit(framing: Framing[M], message: M, raw: bytes, count: int, chance: random.Random) -> None:
-    size = len(framing.frame(message)) if isinstance(message, str) else len(message)  # type: ignore[arg-type]
-    lower = size // 2
-    if lower:
-        _same(framing, raw, ([], MessageTooLong.__name__), lower, _splits(raw, count, chance))
-    if not isinstance(message, str):
-        _same(framing, raw, ([message], ""), max(size, 1), _splits(raw, count, chance))
+    """A message comes under a limit of its size, and not under one less; what is not bytes has the size of
+    which this is true."""
+    if isinstance(message, bytes):
+        size = len(message)
+    else:
+        size = bisect.bisect_left(range(len(raw)), True, key=lambda limit: outcome(framing, [raw], limit)[1] == "")
+    _same(framing, raw, ([message], ""), max(size, 1), _splits(raw, count, chance))
+    if size > 1:
+        _same(framing, raw, ([], MessageTooLong.__name__), size - 1, _splits(raw, count, chance))
 
 
 def _check_garbage(

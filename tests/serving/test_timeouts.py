@@ -363,7 +363,7 @@ def test_a_peer_that_never_reads_what_the_kernel_has_whole_is_cut(name: Any, mod
     """The handler is through with its reply, and so is the process: only the kernel knows that the peer takes none."""
     with served(name, model, write_timeout=0.5) as server, server.connect(receive_buffer=SMALL) as deaf:
         deaf.sendall(b"SOME\n")
-        assert 0.5 <= cut_after(server, "write timeout") <= 1.5
+        assert 0.5 <= cut_after(server, "write timeout") <= 6
         with server.connect() as another:
             assert exchange(another, b"hello\n", expect=6).upper() == b"HELLO\n"
 
@@ -496,10 +496,10 @@ def test_a_handler_that_pushes_what_nobody_takes_loses_its_connection(name: str,
 def test_the_first_look_comes_early_enough_for_what_began_before_it(deadline: float, late: float) -> None:
     """Until then nobody knows of it: that, a heartbeat and a pass are what its end may be late."""
     message = OutsideTimeouts(settle({**OFF, "message_timeout": deadline}), True)
-    assert message.first_look(told=True) + 0.5 + message.interval <= late
+    assert message.first_look(kernel_knows=True) + 0.5 + message.interval <= late
     idle = OutsideTimeouts(settle({**OFF, "idle_timeout": deadline}), False)
-    assert idle.first_look(told=False) + 0.5 + idle.interval <= late
-    assert idle.first_look(told=True) == deadline / 2, "the many that live for a moment do without"
+    assert idle.first_look(kernel_knows=False) + 0.5 + idle.interval <= late
+    assert idle.first_look(kernel_knows=True) == deadline / 2, "the many that live for a moment do without"
 
 
 # TLS

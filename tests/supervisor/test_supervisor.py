@@ -81,14 +81,14 @@ def test_twenty_deaths_at_once_are_all_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_again_and_again_is_back_within_a_second(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_again_and_again_is_back_soon(tmp_path: Path) -> None:
     with launched(tmp_path) as server:
         for turn in range(1, 7):
             (worker,) = server.ready(turn)
             os.kill(worker, signal.SIGKILL)
             since = time.monotonic()
             replaced(server, worker)
-            assert time.monotonic() - since < 1.0
+            assert time.monotonic() - since < 3.0
 
 
 def test_the_supervisor_has_one_thread_and_never_imports_the_handler(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Handed(msgspec.Struct):
     descriptors: int
     environment: dict[str, str] = {}
     predecessors: list[tuple[int, str]] = []
-    """The programs that look after old workers: see supervisor/predecessors.py."""
+    """The programs that look after old workers: see supervisor/old_workers.py."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 

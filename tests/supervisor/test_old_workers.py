@@ -21,7 +21,7 @@ from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
 from pronghorn.settings import settle
 from pronghorn.settings.model import MODELS
-from pronghorn.supervisor.predecessors import OldWorker, Predecessors, too_many
+from pronghorn.supervisor.old_workers import OldWorker, Predecessors, too_many
 from pronghorn.system.processes import start_of
 from pronghorn.testing.tls import over_tls, throw_away_pair
 

@@ -25,9 +25,10 @@ from pronghorn.settings import Settings
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.crash_penalty import Suspicion
 from pronghorn.supervisor.debuggers import Question
-from pronghorn.supervisor.generation import RATE, Generation, Slot, Worker
+from pronghorn.supervisor.generation import Generation, Slot, Worker
+from pronghorn.supervisor.old_workers import OldWorker, too_many
+from pronghorn.supervisor.pace import RATE
 from pronghorn.supervisor.poller import Poller
-from pronghorn.supervisor.predecessors import OldWorker, too_many
 from pronghorn.supervisor.workers import Workers
 from pronghorn.system import memory
 from pronghorn.system.processes import leave_orphans, resident_memory

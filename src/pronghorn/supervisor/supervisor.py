@@ -27,9 +27,9 @@ from pronghorn.supervisor.changes import Changes
 from pronghorn.supervisor.fleet import TICK, Fleet
 from pronghorn.supervisor.generation import NEVER, Generation
 from pronghorn.supervisor.guard import PAUSE, Guard
+from pronghorn.supervisor.old_workers import Predecessors
 from pronghorn.supervisor.planning import Planner
 from pronghorn.supervisor.poller import Done, Poller
-from pronghorn.supervisor.predecessors import Predecessors
 from pronghorn.supervisor.renewal import Renewal
 from pronghorn.system.processes import kill, name_process, preload_libgcc
 from pronghorn.system.signals import SignalPipe

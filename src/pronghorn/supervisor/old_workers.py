@@ -1,4 +1,4 @@
-"""The programs before this one in upgrades, and the old workers of all generations: how long they may stay.
+"""Old workers, and the programs before this one in upgrades: how long they may stay.
 
 Law: an old worker goes on with the connections that it has. The program of its supervisor stays until its last worker
 is gone, or until the program that serves, which stops last, tells it to stop. A process is known by its process id and

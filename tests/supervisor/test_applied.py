@@ -172,12 +172,13 @@ def test_a_program_that_a_reload_brings_gets_the_limit_of_descriptors_that_the_s
     file = tmp_path / "pronghorn.toml"
     file.write_text('handler = "upper"\n')
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    asked = min(each for each in (soft, hard, 10_000) if each != resource.RLIM_INFINITY) - 7  # the server raises it
+    resource.setrlimit(resource.RLIMIT_NOFILE, (asked, hard))
     try:
         with launched(tmp_path, None, config=str(file), model="thread") as server:
             assert server.ask(b"x") == b"X"
             file.write_text('exec = ["sh", "-c", "ulimit -S -n"]\n')
             reloaded(server, 1)
-            assert server.ask(b"") == b"200\n"
+            assert server.ask(b"") == b"%d\n" % asked
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -98,7 +98,8 @@ def handle_signals(flows: Flows, own: list[Conversations]) -> Any:
 
 def serve(context: Context) -> None:
     flows = Flows(context, beside=lambda now: send(elders.since(now) & children.keys(), signal.SIGURG))
-    elders, own = Elders(first_look(flows)), list[Conversations]()
+    elders, own = Elders(first_look(flows)), context.for_children()
+    mine = Conversations(own)
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
@@ -111,11 +112,9 @@ def serve(context: Context) -> None:
         if context.drain.begun:
             send(children, signal.SIGTERM)  # also those of a queue that waits for room
 
-    previous = handle_signals(flows, own)
+    previous = handle_signals(flows, [mine])
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
-        mine = Conversations(context.for_child(conn, counts))
-        own[:] = [mine]
         forks.look()
         try:
             pid = forked(context.drain)
@@ -124,6 +123,7 @@ def serve(context: Context) -> None:
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
+            own.serve_one(conn, counts)
             child(flows, mine, held, forks, parent)
         children[pid] = conn.peer, counts, conn.opened
         elders.born(pid, conn.opened)

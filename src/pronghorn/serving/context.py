@@ -271,21 +271,24 @@ class Context(Admission):
         drained, self._drained = self._drained, _nothing
         drained()
 
-    def for_child(self, conn: Connection, counts: Counts) -> Context:
-        """The context of a forked process that serves one connection, and counts in the row that its worker has lent to
-        the process."""
-        return ChildContext(self, conn, counts)
+    def for_children(self) -> ChildContext:
+        """The context of processes that are forked from here, each for one connection."""
+        return ChildContext(self)
 
 
 class ChildContext(Context):
-    """Of a forked process with one connection. When the process has ended, its worker does what is to be done about
-    limits."""
+    """Of forked processes with one connection each. It is made before the first fork: to make one for each would cost
+    a process some seventy page faults. When a process has ended, its worker does what is to be done about limits."""
 
-    def __init__(self, parent: Context, conn: Connection, counts: Counts) -> None:
+    def __init__(self, parent: Context) -> None:
         self.__dict__.update(parent.__dict__)
-        self.counts = counts
-        self.open = {conn.number: conn}
+        self.open = {}
         self._left = _keep_limits
+
+    def serve_one(self, conn: Connection, counts: Counts) -> None:
+        """In the process: its connection, and where it counts, which its worker has lent to it."""
+        self.counts = counts
+        self.open[conn.number] = conn
 
     def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         self._count_refused(peer, limit, detail)

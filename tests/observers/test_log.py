@@ -20,9 +20,9 @@ from pronghorn import events
 from pronghorn.errors import MessageTooLong
 from pronghorn.events import Event
 from pronghorn.observers import Observers
+from pronghorn.observers.escaping import LONGEST_TEXT, ending, escaped, peer_name
 from pronghorn.observers.log import LogObserver, formatter
-from pronghorn.observers.phrases import LONGEST_TEXT, ending, escaped, peer_name
-from pronghorn.observers.words import WORDS
+from pronghorn.observers.log_lines import WORDS
 
 PEER = ("127.0.0.1", 51234)
 

@@ -17,7 +17,7 @@ from launch import Launched, launched, wait_for
 from pronghorn.scoreboard.stacks import SIZE, Stacks
 from pronghorn.scoreboard.suspects import PLACES, REFUSED, REFUSED_WORDS, TABLE_WORDS, OpenSources, Refused, key, name
 from pronghorn.supervisor.crash_penalty import HALF_LIFE, LONGEST, MOST, Suspect, Suspicion
-from pronghorn.supervisor.pace import AT_ONCE, RATE, Pace
+from pronghorn.supervisor.replacement_rate import AT_ONCE, RATE, Pace
 
 HANDLER = f"{Path(__file__).parents[1] / 'handlers_that_wait.py'}:crashes"
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Hashable
 from types import FunctionType
 from typing import Any, Protocol
 
-from pronghorn.observers.phrases import LONGEST_PART, escaped, indented, kind_and_text, raised_at, trace, with_count
-from pronghorn.observers.words import ERROR, WARNING
+from pronghorn.observers.escaping import LONGEST_PART, escaped, indented, kind_and_text, raised_at, trace, with_count
+from pronghorn.observers.log_lines import ERROR, WARNING
 
 ASYNCIO = "asyncio"
 LONGEST_RECORD = 8000  # characters of a line that a handler logs

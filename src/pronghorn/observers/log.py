@@ -1,6 +1,6 @@
 """The log: events as records on standard error, or for the handlers of Python's logging.
 
-Law: the words are those of words.py; records of handlers and of Python itself come from capture.py. Kinds that a peer
+Law: the words are in log_lines.py; records of handlers and of Python itself come from capture.py. Kinds that a peer
 can cause at will are limited to one line in ten seconds each, with the count of those left out, for a process and all
 that it forks together. A log that nobody reads may not stop the server: a record that standard error does not take at
 once is dropped and counted.
@@ -20,8 +20,8 @@ import msgspec
 
 from pronghorn.events import Event, LogLevelSet
 from pronghorn.observers.capture import Capture
-from pronghorn.observers.phrases import with_count
-from pronghorn.observers.words import DEBUG, ERROR, INFO, WARNING, WORDS
+from pronghorn.observers.escaping import with_count
+from pronghorn.observers.log_lines import DEBUG, ERROR, INFO, WARNING, WORDS
 from pronghorn.system.stdio import outlet
 
 NAME = "pronghorn.error"

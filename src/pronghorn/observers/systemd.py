@@ -14,7 +14,7 @@ from collections.abc import Callable, MutableMapping
 
 from pronghorn import events
 from pronghorn.events import Event
-from pronghorn.observers.phrases import escaped
+from pronghorn.observers.escaping import escaped
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 PATIENCE = 1.0  # seconds, for what systemd acts upon; a status and a sign of life do not wait

@@ -27,8 +27,8 @@ from pronghorn.supervisor.crash_penalty import Suspicion
 from pronghorn.supervisor.debuggers import Question
 from pronghorn.supervisor.generation import Generation, Slot, Worker
 from pronghorn.supervisor.old_workers import OldWorker, too_many
-from pronghorn.supervisor.pace import RATE
 from pronghorn.supervisor.poller import Poller
+from pronghorn.supervisor.replacement_rate import RATE
 from pronghorn.supervisor.workers import Workers
 from pronghorn.system import memory
 from pronghorn.system.processes import leave_orphans, resident_memory

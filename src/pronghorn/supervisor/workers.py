@@ -24,8 +24,8 @@ from pronghorn.scoreboard.counts import ChildCounts
 from pronghorn.scoreboard.stacks import Remains, Stacks
 from pronghorn.supervisor.generation import NEVER, Generation, Slot, Worker
 from pronghorn.supervisor.orphans import Orphans, end, enter, found
-from pronghorn.supervisor.pace import Pace
 from pronghorn.supervisor.poller import Poller
+from pronghorn.supervisor.replacement_rate import Pace
 from pronghorn.system.helper import Reaper
 from pronghorn.system.processes import adopt_orphans, children, detached, end_reading, flush_streams, kill
 from pronghorn.worker.plan import Plan

@@ -14,7 +14,7 @@ from typing import Any
 
 from pronghorn import events
 from pronghorn.events import Event
-from pronghorn.observers.phrases import (
+from pronghorn.observers.escaping import (
     MOST_NAMES,
     counted,
     crashed_at,

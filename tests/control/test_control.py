@@ -11,13 +11,14 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch import launched, wait_for
+from listeners import ended
 from pronghorn.control import paths, protocol, server
 from pronghorn.control.server import ControlServer, open_control
 from pronghorn.errors import AlreadyRunning, BadHandler, CannotBind, PronghornError
@@ -110,18 +111,6 @@ class Desk:
         """Whether it serves others, and nothing is left over."""
         assert self.ask(STATUS) == {"ok": True, "result": {"state": "SERVING"}}
         return self.poller.descriptors() == self.quiet
-
-
-def ended(what: Callable[[], object]) -> int:
-    """The exit status of a forked process that does it, and closes nothing."""
-    child = os.fork()
-    if not child:
-        try:
-            what()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
 
 
 @pytest.fixture

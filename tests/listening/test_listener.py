@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pronghorn import peers
+from listeners import accepted, readable
 from pronghorn.errors import AddressInUse, CannotBind
 from pronghorn.events import Event, ListenerOpened, ListenerSkipped
 from pronghorn.listening import addresses, bind_errors, binding
@@ -65,19 +65,6 @@ def port_of(each: Listener) -> int:
 def option(each: Listener, level: int, name: int) -> int:
     with socket.socket(fileno=os.dup(each.fileno())) as copy:
         return copy.getsockopt(level, name)
-
-
-def readable(descriptor: Any, seconds: float = 5.0) -> bool:
-    return bool(select.select([descriptor], [], [], seconds)[0])
-
-
-@contextlib.contextmanager
-def accepted(each: Listener) -> Iterator[tuple[socket.socket, peers.Peer]]:
-    assert readable(each)
-    got = each.accept()
-    assert got is not None
-    with socket.socket(fileno=got[0]) as connection:
-        yield connection, got[1]
 
 
 def resolves_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from listeners import ended
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
 from pronghorn.listening import addresses
 from pronghorn.listening.binding import open_listeners
@@ -33,18 +34,6 @@ def opened() -> Iterator[Open]:
             return one
 
         yield opener
-
-
-def in_child(what: Callable[[], object]) -> None:
-    """Do it in a forked process that then ends without closing anything, as after a kill."""
-    child = os.fork()
-    if not child:
-        try:
-            what()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_unix_path_is_bound_and_removed(opened: Open, tmp_path: Path) -> None:
@@ -190,7 +179,7 @@ def test_a_path_that_is_no_longer_ours_stays(opened: Open, tmp_path: Path) -> No
 def test_a_forked_process_removes_nothing_and_keeps_the_lock(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "s"
     one = opened(f"unix:{path}")
-    in_child(one.close)
+    assert ended(one.close) == 0
     assert path.exists()
     with pytest.raises(AddressInUse):
         opened(f"unix:{path}")
@@ -198,7 +187,7 @@ def test_a_forked_process_removes_nothing_and_keeps_the_lock(opened: Open, tmp_p
 
 def test_a_path_whose_server_was_killed_is_taken_over(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "s"
-    in_child(lambda: opened(f"unix:{path}"))
+    assert ended(lambda: opened(f"unix:{path}")) == 0
     assert sorted(each.name for each in tmp_path.iterdir()) == ["s", "s.lock"]
     opened(f"unix:{path}")
 

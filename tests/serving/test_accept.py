@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import resource
-import select
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pronghorn import peers
+from listeners import accepted, readable
 from pronghorn.listening import socket_options
 from pronghorn.listening.binding import open_listeners
 from pronghorn.listening.listener import Exhausted, Listener
@@ -33,19 +32,6 @@ def opened() -> Iterator[Listener]:
 def where(each: Listener) -> tuple[str, int]:
     host, _, port = each.address.rpartition(":")
     return host, int(port)
-
-
-def readable(descriptor: Any, seconds: float = 5.0) -> bool:
-    return bool(select.select([descriptor], [], [], seconds)[0])
-
-
-@contextlib.contextmanager
-def accepted(each: Listener) -> Iterator[tuple[socket.socket, peers.Peer]]:
-    assert readable(each)
-    got = each.accept()
-    assert got is not None
-    with socket.socket(fileno=got[0]) as connection:
-        yield connection, got[1]
 
 
 class Fake(socket.socket):

@@ -21,7 +21,7 @@ LONG := test_promises.py test_experiments.py test_examples.py test_outside.py te
     observers/test_systemd.py scoreboard/test_counts.py serving/test_adopted.py serving/test_draining.py \
     supervisor/test_crashes.py supervisor/test_guard.py supervisor/test_hostile.py supervisor/test_old_workers.py \
     supervisor/test_orphans.py supervisor/test_stop.py system/test_log_file.py testing/test_chaos.py \
-    testing/test_testing.py tls/test_tls.py worker/test_shared_process.py
+    testing/test_testing.py tls/test_tls.py worker_process/test_shared_process.py
 
 PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input
 

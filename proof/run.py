@@ -101,7 +101,7 @@ def model_of_the_supervisor(folder: Path) -> Result:
 
 
 def never_waits(folder: Path) -> Result:
-    return pytest("R17 the supervisor never waits", ["worker/test_helper.py", "supervisor/test_blocking_calls.py"], {})
+    return pytest("R17 the supervisor never waits", ["system/test_helper.py", "supervisor/test_blocking_calls.py"], {})
 
 
 def transactions(folder: Path) -> Result:

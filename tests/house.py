@@ -18,7 +18,7 @@ ORDER = (
     "server",
     "control observers",
     "supervisor",
-    "worker",
+    "worker_process",
     "models",
     "serving",
     "handlers",

@@ -99,7 +99,7 @@ def test_models_touch_no_bytes(path: Path) -> None:
 
 def test_nothing_below_the_worker_touches_signals_or_logs() -> None:
     for path in files():
-        below = DEPTH[package(path)] > DEPTH["worker"] and package(path) not in ABOVE_TOO
+        below = DEPTH[package(path)] > DEPTH["worker_process"] and package(path) not in ABOVE_TOO
         if below and name(path) not in MAY_TOUCH_SIGNALS:
             assert not WORKERS_LAW & set(imports(path)), name(path)
 

@@ -183,7 +183,7 @@ def test_a_worker_imports_only_what_serving_needs(tmp_path: Path) -> None:
     for name in ("lean:modules", "lean.py:modules"):
         with logged(tmp_path, "-m", "pronghorn", "serve", "--bind", "127.0.0.1:0", name) as server:
             loaded = set(server.ask(b"\n").decode().split())
-            assert "pronghorn.worker.worker" in loaded
+            assert "pronghorn.worker_process.worker" in loaded
             heavy = "click rich rich_click textual prompt_toolkit matplotlib asyncio gevent uvloop psutil dataclasses"
             assert not loaded & {*heavy.split(), "pronghorn.cli", "pronghorn.models.thread", "pronghorn.models.aio"}
 

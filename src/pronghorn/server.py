@@ -42,8 +42,8 @@ from pronghorn.system import descriptors, log_config
 from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.system.startup import ProcessSetup
 from pronghorn.system.stdio import complain, keep_standard_descriptors, outlet
-from pronghorn.worker import probe
-from pronghorn.worker.plan import Plan
+from pronghorn.worker_process import probe
+from pronghorn.worker_process.plan import Plan
 
 if TYPE_CHECKING:
     from pronghorn.supervisor.autoreload import Autoreload

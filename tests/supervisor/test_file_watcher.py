@@ -287,7 +287,7 @@ def test_the_watcher_imports_no_server() -> None:
     command = "import sys, pronghorn.supervisor.file_watcher; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=30, check=True)
     heavy = textwrap.dedent(
-        "pronghorn.server pronghorn.supervisor.supervisor pronghorn.worker.worker click asyncio watchfiles"
+        "pronghorn.server pronghorn.supervisor.supervisor pronghorn.worker_process.worker click asyncio watchfiles"
     ).split()
     assert not set(heavy) & set(done.stdout.split())
 

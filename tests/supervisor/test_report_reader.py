@@ -16,7 +16,15 @@ from pronghorn.errors import from_parts
 from pronghorn.supervisor.generation import NEVER, Slot, Worker
 from pronghorn.supervisor.report_reader import LONGEST_REPORT, MOST_REPORTS, ReportReader
 from pronghorn.system.lines import BUFFER
-from pronghorn.worker.reports import LONGEST_TRACE, Crashed, Drained, ListenersReleased, Ready, StartFailed, Starting
+from pronghorn.worker_process.reports import (
+    LONGEST_TRACE,
+    Crashed,
+    Drained,
+    ListenersReleased,
+    Ready,
+    StartFailed,
+    Starting,
+)
 
 Line = tuple[ReportReader, socket.socket]
 

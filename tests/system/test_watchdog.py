@@ -16,7 +16,7 @@ import pytest
 from launch import Launched, launched, lives, wait_for
 from pronghorn.settings import Settings
 from pronghorn.system.watchdog import MONOTONIC, PROCESS_TIME, THREAD_TIME, Watchdog
-from pronghorn.worker import worker
+from pronghorn.worker_process import worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the timers are Linux's")
 

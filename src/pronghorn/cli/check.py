@@ -38,7 +38,7 @@ def examined(settled: Settled) -> dict[str, Any]:
     from pronghorn.supervisor.planning import certified, judged
     from pronghorn.system import log_config
     from pronghorn.system.startup import ProcessSetup
-    from pronghorn.worker import probe
+    from pronghorn.worker_process import probe
 
     source, settings = settled.source, settled.settings
     with ProcessSetup(msgspec.structs.replace(settings, log_file="", pid_file="")):

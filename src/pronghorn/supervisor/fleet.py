@@ -32,7 +32,7 @@ from pronghorn.supervisor.replacement_rate import RATE
 from pronghorn.supervisor.workers import Workers
 from pronghorn.system import memory
 from pronghorn.system.processes import leave_orphans, resident_memory
-from pronghorn.worker.plan import Plan
+from pronghorn.worker_process.plan import Plan
 
 TICK = 1.0
 SPARE_PAGES = 8  # of the scoreboard, beside those of two generations that serve

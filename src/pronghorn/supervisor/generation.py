@@ -14,7 +14,7 @@ from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Stacks
 from pronghorn.supervisor.debuggers import Question
 from pronghorn.supervisor.report_reader import ReportReader
-from pronghorn.worker.plan import Plan
+from pronghorn.worker_process.plan import Plan
 
 STEADY = 1.0  # a worker that has been ready for so long did not die early
 FIRST_PAUSE = 0.1

@@ -17,7 +17,7 @@ from pronghorn.errors import End
 from pronghorn.scoreboard.counts import BORN, CLOSED_WORD, PROGRAM, ChildCounts
 from pronghorn.supervisor.generation import NEVER, Worker
 from pronghorn.system.processes import end_reading, kill
-from pronghorn.worker.worker import GRACE
+from pronghorn.worker_process.worker import GRACE
 
 REMINDERS = 3  # a child forgets a signal that comes while it is forked
 

@@ -29,7 +29,7 @@ from pronghorn.settings.layers import Layers
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
 from pronghorn.system.helper import Answer
-from pronghorn.worker.plan import Plan
+from pronghorn.worker_process.plan import Plan
 
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates

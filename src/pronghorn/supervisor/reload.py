@@ -27,7 +27,7 @@ from pronghorn.supervisor.helper_task import HelperTask, S
 from pronghorn.supervisor.planning import Planner, Read
 from pronghorn.supervisor.poller import Done
 from pronghorn.system.helper import Answer, Helper
-from pronghorn.worker.probe import Probe
+from pronghorn.worker_process.probe import Probe
 
 
 class Reload(Change):

@@ -13,7 +13,7 @@ import socket
 import msgspec
 
 from pronghorn.system.lines import LineReader
-from pronghorn.worker.reports import Order, Report, decoded_report, encoded
+from pronghorn.worker_process.reports import Order, Report, decoded_report, encoded
 
 LONGEST_REPORT = 256 * 1024  # bytes; a trace of LONGEST_TRACE characters, each escaped, fits in
 MOST_REPORTS = 64

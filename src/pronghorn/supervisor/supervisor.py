@@ -33,9 +33,9 @@ from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.supervisor.renewal import Renewal
 from pronghorn.system.processes import kill, name_process, preload_libgcc
 from pronghorn.system.signals import SignalPipe
-from pronghorn.worker.plan import Plan
-from pronghorn.worker.reports import CUT_AT_DEADLINE
-from pronghorn.worker.worker import GRACE
+from pronghorn.worker_process.plan import Plan
+from pronghorn.worker_process.reports import CUT_AT_DEADLINE
+from pronghorn.worker_process.worker import GRACE
 
 CHANGING = tuple(getattr(signal, f"SIG{name}") for name in "HUP USR2 TTIN TTOU WINCH".split())
 SOON = 0.05  # seconds between two looks at processes whose end no descriptor shows

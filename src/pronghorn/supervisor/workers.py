@@ -28,8 +28,8 @@ from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.replacement_rate import Pace
 from pronghorn.system.helper import Reaper
 from pronghorn.system.processes import adopt_orphans, children, detached, end_reading, flush_streams, kill
-from pronghorn.worker.plan import Plan
-from pronghorn.worker.reports import (
+from pronghorn.worker_process.plan import Plan
+from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
     BeginDrain,
     Crashed,
@@ -42,7 +42,7 @@ from pronghorn.worker.reports import (
     Starting,
     TermReceived,
 )
-from pronghorn.worker.worker import GRACE, STACKS, work
+from pronghorn.worker_process.worker import GRACE, STACKS, work
 
 LAST_PATIENCE = 10.0  # seconds that killed workers get to be gone; one that the kernel holds may stay
 LONGEST_STAGE = 300  # characters

@@ -50,8 +50,8 @@ from pronghorn.system.processes import (
 )
 from pronghorn.system.signals import ASK_STACKS, keep_signals_in_forks, nothing, reset_signals
 from pronghorn.system.watchdog import PROCESS_TIME, THREAD_TIME, Watchdog
-from pronghorn.worker.plan import Plan
-from pronghorn.worker.reports import (
+from pronghorn.worker_process.plan import Plan
+from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
     LONGEST_TRACE,
     Crashed,

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from pronghorn.framing import prefixed as prefixed
     from pronghorn.framing import stream as stream
     from pronghorn.framing import varint as varint
-    from pronghorn.handlers.messages import Protocol as Protocol
     from pronghorn.handlers.messages import message as message
+    from pronghorn.handlers.protocols import Protocol as Protocol
     from pronghorn.lifespans import current_lifespan as current_lifespan
     from pronghorn.lifespans import lifespan as lifespan
     from pronghorn.server import serve as serve
@@ -87,7 +87,8 @@ if not TYPE_CHECKING:
             "MissingExtra PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
             "framing": "Framing chosen counted delimited fixed lines marked netstring octet_counted prefixed stream "
             "varint",
-            "handlers.messages": "Protocol message",
+            "handlers.messages": "message",
+            "handlers.protocols": "Protocol",
             "lifespans": "current_lifespan lifespan",
             "server": "serve",
             "serving.adopted": "adopt adopted",

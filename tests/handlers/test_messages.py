@@ -10,7 +10,9 @@ import pytest
 import pronghorn
 from pronghorn.errors import MessageTooLong
 from pronghorn.framing import Framing, lines, prefixed, stream
-from pronghorn.handlers.messages import FRAMING, MessageConnection, MessageProtocol, MessageStyle, message
+from pronghorn.handlers.message_connection import MessageConnection
+from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.messages import FRAMING, MessageStyle, message
 
 
 class Wire:

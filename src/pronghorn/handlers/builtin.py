@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 from pronghorn.framing import stream
-from pronghorn.handlers.messages import Protocol, message
+from pronghorn.handlers.messages import message
+from pronghorn.handlers.protocols import Protocol
 
 
 @message(stream)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import LambdaType
 from typing import Any
 
-from pronghorn.handlers.messages import Protocol
+from pronghorn.handlers.protocols import Protocol
 
 # Names of functions that call a coroutine function and wait for it.
 RUNNERS = frozenset({"run", "run_until_complete", "async_to_sync"})

@@ -24,7 +24,8 @@ from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import BadMessage, DescriptorLost, PeerTimeout, TooMuchUnsent
 from pronghorn.handlers.asyncio_loop import equip
-from pronghorn.handlers.messages import MessageProtocol, MessageStyle
+from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.messages import MessageStyle
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain
 from pronghorn.tls.asyncio_channel import channel_over, part

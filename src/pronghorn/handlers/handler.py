@@ -12,7 +12,8 @@ import msgspec
 
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.driver import drive
-from pronghorn.handlers.messages import MessageProtocol, Protocol
+from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
 
 

@@ -17,7 +17,9 @@ from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
 from pronghorn.handlers import callables, refusals
 from pronghorn.handlers.handler import Handler, HandlerFacts
-from pronghorn.handlers.messages import FRAMING, MessageProtocol, MessageStyle, Protocol
+from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.messages import FRAMING, MessageStyle
+from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
 from pronghorn.settings import Settings
 

@@ -18,7 +18,7 @@ from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import AGE, PeerTimeout
-from pronghorn.handlers.messages import Protocol
+from pronghorn.handlers.protocols import Protocol
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.row import DRAINING, LEAVING

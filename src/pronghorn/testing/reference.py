@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 from pronghorn.framing import lines, prefixed, stream
-from pronghorn.handlers.messages import Protocol, message
+from pronghorn.handlers.messages import message
+from pronghorn.handlers.protocols import Protocol
 
 SLOW_SECONDS = 0.1
 BIG = 8 * 1024 * 1024

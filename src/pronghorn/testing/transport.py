@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pronghorn.handlers.messages import Protocol
+from pronghorn.handlers.protocols import Protocol
 
 
 class FakeTransport(asyncio.Transport):

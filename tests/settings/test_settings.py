@@ -15,6 +15,7 @@ from pronghorn.settings.fields import Field
 from pronghorn.settings.handler import STYLES
 from pronghorn.settings.logs import LOG_FORMATS, LOG_LEVELS
 from pronghorn.settings.model import MODELS
+from pronghorn.settings.tls import TLS_WHEN
 from pronghorn.settings.values import UNITS, quantity
 
 EVERY = pytest.mark.parametrize("field", fields(), ids=lambda field: field.name)
@@ -154,7 +155,8 @@ def test_typos_get_the_nearest_word() -> None:
 
 def test_choices_are_those_of_the_fields() -> None:
     choices = {field.name: field.choices for field in fields() if field.choices}
-    assert choices == {"model": MODELS, "style": STYLES, "log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
+    log = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
+    assert choices == {"model": MODELS, "style": STYLES, "tls": TLS_WHEN, **log}
 
 
 def test_models_are_those_that_have_a_page() -> None:

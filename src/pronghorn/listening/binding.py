@@ -94,7 +94,7 @@ def open_listeners(
             listeners += kept or _open_group(bind, group, opening, [*keep, *inherited, *listeners])
         for each in filter(lambda each: each.dead, listeners):
             _revive(each, settings)
-            observe(ListenerOpened(each.address, bool(settings.tls_cert)))
+            observe(ListenerOpened(each.address, settings.tls_at_once))
     except BaseException:
         opening.close(list(opening.fresh))
         raise
@@ -147,7 +147,7 @@ def _wanted(settings: Settings, there: list[Listener]) -> list[Bind]:
     handed = tuple(each.bind for each in there if each.bind.startswith("fd:"))
     binds = [parse_bind(each) for each in (handed if handed and settings.bind is UNASKED else settings.bind)]
     for bind in binds:
-        _refuse_other_scheme(bind, bool(settings.tls_cert))
+        _refuse_other_scheme(bind, settings)
         if bind.path.startswith("@") and (settings.unix_mode or settings.unix_owner):
             why = (
                 "An abstract name has neither an owner nor permissions: whoever shares the network namespace connects."
@@ -158,9 +158,12 @@ def _wanted(settings: Settings, there: list[Listener]) -> list[Bind]:
     return binds
 
 
-def _refuse_other_scheme(bind: Bind, tls: bool) -> None:
-    if bind.tls is None or bind.tls is tls:
+def _refuse_other_scheme(bind: Bind, settings: Settings) -> None:
+    if bind.tls is None or bind.tls is settings.tls_at_once:
         return
+    if bind.tls and settings.tls_cert:
+        why = f"With --tls {settings.tls} no address speaks TLS from the first byte."
+        raise BadSetting(f"--bind gives tls://{bind.text}.", why, f"Write {bind.text}, or leave --tls out.")
     if bind.tls:
         raise BadSetting(
             f"--bind gives tls://{bind.text}.", "There is no certificate.", "Add --tls-cert and --tls-key."
@@ -172,7 +175,7 @@ def _refuse_other_scheme(bind: Bind, tls: bool) -> None:
 def _told(listeners: list[Listener], opening: _Opening, inherited: list[Listener]) -> Iterator[Event]:
     for each in listeners:
         if each in opening.fresh or each in inherited:
-            yield ListenerOpened(each.address, bool(opening.settings.tls_cert))
+            yield ListenerOpened(each.address, opening.settings.tls_at_once)
     for each in inherited:
         if each not in listeners and each.bind.startswith("fd:"):
             yield ListenerSkipped(each.address, f"It was handed down as {each.bind}, and no --bind names it.")

@@ -53,7 +53,7 @@ class Flows(Conversations):
         super().__init__(context, self.wake.set)
         self.parked: dict[int, Connection] = {}  # accepted, and the client has not spoken yet
         self._connection_class = connection_class
-        if context.certificates is not None:
+        if context.tls_at_once:
             from pronghorn.tls.blocking import secured
 
             self._connection_class = secured(connection_class)

@@ -66,7 +66,7 @@ class Loops:
         self._to_look_at: list[AnyChannel] = []
         self.contexts = own_context.base()
         self._handshakes: Handshakes | None = None
-        if context.certificates is not None:
+        if context.tls_at_once:
             from pronghorn.serving.handshakes import Handshakes
 
             self._handshakes = Handshakes(context, self.begin, self.call_later)

@@ -126,6 +126,7 @@ class Context(Admission):
         become_current(drain)
         self.watched = watched
         self.certificates = certificates
+        self.tls_at_once = certificates is not None and settings.tls == "on"
         self.ready, self.let_go, self.turns = ready, let_go, turns
         self.remains = remains
         self.lifespan = lifespan

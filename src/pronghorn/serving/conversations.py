@@ -63,7 +63,7 @@ class Conversations:
             self._ended()
             return
         try:
-            if context.certificates is not None:
+            if context.certificates is not None and context.tls_at_once:
                 cast("TlsConnection", conn).shake_hands(context.certificates.context, self.settings.handshake_timeout)
             context.handler.converse(conn)
         except BaseException as raised:

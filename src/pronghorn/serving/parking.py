@@ -27,7 +27,7 @@ class Parking:
 
     def keeps(self, conn: Connection) -> bool:
         """Keep a connection that was just accepted, if there is TLS; whether it is kept."""
-        if self._context.certificates is None:
+        if not self._context.tls_at_once:
             return False
         del self._context.open[conn.number]
         self.parked[conn.fileno()] = conn

@@ -7,9 +7,18 @@ from typing import Annotated
 from pronghorn.settings.connections import Connections
 from pronghorn.settings.fields import NOW, Option
 
+TLS_WHEN = ("on", "off", "starttls")
+
 
 class TLS(Connections, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """TLS at every address that the server listens at; off without a certificate."""
+
+    tls: Annotated[
+        str,
+        "When connections speak TLS by the server's certificate: on, from the first byte; starttls, from when the "
+        "handler calls start_tls(); off, never.",
+        Option(choices=TLS_WHEN),
+    ] = "on"
 
     tls_cert: Annotated[
         tuple[str, ...],
@@ -45,3 +54,8 @@ class TLS(Connections, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "are good.",
         Option(at=NOW),
     ] = False
+
+    @property
+    def tls_at_once(self) -> bool:
+        """Whether connections speak TLS from the first byte."""
+        return bool(self.tls_cert) and self.tls == "on"

@@ -233,7 +233,8 @@ def certified(facts: HandlerFacts, settings: Settings) -> Certificates | None:
 
 def wants_tls(facts: HandlerFacts, settings: Settings) -> bool:
     """Whether there is to be TLS; raises IncompatibleHandler."""
-    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn or settings.tls_watch):
+    given = settings.tls_cert or settings.tls_key or settings.tls_client_ca or settings.tls_alpn or settings.tls_watch
+    if settings.tls == "off" or not (given or settings.tls == "starttls"):
         return False
     if facts.style == "program":
         raise IncompatibleHandler(

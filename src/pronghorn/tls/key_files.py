@@ -45,6 +45,8 @@ def check(settings: Settings) -> None:
     """Raises BadSetting unless the settings of TLS fit together."""
     certificates, keys = len(settings.tls_cert), len(settings.tls_key)
     if not certificates:
+        if settings.tls == "starttls":
+            raise BadSetting("--tls is starttls, without --tls-cert.", "There is no TLS without a certificate.")
         for name in ("tls_key", "tls_client_ca", "tls_alpn", "tls_watch"):
             if getattr(settings, name):
                 flag = "--" + name.replace("_", "-")

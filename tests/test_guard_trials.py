@@ -18,7 +18,7 @@ import line_trials as line
 from launch import logged
 from ledger_trials import Result
 from pronghorn.models import registry
-from pronghorn.scoreboard.row import Row
+from pronghorn.scoreboard.sources import SourceCounts
 from tls_under_test import Authority
 
 pytestmark = [
@@ -122,10 +122,10 @@ def test_false_sources_take_no_memory(tmp_path: Path) -> None:
 def test_a_table_that_grows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: dict[tuple[str, int] | str, int] = {}
 
-    def add(row: Row, peer: tuple[str, int] | str) -> None:
+    def add(counts: SourceCounts, peer: tuple[str, int] | str) -> None:
         counted[peer] = counted.get(peer, 0) + 1
 
-    monkeypatch.setattr(Row, "source_add", add)
+    monkeypatch.setattr(SourceCounts, "add", add)
     found(guards.false_sources(tmp_path, 20_000), "memory grew by", "who was at the limit is no more")
 
 

@@ -15,6 +15,7 @@ from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import ENTRY_WORDS, MOST, OPEN, ChildCounts, Counts
 from pronghorn.scoreboard.limits import Bucket, Limits
 from pronghorn.scoreboard.map import DIRECTORY, FIRST, ROW_WORDS, ROWS
+from pronghorn.scoreboard.sources import count_everywhere
 from pronghorn.settings import Settings
 from pronghorn.system.processes import lives
 
@@ -71,7 +72,7 @@ def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[
         limits.refused()
         limits.reached()
         mine.crowded()
-        mine.source_everywhere(PEER)
+        count_everywhere(board.source_tables(), board.key, PEER)
         Bucket(100, board).take()
         totals = board.totals()
         assert all(0 <= each <= MOST for each in [*totals["closed"].values(), totals["open"], totals["accepted"]])

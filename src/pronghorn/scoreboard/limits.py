@@ -20,6 +20,7 @@ from pronghorn.peers import Access, Networks, Peer
 from pronghorn.scoreboard.counts import OPEN
 from pronghorn.scoreboard.map import H_FILLING, H_REFUSED, RATE_LOCK, Lock, Map
 from pronghorn.scoreboard.row import Row
+from pronghorn.scoreboard.sources import count_everywhere
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key
 from pronghorn.settings import Settings
 from pronghorn.system.descriptors import descriptors_for_connections
@@ -144,7 +145,7 @@ class Limits:
 
     def _uncount(self, peer: Peer) -> None:
         if self._per_source:
-            self._row.source_remove(peer)
+            self._row.sources.remove(peer)
 
     def refused(self) -> None:
         """A connection that no limit refused when it came was refused later, and is none of this second's."""
@@ -153,8 +154,8 @@ class Limits:
 
     def _too_many(self, peer: Peer) -> str:
         if self._per_source:
-            self._row.source_add(peer)
-            if self._row.source_everywhere(peer) > self._per_source:
-                self._row.source_remove(peer)
+            self._row.sources.add(peer)
+            if count_everywhere(self._row.map.source_tables(), self._row.map.key, peer) > self._per_source:
+                self._row.sources.remove(peer)
                 return TOO_MANY
         return ""

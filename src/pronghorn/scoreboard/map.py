@@ -11,11 +11,11 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 
-from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import COUNTERS
-from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
+from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.system.memory import mapped
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
@@ -131,16 +131,15 @@ class Map:
         """The connections per source of one worker: two lines of buckets."""
         return self._tables[index * SOURCE_WORDS : (index + 1) * SOURCE_WORDS]
 
-    def source_count(self, peer: Peer) -> int:
-        """Connections that this source has open with all workers: never less than the truth, seldom more (a count-min
-        sketch: the minimum over the lines of the sum over the workers)."""
-        if isinstance(peer, str):
-            return 0
-        first, second = buckets(self.key, peer[0])
-        low = high = 0
+    def start_sources(self, index: int) -> memoryview[int]:
+        """The table, empty, of a worker that counts sources from now on."""
+        table = self.table(index)
+        table[:] = array("I", bytes(SOURCE_WORDS * 4))
+        self.words[FIRST + index * ROW_WORDS + SOURCES] = 1
+        return table
+
+    def source_tables(self) -> Iterator[memoryview[int]]:
+        """The tables of all workers that count sources: see sources.count_everywhere."""
         for index in self.taken():
             if self.words[FIRST + index * ROW_WORDS + SOURCES]:
-                start = index * SOURCE_WORDS
-                low += self._tables[start + first]
-                high += self._tables[start + second]
-        return min(low, high)
+                yield self.table(index)

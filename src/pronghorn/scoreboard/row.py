@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from array import array
+from functools import partial
 
-from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import COUNTERS, OPEN, Counts, believed, believed_instant, word
 from pronghorn.scoreboard.map import (
     BEAT,
@@ -27,7 +27,7 @@ from pronghorn.scoreboard.map import (
     SUPERVISOR,
     Map,
 )
-from pronghorn.scoreboard.sources import SOURCE_WORDS, buckets
+from pronghorn.scoreboard.sources import SourceCounts
 from pronghorn.scoreboard.suspects import TABLE_WORDS, OpenSources
 from pronghorn.system.processes import MOST_PID
 
@@ -40,7 +40,7 @@ SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take
 class Row(Counts):
     """What one worker tells of itself."""
 
-    __slots__ = ("_changes", "_others", "_own_table", "_state", "_table", "floats", "index", "map")
+    __slots__ = ("_changes", "_others", "_state", "floats", "index", "map", "sources")
 
     def __init__(self, map: Map, index: int) -> None:
         self.index = index
@@ -48,8 +48,7 @@ class Row(Counts):
         self._changes = -1
         self._others: list[int] = []
         self._state = 0
-        self._table: memoryview[int] | None = None
-        self._own_table: array[int] = array("I")
+        self.sources = SourceCounts(map.key, partial(map.start_sources, index))
         start = FIRST + index * ROW_WORDS
         super().__init__(map.words[start : start + ROW_WORDS])
         self.floats = self.words.cast("B").cast("d")
@@ -95,8 +94,7 @@ class Row(Counts):
         self.words[:COUNTERS] = self.own
         self.state = ORPHANED
         if self.words[SOURCES]:
-            self._table = self.map.table(self.index)
-            self._own_table = array("I", self._table.tolist())
+            self.sources.inherit(self.map.table(self.index))
 
     def tick(self, now: float) -> None:
         """The heartbeat, written by the loop that serves; `now` is monotonic. With it goes all that this worker has
@@ -105,9 +103,8 @@ class Row(Counts):
         self.words[:COUNTERS] = self.own
         if self._state:
             self.words[STATE] = self._state
-        if self._table is not None:
+        if self.sources.copy():
             self.words[SOURCES] = 1
-            self._table[:] = self._own_table
         self._changes = -1
         self.map.look_again()
 
@@ -133,23 +130,6 @@ class Row(Counts):
         words = self.map.words
         return self.own[index] + sum(believed(words[each + index], MOST_OPEN) for each in self._elsewhere())
 
-    def source_everywhere(self, peer: Peer) -> int:
-        """Connections that this source has open with all workers (see Map.source_count)."""
-        return self.map.source_count(peer)
-
-    def source_add(self, peer: Peer) -> None:
-        """Count one more connection of this source (see sources.py); unix sockets have none."""
-        self._count_source(peer, 1)
-
-    def source_remove(self, peer: Peer) -> None:
-        """Take back what `source_add` counted."""
-        self._count_source(peer, -1)
-
-    def _count_source(self, peer: Peer, count: int) -> None:
-        for bucket in self._buckets(peer):
-            table = self._sources()
-            table[bucket] = self._own_table[bucket] = max(0, self._own_table[bucket] + count)
-
     def _elsewhere(self) -> list[int]:
         """Where the rows of the other workers begin."""
         changes = self.map.words[H_CHANGES]
@@ -157,14 +137,3 @@ class Row(Counts):
             self._changes = changes
             self._others = [FIRST + each * ROW_WORDS for each in self.map.taken() if each != self.index]
         return self._others
-
-    def _buckets(self, peer: Peer) -> tuple[int, ...]:
-        return () if isinstance(peer, str) else buckets(self.map.key, peer[0])
-
-    def _sources(self) -> memoryview[int]:
-        if self._table is None:
-            self._table = self.map.table(self.index)
-            self._own_table = array("I", bytes(SOURCE_WORDS * 4))
-            self._table[:] = self._own_table
-            self.words[SOURCES] = 1
-        return self._table

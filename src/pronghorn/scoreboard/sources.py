@@ -1,15 +1,17 @@
-"""Counts per source: where an address has its counters in a table of fixed size (a count-min sketch).
+"""Open connections per source, counted by each worker in a table of fixed size (a count-min sketch).
 
-Law: no memory grows with the number of sources. An address has one bucket in each of two lines; the hash is keyed, so
-that nobody can choose addresses that collide. IPv4 counts by address, also when it comes mapped into IPv6; IPv6 counts
-by /64, which is what one customer has (RFC 6177).
+Law: a table has one writer, its worker, and anyone may sum. No memory grows with the number of sources. An address has
+one bucket in each of two lines; the hash is keyed, so that nobody can choose addresses that collide. IPv4 counts by
+address, also when it comes mapped into IPv6; IPv6 counts by /64, which is what one customer has (RFC 6177).
 """
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from pronghorn.peers import packed
+from pronghorn.peers import Peer, packed
 
 WIDTH = 16384
 SOURCE_WORDS = 2 * WIDTH
@@ -32,3 +34,56 @@ def buckets(key: bytes, host: str) -> tuple[int, int]:
 
     digest = hashlib.blake2b(network(host), key=key, digest_size=4).digest()
     return int.from_bytes(digest[:2], "little") % WIDTH, WIDTH + int.from_bytes(digest[2:], "little") % WIDTH
+
+
+def count_everywhere(tables: Iterable[memoryview[int]], key: bytes, peer: Peer) -> int:
+    """Connections that the source of `peer` has open, by the tables of all workers: never less than the truth, seldom
+    more (the minimum over the lines of the sum over the workers). 0 for unix sockets, which have no source."""
+    if isinstance(peer, str):
+        return 0
+    first, second = buckets(key, peer[0])
+    low = high = 0
+    for table in tables:
+        low += table[first]
+        high += table[second]
+    return min(low, high)
+
+
+class SourceCounts:
+    """The counts of one worker: in memory of its own, and copied to its table in the map, which `start` gives when the
+    first connection is counted."""
+
+    __slots__ = ("_key", "_own", "_start", "_table")
+
+    def __init__(self, key: bytes, start: Callable[[], memoryview[int]]) -> None:
+        self._key, self._start = key, start
+        self._table: memoryview[int] | None = None
+        self._own: array[int] = array("I")
+
+    def add(self, peer: Peer) -> None:
+        """Count one more connection of this source."""
+        self._count(peer, 1)
+
+    def remove(self, peer: Peer) -> None:
+        """Take back what `add` counted."""
+        self._count(peer, -1)
+
+    def copy(self) -> bool:
+        """Write the whole table anew, should somebody else have written there; whether there is one."""
+        if self._table is None:
+            return False
+        self._table[:] = self._own
+        return True
+
+    def inherit(self, table: memoryview[int]) -> None:
+        """Go on with what stands in the table, as when the worker that has counted there is dead."""
+        self._table, self._own = table, array("I", table.tolist())
+
+    def _count(self, peer: Peer, count: int) -> None:
+        if isinstance(peer, str):
+            return
+        if self._table is None:
+            self.inherit(self._start())
+        assert self._table is not None
+        for bucket in buckets(self._key, peer[0]):
+            self._table[bucket] = self._own[bucket] = max(0, self._own[bucket] + count)

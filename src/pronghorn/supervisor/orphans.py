@@ -60,7 +60,7 @@ class Orphans:
         block = self.children.block(entry)
         program = self.children.program(entry) == pid
         if host := self.children.host(entry):
-            self.row.source_remove((host, 0))
+            self.row.sources.remove((host, 0))
         self.children.settle(block, self.row, End.DONE if program and status == 0 else End.KILLED)
         self._write()
 

@@ -31,7 +31,7 @@ from pronghorn.scoreboard.counts import ACCEPTED, OPEN
 from pronghorn.scoreboard.limits import ALL, DENIED, DESCRIPTORS, SECOND, TOO_FAST, TOO_MANY, Bucket, Limits
 from pronghorn.scoreboard.map import RATE_LOCK
 from pronghorn.scoreboard.row import SERVING, Row
-from pronghorn.serving.admission import Reserve
+from pronghorn.serving.spare_descriptor import SpareDescriptor
 from pronghorn.settings import settle
 from pronghorn.system.descriptors import free_descriptors
 from pronghorn.testing.served import Served, serving
@@ -262,7 +262,7 @@ class Queue:
 
 
 def test_the_reserve_is_spent_at_the_second_shortage_and_refilled() -> None:
-    reserve, shortage = Reserve(), Exhausted(errno.EMFILE, "Too many open files")
+    reserve, shortage = SpareDescriptor(), Exhausted(errno.EMFILE, "Too many open files")
     with contextlib.closing(reserve):
         held = reserve.fileno()
         assert held >= 0 and not os.get_inheritable(held)
@@ -280,7 +280,7 @@ def test_the_reserve_is_spent_at_the_second_shortage_and_refilled() -> None:
 
 
 def test_the_reserve_helps_against_nothing_else() -> None:
-    with contextlib.closing(Reserve()) as reserve:
+    with contextlib.closing(SpareDescriptor()) as reserve:
         for number in (errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             for _ in range(2):
                 assert list(reserve.accepted(Queue((1, "a")), Exhausted(number, ""))) == []  # type: ignore[arg-type]

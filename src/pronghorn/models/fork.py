@@ -67,7 +67,7 @@ def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
     left its number to the child's connection."""
     held = [fd for each in listeners for fd in each.descriptors()]
     held += [each.fileno() for each in context.watched]
-    return [*held, *(fd for fd in (context.reserve.fileno(),) if fd >= 0)]
+    return [*held, *(fd for fd in (context.spare.fileno(),) if fd >= 0)]
 
 
 def first_look(flows: Flows) -> float:

@@ -6,14 +6,11 @@ client reads an end and no reset, and counted.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import io
 import math
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import turn_away
@@ -24,14 +21,13 @@ from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
 from pronghorn.scoreboard.limits import Limits
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.serving.spare_descriptor import SpareDescriptor
 from pronghorn.settings import Settings
 from pronghorn.system.stdio import keep_standard_descriptors
 
 REFUSALS_IN_A_ROW = 64  # before others have their turn
 LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
 FAIR_PAUSES = 5  # in a row, while a client waits: the emptier worker has had its chance
-RESERVE_TURN = 16  # clients that are turned away at once, when there is no descriptor left for them
-AGAIN = 1.0  # seconds within which a second shortage is the same one
 
 
 class Admission:
@@ -50,7 +46,7 @@ class Admission:
         self.counts: Counts = row
         self.lock = threading.Lock()
         self.limits = Limits(settings, row, None if holds else math.inf)
-        self.reserve = Reserve()
+        self.spare = SpareDescriptor()
         self.holders: dict[int, AnyConnection] = {}
         """The open connections by descriptor: one whose number accept(2) returns has lost its descriptor."""
         self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
@@ -131,7 +127,7 @@ class Admission:
             self.listeners.remove(listener)
             return
         count = 0
-        for fd, _ in self.reserve.accepted(listener, error):
+        for fd, _ in self.spare.accepted(listener, error):
             turn_away(fd)
             count += 1
         with self.lock:
@@ -190,48 +186,3 @@ class Admission:
             return False
         self._paused_until = now + FAIR_PAUSE
         return True
-
-
-class Reserve:
-    """A descriptor kept back for when there are none left: it is closed then, so that clients in the kernel's queue can
-    be accepted and closed in order, and do not wait for ever."""
-
-    __slots__ = ("_fd", "_until")
-
-    def __init__(self) -> None:
-        self._fd = -1
-        self._until = -math.inf
-        self._refill()
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            io.FileIO(self._fd).close()  # at once, also where gevent has put its own os.close
-            self._fd = -1
-
-    def accepted(self, listener: Listener, shortage: Exhausted) -> Iterator[tuple[int, Peer]]:
-        """Connections for the caller to close, each before the next is accepted. None at the first shortage in a while:
-        another worker may have room, and the shortage may last for a moment only."""
-        now = time.monotonic()
-        again, self._until = now < self._until, now + AGAIN
-        if shortage.errno != errno.EMFILE or not again:
-            return
-        self.close()
-        try:
-            for _ in range(RESERVE_TURN):
-                got = listener.accept()
-                if got is None:
-                    return
-                yield got
-        except OSError:
-            return  # another flow of control was faster
-        finally:
-            self._refill()
-
-    def _refill(self) -> None:
-        try:
-            self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._fd = -1

@@ -1,4 +1,7 @@
-"""The context of a worker's model: what it serves with, the accounts of its connections, and its faults."""
+"""The context of a worker's model: what it serves with, its own faults, and its heartbeat.
+
+How connections begin is in admission.py, and how they end in connection_end.py.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,23 @@ import msgspec
 from pronghorn import events
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.states import is_peers_fault
-from pronghorn.errors import End, HandshakeFailed, end_of
-from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
+from pronghorn.events import Observer
 from pronghorn.handlers.handler import Handler
 from pronghorn.lifespans import Lifespan
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import (
     ACCEPTED,
-    BYTES_IN,
-    BYTES_OUT,
-    CLOSED_WORD,
-    HANDLER_ERRORS,
-    MESSAGES,
     OPEN,
     PROGRAM,
     Counts,
 )
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
-from pronghorn.serving.admission import Admission
+from pronghorn.serving.connection_end import ConnectionEnds
 from pronghorn.serving.gate import ALONE
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
-from pronghorn.tracebacks import is_ours
 
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
@@ -47,7 +42,6 @@ DESERTED = "no connection is left"  # why a worker drains that has let go of its
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
 SHORT_AT_MOST = 5  # times in ten seconds that a worker's loop may have no memory
 spare_memory = [bytes(512 * 1024)]  # never touched
-TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
 def _nothing() -> None:
@@ -87,7 +81,7 @@ class OutOfMemory(SystemExit):
     """There is no memory for the worker's own loop: it ends, and another takes its place."""
 
 
-class Context(Admission):
+class Context(ConnectionEnds):
     """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
 
     The model calls `ready` once, when it has entered its loop and listens there: clients are served from then on. It
@@ -131,14 +125,6 @@ class Context(Admission):
         self.remains = remains
         self.lifespan = lifespan
         self._drained = drained
-        self._left = self.limits.left
-        self.open: dict[int, AnyConnection] = {}
-        self.cut = 0
-        self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
-        self._noted: set[int] = set()
-        self._faulty: set[int] = set()  # open connections whose handler has raised
-        self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
-        self._written = [0, 0, 0]  # what the row has of these, and of those that are open
         self._fold_at = 0.0
 
     @property
@@ -169,57 +155,6 @@ class Context(Admission):
         except BaseException as error:
             self.fault(error)
 
-    # How a connection ends.
-
-    def failed(self, conn: AnyConnection, error: BaseException) -> None:
-        """An error ended a conversation: one event, of the handler's fault or the peer's."""
-        if isinstance(error, HandshakeFailed):
-            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
-            return
-        if is_peers_fault(error):
-            self.observe(PeerFailed(conn.number, conn.peer, error))
-            return
-        with self.lock:
-            self.counts.add(HANDLER_ERRORS)
-            if conn.number in self.open:
-                self._faulty.add(conn.number)
-        if isinstance(error, MemoryError) and is_ours(error):
-            self.fault(error)
-        else:
-            self.observe(HandlerFailed(conn.number, conn.peer, error))
-
-    def closed(self, conn: AnyConnection, reason: str) -> None:
-        """Account for a connection that is over, and whose descriptor is closed."""
-        with self.lock:
-            self.open.pop(conn.number, None)
-            counts, done = self.counts, self._done
-            counts.add(OPEN, -1)
-            self._left(conn.peer)
-            word = End.ERROR if conn.number in self._faulty else end_of(reason)
-            counts.add(CLOSED_WORD[word])
-            self._faulty.discard(conn.number)
-            done[0] += conn.bytes_in
-            done[1] += conn.bytes_out
-            done[2] += conn.messages
-            if not self.open:
-                self._fold()
-        if not self.tells:
-            return
-        seconds = time.monotonic() - conn.opened
-        self.observe(
-            ConnectionClosed(
-                conn.number,
-                conn.peer,
-                word,
-                seconds,
-                conn.bytes_in,
-                conn.bytes_out,
-                conn.messages,
-                conn.program_end,
-                reason if reason != word else "",
-            )
-        )
-
     # What is written on the scoreboard.
 
     def tick(self, now: float) -> None:
@@ -241,31 +176,6 @@ class Context(Admission):
                 for entry in children.used():
                     if children.program(entry) == pid:
                         children.back(children.block(entry))
-
-    def fold(self) -> None:
-        """Write what all connections have received and sent, which is not done for each message."""
-        with self.lock:
-            self._fold()
-
-    def _fold(self) -> None:
-        bytes_in, bytes_out, messages = self._done
-        for conn in list(self.open.values()):  # others may come meanwhile
-            bytes_in += conn.bytes_in
-            bytes_out += conn.bytes_out
-            messages += conn.messages
-        counts, written = self.counts, self._written
-        counts.add(BYTES_IN, bytes_in - written[0])
-        counts.add(BYTES_OUT, bytes_out - written[1])
-        counts.add(MESSAGES, messages - written[2])
-        self._written = [bytes_in, bytes_out, messages]
-
-    def note_cut(self, number: int, peer: Peer, opened: float) -> None:
-        """Count a connection that is cut at the drain deadline, once; the first of them are noted by name."""
-        if number not in self._noted:
-            self._noted.add(number)
-            self.cut += 1
-            if len(self.cut_off) < TOLD_BY_NAME:
-                self.cut_off[number] = peer, time.monotonic() - opened
 
     def finish(self) -> None:
         """The drain is over: call `drained`, if nothing has done so."""

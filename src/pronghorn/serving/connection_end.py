@@ -1,0 +1,117 @@
+"""How a connection ends: whose fault an error is, and what is counted and told of each end, for every model.
+
+Law: each connection that was counted as open passes `closed` once, when its descriptor is closed. An error that ended
+its conversation, the handler's or the peer's, passes `failed` before. Closing itself is the work of the connection
+(connection/closing.py) and of whoever runs the handler (conversations.py, channels.py).
+"""
+
+from __future__ import annotations
+
+import time
+
+from pronghorn import events
+from pronghorn.connection.base import AnyConnection
+from pronghorn.connection.states import is_peers_fault
+from pronghorn.errors import End, HandshakeFailed, end_of
+from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
+from pronghorn.listening.listener import Listener
+from pronghorn.peers import Peer
+from pronghorn.scoreboard.counts import BYTES_IN, BYTES_OUT, CLOSED_WORD, HANDLER_ERRORS, MESSAGES, OPEN
+from pronghorn.scoreboard.row import Row
+from pronghorn.serving.admission import Admission
+from pronghorn.settings import Settings
+from pronghorn.tracebacks import is_ours
+
+TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
+
+
+class ConnectionEnds(Admission):
+    """The open connections by number, and the accounts of those that have ended."""
+
+    def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
+        super().__init__(listeners, settings, observe, row, holds)
+        self.open: dict[int, AnyConnection] = {}
+        self.cut = 0
+        self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
+        self._left = self.limits.left
+        self._noted: set[int] = set()
+        self._faulty: set[int] = set()  # open connections whose handler has raised
+        self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
+        self._written = [0, 0, 0]  # what the row has of these, and of those that are open
+
+    def fault(self, error: BaseException) -> None:
+        raise NotImplementedError
+
+    def failed(self, conn: AnyConnection, error: BaseException) -> None:
+        """An error ended a conversation: one event, of the handler's fault or the peer's."""
+        if isinstance(error, HandshakeFailed):
+            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
+            return
+        if is_peers_fault(error):
+            self.observe(PeerFailed(conn.number, conn.peer, error))
+            return
+        with self.lock:
+            self.counts.add(HANDLER_ERRORS)
+            if conn.number in self.open:
+                self._faulty.add(conn.number)
+        if isinstance(error, MemoryError) and is_ours(error):
+            self.fault(error)
+        else:
+            self.observe(HandlerFailed(conn.number, conn.peer, error))
+
+    def closed(self, conn: AnyConnection, reason: str) -> None:
+        """Account for a connection that is over, and whose descriptor is closed."""
+        with self.lock:
+            self.open.pop(conn.number, None)
+            counts, done = self.counts, self._done
+            counts.add(OPEN, -1)
+            self._left(conn.peer)
+            word = End.ERROR if conn.number in self._faulty else end_of(reason)
+            counts.add(CLOSED_WORD[word])
+            self._faulty.discard(conn.number)
+            done[0] += conn.bytes_in
+            done[1] += conn.bytes_out
+            done[2] += conn.messages
+            if not self.open:
+                self._fold()
+        if not self.tells:
+            return
+        seconds = time.monotonic() - conn.opened
+        self.observe(
+            ConnectionClosed(
+                conn.number,
+                conn.peer,
+                word,
+                seconds,
+                conn.bytes_in,
+                conn.bytes_out,
+                conn.messages,
+                conn.program_end,
+                reason if reason != word else "",
+            )
+        )
+
+    def fold(self) -> None:
+        """Write what all connections have received and sent, which is not done for each message."""
+        with self.lock:
+            self._fold()
+
+    def _fold(self) -> None:
+        bytes_in, bytes_out, messages = self._done
+        for conn in list(self.open.values()):  # others may come meanwhile
+            bytes_in += conn.bytes_in
+            bytes_out += conn.bytes_out
+            messages += conn.messages
+        counts, written = self.counts, self._written
+        counts.add(BYTES_IN, bytes_in - written[0])
+        counts.add(BYTES_OUT, bytes_out - written[1])
+        counts.add(MESSAGES, messages - written[2])
+        self._written = [bytes_in, bytes_out, messages]
+
+    def note_cut(self, number: int, peer: Peer, opened: float) -> None:
+        """Count a connection that is cut at the drain deadline, once; the first of them are noted by name."""
+        if number not in self._noted:
+            self._noted.add(number)
+            self.cut += 1
+            if len(self.cut_off) < TOLD_BY_NAME:
+                self.cut_off[number] = peer, time.monotonic() - opened

@@ -33,14 +33,14 @@ IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT = "idle", "message timeout", "write timeout
 AGE, TRUNCATED, WRITE_BUFFER = "age", "truncated", "write buffer"
 
 
-def printable(text: str, longest: int = LONGEST_PART) -> str:
+def printable(text: str, longest: int = LONGEST_PART, kept: str = "\n") -> str:
     """What another process said, as text for a terminal: at most `longest` characters, and each that is not printable
-    written as an escape, but for the ends of lines."""
+    written as an escape, but for those that are `kept`."""
     told = text if len(text) <= longest else text[: longest - 3] + "..."
     if told.isprintable():
         return told
     return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape", "backslashreplace").decode()
+        each if each.isprintable() or each in kept else each.encode("unicode_escape", "backslashreplace").decode()
         for each in told
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from typing import Any
 
 from pronghorn.control import paths
 from pronghorn.errors import PronghornError, from_parts
+from pronghorn.system.lines import LineReader
 
 HURRY = 1.5  # seconds of silence after which a person likes to hear what we wait for
 LINGER = 5.0  # seconds that a server gets to be gone after it has said that it is
-ANSWERED_AT_ONCE = {"status", "workers", "resize"}
+LONGEST_REPLY = 64 * 1024 * 1024  # bytes: a thousand workers take less than one
 AT_ONCE = "It answers this at once: its supervisor is stopped, or the machine is very busy.", "Look at its process."
 GOES_ON = "It goes on with what it was asked.", "See how it is with: pronghorn ctl status"
 START = "Start one with: pronghorn serve"
@@ -49,8 +51,16 @@ def find(name: str, note: str = "", likely: Callable[[], str] = str) -> str:
     return live[0]
 
 
-def ask(path: str, request: dict[str, Any], seconds: float, waiting: Callable[[], None] = lambda: None) -> Any:
-    """The result of one request, within `seconds`; `waiting` is called once if it takes a while.
+def ask(
+    path: str,
+    request: dict[str, Any],
+    seconds: float,
+    waiting: Callable[[], None] = lambda: None,
+    *,
+    at_once: bool = False,
+) -> Any:
+    """The result of one request, within `seconds`; `waiting` is called once if it takes a while. `at_once` says that a
+    server which is well answers this request without delay.
 
     Raises NoServer if nobody answers, the server's own error otherwise.
     """
@@ -60,8 +70,7 @@ def ask(path: str, request: dict[str, Any], seconds: float, waiting: Callable[[]
             sock.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
             pass  # a server that has hung up may have said why
-        late = AT_ONCE if request["command"] in ANSWERED_AT_ONCE else GOES_ON
-        line = _line(sock, path, deadline, late, waiting)
+        line = _reply(sock, path, deadline, AT_ONCE if at_once else GOES_ON, waiting)
     try:
         reply = json.loads(line)
         if reply["ok"]:
@@ -102,26 +111,23 @@ def _connected(path: str) -> socket.socket:
     return sock
 
 
-def _line(sock: socket.socket, path: str, deadline: float, late: tuple[str, str], waiting: Callable[[], None]) -> bytes:
-    got, patience = b"", HURRY
-    while not got.endswith(b"\n"):
+def _reply(
+    sock: socket.socket, path: str, deadline: float, late: tuple[str, str], waiting: Callable[[], None]
+) -> bytes:
+    lines, patience = LineReader(sock, LONGEST_REPLY), HURRY
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    while not lines.ended:
         left = deadline - time.monotonic()
         if left <= 0:
             raise NoServer(f"The server at {path} has not answered in time.", *late)
-        sock.settimeout(min(left, patience))
-        try:
-            more = sock.recv(65536)
-        except TimeoutError:
+        if not poller.poll(min(left, patience) * 1000):
             if patience < left:
                 waiting()
             patience = left
-            continue
-        except ConnectionResetError:
-            more = b""
-        if not more:
-            raise NoServer("The server has ended before it answered.", f"It hung up at {path}.", "Its log says more.")
-        got += more
-    return got
+        for line in lines.take():
+            return line
+    raise NoServer("The server has ended before it answered.", f"It hung up at {path}.", "Its log says more.")
 
 
 def _listens(path: str) -> bool:

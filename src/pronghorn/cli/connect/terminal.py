@@ -18,6 +18,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from pronghorn.errors import printable
+
 CLOSED = "the other side has been closed"
 PROMPT = "> "
 CHUNK = 64 * 1024
@@ -59,8 +61,7 @@ class Screen:
             self.partial = ""
 
     def _show(self, text: str) -> None:
-        visible = (char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
-        self.write("".join(visible) + "\n")
+        self.write(printable(text, len(text), kept="\n\t") + "\n")
 
     def end(self, error: OSError | None = None) -> int:
         """Show the rest, and that the connection has ended; returns the exit status."""

@@ -51,7 +51,9 @@ def answer(request: dict[str, Any], find: Callable[[], str], timeout: str | None
     about = REQUESTS[request["command"]]
     seconds = about.seconds if timeout is None else duration(timeout)
     path = find()
-    result: dict[str, Any] = client.ask(path, request, seconds, lambda: waiting(about.awaited))
+    result: dict[str, Any] = client.ask(
+        path, request, seconds, lambda: waiting(about.awaited), at_once=about.seconds == QUICK
+    )
     if request["command"] == "stop":
         client.wait_until_gone(path)
     return result

@@ -12,6 +12,8 @@ from typing import Any
 from pronghorn import peers
 from pronghorn.listening.listener import Listener
 
+Open = Callable[..., list[Listener]]
+
 
 def readable(descriptor: Any, seconds: float = 5.0) -> bool:
     return bool(select.select([descriptor], [], [], seconds)[0])

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from listeners import Open
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
 from pronghorn.events import Event, ListenerOpened
-from pronghorn.listening.binding import open_listeners, renew
+from pronghorn.listening.binding import renew
 from pronghorn.listening.listener import Listener
 from pronghorn.settings import Settings
-
-Open = Callable[..., list[Listener]]
-
-
-@pytest.fixture
-def events() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def opened(events: list[Event]) -> Iterator[Open]:
-    """Opens listeners, and closes them at the end."""
-    with contextlib.ExitStack() as stack:
-
-        def opener(*bind: str, keep: Any = (), inherited: Any = (), **settings: Any) -> list[Listener]:
-            listeners = open_listeners(Settings(bind=bind, **settings), events.append, keep=keep, inherited=inherited)
-            for each in listeners:
-                stack.callback(each.close)
-            return listeners
-
-        yield opener
 
 
 def handed_on(listener: Listener) -> Listener:

@@ -9,18 +9,17 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from listeners import accepted, readable
+from listeners import Open, accepted, readable
 from pronghorn.errors import AddressInUse, CannotBind
 from pronghorn.events import Event, ListenerOpened, ListenerSkipped
 from pronghorn.listening import addresses, bind_errors, binding
 from pronghorn.listening.addresses import spoken
-from pronghorn.listening.binding import effective_backlog, open_listeners
+from pronghorn.listening.binding import effective_backlog
 from pronghorn.listening.listener import Listener
 from pronghorn.settings import Settings
 
@@ -35,27 +34,6 @@ def lacks_ipv6() -> bool:
 
 
 needs_ipv6 = pytest.mark.skipif(lacks_ipv6(), reason="this host has no IPv6")
-
-Open = Callable[..., list[Listener]]
-
-
-@pytest.fixture
-def events() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def opened(events: list[Event]) -> Iterator[Open]:
-    """Opens listeners, and closes them at the end."""
-    with contextlib.ExitStack() as stack:
-
-        def opener(*bind: str, **settings: Any) -> list[Listener]:
-            listeners = open_listeners(Settings(bind=bind, **settings), events.append)
-            for each in listeners:
-                stack.callback(each.close)
-            return listeners
-
-        yield opener
 
 
 def port_of(each: Listener) -> int:

@@ -61,7 +61,7 @@ class AsyncioLoops(Loops):
         """Serve within the handler's lifespan, if it has an async one."""
         if self.context.lifespan is not None and (adopted := sys.modules.get("pronghorn.serving.adopted")) is not None:
             quiet = self.context.settings.drain_quiet
-            adopted.serve_at(adopted.Place(tuple(self.context.listeners), self._handshakes is not None, quiet))
+            adopted.serve_at(adopted.ServingAt(tuple(self.context.listeners), self._handshakes is not None, quiet))
         async with self.context.lifespan or contextlib.nullcontext():
             await self.serve()
             self.context.finish()

@@ -27,8 +27,8 @@ CALLS = ("create_server", "create_unix_server")
 TLS_TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
 
-class Place(NamedTuple):
-    """Where this worker serves, as far as a library may want to know it."""
+class ServingAt(NamedTuple):
+    """Where and how this worker serves, as far as servers that are adopted may want to know it."""
 
     listeners: tuple[Any, ...] = ()
     sealed: bool = False
@@ -37,13 +37,13 @@ class Place(NamedTuple):
     """The setting `drain_quiet`."""
 
 
-_place = Place()
+_serving_at = ServingAt()
 
 
-def serve_at(place: Place) -> None:
+def serve_at(place: ServingAt) -> None:
     """From now on servers are adopted there."""
-    global _place
-    _place = place
+    global _serving_at
+    _serving_at = place
 
 
 class AdoptedServer(asyncio.AbstractServer):
@@ -67,7 +67,7 @@ class AdoptedServer(asyncio.AbstractServer):
     def sockets(self) -> tuple[TransportSocket, ...]:
         if self._closed:
             return ()
-        listeners = [*filter(self.fits, _place.listeners)] or _place.listeners
+        listeners = [*filter(self.fits, _serving_at.listeners)] or _serving_at.listeners
         return tuple(TransportSocket(each._socket) for each in listeners)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
@@ -163,7 +163,7 @@ class Adoption:
         tls = {"sslcontext": ssl, **{name: more.get(name) for name in TLS_TIMEOUTS}}
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
-        if ssl is not None and _place.sealed:
+        if ssl is not None and _serving_at.sealed:
             raise RuntimeError(
                 "The library brings TLS of its own, and the server has --tls-cert: a client would have to speak TLS "
                 "within TLS. Leave out one of them."
@@ -180,7 +180,7 @@ class Adoption:
     def settle(self) -> None:
         """All were made: RuntimeError unless each connection can only be meant for one of them."""
         self.active = False
-        listeners = _place.listeners
+        listeners = _serving_at.listeners
         if not self.servers:
             raise RuntimeError(
                 "Nothing called loop.create_server or asyncio.start_server before the lifespan's yield, so there is "
@@ -210,7 +210,7 @@ class Adoption:
 
     async def quiet(self) -> None:
         """Return when draining has begun and nobody is owed anything, or shortly before its deadline."""
-        drain, quiet = current_drain(), _place.quiet
+        drain, quiet = current_drain(), _serving_at.quiet
         await drain.begins()
         latest = last_call(drain.deadline, drain.timeout) - min(1.0, drain.timeout / 4)
         endings: weakref.WeakKeyDictionary[AnyAsyncioChannel, Ending] = weakref.WeakKeyDictionary()
@@ -270,7 +270,8 @@ def adopted(factory: Callable[[], Any]) -> Any:
 
     What it yields is the lifespan's value. When the server drains, the code behind the yield, the library's own close,
     runs as soon as nobody is owed an answer, and shortly before the drain deadline in any case. It needs one asyncio
-    loop for all connections: asyncio, uvloop, select, poll or epoll. TypeError for a lifespan that is not async.
+    loop for all connections: asyncio, uvloop, select, poll, epoll or kqueue. TypeError for a lifespan that is not
+    async.
     """
     if kind_of(factory) != ASYNC:
         raise TypeError(f"{factory!r} should be an async lifespan: an async def with one yield")

@@ -95,7 +95,7 @@ def decoded_report(line: bytes) -> Report:
     return report
 
 
-class Line:
+class LineToSupervisor:
     """The worker's end of the socket pair, as a loop watches it. `obey` is called with each order, and `abandoned` at
     the end of the line: there is no supervisor any more."""
 

@@ -56,7 +56,7 @@ from pronghorn.worker_process.reports import (
     LONGEST_TRACE,
     Crashed,
     Drained,
-    Line,
+    LineToSupervisor,
     ListenersReleased,
     Order,
     Ready,
@@ -128,7 +128,7 @@ class WorkerProcess:
         self._pid, self._supervisor = os.getpid(), os.getppid()
         self._drain = Drain(plan.settings.drain_timeout, lambda names: plan.observe(WorkLeft(names)))
         self._on_term = self._term  # one object, by which its place among the signals' handlers is known
-        self.line = Line(end, self._abandoned, self._obey)
+        self.line = LineToSupervisor(end, self._abandoned, self._obey)
 
     def serve(self, mask: Iterable[signal.Signals | int]) -> int:
         """The process from its first moment to its last connection; its exit status."""

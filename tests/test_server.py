@@ -46,6 +46,7 @@ def test_the_log_says_what_is_served_and_how(tmp_path: Path) -> None:
     with launched(tmp_path, workers=2) as server:
         host, port = server.address
         wait_for(lambda: "Serving" in server.log)
+        assert "Reloads keep connections, 3600 s at most (--on-reload keep)" in server.log
         assert f"Listening at: tcp://{host}:{port}" in server.log
         assert "Model epoll: a message handler never blocks" in server.log
         assert re.search(r"At most [\d,]+ connections: the limit of descriptors", server.log)

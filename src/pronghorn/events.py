@@ -34,6 +34,14 @@ class ServerStarted(Event, frozen=True):
     why_max_connections: str
 
 
+class ReloadWay(Event, frozen=True):
+    """What a reload will do to established connections, told at the start: the value of `on_reload`, and for how many
+    `seconds` it lasts (keep: until old workers drain, infinite if never; spread: until the last goodbye)."""
+
+    on_reload: str
+    seconds: float
+
+
 class WorkersStarted(Event, frozen=True):
     """At the start of the server: each of the `wanted` workers is ready, or has failed to be; `ready` are."""
 

@@ -183,6 +183,9 @@ class Server:
         if started.why_model != ASKED:
             self._observe(events.ModelChosen(started.model, started.why_model))
         self._observe(started)
+        settings = plan.settings
+        lasts = settings.old_workers_spread or settings.old_workers_timeout
+        self._observe(events.ReloadWay(settings.on_reload, lasts))
         for event in self._setup.at_risk(os.path.join(self._folder, file) if file else ""):
             self._observe(event)
         for event in plan.certificates.events() if plan.certificates is not None else ():

@@ -163,6 +163,19 @@ def test_a_reload_for_every_change_of_a_file_waits_two_seconds() -> None:
     assert settle({"reload_drain_timeout": 0}).old_workers_timeout == float("inf")
 
 
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        ({}, 0.0),
+        ({"drain_spread": 20}, 0.0),
+        ({"on_reload": "spread"}, 60.0),
+        ({"on_reload": "spread", "drain_spread": "20s"}, 20.0),
+    ],
+)
+def test_old_workers_spread_goodbyes_where_that_is_asked_for(values: dict[str, Any], seconds: float) -> None:
+    assert settle(values).old_workers_spread == seconds
+
+
 def test_of_too_many_generations_the_oldest_drains(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack, served(tmp_path, model="epoll", max_generations=2) as server:
         held = []

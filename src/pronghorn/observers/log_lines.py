@@ -9,6 +9,7 @@ happens otherwise); a part is a function of the event, and escapes the texts tha
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -108,6 +109,12 @@ def _listening(event: events.ListenerOpened) -> str:
     if event.address.startswith("unix:"):
         return "Listening at: {address}" + " (TLS)" * event.tls
     return "Listening at: tls://{address}" if event.tls else "Listening at: tcp://{address}"
+
+
+def _reload_way(event: events.ReloadWay) -> str:
+    if event.on_reload == "spread":
+        return "Reloads spread goodbyes over {seconds:g} s (--on-reload spread)"
+    return "Reloads keep connections" + ", {seconds:g} s at most" * (event.seconds < math.inf) + " (--on-reload keep)"
 
 
 def _serving(event: events.WorkersStarted) -> str:
@@ -229,6 +236,7 @@ WORDS: dict[type[Event], Line] = {
     events.ListenerSkipped: Line(WARNING, "Not listening at {address}: {why}"),
     events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
     events.ServerStarted: Line(INFO, "At most {max_connections connection}: {why_max_connections}"),
+    events.ReloadWay: Line(INFO, _reload_way),
     events.ModelChosen: Line(INFO, "Model {model}: {why}"),
     events.WorkersStarted: Line(WARNING, _serving, level=lambda event: WARNING if event.ready < event.wanted else INFO),
     events.ServerStopped: Line(WARNING, _stopped, level=lambda event: WARNING if event.cut or event.unknown else INFO),

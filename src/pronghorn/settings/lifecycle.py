@@ -10,6 +10,8 @@ from pronghorn.settings.handler import Handler
 
 AN_HOUR = 3600.0
 SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
+KEEP, SPREAD = "keep", "spread"  # values of on_reload
+A_MINUTE = 60.0
 
 
 class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,6 +27,20 @@ class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "--drain-timeout: not before that is over.",
         Option(unit="time", ge=0),
     ] = 2.0
+    drain_spread: Annotated[
+        float,
+        "Time over which goodbye is said to one connection after the other, each at a quiet moment of its own, so that "
+        "clients do not come back all at once: by old workers with --on-reload spread, for which it is 60 s unless it "
+        "is set; and at a stop, where --drain-timeout is the upper bound. 0: at a stop goodbye is said to all at once.",
+        Option(unit="time", ge=0, at=NOW),
+    ] = 0.0
+    on_reload: Annotated[
+        str,
+        "What old workers do with their connections after a reload, an upgrade or their replacement. keep: go on with "
+        "each until it ends by itself. spread: say goodbye to one after the other, over --drain-spread; a connection "
+        "that is never quiet, or whose handler said stay(), goes on. Both until --reload-drain-timeout is over.",
+        Option(choices=(KEEP, SPREAD), at=NOW),
+    ] = KEEP
     reload_drain_timeout: Annotated[
         float,
         "Time for which an old worker, after a reload, an upgrade or its replacement, goes on with the connections "
@@ -62,6 +78,11 @@ class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "Watch the handler's files and the settings file, and reload when one changes: for development.",
         Option(at=RESTART),
     ] = False
+
+    @property
+    def old_workers_spread(self) -> float:
+        """Seconds over which workers before a reload say goodbye to their connections; 0 if they say none."""
+        return (self.drain_spread or A_MINUTE) if self.on_reload == SPREAD else 0.0
 
     @property
     def old_workers_timeout(self) -> float:

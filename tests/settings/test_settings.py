@@ -13,6 +13,7 @@ from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings import Settings, fields, settle
 from pronghorn.settings.fields import Field
 from pronghorn.settings.handler import STYLES
+from pronghorn.settings.lifecycle import ON_RELOAD
 from pronghorn.settings.logs import LOG_FORMATS, LOG_LEVELS
 from pronghorn.settings.model import MODELS
 from pronghorn.settings.tls import TLS_WHEN
@@ -156,7 +157,7 @@ def test_typos_get_the_nearest_word() -> None:
 def test_choices_are_those_of_the_fields() -> None:
     choices = {field.name: field.choices for field in fields() if field.choices}
     log = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
-    assert choices == {"model": MODELS, "style": STYLES, "tls": TLS_WHEN, **log}
+    assert choices == {"model": MODELS, "style": STYLES, "tls": TLS_WHEN, "on_reload": ON_RELOAD, **log}
 
 
 def test_models_are_those_that_have_a_page() -> None:

@@ -10,7 +10,7 @@ from pronghorn.settings.handler import Handler
 
 AN_HOUR = 3600.0
 SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
-KEEP, SPREAD = "keep", "spread"  # values of on_reload
+ON_RELOAD = KEEP, SPREAD = "keep", "spread"
 A_MINUTE = 60.0
 
 
@@ -39,7 +39,7 @@ class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "What old workers do with their connections after a reload, an upgrade or their replacement. keep: go on with "
         "each until it ends by itself. spread: say goodbye to one after the other, over --drain-spread; a connection "
         "that is never quiet, or whose handler said stay(), goes on. Both until --reload-drain-timeout is over.",
-        Option(choices=(KEEP, SPREAD), at=NOW),
+        Option(choices=ON_RELOAD, at=NOW),
     ] = KEEP
     reload_drain_timeout: Annotated[
         float,

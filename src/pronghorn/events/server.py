@@ -1,0 +1,219 @@
+"""Events of the server as a whole: its start and end, its listeners and certificates, reloads and upgrades."""
+
+from __future__ import annotations
+
+from pronghorn.events.base import Event
+
+# The server.
+
+
+class ServerStarted(Event, frozen=True):
+    """Clients are answered from here on, by the first worker that is ready; how the server serves."""
+
+    handler: str
+    style: str
+    model: str
+    why_model: str
+    workers: int
+    max_connections: int
+    why_max_connections: str
+
+
+class ReloadWay(Event, frozen=True):
+    """What a reload will do to established connections, told at the start: the value of `on_reload`, and for how many
+    `seconds` it lasts (keep: until old workers drain, infinite if never; spread: until the last goodbye)."""
+
+    on_reload: str
+    seconds: float
+
+
+class WorkersStarted(Event, frozen=True):
+    """At the start of the server: each of the `wanted` workers is ready, or has failed to be; `ready` are."""
+
+    handler: str
+    style: str
+    model: str
+    ready: int
+    wanted: int
+
+
+class ServerStopped(Event, frozen=True):
+    """Every worker is gone; `cut` connections did not finish in time, and those of `unknown` processes, which had to
+    be killed, are not counted."""
+
+    cut: int
+    unknown: int = 0
+
+
+class ModelChosen(Event, frozen=True):
+    """Why the server serves under `model`, which no setting names."""
+
+    model: str
+    why: str
+
+
+class ControlMissing(Event, frozen=True):
+    """There is no control socket, because no place for it could be had."""
+
+    what: str
+    why: str
+
+
+class PathAtRisk(Event, frozen=True):
+    """The user whom workers serve as, `uid`, may change the file at `path`, which is the one of that `setting`."""
+
+    path: str
+    uid: int
+    setting: str
+
+
+class LogLevelSet(Event, frozen=True):
+    """From here on this process logs records of this level and above, as the settings say that it serves with."""
+
+    level: str
+
+
+class LogNotReopened(Event, frozen=True):
+    """The log file at `path` could not be opened anew; this process goes on writing to the old one."""
+
+    path: str
+    why: str
+
+
+class ObserverFailed(Event, frozen=True):
+    """An observer raised at an event of the kind `event`, and is not called for ten seconds."""
+
+    observer: str
+    event: str
+    error: BaseException
+
+
+# Listeners.
+
+
+class ListenerOpened(Event, frozen=True):
+    """A listener is bound and listening; `address` is written as `--bind` takes it back. `tls`: it speaks TLS."""
+
+    address: str
+    tls: bool = False
+
+
+class ListenerSkipped(Event, frozen=True):
+    """An address of a name that this host lacks was left out, because another one binds."""
+
+    address: str
+    why: str
+
+
+class AcceptFailed(Event, frozen=True):
+    """accept(2) failed; the acceptor rests for `pause` seconds, or, if that is 0, the listener is dead. Of the
+    clients that waited `turned_away` were closed, by a descriptor kept back for that."""
+
+    address: str
+    error: OSError
+    pause: float
+    turned_away: int = 0
+
+
+class ClientsWait(Event, frozen=True):
+    """As many connections are open as may be: none is accepted at `address`, and clients wait in the queue.
+    `limit` is the one that is reached: the whole server's, or one worker's; `open` counts alike."""
+
+    address: str
+    open: int
+    limit: str
+
+
+# Certificates.
+
+
+class CertificateLoaded(Event, frozen=True):
+    """A certificate that handshakes get from here on; `serial` is hexadecimal, `until` in seconds since 1970, `kind`
+    that of its key. `replaced`: it took the place of another while the server ran."""
+
+    path: str
+    names: tuple[str, ...]
+    serial: str
+    until: float
+    replaced: bool = False
+    kind: str = ""
+
+
+class CertificateExpires(Event, frozen=True):
+    """A certificate in use has less than a tenth of its time left, and less than two weeks."""
+
+    path: str
+    until: float
+
+
+class CertificateRefused(Event, frozen=True):
+    """What stands in the certificate's files now cannot be used; nothing has changed."""
+
+    why: str
+
+
+# The supervisor.
+
+
+class Pulse(Event, frozen=True):
+    """Once in a tick of the supervisor: of the `wanted` workers so many are ready, and so many were found silent."""
+
+    ready: int
+    silent: int
+    wanted: int
+
+
+class Resized(Event, frozen=True):
+    """From now on there are so many workers."""
+
+    workers: int
+    why: str
+
+
+class ReloadStarted(Event, frozen=True):
+    """A new generation of workers starts, as a rule with settings, handler and certificates read anew."""
+
+    why: str
+
+
+class Reloaded(Event, frozen=True):
+    """A new generation serves and the old one drains. `code` says whether the handler was imported anew; `later` are
+    the settings that changed but take effect at the next start. `accepting` old workers have not let go of their
+    listeners yet, as when a conversation holds them."""
+
+    generation: int
+    seconds: float
+    code: bool = True
+    later: tuple[str, ...] = ()
+    accepting: int = 0
+
+
+class ReloadFailed(Event, frozen=True):
+    """Nothing has changed; `why` is the whole reason, perhaps of several lines."""
+
+    what: str
+    why: str
+
+
+class UpgradeStarted(Event, frozen=True):
+    """A new program is being started."""
+
+
+class Upgraded(Event, frozen=True):
+    """The new program, process `pid`, serves; this one drains."""
+
+    pid: int
+
+
+class UpgradeFailed(Event, frozen=True):
+    """Nothing has changed; `why` is the whole reason, perhaps of several lines."""
+
+    what: str
+    why: str
+
+
+class SupervisorFailed(Event, frozen=True):
+    """The supervisor failed to do something, which is a fault of the server, and goes on; `what` completes: to ..."""
+
+    what: str
+    error: BaseException

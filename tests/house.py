@@ -25,7 +25,7 @@ ORDER = (
     "tls",
     "connection listening scoreboard",
     "system",
-    "boot framing lifespans",
+    "boot framing identity lifespans",
     "settings",
     "errors events peers tracebacks",
     "__init__",

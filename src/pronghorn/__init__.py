@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pronghorn.errors import IncompatibleHandler as IncompatibleHandler
     from pronghorn.errors import MessageTooLong as MessageTooLong
     from pronghorn.errors import MissingExtra as MissingExtra
+    from pronghorn.errors import NotInWorker as NotInWorker
     from pronghorn.errors import PeerError as PeerError
     from pronghorn.errors import PeerTimeout as PeerTimeout
     from pronghorn.errors import PronghornError as PronghornError
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from pronghorn.framing import varint as varint
     from pronghorn.handlers.messages import message as message
     from pronghorn.handlers.protocols import Protocol as Protocol
+    from pronghorn.identity import WorkerFacts as WorkerFacts
+    from pronghorn.identity import worker as worker
     from pronghorn.lifespans import current_lifespan as current_lifespan
     from pronghorn.lifespans import lifespan as lifespan
     from pronghorn.server import serve as serve
@@ -84,11 +87,12 @@ if not TYPE_CHECKING:
         globals(),
         {
             "errors": "AddressInUse BadHandler BadMessage BadSetting CannotBind IncompatibleHandler MessageTooLong "
-            "MissingExtra PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
+            "MissingExtra NotInWorker PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
             "framing": "Framing chosen counted delimited fixed lines marked netstring octet_counted prefixed stream "
             "varint",
             "handlers.messages": "message",
             "handlers.protocols": "Protocol",
+            "identity": "WorkerFacts worker",
             "lifespans": "current_lifespan lifespan",
             "server": "serve",
             "serving.adopted": "adopt adopted",

@@ -118,6 +118,17 @@ class WorkerFailedToStart(PronghornError):
     exit_code = 3
 
 
+class NotInWorker(PronghornError):
+    """`pronghorn.worker()` was called in a process that is no worker, or before it is known which one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is no worker, or not yet.",
+            "The handler's module is imported by processes that are no workers, too.",
+            "Call pronghorn.worker() in the handler, or in its lifespan.",
+        )
+
+
 class BadHandler(PronghornError):
     """The handler cannot be imported, or nothing says what style it is."""
 

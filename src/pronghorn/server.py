@@ -155,8 +155,7 @@ class Server:
         """From now on requests are answered, and files watched with `--reload`."""
         supervisor = self._supervisor
         if self._control is not None:
-            name = self.settings.name or supervisor.fleet.serving.plan.listeners[0].address
-            self._control.serve(supervisor.poller, Commands(supervisor, name))
+            self._control.serve(supervisor.poller, Commands(supervisor, supervisor.fleet.serving.plan.server))
         if self.settings.reload:
             from pronghorn.supervisor.autoreload import Autoreload  # here: what is imported, every fork copies
 

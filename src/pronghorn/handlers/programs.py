@@ -5,7 +5,7 @@ program's end: the program's own exit would cut a reply whose question was not r
 
 The environment is UCSPI's: PROTO, TCPREMOTEIP, TCPREMOTEPORT, TCPLOCALIP, TCPLOCALPORT; for a unix socket PROTO is IPC,
 with IPCREMOTEEUID and IPCREMOTEEGID. With a PROXY header the addresses are those of the header, and there are no
-credentials: the kernel knows those of the proxy alone.
+credentials: the kernel knows those of the proxy alone. WORKER_NUMBER and its like say which worker it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 import struct
 import subprocess
 
+from pronghorn import identity
 from pronghorn.connection.blocking import Connection
 from pronghorn.system import descriptors
 
@@ -29,7 +30,7 @@ NAMES = frozenset(
 
 def environment(conn: Connection) -> dict[str, str]:
     """Our environment with UCSPI's variables for this connection, and without those of another."""
-    ours = {name: value for name, value in os.environ.items() if name not in NAMES}
+    ours = {name: value for name, value in os.environ.items() if name not in NAMES} | identity.variables()
     peer, local = conn.peer, conn.local
     if isinstance(peer, tuple):
         ours |= {"PROTO": "TCP", "TCPREMOTEIP": peer[0], "TCPREMOTEPORT": str(peer[1])}

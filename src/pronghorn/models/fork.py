@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from pronghorn import identity
 from pronghorn.connection.closing import let_go
 from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
@@ -103,6 +104,7 @@ def serve(context: Context) -> None:
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
+    identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
 
     def settle() -> None:
         settle_dead(context, shared, children)

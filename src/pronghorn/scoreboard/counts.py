@@ -150,6 +150,10 @@ class ChildCounts:
         pids, programs = self._words[PID::ENTRY_WORDS].tolist(), self._words[PROGRAM::ENTRY_WORDS].tolist()
         return [entry for entry, both in enumerate(zip(pids, programs, strict=True)) if any(both)]
 
+    def place_of(self, pid: int) -> int:
+        """The place of a child's entry, from 1 on; 0 if it has none."""
+        return next((entry + 1 for entry in self.used() if self.pid(entry) == pid), 0)
+
     def pid(self, entry: int) -> int:
         return self._words[entry * ENTRY_WORDS + PID]
 

@@ -92,6 +92,7 @@ class Planner:
         self._observe = observe
         self._explain = explain
         self._folder = folder
+        self._server = settings.name  # without one it is the first address, once that is known
 
     @property
     def rereads(self) -> bool:
@@ -135,7 +136,7 @@ class Planner:
     def draft(self, source: Any, settings: Settings, facts: HandlerFacts, folder: str = "") -> Plan:
         """A plan without listeners and certificates. Raises as `judged`."""
         model, _ = judged(facts, settings)
-        return Plan(source, settings, model, [], self._observe, self._board, facts, folder=folder)
+        return Plan(source, settings, model, [], self._observe, self._board, facts, folder=folder, server=self._server)
 
     def plan(self, source: Any, settings: Settings, facts: HandlerFacts, inherited: list[Listener]) -> Plan:
         """The first plan; its listeners are those `inherited` that are wanted, and new ones. Raises PronghornError, and
@@ -146,7 +147,8 @@ class Planner:
         if settings.max_connections_per_source:
             sources.prepare()
         listeners = self._listeners(settings, [], inherited, self._observe)
-        return msgspec.structs.replace(draft, listeners=listeners, certificates=certificates)
+        self._server = self._server or listeners[0].address
+        return msgspec.structs.replace(draft, listeners=listeners, certificates=certificates, server=self._server)
 
     # A reload: what may block is done in a helper, and the supervisor makes a plan of what it sends back.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class Plan(msgspec.Struct, frozen=True):
     """`source` is a Source, or the handler object itself. `folder` is where paths begin and where the handler is looked
-    for; the supervisor's working folder if it is empty."""
+    for; the supervisor's working folder if it is empty. `server` is the server's name."""
 
     source: Any
     settings: Settings
@@ -30,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True):
     facts: HandlerFacts
     certificates: Certificates | None = None
     folder: str = ""
+    server: str = ""
 
     @property
     def workers(self) -> int:

@@ -28,9 +28,11 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from pronghorn import identity
 from pronghorn.errors import PeerError, PronghornError
 from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, SignalsTaken, WorkLeft
 from pronghorn.handlers.loading import load_handler
+from pronghorn.identity import WorkerFacts
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
 from pronghorn.models import registry
@@ -140,6 +142,7 @@ class WorkerProcess:
         self._apply_settings()
         self.line.send(Starting("it imported its handler"))
         handler = load_handler(plan.source, plan.settings)
+        identity.become(self._facts())
         keep_signals_in_forks(self._leave_term)
         turns = turning(plan.settings)
         with self._lifespan(handler.lifespan) as on_loop:
@@ -163,6 +166,12 @@ class WorkerProcess:
             cut = registry.run(plan.model, context)
         process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
         return CUT_AT_DEADLINE if cut else 0
+
+    def _facts(self) -> WorkerFacts:
+        row = self._row
+        return WorkerFacts(
+            number=row.slot, generation=row.generation, unique=row.index, server=self._plan.server, pid=self._pid
+        )
 
     def _prepare_process(self) -> Reopener:
         """Puts right what the fork has inherited; from then on the process is the user's."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import PATIENCE, Launched, launched
-from ledger_client import COLUMNS, OUTCOMES, Attempt
+from ledger_client import COLUMNS, MOST_OPEN, OUTCOMES, Attempt
 
 HERE = Path(__file__).parent
 HANDLER = str(HERE / "ledger_handler.py")
@@ -180,9 +180,12 @@ def summary(counts: Counter[str]) -> str:
 
 
 class Load:
-    """Client processes that open connections at a steady rate until `stop`."""
+    """Client processes that open connections at a steady rate until `stop`, as long as fewer than `most` are under
+    way in each."""
 
-    def __init__(self, address: Any, folder: Path, rate: float, kinds: dict[str, int], processes: int, seed: int):
+    def __init__(
+        self, address: Any, folder: Path, rate: float, kinds: dict[str, int], processes: int, seed: int, most: int
+    ) -> None:
         self.folder = folder
         self._outs = [folder / f"clients.{seed}.{number}" for number in range(processes)]
         share = SOURCES // processes
@@ -190,7 +193,7 @@ class Load:
         for number, out in enumerate(self._outs):
             first = 2 + number * share
             options = {"address": address, "seed": seed * 100 + number, "rate": rate / processes, "kinds": kinds}
-            options |= {"sources": list(range(first, first + share)), "patience": 8.0, "out": str(out)}
+            options |= {"sources": list(range(first, first + share)), "patience": 8.0, "out": str(out), "most": most}
             command = [sys.executable, str(HERE / "ledger_client.py"), json.dumps(options)]
             self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 
@@ -231,10 +234,15 @@ def settled(make: Callable[[], Book], seconds: float = 5.0) -> Book:
 
 @contextmanager
 def load(
-    server: Launched, rate: float, kinds: dict[str, int] | None = None, processes: int = 2, seed: int = 1
+    server: Launched,
+    rate: float,
+    kinds: dict[str, int] | None = None,
+    processes: int = 2,
+    seed: int = 1,
+    most: int = MOST_OPEN,
 ) -> Iterator[Load]:
     """Clients at the server, going; whatever happens, none is left behind."""
-    clients = Load(server.address, server.errors.parent, rate, kinds or EVERY_KIND, processes, seed)
+    clients = Load(server.address, server.errors.parent, rate, kinds or EVERY_KIND, processes, seed, most)
     try:
         clients.going()
         yield clients

@@ -313,15 +313,18 @@ class Clients:
         self.done.append(attempt)
 
 
-def steady(clients: Clients, rate: float, kinds: dict[str, int], stop: Callable[[], bool]) -> None:
-    """Opens `rate` connections a second, of kinds in these shares, until `stop`; says `going` once one is over."""
+def steady(
+    clients: Clients, rate: float, kinds: dict[str, int], stop: Callable[[], bool], most: int = MOST_OPEN
+) -> None:
+    """Opens `rate` connections a second, of kinds in these shares, until `stop`; says `going` once one is over. While
+    `most` are under way, those that are due are left out."""
     names, shares = list(kinds), list(kinds.values())
     began = time.monotonic()
     opened, going = 0, False
     while not stop() and time.monotonic() < began + MOST_SECONDS:
         due = int((time.monotonic() - began) * rate) - opened
         for _ in range(min(due, 50)):
-            if len(clients.live) < MOST_OPEN:
+            if len(clients.live) < most:
                 clients.open(clients.dice.choices(names, shares)[0])
             opened += 1
         clients.turn(max(0.0, began + (opened + 1) / rate - time.monotonic()) if due <= 50 else 0.0)
@@ -337,7 +340,7 @@ def main() -> None:
     clients = Clients(options["address"], options["seed"], options["sources"], options["patience"])
     poller = select.poll()
     poller.register(0, select.POLLIN)
-    steady(clients, options["rate"], options["kinds"], lambda: bool(poller.poll(0)))
+    steady(clients, options["rate"], options["kinds"], lambda: bool(poller.poll(0)), options["most"])
     clients.finish(options["patience"] + CONNECT_PATIENCE + 5)
     with open(options["out"], "w") as file:
         file.writelines(each.row() + "\n" for each in clients.done)

@@ -1,6 +1,9 @@
 """The trials of reloads and upgrades: no client may notice one, whether it succeeds or fails.
 
 Law: as of ledger_trials.py. Versions of the code show in the replies, so that it is known which generation served.
+What is demanded in seconds is demanded of the server: the time for which its processes were ready to run, and others
+had the processors, is taken off. Where a connection costs a process, clients leave some out when too many are under
+way: on a machine that is too busy for the rate, the queue would only grow until every client gives up before its turn.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from typing import Any
 
 from launch import Launched, launched
 from ledger import Book, ledger_server, load
-from ledger_sampler import Sampler, gone, stat
+from ledger_client import MOST_OPEN
+from ledger_sampler import Sampler, gone, stat, withheld
 from ledger_trials import Result, flat, living, until
 
 SLOWEST_RELOAD = 2.0
@@ -43,25 +47,28 @@ class Reports:
         self._file.close()
 
 
-def reloads(folder: Path, times: int, rate: float = 500, **settings: Any) -> Result:
+def reloads(folder: Path, times: int, rate: float = 500, most: int = MOST_OPEN, **settings: Any) -> Result:
     """Reloads one after the other under load: no client notices, and nothing of the old generation stays."""
     settings.setdefault("workers", 2)
     with ledger_server(folder, **settings) as server:
         server.ready(settings["workers"])
-        return reloads_of(server, folder, settings["workers"], times, rate)
+        return reloads_of(server, folder, settings["workers"], times, rate, most)
 
 
-def reloads_of(server: Launched, folder: Path, workers: int, times: int, rate: float) -> Result:
+def reloads_of(server: Launched, folder: Path, workers: int, times: int, rate: float, most: int = MOST_OPEN) -> Result:
     """The same for a server that runs and reloads by HUP."""
-    result, seconds, reports = Result("R3 reload"), [], Reports(server)
-    with Sampler(server.pid, server.address[1]) as sampler, load(server, rate) as clients:
+    result, seconds, without, reports = Result("R3 reload"), [], [0.0], Reports(server)
+    with Sampler(server.pid, server.address[1]) as sampler, load(server, rate, most=most) as clients:
         before = sampler.now()
         for number in range(1, times + 1):
             (folder / "version").write_text(str(number))
-            old, since = living(server.pid), time.monotonic()
+            old, since, before_it = living(server.pid), time.monotonic(), withheld(server.pid)
             server.send(signal.SIGHUP)
             over = until(lambda old=old: _renewed(server, reports, old, workers), 10)  # type: ignore[misc]
             seconds.append(time.monotonic() - since)
+            # The supervisor's, and twice a new worker's: the probe before it does the same, and is gone.
+            waited = withheld(server.pid) - before_it + 2 * max(map(withheld, living(server.pid)), default=0.0)
+            without.append(min(waited, seconds[-1]))
             if not over or server.process.poll() is not None:
                 result.expect(False, f"reload {number} was not over after 10 s: {server.log[-300:]}")
                 break
@@ -70,15 +77,17 @@ def reloads_of(server: Launched, folder: Path, workers: int, times: int, rate: f
         after = sampler.now()
     reports.close()
     result.figures |= {"reloads": str(len(seconds)), "each took": spread(seconds)}
-    result.expect(max(seconds) <= SLOWEST_RELOAD, f"the slowest reload took {max(seconds):.2f} s")
-    unnoticed(result, book)
+    result.figures["without a processor"] = f"{max(without):.2f} s at most"
+    bound = SLOWEST_RELOAD + max(without)
+    result.expect(max(seconds) <= bound, f"the slowest reload took {max(seconds):.2f} s")
+    unnoticed(result, book, bound)
     versions = {each for row in book.rows for each in row.versions}
     result.expect(len(versions) > times * 0.9, f"only {len(versions)} of {times + 1} versions of the code were seen")
     flat(result, sampler, before, after)
     return result
 
 
-def unnoticed(result: Result, book: Book) -> None:
+def unnoticed(result: Result, book: Book, bound: float = SLOWEST_RELOAD) -> None:
     """No client lost anything, nor had to wait long."""
     result.books(book)
     slowest = max((each.ended - each.began for each in book.rows), default=0.0)
@@ -86,7 +95,7 @@ def unnoticed(result: Result, book: Book) -> None:
     result.figures["slowest client"] = f"{slowest:.2f} s"
     result.figures["spoke across a goodbye"] = str(len(book.crossed()))
     result.expect_none(set(book.lost()) - set(book.crossed()), "clients lost")
-    result.expect(slowest <= SLOWEST_RELOAD, f"a client waited {slowest:.2f} s")
+    result.expect(slowest <= bound, f"a client waited {slowest:.2f} s")
 
 
 def _renewed(server: Launched, reports: Reports, old: set[int], workers: int) -> bool:
@@ -232,7 +241,7 @@ def put(folder: Path, name: str, text: str) -> None:
 # A listener that goes.
 
 
-def removed_bind(folder: Path, model: str, rate: float, times: int = 1) -> Result:
+def removed_bind(folder: Path, model: str, rate: float, times: int = 1, most: int = MOST_OPEN) -> Result:
     """A reload whose settings have one `--bind` less, while clients come there at a steady rate: each is served, or
     refused before it was connected; nobody whose connect(2) had succeeded is reset."""
     result = Result(f"R3d removed bind, {model}")
@@ -241,7 +250,8 @@ def removed_bind(folder: Path, model: str, rate: float, times: int = 1) -> Resul
         here.mkdir()
         (here / "pronghorn.toml").write_text('bind = ["127.0.0.1:0", "127.0.0.2:0"]\n')
         settings: dict[str, Any] = {"bind": None, "config": str(here / "pronghorn.toml"), "model": model}
-        with ledger_server(here, workers=2, **settings) as server, load(server, rate, {"whole": 1}) as clients:
+        kinds = {"whole": 1}
+        with ledger_server(here, workers=2, **settings) as server, load(server, rate, kinds, most=most) as clients:
             put(here, "pronghorn.toml", 'bind = ["127.0.0.2:0"]\n')
             server.send(signal.SIGHUP)
             result.expect(until(lambda server=server: "Reloaded in" in server.log, 20), "no reload")  # type: ignore[misc]

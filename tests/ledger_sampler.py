@@ -67,6 +67,15 @@ def status(pid: int, word: str) -> int:
     return int(text.partition(f"{word}:")[2].split()[0]) if f"{word}:" in text else 0
 
 
+def withheld(pid: int) -> float:
+    """Seconds for which a process, all in all, was ready to run and had no processor; 0 where the kernel does not tell
+    (/proc/PID/schedstat; what it waits for now is not yet in it)."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+
+
 def listening_inodes(port: int) -> set[int]:
     """The inodes of the sockets that listen on a TCP port (sock_diag(7)).
 
@@ -104,8 +113,9 @@ class Measure:
 class Sampler:
     """Looks at a process and its family some twenty times a second, from a thread.
 
-    `zombies`: pids that were dead and not reaped for longer than WORN; `longest`: how long any of the dead waited, in
-    seconds; `inodes`: every listener there has been on the port.
+    `zombies`: pids that were dead and not reaped for longer than WORN, without the time for which their parent was
+    ready to run and had no processor; `longest`: how long any of the dead waited in all, in seconds; `inodes`: every
+    listener there has been on the port.
     """
 
     def __init__(self, pid: int, port: int, every: float = 0.05) -> None:
@@ -115,7 +125,7 @@ class Sampler:
         self.inodes: set[int] = set()
         self.first = Measure(pid)
         self._every = every
-        self._dead: dict[int, float] = {}
+        self._dead: dict[tuple[int, int], tuple[float, float]] = {}
         self._error: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -142,12 +152,15 @@ class Sampler:
 
     def look(self) -> None:
         now = time.monotonic()
-        dead = {pid for pid in family(self.pid) if stat(pid)[:1] == ["Z"]}
-        self._dead = {pid: self._dead.get(pid, now) for pid in dead}
-        for pid, since in self._dead.items():
+        fields = {pid: stat(pid) for pid in family(self.pid)}
+        dead = {(pid, int(each[1])) for pid, each in fields.items() if each[:1] == ["Z"]}
+        for (pid, parent), (since, before) in self._dead.items():
             self.longest = max(self.longest, now - since)
-            if now - since > WORN:
+            without = max(0.0, withheld(parent) - before)
+            waits = (pid, parent) in dead and stat(parent)[:1] == ["R"]  # perhaps for a processor: not told before
+            if not waits and now - since - without > WORN:
                 self.zombies.add(pid)
+        self._dead = {each: self._dead.get(each) or (now, withheld(each[1])) for each in dead}
         self.inodes |= listening_inodes(self.port)
 
 

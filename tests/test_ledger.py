@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import ledger_reloads as reloading
+import ledger_sampler
 import ledger_trials as trials
 from launch import logged, wait_for
 from ledger import Book, Row
-from ledger_client import Clients
+from ledger_client import Clients, steady
 from ledger_sampler import Sampler
 from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
@@ -188,10 +190,31 @@ def test_nobody_listens_and_nobody_answers() -> None:
         clients.close()
 
 
+def test_clients_that_wait_too_long_are_not_joined_by_others() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        clients = Clients(server.getsockname(), patience=0.2)
+        end = time.monotonic() + 0.1
+        steady(clients, 1000, {"whole": 1}, lambda: time.monotonic() > end, most=3)
+        assert len(clients.live) == 3
+        assert not clients.done
+        clients.close()
+
+
 def test_the_sampler_sees_the_dead() -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
     with Sampler(os.getpid(), 0, every=0.02) as sampler:
         wait_for(lambda: pid in sampler.zombies, "a dead process that nobody waits for")
+        os.waitpid(pid, 0)
+
+
+def test_the_dead_may_wait_as_long_as_their_parent_has_no_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_sampler, "withheld", lambda pid: time.monotonic())
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    with Sampler(os.getpid(), 0, every=0.02) as sampler:
+        wait_for(lambda: sampler.longest > ledger_sampler.WORN + 0.1)
+        assert not sampler.zombies
         os.waitpid(pid, 0)

@@ -32,6 +32,7 @@ from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers, absolute, named_folder
+from pronghorn.settings.model import AUTO
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.callbacks import NewProgram
 from pronghorn.supervisor.guard import Guard
@@ -39,6 +40,7 @@ from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system import descriptors, log_config
+from pronghorn.system.processors import processors
 from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.system.startup import ProcessSetup
 from pronghorn.system.stdio import complain, keep_standard_descriptors, outlet
@@ -181,8 +183,10 @@ class Server:
         started = self._started = self._facts(plan)
         if started.why_model != ASKED:
             self._observe(events.ModelChosen(started.model, started.why_model))
-        self._observe(started)
         settings = plan.settings
+        if settings.workers == AUTO:
+            self._observe(events.WorkersChosen(plan.workers, plan.model.name, processors().why))
+        self._observe(started)
         lasts = settings.old_workers_spread or settings.old_workers_timeout
         self._observe(events.ReloadWay(settings.on_reload, lasts))
         for event in self._setup.at_risk(os.path.join(self._folder, file) if file else ""):

@@ -143,8 +143,8 @@ def test_typos_in_options(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_setting_is_three_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert complaint(capsys, "serve", "-w", "many") == [
         "Error: --workers cannot be 'many'.",
-        "It takes a whole number, at least 1.",
-        "--workers: Worker processes. Without this, 1; under prefork, 8.",
+        "It takes a whole number, at least 1, or auto.",
+        "--workers: Worker processes. Without this, 1; under prefork, 8. auto goes by the processors it may use.",
     ]
     monkeypatch.setenv("PRONGHORN_REUSE_PORT", "maybe")
     assert complaint(capsys, "serve")[:2] == ["Error: PRONGHORN_REUSE_PORT cannot be 'maybe'.", "It takes yes or no."]

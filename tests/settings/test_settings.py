@@ -98,12 +98,12 @@ def test_right_values(name: str, text: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("workers", "many", "It takes a whole number, at least 1."),
-        ("workers", "0", "It takes a whole number, at least 1."),
-        ("workers", "1.5", "It takes a whole number, at least 1."),
-        ("workers", "2k", "It takes a whole number, at least 1."),
-        ("workers", "9" * 400, "It takes a whole number, at least 1."),
-        ("workers", True, "It takes a whole number, at least 1."),
+        ("workers", "many", "It takes a whole number, at least 1, or auto."),
+        ("workers", "0", "It takes a whole number, at least 1, or auto."),
+        ("workers", "1.5", "It takes a whole number, at least 1, or auto."),
+        ("workers", "2k", "It takes a whole number, at least 1, or auto."),
+        ("workers", "9" * 400, "It takes a whole number, at least 1, or auto."),
+        ("workers", True, "It takes a whole number, at least 1, or auto."),
         ("pool_size", None, "It takes a whole number, at least 1."),
         ("backlog", 2**31, "It takes a whole number, at least 0, at most 2147483647."),
         ("bind", "", "It takes one ADDRESS or more, separated by commas."),

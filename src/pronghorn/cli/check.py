@@ -37,6 +37,7 @@ def examined(settled: Settled) -> dict[str, Any]:
     from pronghorn.listening.binding import check_binds
     from pronghorn.supervisor.planning import certified, judged
     from pronghorn.system import log_config
+    from pronghorn.system.processors import processors
     from pronghorn.system.startup import ProcessSetup
     from pronghorn.worker_process import probe
 
@@ -56,7 +57,7 @@ def examined(settled: Settled) -> dict[str, Any]:
         "lifespan": facts.lifespan or None,
         "model": model.name,
         "why": why,
-        "workers": settings.effective_workers(model.name),
+        "workers": settings.effective_workers(model.name, processors().usable),
         "bind": settings.bind,
         "certificates": [] if certificates is None else certificates.described,
     }

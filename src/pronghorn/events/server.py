@@ -52,6 +52,14 @@ class ModelChosen(Event, frozen=True):
     why: str
 
 
+class WorkersChosen(Event, frozen=True):
+    """Why the server has so many `workers`, which it was left to choose (`--workers auto`) under `model`."""
+
+    workers: int
+    model: str
+    why: str
+
+
 class ControlMissing(Event, frozen=True):
     """There is no control socket, because no place for it could be had."""
 

@@ -238,6 +238,7 @@ WORDS: dict[type[Event], Line] = {
     events.ServerStarted: Line(INFO, "At most {max_connections connection}: {why_max_connections}"),
     events.ReloadWay: Line(INFO, _reload_way),
     events.ModelChosen: Line(INFO, "Model {model}: {why}"),
+    events.WorkersChosen: Line(INFO, "{workers worker} under {model} (--workers auto): {why}"),
     events.WorkersStarted: Line(WARNING, _serving, level=lambda event: WARNING if event.ready < event.wanted else INFO),
     events.ServerStopped: Line(WARNING, _stopped, level=lambda event: WARNING if event.cut or event.unknown else INFO),
     events.ConnectionOpened: Line(DEBUG, "received from {peer}"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -84,6 +84,11 @@ class Field(Option, frozen=True, kw_only=True):
         return {key: limit for key in BOUNDS if (limit := getattr(self, key)) is not None}
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """Texts that stand for a value beside numbers, such as `auto`."""
+        return tuple(word for each in get_args(self.type) if get_origin(each) is Literal for word in get_args(each))
+
+    @property
     def takes(self) -> str:
         """What a right value is, in words: `a whole number, at least 1`."""
         if self.choices:
@@ -91,7 +96,8 @@ class Field(Option, frozen=True, kw_only=True):
         words = TAKES.get(self.unit) or {bool: "yes or no", str: "text"}.get(self.type, "a whole number")
         if self.type == tuple[str, ...]:
             words = f"one {self.metavar} or more, separated by commas"
-        return ", ".join([words, *(f"{BOUNDS[key][0]} {self.shown(limit)}" for key, limit in self.bounds.items())])
+        limits = [f"{BOUNDS[key][0]} {self.shown(limit)}" for key, limit in self.bounds.items()]
+        return ", ".join([words, *limits, *(f"or {word}" for word in self.words)])
 
     def shown(self, value: Any) -> str:
         """A value as a person would write it: `30s`, `1MiB`, `on`; empty when there is none."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pronghorn.settings.fields import Option
 from pronghorn.settings.sockets import Sockets
 
+AUTO = "auto"
+PREFORKED = 8
 MODELS = tuple("auto iterative fork prefork thread pool select poll epoll kqueue asyncio uvloop gevent".split())
 
 
@@ -19,15 +21,21 @@ class Model(Sockets, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "apart.",
         Option(short="-k", choices=MODELS),
     ] = "auto"
-    workers: Annotated[int | None, "Worker processes. Without this, 1; under prefork, 8.", Option(short="-w", ge=1)] = (
-        None
-    )
+    workers: Annotated[
+        int | Literal["auto"] | None,
+        "Worker processes. Without this, 1; under prefork, 8. auto goes by the processors it may use.",
+        Option(short="-w", metavar="N", ge=1),
+    ] = None
     pool_size: Annotated[int, "Threads per worker under the pool model.", Option(ge=1)] = 16
     max_threads: Annotated[int, "Most threads per worker under the thread model.", Option(ge=1)] = 1000
     max_children: Annotated[int, "Most children per worker under the fork model.", Option(ge=1)] = 200
 
-    def effective_workers(self, model: str) -> int:
-        """The number of workers: what was set, or the model's own default."""
-        if self.workers is not None:
+    def effective_workers(self, model: str, processors: int = 1) -> int:
+        """The number of workers: what was set, or the model's own default. For `auto`, so many as use all `processors`:
+        workers of prefork serve one connection each and wait most of the time; one of fork leaves the work to its
+        children."""
+        if self.workers is None:
+            return PREFORKED if model == "prefork" else 1
+        if isinstance(self.workers, int):
             return self.workers
-        return 8 if model == "prefork" else 1
+        return {"fork": 1, "prefork": max(PREFORKED, 2 * processors + 1)}.get(model, processors)

@@ -54,6 +54,8 @@ def checked(field: Field, value: Any, origin: str) -> Any:
 
 def _objection(field: Field, right: Any) -> str | None:
     """Why a setting cannot have a value of the right type, empty where what it takes says enough; None if it can."""
+    if right in field.words:
+        return None
     if field.choices and right not in field.choices:
         return ""
     if isinstance(right, float) and not math.isfinite(right):
@@ -86,6 +88,8 @@ def _converted(field: Field, value: Any) -> Any:
         return tuple(part.strip() if isinstance(part, str) else part for part in parts)
     if not isinstance(value, str) or field.type is str:
         return value
+    if value.strip().lower() in field.words:
+        return value.strip().lower()
     if field.type is bool:
         return TRUTH.get(value.strip().lower(), value)
     number = quantity(value, field.unit)

@@ -29,6 +29,7 @@ from pronghorn.settings.layers import Layers
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
 from pronghorn.system.helper import Answer
+from pronghorn.system.processors import processors
 from pronghorn.worker_process.plan import Plan
 
 if TYPE_CHECKING:
@@ -136,7 +137,18 @@ class Planner:
     def draft(self, source: Any, settings: Settings, facts: HandlerFacts, folder: str = "") -> Plan:
         """A plan without listeners and certificates. Raises as `judged`."""
         model, _ = judged(facts, settings)
-        return Plan(source, settings, model, [], self._observe, self._board, facts, folder=folder, server=self._server)
+        return Plan(
+            source,
+            settings,
+            model,
+            [],
+            self._observe,
+            self._board,
+            facts,
+            folder=folder,
+            server=self._server,
+            processors=processors().usable,
+        )
 
     def plan(self, source: Any, settings: Settings, facts: HandlerFacts, inherited: list[Listener]) -> Plan:
         """The first plan; its listeners are those `inherited` that are wanted, and new ones. Raises PronghornError, and

@@ -15,6 +15,7 @@ from typing import Any
 
 from pronghorn.framing import Framing, stream
 from pronghorn.models import registry
+from pronghorn.system.processors import processors
 from pronghorn.testing.forms import ANSWERS_AT_ONCE, PAYLOADS, REPEATS, Form
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, shown
@@ -108,7 +109,7 @@ class Subject:
         """How many conversations the server holds at the same time."""
         settings, name = self.server.settings, self.server.model
         each, _ = registry.page(name).capacity(settings, ENOUGH)
-        return each * settings.effective_workers(name)
+        return each * settings.effective_workers(name, processors().usable)
 
     # Talking to it.
 

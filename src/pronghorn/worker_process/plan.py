@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 class Plan(msgspec.Struct, frozen=True):
     """`source` is a Source, or the handler object itself. `folder` is where paths begin and where the handler is looked
-    for; the supervisor's working folder if it is empty. `server` is the server's name."""
+    for; the supervisor's working folder if it is empty. `server` is the server's name. The
+    server may use so many `processors`."""
 
     source: Any
     settings: Settings
@@ -31,8 +32,9 @@ class Plan(msgspec.Struct, frozen=True):
     certificates: Certificates | None = None
     folder: str = ""
     server: str = ""
+    processors: int = 1
 
     @property
     def workers(self) -> int:
         """How many workers the generation has."""
-        return self.settings.effective_workers(self.model.name)
+        return self.settings.effective_workers(self.model.name, self.processors)

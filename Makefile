@@ -3,7 +3,7 @@
 # make check   the quick gate: format, lint, types, layers, sizes, and the tests that take no more than moments
 # make bench   what each model costs beside other servers (ARGS=connections, memory, start, guards)
 # make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (forty minutes; ARGS='R3 R9')
-# make docs    write the pages that are made from the code: docs/settings.md and docs/house.md
+# make docs    write what is made from the code: docs/settings.md, docs/house.md and settings/keywords.py
 # make venv    only set up .venv, with all that development needs (VENV=.venv-3.13 PYTHON=python3.13: another beside it)
 
 .PHONY: serve test check bench proof docs venv clean
@@ -48,6 +48,7 @@ proof: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	@$(BIN)/python docs/make_settings.py
+	@$(BIN)/python docs/make_keywords.py
 	@PYTHONPATH=tests exec $(BIN)/python docs/make_house.py
 
 venv: $(VENV)/.dev

@@ -12,8 +12,8 @@ import pronghorn
 store: dict[bytes, bytes] = {}
 
 
-class Resp(pronghorn.Framing, frozen=True):
-    def place(self, data, start, searched, limit):
+class Resp(pronghorn.Framing[list[bytes], bytes], frozen=True):  # to the handler, and back
+    def place(self, data: bytes | bytearray, start: int, searched: int, limit: int) -> tuple[int, int, int] | None:
         """Where the request lies; None while that cannot be known. ValueError ends the connection."""
         at, left = start, None
         while left != 0:
@@ -27,8 +27,9 @@ class Resp(pronghorn.Framing, frozen=True):
             left = number if left is None else left - 1
         return start, at, at
 
-    def message(self, data):
-        words, at = [], data.index(b"\r\n") + 2
+    def message(self, data: bytes) -> list[bytes]:
+        words: list[bytes] = []
+        at = data.index(b"\r\n") + 2
         while at < len(data):
             end = data.index(b"\r\n", at)
             size = int(data[at + 1 : end])
@@ -36,7 +37,7 @@ class Resp(pronghorn.Framing, frozen=True):
             at = end + 2 + size + 2
         return words
 
-    def frame(self, message):
+    def frame(self, message: bytes) -> bytes:
         return message
 
 

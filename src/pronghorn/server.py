@@ -48,7 +48,15 @@ from pronghorn.worker_process import probe
 from pronghorn.worker_process.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socketserver import BaseServer
+    from typing import Unpack
+
+    from pronghorn.settings.keywords import Keywords
     from pronghorn.supervisor.autoreload import Autoreload
+
+    Servable = str | Callable[..., object] | BaseServer | None
+    """A handler of any style, or its name as the command takes it."""
 
 
 class Server:
@@ -265,7 +273,7 @@ def _close(listeners: list[Listener]) -> None:
             undo.callback(listener.close)
 
 
-def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
+def serve(handler: Servable = None, *, config: str = "", **settings: Unpack[Keywords]) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
     `handler` is the handler itself, or its name as the command takes it; the default is the settings file's, or the
@@ -283,7 +291,7 @@ def serve(handler: object = None, *, config: str = "", **settings: Any) -> None:
     try:
         source = Source(name=handler) if isinstance(handler, str) else None
         file = absolute(config) if config else ""
-        layers = Layers(settings, {name: name for name in settings}, source, file)
+        layers = Layers(dict(settings), {name: name for name in settings}, source, file)
         status = Server(handler if source is None else None, layers=layers).run()
     except PronghornError as error:
         status = complain(error)

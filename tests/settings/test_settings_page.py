@@ -1,4 +1,4 @@
-"""The page of settings is made from their fields, and nobody has to remember to make it."""
+"""The page of settings, and the keywords of serve, are made from their fields; nobody has to remember to make them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import make_keywords
 import make_settings
 from pronghorn.settings import fields
 from pronghorn.settings.fields import Field
@@ -15,6 +16,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_the_page_is_up_to_date() -> None:
     assert (DOCS / "settings.md").read_text() == make_settings.page(), "Run: make docs"
+
+
+def test_the_keywords_of_serve_are_up_to_date() -> None:
+    assert make_keywords.FILE.read_text() == make_keywords.source(), "Run: make docs"
 
 
 @pytest.mark.parametrize("field", fields(), ids=lambda field: field.name)

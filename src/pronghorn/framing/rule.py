@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     M = TypeVar("M", default=bytes)
+    R = TypeVar("R", default=M)
 else:
     from typing import TypeVar
 
-    M = TypeVar("M")
+    M, R = TypeVar("M"), TypeVar("R")
 
 LONGEST_HEADER = 64 * 1024
 """What may stand around a message: a rule that still knows no end so far beyond the limit finds none."""
@@ -63,12 +64,21 @@ class Cutter(Generic[M]):
         raise MessageTooLong(self._limit, complete)
 
 
-class Framing(msgspec.Struct, Generic[M], frozen=True):
+class Framing(msgspec.Struct, Generic[M, R], frozen=True):
     """A rule that cuts bytes into messages; two with the same rule are equal.
+
+    `Framing[M, R]` makes messages of type M, and writes replies of type R; R is M, and M is bytes, unless said.
 
     A framing of your own is a subclass with two methods: `place` says where one message lies, and `frame` writes a
     reply. `pronghorn.testing.check_framing` tries it.
     """
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types: Any) -> Any:
+            """Framing[M] is Framing[M, M], also before Python 3.13, whose type variables have no defaults."""
+            given = types if isinstance(types, tuple) else (types,)
+            return super().__class_getitem__(given + given[-1:] * (len(cls.__parameters__) - len(given)))
 
     @property
     def name(self) -> str:
@@ -98,7 +108,7 @@ class Framing(msgspec.Struct, Generic[M], frozen=True):
         """What the peer's end makes of an unfinished message: None if it is dropped, as by most."""
         return None
 
-    def frame(self, message: M) -> bytes:
+    def frame(self, message: R) -> bytes:
         """The message with its mark put back, as it goes over the wire; it is not searched for marks of its own."""
         raise NotImplementedError
 
@@ -108,7 +118,7 @@ class PlaceCutter(Cutter[M]):
 
     __slots__ = ("_least", "_rule", "_searched")
 
-    def __init__(self, rule: Framing[M], limit: int) -> None:
+    def __init__(self, rule: Framing[M, Any], limit: int) -> None:
         super().__init__(limit)
         self._rule = rule
         self._least = 0  # bytes that the unfinished message has at least
@@ -204,7 +214,7 @@ def check_mark(mark: object, *, may_be_empty: bool = False) -> None:
         raise ValueError("a mark has at least one byte")
 
 
-def written(word: str, rule: Framing[Any]) -> str:
+def written(word: str, rule: Framing[Any, Any]) -> str:
     """A rule as `--framing` takes it: its word, and in brackets what it needs and what is not as usual."""
     parts = []
     for field in msgspec.structs.fields(rule):

@@ -23,7 +23,7 @@ ALL_HALVES = 400
 
 
 def check_framing(
-    framing: Framing[M],
+    framing: Framing[M, Any],
     messages: Sequence[M] = (),
     *,
     wire: Iterable[bytes] = (),
@@ -98,7 +98,7 @@ def _same(framing: Framing[Any], raw: bytes, wanted: Outcome, limit: int, ways: 
             )
 
 
-def _check_limit(framing: Framing[M], message: M, raw: bytes, count: int, chance: random.Random) -> None:
+def _check_limit(framing: Framing[M, Any], message: M, raw: bytes, count: int, chance: random.Random) -> None:
     """A message comes under a limit of its size, and not under one less; what is not bytes has the size of
     which this is true."""
     if isinstance(message, bytes):
@@ -111,7 +111,7 @@ def _check_limit(framing: Framing[M], message: M, raw: bytes, count: int, chance
 
 
 def _check_garbage(
-    framing: Framing[M], messages: list[M], whole: bytes, garbage: bytes, limit: int, ways: list[list[int]]
+    framing: Framing[M, Any], messages: list[M], whole: bytes, garbage: bytes, limit: int, ways: list[list[int]]
 ) -> None:
     for before, raw in (([], garbage), (messages, whole + garbage)):
         got = outcome(framing, [raw], limit)

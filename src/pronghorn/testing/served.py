@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 import psutil
@@ -30,6 +30,11 @@ from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
 from pronghorn.testing.talk import PATIENCE
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from pronghorn.settings.keywords import Keywords
 
 MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, to find them by
 DRAIN_QUIET = 0.1  # seconds
@@ -148,7 +153,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) -> Iterator[Served]:
+def serving(handler: object = "upper", **settings: Unpack[Keywords]) -> Iterator[Served]:
     """Start a server, yield it once it serves, and end it at once, whatever happens in the block.
 
     `handler` is a name as the command takes it (`upper`, `module:name`, `path/file.py:name`), a tuple or list of
@@ -160,7 +165,7 @@ def serving(handler: object = "upper", *, model: str = "auto", **settings: Any) 
     handler that cannot be named.
     """
     source = source_of(handler)
-    checked = settle({"bind": "127.0.0.1:0", "drain_quiet": DRAIN_QUIET, **settings, "model": model})
+    checked = settle({"bind": "127.0.0.1:0", "drain_quiet": DRAIN_QUIET, **settings})
     mark = secrets.token_hex()
     with tempfile.TemporaryFile("ab+") as log:
         process, report = _started(source, checked, log, mark)

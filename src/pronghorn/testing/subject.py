@@ -95,8 +95,8 @@ class Subject:
         bind = ["127.0.0.1:0", f"unix:{self.unix_path}"]
         if has_ipv6():
             bind.insert(1, "[::1]:0")
-        keywords = {"bind": bind, **self._settings, **settings}
-        self._server = self._last = self._serving.enter_context(serving(self.handler, model=self._model, **keywords))
+        keywords: dict[str, Any] = {"model": self._model, "bind": bind, **self._settings, **settings}
+        self._server = self._last = self._serving.enter_context(serving(self.handler, **keywords))
         return self._server
 
     def end(self) -> None:

@@ -5,15 +5,13 @@
 The room is a set in memory, and sets are not shared between processes: one worker, and not the fork or prefork model.
 """
 
-from typing import Any
-
 import pronghorn
 
 room: set["Member"] = set()
 
 
 class Member(pronghorn.Protocol):
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: pronghorn.Transport) -> None:
         self.transport = transport
         self.cutter = pronghorn.lines.cutter(1024)  # feeds on bytes, gives lines; a longer one ends the connection
         self.name = ""

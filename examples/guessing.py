@@ -7,14 +7,13 @@ first.
 """
 
 import random
-from typing import Any
 
 import pronghorn
 
 
 @pronghorn.message(pronghorn.lines)
 class Game:
-    def __init__(self, conn: Any) -> None:
+    def __init__(self, conn: pronghorn.MessageConnection) -> None:
         self.conn = conn
         self.secret = random.randint(1, 100)
         self.guesses = 0

@@ -10,7 +10,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
 
 import pronghorn
 
@@ -24,7 +23,7 @@ def database() -> Iterator[sqlite3.Connection]:
 
 @pronghorn.lifespan(database)
 @pronghorn.message(pronghorn.lines)
-def handler(line: bytes, conn: Any) -> bytes:
+def handler(line: bytes, conn: pronghorn.MessageConnection) -> bytes:
     notes = conn.lifespan  # what database() yielded in this worker
     match line.decode().split(" ", 2):
         case ["put", name, text]:

@@ -5,13 +5,11 @@
 It runs under every model, because it uses nothing but its transport.
 """
 
-from typing import Any
-
 import pronghorn
 
 
 class Upper(pronghorn.Protocol):
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: pronghorn.Transport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

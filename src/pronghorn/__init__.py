@@ -20,6 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pronghorn.connection.blocking import Connection as Connection
+    from pronghorn.connection.proxy_protocol import ProxyHeader as ProxyHeader
+    from pronghorn.connection.tls_facts import PeerCertificate as PeerCertificate
+    from pronghorn.connection.tls_facts import TlsFacts as TlsFacts
+    from pronghorn.connection.transport import Transport as Transport
     from pronghorn.errors import AddressInUse as AddressInUse
     from pronghorn.errors import BadHandler as BadHandler
     from pronghorn.errors import BadMessage as BadMessage
@@ -46,16 +51,19 @@ if TYPE_CHECKING:
     from pronghorn.framing import prefixed as prefixed
     from pronghorn.framing import stream as stream
     from pronghorn.framing import varint as varint
+    from pronghorn.handlers.message_connection import MessageConnection as MessageConnection
     from pronghorn.handlers.messages import message as message
     from pronghorn.handlers.protocols import Protocol as Protocol
     from pronghorn.identity import WorkerFacts as WorkerFacts
     from pronghorn.identity import worker as worker
     from pronghorn.lifespans import current_lifespan as current_lifespan
     from pronghorn.lifespans import lifespan as lifespan
+    from pronghorn.peers import Peer as Peer
     from pronghorn.server import serve as serve
     from pronghorn.serving.adopted import adopt as adopt
     from pronghorn.serving.adopted import adopted as adopted
     from pronghorn.settings import Settings as Settings
+    from pronghorn.system.drain import Drain as Drain
     from pronghorn.system.drain import current_drain as current_drain
 
 __version__ = "0.1.0"
@@ -86,17 +94,23 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = on_first_use(
         globals(),
         {
+            "connection.blocking": "Connection",
+            "connection.proxy_protocol": "ProxyHeader",
+            "connection.tls_facts": "PeerCertificate TlsFacts",
+            "connection.transport": "Transport",
             "errors": "AddressInUse BadHandler BadMessage BadSetting CannotBind IncompatibleHandler MessageTooLong "
             "MissingExtra NotInWorker PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
             "framing": "Framing chosen counted delimited fixed lines marked netstring octet_counted prefixed stream "
             "varint",
+            "handlers.message_connection": "MessageConnection",
             "handlers.messages": "message",
             "handlers.protocols": "Protocol",
             "identity": "WorkerFacts worker",
             "lifespans": "current_lifespan lifespan",
+            "peers": "Peer",
             "server": "serve",
             "serving.adopted": "adopt adopted",
             "settings": "Settings",
-            "system.drain": "current_drain",
+            "system.drain": "Drain current_drain",
         },
     )

@@ -215,7 +215,7 @@ def test_a_reset_is_the_end_and_no_error_of_the_handler() -> None:
     ours, peer = listening.accept()
     ours.setblocking(False)
     loop, protocol = ByHand(), Recorder()
-    channel = Channel(ours, 1, peer, Terms(loop, high_water=1000))
+    channel = Channel(ours, 1, peer, Terms(loop, Drain(1.0), high_water=1000))
     channel.open(protocol)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     theirs.close()

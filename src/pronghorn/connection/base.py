@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen
+from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.errors import End
 from pronghorn.lifespans import current_lifespan
 from pronghorn.peers import Peer
@@ -26,7 +27,8 @@ class AnyConnection:
     """When it was accepted (monotonic seconds)."""
     bytes_in: int
     bytes_out: int
-    drain: Drain | None
+    drain: Drain
+    """Begins when the server wants to stop: true then, and it can be waited for; None for a client's connection."""
     protocol: Any
     """The handler's, if it is one that reacts, or the channel over the connection, on an asyncio loop of its own."""
     stays: bool
@@ -34,8 +36,6 @@ class AnyConnection:
     aged: bool
     """It has lived for `max_connection_age`, and is being ended for that."""
     seen: Seen | None
-    tls: Any = None
-    """What a handler may know of the TLS below; None where there is none."""
     program_end: str = ""
     """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
 
@@ -44,6 +44,11 @@ class AnyConnection:
         def fileno(self) -> int: ...
         def is_own(self) -> bool: ...
         def lose(self) -> None: ...
+
+    @property
+    def tls(self) -> TlsFacts | None:
+        """What a handler may know of the TLS below; None where there is none."""
+        return None
 
     @property
     def reason(self) -> str:

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
@@ -80,7 +80,8 @@ class ConnectionBase(AnyConnection):
         def detach(self) -> int: ...
 
     def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
-        self.number, self.peer, self.drain = number, peer, drain
+        """`drain` is None on the client's side."""
+        self.number, self.peer, self.drain = number, peer, cast(Drain, drain)
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = self.stays = self.aged = False

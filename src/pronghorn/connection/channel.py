@@ -46,7 +46,7 @@ class Terms(NamedTuple):
     """What the channels of one loop have in common."""
 
     loop: Loop
-    drain: Drain | None = None
+    drain: Drain
     most_unsent: int = sys.maxsize
     """Bytes: a handler that writes on beyond that is cut off."""
     high_water: int = 64 * 1024

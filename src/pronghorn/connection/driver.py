@@ -17,6 +17,7 @@ from pronghorn.connection.blocking import Connection, end_reading
 from pronghorn.connection.closing import READ_SIZE, first_word_due
 from pronghorn.connection.socket_facts import unread
 from pronghorn.connection.states import is_peers_fault
+from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import Bytes, Transport, limits_of
 
 
@@ -52,7 +53,7 @@ class BlockingTransport(Transport):
         self.conn.stay()
 
     @property
-    def tls(self) -> Any:
+    def tls(self) -> TlsFacts | None:
         return self.conn.tls
 
     def write(self, data: Bytes) -> None:
@@ -124,7 +125,7 @@ class BlockingTransport(Transport):
         if self.conn.fileno() in ready:  # what came before the drain is told before it
             return True
         if self.draining:
-            self._poller.unregister(self.drain)  # type: ignore[arg-type]
+            self._poller.unregister(self.drain)
             if self._poller.poll(first_word_due(self.conn) * 1000):
                 self._poller = None  # the drain is told behind the first word
                 return True

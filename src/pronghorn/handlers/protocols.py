@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pronghorn.connection.transport import Transport
 
 
 class Protocol:
@@ -15,7 +15,7 @@ class Protocol:
 
     __slots__ = ()
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: Transport) -> None:
         """The connection is open; `transport` has its `peer`, `number`, `draining` and `lifespan`."""
 
     def data_received(self, data: bytes) -> None:

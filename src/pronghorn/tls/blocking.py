@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering
 from pronghorn.connection.socket_facts import TcpInfo
+from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed
-from pronghorn.tls.records import FLOOD, MOST_UNASKED, RECORD, Records, TlsFacts
+from pronghorn.tls.records import FLOOD, MOST_UNASKED, RECORD, Records
 
 CHUNK = 256 * 1024
 TLS_FACTS = tuple("records _at _bare _opened _plain _reading _records _sealed _unsent _writing".split())

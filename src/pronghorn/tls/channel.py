@@ -17,9 +17,10 @@ from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OPENING, SLOTS, AnyChannel
 from pronghorn.connection.closing import READ_SIZE, first_word_due
 from pronghorn.connection.states import moved
+from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import Bytes
 from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed
-from pronghorn.tls.records import FLOOD, Records, TlsFacts
+from pronghorn.tls.records import FLOOD, Records
 
 TLS_SLOTS: tuple[str, ...] = ("_added", "_begins", "_then", "records", *SLOTS)
 

@@ -11,8 +11,9 @@ system calls. This module is imported only where there is TLS: ssl is large.
 from __future__ import annotations
 
 import ssl
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.errors import HandshakeFailed, TlsFailed
 from pronghorn.tls.client_hello import Hello
 from pronghorn.tls.words import told
@@ -23,51 +24,6 @@ MOST_UNASKED = 64 * 1024  # bytes that a peer can make us owe it without our say
 MAX_HELLO = 64 * 1024  # bytes of a ClientHello, its records' heads counted
 DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"  # an alert, as a record (RFC 8446, 6.2)
 FLOOD = "the peer asks for one new key after the other"
-
-
-class TlsFacts:
-    """What a handler may know of the TLS below its connection."""
-
-    __slots__ = ("object",)
-
-    def __init__(self, ssl_object: ssl.SSLObject) -> None:
-        self.object = ssl_object
-
-    @property
-    def version(self) -> str:
-        """`TLSv1.3` or `TLSv1.2`."""
-        return self.object.version() or ""
-
-    @property
-    def cipher(self) -> str:
-        """The cipher's name, as OpenSSL writes it."""
-        cipher = self.object.cipher()
-        return cipher[0] if cipher else ""
-
-    @property
-    def alpn(self) -> str | None:
-        """The protocol that both sides agreed on, of --tls-alpn; None if there is none."""
-        return self.object.selected_alpn_protocol()
-
-    @property
-    def sni(self) -> str | None:
-        """The name that the client asked for; None if for none."""
-        return getattr(self.object, "asked_name", None)
-
-    @property
-    def peer_certificate(self) -> dict[str, Any] | None:
-        """The client's certificate, checked, as ssl.SSLSocket.getpeercert writes it; None without --tls-client-ca."""
-        return self.object.getpeercert() or None
-
-    def extra(self, name: str, default: Any = None) -> Any:
-        """What asyncio's get_extra_info answers for TLS: ssl_object, peercert, cipher, compression, sslcontext."""
-        if name == "ssl_object":
-            return self.object
-        if name == "sslcontext":
-            return self.object.context
-        if name == "peercert":
-            return self.object.getpeercert()
-        return getattr(self.object, name)() if name in ("cipher", "compression") else default
 
 
 class Records:

@@ -12,6 +12,7 @@ import msgspec
 
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.driver import drive
+from pronghorn.framing import Framing
 from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
@@ -50,14 +51,15 @@ class Handler:
         protocol: Callable[[], Any] | None = None,
         converse: Callable[[Connection], None] | None = None,
         leave: Callable[[], None] | None = None,
-        framed: bool = False,
+        framing: Framing[Any] | None = None,
     ) -> None:
-        """`framed`: a framing cuts the input into messages."""
+        """`framing`: what cuts the input into messages, if anything does."""
         self.facts = facts
         self._protocol = protocol
         self._converse = converse
         self._leave = leave
-        self.framed = framed
+        self.framing = framing
+        self.framed = framing is not None
 
     def protocol(self) -> Any:
         """A new protocol for one connection; of asyncio's styles only inside a running loop."""

@@ -112,9 +112,9 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
     if late:
         from pronghorn.handlers.coroutines import messages_as_streams
 
-        return _asyncio(messages_as_streams(messages), settings, name, framed=True)
+        return _asyncio(messages_as_streams(messages), settings, name, framing=rule)
     facts = HandlerFacts(name, "message")
-    return Handler(facts, protocol=lambda: MessageProtocol(messages), framed=True)
+    return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule)
 
 
 def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:
@@ -129,10 +129,12 @@ def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:
     return _asyncio(handler, settings, name, streams=False)
 
 
-def _asyncio(handler: Any, settings: Settings, name: str, *, streams: bool = True, framed: bool = False) -> Handler:
+def _asyncio(
+    handler: Any, settings: Settings, name: str, *, streams: bool = True, framing: Framing[Any] | None = None
+) -> Handler:
     from pronghorn.handlers.coroutines import OwnLoops, streams_factory
 
     factory = streams_factory(handler, settings.max_message_size) if streams else handler
     loops = OwnLoops(factory, settings)
     facts = HandlerFacts(name, "asyncio")
-    return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave, framed=framed)
+    return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave, framing=framing)

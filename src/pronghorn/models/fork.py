@@ -25,6 +25,7 @@ from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts, Counts
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
 from pronghorn.serving.conversations import LEAVE, SWEEP, Conversations
+from pronghorn.serving.rehearsal import rehearse
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
@@ -101,6 +102,7 @@ def serve(context: Context) -> None:
     flows = Flows(context, beside=lambda now: send(elders.since(now) & children.keys(), signal.SIGURG))
     elders, own = Elders(first_look(flows)), context.for_children()
     mine = Conversations(own)
+    rehearse(context)
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}

@@ -194,6 +194,7 @@ class ChildContext(Context):
     def __init__(self, parent: Context) -> None:
         self.__dict__.update(parent.__dict__)
         self.open = {}
+        self._done, self._written = [0, 0, 0], [0, 0, 0]
         self._left = _keep_limits
 
     def serve_one(self, conn: Connection, counts: Counts) -> None:

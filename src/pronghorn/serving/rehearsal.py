@@ -1,0 +1,83 @@
+"""Conversations over a socketpair(2) before the first fork: Python adapts its code once, and not in each child.
+
+Law: no code of the handler is called, nothing is observed or counted, and no descriptor stays open. Python writes into
+the code that it runs until that has run some times and is adapted to what it works on (PEP 659). A child that does this
+for itself copies a page of memory for each function, and ends before it is worth while.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from pronghorn.connection.blocking import Connection
+from pronghorn.framing import Delimited, Lines, Prefixed, Stream, Varint, lines
+from pronghorn.handlers.handler import Handler, HandlerFacts
+from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.protocols import Protocol
+from pronghorn.scoreboard.counts import Counts
+from pronghorn.serving.conversations import Conversations
+from pronghorn.settings import Settings
+
+if TYPE_CHECKING:
+    from pronghorn.serving.context import ChildContext, Context
+
+TIMES = 16  # Python 3.11 takes eight for the first step, and a few more for loops
+PEER = ("127.0.0.1", 1)
+MESSAGE = b"rehearsal"
+PLAIN = (Stream, Lines, Delimited, Prefixed, Varint)
+"""Framings that take any bytes, and call nothing of a user's."""
+
+
+class _Echo(Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+def _converse(conn: Connection) -> None:
+    while data := conn.recv(1024):
+        conn.sendall(data)
+
+
+def _alike(handler: Handler, settings: Settings) -> Handler:
+    """A handler of ours that is served by the same code, as far as that needs no asyncio loop and no program."""
+    facts = HandlerFacts("rehearsal", handler.facts.style)
+    if facts.blocks or facts.needs_asyncio:
+        return Handler(facts, converse=_converse)
+    if handler.framing is None:
+        return Handler(facts, protocol=_Echo)
+    from pronghorn.handlers.messages import MessageStyle
+
+    framing = handler.framing if type(handler.framing) in PLAIN else lines
+    style = MessageStyle(bytes.upper, framing, settings.max_message_size, settings.write_high_water)
+    return Handler(facts, protocol=lambda: MessageProtocol(style), framing=framing)
+
+
+def rehearse(context: Context) -> None:
+    """Hold the conversations. If memory or descriptors are missing, children are a little slower: that is all."""
+    own = context.for_children()
+    own.handler, own.certificates, own.tells = _alike(context.handler, context.settings), None, False
+    own.observe = lambda event: None
+    if own.limits.is_proxy(PEER):
+        return
+    framing, counts = own.handler.framing, Counts()
+    conversations = Conversations(own)
+    try:
+        for _ in range(TIMES):
+            _hold(conversations, own, counts, MESSAGE if framing is None else framing.frame(MESSAGE))
+    except (OSError, MemoryError):
+        pass
+
+
+def _hold(conversations: Conversations, context: ChildContext, counts: Counts, sent: bytes) -> None:
+    here, there = socket.socketpair()
+    with there, here:
+        there.sendall(sent)
+        there.shutdown(socket.SHUT_WR)
+        conn = Connection(here.family, here.type, 0, fileno=here.detach())
+        conn.begin(1, PEER, context.drain)
+        context.serve_one(conn, counts)
+        conversations.converse(conn)

@@ -39,7 +39,7 @@ from pronghorn.supervisor.guard import Guard
 from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
-from pronghorn.system import descriptors, log_config
+from pronghorn.system import descriptors, env_file, log_config
 from pronghorn.system.processors import processors
 from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.system.startup import ProcessSetup
@@ -131,9 +131,11 @@ class Server:
             undo.callback(self._board.close)
             undo.callback(outlet.release)
             undo.callback(log.close)
-            facts = planner.facts(self.source, self.settings)
-            facts = facts or probe.ask(self.source, self.settings, self._signals.descriptors())
-            plan = once_free(lambda: planner.plan(self.source, self.settings, facts, self._inherited), held_by_orphans)
+            variables, facts = env_file.read(self.settings), planner.facts(self.source, self.settings)
+            facts = facts or probe.ask(self.source, self.settings, self._signals.descriptors(), variables)
+            plan = once_free(
+                lambda: planner.plan(self.source, self.settings, facts, self._inherited, variables), held_by_orphans
+            )
             try:
                 self._supervisor = Supervisor(
                     planner, plan, self, self._signals, alone=self._alone, handed=self._handed
@@ -169,7 +171,9 @@ class Server:
         if self.settings.reload:
             from pronghorn.supervisor.autoreload import Autoreload  # here: what is imported, every fork copies
 
-            self._autoreload = Autoreload(self.source, file, self._since, supervisor.fleet, supervisor.changes)
+            self._autoreload = Autoreload(
+                self.source, [file, *self.settings.env_file], self._since, supervisor.fleet, supervisor.changes
+            )
 
     def _control_descriptors(self) -> list[int]:
         return self._control.descriptors() if self._control is not None else []

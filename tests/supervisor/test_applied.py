@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import pronghorn
 from launch import Launched, launched, wait_for
 from pronghorn.errors import AddressInUse
 from pronghorn.events import Event
@@ -30,6 +31,8 @@ def other(field: Field) -> Any:
         return next(each for each in field.choices if each != field.default)
     if field.type is bool:
         return not field.default
+    if field.name == "env_file":  # it is read
+        return [str(Path(pronghorn.__file__).with_name("py.typed"))]
     if field.type == tuple[str, ...]:
         return [OTHERS.get(field.unit, "127.0.0.1:1")]
     if field.unit in OTHERS:

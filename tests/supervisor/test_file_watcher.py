@@ -271,14 +271,14 @@ def test_what_is_watched_for_a_handler(project: Path, tmp_path: Path, monkeypatc
     (tmp_path / "elsewhere" / "spaces").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     assert places(Source("mine:handle")) == [here]
-    assert places(Source("mine.py:handle"), "/x.toml") == [here, "/x.toml"]
+    assert places(Source("mine.py:handle"), ["", "/x.toml"]) == [here, "/x.toml"]
     assert places(Source("../elsewhere/far.py:handle")) == [str(tmp_path / "elsewhere"), here]
     assert places(Source("far:handle")) == [str(tmp_path / "elsewhere"), here]
     assert places(Source("spaces.inner:handle")) == [str(tmp_path / "elsewhere" / "spaces"), here]
     assert places(Source("package.inner:handle")) == [str(project / "package"), here]
     for name in ("json:loads", "pytest:main", "sys:exit", "nothing.of.this:name", ":x", ".:x"):
         assert places(Source(name)) == [here], name
-    assert places(Source("echo"), "/x.toml") == places(Source(command=("cat",)), "/x.toml") == ["/x.toml"]
+    assert places(Source("echo"), ["", "/x.toml"]) == places(Source(command=("cat",)), ["", "/x.toml"]) == ["/x.toml"]
     assert places(print) == []
     assert "inner" not in sys.modules
 

@@ -36,14 +36,18 @@ def examined(settled: Settled) -> dict[str, Any]:
     from pronghorn.handlers.loading import load_handler
     from pronghorn.listening.binding import check_binds
     from pronghorn.supervisor.planning import certified, judged
-    from pronghorn.system import log_config
+    from pronghorn.system import env_file, log_config
     from pronghorn.system.processors import processors
     from pronghorn.system.startup import ProcessSetup
     from pronghorn.worker_process import probe
 
     source, settings = settled.source, settled.settings
     with ProcessSetup(msgspec.structs.replace(settings, log_file="", pid_file="")):
-        facts = (probe.ask if source.is_users_code else lambda *both: load_handler(*both).facts)(source, settings)
+        variables = env_file.read(settings)
+        if source.is_users_code:
+            facts = probe.ask(source, settings, environment=variables)
+        else:
+            facts = load_handler(source, settings).facts
         model, why = judged(facts, settings)
         certificates = certified(facts, settings)
         check_binds(settings)

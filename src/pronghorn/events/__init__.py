@@ -35,6 +35,7 @@ from pronghorn.events.server import ReloadFailed as ReloadFailed
 from pronghorn.events.server import ReloadStarted as ReloadStarted
 from pronghorn.events.server import ReloadWay as ReloadWay
 from pronghorn.events.server import Resized as Resized
+from pronghorn.events.server import SecretsExposed as SecretsExposed
 from pronghorn.events.server import ServerStarted as ServerStarted
 from pronghorn.events.server import ServerStopped as ServerStopped
 from pronghorn.events.server import SupervisorFailed as SupervisorFailed

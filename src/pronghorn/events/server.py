@@ -75,6 +75,12 @@ class PathAtRisk(Event, frozen=True):
     setting: str
 
 
+class SecretsExposed(Event, frozen=True):
+    """Every user of the machine may read the file of environment variables at `path` (`--env-file`)."""
+
+    path: str
+
+
 class LogLevelSet(Event, frozen=True):
     """From here on this process logs records of this level and above, as the settings say that it serves with."""
 

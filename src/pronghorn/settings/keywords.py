@@ -83,6 +83,7 @@ class Keywords(TypedDict, total=False):
     new_privileges: bool
     umask: str
     chdir: str
+    env_file: str | Iterable[str]
     pid_file: str
     log_file: str
     log_format: Literal["text", "json"]

@@ -46,6 +46,12 @@ class Process(TLS, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "Folder to change to at the start: the handler is looked for there, and paths begin there.",
         Option(metavar="FOLDER", at=RESTART),
     ] = ""
+    env_file: Annotated[
+        tuple[str, ...],
+        "File of environment variables for the handler, a NAME=VALUE in each line, as systemd's EnvironmentFile. May "
+        "be given more than once; later ones win. Each reload reads it anew, and no message shows a value.",
+        Option(metavar="FILE"),
+    ] = ()
     pid_file: Annotated[
         str,
         "File that holds the supervisor's process id while it serves.",

@@ -26,15 +26,15 @@ LONGEST_PATH = 1024 * 1024
 
 
 class Autoreload:
-    """Reloads when the handler that `source` names, or the settings `file`, has changed after `since` (ns of the wall
-    clock). Where no process can be started for it, the log says so."""
+    """Reloads when the handler that `source` names, or one of the `files` of settings, has changed after `since` (ns of
+    the wall clock). Where no process can be started for it, the log says so."""
 
-    def __init__(self, source: Any, file: str, since: int, fleet: Fleet, changes: Changes) -> None:
+    def __init__(self, source: Any, files: Iterable[str], since: int, fleet: Fleet, changes: Changes) -> None:
         self._fleet = fleet
         self._changes = changes
         self._watcher: FileWatcher | None = None
         try:
-            self._watcher = FileWatcher(places(source, file), since)
+            self._watcher = FileWatcher(places(source, files), since)
         except OSError as error:  # the server can do without
             return self._unwatched(f"The process that watches for them cannot be started: {error.strerror}.")
         fleet.workers.helpers.add(self._watcher.pid)
@@ -108,11 +108,11 @@ class FileWatcher:
             self._process.wait(1.0)
 
 
-def places(source: Any, file: str = "") -> list[str]:
-    """What to watch for a handler: its folder and the working folder, and the settings file. An installed package is
-    none of what is being written. For a program or for the handler of a script it is the settings file alone: a program
-    is started anew for each client, and an object stays what it is."""
-    found = [file] if file else []
+def places(source: Any, files: Iterable[str] = ()) -> list[str]:
+    """What to watch for a handler: its folder and the working folder, and the files of settings. An installed package
+    is none of what is being written. For a program or for the handler of a script it is these files alone: a program is
+    started anew for each client, and an object stays what it is."""
+    found = [os.path.abspath(each) for each in files if each]
     if not isinstance(source, Source) or not source.is_users_code:
         return found
     place = source.name.rpartition(":")[0] or source.name

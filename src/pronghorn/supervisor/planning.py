@@ -28,6 +28,7 @@ from pronghorn.settings.fields import RESTART
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
+from pronghorn.system import env_file
 from pronghorn.system.helper import Answer
 from pronghorn.system.processors import processors
 from pronghorn.worker_process.plan import Plan
@@ -49,6 +50,7 @@ class Read(msgspec.Struct):
     """`bind` is not set."""
     folder: str = ""
     """What the working folder's name leads to now, if that is another folder than at the start."""
+    environment: dict[str, str] = {}
 
     @classmethod
     def of(cls, answer: Answer) -> Read:
@@ -103,7 +105,7 @@ class Planner:
     def settle(self) -> Read:
         """The source and the settings as they are now. Raises BadSetting."""
         if self._layers is None:
-            return Read(self._settings, None, ())
+            return Read(self._settings, None, (), environment=env_file.read(self._settings))
         folder = self._entered() if self.rereads and self._folder else ""
         settled = self._layers.settle()
         later = tuple(
@@ -112,7 +114,8 @@ class Planner:
             if each.at == RESTART and getattr(settled.settings, each.name) != getattr(self._settings, each.name)
         )
         source = settled.source if self.rereads else None
-        return Read(settled.settings, source, later, settled.settings.bind is UNASKED, folder)
+        environment = env_file.read(settled.settings)
+        return Read(settled.settings, source, later, settled.settings.bind is UNASKED, folder, environment)
 
     def _entered(self) -> str:
         """The folder that the working folder's name leads to now, entered; empty if it is the working one still."""
@@ -134,7 +137,9 @@ class Planner:
             return None
         return loading.load_handler(source, settings).facts
 
-    def draft(self, source: Any, settings: Settings, facts: HandlerFacts, folder: str = "") -> Plan:
+    def draft(
+        self, source: Any, settings: Settings, facts: HandlerFacts, folder: str, environment: dict[str, str]
+    ) -> Plan:
         """A plan without listeners and certificates. Raises as `judged`."""
         model, _ = judged(facts, settings)
         return Plan(
@@ -148,13 +153,21 @@ class Planner:
             folder=folder,
             server=self._server,
             processors=processors().usable,
+            environment=environment,
         )
 
-    def plan(self, source: Any, settings: Settings, facts: HandlerFacts, inherited: list[Listener]) -> Plan:
+    def plan(
+        self,
+        source: Any,
+        settings: Settings,
+        facts: HandlerFacts,
+        inherited: list[Listener],
+        environment: dict[str, str],
+    ) -> Plan:
         """The first plan; its listeners are those `inherited` that are wanted, and new ones. Raises PronghornError, and
         then nothing new is open. It may block: at the first start nothing else waits.
         """
-        draft = self.draft(source, settings, facts)
+        draft = self.draft(source, settings, facts, "", environment)
         certificates = certified(facts, settings)
         if settings.max_connections_per_source:
             sources.prepare()

@@ -45,6 +45,7 @@ class Reload(Change):
         self._serving = fleet.serving.plan
         self._step = HelperTask(fleet.poller)
         self._source, self._settings, self._folder = self._serving.source, self._serving.settings, self._serving.folder
+        self._environment = self._serving.environment
         fleet.observe(events.ReloadStarted(why))
         with self._attempt():
             if anew:
@@ -90,18 +91,18 @@ class Reload(Change):
     def _settled(self, answer: Answer) -> None:
         read = Read.of(answer)
         self._source, self._settings, self.later = self._planner.source_of(read), read.settings, read.later
-        self._folder = read.folder
+        self._folder, self._environment = read.folder, read.environment
         if not isinstance(self._source, Source):
             return self._prepare(loading.load_handler(self._source, self._settings).facts)
         source, settings, fleet = self._source, self._settings, self.fleet
         self._take(
-            lambda: Probe(source, settings, fleet.workers.helpers, fleet.kept(), read.folder),
+            lambda: Probe(source, settings, fleet.workers.helpers, fleet.kept(), read.folder, read.environment),
             lambda probe: self._prepare(probe.facts()),
         )
 
     def _prepare(self, facts: HandlerFacts) -> None:
         planner, keep = self._planner, self._serving.listeners
-        draft = planner.draft(self._source, self._settings, facts, self._folder)
+        draft = planner.draft(self._source, self._settings, facts, self._folder, self._environment)
 
         def draw_up(answer: Answer) -> None:
             self.fleet.start(planner.drawn_up(draft, keep, answer))

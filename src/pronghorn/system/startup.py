@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from pronghorn.errors import BadSetting
-from pronghorn.events import Event, PathAtRisk
+from pronghorn.events import Event, PathAtRisk, SecretsExposed
 from pronghorn.settings import Settings
-from pronghorn.system import log_file, privileges, trusted_paths
+from pronghorn.system import env_file, log_file, privileges, trusted_paths
 from pronghorn.system.log_file import LogFile
 from pronghorn.system.pid_file import PidFile
 
@@ -55,13 +55,14 @@ class ProcessSetup:
 
     def at_risk(self, config: str) -> list[Event]:
         """The files by which the workers' user could have root do something: the settings file `config`, that of
-        `--log-config`, and the process id file."""
+        `--log-config`, and the process id file; and files of secrets that everybody may read."""
+        settings = self._settings
+        exposed: list[Event] = [SecretsExposed(each) for each in env_file.exposed(settings)]
         person = privileges.person
         if person is None or person.uid == 0:
-            return []
-        settings = self._settings
+            return exposed
         paths = {"config": config, "log_config": settings.log_config, "pid_file": settings.pid_file}
-        return [
+        return exposed + [
             PathAtRisk(path, person.uid, setting)
             for setting, path in paths.items()
             if path and trusted_paths.may_change(path, person.uid, person.groups)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Plan(msgspec.Struct, frozen=True):
     """`source` is a Source, or the handler object itself. `folder` is where paths begin and where the handler is looked
     for; the supervisor's working folder if it is empty. `server` is the server's name. The
-    server may use so many `processors`."""
+    server may use so many `processors`. `environment` are variables for the handler (`--env-file`)."""
 
     source: Any
     settings: Settings
@@ -33,6 +33,7 @@ class Plan(msgspec.Struct, frozen=True):
     folder: str = ""
     server: str = ""
     processors: int = 1
+    environment: dict[str, str] = {}
 
     @property
     def workers(self) -> int:

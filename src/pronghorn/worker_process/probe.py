@@ -20,7 +20,7 @@ from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.handlers.loading import load_handler
 from pronghorn.settings import Settings
 from pronghorn.settings.source import Source
-from pronghorn.system import privileges, process_exit
+from pronghorn.system import env_file, privileges, process_exit
 from pronghorn.system.helper import Answer, Helper, Reaper
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import die_with_parent
@@ -30,17 +30,27 @@ LONGEST_OUTPUT = 16 * 1024
 
 
 class Probe:
-    """A Helper that imports the handler, from `folder` or else the working folder; `deadline` (monotonic) is
-    `start_timeout` from its start. Raises OSError when no process can be started."""
+    """A Helper that imports the handler, from `folder` or else the working folder, with the variables of `environment`;
+    `deadline` (monotonic) is `start_timeout` from its start. Raises OSError when no process can be started."""
 
     def __init__(
-        self, source: Source, settings: Settings, reaper: Reaper, left: Iterable[int] = (), folder: str = ""
+        self,
+        source: Source,
+        settings: Settings,
+        reaper: Reaper,
+        left: Iterable[int] = (),
+        folder: str = "",
+        environment: dict[str, str] | None = None,
     ) -> None:
         self._source = source
         self._output = open(anonymous_file("probe"), "rb")
         try:
             self._helper = Helper(
-                lambda: _look(source, settings, folder), settings.start_timeout, reaper, left, self._output.fileno()
+                lambda: _look(source, settings, folder, environment or {}),
+                settings.start_timeout,
+                reaper,
+                left,
+                self._output.fileno(),
             )
         except OSError:
             self._output.close()
@@ -89,10 +99,12 @@ class Probe:
             pass  # standard error has no reader, or a full pipe
 
 
-def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> HandlerFacts:
+def ask(
+    source: Source, settings: Settings, left: Iterable[int] = (), environment: dict[str, str] | None = None
+) -> HandlerFacts:
     """The facts of a handler, by a probe; blocks until they are there, and raises as Probe.facts."""
     reaper = Reaper()
-    probe = Probe(source, settings, reaper, left)
+    probe = Probe(source, settings, reaper, left, environment=environment)
     try:
         probe.wait()
         return probe.facts()
@@ -103,13 +115,14 @@ def ask(source: Source, settings: Settings, left: Iterable[int] = ()) -> Handler
         reaper.finish()
 
 
-def _look(source: Source, settings: Settings, folder: str) -> Answer:
+def _look(source: Source, settings: Settings, folder: str, environment: dict[str, str]) -> Answer:
     if folder:
         os.chdir(folder)
     process_exit.begin(keep_imports=False)
     privileges.forgo(settings, source)
     privileges.drop()
     die_with_parent(signal.SIGKILL)  # a change of user has cleared it
+    env_file.apply(environment)
     try:
         return msgspec.json.encode(load_handler(source, settings).facts), []
     finally:

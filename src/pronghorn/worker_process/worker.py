@@ -40,7 +40,7 @@ from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.context import Context
 from pronghorn.settings import Settings
-from pronghorn.system import privileges, process_exit
+from pronghorn.system import env_file, privileges, process_exit
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.log_file import Reopener
 from pronghorn.system.processes import (
@@ -187,6 +187,7 @@ class WorkerProcess:
         privileges.forgo(plan.settings, plan.source)
         privileges.drop()
         die_with_parent(signal.SIGTERM)  # a change of user has cleared it
+        env_file.apply(plan.environment)
         return reopener
 
     def _apply_settings(self) -> None:

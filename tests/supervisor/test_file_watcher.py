@@ -324,11 +324,12 @@ def test_a_syntax_error_never_stops_the_server(tmp_path: Path) -> None:
 def test_a_server_goes_on_without_its_watcher(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(HANDLER % "one")
     with launched(tmp_path, "mine:reply", reload=True) as server:
-        (watcher,) = [
-            each
-            for each in psutil.Process(server.pid).children()
-            if "pronghorn.supervisor.file_watcher" in each.cmdline()
-        ]
+
+        def watchers() -> list[psutil.Process]:  # a process has no command line for a moment in exec(2)
+            children = psutil.Process(server.pid).children()
+            return [each for each in children if "pronghorn.supervisor.file_watcher" in each.cmdline()]
+
+        (watcher,) = wait_for(watchers, "the watcher")
         watcher.kill()
         wait_for(lambda: not watcher.is_running(), "the watcher's end, reaped")
         wait_for(

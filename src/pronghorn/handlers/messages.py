@@ -5,17 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from pronghorn.framing import Framing, stream
 from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.message_protocol import MessageProtocol, Reply
 
+if TYPE_CHECKING:
+    from pronghorn.handlers.message_types import M, MarksBytes, MarksText, MessageHandler, R
+
 FRAMING = "__pronghorn_framing__"
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-def message(framing: Framing[Any] = stream) -> Callable[[T], T]:
+@overload
+def message() -> MarksBytes: ...
+@overload
+def message(framing: Framing[bytes, bytes]) -> MarksBytes: ...
+@overload
+def message(framing: Framing[str, str]) -> MarksText: ...
+@overload
+def message(framing: Framing[M, R]) -> Callable[[MessageHandler[M, R]], Any]: ...
+def message(framing: Framing[Any, Any] = stream) -> Any:
     """Mark a function, or a class made once per connection, as a message handler with this framing.
 
     The function takes a message as bytes, without delimiter or prefix, and returns the reply as bytes, or None for no

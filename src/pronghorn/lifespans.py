@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar
 
 from pronghorn import tracebacks
@@ -20,6 +21,11 @@ from pronghorn.errors import WorkerFailedToStart
 MARK = "__pronghorn_lifespan__"
 SYNC, ASYNC = "sync", "async"
 T = TypeVar("T")
+Factory = Callable[
+    [],
+    Iterator[object] | AsyncIterator[object] | AbstractContextManager[object] | AbstractAsyncContextManager[object],
+]
+"""What makes a lifespan: see `lifespan`."""
 
 _value: Any = None
 
@@ -32,7 +38,7 @@ def current_lifespan() -> Any:
     return _value
 
 
-def lifespan(factory: Callable[[], Any]) -> Callable[[T], T]:
+def lifespan(factory: Factory) -> Callable[[T], T]:
     """Give a handler of any style a lifespan: `factory()` makes a context manager, sync or async.
 
     It is a generator function with one `yield` (`def` or `async def`, decorated by contextlib or not), or a class with

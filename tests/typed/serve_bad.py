@@ -2,7 +2,7 @@
 
 import pronghorn
 import pronghorn.testing
-from pronghorn.testing import serving
+from pronghorn.testing import FakeTransport, serving
 
 pronghorn.serve("upper", workers="two")  # wrong: no whole number
 pronghorn.serve("upper", worker=2)  # wrong: no such setting
@@ -15,4 +15,6 @@ handler = pronghorn.Handler  # wrong: no such name
 pronghorn.testing.served_by("upper")  # wrong: no such name
 server = pronghorn.testing.Serve  # wrong: no such name
 serving("upper", model="epol")  # wrong: no such model
+serving(3)  # wrong: no handler
 serving("upper", drain=2)  # wrong: no such setting
+FakeTransport("upper")  # wrong: no protocol

@@ -1,7 +1,7 @@
 """Calls of serve and serving that are right."""
 
 import pronghorn
-from pronghorn.testing import Served, serving
+from pronghorn.testing import FakeTransport, Served, check_handler, serving
 
 
 def shout(line: bytes) -> bytes:
@@ -18,6 +18,15 @@ pronghorn.serve(handler, bind=["127.0.0.1:8000", "unix:/run/mine.sock"], idle_ti
 with serving(handler, model="thread", log_level="debug") as server:
     address: tuple[str, int] | str = server.address
     status: int = server.stop()
+
+
+with serving(["tr", "a-z", "A-Z"]) as server:
+    print(server.log())
+
+check_handler("module:name", b"hello\n", b"HELLO\n", model="thread")
+transport = FakeTransport(pronghorn.Protocol(), peer="/run/mine.sock")
+transport.receive(b"hello")
+written: bytes = transport.take()
 
 
 def ask(served: Served) -> bytes:

@@ -37,7 +37,7 @@ class TlsFacts:
     __slots__ = ("ssl_object",)
 
     def __init__(self, ssl_object: ssl.SSLObject) -> None:
-        self.ssl_object = ssl_object
+        self.ssl_object: ssl.SSLObject = ssl_object
         """For what is not told here; to read or to write with it breaks the connection."""
 
     @property

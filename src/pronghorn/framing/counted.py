@@ -64,7 +64,7 @@ class Counted(Framing[bytes], frozen=True):
 
 
 counted = Counted
-netstring = Counted(b":", trailer=b",")
+netstring: Counted = Counted(b":", trailer=b",")
 """D. J. Bernstein's netstrings: `5:hello,`."""
 OCTETS = Counted(b" ")
 
@@ -97,4 +97,4 @@ class OctetCounted(Framing[bytes], frozen=True):
         return OctetCounted(newline)
 
 
-octet_counted = OctetCounted()
+octet_counted: OctetCounted = OctetCounted()

@@ -273,7 +273,7 @@ def up_to(mark: bytes, data: bytes | bytearray, first: int, searched: int, limit
     return None
 
 
-stream = Stream()
-lines = Lines()
+stream: Stream = Stream()
+lines: Lines = Lines()
 delimited = Delimited
 marked = Marked

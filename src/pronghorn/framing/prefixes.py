@@ -254,5 +254,5 @@ class Fixed(Framing[bytes], frozen=True):
         return message
 
 
-varint = Varint()
+varint: Varint = Varint()
 fixed = Fixed

@@ -14,6 +14,7 @@ import time
 import weakref
 from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
@@ -264,7 +265,9 @@ async def adopt() -> AsyncIterator[Adoption]:
             delattr(loop, name) if value is None else setattr(loop, name, value)
 
 
-def adopted(factory: Callable[[], Any]) -> Any:
+def adopted(
+    factory: Callable[[], AsyncIterator[object] | AbstractAsyncContextManager[object]],
+) -> type[asyncio.Protocol]:
     """The handler that serves what a library starts: `factory` is an async lifespan that starts it within
     `async with pronghorn.adopt():`, and stops it behind its yield.
 

@@ -84,13 +84,13 @@ class Drain:
     def __init__(self, timeout: float, lost: Callable[[tuple[str, ...]], None] = _nobody_hears) -> None:
         """`timeout` is what open connections get, in seconds; `lost` is called with the names of what the deadline has
         cut off beside connections."""
-        self.timeout = timeout
-        self.owner = os.getpid()
-        self.begun = False
-        self.lets_go = False  # the process accepts no more; true while it drains, too
+        self.timeout: float = timeout
+        self.owner: int = os.getpid()
+        self.begun: bool = False
+        self.lets_go: bool = False  # the process accepts no more; true while it drains, too
         self.alone: frozenset[str] = frozenset()  # addresses of listeners that no other worker serves any more
-        self.why = ""
-        self.deadline = math.inf
+        self.why: str = ""
+        self.deadline: float = math.inf
         self.lost = lost
         self._heard: list[Callable[[], object]] = []  # called once, when draining begins
         self._let_go_heard: list[Callable[[], object]] = []  # the same when it lets go

@@ -6,7 +6,7 @@ Law: all promises are tried, even after one is broken; one error names all that 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pronghorn.errors import PronghornError, nearest
 from pronghorn.models import registry
@@ -14,11 +14,14 @@ from pronghorn.testing.forms import ANSWERS_AT_ONCE, FORMS, REPEATS, Form
 from pronghorn.testing.promises import PROMISES, Promise
 from pronghorn.testing.subject import Subject
 
+if TYPE_CHECKING:
+    from pronghorn.testing.served import Startable
+
 LOG_SHOWN = 2000
 
 
 def check_handler(
-    handler: object,
+    handler: Startable,
     question: bytes,
     answer: bytes,
     *,

@@ -34,7 +34,11 @@ from pronghorn.testing.talk import PATIENCE
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from pronghorn.server import Servable
     from pronghorn.settings.keywords import Keywords
+
+    Startable = Servable | Sequence[str] | Source
+    """A handler, its name, or a program and its arguments."""
 
 MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, to find them by
 DRAIN_QUIET = 0.1  # seconds
@@ -153,7 +157,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(handler: object = "upper", **settings: Unpack[Keywords]) -> Iterator[Served]:
+def serving(handler: Startable = "upper", **settings: Unpack[Keywords]) -> Iterator[Served]:
     """Start a server, yield it once it serves, and end it at once, whatever happens in the block.
 
     `handler` is a name as the command takes it (`upper`, `module:name`, `path/file.py:name`), a tuple or list of

@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pronghorn.framing import Framing, stream
 from pronghorn.models import registry
@@ -20,6 +20,9 @@ from pronghorn.testing.forms import ANSWERS_AT_ONCE, PAYLOADS, REPEATS, Form
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, shown
 from pronghorn.testing.tls import SealedClient, throw_away_pair, trusting
+
+if TYPE_CHECKING:
+    from pronghorn.testing.served import Startable
 
 ENOUGH = 1_000_000  # descriptors: as if there were no limit
 QUESTION = b"every herd has one that keeps watch"
@@ -37,7 +40,7 @@ class Subject:
 
     def __init__(
         self,
-        handler: object,
+        handler: Startable,
         question: bytes,
         answer: bytes,
         *,

@@ -7,9 +7,10 @@ Law: a protocol sees no difference from the server's own transport: `connection_
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from pronghorn.handlers.protocols import Protocol
+from pronghorn.peers import Peer
 
 
 class FakeTransport(asyncio.Transport):
@@ -28,24 +29,33 @@ class FakeTransport(asyncio.Transport):
     """
 
     def __init__(
-        self, protocol: Any = None, *, peer: Any = ("192.0.2.1", 50000), number: int = 1, lifespan: Any = None
+        self,
+        protocol: Protocol | asyncio.BaseProtocol | None = None,
+        *,
+        peer: Peer = ("192.0.2.1", 50000),
+        number: int = 1,
+        lifespan: object = None,
     ) -> None:
         super().__init__()
         self.peer = peer
         self.number = number
         self.tls: Any = None
-        self.lifespan = lifespan
-        self.draining = self.stays = False
-        self.written = b""
-        self.wrote_eof = self.closed = self.aborted = self.lost = False
+        self.lifespan: Any = lifespan
+        self.draining: bool = False
+        self.stays: bool = False
+        self.written: bytes = b""
+        self.wrote_eof: bool = False
+        self.closed: bool = False
+        self.aborted: bool = False
+        self.lost: bool = False
         self._taken = 0
         self._reading = True
         self._stalled = False
         self._limits = (16 * 1024, 64 * 1024)
         self._error: BaseException | None = None
-        self._protocol = protocol
+        self._protocol: Any = protocol
         if protocol is not None:
-            protocol.connection_made(self)
+            cast(Any, protocol).connection_made(self)
             self.settle()
 
     # The test as the peer and the server.

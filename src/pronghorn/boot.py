@@ -57,6 +57,8 @@ class Handed(msgspec.Struct):
     environment: dict[str, str] = {}
     predecessors: list[tuple[int, str]] = []
     """The programs that look after old workers: see supervisor/old_workers.py."""
+    queue: list[int] = []
+    """Where old workers hand their connections over: see system/descriptor_queue.py."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 

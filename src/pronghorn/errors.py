@@ -26,10 +26,13 @@ class End(enum.StrEnum):
     ERROR = "error"
     KILLED = "killed"
     HANDSHAKE = "handshake"
+    MOVED = "moved"
 
 
 # Details of an End, for the log: the deadline, or another cause. The name of an error's class may stand in their place.
 IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT = "idle", "message timeout", "write timeout"
+MOVED = "moved"
+"""Not the end of a connection, but of its stay in this process: another worker has it."""
 AGE, TRUNCATED, WRITE_BUFFER = "age", "truncated", "write buffer"
 
 

@@ -40,6 +40,7 @@ from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system import descriptors, env_file, log_config
+from pronghorn.system.descriptor_queue import DescriptorQueue
 from pronghorn.system.processors import processors
 from pronghorn.system.signals import SignalPipe, Stopped, ignore_signals, take_term
 from pronghorn.system.startup import ProcessSetup
@@ -124,11 +125,14 @@ class Server:
             self.settings.log_level, form=self.settings.log_format, configured=bool(self.settings.log_config)
         )
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
-        self._board = Scoreboard.adopt(self._handed.board) if self._handed else Scoreboard.create()
+        self._board, self._queue = self._shared()
         folder = os.path.join(self._folder, self.settings.chdir)
-        planner = Planner(self._layers, self.source, self.settings, self._board, observe, explained, folder)
+        planner = Planner(
+            self._layers, self.source, self.settings, self._board, observe, explained, folder, self._queue
+        )
         with ExitStack() as undo:
             undo.callback(self._board.close)
+            undo.callback(self._queue.close)
             undo.callback(outlet.release)
             undo.callback(log.close)
             variables, facts = env_file.read(self.settings), planner.facts(self.source, self.settings)
@@ -146,6 +150,15 @@ class Server:
                 _close(plan.listeners)
                 raise
             return self._run()
+
+    def _shared(self) -> tuple[Scoreboard, DescriptorQueue]:
+        """What all processes of the server share: of the program before this one, if there was one."""
+        handed = self._handed
+        if handed is None:
+            return Scoreboard.create(), DescriptorQueue.create()
+        return Scoreboard.adopt(handed.board), DescriptorQueue.adopt(
+            handed.queue
+        ) if handed.queue else DescriptorQueue.create()
 
     def _run(self) -> int:
         fleet = self._supervisor.fleet
@@ -200,7 +213,7 @@ class Server:
             self._observe(events.WorkersChosen(plan.workers, plan.model.name, processors().why))
         self._observe(started)
         lasts = settings.old_workers_spread or settings.old_workers_timeout
-        self._observe(events.ReloadWay(settings.on_reload, lasts))
+        self._observe(events.ReloadWay(settings.on_reload, lasts, plan.stay_because))
         for event in self._setup.at_risk(os.path.join(self._folder, file) if file else ""):
             self._observe(event)
         for event in plan.certificates.events() if plan.certificates is not None else ():
@@ -211,8 +224,8 @@ class Server:
             if listener not in plan.listeners:
                 listener.close()
         self._answer_and_watch(file)
-        addresses = [listener.address for listener in plan.listeners]
-        self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid()})
+        addresses, takes = [listener.address for listener in plan.listeners], not plan.stay_because
+        self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid(), "takes": takes})
 
     def started(self, ready: int, wanted: int) -> None:
         started = self._started
@@ -242,10 +255,11 @@ class Server:
             descriptors=descriptors.original or 0,
             environment=self._systemd.handed,
             predecessors=predecessors.records(os.getpid()),
+            queue=self._queue.descriptors(),
             workers=fleet.resized,
         )
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
-        passed = [handed.board, *control, *(fd for each in listeners for fd in each.descriptors())]
+        passed = [handed.board, *control, *handed.queue, *(fd for each in listeners for fd in each.descriptors())]
         return NewProgram(boot, passed, self._folder)
 
     def handed_over(self) -> None:

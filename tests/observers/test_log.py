@@ -148,6 +148,7 @@ OF_TYPE: dict[Any, Any] = {
     tuple[str, ...]: (EVIL, EVIL),
     tuple[str, int] | str: (EVIL, 1),
     tuple[tuple[tuple[str, int] | str, float], ...]: (((EVIL, 1), 1.0), (EVIL, 1.0)),
+    tuple[tuple[str, int], ...]: ((EVIL, 2), (EVIL, 1)),
 }
 
 

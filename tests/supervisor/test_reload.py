@@ -16,7 +16,7 @@ from launch import Launched, launched, wait_for
 from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
 from pronghorn.settings.model import MODELS
-from pronghorn.supervisor.changes import Handover
+from pronghorn.supervisor.changes import LettingGo
 from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.workers import Workers
 
@@ -100,7 +100,7 @@ def test_a_worker_that_a_conversation_holds_does_not_hold_up_the_reload(tmp_path
 
 def test_without_old_workers_a_reload_waits_for_nobody() -> None:
     workers = Workers(Poller(), lambda event: None, lambda worker: None, lambda worker, status: None, tuple)
-    assert Handover(workers, []).due == 0.0
+    assert LettingGo(workers, []).due == 0.0
 
 
 BROKEN = {

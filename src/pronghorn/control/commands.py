@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from pronghorn import __version__
 from pronghorn.errors import BadSetting
 from pronghorn.scoreboard.row import STATES
+from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system.processes import resident_memory
@@ -51,12 +53,20 @@ class Commands:
                 },
                 "old": self._old(),
                 **plan.board.totals(),
+                "handover": self._handover(),
                 "under_way": supervisor.changes.under_way or None,
                 "last_reload": supervisor.changes.last_reload,
                 "faults": supervisor.guard.failures,
                 "last_fault": supervisor.guard.last or None,
             }
         )
+
+    def _handover(self) -> dict[str, Any]:
+        """Connections that have moved to new workers since the server was started, by how long at most each was held
+        up, and those that have stayed with a worker which is there still, by the reason."""
+        board, outcomes = self._supervisor.fleet.serving.plan.board, self._supervisor.workers.retiring()
+        stay = sum((each.outcome for each in outcomes if each.outcome is not None), Outcome()).stay
+        return {"moved": board.moved, "longest_pause": board.longest_pause, "stay": stay}
 
     def _old(self) -> dict[str, int]:
         """The workers that are on their way out, of programs before an upgrade too, and what they have open."""

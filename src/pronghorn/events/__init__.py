@@ -13,6 +13,7 @@ from pronghorn.events.connections import ChildDied as ChildDied
 from pronghorn.events.connections import ConnectionClosed as ConnectionClosed
 from pronghorn.events.connections import ConnectionOpened as ConnectionOpened
 from pronghorn.events.connections import ConnectionRefused as ConnectionRefused
+from pronghorn.events.connections import ConnectionTakenOver as ConnectionTakenOver
 from pronghorn.events.connections import HandlerFailed as HandlerFailed
 from pronghorn.events.connections import HandshakeFailed as HandshakeFailed
 from pronghorn.events.connections import PeerFailed as PeerFailed
@@ -56,6 +57,7 @@ from pronghorn.events.workers import WorkerCrashed as WorkerCrashed
 from pronghorn.events.workers import WorkerDebugged as WorkerDebugged
 from pronghorn.events.workers import WorkerDoomed as WorkerDoomed
 from pronghorn.events.workers import WorkerExited as WorkerExited
+from pronghorn.events.workers import WorkerHandedOver as WorkerHandedOver
 from pronghorn.events.workers import WorkerNotStarted as WorkerNotStarted
 from pronghorn.events.workers import WorkerReady as WorkerReady
 from pronghorn.events.workers import WorkerRetired as WorkerRetired

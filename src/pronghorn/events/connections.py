@@ -68,3 +68,12 @@ class ChildDied(Event, frozen=True):
     pid: int
     status: int
     stack: str = ""
+
+
+class ConnectionTakenOver(Event, frozen=True):
+    """A connection goes on in this worker, where it has this `number`; `before` names the worker that had it, and its
+    number there."""
+
+    number: int
+    peer: tuple[str, int] | str
+    before: str

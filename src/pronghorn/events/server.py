@@ -21,10 +21,12 @@ class ServerStarted(Event, frozen=True):
 
 class ReloadWay(Event, frozen=True):
     """What a reload will do to established connections, told at the start: the value of `on_reload`, and for how many
-    `seconds` it lasts (keep: until old workers drain, infinite if never; spread: until the last goodbye)."""
+    `seconds` it lasts (keep: until old workers drain, infinite if never; spread: until the last goodbye). With `why`,
+    no connection is handed over, and that is the reason."""
 
     on_reload: str
     seconds: float
+    why: str = ""
 
 
 class WorkersStarted(Event, frozen=True):
@@ -193,13 +195,17 @@ class ReloadStarted(Event, frozen=True):
 class Reloaded(Event, frozen=True):
     """A new generation serves and the old one drains. `code` says whether the handler was imported anew; `later` are
     the settings that changed but take effect at the next start. `accepting` old workers have not let go of their
-    listeners yet, as when a conversation holds them."""
+    listeners yet, as when a conversation holds them. Of the connections `moved` went to the new generation, each after
+    a `pause` in seconds at most, and `stayed` are with old workers: both only with --on-reload handover."""
 
     generation: int
     seconds: float
     code: bool = True
     later: tuple[str, ...] = ()
     accepting: int = 0
+    moved: int = 0
+    stayed: int = 0
+    pause: float = 0.0
 
 
 class ReloadFailed(Event, frozen=True):

@@ -134,6 +134,17 @@ class WorkerRetired(Event, frozen=True):
     why: str
 
 
+class WorkerHandedOver(Event, frozen=True):
+    """An old worker has offered its connections to those that serve: `moved` of them are there, each after `pause`
+    seconds at most; the others go on with it, so many for each reason."""
+
+    slot: int
+    pid: int
+    moved: int
+    pause: float
+    stay: tuple[tuple[str, int], ...] = ()
+
+
 class OldWorkerDrains(Event, frozen=True):
     """A worker of an older generation, which went on with its connections, is to drain as at a stop."""
 

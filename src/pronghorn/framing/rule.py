@@ -46,6 +46,14 @@ class Cutter(Generic[M]):
         """Whether a message has begun and not ended."""
         return self._unfinished is not None
 
+    @property
+    def unfinished(self) -> bytes | None:
+        """What has come of the message that has begun, as it came: fed to another cutter of the same rule it makes that
+        one what this is. None if a cutter of one's own keeps that elsewhere."""
+        if self._unfinished is None:
+            return None if self.partial else b""
+        return bytes(self._unfinished)
+
     def feed(self, data: bytes) -> list[M]:
         """The messages that `data` completes, without their mark, in order; often none.
 

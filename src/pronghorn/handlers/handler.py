@@ -52,14 +52,17 @@ class Handler:
         converse: Callable[[Connection], None] | None = None,
         leave: Callable[[], None] | None = None,
         framing: Framing[Any] | None = None,
+        made: Any = None,
     ) -> None:
-        """`framing`: what cuts the input into messages, if anything does."""
+        """`framing`: what cuts the input into messages, if anything does. `made`: what the user wrote, a class as a
+        rule, of which each connection has an object."""
         self.facts = facts
         self._protocol = protocol
         self._converse = converse
         self._leave = leave
         self.framing = framing
         self.framed = framing is not None
+        self.made = made
 
     def protocol(self) -> Any:
         """A new protocol for one connection; of asyncio's styles only inside a running loop."""

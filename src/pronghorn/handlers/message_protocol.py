@@ -28,7 +28,7 @@ class Style(Interface):
     high_water: int
     alone: bool
 
-    def reply_for(self, protocol: MessageProtocol, /) -> Reply: ...
+    def reply_for(self, protocol: MessageProtocol, moved: Any = None, /) -> Reply: ...
 
 
 class MessageProtocol(Protocol):
@@ -43,6 +43,7 @@ class MessageProtocol(Protocol):
         "_reply",
         "_waiting",
         "messages",
+        "object",
         "style",
         "transport",
     )
@@ -57,6 +58,8 @@ class MessageProtocol(Protocol):
         self._left = False  # input is over, or draining began: close as soon as nothing is owed
         self._closing = False  # the handler asked for the end
         self.messages = 0
+        self.object: Any = None
+        """What the handler's class has made for this connection; None if the handler is a function."""
         self.transport: Transport = None  # type: ignore[assignment]  # until connection_made()
 
     @property
@@ -76,6 +79,20 @@ class MessageProtocol(Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._reply = self.style.reply_for(self)  # a handler object may send first
+
+    def state(self) -> tuple[bytes | None, list[Any] | None, int, Any]:
+        """What another process needs to go on: between two messages, for `take_over` there. What has come of a message
+        is None if it cannot be told."""
+        return self._cutter.unfinished, self._waiting, self.messages, self.object
+
+    def take_over(self, transport: Any, state: tuple[bytes, list[Any] | None, int, Any]) -> None:
+        """Go on where a MessageProtocol of another process has stopped, perhaps with another framing. Messages that
+        wait are answered by `resume_writing`."""
+        self.transport = transport
+        unfinished, waiting, self.messages, moved = state
+        self._reply = self.style.reply_for(self, moved)
+        waiting = [*(waiting or ()), *(self._cutter.feed(unfinished) if unfinished else ())]
+        self._waiting = waiting or None
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -67,11 +67,14 @@ class MessageStyle:
         self._both = len(positional(call)) > (2 if made else 1)
         self.alone = not (self._takes or self._both)
 
-    def reply_for(self, protocol: MessageProtocol) -> Reply:
-        """The reply function of one connection: the handler, or an object of its own, which may know the connection."""
+    def reply_for(self, protocol: MessageProtocol, moved: Any = None) -> Reply:
+        """The reply function of one connection: the handler, or an object of its own, which may know the connection:
+        the one that was `moved` from another process, if there is one."""
         reply = self._handler
         if isinstance(reply, type):
-            reply = reply(MessageConnection(protocol)) if self._takes else reply()
+            if moved is None:
+                moved = reply(MessageConnection(protocol)) if self._takes else reply()
+            protocol.object = reply = moved
         if self._both:
             connection = MessageConnection(protocol)
             return lambda message: reply(message, connection)

@@ -76,7 +76,7 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
         )
     if style == "protocol":
         refusals.check_factory(handler, name)
-        return Handler(HandlerFacts(name, style), protocol=handler)
+        return Handler(HandlerFacts(name, style), protocol=handler, made=handler)
     if style == "asyncio":
         return _of_asyncio(handler, settings, name)
     from pronghorn.handlers.blocking import call_of
@@ -114,7 +114,7 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
 
         return _asyncio(messages_as_streams(messages), settings, name, framing=rule)
     facts = HandlerFacts(name, "message")
-    return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule)
+    return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule, made=handler)
 
 
 def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:

@@ -114,6 +114,14 @@ def _listening(event: events.ListenerOpened) -> str:
 def _reload_way(event: events.ReloadWay) -> str:
     if event.on_reload == "spread":
         return "Reloads spread goodbyes over {seconds:g} s (--on-reload spread)"
+    if event.on_reload == "handover":
+        if event.why:
+            return (
+                "Reloads keep connections"
+                + ", {seconds:g} s at most" * (event.seconds < math.inf)
+                + (": --on-reload handover moves none with {why}")
+            )
+        return "Reloads move connections to the new workers (--on-reload handover)"
     return "Reloads keep connections" + ", {seconds:g} s at most" * (event.seconds < math.inf) + " (--on-reload keep)"
 
 
@@ -194,9 +202,20 @@ def _reloaded(event: events.Reloaded) -> str:
     text = "Reloaded in {seconds:.1f} s: generation {generation} serves"
     if not event.code:
         text += "; the handler is the script's own, and is not read anew"
+    if event.moved or event.stayed:
+        text += "; {moved connection} moved to it, in {pause} at most, and {stayed} stayed"
     if event.accepting:
         text += "; {accepting old worker} may still accept"
     return text + "; what changed of {flags} takes effect at the next start" * bool(event.later)
+
+
+def _handed_over(event: events.WorkerHandedOver) -> str:
+    stay = "; {reasons_to_stay}" if event.stay else ""
+    return f"{WORKER} has handed {{moved connection}} over, in {{pause}} at most{stay}"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _draining(event: events.DrainStarted) -> str:
@@ -248,6 +267,7 @@ WORDS: dict[type[Event], Line] = {
         "{bytes_out} bytes out",
         more=lambda event: _in_brackets(event.detail, event.program),
     ),
+    events.ConnectionTakenOver: Line(DEBUG, "connection {number} from {peer} goes on here: before, {before}"),
     events.ConnectionRefused: Line(
         WARNING,
         "Refused {peer}: {limit}{more}",
@@ -310,6 +330,12 @@ WORDS: dict[type[Event], Line] = {
     events.WorkerDoomed: Line(ERROR, f"{WORKER} is killed: {{why}}"),
     events.WorkerRetired: Line(INFO, f"{WORKER} gets a successor: {{why}}"),
     events.SupervisorFailed: Line(ERROR, _supervisor_failed, flood=_error_and_place),
+    events.WorkerHandedOver: Line(
+        INFO,
+        _handed_over,
+        pause=lambda event: _short(event.pause),
+        reasons_to_stay=lambda event: ", ".join(f"{count:,} stay ({escaped(why)})" for why, count in event.stay),
+    ),
     events.OldWorkerDrains: Line(INFO, "An old worker (generation {generation}, process id {pid}) drains now: {why}"),
     events.Resized: Line(INFO, "Resizing to {workers worker} ({why})"),
     events.ReloadStarted: Line(INFO, "Reloading ({why})"),
@@ -318,6 +344,7 @@ WORDS: dict[type[Event], Line] = {
         _reloaded,
         level=lambda event: WARNING if event.later else INFO,
         flags=lambda event: ", ".join(f"--{escaped(name).replace('_', '-')}" for name in event.later),
+        pause=lambda event: _short(event.pause),
     ),
     events.ReloadFailed: Line(ERROR, "Reload failed, and nothing has changed: {reasons}"),
     events.UpgradeStarted: Line(INFO, "Upgrading: a new program is started"),

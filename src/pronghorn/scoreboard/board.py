@@ -38,6 +38,7 @@ from pronghorn.scoreboard.map import (
     FORMAT,
     H_CHANGES,
     H_FORMAT,
+    H_PAUSE,
     H_REFUSED,
     H_ROW,
     H_SERVING,
@@ -188,6 +189,16 @@ class Scoreboard(Map):
         for index, values in enumerate(zip(*blocks, strict=True)):
             sums.words[index] = min(sum(map(believed, values)), MOST)
         return {name: getattr(sums, name) for name in NAMES}
+
+    @property
+    def moved(self) -> int:
+        """Connections that one worker has taken over from another; one that has moved twice counts twice."""
+        return sum(self.row(index).taken_over for index in (0, *self.taken()))
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds for which a connection that moved was held up at most."""
+        return believed(self.words[H_PAUSE]) / 1e9
 
     def connected(self) -> set[int]:
         """The sources that are, or were a while ago, connected to a worker."""

@@ -19,6 +19,7 @@ from pronghorn.peers import packed
 
 NAMES = ("open", "accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors", "closed")
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(len(NAMES))
+HANDED_OVER, TAKEN_OVER = 22, 23  # words behind the reasons
 MOST = 2**53 - 1  # more than can be counted; every reader of JSON holds that exactly
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
 PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of an entry, see ChildCounts
@@ -71,6 +72,9 @@ class Counts:
     bytes_out = word(BYTES_OUT, "Bytes sent.")
     handler_errors = word(HANDLER_ERRORS, "Exceptions that handlers raised.")
 
+    handed_over = word(HANDED_OVER, "Connections that another worker has taken over from this one.")
+    taken_over = word(TAKEN_OVER, "Connections that this worker has taken over from another one.")
+
     @property
     def closed(self) -> dict[str, int]:
         """Connections that have ended, by reason: the keys are those of errors.End."""
@@ -78,10 +82,11 @@ class Counts:
 
     @property
     def unaccounted(self) -> int:
-        """Connections that were accepted, and neither refused nor closed: of a process that has ended, those that its
-        death has cost. Never less than 0, whatever stands there."""
-        accepted, refused = believed(self.words[ACCEPTED]), believed(self.words[REFUSED])
-        return max(0, accepted - refused - sum(self.closed.values()))
+        """Connections that came here, and were neither refused nor closed nor handed over: of a process that has ended,
+        those that its death has cost. Never less than 0, whatever stands there."""
+        words = [believed(value) for value in self.words[:COUNTERS].tolist()]
+        left = words[REFUSED] + words[HANDED_OVER] + sum(self.closed.values())
+        return max(0, words[ACCEPTED] + words[TAKEN_OVER] - left)
 
     def take(self, others: Counts) -> None:
         """Move the counters of `others` here; its gauge is left to the caller, and what is absurd is lost. Cut short by

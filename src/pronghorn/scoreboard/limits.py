@@ -136,6 +136,14 @@ class Limits:
             self._connected.add(source)
         return limit
 
+    def took_over(self, peer: Peer) -> None:
+        """A connection came from another worker, which counts it no more: no limit refuses it."""
+        if self._per_source:
+            self._row.sources.add(peer)
+        source = key(peer)
+        if source and not self.is_proxy(peer):
+            self._connected.add(source)
+
     def left(self, peer: Peer) -> None:
         """A connection that no limit refused is over."""
         self._uncount(peer)

@@ -25,7 +25,7 @@ ROW_BYTES = max(4096, mmap.PAGESIZE)
 ROW_WORDS = ROW_BYTES // 8
 
 # The words of the head. Behind it stands the directory: a word for each row, its supervisor's process id or 0.
-H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_SERVING, H_FILLING = range(7)
+H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_SERVING, H_FILLING, H_PAUSE = range(8)
 HEAD = [MAGIC, FORMAT, ROW_BYTES, ROWS]  # what never changes
 KEY = slice(64, 80)  # bytes
 H_REFUSED = 16  # and what follows: the sources that are refused (suspects.py)

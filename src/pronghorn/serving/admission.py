@@ -75,8 +75,7 @@ class Admission:
                 limit = self.limits.refusal(got[1])
             if not limit:
                 fd, peer = got
-                if fd < LOWEST or fd in self.holders:
-                    fd = self._elsewhere(fd)
+                fd = self.own_number(fd)
                 if fd >= 0:
                     return fd, peer
                 self.refused(peer, "no descriptor", admitted=True)
@@ -89,6 +88,11 @@ class Admission:
         """The connection `holder` is about to close its descriptor `fd`."""
         if self.holders.get(fd) is holder:
             self.holders.pop(fd, None)
+
+    def own_number(self, fd: int) -> int:
+        """A new connection's descriptor, under another number if this one is a standard stream's or an open
+        connection's; -1 if there is none, and it is closed then."""
+        return self._elsewhere(fd) if fd < LOWEST or fd in self.holders else fd
 
     def _elsewhere(self, fd: int) -> int:
         """Another descriptor for a new connection whose number is a standard stream's, or that of an open connection

@@ -17,7 +17,7 @@ from pronghorn.connection.closing import FIRST_WORD, first_word_due
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
-from pronghorn.errors import AGE, PeerTimeout
+from pronghorn.errors import AGE, MOVED, PeerTimeout
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
@@ -28,7 +28,10 @@ from pronghorn.serving.timeouts import ChannelTimeouts
 
 if TYPE_CHECKING:
     from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
+    from pronghorn.serving.handing_over import HandingOver
+    from pronghorn.serving.handover import Handover
     from pronghorn.serving.handshakes import Handshakes
+    from pronghorn.serving.taking_over import TakingOver
 
 
 LOOKS_PER_TICK = 1000  # at descriptors: about a millisecond
@@ -66,6 +69,10 @@ class Loops:
         self._to_look_at: list[AnyChannel] = []
         self.contexts = own_context.base()
         self._handshakes: Handshakes | None = None
+        self._handing_over: HandingOver | None = None
+        self._taking_over: TakingOver | None = None
+        if context.handover is not None:
+            self._enter_handovers(context.handover)
         if context.tls_at_once:
             from pronghorn.serving.handshakes import Handshakes
 
@@ -148,7 +155,10 @@ class Loops:
         elif isinstance(thing, AnyChannel):
             self.context.holders.pop(thing.fileno(), None)
             thing.release()
-            self.context.closed(thing, thing.reason)
+            if (reason := thing.reason) is MOVED:
+                self.context.handed_over(thing)
+            else:
+                self.context.closed(thing, reason)
             self.relieve()
 
     def relieve(self) -> None:
@@ -189,8 +199,20 @@ class Loops:
     def let_go(self) -> None:
         """Let go of the listeners, and go on with what is open until it ends by itself."""
         self.context.row.state = LEAVING
+        if self._taking_over is not None:
+            self._taking_over.stop()
         for acceptor in self.acceptors:
             acceptor.let_go()
+
+    def _enter_handovers(self, handover: Handover) -> None:
+        """Between two batches of events, obey what is ordered: to offer what is open, or to take what is offered."""
+        from pronghorn.serving.handing_over import HandingOver
+        from pronghorn.serving.taking_over import TakingOver
+
+        giver = self._handing_over = HandingOver(self, self.context, handover)
+        taker = self._taking_over = TakingOver(self, self.context, handover, type(self).channel_class, self._terms)
+        handover.hand_over = lambda: self.call_later(0.0, giver.start)
+        handover.take_over = lambda: self.call_later(0.0, taker.start)
 
     def is_deserted(self) -> bool:
         """No connection is open, and none can come."""
@@ -199,6 +221,9 @@ class Loops:
     def begin_draining(self) -> None:
         """Empty the accept queue, let go of the listeners, and let each conversation come to its end."""
         self.context.row.state = DRAINING
+        for side in (self._taking_over, self._handing_over):
+            if side is not None:
+                side.stop()
         for acceptor in self.acceptors:
             acceptor.retire()
         if self.header_waits:

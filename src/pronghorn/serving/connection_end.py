@@ -16,7 +16,16 @@ from pronghorn.errors import End, HandshakeFailed, end_of
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
-from pronghorn.scoreboard.counts import BYTES_IN, BYTES_OUT, CLOSED_WORD, HANDLER_ERRORS, MESSAGES, OPEN
+from pronghorn.scoreboard.counts import (
+    BYTES_IN,
+    BYTES_OUT,
+    CLOSED_WORD,
+    HANDED_OVER,
+    HANDLER_ERRORS,
+    MESSAGES,
+    OPEN,
+    TAKEN_OVER,
+)
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission
 from pronghorn.settings import Settings
@@ -62,18 +71,8 @@ class ConnectionEnds(Admission):
     def closed(self, conn: AnyConnection, reason: str) -> None:
         """Account for a connection that is over, and whose descriptor is closed."""
         with self.lock:
-            self.open.pop(conn.number, None)
-            counts, done = self.counts, self._done
-            counts.add(OPEN, -1)
-            self._left(conn.peer)
             word = End.ERROR if conn.number in self._faulty else end_of(reason)
-            counts.add(CLOSED_WORD[word])
-            self._faulty.discard(conn.number)
-            done[0] += conn.bytes_in
-            done[1] += conn.bytes_out
-            done[2] += conn.messages
-            if not self.open:
-                self._fold()
+            self._leaves(conn, CLOSED_WORD[word])
         if not self.tells:
             return
         seconds = time.monotonic() - conn.opened
@@ -90,6 +89,39 @@ class ConnectionEnds(Admission):
                 reason if reason != word else "",
             )
         )
+
+    def handed_over(self, conn: AnyConnection) -> None:
+        """Account for a connection that goes on in another worker, and whose descriptor is closed here."""
+        with self.lock:
+            self._leaves(conn, HANDED_OVER)
+
+    def taken_over(self, conn: AnyConnection, before: str) -> None:
+        """Account for a connection that another worker has had; `before` says which, and its number there. What it has
+        received and sent has been counted there."""
+        with self.lock:
+            self.open[conn.number] = conn
+            self.row.add(OPEN)
+            self.row.add(TAKEN_OVER)
+            self.limits.took_over(conn.peer)
+            self._has_done(conn, -1)
+        if self.tells:
+            self.observe(events.ConnectionTakenOver(conn.number, conn.peer, before))
+
+    def _leaves(self, conn: AnyConnection, word: int) -> None:
+        self.open.pop(conn.number, None)
+        self.counts.add(OPEN, -1)
+        self._left(conn.peer)
+        self.counts.add(word)
+        self._faulty.discard(conn.number)
+        self._has_done(conn, 1)
+        if not self.open:
+            self._fold()
+
+    def _has_done(self, conn: AnyConnection, sign: int) -> None:
+        done = self._done
+        done[0] += sign * conn.bytes_in
+        done[1] += sign * conn.bytes_out
+        done[2] += sign * conn.messages
 
     def fold(self) -> None:
         """Write what all connections have received and sent, which is not done for each message."""

@@ -35,6 +35,7 @@ from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
 
 if TYPE_CHECKING:
+    from pronghorn.serving.handover import Handover
     from pronghorn.tls.certificates import Certificates
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
@@ -112,6 +113,7 @@ class Context(ConnectionEnds):
         turns: Callable[[], None] = _nothing,
         remains: Remains | None = None,
         lifespan: Lifespan | None = None,
+        handover: Handover | None = None,
     ) -> None:
         super().__init__(listeners, settings, observe, row, holds=not model.in_children)
         self.handler = handler
@@ -124,6 +126,7 @@ class Context(ConnectionEnds):
         self.ready, self.let_go, self.turns = ready, let_go, turns
         self.remains = remains
         self.lifespan = lifespan
+        self.handover = handover
         self._drained = drained
         self._fold_at = 0.0
 

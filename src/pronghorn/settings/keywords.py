@@ -46,7 +46,7 @@ class Keywords(TypedDict, total=False):
     drain_timeout: float | str
     drain_quiet: float | str
     drain_spread: float | str
-    on_reload: Literal["keep", "spread"]
+    on_reload: Literal["keep", "spread", "handover"]
     reload_drain_timeout: float | str
     max_generations: int
     start_timeout: float | str

@@ -10,7 +10,7 @@ from pronghorn.settings.handler import Handler
 
 AN_HOUR = 3600.0
 SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
-ON_RELOAD = KEEP, SPREAD = "keep", "spread"
+ON_RELOAD = KEEP, SPREAD, HANDOVER = "keep", "spread", "handover"
 A_MINUTE = 60.0
 
 
@@ -38,7 +38,9 @@ class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         "What old workers do with their connections after a reload, an upgrade or their replacement. keep: go on with "
         "each until it ends by itself. spread: say goodbye to one after the other, over --drain-spread; a connection "
-        "that is never quiet, or whose handler said stay(), goes on. Both until --reload-drain-timeout is over.",
+        "that is never quiet, or whose handler said stay(), goes on. handover: give each to a new worker, message and "
+        "pronghorn.Protocol handlers without TLS under a model with a loop; what cannot move is kept. All until "
+        "--reload-drain-timeout is over.",
         Option(choices=ON_RELOAD, at=NOW),
     ] = KEEP
     reload_drain_timeout: Annotated[

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pronghorn import events
 from pronghorn.errors import PronghornError
+from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.fleet import Fleet
 from pronghorn.supervisor.generation import NEVER, Worker
 from pronghorn.supervisor.poller import Done
@@ -53,6 +54,7 @@ class Change:
         """The new workers serve from now on, and those before let go."""
         raise NotImplementedError
 
-    def succeeded(self, seconds: float, accepting: int) -> dict[str, Any]:
-        """Records the success; the answer for `done`. `accepting` old workers may still accept."""
+    def succeeded(self, seconds: float, accepting: int, outcome: Outcome) -> dict[str, Any]:
+        """Records the success; the answer for `done`. `accepting` old workers may still accept; `outcome` is what is
+        known of the connections that they have handed over."""
         raise NotImplementedError

@@ -17,6 +17,7 @@ from typing import Any
 
 from pronghorn import events
 from pronghorn.errors import PronghornError
+from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
@@ -29,7 +30,8 @@ from pronghorn.supervisor.workers import Workers
 from pronghorn.system.processes import kill
 
 MOST_DEFERRED = 64  # signals: as often as anybody may mean it
-HANDOVER = 1.0  # seconds that old workers get to let go of their listeners; a conversation may hold one for longer
+LETTING_GO = 1.0  # seconds that old workers get to let go of their listeners; a conversation may hold one for longer
+HANDING_OVER = 10.0  # seconds for which it is waited to know what became of their connections
 BUSY = PronghornError("An upgrade is under way.", "", "Try again when it is over.")
 AS_PROCESS_1 = PronghornError(
     "An upgrade is not possible as process 1.",
@@ -43,11 +45,12 @@ def unheard(result: object) -> None:
     """For a request by a signal or a changed file: no answer is expected, and the log has it."""
 
 
-class Handover:
-    """The workers before a change, which have been told to let go of their listeners."""
+class LettingGo:
+    """The workers before a change, which have been told to let go of their listeners, and may hand connections over."""
 
     def __init__(self, workers: Workers, old: list[Worker]) -> None:
-        self._until = time.monotonic() + HANDOVER
+        now = time.monotonic()
+        self._until, self._moved_by = now + LETTING_GO, now + HANDING_OVER
         self._workers = workers
         self._old = old
 
@@ -59,7 +62,13 @@ class Handover:
     @property
     def due(self) -> float:
         """The instant (monotonic) at which it is over; 0.0 if it is now."""
-        return self._until if self.accepting else 0.0
+        moving = any(each.is_handing_over and self._workers.living.get(each.pid) is each for each in self._old)
+        return max(self._until if self.accepting else 0.0, self._moved_by if moving else 0.0)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of their connections."""
+        return sum((each.outcome for each in self._old if each.outcome is not None), Outcome())
 
 
 class Changes:
@@ -72,7 +81,7 @@ class Changes:
         self._fleet = fleet
         self._callbacks = callbacks
         self._change: Change | None = None
-        self._handover: Handover | None = None  # of the change, when it has taken over
+        self._letting_go: LettingGo | None = None  # of the change, when it has taken over
         self._reloads: list[tuple[str, Done]] = []  # that wait for the change under way
         self._upgrades: list[Done] = []  # that were asked for during a reload
         self._deferred: list[int] = []  # signals that came during an upgrade
@@ -85,8 +94,8 @@ class Changes:
 
     def due(self) -> float:
         """The instant (monotonic) at which `advance` has something to do."""
-        if self._handover is not None:
-            return self._handover.due
+        if self._letting_go is not None:
+            return self._letting_go.due
         return self._change.due() if self._change is not None else NEVER
 
     def reload(self, why: str, done: Done = unheard, *, anew: bool = True) -> None:
@@ -122,8 +131,8 @@ class Changes:
 
     def advance(self, now: float) -> None:
         """Looks after the change under way, and begins the one that waits."""
-        if self._handover is not None:
-            if now >= self._handover.due:
+        if self._letting_go is not None:
+            if now >= self._letting_go.due:
                 self._hand_over()
         elif self._change is not None:
             self._change.look(now)
@@ -203,13 +212,13 @@ class Changes:
         change.take_over()
         if self.successor:
             self._pass_on()
-        self._change, self._handover = change, Handover(self._fleet.workers, old)
+        self._change, self._letting_go = change, LettingGo(self._fleet.workers, old)
 
     def _hand_over(self) -> None:
-        change, handover = self._change, self._handover
-        if change is not None and handover is not None:
-            self._change = self._handover = None
-            change.done(change.succeeded(self._note(change), handover.accepting))
+        change, letting_go = self._change, self._letting_go
+        if change is not None and letting_go is not None:
+            self._change = self._letting_go = None
+            change.done(change.succeeded(self._note(change), letting_go.accepting, letting_go.outcome))
 
     def _note(self, change: Change) -> float:
         seconds = round(time.monotonic() - change.began, 3)

@@ -76,6 +76,7 @@ class Fleet:
         plans = [generation.plan for generation in self.generations]
         listeners = {fd for plan in plans for each in plan.listeners for fd in each.descriptors()}
         ours = [*self.workers.descriptors(), *self.serving.plan.board.descriptors(), *memory.writers]
+        ours += self.serving.plan.queue.descriptors() if self.serving.plan.queue is not None else ()
         return [*self._callbacks.kept(), *ours, *listeners]
 
     # Generations
@@ -98,6 +99,9 @@ class Fleet:
         self.serving.candidate = False
         renew(plan.listeners, plan.settings)
         self.observe(events.LogLevelSet(plan.settings.log_level))
+        self._take_over()
+        for worker in self.workers.retiring():
+            self.workers.hand_over(worker)
         self._part(before)
         self._next_care = 0.0  # there may be too many generations
 
@@ -128,18 +132,37 @@ class Fleet:
         if not count:
             self.drain()
 
-    def step_aside(self) -> None:
-        """Another program serves: the workers go on with the connections that they have. Orphans are left to others:
+    def _take_over(self) -> None:
+        """The workers that serve take what old ones hand over, and no others do."""
+        self.serving.plan.board.serving = self.serving.number
+        for slot in self.serving.slots:
+            if slot.worker is not None and slot.worker.ready:
+                self.workers.take_over(slot.worker)
+
+    def step_aside(self, takes: bool) -> None:
+        """Another program serves: the workers go on with the connections that they have, or hand them over if it
+        `takes` them. Orphans are left to others:
         the programs that follow would be such when their parent has ended."""
         leave_orphans()
         for listener in self.serving.plan.listeners:
             listener.close()
-        self.release(self.workers.living.values())
+        self.release(self.workers.living.values(), stay_because="" if takes else "the new program takes none")
 
-    def release(self, workers: Iterable[Worker], alone: Iterable[str] = (), wait: float = 0.0) -> None:
-        """Lets workers go on with the connections that they have, and accept no more: see Workers.release."""
+    def release(
+        self,
+        workers: Iterable[Worker],
+        alone: Iterable[str] = (),
+        wait: float = 0.0,
+        *,
+        stay_because: str | None = None,
+    ) -> None:
+        """Lets workers go on with the connections that they have, and accept no more: see Workers.release. They hand
+        these over, if both they and those who serve can: `stay_because` is why the latter cannot."""
         alone, timeout = tuple(alone), self.serving.plan.settings.old_workers_timeout
         for worker in workers:
+            if not worker.retired:
+                why = self.serving.plan.stay_because if stay_because is None else stay_because
+                worker.hands_over = not (why or worker.generation.plan.stay_because)
             self.workers.release(worker, timeout, alone, wait)
 
     def drain(self) -> None:
@@ -220,11 +243,15 @@ class Fleet:
         if slot.successor is worker:
             before, slot.worker, slot.successor = slot.worker, worker, None
             if before is not None:
-                self.workers.release(before, worker.generation.plan.settings.old_workers_timeout)
+                self.workers.take_over(worker)
+                self.release([before])
+        if self.served and not worker.generation.candidate:
+            self.workers.take_over(worker)
         if self.served or (worker.generation.candidate and not worker.generation.complete):
             return
         worker.generation.candidate = False
         self.served = True
+        self._take_over()
         self._callbacks.serves()
         self.poller.guard.armed = True
         for slot in worker.generation.slots:

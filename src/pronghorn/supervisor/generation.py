@@ -12,6 +12,7 @@ from pronghorn.errors import PronghornError, WorkerFailedToStart, printable
 from pronghorn.scoreboard.counts import ChildCounts
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Stacks
+from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.debuggers import Question
 from pronghorn.supervisor.report_reader import ReportReader
 from pronghorn.worker_process.plan import Plan
@@ -81,13 +82,14 @@ class Worker:
     `retired` is on its way out: at `release_at` it is told to let go of its listeners, and at `drain_at` at the latest
     it is `draining`. It has `let_go` when it accepts no more; `alone` are the listeners that nobody else serves.
     `stage` is what it set about last before it was ready, `debugged` what is known of that while it is silent. One that
-    has asked whether it shall finish is told so at `answer_at`.
+    has asked whether it shall finish is told so at `answer_at`. One that is retired `hands_over` its connections, and
+    says what the `outcome` is.
     """
 
     __slots__ = tuple(
-        "alone answer_at children connected crash cut debugged doom drain_at draining failure generation kill_at "
-        "let_go line pid ready_at release_at reports retired retired_at row seen served slot stacks stage "
-        "started_at".split()
+        "alone answer_at children connected crash cut debugged doom drain_at draining failure generation "
+        "hands_over kill_at let_go line outcome pid ready_at release_at reports retired retired_at row seen served "
+        "slot stacks stage started_at".split()
     )
 
     def __init__(
@@ -123,12 +125,19 @@ class Worker:
         self.failure: PronghornError | None = None
         self.crash = ""
         self.cut: int | None = None
+        self.hands_over = False
+        self.outcome: Outcome | None = None
         self.doom = ""
         self.stage = ""
 
     @property
     def ready(self) -> bool:
         return self.ready_at < NEVER
+
+    @property
+    def is_handing_over(self) -> bool:
+        """It has not said yet what became of its connections."""
+        return self.hands_over and self.outcome is None and not self.draining
 
     def steady(self, now: float) -> bool:
         return now - self.ready_at >= STEADY

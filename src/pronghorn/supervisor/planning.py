@@ -29,6 +29,7 @@ from pronghorn.settings.layers import Layers
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
 from pronghorn.system import env_file
+from pronghorn.system.descriptor_queue import DescriptorQueue
 from pronghorn.system.helper import Answer
 from pronghorn.system.processors import processors
 from pronghorn.worker_process.plan import Plan
@@ -87,6 +88,7 @@ class Planner:
         observe: Observer,
         explain: Callable[[AddressInUse], AddressInUse],
         folder: str = "",
+        queue: DescriptorQueue | None = None,
     ) -> None:
         self._layers = layers
         self._source = source
@@ -94,6 +96,7 @@ class Planner:
         self._board = board
         self._observe = observe
         self._explain = explain
+        self._queue = queue
         self._folder = folder
         self._server = settings.name  # without one it is the first address, once that is known
 
@@ -154,6 +157,7 @@ class Planner:
             server=self._server,
             processors=processors().usable,
             environment=environment,
+            queue=self._queue,
         )
 
     def plan(

@@ -19,6 +19,7 @@ from pronghorn import events
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.handlers import loading
 from pronghorn.handlers.handler import HandlerFacts
+from pronghorn.serving.handover import Outcome
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
@@ -77,13 +78,15 @@ class Reload(Change):
     def take_over(self) -> None:
         self.fleet.promote()
 
-    def succeeded(self, seconds: float, accepting: int) -> dict[str, Any]:
+    def succeeded(self, seconds: float, accepting: int, outcome: Outcome) -> dict[str, Any]:
         serving, observe = self.fleet.serving, self.fleet.observe
-        observe(events.Reloaded(serving.number, seconds, self._planner.rereads, self.later, accepting))
+        moves = outcome.moved, outcome.stayed, outcome.pause
+        observe(events.Reloaded(serving.number, seconds, self._planner.rereads, self.later, accepting, *moves))
         if serving.plan.certificates is not None:
             for event in serving.plan.certificates.events(replaced=True):
                 observe(event)
-        return {"generation": serving.number, "seconds": seconds, "later": self.later, "accepting": accepting}
+        told = {"generation": serving.number, "seconds": seconds, "later": self.later, "accepting": accepting}
+        return told | outcome.told()
 
     # The steps, each of which a process of its own takes: reading the settings, looking at the handler, and then
     # reading certificates, asking for names and opening listeners.

@@ -21,6 +21,7 @@ import msgspec
 from pronghorn import events
 from pronghorn.boot import server_command
 from pronghorn.errors import WorkerFailedToStart, from_parts
+from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.callbacks import Callbacks, NewProgram
 from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
@@ -48,6 +49,7 @@ class Upgrade(Change):
     def __init__(self, program: NewProgram, fleet: Fleet, callbacks: Callbacks, done: Done) -> None:
         super().__init__(fleet, done)
         self._handed_over = callbacks.handed_over
+        self._takes = False
         self._deadline = time.monotonic() + 2 * fleet.serving.plan.settings.start_timeout + MARGIN
         fleet.observe(events.UpgradeStarted())
         self._line, theirs = socket.socketpair()
@@ -88,10 +90,10 @@ class Upgrade(Change):
             self._handed_over()
         finally:
             self.fleet.observe(events.Upgraded(self.successor))
-            self.fleet.step_aside()
+            self.fleet.step_aside(self._takes)
 
-    def succeeded(self, seconds: float, accepting: int) -> dict[str, Any]:
-        return {"pid": self.successor, "accepting": accepting}
+    def succeeded(self, seconds: float, accepting: int, outcome: Outcome) -> dict[str, Any]:
+        return {"pid": self.successor, "accepting": accepting} | outcome.told()
 
     def _hang_up(self) -> None:
         self.fleet.poller.remove(self._line)
@@ -104,7 +106,7 @@ class Upgrade(Change):
             except msgspec.MsgspecError:
                 said = {}
             if "listening" in said:
-                self.over = True
+                self.over, self._takes = True, bool(said.get("takes"))
                 return self._hang_up()
             return self.fail(from_parts({**FAILED, **said.get("error", {})}))
         if self._lines.ended:

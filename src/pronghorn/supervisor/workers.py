@@ -22,6 +22,7 @@ from pronghorn.errors import from_parts, printable
 from pronghorn.events import Observer
 from pronghorn.scoreboard.counts import ChildCounts
 from pronghorn.scoreboard.stacks import Remains, Stacks
+from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.generation import NEVER, Generation, Slot, Worker
 from pronghorn.supervisor.orphans import Orphans, end, enter, found
 from pronghorn.supervisor.poller import Poller
@@ -34,12 +35,15 @@ from pronghorn.worker_process.reports import (
     BeginDrain,
     Crashed,
     Drained,
+    HandedOver,
+    HandOver,
     ListenersReleased,
     Ready,
     ReleaseListeners,
     Report,
     StartFailed,
     Starting,
+    TakeOver,
     TermReceived,
 )
 from pronghorn.worker_process.worker import GRACE, STACKS, work
@@ -148,6 +152,8 @@ class Workers:
         listener that is not its own would stay bound."""
         plan = generation.plan
         own = {fd for listener in plan.listeners for fd in listener.descriptors()}
+        if plan.queue is not None and not plan.stay_because:
+            own.update(plan.queue.descriptors())
         if plan.settings.accept_rate:
             own.add(plan.board.fileno())  # its lock
         return {*self._poller.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
@@ -186,9 +192,17 @@ class Workers:
                     worker.failure = from_parts(report.parts)
                 case Crashed():
                     worker.crash = report.trace
+                case HandedOver() if worker.hands_over:
+                    worker.outcome = report.outcome
+                    self._tell_outcome(worker, report.outcome)
                 case Drained():
                     worker.cut = report.cut
                     self._finished(worker)
+
+    def _tell_outcome(self, worker: Worker, outcome: Outcome) -> None:
+        if outcome.moved or outcome.stay:
+            stay = tuple(outcome.stay.items())
+            self._observe(events.WorkerHandedOver(worker.slot.number, worker.pid, outcome.moved, outcome.pause, stay))
 
     def _finished(self, worker: Worker) -> None:
         """Its end has the time of a drain from now on, also if it was not told to drain."""
@@ -227,6 +241,18 @@ class Workers:
         elif now >= worker.release_at:
             worker.release_at = NEVER
             worker.reports.send(ReleaseListeners(worker.alone))
+            self.hand_over(worker)
+
+    def hand_over(self, worker: Worker) -> None:
+        """Tells a worker that has let go to offer its connections to those that serve, if it is one that can."""
+        if worker.hands_over and worker.release_at == NEVER and not worker.draining:
+            worker.outcome = None
+            worker.reports.send(HandOver())
+
+    def take_over(self, worker: Worker) -> None:
+        """Tells a worker that serves to take what old workers offer."""
+        if not (worker.retired or worker.generation.plan.stay_because):
+            worker.reports.send(TakeOver())
 
     def hurry(self, worker: Worker, why: str) -> None:
         """Tells one that went on with its connections to drain."""

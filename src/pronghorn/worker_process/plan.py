@@ -12,6 +12,8 @@ from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
+from pronghorn.settings.lifecycle import HANDOVER
+from pronghorn.system.descriptor_queue import DescriptorQueue
 
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
@@ -31,9 +33,22 @@ class Plan(msgspec.Struct, frozen=True):
     facts: HandlerFacts
     certificates: Certificates | None = None
     folder: str = ""
+    queue: DescriptorQueue | None = None
+    """Where connections move from worker to worker (serving/handover.py)."""
     server: str = ""
     processors: int = 1
     environment: dict[str, str] = {}
+
+    @property
+    def stay_because(self) -> str:
+        """Why no connection moves to or from workers of this plan; empty if connections do."""
+        if self.settings.on_reload != HANDOVER:
+            return f"--on-reload {self.settings.on_reload}"
+        if self.queue is None:
+            return "the server has no queue for it"
+        if self.facts.style not in ("message", "protocol"):
+            return f"a handler of {self.facts.style} style"
+        return f"model {self.model.name}" if self.model.own_flow else ""
 
     @property
     def workers(self) -> int:

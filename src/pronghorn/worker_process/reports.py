@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from pronghorn.serving.handover import Outcome
 from pronghorn.system.lines import LineReader
 
 CUT_AT_DEADLINE = 6
@@ -58,7 +59,13 @@ class Drained(msgspec.Struct, tag=True, frozen=True):
     cut: int
 
 
-Report = Ready | Starting | ListenersReleased | TermReceived | StartFailed | Crashed | Drained
+class HandedOver(msgspec.Struct, tag=True, frozen=True):
+    """The worker has offered its connections to others: what became of them."""
+
+    outcome: Outcome
+
+
+Report = Ready | Starting | ListenersReleased | TermReceived | StartFailed | Crashed | Drained | HandedOver
 
 
 class ReleaseListeners(msgspec.Struct, tag=True, frozen=True):
@@ -74,7 +81,15 @@ class BeginDrain(msgspec.Struct, tag=True, frozen=True):
     why: str
 
 
-Order = ReleaseListeners | BeginDrain
+class HandOver(msgspec.Struct, tag=True, frozen=True):
+    """Offer the open connections to the workers that serve. Comes again after each further reload."""
+
+
+class TakeOver(msgspec.Struct, tag=True, frozen=True):
+    """Take the connections that old workers offer, from now on."""
+
+
+Order = ReleaseListeners | BeginDrain | HandOver | TakeOver
 
 _reports = msgspec.json.Decoder(Report)
 _orders = msgspec.json.Decoder(Order)
@@ -92,6 +107,8 @@ def decoded_report(line: bytes) -> Report:
         return Crashed(report.trace[-LONGEST_TRACE:])
     if isinstance(report, Drained):
         return Drained(min(max(report.cut, 0), MOST_CUT))
+    if isinstance(report, HandedOver):
+        return HandedOver(report.outcome.believed(MOST_CUT))
     return report
 
 

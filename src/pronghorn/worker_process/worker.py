@@ -39,6 +39,7 @@ from pronghorn.models import registry
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.context import Context
+from pronghorn.serving.handover import Handover
 from pronghorn.settings import Settings
 from pronghorn.system import env_file, privileges, process_exit
 from pronghorn.system.drain import ANYBODY, Drain
@@ -56,8 +57,10 @@ from pronghorn.worker_process.plan import Plan
 from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
     LONGEST_TRACE,
+    BeginDrain,
     Crashed,
     Drained,
+    HandedOver,
     LineToSupervisor,
     ListenersReleased,
     Order,
@@ -65,6 +68,7 @@ from pronghorn.worker_process.reports import (
     ReleaseListeners,
     StartFailed,
     Starting,
+    TakeOver,
 )
 
 GRACE = 4.0  # seconds beyond the drain timeout: for tasks that are cancelled, flows of control, and the lifespan's end
@@ -131,6 +135,9 @@ class WorkerProcess:
         self._drain = Drain(plan.settings.drain_timeout, lambda names: plan.observe(WorkLeft(names)))
         self._on_term = self._term  # one object, by which its place among the signals' handlers is known
         self.line = LineToSupervisor(end, self._abandoned, self._obey)
+        self._handover: Handover | None = None
+        if plan.queue is not None and not plan.stay_because:
+            self._handover = Handover(plan.queue, lambda outcome: self.line.send(HandedOver(outcome)))
 
     def serve(self, mask: Iterable[signal.Signals | int]) -> int:
         """The process from its first moment to its last connection; its exit status."""
@@ -162,6 +169,7 @@ class WorkerProcess:
                 turns=turns,
                 remains=self._remains,
                 lifespan=on_loop,
+                handover=self._handover,
             )
             cut = registry.run(plan.model, context)
         process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
@@ -245,8 +253,10 @@ class WorkerProcess:
     def _obey(self, order: Order) -> None:
         if isinstance(order, ReleaseListeners):
             self._drain.let_go(order.alone)
-        else:
+        elif isinstance(order, BeginDrain):
             self._drain.begin(order.why)
+        elif self._handover is not None:
+            self._handover.take_over() if isinstance(order, TakeOver) else self._handover.hand_over()
 
     def _abandoned(self) -> None:
         """The supervisor is gone: the process drains, and ends a grace after the drain deadline, even if it hangs."""

@@ -39,11 +39,12 @@ def sentence(what: str, result: dict[str, Any]) -> str:
     if what == "reload":
         later = result.get("later") or ()
         end = f" Only the next start takes these settings: {', '.join(later)}." if later else ""
+        end += _moves(result)
         if old := result.get("accepting"):
             end += f" {old} old worker{'s' if old > 1 else ''} may still accept."
         return f"Reloaded in {result['seconds']:.1f} s: generation {result['generation']} serves.{end}"
     if what == "upgrade":
-        return f"Upgraded: process {result['pid']} serves."
+        return f"Upgraded: process {result['pid']} serves.{_moves(result)}"
     if what == "resize":
         count = result["workers"]
         return f"Resized: {count} worker{'s' if count > 1 else ''}."
@@ -84,6 +85,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         ("Workers", text(f"{ready}, generation {status['generation']}", BAD if short else "")),
         *_old_workers(status.get("old", {})),
         ("Connections", text(_connections(status))),
+        *_handover(status.get("handover", {})),
         ("Messages", text(f"{status['messages']:,}")),
         ("Bytes", text(f"{size(status['bytes_in'])} in, {size(status['bytes_out'])} out")),
         *([("Handler errors", text(f"{failed:,}", BAD))] if failed else []),
@@ -99,6 +101,23 @@ def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
     programs = old.get("programs", 0)
     words += f"; {programs} program{'s' if programs > 1 else ''} before an upgrade" if programs else ""
     return [("Old workers", text(words))]
+
+
+def _moves(result: dict[str, Any]) -> str:
+    """A sentence on the connections that have moved, and how many have not."""
+    moved, stayed = result.get("moved", 0), result.get("stayed", 0)
+    if not moved and not stayed:
+        return ""
+    pause = result.get("longest_pause", 0.0)
+    return f" {moved:,} connections moved, each in {pause * 1000:.1f} ms at most; {stayed:,} stayed."
+
+
+def _handover(handover: dict[str, Any]) -> list[tuple[str, Text]]:
+    moved, stay = handover.get("moved", 0), handover.get("stay", {})
+    if not moved and not stay:
+        return []
+    words = [f"{moved:,} connections moved, each in {handover['longest_pause'] * 1000:.1f} ms at most"]
+    return [("Handover", text("\n".join([*words, *(f"{count:,} stay: {why}" for why, count in stay.items())])))]
 
 
 def _listening(status: dict[str, Any]) -> list[str]:

@@ -1,0 +1,162 @@
+"""The state of a connection's handler object, as bytes for another process and back, by pickle.
+
+Law: what belongs to the server is never pickled: a reference to the connection, the protocol, the lifespan's value, the
+drain, the running asyncio loop or the handler's class becomes a name, which stands for the other process's own. So the
+class is that of the code which that process has imported. Bytes come from processes of this server alone.
+
+A handler object is made by its class's `__new__`, never by `__init__`, which may greet the client. Its state is what
+`__getstate__` gave, put back by `__setstate__` or as pickle does it, and then `handed_over(conn, state)` is called, if
+the class has it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pronghorn.connection.channel import AnyChannel
+from pronghorn.handlers.handler import Handler
+from pronghorn.handlers.message_connection import MessageConnection
+from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.lifespans import current_lifespan
+
+PROTOCOL = 5  # of pickle: the oldest Python that is supported reads it
+PLAIN = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset)
+"""What is the same object in two places by chance."""
+
+
+class CannotMove(Exception):
+    """The state stays where it is, for the reason that the exception says."""
+
+
+def movable(handler: Handler) -> str:
+    """Why no connection of a handler can move; empty if they can, as far as can be told in advance."""
+    if handler.facts.style not in ("message", "protocol"):
+        return f"a handler of {handler.facts.style} style"
+    made = handler.made
+    if isinstance(made, type) and getattr(made, "handed_over", ...) is None:
+        return f"{made.__qualname__}.handed_over is None"
+    return ""
+
+
+def written(handler: Handler, channel: AnyChannel) -> bytes:
+    """The state of the handler's protocol over a channel that holds still. Raises CannotMove."""
+    protocol = channel.protocol
+    state: Any = protocol
+    if handler.facts.style == "message":
+        if type(protocol) is not MessageProtocol:
+            raise CannotMove("another protocol has taken the connection over")
+        state = protocol.state()
+        if state[0] is None:
+            raise CannotMove("its framing keeps the begin of a message where nobody else can read it")
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, handler, channel).dump(state)
+    except Exception as error:
+        raise CannotMove(f"its state does not pickle: {error or type(error).__name__}") from error
+    return buffer.getvalue()
+
+
+def read(handler: Handler, channel: AnyChannel, data: bytes) -> Any:
+    """The protocol that goes on over a new channel. Raises whatever the user's code raises, and CannotMove."""
+    unpickler = _Unpickler(io.BytesIO(data), handler, channel)
+    conn: Any
+    if handler.facts.style == "message":
+        protocol = unpickler.protocol
+        channel.set_protocol(protocol)
+        state = unpickler.load()
+        if not isinstance(state, tuple):
+            raise CannotMove("the state is that of a handler of another style")
+        if (state[3] is None) is isinstance(handler.made, type):
+            raise CannotMove("of the old handler and the new one only one is a class")
+        protocol.take_over(channel, state)
+        made, conn = protocol.object, MessageConnection(protocol)
+    else:
+        made = protocol = unpickler.load()
+        if isinstance(made, tuple) or not hasattr(type(made), "data_received"):
+            raise CannotMove("the state is that of a handler of another style")
+        channel.set_protocol(protocol)
+        conn = channel
+    tell = getattr(made, "handed_over", None)
+    if tell is not None:
+        tell(conn, unpickler.state)
+    return protocol
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, buffer: io.BytesIO, handler: Handler, channel: AnyChannel) -> None:
+        super().__init__(buffer, PROTOCOL)
+        protocol = channel.protocol
+        self._object = protocol.object if isinstance(protocol, MessageProtocol) else protocol
+        ours = {"transport": channel, "drain": channel.drain, "lifespan": current_lifespan(), "class": handler.made}
+        ours.update(restore=_restore, protocol=protocol, loop=_running_loop())
+        if protocol is self._object:
+            del ours["protocol"]
+        self._names = {id(each): name for name, each in ours.items() if not isinstance(each, PLAIN)}
+        self._ours = ours  # so that no id is another's
+
+    def persistent_id(self, found: Any) -> str | None:
+        if type(found) is MessageConnection:
+            return "conn" if found._protocol is self._ours.get("protocol") else None
+        return self._names.get(id(found))
+
+    def reducer_override(self, found: Any) -> Any:
+        if found is not self._object or isinstance(found, type):
+            return NotImplemented
+        reduced = found.__reduce_ex__(PROTOCOL)
+        if not isinstance(reduced, tuple) or len(reduced) > 5:
+            return NotImplemented
+        return (*reduced, *(None,) * (5 - len(reduced)), _restore)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, buffer: io.BytesIO, handler: Handler, channel: AnyChannel) -> None:
+        super().__init__(buffer)
+        self._handler, self._channel = handler, channel
+        self.protocol: Any = handler.protocol() if handler.facts.style == "message" else None
+        self.state: Any = None
+
+    def persistent_load(self, name: str) -> Any:
+        if name == "class":
+            if not isinstance(self._handler.made, type):
+                raise CannotMove("the new handler is no class, and has no place for the state of an object")
+            return self._handler.made
+        if name == "conn":
+            return MessageConnection(self.protocol)
+        ours: dict[str, Callable[[], Any]] = {
+            "transport": lambda: self._channel,
+            "drain": lambda: self._channel.drain,
+            "lifespan": current_lifespan,
+            "restore": lambda: self._restored,
+            "protocol": lambda: self.protocol,
+            "loop": _running_loop,
+        }
+        if (found := ours[name]()) is None:
+            raise CannotMove(f"the new worker has no {name}")
+        return found
+
+    def _restored(self, made: Any, state: Any) -> None:
+        self.state = state
+        _restore(made, state)
+
+
+def _restore(made: Any, state: Any) -> None:
+    """As pickle does it: the state of a new object is put back."""
+    if (setstate := getattr(made, "__setstate__", None)) is not None:
+        setstate(state)
+        return
+    slots = None
+    if isinstance(state, tuple) and len(state) == 2:
+        state, slots = state
+    if state:
+        made.__dict__.update(state)
+    for name, value in (slots or {}).items():
+        setattr(made, name, value)
+
+
+def _running_loop() -> Any:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio._get_running_loop() if asyncio is not None else None

@@ -10,6 +10,7 @@ and by an alarm; one that fails is told with its faults, and the others go on. T
 
 from __future__ import annotations
 
+import compileall
 import datetime
 import os
 import platform
@@ -246,6 +247,7 @@ def renew(heading: str, rows: list[str]) -> None:
 def main() -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    compileall.compile_dir(ROOT / "src", quiet=2)  # or each server compiles its code for itself
     wanted = set(sys.argv[1:])
     rows, failed, heading = [], 0, head()
     print(heading, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import resource
 import signal
@@ -12,6 +13,17 @@ import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: what is started here had it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the server's code once: where PYTHONDONTWRITEBYTECODE is set, each server that a test starts would do so
+    for itself, which is half of what a start costs."""
+    if not hasattr(config, "workerinput"):  # of pytest-xdist: its controller has done so
+        for folder, depth in ((ROOT / "src", 9), (ROOT / "tests", 0)):
+            compileall.compile_dir(folder, maxlevels=depth, quiet=2)
 
 
 @pytest.fixture

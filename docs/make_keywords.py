@@ -18,20 +18,33 @@ Law: made by `make docs` from the fields of Settings. Nothing imports this file 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypedDict
 
+
+class Listener(TypedDict, total=False):
+    """A listener with settings of its own, for `listeners` of `pronghorn.serve`; the rest is as for the server.
+    `handler` is a name as the command takes it, or the handler itself; `exec` is a program and its arguments."""
+
+    name: str
+    bind: str | Iterable[str]
+    handler: str | Callable[..., object]
+    exec: str | Iterable[str]
+'''
+BETWEEN = '''
 
 class Keywords(TypedDict, total=False):
     """Each setting as a keyword. A duration or a size may be a text with a unit (`30s`, `64KiB`)."""
 
+    listeners: Iterable[Listener]
 '''
 WIDTH = 120
 
 
 def source() -> str:
     """The whole file."""
-    return HEAD + "".join(map(line, fields()))
+    own = [each for each in fields() if each.own]
+    return HEAD + "".join(map(line, own)) + BETWEEN + "".join(map(line, fields()))
 
 
 def line(field: Field) -> str:

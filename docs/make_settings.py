@@ -8,7 +8,7 @@ from pathlib import Path
 from pronghorn.settings import fields
 from pronghorn.settings.fields import RESTART, Field
 
-LATER = " *At a restart.*"
+LATER, OWN = " *At a restart.*", " *Each listener.*"
 
 UNITS = re.compile(r" \([^()]*; a plain number is [a-z]+\)")  # the head says it once
 PAGE = Path(__file__).with_name("settings.md")
@@ -34,6 +34,8 @@ commas in the environment. A duration is `500ms`, `30s`, `2m`, `1h`, or a number
 
 A [reload](operations.md#reloading) gives new values to the workers that it starts, and to the listeners that stay;
 what is marked *At a restart* stays as it was until the server is started again or upgraded, and the reload says so.
+
+What is marked *Each listener* may have another value for [one listener](listeners.md).
 """
 
 
@@ -51,7 +53,7 @@ def table(group: list[Field]) -> str:
         flags = ", ".join(f"`{flag}`" for flag in (field.flag, field.short) if flag)
         default = field.shown(field.default)
         takes = UNITS.sub("", field.takes)
-        words = cell(field.help) + (LATER if field.at == RESTART else "")
+        words = cell(field.help) + (LATER if field.at == RESTART else "") + (OWN if field.own else "")
         cells.append((flags, cell(takes), f"`{default}`" if default else "", words))
     return rows(("setting", "takes", "default", "is"), *cells)
 

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from pronghorn.serving.adopted import adopt as adopt
     from pronghorn.serving.adopted import adopted as adopted
     from pronghorn.settings import Settings as Settings
+    from pronghorn.settings.keywords import Listener as Listener
     from pronghorn.system.drain import Drain as Drain
     from pronghorn.system.drain import current_drain as current_drain
 
@@ -111,6 +112,7 @@ if not TYPE_CHECKING:
             "server": "serve",
             "serving.adopted": "adopt adopted",
             "settings": "Settings",
+            "settings.keywords": "Listener",
             "system.drain": "Drain current_drain",
         },
     )

@@ -59,6 +59,8 @@ class Handed(msgspec.Struct):
     """The programs that look after old workers: see supervisor/old_workers.py."""
     queue: list[int] = []
     """Where old workers hand their connections over: see system/descriptor_queue.py."""
+    listener_numbers: dict[str, int] = {}
+    """Where the scoreboard counts for each listener, by its name."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 

@@ -13,6 +13,7 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from pronghorn import tracebacks
@@ -28,14 +29,37 @@ Factory = Callable[
 """What makes a lifespan: see `lifespan`."""
 
 _value: Any = None
+_of_listeners: dict[str, Lifespan | None] = {}
+"""The lifespan of each listener's handler, by the listener's name; empty where all have the same."""
+serving_at: ContextVar[str] = ContextVar("pronghorn_serving_at", default="")
+"""The name of the listener whose connection the running code serves; set where `_of_listeners` are told apart."""
 
 
 def current_lifespan() -> Any:
     """What the lifespan of this worker's handler yielded; None outside of it, or if the handler has none.
 
-    For handlers that see no connection object, and for code that they call: `conn.lifespan` is the same.
+    For handlers that see no connection object, and for code that they call: `conn.lifespan` is the same. Where
+    listeners have handlers with lifespans of their own, it is that of the connection that the caller serves.
     """
-    return _value
+    return lifespan_at(serving_at.get()) if _of_listeners else _value
+
+
+def lifespan_at(listener: str) -> Any:
+    """What the lifespan yielded that the handler of this listener has."""
+    if listener not in _of_listeners:
+        return _value
+    own = _of_listeners[listener]
+    return None if own is None else own.value
+
+
+def tell_apart(of_listeners: dict[str, Lifespan | None]) -> None:
+    """From now on each listener has the value of its handler's lifespan."""
+    _of_listeners.update(of_listeners)
+
+
+def are_told_apart() -> bool:
+    """Whether listeners have lifespans of their own."""
+    return bool(_of_listeners)
 
 
 def lifespan(factory: Factory) -> Callable[[T], T]:
@@ -87,10 +111,11 @@ class Lifespan:
     Entering raises WorkerFailedToStart with the user's own traceback. Leaving never raises (see `tell_failures`).
     """
 
-    __slots__ = ("_factory", "_failed", "_manager", "kind", "name")
+    __slots__ = ("_failed", "_manager", "factory", "kind", "name", "value")
 
     def __init__(self, factory: Callable[[], Any]) -> None:
-        self._factory = factory
+        self.factory = factory
+        self.value: Any = None
         self._manager: Any = None
         self.kind = kind_of(factory)
         self.name = str(getattr(factory, "__qualname__", repr(factory)))
@@ -103,7 +128,7 @@ class Lifespan:
     def __enter__(self) -> None:
         try:
             self._manager = self._made(contextlib.contextmanager)
-            _become(self._manager.__enter__())
+            self._become(self._manager.__enter__())
         except BaseException as error:
             raise self._not_entered(error) from None
 
@@ -113,12 +138,12 @@ class Lifespan:
         except BaseException as error:
             self._not_left(error)
         finally:
-            _become(None)
+            self._become(None)
 
     async def __aenter__(self) -> None:
         try:
             self._manager = self._made(contextlib.asynccontextmanager)
-            _become(await self._manager.__aenter__())
+            self._become(await self._manager.__aenter__())
         except BaseException as error:
             raise self._not_entered(error) from None
 
@@ -128,10 +153,10 @@ class Lifespan:
         except BaseException as error:
             self._not_left(error)
         finally:
-            _become(None)
+            self._become(None)
 
     def _made(self, managed: Callable[..., Any]) -> Any:
-        made = self._factory()
+        made = self.factory()
         plain = inspect.isgenerator(made) or inspect.isasyncgen(made)
         return managed(lambda: made)() if plain else made
 
@@ -142,7 +167,6 @@ class Lifespan:
         if self._failed is not None:
             self._failed(error)
 
-
-def _become(value: Any) -> None:
-    global _value
-    _value = value
+    def _become(self, value: Any) -> None:
+        global _value
+        self.value = _value = value

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,13 @@ from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers, absolute, named_folder
+from pronghorn.settings.listeners import HANDLER, LISTENERS
 from pronghorn.settings.model import AUTO
+from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.callbacks import NewProgram
 from pronghorn.supervisor.guard import Guard
+from pronghorn.supervisor.listener_numbers import ListenerNumbers
 from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
@@ -64,7 +68,8 @@ class Server:
     """One server: a handler (an object, a name, or a Source) and its settings, or the `layers` of both.
 
     `alone` says that the process has no other purpose: it may then be renamed and adopt orphans. `starter` hears when
-    the server serves. `handed` is what an older program of this server hands over.
+    the server serves. `handed` is what an older program of this server hands over. `held` are handlers of listeners
+    that are objects, by the names that stand for them in the settings.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Server:
         alone: bool = False,
         starter: Starter | None = None,
         handed: Handed | None = None,
+        held: Mapping[str, Any] | None = None,
     ) -> None:
         if layers is not None:
             settled = layers.settle()
@@ -87,6 +93,7 @@ class Server:
         self._alone = alone
         self._starter = starter if starter is not None else Starter()
         self._handed = handed
+        self._held = held or {}
         self._folder = named_folder()
         self._since = time.time_ns()  # later changes of files lead to a reload, with --reload
         self._log_process: LogProcess | None = None
@@ -126,20 +133,18 @@ class Server:
         )
         self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board, self._queue = self._shared()
-        folder = os.path.join(self._folder, self.settings.chdir)
-        planner = Planner(
-            self._layers, self.source, self.settings, self._board, observe, explained, folder, self._queue
-        )
+        planner = self._planner()
         with ExitStack() as undo:
             undo.callback(self._board.close)
             undo.callback(self._queue.close)
             undo.callback(outlet.release)
             undo.callback(log.close)
-            variables, facts = env_file.read(self.settings), planner.facts(self.source, self.settings)
-            facts = facts or probe.ask(self.source, self.settings, self._signals.descriptors(), variables)
-            plan = once_free(
-                lambda: planner.plan(self.source, self.settings, facts, self._inherited, variables), held_by_orphans
-            )
+            variables, served = env_file.read(self.settings), services(self.settings)
+            asked = planner.asked(self.source, served)
+            facts = planner.facts(asked)
+            facts = facts or probe.ask(asked, self.settings, self._signals.descriptors(), variables)
+            draft = planner.draft(self.source, self.settings, asked, facts, "", variables)
+            plan = once_free(lambda: planner.plan(draft, served, self._inherited), held_by_orphans)
             try:
                 self._supervisor = Supervisor(
                     planner, plan, self, self._signals, alone=self._alone, handed=self._handed
@@ -159,6 +164,12 @@ class Server:
         return Scoreboard.adopt(handed.board), DescriptorQueue.adopt(
             handed.queue
         ) if handed.queue else DescriptorQueue.create()
+
+    def _planner(self) -> Planner:
+        self._numbers = ListenerNumbers(self._handed.listener_numbers if self._handed else {})
+        folder = os.path.join(self._folder, self.settings.chdir)
+        about = (self._layers, self.source, self.settings, self._board, self._observe, explained, folder, self._queue)
+        return Planner(*about, held=self._held, numbers=self._numbers)
 
     def _run(self) -> int:
         fleet = self._supervisor.fleet
@@ -216,9 +227,10 @@ class Server:
         self._observe(events.ReloadWay(settings.on_reload, lasts, plan.stay_because))
         for event in self._setup.at_risk(os.path.join(self._folder, file) if file else ""):
             self._observe(event)
-        for event in plan.certificates.events() if plan.certificates is not None else ():
+        for event in [event for each in plan.certificates for event in each.events()]:
             self._observe(event)
-        renew(plan.listeners, plan.settings)
+        for listener in plan.listeners:
+            renew([listener], plan.service_at(listener).settings)
         for listener in self._inherited:
             listener.take_over()
             if listener not in plan.listeners:
@@ -257,6 +269,7 @@ class Server:
             predecessors=predecessors.records(os.getpid()),
             queue=self._queue.descriptors(),
             workers=fleet.resized,
+            listener_numbers=self._numbers.known,
         )
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *handed.queue, *(fd for each in listeners for fd in each.descriptors())]
@@ -275,13 +288,14 @@ class Server:
         descriptors.original = self._handed.descriptors if self._handed else original
 
     def _facts(self, plan: Plan) -> events.ServerStarted:
-        model, why = judged(plan.facts, plan.settings)
+        model, why = judged(plan.services, plan.facts, plan.settings)
         workers = len(self._supervisor.fleet.serving.slots)
         each, why_limit = model.capacity(plan.settings, descriptors.descriptors_for_connections())
         most, limit = each * workers, plan.settings.max_connections
         if limit is not None and limit < most:
             most, why_limit = limit, "--max-connections"
-        name, style = plan.facts.name, plan.facts.style
+        name = ", ".join(dict.fromkeys(each.name for each in plan.facts))
+        style = ", ".join(dict.fromkeys(each.style for each in plan.facts))
         return events.ServerStarted(name, style, model.name, why, workers, most, why_limit)
 
 
@@ -289,6 +303,23 @@ def _close(listeners: list[Listener]) -> None:
     with ExitStack() as undo:
         for listener in listeners:
             undo.callback(listener.close)
+
+
+def hold_handlers(settings: dict[str, Any]) -> dict[str, Any]:
+    """The handlers of `listeners` that are objects, by the names that take their places there."""
+    held: dict[str, Any] = {}
+    listeners = settings.get(LISTENERS)
+    if isinstance(listeners, list | tuple):
+        made = []
+        for place, each in enumerate(listeners, 1):
+            handler = each.get(HANDLER) if isinstance(each, Mapping) else None
+            if handler is not None and not isinstance(handler, str):
+                name = f"{loading.handler_name(handler)} (listener {place})"
+                held[name] = handler
+                each = {**each, HANDLER: name}
+            made.append(each)
+        settings[LISTENERS] = made
+    return held
 
 
 def serve(handler: Servable = None, *, config: str = "", **settings: Unpack[Keywords]) -> None:
@@ -309,8 +340,10 @@ def serve(handler: Servable = None, *, config: str = "", **settings: Unpack[Keyw
     try:
         source = Source(name=handler) if isinstance(handler, str) else None
         file = absolute(config) if config else ""
-        layers = Layers(dict(settings), {name: name for name in settings}, source, file)
-        status = Server(handler if source is None else None, layers=layers).run()
+        given: dict[str, Any] = {**settings}
+        held = hold_handlers(given)
+        layers = Layers(given, {name: name for name in given}, source, file)
+        status = Server(handler if source is None else None, layers=layers, held=held).run()
     except PronghornError as error:
         status = complain(error)
     except KeyboardInterrupt:

@@ -220,6 +220,17 @@ def test_check_as_json(tmp_path: Path) -> None:
         "workers": 3,
         "bind": ["127.0.0.1:8000"],
         "certificates": [],
+        "listeners": [
+            {
+                "name": "",
+                "bind": ["127.0.0.1:8000"],
+                "handler": "mine:handle",
+                "style": "asyncio",
+                "lifespan": "async",
+                "tls": "off",
+                "certificates": [],
+            }
+        ],
     }
     assert "with an async lifespan" in pronghorn(tmp_path, "check", "mine:handle").stdout
     assert not (tmp_path / "entered").exists()

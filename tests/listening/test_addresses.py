@@ -11,7 +11,7 @@ import pytest
 from pronghorn.errors import BadSetting, CannotBind
 from pronghorn.listening.addresses import parse_bind, places, spoken, zoned
 from pronghorn.listening.binding import check_binds, open_listeners
-from pronghorn.settings import Settings
+from pronghorn.settings import Settings, settle
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,9 @@ def test_other_ways_to_write_an_address(text: str, same: str, tls: bool | None) 
 def test_a_scheme_that_the_settings_contradict_is_refused() -> None:
     with pytest.raises(BadSetting, match="no certificate"):
         check_binds(Settings(bind=("tls://127.0.0.1:0",)))
-    with pytest.raises(BadSetting, match="every address speaks TLS"):
-        check_binds(Settings(bind=("tcp://127.0.0.1:0",), tls_cert=("x.pem",)))
+    with pytest.raises(BadSetting, match="The listener speaks TLS"):
+        check_binds(settle({"listeners": [{"bind": "tcp://127.0.0.1:0", "tls": "on", "tls_cert": "x.pem"}]}))
+    check_binds(Settings(bind=("tcp://127.0.0.1:0", "127.0.0.1:0"), tls_cert=("x.pem",)))  # this one has none, then
     with pytest.raises(BadSetting, match="neither an owner nor permissions"):
         check_binds(Settings(bind=("unix:@a",), unix_mode="660"))
 

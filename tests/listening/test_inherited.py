@@ -204,7 +204,7 @@ def test_descriptors_by_number_and_by_name(listening: Callable[..., socket.socke
     events: list[Event] = []
     opened = open_listeners(Settings(bind=("fd://web", "fd://5")), events.append, inherited=[three, four, five])
     assert opened == [three, four, five]
-    assert events == [ListenerOpened(each.address) for each in opened]
+    assert events == [ListenerOpened(each.address, name=each.name) for each in opened]
     assert open_listeners(Settings(bind=("fd://x",)), events.append, keep=opened) == [five]
     with pytest.raises(CannotBind, match="there are: web, x"):
         open_listeners(Settings(bind=("fd://5", "fd://nobody")), events.append, inherited=[three, four, five])

@@ -13,8 +13,6 @@ import pytest
 
 from boards import ask, board_of, serving_rows
 from launch import Launched, launched, wait_for
-from pronghorn.handlers.builtin import upper
-from pronghorn.handlers.recognise import recognise
 from pronghorn.models.registry import load
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.row import Row
@@ -120,8 +118,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Context:
     mine.open = 10
     settings = Settings()
     return Context(
-        listeners=[],
-        handler=recognise(upper, settings),
+        offers=[],
         settings=settings,
         model=load("epoll"),
         drain=Drain(1.0),

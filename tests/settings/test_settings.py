@@ -16,7 +16,7 @@ from pronghorn.settings.handler import STYLES
 from pronghorn.settings.lifecycle import ON_RELOAD
 from pronghorn.settings.logs import LOG_FORMATS, LOG_LEVELS
 from pronghorn.settings.model import MODELS
-from pronghorn.settings.tls import TLS_WHEN
+from pronghorn.settings.tls import CLIENT_CERTIFICATES, TLS_VERSIONS, TLS_WHEN
 from pronghorn.settings.values import UNITS, quantity
 
 EVERY = pytest.mark.parametrize("field", fields(), ids=lambda field: field.name)
@@ -157,6 +157,7 @@ def test_typos_get_the_nearest_word() -> None:
 def test_choices_are_those_of_the_fields() -> None:
     choices = {field.name: field.choices for field in fields() if field.choices}
     log = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
+    log |= {"tls_client_cert": CLIENT_CERTIFICATES, "tls_min_version": TLS_VERSIONS}
     assert choices == {"model": MODELS, "style": STYLES, "tls": TLS_WHEN, "on_reload": ON_RELOAD, **log}
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from pronghorn.cli.config import handler_of
 from pronghorn.cli.layers import print_json, takes_json, takes_layers
 from pronghorn.errors import BadSetting
 from pronghorn.settings.layers import Layers, Settled
+from pronghorn.settings.services import services
 
 
 @takes_layers("check")
@@ -33,38 +33,45 @@ def command(layers: Layers, as_json: bool) -> None:
 
 def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for the first thing that would keep serve from starting."""
-    from pronghorn.handlers.loading import load_handler
+    from pronghorn.handlers.loading import Asked, load_all
     from pronghorn.listening.binding import check_binds
-    from pronghorn.supervisor.planning import certified, judged
+    from pronghorn.supervisor.planning import judged, read_files
     from pronghorn.system import env_file, log_config
     from pronghorn.system.processors import processors
     from pronghorn.system.startup import ProcessSetup
     from pronghorn.worker_process import probe
+    from pronghorn.worker_process.plan import PlannedService
 
-    source, settings = settled.source, settled.settings
+    settings, served = settled.settings, services(settled.settings)
+    asked = [Asked(each.source or settled.source, each.settings, each.title) for each in served]
     with ProcessSetup(msgspec.structs.replace(settings, log_file="", pid_file="")):
         variables = env_file.read(settings)
-        if source.is_users_code:
-            facts = probe.ask(source, settings, environment=variables)
+        if any(each.source.is_users_code for each in asked):
+            facts = probe.ask(asked, settings, environment=variables)
         else:
-            facts = load_handler(source, settings).facts
-        model, why = judged(facts, settings)
-        certificates = certified(facts, settings)
+            facts = [each.facts for each in load_all(asked)]
+        model, why = judged(asked, facts, settings)
+        loaded = read_files([PlannedService(*one[:2], known, one[2]) for one, known in zip(asked, facts, strict=True)])
         check_binds(settings)
         for name in ("log_file", "pid_file"):
             refuse_missing_folder(name, getattr(settings, name))
         if settings.log_config:
             log_config.read(settings.log_config)
-    return {
-        "handler": handler_of(settled),
-        "style": facts.style,
-        "lifespan": facts.lifespan or None,
-        "model": model.name,
-        "why": why,
-        "workers": settings.effective_workers(model.name, processors().usable),
-        "bind": settings.bind,
-        "certificates": [] if certificates is None else certificates.described,
-    }
+    at = [
+        {
+            "name": each.name,
+            "bind": [address for _, address in each.bind],
+            "handler": " ".join(one.source.command) or one.source.name,
+            "style": known.style,
+            "lifespan": known.lifespan or None,
+            "tls": each.settings.tls if files is not None else "off",
+            "certificates": [] if files is None else files.described,
+        }
+        for each, one, known, files in zip(served, asked, facts, loaded, strict=True)
+    ]
+    first = {key: at[0][key] for key in ("handler", "style", "lifespan", "bind", "certificates")}
+    more = {"model": model.name, "why": why, "workers": settings.effective_workers(model.name, processors().usable)}
+    return {**first, **more, "listeners": at}
 
 
 def refuse_missing_folder(name: str, path: str) -> None:
@@ -76,10 +83,23 @@ def refuse_missing_folder(name: str, path: str) -> None:
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """What `examined` found, as one line for a person."""
-    handler = f"{found['handler']} ({found['style']} style"
-    handler += f", with {'an async' if found['lifespan'] == 'async' else 'a'} lifespan)" if found["lifespan"] else ")"
+    """What `examined` found, for a person: a line, and where there are several listeners one for each."""
     workers = f"{found['workers']} worker{'s' if found['workers'] > 1 else ''}"
-    line = f"Would serve {handler} under {found['model']} ({found['why']}): {workers}, at {', '.join(found['bind'])}"
-    names = dict.fromkeys(name for each in found["certificates"] for name in each.names)
-    return line + (f", with TLS for {', '.join(names) or 'no name'}" if found["certificates"] else "")
+    under = f"under {found['model']} ({found['why']}): {workers}"
+    first, *others = found["listeners"]
+    if not others and not first["name"]:
+        return f"Would serve {_handler(first)} {under}, at {_places(first)}"
+    lines = [f"{each['name'] or 'unnamed'}: {_handler(each)}, at {_places(each)}" for each in found["listeners"]]
+    return "\n  ".join([f"Would serve {under}", *lines])
+
+
+def _handler(listener: dict[str, Any]) -> str:
+    life = listener["lifespan"]
+    lifespan = f", with {'an async' if life == 'async' else 'a'} lifespan" if life else ""
+    return f"{listener['handler']} ({listener['style']} style{lifespan})"
+
+
+def _places(listener: dict[str, Any]) -> str:
+    names = dict.fromkeys(name for each in listener["certificates"] for name in each.names)
+    tls = f", with TLS for {', '.join(names) or 'no name'}" if listener["certificates"] else ""
+    return ", ".join(listener["bind"]) + tls + (" after STARTTLS" if listener["tls"] == "starttls" else "")

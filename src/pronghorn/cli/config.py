@@ -9,7 +9,9 @@ import rich_click as click
 
 from pronghorn import settings
 from pronghorn.cli.layers import print_json, takes_json, takes_layers
-from pronghorn.settings.layers import DEFAULT, HANDLER, Layers, Settled
+from pronghorn.settings.layers import DEFAULT, Layers, Settled
+from pronghorn.settings.listeners import BIND, HANDLER, LISTENERS, NAME, TABLE
+from pronghorn.settings.services import Service, services
 
 
 @takes_layers("config")
@@ -34,7 +36,31 @@ def handler_of(settled: Settled) -> str:
 def rows(settled: Settled) -> dict[str, dict[str, Any]]:
     """Value and origin of the handler and of each setting."""
     values = {HANDLER: handler_of(settled)} | msgspec.structs.asdict(settled.settings)
-    return {name: {"value": values[name], "origin": settled.origins[name]} for name in settled.origins}
+    found = {name: {"value": values[name], "origin": settled.origins[name]} for name in settled.origins}
+    return found | ({LISTENERS: {"value": listeners(settled)}} if named(settled) else {})
+
+
+def named(settled: Settled) -> list[Service]:
+    """What is served with settings of its own."""
+    return [each for each in services(settled.settings) if each.own]
+
+
+def listeners(settled: Settled) -> list[dict[str, Any]]:
+    """Of each listener with settings of its own: its name and addresses, its handler, and what differs from the
+    server's settings."""
+    whole, found = settled.settings, []
+    for each in named(settled):
+        source = each.source if each.source is not None else settled.source
+        own = {
+            field.name: value
+            for field in settings.fields()
+            if field.own and (value := getattr(each.settings, field.name)) != getattr(whole, field.name)
+        }
+        handler = " ".join(source.command) or source.name
+        found.append(
+            {NAME: each.name or each.bind[0][1], BIND: [text for _, text in each.bind], HANDLER: handler, **own}
+        )
+    return found
 
 
 def toml(settled: Settled) -> str:
@@ -48,7 +74,17 @@ def toml(settled: Settled) -> str:
             value = getattr(settled.settings, field.name)
             shown = field.shown(value) if field.unit in ("time", "size") else value
             lines.append(f"{field.name.replace('_', '-')} = {_toml_value(shown)}")
+    for table in settled.settings.listeners:
+        lines += ["", f"[[{TABLE}]]"]
+        for name, value in table.items():
+            lines.append(
+                f"{name.replace('_', '-')} = {_toml_value(tuple(value) if isinstance(value, list) else value)}"
+            )
     return "".join(f"{line}\n" for line in lines)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _toml_value(value: Any) -> str:
@@ -75,6 +111,14 @@ def show(settled: Settled, file: str) -> None:
     shown |= {each.name: each.shown(getattr(settled.settings, each.name)) for each in settings.fields()}
     for name, origin in settled.origins.items():
         table.add_row(name, shown[name], origin, style="dim" if origin == DEFAULT else "bold")
+    known = {each.name: each for each in settings.fields()}
+    for each in listeners(settled):
+        own = [
+            f"{name} {known[name].shown(value) if name in known and name != BIND else _plain(value)}"
+            for name, value in each.items()
+            if name != NAME
+        ]
+        table.add_row(f"listener {each[NAME]}", "\n".join(own), settled.origins.get(LISTENERS, "--bind"), style="bold")
     console = Console(highlight=False)
     console.print(table)
     console.print(f"\nSettings file: {file or 'none'}", soft_wrap=True)

@@ -8,7 +8,7 @@ from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.errors import End
-from pronghorn.lifespans import current_lifespan
+from pronghorn.lifespans import lifespan_at
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain
 
@@ -23,6 +23,8 @@ class AnyConnection:
     """The address that accept(2) gave: after a reset getpeername(2) no longer tells. Or what a proxy said."""
     proxy: ProxyHeader | None
     """What the proxy said, if one made the connection for its client."""
+    listener: str
+    """The name of the listener that it came to: what the settings call it, or its address."""
     opened: float
     """When it was accepted (monotonic seconds)."""
     bytes_in: int
@@ -74,7 +76,7 @@ class AnyConnection:
     @property
     def lifespan(self) -> Any:
         """What the handler's lifespan yielded in this worker."""
-        return current_lifespan()
+        return lifespan_at(self.listener)
 
     def stay(self) -> None:
         """The handler wants to go on although the server drains: until it ends the conversation, or until the drain

@@ -79,9 +79,9 @@ class ConnectionBase(AnyConnection):
 
         def detach(self) -> int: ...
 
-    def begin(self, number: int, peer: Peer, drain: Drain | None) -> None:
+    def begin(self, number: int, peer: Peer, drain: Drain | None, listener: str = "") -> None:
         """`drain` is None on the client's side."""
-        self.number, self.peer, self.drain = number, peer, cast(Drain, drain)
+        self.number, self.peer, self.drain, self.listener = number, peer, cast(Drain, drain), listener
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = self.stays = self.aged = False

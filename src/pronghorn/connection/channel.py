@@ -36,14 +36,14 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 SLOTS = tuple(
     "_asked _backlog _burst _dead _error _fd _fills _high _lingering _lost _low _most _name _paused _throttled aged "
-    "bytes_in bytes_out context drain ended inode loop number opened peer peer_ended protocol proxy seen sock state "
-    "stays wants_read wants_write wrote_eof".split()
+    "bytes_in bytes_out context drain ended inode listener loop number opened peer peer_ended protocol proxy seen sock "
+    "state stays wants_read wants_write wrote_eof".split()
 )
 NOTHING: tuple[str, ...] = ()
 
 
 class Terms(NamedTuple):
-    """What the channels of one loop have in common."""
+    """What the channels of one listener in a loop have in common."""
 
     loop: Loop
     drain: Drain
@@ -51,6 +51,8 @@ class Terms(NamedTuple):
     """Bytes: a handler that writes on beyond that is cut off."""
     high_water: int = 64 * 1024
     """Bytes unsent above which reading pauses, and the protocol is told."""
+    listener: str = ""
+    """The name of the listener that they came to."""
 
 
 class AnyChannel(Transport):
@@ -69,7 +71,7 @@ class AnyChannel(Transport):
     ) -> None:
         """`context` is what all of the handler is called in, for this connection; a copy of the caller's by default."""
         self.sock, self.number, self.peer, self.proxy = sock, number, peer, proxy
-        self.loop, self.drain, self._most, high_water = terms
+        self.loop, self.drain, self._most, high_water, self.listener = terms
         self.opened, self.state = time.monotonic(), State.OPENING
         self.bytes_in = self.bytes_out = 0
         self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word

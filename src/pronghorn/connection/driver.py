@@ -25,13 +25,13 @@ class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
 
     __slots__ = tuple(
-        "_closing _flow _high _lock _low _name _poller _readable _told conn drain error number peer protocol proxy "
-        "sock wrote_eof".split()
+        "_closing _flow _high _lock _low _name _poller _readable _told conn drain error listener number peer protocol "
+        "proxy sock wrote_eof".split()
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
         self.conn = self.sock = conn
-        self.number, self.peer, self.proxy = conn.number, conn.peer, conn.proxy
+        self.number, self.peer, self.proxy, self.listener = conn.number, conn.peer, conn.proxy, conn.listener
         self.drain = conn.drain
         self.protocol = protocol
         self.error: BaseException | None = None

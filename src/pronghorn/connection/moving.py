@@ -31,6 +31,7 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
 
     number: int
     """In the process that it leaves."""
+    listener: str
     peer: Peer
     proxy: ProxyHeader | None
     opened: float
@@ -69,6 +70,7 @@ def facts_of(channel: AnyChannel) -> Facts:
     seen = channel.seen
     return Facts(
         channel.number,
+        channel.listener,
         channel.peer,
         channel.proxy,
         channel.opened,

@@ -41,11 +41,12 @@ class Commands:
                 "version": __version__,
                 "uptime": round(time.monotonic() - supervisor.started_at, 3),
                 "generation": generation.number,
-                "handler": plan.facts.name,
-                "style": plan.facts.style,
+                "handler": ", ".join(dict.fromkeys(each.name for each in plan.facts)),
+                "style": ", ".join(dict.fromkeys(each.style for each in plan.facts)),
                 "model": plan.model.name,
                 "listening": [listener.address for listener in plan.listeners],
-                "tls": plan.certificates is not None,
+                "tls": any(each.settings.tls_at_once for each in plan.services),
+                "listeners": self._listeners(),
                 "workers": {
                     "wanted": len(generation.slots),
                     "ready": generation.ready,
@@ -67,6 +68,27 @@ class Commands:
         board, outcomes = self._supervisor.fleet.serving.plan.board, self._supervisor.workers.retiring()
         stay = sum((each.outcome for each in outcomes if each.outcome is not None), Outcome()).stay
         return {"moved": board.moved, "longest_pause": board.longest_pause, "stay": stay}
+
+    def _listeners(self) -> list[dict[str, Any]]:
+        """Each listener by its name: its addresses, what is served there, and what is counted for it; a server's only
+        one without a name is not counted for itself."""
+        plan, found = self._supervisor.fleet.serving.plan, dict[str, dict[str, Any]]()
+        for listener, offered in zip(plan.listeners, plan.offered, strict=True):
+            service = plan.services[offered.service]
+            settings = service.settings
+            record = found.setdefault(
+                offered.name,
+                {
+                    "name": offered.name,
+                    "listening": [],
+                    "handler": service.facts.name,
+                    "style": service.facts.style,
+                    "tls": settings.tls if service.certificates is not None else "off",
+                    **(plan.board.totals_at(offered.number) if offered.number >= 0 else {}),
+                },
+            )
+            record["listening"].append(listener.address)
+        return [*found.values()]
 
     def _old(self) -> dict[str, int]:
         """The workers that are on their way out, of programs before an upgrade too, and what they have open."""

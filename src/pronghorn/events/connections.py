@@ -1,4 +1,7 @@
-"""Events of one connection, from accept(2) to its end."""
+"""Events of one connection, from accept(2) to its end.
+
+`listener` is the name of the listener that it came to; empty where the server has only one, without a name.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ class ConnectionOpened(Event, frozen=True):
 
     number: int
     peer: tuple[str, int] | str
+    listener: str = ""
 
 
 class ConnectionClosed(Event, frozen=True):
@@ -26,6 +30,7 @@ class ConnectionClosed(Event, frozen=True):
     messages: int
     program: str = ""
     detail: str = ""
+    listener: str = ""
 
 
 class ConnectionRefused(Event, frozen=True):
@@ -34,6 +39,7 @@ class ConnectionRefused(Event, frozen=True):
     peer: tuple[str, int] | str
     limit: str
     detail: str = ""
+    listener: str = ""
 
 
 class HandshakeFailed(Event, frozen=True):
@@ -42,6 +48,7 @@ class HandshakeFailed(Event, frozen=True):
     number: int
     peer: tuple[str, int] | str
     why: str
+    listener: str = ""
 
 
 class HandlerFailed(Event, frozen=True):
@@ -50,6 +57,7 @@ class HandlerFailed(Event, frozen=True):
     number: int
     peer: tuple[str, int] | str
     error: BaseException
+    listener: str = ""
 
 
 class PeerFailed(Event, frozen=True):
@@ -58,6 +66,7 @@ class PeerFailed(Event, frozen=True):
     number: int
     peer: tuple[str, int] | str
     error: BaseException
+    listener: str = ""
 
 
 class ChildDied(Event, frozen=True):
@@ -68,6 +77,7 @@ class ChildDied(Event, frozen=True):
     pid: int
     status: int
     stack: str = ""
+    listener: str = ""
 
 
 class ConnectionTakenOver(Event, frozen=True):
@@ -77,3 +87,4 @@ class ConnectionTakenOver(Event, frozen=True):
     number: int
     peer: tuple[str, int] | str
     before: str
+    listener: str = ""

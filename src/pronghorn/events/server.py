@@ -108,10 +108,12 @@ class ObserverFailed(Event, frozen=True):
 
 
 class ListenerOpened(Event, frozen=True):
-    """A listener is bound and listening; `address` is written as `--bind` takes it back. `tls`: it speaks TLS."""
+    """A listener is bound and listening; `address` is written as `--bind` takes it back. `tls`: it speaks TLS. `name`:
+    what the settings call it."""
 
     address: str
     tls: bool = False
+    name: str = ""
 
 
 class ListenerSkipped(Event, frozen=True):

@@ -184,7 +184,7 @@ class OwnLoops:
         over = loop.create_future()
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
-        channel = channel_over(conn, Terms(watch, conn.drain, self._most_unsent, self._high_water))
+        channel = channel_over(conn, Terms(watch, conn.drain, self._most_unsent, self._high_water, conn.listener))
         leave = functools.partial(self._leave_taken, loop, channel)
         conn.lend_to_loop(channel, leave, functools.partial(_cancel_all, loop, asyncio.current_task()))
         if conn.waits.watched:

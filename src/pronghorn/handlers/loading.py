@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +17,7 @@ from pronghorn.handlers import importing
 from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.recognise import could_be, is_marked, recognise
 from pronghorn.settings import Settings
+from pronghorn.settings.services import blamed
 from pronghorn.settings.source import BUILT_IN, Source
 from pronghorn.system.processes import program_path
 
@@ -23,8 +25,34 @@ in_progress = False
 """True while this process imports the user's code: serve() is refused there."""
 
 
-def load_handler(source: Any, settings: Settings) -> Handler:
-    """The handler, from its Source or from the object itself; raises BadHandler.
+class Asked(NamedTuple):
+    """What one service asks for: a Source or the handler itself, its settings, and how messages call the listener."""
+
+    source: Any
+    settings: Settings
+    title: str = ""
+
+
+def load_all(asked: Sequence[Asked]) -> list[Handler]:
+    """The handlers of all services. An object that several of them name is found once, and has one lifespan. Raises as
+    `load_handler`, with the listener's name."""
+    found: dict[Any, Any] = {}
+    loaded = []
+    for source, settings, title in asked:
+        with blamed(title):
+            loaded.append(load_handler(source, settings, found))
+    lifespans: dict[int, Any] = {}
+    for each in loaded:
+        if each.lifespan is not None:
+            each.lifespan = lifespans.setdefault(id(each.lifespan.factory), each.lifespan)
+        if len(loaded) > 1 and _is_patched():
+            each.facts = msgspec.structs.replace(each.facts, patched=True)
+    return loaded
+
+
+def load_handler(source: Any, settings: Settings, found: dict[Any, Any] | None = None) -> Handler:
+    """The handler, from its Source or from the object itself; raises BadHandler. `found` has the objects that were
+    found before.
 
     Imports the user's code from the working folder, which stands first on the path from here on.
     """
@@ -34,7 +62,7 @@ def load_handler(source: Any, settings: Settings) -> Handler:
     importing.look_in(os.getcwd())
     in_progress = True
     try:
-        return load(source, settings)
+        return load(source, settings, found)
     except PronghornError:
         raise
     except BaseException as error:
@@ -49,7 +77,7 @@ def handler_name(handler: Any) -> str:
     return str(named.__qualname__)
 
 
-def load(source: Source, settings: Settings) -> Handler:
+def load(source: Source, settings: Settings, known: dict[Any, Any] | None = None) -> Handler:
     """The handler that `source` names, imported and recognised. Raises BadHandler or BadSetting."""
     _refuse_idle_settings(source, settings)
     if source.command:
@@ -64,9 +92,13 @@ def load(source: Source, settings: Settings) -> Handler:
         from pronghorn.handlers import builtin  # here: not every worker needs them
 
         return recognise(getattr(builtin, source.name), settings, source.name)
-    found = find(source.name)
-    if settings.factory:
-        found = importing.users(lambda: found(), f"The factory {source.name!r} failed.")
+    known = {} if known is None else known
+    key = source.name, settings.factory
+    if key not in known:
+        found = known[key] = find(source.name)
+        if settings.factory:
+            known[key] = importing.users(lambda: found(), f"The factory {source.name!r} failed.")
+    found = known[key]
     made = recognise(found, settings, source.name)
     made.facts = msgspec.structs.replace(made.facts, patched=_is_patched())
     return made

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from typing import NamedTuple
 
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
 from pronghorn.events import Event, ListenerOpened, ListenerSkipped, Observer
@@ -20,6 +21,7 @@ from pronghorn.listening.listener import Listener
 from pronghorn.listening.socket_options import options
 from pronghorn.listening.unix_path import Claim
 from pronghorn.settings import Settings
+from pronghorn.settings.services import Service, services
 from pronghorn.settings.sockets import UNASKED
 
 TRIES_FOR_ONE_PORT = 20
@@ -33,20 +35,39 @@ def activated_listeners(environment: MutableMapping[str, str]) -> list[Listener]
     return [_open_descriptor(fd, f"fd://{fd}", 0, name) for fd, name in activated(environment)]
 
 
+class Opened(NamedTuple):
+    """An open listener, the place of its service among all, and the listener's name."""
+
+    listener: Listener
+    service: int
+    name: str
+
+
+class _Wanted(NamedTuple):
+    """One address that is asked for, and the service there."""
+
+    bind: Bind
+    service: int
+    name: str
+    settings: Settings
+    """Of the service."""
+
+
 class _Opening:
-    """One call of open_listeners: the settings, the open listeners that no `--bind` has taken yet, and the new ones."""
+    """One call of open_served: the open listeners that no `--bind` has taken yet, and the new ones."""
 
-    __slots__ = ("fresh", "settings", "skipped", "spare")
+    __slots__ = ("fresh", "skipped", "spare")
 
-    def __init__(self, settings: Settings, spare: list[Listener]) -> None:
-        self.settings = settings
+    def __init__(self, spare: list[Listener]) -> None:
         self.spare = spare
         self.fresh: list[Listener] = []
         self.skipped: list[ListenerSkipped] = []
 
-    def kept(self, bind: Bind) -> list[Listener]:
-        """What one `--bind` has open already; given twice, port 0 is two ports, and each is taken once."""
+    def kept(self, bind: Bind, title: str) -> list[Listener]:
+        """What one `--bind` has open already; given twice, port 0 is two ports, and each is taken once: by the listener
+        of the same `title`, if there is one."""
         mine = [each for each in self.spare if each.bind == bind.text or (bind.fd and bind.fd == each.name)]
+        mine = [each for each in mine if each.title == title] or [each for each in mine if not each.title]
         if bind.host or bind.port or not bind.fd:
             mine = [each for each in mine if _port(each) == _port(mine[0])]
         self.spare = [each for each in self.spare if each not in mine]
@@ -70,7 +91,19 @@ class _Opening:
 def open_listeners(
     settings: Settings, observe: Observer, *, keep: Iterable[Listener] = (), inherited: Iterable[Listener] = ()
 ) -> list[Listener]:
-    """Open every `--bind`, all or none, in their order; a ListenerOpened for each new one tells the observer.
+    """The listeners of `open_served`."""
+    return [each.listener for each in open_served(services(settings), observe, keep=keep, inherited=inherited)]
+
+
+def open_served(
+    served: Sequence[Service],
+    observe: Observer,
+    *,
+    keep: Iterable[Listener] = (),
+    inherited: Iterable[Listener] = (),
+) -> list[Opened]:
+    """Open every address of every service, all or none, in their order; a ListenerOpened for each new one tells the
+    observer.
 
     A name is bound at all its addresses; an IPv6 one that this host lacks is skipped (ListenerSkipped) if another one
     binds. Port 0 becomes one free port, the same on all addresses of a name.
@@ -84,25 +117,28 @@ def open_listeners(
     CannotBind if it fails otherwise; nothing new is open then, and nothing has changed.
     """
     keep, inherited = list(keep), list(inherited)
-    opening = _Opening(settings, [*keep, *inherited])
-    groups = [(bind, opening.kept(bind)) for bind in _wanted(settings, opening.spare)]
-    places_of = [(bind, places(bind) if not kept else [each.place for each in kept]) for bind, kept in groups]
+    opening = _Opening([*keep, *inherited])
+    groups = [(wanted, opening.kept(wanted.bind, wanted.name)) for wanted in _wanted(served, opening.spare)]
+    places_of = [(each.bind, places(each.bind) if not kept else [one.place for one in kept]) for each, kept in groups]
     refuse_overlaps([(bind, group) for bind, group in places_of if not bind.fd])
-    listeners: list[Listener] = []
+    found: list[Opened] = []
     try:
-        for (bind, kept), (_, group) in zip(groups, places_of, strict=True):
-            listeners += kept or _open_group(bind, group, opening, [*keep, *inherited, *listeners])
-        for each in filter(lambda each: each.dead, listeners):
-            _revive(each, settings)
-            observe(ListenerOpened(each.address, settings.tls_at_once))
+        for (wanted, kept), (_, group) in zip(groups, places_of, strict=True):
+            others = [*keep, *inherited, *(each.listener for each in found)]
+            here = kept or _open_group(wanted, group, opening, others)
+            found += [Opened(each, wanted.service, wanted.name or each.name or each.address) for each in here]
+        for one in filter(lambda one: one.listener.dead, found):
+            _revive(one.listener, served[one.service].settings)
+            observe(_opened_event(one, served))
     except BaseException:
         opening.close(list(opening.fresh))
         raise
-    for each in opening.fresh:
-        each.prepare(options(settings))
-    for event in [*opening.skipped, *_told(listeners, opening, inherited)]:
+    for one in found:
+        if one.listener in opening.fresh:
+            one.listener.prepare(options(served[one.service].settings))
+    for event in [*opening.skipped, *_told(found, served, opening, inherited)]:
         observe(event)
-    return listeners
+    return found
 
 
 def renew(listeners: Iterable[Listener], settings: Settings) -> None:
@@ -120,7 +156,7 @@ def check_binds(settings: Settings) -> None:
     """Reads every `--bind` as `open_listeners` does, and resolves names, but opens nothing: raises BadSetting and
     CannotBind for what could never be bound: for a unix path whose folder is not there, too, and for a descriptor that
     is not open. Whether an address is free it cannot say."""
-    groups = [(bind, places(bind)) for bind in _wanted(settings, [])]
+    groups = [(wanted.bind, places(wanted.bind)) for wanted in _wanted(services(settings), [])]
     refuse_overlaps([(bind, group) for bind, group in groups if not bind.fd])
     for bind, group in groups:
         _refuse_what_is_not_there(bind, group)
@@ -140,22 +176,27 @@ def _refuse_what_is_not_there(bind: Bind, group: list[Place]) -> None:
             raise bind_error(OSError(errno.ENOENT, os.strerror(errno.ENOENT)), (family, path), Settings())
 
 
-def _wanted(settings: Settings, there: list[Listener]) -> list[Bind]:
-    """Every `--bind`; when nobody has given one, what systemd handed down, or else the default."""
-    if not settings.bind:
+def _wanted(served: Sequence[Service], there: list[Listener]) -> list[_Wanted]:
+    """Every address in the order of its place; when nobody has given one, what systemd handed down, or else the
+    default."""
+    found: list[tuple[int, _Wanted]] = []
+    handed = [each.bind for each in there if each.bind.startswith("fd:")]
+    for number, service in enumerate(served):
+        settings, unasked = service.settings, not service.own and service.settings.bind is UNASKED
+        for place, text in enumerate(handed) if handed and unasked else service.bind:
+            bind = parse_bind(text)
+            _refuse(bind, settings)
+            found.append((place, _Wanted(bind, number, service.name, settings)))
+    if not found:
         raise BadSetting("--bind is empty.", "A server needs an address.", "Write --bind 127.0.0.1:8000.")
-    handed = tuple(each.bind for each in there if each.bind.startswith("fd:"))
-    binds = [parse_bind(each) for each in (handed if handed and settings.bind is UNASKED else settings.bind)]
-    for bind in binds:
-        _refuse_other_scheme(bind, settings)
-        if bind.path.startswith("@") and (settings.unix_mode or settings.unix_owner):
-            why = (
-                "An abstract name has neither an owner nor permissions: whoever shares the network namespace connects."
-            )
-            raise BadSetting(
-                f"--bind gives {bind.text}.", why, "Leave --unix-mode and --unix-owner out, or bind a path."
-            )
-    return binds
+    return [each for _, each in sorted(found, key=lambda each: each[0])]
+
+
+def _refuse(bind: Bind, settings: Settings) -> None:
+    _refuse_other_scheme(bind, settings)
+    if bind.path.startswith("@") and (settings.unix_mode or settings.unix_owner):
+        why = "An abstract name has neither an owner nor permissions: whoever shares the network namespace connects."
+        raise BadSetting(f"--bind gives {bind.text}.", why, "Leave --unix-mode and --unix-owner out, or bind a path.")
 
 
 def _refuse_other_scheme(bind: Bind, settings: Settings) -> None:
@@ -168,30 +209,40 @@ def _refuse_other_scheme(bind: Bind, settings: Settings) -> None:
         raise BadSetting(
             f"--bind gives tls://{bind.text}.", "There is no certificate.", "Add --tls-cert and --tls-key."
         )
-    why = "With --tls-cert every address speaks TLS."
-    raise BadSetting(f"--bind gives tcp://{bind.text}.", why, f"Write {bind.text}, or leave --tls-cert out.")
+    why = "The listener speaks TLS."
+    raise BadSetting(f"--bind gives tcp://{bind.text}.", why, f"Write {bind.text}, or tls=off behind it.")
 
 
-def _told(listeners: list[Listener], opening: _Opening, inherited: list[Listener]) -> Iterator[Event]:
-    for each in listeners:
-        if each in opening.fresh or each in inherited:
-            yield ListenerOpened(each.address, opening.settings.tls_at_once)
-    for each in inherited:
-        if each not in listeners and each.bind.startswith("fd:"):
-            yield ListenerSkipped(each.address, f"It was handed down as {each.bind}, and no --bind names it.")
+def _told(
+    found: list[Opened], served: Sequence[Service], opening: _Opening, inherited: list[Listener]
+) -> Iterator[Event]:
+    for each in found:
+        if each.listener in opening.fresh or each.listener in inherited:
+            yield _opened_event(each, served)
+    listeners = [each.listener for each in found]
+    for one in inherited:
+        if one not in listeners and one.bind.startswith("fd:"):
+            yield ListenerSkipped(one.address, f"It was handed down as {one.bind}, and no --bind names it.")
 
 
-def _open_group(bind: Bind, group: list[Place], opening: _Opening, others: list[Listener]) -> list[Listener]:
+def _opened_event(opened: Opened, served: Sequence[Service]) -> ListenerOpened:
+    address = opened.listener.address
+    name = opened.name if opened.name != address else ""
+    return ListenerOpened(address, served[opened.service].settings.tls_at_once, name)
+
+
+def _open_group(wanted: _Wanted, group: list[Place], opening: _Opening, others: list[Listener]) -> list[Listener]:
     """Open the addresses of one `--bind`; a free port that is not free on all of them is given back."""
+    bind, settings = wanted.bind, wanted.settings
     if bind.fd:
-        return [_open_named(bind, opening, others)]
+        return [_open_named(bind, settings, opening, others)]
     for left in reversed(range(TRIES_FOR_ONE_PORT)):
         here: list[Listener] = []
         lacking: list[CannotBind] = []
         try:
             for place in group:
                 port = bind.port or (_port(here[0]) if here else 0)
-                _open_or_skip(_with_port(place, port), opening, here, lacking)
+                _open_or_skip(_with_port(place, port), settings, opening, here, lacking)
             if not here:
                 raise lacking[0]
         except AddressInUse:
@@ -206,7 +257,7 @@ def _open_group(bind: Bind, group: list[Place], opening: _Opening, others: list[
     return here
 
 
-def _open_named(bind: Bind, opening: _Opening, others: list[Listener]) -> Listener:
+def _open_named(bind: Bind, settings: Settings, opening: _Opening, others: list[Listener]) -> Listener:
     """A descriptor that systemd did not announce, but that is there."""
     if any(bind.fd in (each.name, str(each.fileno())) for each in others):
         raise BadSetting(f"--bind gives {bind.text}.", "Another --bind has that descriptor.", "Leave one of them out.")
@@ -216,7 +267,7 @@ def _open_named(bind: Bind, opening: _Opening, others: list[Listener]) -> Listen
         raise CannotBind(
             f"Cannot listen on {bind.text}.", why, "Check FileDescriptorName= of the socket unit.", bind.text
         )
-    opened = _open_descriptor(int(bind.fd), bind.text, opening.settings.backlog)
+    opened = _open_descriptor(int(bind.fd), bind.text, settings.backlog)
     opening.fresh.append(opened)
     return opened
 
@@ -235,9 +286,10 @@ def _with_port(place: Place, port: int) -> Place:
     return place if family == socket.AF_UNIX else (family, (address[0], port, *address[2:]))
 
 
-def _open_or_skip(place: Place, opening: _Opening, here: list[Listener], lacking: list[CannotBind]) -> None:
+def _open_or_skip(
+    place: Place, settings: Settings, opening: _Opening, here: list[Listener], lacking: list[CannotBind]
+) -> None:
     family, address = place
-    settings = opening.settings
     same = opening.same(place)
     if same is not None:
         return here.append(same)

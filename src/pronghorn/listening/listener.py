@@ -54,7 +54,19 @@ class Listener:
     program adopts it, which removes no path before `take_over`; this one's removes none after `hand_over`.
     """
 
-    __slots__ = ("_accept", "_claim", "_prepare", "_shared", "_socket", "address", "bind", "family", "foreign", "name")
+    __slots__ = (
+        "_accept",
+        "_claim",
+        "_prepare",
+        "_shared",
+        "_socket",
+        "address",
+        "bind",
+        "family",
+        "foreign",
+        "name",
+        "title",
+    )
 
     def __init__(
         self, listening: socket.socket, address: str, claim: Claim | None = None, bind: str = "", name: str = ""
@@ -69,6 +81,8 @@ class Listener:
         self.address = address
         self.bind = bind or address
         self.name = name
+        self.title = ""
+        """What the settings of the generation that serves call it; empty if they have no name for it."""
         self.foreign = self.bind.startswith("fd:")
         self.family = int(listening.family)
 
@@ -202,6 +216,7 @@ class Listener:
         claim = Claim.adopt(record["claim"]) if record["claim"] else None
         adopted = cls(taken, record["address"], claim, record["bind"], record["name"])
         adopted._shared = True
+        adopted.title = record.get("title", "")
         adopted.foreign = record.get("foreign", adopted.foreign)
         return adopted
 
@@ -212,6 +227,7 @@ class Listener:
             "fd": self.fileno(),
             "bind": self.bind,
             "name": self.name,
+            "title": self.title,
             "address": self.address,
             "claim": claim,
             "foreign": self.foreign,

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-from pronghorn.connection import asyncio_selectors, own_context
+from pronghorn.connection import asyncio_selectors
 from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
 from pronghorn.connection.channel import OPENING
 from pronghorn.connection.interfaces import Watchable
@@ -59,17 +59,24 @@ class AsyncioLoops(Loops):
 
     async def live(self) -> None:
         """Serve within the handler's lifespan, if it has an async one."""
-        if self.context.lifespan is not None and (adopted := sys.modules.get("pronghorn.serving.adopted")) is not None:
-            quiet = self.context.settings.drain_quiet
-            adopted.serve_at(adopted.ServingAt(tuple(self.context.listeners), self._handshakes is not None, quiet))
-        async with self.context.lifespan or contextlib.nullcontext():
+        lifespans = self.context.lifespans
+        adopted = sys.modules.get("pronghorn.serving.adopted")
+        async with contextlib.AsyncExitStack() as entered:
+            for each in lifespans:
+                if adopted is not None:
+                    mine = [one for one in self.entrances if one.service.handler.lifespan is each]
+                    sealed = any(one.service.tls_at_once for one in mine)
+                    listeners = tuple(one.offer.listener for one in mine)
+                    adopted.serve_at(adopted.ServingAt(listeners, sealed, self.context.settings.drain_quiet))
+                await entered.enter_async_context(each)
             await self.serve()
             self.context.finish()
 
     async def serve(self) -> None:
         """Until draining began and the last connection is gone."""
         loop, drain = self._loop, self.context.drain
-        self.contexts = own_context.base()  # with what the lifespan has set
+        for entrance in self.entrances:
+            entrance.contexts = entrance.offer.base()  # with what the lifespans have set
         self._last = asyncio.Event()
         begun = asyncio.Event()
         loop.add_reader(drain.fileno(), begun.set)
@@ -111,7 +118,7 @@ class AsyncioLoops(Loops):
         reads once for each report would never learn of the reset."""
         received = {number: channel.bytes_in for number, channel in self.open.items()}
         poller, suspects = select.poll(), {}
-        sealed = self._handshakes is not None  # of handshakes and parts of records nothing is counted
+        sealed = self.sealed  # of handshakes and parts of records nothing is counted
         for number, count in received.items():
             channel = self.open[number]
             moved = count != self._received.get(number, 0) or (

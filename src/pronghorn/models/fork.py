@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pronghorn import identity
 from pronghorn.connection.closing import let_go
@@ -26,13 +26,25 @@ from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
 from pronghorn.serving.conversations import LEAVE, SWEEP, Conversations
 from pronghorn.serving.rehearsal import rehearse
+from pronghorn.serving.service import Offer
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
 from pronghorn.system.watchdog import Watchdog
 
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
-Children = dict[int, tuple[Peer, Counts, float]]  # by process id: its peer, what it counts, and since when
+
+
+class Child(NamedTuple):
+    """A child, as its parent knows it: the peer, what the child counts, since when, and what the listener offers."""
+
+    peer: Peer
+    counts: Counts
+    opened: float
+    offer: Offer
+
+
+Children = dict[int, Child]  # by process id
 
 
 class Parent:
@@ -129,7 +141,7 @@ def serve(context: Context) -> None:
         if pid == 0:
             own.serve_one(conn, counts)
             child(flows, mine, held, forks, parent)
-        children[pid] = conn.peer, counts, conn.opened
+        children[pid] = Child(conn.peer, counts, conn.opened, context.offer_of(conn))
         elders.born(pid, conn.opened)
         flows.forget(conn)
     drain_children(flows, children, settle)
@@ -186,17 +198,18 @@ def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, paren
 
 def settle_dead(context: Context, shared: ChildCounts, children: Children) -> None:
     """Take what dead children have counted, and observe those that died before they had closed their connection."""
-    for pid, status, peer, counts, opened in reap(children):
+    for pid, status, (peer, counts, opened, offer) in reap(children):
         program = counts.words[PROGRAM]
+        offer.take_child(counts)
         killed = shared.settle(counts, context.row)
         if status == CUT and not killed and context.drain.begun:  # before its parent woke up at the deadline
             context.note_cut(pid, peer, opened)
         if killed and program > 1:
             end_session(program)
-        context.limits.left(peer)
+        offer.service.limits.left(peer)
         if killed and (status != -signal.SIGKILL or time.monotonic() < context.drain.deadline):
             stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""
-            context.observe(ChildDied(peer, pid, status, stack))
+            context.observe(ChildDied(peer, pid, status, stack, offer.told))
 
 
 def end_session(program: int) -> None:
@@ -208,9 +221,9 @@ def end_session(program: int) -> None:
         pass
 
 
-def reap(children: Children) -> list[tuple[int, int, Peer, Counts, float]]:
+def reap(children: Children) -> list[tuple[int, int, Child]]:
     """Wait for each child that has ended, and for no other process, such as a handler's own. Of each: its process id,
-    how it ended (as in subprocess), its peer, what it has counted, and when it began."""
+    how it ended (as in subprocess), and what is known of it."""
     dead = []
     for pid in list(children):
         try:
@@ -218,7 +231,7 @@ def reap(children: Children) -> list[tuple[int, int, Peer, Counts, float]]:
         except ChildProcessError:
             gone, status = pid, 0  # somebody else took the status
         if gone:
-            dead.append((pid, os.waitstatus_to_exitcode(status), *children.pop(pid)))
+            dead.append((pid, os.waitstatus_to_exitcode(status), children.pop(pid)))
     return dead
 
 
@@ -230,9 +243,11 @@ def drain_children(flows: Flows, children: Children, settle: Callable[[], None])
         left = flows.context.drain.deadline - time.monotonic()  # children cut what they have when it is over
         time.sleep(max(0.0, min(SWEEP, left)))
         settle()
-    for pid, (peer, _, opened) in children.items():
-        flows.context.note_cut(pid, peer, opened)
-    if flows.context.handler.facts.needs_asyncio:  # what a coroutine still has to do when it is cancelled
+    for pid, each in children.items():
+        flows.context.note_cut(pid, each.peer, each.opened)
+    if any(
+        each.facts.needs_asyncio for each in flows.context.handlers
+    ):  # what a coroutine still has to do when it is cancelled
         await_children(children, settle, 2 * LEAVE)
     send(children, signal.SIGKILL)
     await_children(children, settle, LEAVE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import select as calls  # by another name: a page is called select
+from collections.abc import Sequence
 from typing import NoReturn
 
 from pronghorn.errors import BadSetting, IncompatibleHandler, MissingExtra, nearest
@@ -19,6 +20,8 @@ from pronghorn.settings import Settings
 from pronghorn.settings.model import MODELS as NAMES
 
 MODELS = tuple(name for name in NAMES if name != "auto")
+STRONGEST = ("fork", "thread", "gevent", "uvloop", "asyncio")  # of auto's choices, the one that runs most styles first
+MANY = len(STRONGEST)
 NAMED_OTHERWISE = {"asyncio": ("aio", "ASYNCIO"), "uvloop": ("aio", "UVLOOP"), "gevent": ("green", "MODEL")}
 
 
@@ -70,11 +73,12 @@ def styles(model: Model) -> list[str]:
     return ["message", "protocol", *(["asyncio"] if model.runs_asyncio else []), *own]
 
 
-def check(model: Model, handler: HandlerFacts) -> None:
-    """Refuse a handler that cannot run under `model`: IncompatibleHandler says why, and which models to choose."""
+def check(model: Model, handler: HandlerFacts, others: Sequence[HandlerFacts] = ()) -> None:
+    """Refuse a handler that cannot run under `model`, beside the `others`: IncompatibleHandler says why, and which
+    models to choose."""
     if handler.patched and model.name != "gevent":
         _refuse_patched(model, handler)
-    if handler.lifespan == ASYNC and (handler.blocks or not _has_asyncio_loop(model, handler)):
+    if handler.lifespan == ASYNC and (handler.blocks or not _has_asyncio_loop(model, [handler, *others])):
         _refuse_lifespan(model, handler)
     if handler.blocks and not model.own_flow:
         why = "A handler that blocks needs a flow of control of its own; here it would stop everybody else."
@@ -91,6 +95,28 @@ def check(model: Model, handler: HandlerFacts) -> None:
     )
 
 
+def choose_for_all(handlers: Sequence[HandlerFacts]) -> tuple[str, str]:
+    """The model for `--model auto` that runs all of these, and why that one. Raises IncompatibleHandler if there is
+    none."""
+    chosen = [choose(each) for each in handlers]
+    for name, why in sorted(chosen, key=lambda each: STRONGEST.index(each[0]) if each[0] in STRONGEST else MANY):
+        try:
+            for place, each in enumerate(handlers):
+                check(load(name), each, [*handlers[:place], *handlers[place + 1 :]])
+        except IncompatibleHandler:
+            continue
+        return name, why
+    wishes = [
+        f"{each.name!r} ({each.style} style) wants {name}, since {why}."
+        for each, (name, why) in zip(handlers, chosen, strict=True)
+    ]
+    raise IncompatibleHandler(
+        "No model runs the handlers of all listeners.",
+        " ".join(dict.fromkeys(wishes)),
+        "Serve them by two servers, or give a handler another style.",
+    )
+
+
 def check_settings(model: Model, settings: Settings) -> None:
     """Refuse settings that a model cannot keep: BadSetting says why."""
     if settings.max_connections_per_source and settings.proxy_from and model.in_children:
@@ -101,9 +127,9 @@ def check_settings(model: Model, settings: Settings) -> None:
         )
 
 
-def _has_asyncio_loop(model: Model, handler: HandlerFacts) -> bool:
-    """Whether one asyncio loop serves all connections of this handler."""
-    return model.is_asyncio or (handler.needs_asyncio and not model.own_flow)
+def _has_asyncio_loop(model: Model, handlers: Sequence[HandlerFacts]) -> bool:
+    """Whether one asyncio loop serves all connections of these handlers."""
+    return model.is_asyncio or (any(each.needs_asyncio for each in handlers) and not model.own_flow)
 
 
 def _refuse_patched(model: Model, handler: HandlerFacts) -> NoReturn:
@@ -117,7 +143,7 @@ def _refuse_patched(model: Model, handler: HandlerFacts) -> NoReturn:
 
 
 def _refuse_lifespan(model: Model, handler: HandlerFacts) -> NoReturn:
-    fit = [each.name for each in pages() if _has_asyncio_loop(each, handler)]
+    fit = [each.name for each in pages() if _has_asyncio_loop(each, [handler])]
     raise IncompatibleHandler(
         f"{handler.name!r} has an async lifespan, which model {model.name!r} cannot enter.",
         "An async lifespan lives on a worker's asyncio loop, one for all its connections; here is none.",
@@ -127,10 +153,10 @@ def _refuse_lifespan(model: Model, handler: HandlerFacts) -> NoReturn:
     )
 
 
-def prepare(model: Model, handler: HandlerFacts) -> None:
-    """What a worker does before it imports the handler: patch, and make the asyncio loop if one is to serve."""
+def prepare(model: Model, handlers: Sequence[HandlerFacts]) -> None:
+    """What a worker does before it imports the handlers: patch, and make the asyncio loop if one is to serve."""
     model.prepare()
-    if _has_asyncio_loop(model, handler):
+    if _has_asyncio_loop(model, handlers):
         from pronghorn.models import aio
 
         aio.begin(model.loop)
@@ -139,7 +165,7 @@ def prepare(model: Model, handler: HandlerFacts) -> None:
 def run(model: Model, context: Context) -> int:
     """Serve until drained, after `prepare`; the number of connections that were cut at the drain deadline."""
     serve = model.serve
-    if _has_asyncio_loop(model, context.handler.facts):
+    if _has_asyncio_loop(model, [each.facts for each in context.handlers]):
         from pronghorn.models import aio
 
         serve = aio.serve

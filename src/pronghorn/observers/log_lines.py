@@ -94,6 +94,7 @@ class _Fields:
 
 
 PARTS: dict[str, Part] = {
+    "at": lambda event: f" to {escaped(event.listener)}" if event.listener else "",
     "ending": lambda event: ending(event.status),
     "error": lambda event: kind_and_text(event.error),
     "frames": lambda event: frames(event.stack),
@@ -106,9 +107,10 @@ PARTS: dict[str, Part] = {
 
 
 def _listening(event: events.ListenerOpened) -> str:
+    name = " ({name})" * bool(event.name)
     if event.address.startswith("unix:"):
-        return "Listening at: {address}" + " (TLS)" * event.tls
-    return "Listening at: tls://{address}" if event.tls else "Listening at: tcp://{address}"
+        return "Listening at: {address}" + " (TLS)" * event.tls + name
+    return f"Listening at: {'tls' if event.tls else 'tcp'}://{{address}}{name}"
 
 
 def _reload_way(event: events.ReloadWay) -> str:
@@ -260,17 +262,17 @@ WORDS: dict[type[Event], Line] = {
     events.WorkersChosen: Line(INFO, "{workers worker} under {model} (--workers auto): {why}"),
     events.WorkersStarted: Line(WARNING, _serving, level=lambda event: WARNING if event.ready < event.wanted else INFO),
     events.ServerStopped: Line(WARNING, _stopped, level=lambda event: WARNING if event.cut or event.unknown else INFO),
-    events.ConnectionOpened: Line(DEBUG, "received from {peer}"),
+    events.ConnectionOpened: Line(DEBUG, "received from {peer}{at}"),
     events.ConnectionClosed: Line(
         DEBUG,
-        "closed connection {number} from {peer}: {reason}{more} after {seconds:.3f} s, {bytes_in} bytes in, "
+        "closed connection {number} from {peer}{at}: {reason}{more} after {seconds:.3f} s, {bytes_in} bytes in, "
         "{bytes_out} bytes out",
         more=lambda event: _in_brackets(event.detail, event.program),
     ),
     events.ConnectionTakenOver: Line(DEBUG, "connection {number} from {peer} goes on here: before, {before}"),
     events.ConnectionRefused: Line(
         WARNING,
-        "Refused {peer}: {limit}{more}",
+        "Refused {peer}{at}: {limit}{more}",
         flood=lambda event: event.limit,
         more=lambda event: _in_brackets(event.detail),
     ),
@@ -280,15 +282,15 @@ WORDS: dict[type[Event], Line] = {
         flood=lambda event: event.address,
     ),
     events.HandlerFailed: Line(
-        ERROR, "Handler failed on connection {number} from {peer}: {error}{trace}", flood=_error_and_place
+        ERROR, "Handler failed on connection {number} from {peer}{at}: {error}{trace}", flood=_error_and_place
     ),
     events.PeerFailed: Line(
         INFO,
-        "Connection {number} from {peer} failed: {error}",
+        "Connection {number} from {peer}{at} failed: {error}",
         level=lambda event: DEBUG if isinstance(event.error, OSError) else INFO,
         flood=lambda event: None if isinstance(event.error, OSError) else type(event.error),
     ),
-    events.HandshakeFailed: Line(INFO, "No TLS with {peer}: {why}", flood=lambda event: event.why),
+    events.HandshakeFailed: Line(INFO, "No TLS with {peer}{at}: {why}", flood=lambda event: event.why),
     events.ObserverFailed: Line(ERROR, "The observer {observer} raised {error} on {event}; it is left out for 10 s"),
     events.LoopFailed: Line(ERROR, _loop_failed, flood=_error_and_place),
     events.AcceptFailed: Line(
@@ -304,7 +306,7 @@ WORDS: dict[type[Event], Line] = {
     events.WorkerExited: Line(ERROR, _worker_exited, level=_level_of_exit, flood=_crash_of_many),
     events.ChildDied: Line(
         ERROR,
-        "The process of a connection from {peer} (process id {pid}) {ending}{frames}",
+        "The process of a connection from {peer}{at} (process id {pid}) {ending}{frames}",
         flood=lambda event: (event.status, crashed_at(event.stack)),
     ),
     events.WorkerNotStarted: Line(

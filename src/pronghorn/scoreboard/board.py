@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pronghorn.errors import End, PronghornError
-from pronghorn.scoreboard.counts import CLOSED_WORD, COUNTERS, MOST, NAMES, Counts, believed
+from pronghorn.scoreboard.counts import CLOSED_WORD, COUNTERS, MOST, NAMES, OPEN, Counts, ListenerCounts, believed
 from pronghorn.scoreboard.map import (
     BEAT,
     CHANGES_LOCK,
@@ -44,7 +44,10 @@ from pronghorn.scoreboard.map import (
     H_SERVING,
     HEAD,
     KEY,
+    LISTENER_WORDS,
+    LISTENERS,
     MAGIC,
+    MOST_LISTENERS,
     PID,
     ROW_BYTES,
     ROW_WORDS,
@@ -79,6 +82,7 @@ class Scoreboard(Map):
         self._others: set[int] = set()  # supervisors that share the map now: before an upgrade, and after it
         self._known: set[int] = set()  # all of those that there were
         self._gone = Counts(self.words[FIRST : FIRST + COUNTERS])
+        self._gone_at = ListenerCounts(self._listeners(0))
         self._refused_copy = self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS]
         self._refused = array("q", self._refused_copy)
 
@@ -200,6 +204,13 @@ class Scoreboard(Map):
         """Seconds for which a connection that moved was held up at most."""
         return believed(self.words[H_PAUSE]) / 1e9
 
+    def totals_at(self, number: int) -> dict[str, int]:
+        """What all workers counted for the listener of this number; `open` is of now."""
+        start, end = number * LISTENER_WORDS, (number + 1) * LISTENER_WORDS
+        blocks = [self._listeners(index)[start:end].tolist() for index in (0, *self.taken())]
+        sums = [min(sum(map(believed, values)), MOST) for values in zip(*blocks, strict=True)]
+        return dict(zip(NAMES[:LISTENER_WORDS], sums, strict=True))
+
     def connected(self) -> set[int]:
         """The sources that are, or were a while ago, connected to a worker."""
         return {source for row in self.rows() for source in row.connected().seen()}
@@ -209,6 +220,11 @@ class Scoreboard(Map):
         return Refused(memoryview(self._refused), self._refused_copy)
 
     # Inner workings: under the lock.
+
+    def _listeners(self, index: int) -> memoryview[int]:
+        """What the worker of this row counts for listeners."""
+        start = FIRST + index * ROW_WORDS + LISTENERS
+        return self.words[start : start + MOST_LISTENERS * LISTENER_WORDS]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -243,6 +259,9 @@ class Scoreboard(Map):
         row.words[killed] = min(believed(row.words[killed]) + lost, MOST)
         self._sum_up()
         self._gone.take(row)
+        for place, value in enumerate(self._listeners(row.index).tolist()):
+            if value and place % LISTENER_WORDS != OPEN:
+                self._gone_at.add(place, min(believed(value), MOST - self._gone_at.own[place]))
         self._clear(row)
         self._mine.pop(index, None)
         self.words[DIRECTORY + index] = 0
@@ -255,12 +274,13 @@ class Scoreboard(Map):
 
     def _sum_up(self, others: bool = False) -> None:
         """What is known of those that are gone: while `others` count them too, what stands there counts."""
-        own = self._gone.own
         if others or self._others:
-            for index, value in enumerate(self._gone.words[:COUNTERS].tolist()):
-                own[index] = max(own[index], believed(value))
+            for counts in (self._gone, self._gone_at):
+                for index, value in enumerate(counts.words[: len(counts.own)].tolist()):
+                    counts.own[index] = max(counts.own[index], believed(value))
             self._others = {pid for pid in self._others if lives(pid)}
-        self._gone.words[:COUNTERS] = own
+        self._gone.words[:COUNTERS] = self._gone.own
+        self._gone_at.copy()
 
     def _is_sound(self) -> bool:
         words, me = self.words, os.getpid()
@@ -273,6 +293,7 @@ class Scoreboard(Map):
             and bytes(memoryview(self._map)[KEY]) == self.key
             and self._refused_copy == memoryview(self._refused)
             and self._gone.words[:COUNTERS].tolist() == self._gone.own.tolist()
+            and self._gone_at.words == memoryview(self._gone_at.own)
             and all(self._identity(index).tolist() == known.tolist() for index, known in self._mine.items())
         )
 

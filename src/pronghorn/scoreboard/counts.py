@@ -98,6 +98,20 @@ class Counts:
                 self.add(index, min(believed(value), MOST - self.own[index]))
 
 
+class ListenerCounts(Counts):
+    """The first counters, up to HANDLER_ERRORS, of one listener in one worker."""
+
+    __slots__ = ()
+
+    def __init__(self, words: memoryview[int]) -> None:
+        self.words = words
+        self.own = array("q", bytes(len(words) * 8))
+
+    def copy(self) -> None:
+        """Write them anew, should somebody else have written there."""
+        self.words[:] = self.own
+
+
 class ChildCounts:
     """Entries that a process lends to its children: what they count there is left when they are gone, even if they were
     killed. Anonymous memory, which needs no descriptor; `most` entries of it. An entry says, beside its counters, which

@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pronghorn.peers import Access, Networks, Peer
 from pronghorn.scoreboard.counts import OPEN
-from pronghorn.scoreboard.map import H_FILLING, H_REFUSED, RATE_LOCK, Lock, Map
+from pronghorn.scoreboard.map import H_FILLING, H_RATES, H_REFUSED, RATE_LOCK, Lock, Map
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.sources import count_everywhere
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key
@@ -42,10 +43,12 @@ class Bucket:
     the same moment may take the same one then.
     """
 
-    __slots__ = ("_clock", "_lock", "_step", "_words")
+    __slots__ = ("_clock", "_lock", "_step", "_word", "_words")
 
-    def __init__(self, rate: int, map: Map, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self._step, self._words, self._clock = SECOND // rate, map.words, clock
+    def __init__(
+        self, rate: int, map: Map, clock: Callable[[], int] = time.monotonic_ns, word: int = H_FILLING
+    ) -> None:
+        self._step, self._words, self._word, self._clock = SECOND // rate, map.words, word, clock
         self._lock = Lock(map.fileno(), RATE_LOCK, PATIENCE, getattr(os, "sched_yield", lambda: time.sleep(0)))
 
     def take(self) -> bool:
@@ -59,27 +62,50 @@ class Bucket:
     def _move(self, step: int) -> bool:
         held = self._lock.take()
         now = self._clock()
-        since = min(max(self._words[H_FILLING], now - SECOND), now)
+        since = min(max(self._words[self._word], now - SECOND), now)
         fits = since + step <= now
-        self._words[H_FILLING] = since + step if fits else since
+        self._words[self._word] = since + step if fits else since
         if held:
             self._lock.give_back()
         return fits
 
 
+class Own(NamedTuple):
+    """The service of a listener, for the limits that it has for itself and not with the whole server."""
+
+    whole: Settings
+    """The server's."""
+    name: str
+    numbers: tuple[int, ...]
+    """Of its listeners, on the scoreboard."""
+
+
 class Limits:
-    """What one worker holds its connections to. `most` is what it can hold itself; None: what its descriptors allow."""
+    """What one worker holds its connections to. `most` is what it can hold itself; None: what its descriptors allow.
+    With `own` they are those of one service: what differs from the server's settings is counted for it alone."""
 
-    __slots__ = tuple("_access _all _bucket _connected _per_source _proxies _refused _row most proxied".split())
+    __slots__ = tuple(
+        "_access _all _at _bucket _connected _here _numbers _per_source _proxies _refused _row most proxied".split()
+    )
 
-    def __init__(self, settings: Settings, row: Row, most: float | None = None) -> None:
+    def __init__(self, settings: Settings, row: Row, most: float | None = None, own: Own | None = None) -> None:
         self._row = row
+        self._here: int | None = None
+        self._at, word = "", H_FILLING
+        self._numbers: tuple[int, ...] = own.numbers if own is not None else ()
+        if own is not None:
+            if settings.max_connections != own.whole.max_connections:
+                self._here = settings.max_connections
+            if settings.max_connections_per_source != own.whole.max_connections_per_source:
+                self._at = own.name
+            if settings.accept_rate != own.whole.accept_rate:
+                word = H_RATES + own.numbers[0]
         self._access = Access(settings.allow, settings.deny)
         self._proxies = Networks(settings.proxy_from)
         self._all = settings.max_connections
         self._per_source = settings.max_connections_per_source
         rate = settings.accept_rate
-        self._bucket = Bucket(rate, row.map) if rate else None
+        self._bucket = Bucket(rate, row.map, word=word) if rate else None
         self._connected = row.connected()
         self._refused = Refused(row.map.words[H_REFUSED : H_REFUSED + REFUSED_WORDS])
         self.most = descriptors_for_connections() if most is None else most
@@ -97,6 +123,14 @@ class Limits:
             return True
         row.add(OPEN, -1)
         return False
+
+    def has_room(self) -> bool:
+        """Whether the service has room for one more connection, which is counted already."""
+        return self._here is None or self._row.everywhere_at(self._numbers, OPEN) <= self._here
+
+    def reached_here(self) -> tuple[int, str]:
+        """How many connections the service has, when there is no room for more, and what limit that is."""
+        return self._row.everywhere_at(self._numbers, OPEN), ALL
 
     def reached(self) -> tuple[int, str]:
         """How many are open, when nobody can be let in, and what limit that is."""
@@ -153,7 +187,7 @@ class Limits:
 
     def _uncount(self, peer: Peer) -> None:
         if self._per_source:
-            self._row.sources.remove(peer)
+            self._row.sources.remove(peer, self._at)
 
     def refused(self) -> None:
         """A connection that no limit refused when it came was refused later, and is none of this second's."""
@@ -162,8 +196,9 @@ class Limits:
 
     def _too_many(self, peer: Peer) -> str:
         if self._per_source:
-            self._row.sources.add(peer)
-            if count_everywhere(self._row.map.source_tables(), self._row.map.key, peer) > self._per_source:
-                self._row.sources.remove(peer)
+            at, map = self._at, self._row.map
+            self._row.sources.add(peer, at)
+            if count_everywhere(map.source_tables(), map.key, peer, at) > self._per_source:
+                self._row.sources.remove(peer, at)
                 return TOO_MANY
         return ""

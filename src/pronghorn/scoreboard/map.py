@@ -19,9 +19,9 @@ from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.system.memory import mapped
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 3
+FORMAT = 4
 ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
-ROW_BYTES = max(4096, mmap.PAGESIZE)
+ROW_BYTES = max(8192, mmap.PAGESIZE)
 ROW_WORDS = ROW_BYTES // 8
 
 # The words of the head. Behind it stands the directory: a word for each row, its supervisor's process id or 0.
@@ -29,12 +29,16 @@ H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_SERVING, H_FILLING, H_PAUSE = ran
 HEAD = [MAGIC, FORMAT, ROW_BYTES, ROWS]  # what never changes
 KEY = slice(64, 80)  # bytes
 H_REFUSED = 16  # and what follows: the sources that are refused (suspects.py)
+H_RATES = 256  # and what follows: as H_FILLING, of a listener with --accept-rate of its own, by its number
 DIRECTORY = ROW_WORDS
 FIRST = DIRECTORY + (ROWS * 8 + ROW_BYTES - 1) // ROW_BYTES * ROW_WORDS
 
 # The words of a row, behind its counters.
 SLOT, GENERATION, SUPERVISOR, PID, STATE, STARTED, BEAT, SOURCES = range(COUNTERS, COUNTERS + 8)
 CONNECTED = 64  # and what follows: the sources that are connected (suspects.py)
+LISTENERS = 384  # and what follows: LISTENER_WORDS for each listener, by its number (counts.py)
+LISTENER_WORDS = 7
+MOST_LISTENERS = (ROW_WORDS - LISTENERS) // LISTENER_WORDS
 
 # Behind all rows: a table of the connections per source for each row.
 TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Iterable
 from functools import partial
 
-from pronghorn.scoreboard.counts import COUNTERS, OPEN, Counts, believed, believed_instant, word
+from pronghorn.scoreboard.counts import COUNTERS, OPEN, Counts, ListenerCounts, believed, believed_instant, word
 from pronghorn.scoreboard.map import (
     BEAT,
     CONNECTED,
     FIRST,
     GENERATION,
     H_CHANGES,
+    LISTENER_WORDS,
+    LISTENERS,
     PID,
     ROW_WORDS,
     SLOT,
@@ -40,7 +43,7 @@ SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take
 class Row(Counts):
     """What one worker tells of itself."""
 
-    __slots__ = ("_changes", "_others", "_state", "floats", "index", "map", "sources")
+    __slots__ = ("_changes", "_listeners", "_others", "_state", "floats", "index", "map", "sources")
 
     def __init__(self, map: Map, index: int) -> None:
         self.index = index
@@ -48,6 +51,7 @@ class Row(Counts):
         self._changes = -1
         self._others: list[int] = []
         self._state = 0
+        self._listeners: dict[int, ListenerCounts] = {}
         self.sources = SourceCounts(map.key, partial(map.start_sources, index))
         start = FIRST + index * ROW_WORDS
         super().__init__(map.words[start : start + ROW_WORDS])
@@ -105,8 +109,26 @@ class Row(Counts):
             self.words[STATE] = self._state
         if self.sources.copy():
             self.words[SOURCES] = 1
+        for each in self._listeners.values():
+            each.copy()
         self._changes = -1
         self.map.look_again()
+
+    def at(self, number: int) -> ListenerCounts:
+        """What this worker counts for the listener of this number."""
+        if number not in self._listeners:
+            start = LISTENERS + number * LISTENER_WORDS
+            self._listeners[number] = ListenerCounts(self.words[start : start + LISTENER_WORDS])
+        return self._listeners[number]
+
+    def everywhere_at(self, numbers: Iterable[int], index: int) -> int:
+        """The sum of one counter of these listeners over all workers, this one included."""
+        words, total = self.map.words, 0
+        for number in numbers:
+            word = LISTENERS + number * LISTENER_WORDS + index
+            total += self.at(number).own[index]
+            total += sum(believed(words[each + word], MOST_OPEN) for each in self._elsewhere())
+        return total
 
     def connected(self) -> OpenSources:
         """The sources that are connected to this worker."""

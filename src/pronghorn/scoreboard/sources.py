@@ -28,20 +28,21 @@ def prepare() -> None:
 
 
 @lru_cache(maxsize=1024)
-def buckets(key: bytes, host: str) -> tuple[int, int]:
-    """The places of an address in a table of two lines of WIDTH buckets, under this key."""
+def buckets(key: bytes, host: str, at: str = "") -> tuple[int, int]:
+    """The places of an address in a table of two lines of WIDTH buckets, under this key; other ones for each `at`."""
     import hashlib  # here, since it brings OpenSSL, and most servers limit no source
 
-    digest = hashlib.blake2b(network(host), key=key, digest_size=4).digest()
+    digest = hashlib.blake2b(network(host) + at.encode(), key=key, digest_size=4).digest()
     return int.from_bytes(digest[:2], "little") % WIDTH, WIDTH + int.from_bytes(digest[2:], "little") % WIDTH
 
 
-def count_everywhere(tables: Iterable[memoryview[int]], key: bytes, peer: Peer) -> int:
+def count_everywhere(tables: Iterable[memoryview[int]], key: bytes, peer: Peer, at: str = "") -> int:
     """Connections that the source of `peer` has open, by the tables of all workers: never less than the truth, seldom
-    more (the minimum over the lines of the sum over the workers). 0 for unix sockets, which have no source."""
+    more (the minimum over the lines of the sum over the workers). 0 for unix sockets, which have no source. `at` is
+    the listener, where it counts for itself."""
     if isinstance(peer, str):
         return 0
-    first, second = buckets(key, peer[0])
+    first, second = buckets(key, peer[0], at)
     low = high = 0
     for table in tables:
         low += table[first]
@@ -60,13 +61,13 @@ class SourceCounts:
         self._table: memoryview[int] | None = None
         self._own: array[int] = array("I")
 
-    def add(self, peer: Peer) -> None:
-        """Count one more connection of this source."""
-        self._count(peer, 1)
+    def add(self, peer: Peer, at: str = "") -> None:
+        """Count one more connection of this source; `at` a listener that counts for itself."""
+        self._count(peer, 1, at)
 
-    def remove(self, peer: Peer) -> None:
+    def remove(self, peer: Peer, at: str = "") -> None:
         """Take back what `add` counted."""
-        self._count(peer, -1)
+        self._count(peer, -1, at)
 
     def copy(self) -> bool:
         """Write the whole table anew, should somebody else have written there; whether there is one."""
@@ -79,11 +80,11 @@ class SourceCounts:
         """Go on with what stands in the table, as when the worker that has counted there is dead."""
         self._table, self._own = table, array("I", table.tolist())
 
-    def _count(self, peer: Peer, count: int) -> None:
+    def _count(self, peer: Peer, count: int, at: str) -> None:
         if isinstance(peer, str):
             return
         if self._table is None:
             self.inherit(self._start())
         assert self._table is not None
-        for bucket in buckets(self._key, peer[0]):
+        for bucket in buckets(self._key, peer[0], at):
             self._table[bucket] = self._own[bucket] = max(0, self._own[bucket] + count)

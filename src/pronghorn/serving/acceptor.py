@@ -110,7 +110,7 @@ class Acceptor(Watched):
             try:
                 self._adopt(self.listener, *got)
             except BaseException as error:
-                context.refuse(*got, type(error).__name__, admitted=True)
+                context.refuse(context.offers[self.listener], *got, type(error).__name__, admitted=True)
                 context.fault(error)
         return got is not None
 

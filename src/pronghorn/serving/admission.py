@@ -11,6 +11,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Sequence
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import turn_away
@@ -21,6 +22,7 @@ from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
 from pronghorn.scoreboard.limits import Limits
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE
+from pronghorn.serving.service import Offer, set_limits
 from pronghorn.serving.spare_descriptor import SpareDescriptor
 from pronghorn.settings import Settings
 from pronghorn.system.stdio import keep_standard_descriptors
@@ -30,13 +32,21 @@ LOWEST = 3  # descriptor of a connection: what is below is standard input, outpu
 FAIR_PAUSES = 5  # in a row, while a client waits: the emptier worker has had its chance
 
 
+class Full(Exhausted):
+    """A listener has no room for another connection; others may have."""
+
+
 class Admission:
     """Accepts and refuses connections. `row` is this worker's on the scoreboard, and `counts` where connections are
     counted: the same, except in a child of the fork model. `lock` is held while a flow of control counts."""
 
-    def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
-        self.listeners = listeners
+    def __init__(self, offers: Sequence[Offer], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
+        self.offers = {each.listener: each for each in offers}
+        self.by_name = {each.name: each for each in offers}
+        self.listeners = [*self.offers]
+        """Those that live."""
         self.settings = settings
+        """The server's."""
         self.observe = observe
         hears = getattr(observe, "hears", None)
         self.tells = hears is None or hears(ConnectionOpened) or hears(ConnectionClosed)
@@ -46,6 +56,7 @@ class Admission:
         self.counts: Counts = row
         self.lock = threading.Lock()
         self.limits = Limits(settings, row, None if holds else math.inf)
+        set_limits(offers, settings, row, self.limits)
         self.spare = SpareDescriptor()
         self.holders: dict[int, AnyConnection] = {}
         """The open connections by descriptor: one whose number accept(2) returns has lost its descriptor."""
@@ -59,29 +70,33 @@ class Admission:
         Raises Exhausted when descriptors or memory ran out, or when as many are open as may be; another OSError when
         the listener has died, which then is left out.
         """
+        offer = self.offers[listener]
+        limits, counts = offer.service.limits, offer.counts
         for _ in range(REFUSALS_IN_A_ROW):
-            self._reserve(listener)
+            self._reserve(offer)
             try:
                 got = listener.accept()
             except OSError as error:
-                self._give_back()
+                self._give_back(counts)
                 self._failed_to_accept(listener, error)
                 raise
             if got is None:
-                self._give_back()
+                self._give_back(counts)
                 return None
             with self.lock:
                 self.row.add(ACCEPTED)
-                limit = self.limits.refusal(got[1])
+                if counts is not None:
+                    counts.add(ACCEPTED)
+                limit = limits.refusal(got[1])
             if not limit:
                 fd, peer = got
                 fd = self.own_number(fd)
                 if fd >= 0:
                     return fd, peer
-                self.refused(peer, "no descriptor", admitted=True)
+                self.refused(offer, peer, "no descriptor", admitted=True)
                 continue
             turn_away(got[0])
-            self._count_refused(got[1], limit)
+            self._count_refused(offer, got[1], limit)
         return None
 
     def let_go_of(self, fd: int, holder: AnyConnection) -> None:
@@ -114,16 +129,31 @@ class Admission:
         keep_standard_descriptors()
         return new
 
-    def _reserve(self, listener: Listener) -> None:
+    def _reserve(self, offer: Offer) -> None:
+        counts, own = offer.counts, offer.service.limits
         with self.lock:
             if self.limits.reserve():
-                return
-        self.observe(ClientsWait(listener.address, *self.limits.reached()))
-        raise Exhausted("as many connections are open as may be")
+                if counts is None:
+                    return
+                counts.add(OPEN)
+                if own.has_room():
+                    return
+                self._take_back(counts)
+                error: Exhausted = Full("the listener has as many connections as it may have")
+                reached = own.reached_here()
+            else:
+                error, reached = Exhausted("as many connections are open as may be"), self.limits.reached()
+        self.observe(ClientsWait(offer.listener.address, *reached))
+        raise error
 
-    def _give_back(self) -> None:
+    def _give_back(self, counts: Counts | None) -> None:
         with self.lock:
-            self.row.add(OPEN, -1)
+            self._take_back(counts)
+
+    def _take_back(self, counts: Counts | None) -> None:
+        self.row.add(OPEN, -1)
+        if counts is not None:
+            counts.add(OPEN, -1)
 
     def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
         if not isinstance(error, Exhausted):
@@ -134,42 +164,54 @@ class Admission:
         for fd, _ in self.spare.accepted(listener, error):
             turn_away(fd)
             count += 1
+        own = self.offers[listener].counts
         with self.lock:
-            self.row.add(ACCEPTED, count)
-            self.row.add(REFUSED, count)
+            for counts in (self.row, own):
+                if counts is not None:
+                    counts.add(ACCEPTED, count)
+                    counts.add(REFUSED, count)
         self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
 
-    def number(self, peer: Peer | None) -> int:
+    def number(self, offer: Offer, peer: Peer | None) -> int:
         """The next connection's number. `peer` is None where a proxy has yet to say for whom it speaks: then the caller
         observes ConnectionOpened later."""
         self.count += 1
         if peer is not None and self.tells:
-            self.observe(ConnectionOpened(self.count, peer))
+            self.observe(ConnectionOpened(self.count, peer, offer.told))
         return self.count
 
-    def refusal_of_client(self, client: Peer) -> str:
+    def offer_of(self, conn: AnyConnection) -> Offer:
+        """What the listener offers that a connection has come to."""
+        return self.by_name[conn.listener]
+
+    def refusal_of_client(self, offer: Offer, client: Peer) -> str:
         """The limit that refuses a client for whom a proxy speaks; "" if there is none."""
         with self.lock:
-            return self.limits.refusal_of_client(client)
+            return offer.service.limits.refusal_of_client(client)
 
-    def refuse(self, fd: int, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+    def refuse(
+        self, offer: Offer, fd: int, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False
+    ) -> None:
         """Close a connection unserved, in order. One that was `admitted` has passed all limits before."""
         turn_away(fd)
-        self.refused(peer, limit, detail, admitted=admitted)
+        self.refused(offer, peer, limit, detail, admitted=admitted)
 
-    def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+    def refused(self, offer: Offer, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         """Account for a connection that was closed unserved."""
         with self.lock:
-            self.limits.refused()
+            offer.service.limits.refused()
             if admitted:
-                self.limits.left(peer)
-        self._count_refused(peer, limit, detail)
+                offer.service.limits.left(peer)
+        self._count_refused(offer, peer, limit, detail)
 
-    def _count_refused(self, peer: Peer, limit: str, detail: str = "") -> None:
+    def _count_refused(self, offer: Offer, peer: Peer, limit: str, detail: str = "") -> None:
         with self.lock:
             self.counts.add(REFUSED)
             self.counts.add(OPEN, -1)
-        self.observe(ConnectionRefused(peer, limit, detail))
+            if offer.counts is not None and self.counts is self.row:
+                offer.counts.add(REFUSED)
+                offer.counts.add(OPEN, -1)
+        self.observe(ConnectionRefused(peer, limit, detail, offer.told))
 
     def gives_way(self) -> bool:
         """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.

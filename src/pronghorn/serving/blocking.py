@@ -52,11 +52,12 @@ class Flows(Conversations):
         self.wake = Wake()  # a conversation has ended: there may be room again
         super().__init__(context, self.wake.set)
         self.parked: dict[int, Connection] = {}  # accepted, and the client has not spoken yet
-        self._connection_class = connection_class
-        if context.tls_at_once:
-            from pronghorn.tls.blocking import secured
+        self._connection_classes = {each.name: connection_class for each in context.offers.values()}
+        for each in context.offers.values():
+            if each.service.tls_at_once:
+                from pronghorn.tls.blocking import secured
 
-            self._connection_class = secured(connection_class)
+                self._connection_classes[each.name] = secured(connection_class)
         self._watched = {thing.fileno(): thing for thing in (context.watched if watched is None else watched)}
         self._beside = beside
         self._gate = Gate(context.to_be_served_alone)
@@ -208,13 +209,15 @@ class Flows(Conversations):
         return None if got is None else self._connection(listener, *got)
 
     def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection | None:
+        offer = self.context.offers[listener]
+        is_proxy = offer.service.limits.is_proxy(peer)
         try:
-            conn: Connection = self._connection_class(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            made = self._connection_classes[offer.name]
+            conn: Connection = made(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
         except OSError as error:  # of this connection, and none of the listener's
-            self.context.refuse(fd, peer, str(error), admitted=not self.context.limits.is_proxy(peer))
+            self.context.refuse(offer, fd, peer, str(error), admitted=not is_proxy)
             return None
-        known = None if self.context.limits.is_proxy(peer) else peer
-        conn.begin(self.context.number(known), peer, self.context.drain)
+        conn.begin(self.context.number(offer, None if is_proxy else peer), peer, self.context.drain, offer.name)
         self.open[conn.number] = self.context.holders[fd] = conn
         return conn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 import socket
 import sys
@@ -9,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from pronghorn.connection import own_context
 from pronghorn.connection.asyncio_drain import Ending, look_at_all
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
@@ -24,7 +24,8 @@ from pronghorn.peers import Peer
 from pronghorn.scoreboard.row import DRAINING, LEAVING
 from pronghorn.serving.acceptor import Acceptor
 from pronghorn.serving.context import Context
-from pronghorn.serving.timeouts import ChannelTimeouts
+from pronghorn.serving.service import Offer
+from pronghorn.serving.timeouts import ChannelTimeouts, TimeoutsByListener
 
 if TYPE_CHECKING:
     from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
@@ -46,6 +47,87 @@ class Nobody(Protocol):
         transport.close()
 
 
+class Entrance:
+    """The way of one listener's connections to their protocol: PROXY header, TLS handshake, and the handler."""
+
+    def __init__(self, loops: Loops, offer: Offer) -> None:
+        self.loops, self.offer = loops, offer
+        self.context = context = loops.context
+        self.service = service = offer.service
+        self._channel_class = loops.channel_class
+        settings = service.settings
+        high_water, most_unsent = settings.write_high_water, settings.max_write_buffer
+        self.terms = Terms(loops, context.drain, most_unsent, high_water, offer.name)
+        self.contexts = offer.base()
+        self._handshakes: Handshakes | None = None
+        if service.tls_at_once:
+            from pronghorn.serving.handshakes import Handshakes
+
+            self._handshakes = Handshakes(context, service, self.begin, loops.call_later)
+            self._channel_class = Handshakes.channel_class(self._channel_class)
+
+    def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
+        """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
+        context, limits = self.context, self.service.limits
+        if fd >= context.model.descriptors:
+            limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
+            context.refuse(self.offer, fd, peer, limit, admitted=not limits.is_proxy(peer))
+            return
+        try:
+            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock.setblocking(False)
+        except OSError as error:  # of this connection, and none of the listener's
+            context.refuse(self.offer, fd, peer, str(error), admitted=not limits.is_proxy(peer))
+            return
+        if limits.proxied and limits.is_proxy(peer):
+            self._await_header(HeaderWait(sock, peer, time.monotonic() + self.service.settings.handshake_timeout))
+        else:
+            self._open(sock, peer)
+
+    def _await_header(self, header_wait: HeaderWait) -> None:
+        header_wait.on_readable()
+        if header_wait.is_closing():
+            self.header_came(header_wait)
+        else:
+            self.loops.header_waits[header_wait] = self
+            header_wait.tell(self.loops.changed)
+
+    def header_came(self, header_wait: HeaderWait) -> None:
+        """The PROXY header has come, or has not: the connection is refused then, or when a limit refuses the client."""
+        peer, header, limit = header_wait.peer, header_wait.header, header_wait.refusal
+        if header is not None:
+            peer = peer if header.source is None else header.source
+            limit = self.context.refusal_of_client(self.offer, peer)
+        if limit:
+            self.context.refuse(self.offer, header_wait.sock.detach(), peer, limit, header_wait.detail)
+            self.loops.relieve()
+        else:
+            self._open(header_wait.sock, peer, header)
+
+    def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
+        context = self.context
+        if self._handshakes is not None:
+            sock = self._handshakes.sealed(sock)
+        number = context.number(self.offer, peer)
+        channel = self._channel_class(sock, number, peer, self.terms, header, self.contexts.copy())
+        self.loops.open[number] = channel
+        context.holders[channel.fileno()] = channel
+        if self._handshakes is None:
+            self.begin(channel)
+        else:
+            self._handshakes.start(channel)
+
+    def begin(self, channel: AnyChannel) -> None:
+        """The connection is there: give it to a protocol."""
+        try:
+            protocol = channel.context.run(self.service.handler.protocol)
+        except BaseException as error:
+            self.context.failed(channel, error)
+            protocol = Nobody()
+        channel.open(protocol)
+        self.loops.begun(channel)
+
+
 class Loops:
     """Channels and acceptors, whatever loop turns them."""
 
@@ -56,88 +138,32 @@ class Loops:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.open = cast(dict[int, AnyChannel], context.open)
-        self.header_waits: dict[HeaderWait, None] = {}  # in the order of their deadlines
+        self.header_waits: dict[HeaderWait, Entrance] = {}
+        self.entrances = [Entrance(self, each) for each in context.offers.values()]
         self.acceptors = [
-            Acceptor(each, context, self.adopt, self.changed, self.call_later) for each in context.listeners
+            Acceptor(each.offer.listener, context, each.adopt, self.changed, self.call_later) for each in self.entrances
         ]
-        self._descriptors = context.model.descriptors
-        self._terms = Terms(self, context.drain, context.settings.max_write_buffer, context.settings.write_high_water)
         self._draining = False
         self._endings: dict[int, Ending] = {}
         self._looks = False  # at these, from time to time
-        self._timeouts = ChannelTimeouts(context.settings, context.handler.framed)
+        self._timeouts = TimeoutsByListener(context.offers.values(), ChannelTimeouts)
         self._to_look_at: list[AnyChannel] = []
-        self.contexts = own_context.base()
-        self._handshakes: Handshakes | None = None
         self._handing_over: HandingOver | None = None
         self._taking_over: TakingOver | None = None
         if context.handover is not None:
             self._enter_handovers(context.handover)
-        if context.tls_at_once:
-            from pronghorn.serving.handshakes import Handshakes
 
-            self._handshakes = Handshakes(context, self.begin, self.call_later)
-            self.channel_class = Handshakes.channel_class(self.channel_class)
+    def context_at(self, listener: str) -> contextvars.Context:
+        """The context of a new connection of this listener."""
+        return next(each for each in self.entrances if each.offer.name == listener).contexts.copy()
 
-    def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
-        """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
-        context = self.context
-        if fd >= self._descriptors:
-            limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
-            context.refuse(fd, peer, limit, admitted=not context.limits.is_proxy(peer))
-            return
-        try:
-            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
-            sock.setblocking(False)
-        except OSError as error:  # of this connection, and none of the listener's
-            context.refuse(fd, peer, str(error), admitted=not context.limits.is_proxy(peer))
-            return
-        if context.limits.proxied and context.limits.is_proxy(peer):
-            self._await_header(HeaderWait(sock, peer, time.monotonic() + context.settings.handshake_timeout))
-        else:
-            self._open(sock, peer)
+    @property
+    def sealed(self) -> bool:
+        """Whether a listener has TLS from the first byte."""
+        return any(each.service.tls_at_once for each in self.entrances)
 
-    def _await_header(self, header_wait: HeaderWait) -> None:
-        header_wait.on_readable()
-        if header_wait.is_closing():
-            self._header_came(header_wait)
-        else:
-            self.header_waits[header_wait] = None
-            header_wait.tell(self.changed)
-
-    def _header_came(self, header_wait: HeaderWait) -> None:
-        """The PROXY header has come, or has not: the connection is refused then, or when a limit refuses the client."""
-        self.header_waits.pop(header_wait, None)
-        peer, header, limit = header_wait.peer, header_wait.header, header_wait.refusal
-        if header is not None:
-            peer = peer if header.source is None else header.source
-            limit = self.context.refusal_of_client(peer)
-        if limit:
-            self.context.refuse(header_wait.sock.detach(), peer, limit, header_wait.detail)
-            self.relieve()
-        else:
-            self._open(header_wait.sock, peer, header)
-
-    def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
-        context = self.context
-        if self._handshakes is not None:
-            sock = self._handshakes.sealed(sock)
-        channel = self.channel_class(sock, context.number(peer), peer, self._terms, header, self.contexts.copy())
-        self.open[channel.number] = channel
-        context.holders[channel.fileno()] = channel
-        if self._handshakes is None:
-            self.begin(channel)
-        else:
-            self._handshakes.start(channel)
-
-    def begin(self, channel: AnyChannel) -> None:
-        """The connection is there: give it to a protocol."""
-        try:
-            protocol = channel.context.run(self.context.handler.protocol)
-        except BaseException as error:
-            self.context.failed(channel, error)
-            protocol = Nobody()
-        channel.open(protocol)
+    def begun(self, channel: AnyChannel) -> None:
+        """A connection has got its protocol."""
         if self._draining:
             self._drain(channel)
 
@@ -151,7 +177,7 @@ class Loops:
             if all(acceptor.listener.fileno() < 0 for acceptor in self.acceptors):
                 self.context.let_go()
         elif isinstance(thing, HeaderWait):
-            self._header_came(thing)
+            self.header_waits.pop(thing).header_came(thing)
         elif isinstance(thing, AnyChannel):
             self.context.holders.pop(thing.fileno(), None)
             thing.release()
@@ -191,9 +217,7 @@ class Loops:
 
     def _look_for_late(self) -> None:
         now = time.monotonic()
-        for header_wait in list(self.header_waits):
-            if header_wait.deadline > now:
-                break
+        for header_wait in [each for each in self.header_waits if each.deadline <= now]:
             header_wait.late()
 
     def let_go(self) -> None:
@@ -210,7 +234,8 @@ class Loops:
         from pronghorn.serving.taking_over import TakingOver
 
         giver = self._handing_over = HandingOver(self, self.context, handover)
-        taker = self._taking_over = TakingOver(self, self.context, handover, type(self).channel_class, self._terms)
+        terms = {each.offer.name: each.terms for each in self.entrances}
+        taker = self._taking_over = TakingOver(self, self.context, handover, self.channel_class, terms)
         handover.hand_over = lambda: self.call_later(0.0, giver.start)
         handover.take_over = lambda: self.call_later(0.0, taker.start)
 
@@ -237,7 +262,7 @@ class Loops:
 
     def _drain(self, channel: AnyChannel) -> None:
         """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
-        if self.context.handler.facts.needs_asyncio:
+        if self.context.offer_of(channel).service.handler.facts.needs_asyncio:
             self._take_leave(channel)
             return
         try:
@@ -277,7 +302,7 @@ class Loops:
             self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
 
     def _end_late(self) -> None:
-        for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
+        for channel, why in self._timeouts.due(self.open, time.monotonic()):
             if why == AGE:
                 channel.aged = True
                 self._drain(channel)

@@ -8,13 +8,13 @@ its conversation, the handler's or the peer's, passes `failed` before. Closing i
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from pronghorn import events
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import End, HandshakeFailed, end_of
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
-from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import (
     BYTES_IN,
@@ -25,28 +25,65 @@ from pronghorn.scoreboard.counts import (
     MESSAGES,
     OPEN,
     TAKEN_OVER,
+    Counts,
 )
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission
+from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.tracebacks import is_ours
 
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
+class Sums:
+    """What the connections of one listener have received and sent, those that have ended and those that are open."""
+
+    __slots__ = ("_done", "_now", "_written", "counts")
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        self._done = [0, 0, 0]
+        self._now = [0, 0, 0]
+        self._written = [0, 0, 0]
+
+    def end(self, conn: AnyConnection, sign: int) -> None:
+        """A connection is over; with -1 it was another worker's before, which has counted what it had done."""
+        self._done = _added(self._done, conn, sign)
+
+    def begin(self) -> None:
+        self._now = self._done
+
+    def see(self, conn: AnyConnection) -> None:
+        """A connection is open, after `begin`."""
+        self._now = _added(self._now, conn)
+
+    def write(self) -> None:
+        """Count what has come since the last time."""
+        for word, now, before in zip((BYTES_IN, BYTES_OUT, MESSAGES), self._now, self._written, strict=True):
+            if now != before:
+                self.counts.add(word, now - before)
+        self._written = self._now
+
+
+def _added(sums: list[int], conn: AnyConnection, sign: int = 1) -> list[int]:
+    return [sums[0] + sign * conn.bytes_in, sums[1] + sign * conn.bytes_out, sums[2] + sign * conn.messages]
+
+
 class ConnectionEnds(Admission):
     """The open connections by number, and the accounts of those that have ended."""
 
-    def __init__(self, listeners: list[Listener], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
-        super().__init__(listeners, settings, observe, row, holds)
+    def __init__(self, offers: Sequence[Offer], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
+        super().__init__(offers, settings, observe, row, holds)
         self.open: dict[int, AnyConnection] = {}
         self.cut = 0
         self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
-        self._left = self.limits.left
+        self._keeps_limits = True
         self._noted: set[int] = set()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
         self._written = [0, 0, 0]  # what the row has of these, and of those that are open
+        self._by_listener = {each.name: Sums(each.counts) for each in offers if each.counts is not None}
 
     def fault(self, error: BaseException) -> None:
         raise NotImplementedError
@@ -54,19 +91,25 @@ class ConnectionEnds(Admission):
     def failed(self, conn: AnyConnection, error: BaseException) -> None:
         """An error ended a conversation: one event, of the handler's fault or the peer's."""
         if isinstance(error, HandshakeFailed):
-            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what))
+            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what, self.told(conn)))
             return
         if is_peers_fault(error):
-            self.observe(PeerFailed(conn.number, conn.peer, error))
+            self.observe(PeerFailed(conn.number, conn.peer, error, self.told(conn)))
             return
         with self.lock:
             self.counts.add(HANDLER_ERRORS)
+            if (sums := self._by_listener.get(conn.listener)) is not None:
+                sums.counts.add(HANDLER_ERRORS)
             if conn.number in self.open:
                 self._faulty.add(conn.number)
         if isinstance(error, MemoryError) and is_ours(error):
             self.fault(error)
         else:
-            self.observe(HandlerFailed(conn.number, conn.peer, error))
+            self.observe(HandlerFailed(conn.number, conn.peer, error, self.told(conn)))
+
+    def told(self, conn: AnyConnection) -> str:
+        """The name of a connection's listener, for events: empty where there is nothing to be told apart."""
+        return self.by_name[conn.listener].told
 
     def closed(self, conn: AnyConnection, reason: str) -> None:
         """Account for a connection that is over, and whose descriptor is closed."""
@@ -87,6 +130,7 @@ class ConnectionEnds(Admission):
                 conn.messages,
                 conn.program_end,
                 reason if reason != word else "",
+                self.told(conn),
             )
         )
 
@@ -102,15 +146,20 @@ class ConnectionEnds(Admission):
             self.open[conn.number] = conn
             self.row.add(OPEN)
             self.row.add(TAKEN_OVER)
-            self.limits.took_over(conn.peer)
+            self.by_name[conn.listener].service.limits.took_over(conn.peer)
             self._has_done(conn, -1)
+            if (sums := self._by_listener.get(conn.listener)) is not None:
+                sums.counts.add(OPEN)
         if self.tells:
-            self.observe(events.ConnectionTakenOver(conn.number, conn.peer, before))
+            self.observe(events.ConnectionTakenOver(conn.number, conn.peer, before, self.told(conn)))
 
     def _leaves(self, conn: AnyConnection, word: int) -> None:
         self.open.pop(conn.number, None)
         self.counts.add(OPEN, -1)
-        self._left(conn.peer)
+        if self._keeps_limits:
+            self.by_name[conn.listener].service.limits.left(conn.peer)
+        if (sums := self._by_listener.get(conn.listener)) is not None:
+            sums.counts.add(OPEN, -1)
         self.counts.add(word)
         self._faulty.discard(conn.number)
         self._has_done(conn, 1)
@@ -122,6 +171,8 @@ class ConnectionEnds(Admission):
         done[0] += sign * conn.bytes_in
         done[1] += sign * conn.bytes_out
         done[2] += sign * conn.messages
+        if (sums := self._by_listener.get(conn.listener)) is not None:
+            sums.end(conn, sign)
 
     def fold(self) -> None:
         """Write what all connections have received and sent, which is not done for each message."""
@@ -139,6 +190,17 @@ class ConnectionEnds(Admission):
         counts.add(BYTES_OUT, bytes_out - written[1])
         counts.add(MESSAGES, messages - written[2])
         self._written = [bytes_in, bytes_out, messages]
+        if self._by_listener:
+            self._fold_by_listener()
+
+    def _fold_by_listener(self) -> None:
+        for sums in self._by_listener.values():
+            sums.begin()
+        for conn in list(self.open.values()):
+            if (mine := self._by_listener.get(conn.listener)) is not None:
+                mine.see(conn)
+        for sums in self._by_listener.values():
+            sums.write()
 
     def note_cut(self, number: int, peer: Peer, opened: float) -> None:
         """Count a connection that is cut at the drain deadline, once; the first of them are noted by name."""

@@ -17,9 +17,7 @@ from pronghorn import events
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection
 from pronghorn.events import Observer
-from pronghorn.handlers.handler import Handler
 from pronghorn.lifespans import Lifespan
-from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import (
     ACCEPTED,
@@ -31,12 +29,12 @@ from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.connection_end import ConnectionEnds
 from pronghorn.serving.gate import ALONE
+from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
 
 if TYPE_CHECKING:
     from pronghorn.serving.handover import Handover
-    from pronghorn.tls.certificates import Certificates
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
 DESERTED = "no connection is left"  # why a worker drains that has let go of its listeners
@@ -46,10 +44,6 @@ spare_memory = [bytes(512 * 1024)]  # never touched
 
 
 def _nothing() -> None:
-    return None
-
-
-def _keep_limits(peer: Peer) -> None:
     return None
 
 
@@ -83,13 +77,14 @@ class OutOfMemory(SystemExit):
 
 
 class Context(ConnectionEnds):
-    """What a model serves with: listeners, handler, settings, drain, observer; and the connections that are open.
+    """What a model serves with: what each listener offers, settings, drain, observer; and the connections that are
+    open.
 
     The model calls `ready` once, when it has entered its loop and listens there: clients are served from then on. It
     calls `let_go` once, when it has closed its listeners, and `drained` once, after the last connection. It calls
-    `turns` now and then from a flow of control that nothing holds up. A model on an asyncio loop is given a `lifespan`
-    that is async: it enters it before `ready`, and leaves it after `drained`. `remains` is memory of this process and
-    its children that outlives them.
+    `turns` now and then from a flow of control that nothing holds up. A model on an asyncio loop is given the
+    `lifespans` that are async: it enters them before `ready`, and leaves them after `drained`. `remains` is memory of
+    this process and its children that outlives them.
     """
 
     exhausted = False
@@ -98,34 +93,31 @@ class Context(ConnectionEnds):
     def __init__(
         self,
         *,
-        listeners: list[Listener],
-        handler: Handler,
+        offers: Sequence[Offer],
         settings: Settings,
         model: Traits,
         drain: Drain,
         observe: Observer,
         row: Row,
         watched: Sequence[Thing] = (),
-        certificates: Certificates | None = None,
         ready: Callable[[], None] = _nothing,
         let_go: Callable[[], None] = _nothing,
         drained: Callable[[], None] = _nothing,
         turns: Callable[[], None] = _nothing,
         remains: Remains | None = None,
-        lifespan: Lifespan | None = None,
+        lifespans: Sequence[Lifespan] = (),
         handover: Handover | None = None,
     ) -> None:
-        super().__init__(listeners, settings, observe, row, holds=not model.in_children)
-        self.handler = handler
+        super().__init__(offers, settings, observe, row, holds=not model.in_children)
+        self.services = [*{id(each.service): each.service for each in offers}.values()]
+        self.handlers = [each.handler for each in self.services]
         self.model = model
         self.drain = drain
         become_current(drain)
         self.watched = watched
-        self.certificates = certificates
-        self.tls_at_once = certificates is not None and settings.tls == "on"
         self.ready, self.let_go, self.turns = ready, let_go, turns
         self.remains = remains
-        self.lifespan = lifespan
+        self.lifespans = lifespans
         self.handover = handover
         self._drained = drained
         self._fold_at = 0.0
@@ -198,15 +190,16 @@ class ChildContext(Context):
         self.__dict__.update(parent.__dict__)
         self.open = {}
         self._done, self._written = [0, 0, 0], [0, 0, 0]
-        self._left = _keep_limits
+        self._keeps_limits = False
+        self._by_listener = {}
 
     def serve_one(self, conn: Connection, counts: Counts) -> None:
         """In the process: its connection, and where it counts, which its worker has lent to it."""
         self.counts = counts
         self.open[conn.number] = conn
 
-    def refused(self, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
-        self._count_refused(peer, limit, detail)
+    def refused(self, offer: Offer, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
+        self._count_refused(offer, peer, limit, detail)
 
     def note_program(self, conn: AnyConnection, pid: int, lives: bool) -> None:
         self.counts.words[PROGRAM] = pid if lives else 0

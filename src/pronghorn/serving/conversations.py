@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from pronghorn.connection import own_context
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
 from pronghorn.connection.closing import last_call, let_go
 from pronghorn.connection.in_flight import is_over
@@ -19,7 +18,8 @@ from pronghorn.connection.proxy_header import TOO_LATE, WRONG, read_header
 from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.serving.context import Context
-from pronghorn.serving.timeouts import OutsideTimeouts, ended_because
+from pronghorn.serving.service import Offer
+from pronghorn.serving.timeouts import OutsideTimeouts, TimeoutsByListener, ended_because
 
 if TYPE_CHECKING:
     from pronghorn.tls.blocking import TlsConnection
@@ -41,31 +41,34 @@ class Conversations:
         self.context = context
         self.settings = context.settings
         self.open = cast(dict[int, Connection], context.open)
-        self.timeouts = OutsideTimeouts(self.settings, context.handler.framed)
+        self.timeouts = TimeoutsByListener(context.offers.values(), OutsideTimeouts)
         self._ended = ended
-        self._contexts = own_context.base()
+        self._contexts = {each.name: each.base() for each in context.offers.values()}
 
     # One conversation.
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation and close; no error leaves here."""
-        self._contexts.copy().run(self._converse, conn)
+        self._contexts[conn.listener].copy().run(self._converse, conn)
 
     def hold(self, conn: Connection) -> None:
         """The whole life of a flow of control that is there for one conversation."""
         self.converse(conn)
-        self.context.handler.leave()
+        self.context.offer_of(conn).service.handler.leave()
 
     def _converse(self, conn: Connection) -> None:
         context, error = self.context, None
+        offer = context.offer_of(conn)
+        service = offer.service
         conn.start_on(threading.get_native_id(), context.note_program)
-        if context.limits.is_proxy(conn.peer) and not self._introduced(conn):
+        if service.limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
             self._ended()
             return
         try:
-            if context.certificates is not None and context.tls_at_once:
-                cast("TlsConnection", conn).shake_hands(context.certificates.context, self.settings.handshake_timeout)
-            context.handler.converse(conn)
+            if service.certificates is not None and service.tls_at_once:
+                seconds = service.settings.handshake_timeout
+                cast("TlsConnection", conn).shake_hands(service.certificates.context, seconds)
+            service.handler.converse(conn)
         except BaseException as raised:
             error = raised
         try:
@@ -85,7 +88,7 @@ class Conversations:
             error.__cause__ = because
         if error is not None:
             context.failed(conn, error)
-        if context.handler.facts.blocks:
+        if context.offer_of(conn).service.handler.facts.blocks:
             conn.measure()
         reason = ended_because(conn, error)
         if conn.cut_by is None:
@@ -94,30 +97,30 @@ class Conversations:
         conn.end()
         context.closed(conn, reason)
 
-    def _introduced(self, conn: Connection) -> bool:
+    def _introduced(self, conn: Connection, offer: Offer) -> bool:
         """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""
         context, detail = self.context, ""
         try:
-            header = conn.waits.call(read_header, conn, self.settings.handshake_timeout)
+            header = conn.waits.call(read_header, conn, offer.service.settings.handshake_timeout)
         except TimeoutError:
             limit = TOO_LATE
         except (BadProxyHeader, OSError) as error:
             limit, detail = WRONG, str(error)
         else:
             conn.take_header(header)
-            limit = context.refusal_of_client(conn.peer)
+            limit = context.refusal_of_client(offer, conn.peer)
         if not limit:
-            context.observe(ConnectionOpened(conn.number, conn.peer))
+            context.observe(ConnectionOpened(conn.number, conn.peer, offer.told))
             return True
         self._give_up(conn)
         end_unserved(conn)
-        context.refused(conn.peer, limit, detail)
+        context.refused(offer, conn.peer, limit, detail)
         return False
 
     def refuse(self, conn: Connection, limit: str) -> None:
         """Close a connection unserved: there is no flow of control to be had for it."""
         self._give_up(conn)
-        self.context.refuse(conn.detach(), conn.peer, limit, admitted=True)
+        self.context.refuse(self.context.offer_of(conn), conn.detach(), conn.peer, limit, admitted=True)
 
     def forget(self, conn: Connection) -> None:
         """Another process has the connection now: close this process's descriptor of it."""
@@ -138,7 +141,7 @@ class Conversations:
 
     def keep_deadlines(self, now: float) -> None:
         """End the connections that are over their time, if it is time for a look."""
-        for conn, why in self.timeouts.due(self.open.values(), now):
+        for conn, why in self.timeouts.due(self.open, now):
             if why != AGE:
                 cut(conn, PeerTimeout(why))
             elif conn.leave is not None:

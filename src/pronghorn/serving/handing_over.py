@@ -17,6 +17,7 @@ from pronghorn.connection import moving
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.interfaces import Watchable
+from pronghorn.handlers.handler import Handler
 from pronghorn.handlers.moved_state import CannotMove, movable, written
 from pronghorn.serving.acceptor import Watched
 from pronghorn.serving.context import Context
@@ -111,7 +112,6 @@ class HandingOver:
 
     def _step(self) -> None:
         """Some offers, as far as there is room."""
-        refusal = movable(self._context.handler)
         for _ in range(BATCH):
             if not self._waiting or len(self._offered) >= UNDER_WAY:
                 break
@@ -121,7 +121,7 @@ class HandingOver:
                 continue
             if self._late >= GIVEN_UP:
                 self._stay[number] = NOBODY
-            elif why := refusal or moving.refusal(channel):
+            elif why := movable(self._handler(channel)) or moving.refusal(channel):
                 self._stay[number] = why
             elif not self._offer(channel) and not self._gives_up(number):
                 self._waiting.appendleft(number)
@@ -131,6 +131,9 @@ class HandingOver:
                 self._soon()
         elif not self._offered:
             self._report()
+
+    def _handler(self, channel: AnyChannel) -> Handler:
+        return self._context.offer_of(channel).service.handler
 
     def _gives_up(self, number: int) -> bool:
         """There was no room for an offer, for too long."""
@@ -152,7 +155,7 @@ class HandingOver:
         moving.hold_still(channel, self)
         try:
             facts = moving.facts_of(channel)
-            state = channel.context.run(written, self._context.handler, channel)
+            state = channel.context.run(written, self._handler(channel), channel)
         except CannotMove as error:
             self._stay[channel.number] = str(error)
         else:

@@ -81,8 +81,7 @@ class Place(Loop, Protocol):
 
     @property
     def open(self) -> dict[int, AnyChannel]: ...
-    @property
-    def contexts(self) -> Context: ...
+    def context_at(self, listener: str, /) -> Context: ...
 
 
 class Handover:

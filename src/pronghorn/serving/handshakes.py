@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel
 from pronghorn.serving.context import Context
+from pronghorn.serving.service import Service
 from pronghorn.tls.channel import AnyTlsChannel, SealedSocket, TlsChannel
 from pronghorn.tls.records import Records
 
@@ -19,16 +20,19 @@ LOOKS = 20  # in the time that a handshake may take
 
 
 class Handshakes:
-    """The channels of a loop that are shaking hands: `begin` is given each that is through."""
+    """The channels of one listener that are shaking hands in a loop: `begin` is given each that is through."""
 
     def __init__(
         self,
         context: Context,
+        service: Service,
         begin: Callable[[AnyChannel], None],
         call_later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self._context, self._begin, self._call_later = context, begin, call_later
-        self._timeout = context.settings.handshake_timeout
+        assert service.certificates is not None
+        self._certificates = service.certificates
+        self._timeout = service.settings.handshake_timeout
         self._shaking: dict[int, AnyTlsChannel] = {}  # by number, so the oldest first
         self._looking = False
 
@@ -48,9 +52,9 @@ class Handshakes:
 
     def start(self, channel: AnyChannel) -> None:
         """Begin the handshake of a channel."""
-        assert self._context.certificates is not None and isinstance(channel, AnyTlsChannel)
+        assert isinstance(channel, AnyTlsChannel)
         try:
-            channel.seal(Records(self._context.certificates.context()))
+            channel.seal(Records(self._certificates.context()))
         except BaseException as error:  # there is no memory for it, say
             self._context.failed(channel, error)
             channel.abort()
@@ -63,8 +67,7 @@ class Handshakes:
 
     def _begins(self, channel: AnyTlsChannel) -> None:
         """The client speaks: it gets the certificate of now, not the one of when it connected."""
-        assert self._context.certificates is not None
-        context = self._context.certificates.context()
+        context = self._certificates.context()
         if context is not channel.records.object.context:
             channel.seal(Records(context))
 

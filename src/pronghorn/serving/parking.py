@@ -14,6 +14,7 @@ from pronghorn.connection.closing import first_word_due, turn_away
 from pronghorn.connection.proxy_header import TOO_LATE
 from pronghorn.errors import End, HandshakeFailed
 from pronghorn.serving.context import Context
+from pronghorn.serving.service import Service
 
 
 class Parking:
@@ -27,28 +28,32 @@ class Parking:
 
     def keeps(self, conn: Connection) -> bool:
         """Keep a connection that was just accepted, if there is TLS; whether it is kept."""
-        if not self._context.tls_at_once:
+        if not self._service(conn).tls_at_once:
             return False
         del self._context.open[conn.number]
         self.parked[conn.fileno()] = conn
         self._poller.register(conn, select.POLLIN)
         return True
 
+    def _service(self, conn: Connection) -> Service:
+        return self._context.offer_of(conn).service
+
     def take(self, fd: int) -> Connection:
         """A connection that has spoken; it is kept here no longer."""
-        if self._context.certificates is not None:
-            self._context.certificates.context()  # here, so that a child of the fork model need not make a new one
         conn = self._left(fd)
+        if (certificates := self._service(conn).certificates) is not None:
+            certificates.context()  # here, so that a child of the fork model need not make a new one
         self._context.open[conn.number] = conn
         return conn
 
     def turn_late_away(self, now: float) -> None:
         """Close connections that have been silent for longer than a handshake may take."""
-        timeout = self._context.settings.handshake_timeout
         for conn in list(self.parked.values()):
+            service = self._service(conn)
+            timeout = service.settings.handshake_timeout
             if now - conn.opened < timeout:
-                return
-            if not self._context.limits.is_proxy(conn.peer):
+                continue
+            if not service.limits.is_proxy(conn.peer):
                 error = HandshakeFailed(f"it did not finish the handshake within {timeout:g} s")
                 self._context.failed(conn, error)
             self._turn_away(conn, HandshakeFailed.__name__)
@@ -73,8 +78,9 @@ class Parking:
     def _turn_away(self, conn: Connection, reason: str) -> None:
         self._left(conn.fileno())
         self._context.let_go_of(conn.fd, conn)
-        if self._context.limits.is_proxy(conn.peer):
-            self._context.refuse(conn.detach(), conn.peer, TOO_LATE)
+        offer = self._context.offer_of(conn)
+        if offer.service.limits.is_proxy(conn.peer):
+            self._context.refuse(offer, conn.detach(), conn.peer, TOO_LATE)
         else:
             turn_away(conn.detach())
             self._context.closed(conn, reason)

@@ -17,6 +17,7 @@ from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.scoreboard.counts import Counts
 from pronghorn.serving.conversations import Conversations
+from pronghorn.serving.service import Offer, Service
 from pronghorn.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,19 +58,24 @@ def _alike(handler: Handler, settings: Settings) -> Handler:
 
 
 def rehearse(context: Context) -> None:
-    """Hold the conversations. If memory or descriptors are missing, children are a little slower: that is all."""
-    own = context.for_children()
-    own.handler, own.certificates, own.tells = _alike(context.handler, context.settings), None, False
-    own.observe = lambda event: None
-    if own.limits.is_proxy(PEER):
-        return
-    framing, counts = own.handler.framing, Counts()
-    conversations = Conversations(own)
-    try:
-        for _ in range(TIMES):
-            _hold(conversations, own, counts, MESSAGE if framing is None else framing.frame(MESSAGE))
-    except (OSError, MemoryError):
-        pass
+    """Hold the conversations, for each service. If memory or descriptors are missing, children are a little slower:
+    that is all."""
+    services = {each.service: each for each in context.offers.values()}
+    for service, offer in services.items():
+        if service.limits.is_proxy(PEER):
+            continue
+        own, alike = context.for_children(), Service(_alike(service.handler, service.settings), service.settings)
+        alike.limits = service.limits
+        mine = Offer(offer.listener, "", alike)
+        own.offers, own.by_name, own.tells = {offer.listener: mine}, {"": mine}, False
+        own.observe = lambda event: None
+        framing, counts = alike.handler.framing, Counts()
+        conversations = Conversations(own)
+        try:
+            for _ in range(TIMES):
+                _hold(conversations, own, counts, MESSAGE if framing is None else framing.frame(MESSAGE))
+        except (OSError, MemoryError):
+            pass
 
 
 def _hold(conversations: Conversations, context: ChildContext, counts: Counts, sent: bytes) -> None:

@@ -29,11 +29,16 @@ TAKES = 8  # in one go
 
 
 class TakingOver(Watched):
-    """The queue as a participant in a loop. `channel_class` is that of channels without TLS, `terms` what they have in
-    common, and `most` the numbers of descriptors that the loop can watch."""
+    """The queue as a participant in a loop. `channel_class` is that of channels without TLS, `terms` what those of
+    each listener have in common, and `most` the numbers of descriptors that the loop can watch."""
 
     def __init__(
-        self, loop: Place, context: Context, handover: Handover, channel_class: type[AnyChannel], terms: Terms
+        self,
+        loop: Place,
+        context: Context,
+        handover: Handover,
+        channel_class: type[AnyChannel],
+        terms: dict[str, Terms],
     ) -> None:
         super().__init__(handover.queue.fileno(), self._take_some)
         self._loop, self._context, self._queue = loop, context, handover.queue
@@ -104,7 +109,8 @@ class TakingOver(Watched):
         try:
             channel = self._channel(offer.facts, fd)
             channel.context.run(asked_by.set, channel.number)
-            protocol = channel.context.run(read, context.handler, channel, offer.state)
+            handler = context.offer_of(channel).service.handler
+            protocol = channel.context.run(read, handler, channel, offer.state)
             if not channel.is_own():
                 raise DescriptorLost()
         except BaseException as error:
@@ -129,6 +135,9 @@ class TakingOver(Watched):
     def _channel(self, facts: moving.Facts, fd: int) -> AnyChannel:
         """A channel over the descriptor, which is closed if there is none. Raises OSError and CannotMove."""
         context = self._context
+        if facts.listener not in self._terms:
+            os.close(fd)
+            raise CannotMove("its listener is gone, or has another name")
         if (fd := context.own_number(fd)) < 0:
             raise CannotMove("no descriptor is left")
         if fd >= context.model.descriptors:
@@ -139,8 +148,8 @@ class TakingOver(Watched):
         except OSError:
             os.close(fd)
             raise
-        number, contexts = context.number(None), self._loop.contexts
-        channel = self._class(sock, number, facts.peer, self._terms, facts.proxy, contexts.copy())
+        number, own = context.number(context.by_name[facts.listener], None), self._loop.context_at(facts.listener)
+        channel = self._class(sock, number, facts.peer, self._terms[facts.listener], facts.proxy, own)
         moving.restore(channel, facts)
         return channel
 

@@ -13,7 +13,7 @@ import math
 import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from pronghorn.connection.base import AnyConnection
@@ -22,6 +22,7 @@ from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.socket_facts import LONG_REPLY, Seen, tcp_info, unread, unsent
 from pronghorn.connection.states import State
 from pronghorn.errors import AGE, IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT, End, PeerTimeout, reason_of
+from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 
 LONGEST, SHORTEST = 1.0, 0.05  # seconds between two passes
@@ -79,6 +80,37 @@ class Timeouts(Generic[C]):
         elif now - seen.partial >= self.message and not unread(sock):
             return MESSAGE_TIMEOUT
         return ""
+
+
+class TimeoutsByListener(Generic[C]):
+    """The timeouts of all connections, each by the settings of its listener; listeners with the same have one pass."""
+
+    def __init__(self, offers: Iterable[Offer], kind: Callable[[Settings, bool], Timeouts[C]]) -> None:
+        made: dict[tuple[float, ...], Timeouts[C]] = {}
+        self._of: dict[str, Timeouts[C]] = {}
+        for each in offers:
+            new = kind(each.service.settings, each.service.handler.framed)
+            self._of[each.name] = made.setdefault((new.idle, new.message, new.write, new.age), new)
+        self._all = [*made.values()]
+        self.interval = min(each.interval for each in self._all)
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next pass."""
+        return min(each.wait(now) for each in self._all)
+
+    def first_look(self, kernel_knows: bool) -> float:
+        """See Timeouts."""
+        return min(each.first_look(kernel_knows) for each in self._all)
+
+    def due(self, conns: dict[int, C], now: float) -> list[tuple[C, str]]:
+        """The connections that are over their time, each with the reason."""
+        if len(self._all) == 1:
+            return self._all[0].due(conns.values(), now)
+        found: list[tuple[C, str]] = []
+        for timeouts in [each for each in self._all if not each.wait(now)]:
+            mine = [each for each in list(conns.values()) if self._of[each.listener] is timeouts]
+            found += timeouts.due(mine, now)
+        return found
 
 
 class ChannelTimeouts(Timeouts[AnyChannel]):

@@ -17,6 +17,7 @@ import msgspec
 
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings.fields import Field
+from pronghorn.settings.listeners import LISTENERS, checked_all
 from pronghorn.settings.logs import Logs
 from pronghorn.settings.values import checked
 
@@ -31,6 +32,9 @@ class Settings(Logs, frozen=True, kw_only=True, forbid_unknown_fields=True):
     does neither.
     """
 
+    listeners: tuple[dict[str, Any], ...] = ()
+    """Listeners with settings of their own (listeners.py); no flag and no variable gives them."""
+
 
 @cache
 def fields() -> tuple[Field, ...]:
@@ -42,6 +46,7 @@ def fields() -> tuple[Field, ...]:
     return tuple(
         Field.of(panels[each.name], each.name, hints[each.name], each.default)
         for each in msgspec.structs.fields(Settings)
+        if each.name != LISTENERS
     )
 
 
@@ -55,6 +60,9 @@ def settle(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) 
     known = {field.name: field for field in fields()}
     taken: dict[str, Any] = {}
     for name, value in values.items():
+        if name == LISTENERS:
+            taken[name] = checked_all(value, known, origins.get(name, name))
+            continue
         if name not in known:
             raise BadSetting(f"There is no setting {name!r}.", hint=nearest(name, known))
         taken[name] = checked(known[name], value, origins.get(name, known[name].flag))

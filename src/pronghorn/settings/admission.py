@@ -15,33 +15,33 @@ class Admission(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True
         tuple[str, ...],
         "Network whose peers may connect, as 10.0.0.0/8 or 2001:db8::/32. Of allow and deny the narrowest network "
         "decides; with an allow, whoever is in no network is denied.",
-        Option(metavar="NETWORK", unit="network"),
+        Option(metavar="NETWORK", unit="network", own=True),
     ] = ()
     deny: Annotated[
-        tuple[str, ...], "Network whose peers may not connect.", Option(metavar="NETWORK", unit="network")
+        tuple[str, ...], "Network whose peers may not connect.", Option(metavar="NETWORK", unit="network", own=True)
     ] = ()
     proxy_from: Annotated[
         tuple[str, ...],
         "Network of proxies, whose connections must begin with a PROXY protocol header (v1 or v2) and nobody else's; "
         "'unix' is everybody at a unix socket.",
-        Option(metavar="NETWORK", unit="network or unix"),
+        Option(metavar="NETWORK", unit="network or unix", own=True),
     ] = ()
     max_connections: Annotated[
         int | None,
         "Most connections at a time, of all workers together; the next client waits in the kernel's queue. Without "
         "this, what the model and the limit of descriptors allow.",
-        Option(ge=1),
+        Option(ge=1, own=True),
     ] = None
     max_connections_per_source: Annotated[
         int,
         "Most connections at a time of one IPv4 address or IPv6 /64, of all workers together; the next is closed. 0 "
         "is no limit.",
-        Option(ge=0),
+        Option(ge=0, own=True),
     ] = 0
     accept_rate: Annotated[
         int,
         "Most new connections in a second, of all workers together; those beyond are closed. 0 is no limit.",
-        Option(ge=0),
+        Option(ge=0, own=True),
     ] = 0
     crash_penalty: Annotated[
         float,

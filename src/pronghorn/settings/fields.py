@@ -38,8 +38,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """What stands beside a field's type and help.
 
     `unit` is "time" or "size" for a number whose text may carry a unit, a kind of text that `values.CHECKS` knows, or
-    empty. `at` says what a reload does with a new value: WORKERS, NOW or RESTART. The bounds `ge`, `gt` and `le` are
-    not msgspec's, which refuses them on `int | None`.
+    empty. `at` says what a reload does with a new value: WORKERS, NOW or RESTART. `own`: a listener may have a value of
+    its own (listeners.py). The bounds `ge`, `gt` and `le` are not msgspec's, which refuses them on `int | None`.
     """
 
     short: str = ""
@@ -47,6 +47,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
     choices: tuple[str, ...] = ()
     at: str = WORKERS
+    own: bool = False
     ge: float | None = None
     gt: float | None = None
     le: float | None = None

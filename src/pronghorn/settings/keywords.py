@@ -5,13 +5,57 @@ Law: made by `make docs` from the fields of Settings. Nothing imports this file 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypedDict
+
+
+class Listener(TypedDict, total=False):
+    """A listener with settings of its own, for `listeners` of `pronghorn.serve`; the rest is as for the server.
+    `handler` is a name as the command takes it, or the handler itself; `exec` is a program and its arguments."""
+
+    name: str
+    bind: str | Iterable[str]
+    handler: str | Callable[..., object]
+    exec: str | Iterable[str]
+    backlog: int
+    keepalive: float | str
+    user_timeout: float | str
+    unix_mode: str
+    unix_owner: str
+    style: Literal["auto", "message", "protocol", "asyncio", "blocking", "program"]
+    framing: str
+    max_message_size: int | str
+    factory: bool
+    allow: str | Iterable[str]
+    deny: str | Iterable[str]
+    proxy_from: str | Iterable[str]
+    max_connections: int | None
+    max_connections_per_source: int
+    accept_rate: int
+    handshake_timeout: float | str
+    idle_timeout: float | str
+    message_timeout: float | str
+    write_timeout: float | str
+    max_connection_age: float | str
+    write_high_water: int | str
+    max_write_buffer: int | str
+    tls: Literal["on", "off", "starttls"]
+    tls_cert: str | Iterable[str]
+    tls_key: str | Iterable[str]
+    tls_key_pass_file: str
+    tls_key_pass_env: str
+    tls_min_version: Literal["1.2", "1.3"]
+    tls_client_ca: str
+    tls_client_cert: Literal["required", "optional", "none"]
+    tls_alpn: str | Iterable[str]
+    tls_max_hello: int | str
+    tls_watch: bool
 
 
 class Keywords(TypedDict, total=False):
     """Each setting as a keyword. A duration or a size may be a text with a unit (`30s`, `64KiB`)."""
 
+    listeners: Iterable[Listener]
     bind: str | Iterable[str]
     backlog: int
     reuse_address: bool
@@ -72,7 +116,11 @@ class Keywords(TypedDict, total=False):
     tls: Literal["on", "off", "starttls"]
     tls_cert: str | Iterable[str]
     tls_key: str | Iterable[str]
+    tls_key_pass_file: str
+    tls_key_pass_env: str
+    tls_min_version: Literal["1.2", "1.3"]
     tls_client_ca: str
+    tls_client_cert: Literal["required", "optional", "none"]
     tls_alpn: str | Iterable[str]
     tls_max_hello: int | str
     tls_watch: bool

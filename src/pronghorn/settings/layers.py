@@ -16,12 +16,14 @@ import msgspec
 
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings import Settings, fields, settle
+from pronghorn.settings.listeners import BIND, EXEC, HANDLER, LISTENERS, source_of
+from pronghorn.settings.listeners import TABLE as LISTENER
+from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
 
 OWN_FILE = "pronghorn.toml"
 PROJECT_FILE = "pyproject.toml"
 TABLE = ("tool", "pronghorn")
-HANDLER, EXEC = "handler", "exec"
 DEFAULT = "default"
 
 
@@ -47,7 +49,10 @@ class Layers(msgspec.Struct, frozen=True):
         """The settings and the handler as they are now. Raises BadSetting, which names the origin of a wrong value."""
         values, places, named = read(self.file) if self.file else ({}, {}, None)
         origins = places | self.origins
+        if BIND in self.given:  # where the file would listen counts no more; a --bind of the same name has the rest
+            values[LISTENERS] = _without_addresses(values.get(LISTENERS, ()))
         settings = settle(values | self.given, origins)
+        services(settings)
         source, origin = self.source, "command line"
         if source is None:
             source, origin = (named, os.path.basename(self.file)) if named is not None else (Source(), DEFAULT)
@@ -93,7 +98,7 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str], Source | None]:
         raise BadSetting(f"{path} has no table [tool.pronghorn].", "", "Add one, or name another --config.")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    known = [HANDLER, EXEC, *(field.name for field in fields())]
+    known = [HANDLER, EXEC, LISTENER, *(field.name for field in fields())]
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
@@ -102,8 +107,11 @@ def read(path: str) -> tuple[dict[str, Any], dict[str, str], Source | None]:
             )
         if name in values:
             raise BadSetting(f"{path} has {name} twice.", f"{key} is the same setting.", "Leave one of them out.")
+        if name == LISTENER:
+            values[LISTENERS], origins[LISTENERS] = value, f"[[{LISTENER}]] in {os.path.basename(path)}"
+            continue
         values[name], origins[name] = value, f"{key} in {os.path.basename(path)}"
-    source = _source(path, values.pop(HANDLER, None), values.pop(EXEC, None))
+    source = source_of({key: values.pop(key, None) for key in (HANDLER, EXEC)}, path)
     return values, origins, source
 
 
@@ -115,8 +123,16 @@ def peek(path: str, names: Collection[str]) -> dict[str, Any]:
     return mine
 
 
+def _without_addresses(tables: Any) -> Any:
+    if not isinstance(tables, list | tuple):
+        return tables
+    return tuple({**each, BIND: ()} if isinstance(each, dict) else each for each in tables)
+
+
 def _meant(path: str, key: str, value: Any, known: list[str]) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+        if key == LISTENERS:
+            return "Write [[listener]] above each."
         if os.path.basename(path) == PROJECT_FILE:
             return "Settings stand in [tool.pronghorn] itself."
         ours = f"[tool.pronghorn] is for {PROJECT_FILE}. " if key == TABLE[0] else ""
@@ -150,29 +166,3 @@ def _table(path: str, parsed: Mapping[str, Any]) -> dict[str, Any] | None:
     for part in TABLE:
         found = found.get(part) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else None
-
-
-def _source(path: str, handler: Any, command: Any) -> Source | None:
-    if handler is not None and command is not None:
-        raise BadSetting(f"{path} has both handler and exec.", "A server has one handler.", "Leave one of them out.")
-    if handler is not None:
-        if not isinstance(handler, str) or not handler:
-            example = 'For example: handler = "module:name"'
-            raise BadSetting(f"handler in {path} cannot be {handler!r}.", "It takes text.", example)
-        return Source(name=handler)
-    if command is None:
-        return None
-    words = _words(command) if isinstance(command, str) else command
-    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words) and words[0]):
-        example = 'For example: exec = ["tr", "a-z", "A-Z"]'
-        raise BadSetting(f"exec in {path} cannot be {command!r}.", "It takes a command.", example)
-    return Source(command=tuple(words))
-
-
-def _words(command: str) -> list[str]:
-    import shlex
-
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return []  # a quote that is not closed

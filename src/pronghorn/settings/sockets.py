@@ -20,13 +20,14 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         tuple[str, ...],
         "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT or *:PORT (every interface, IPv4 and IPv6), unix:PATH, "
         "unix:@NAME (abstract), or fd://N and fd://NAME, a socket that systemd or another parent hands down. May be "
-        "given more than once. Port 0 takes a free port and says which.",
-        Option(short="-b", metavar="ADDRESS", at=NOW),
+        "given more than once. Port 0 takes a free port and says which. Settings of its own may follow: "
+        "ADDRESS,name=NAME,tls=off,...",
+        Option(short="-b", metavar="ADDRESS", unit="address", at=NOW),
     ] = UNASKED
     backlog: Annotated[
         int,
         "Connections that may wait in the kernel's queue to be accepted; 0 is the system's maximum.",
-        Option(ge=0, le=2**31 - 1, at=NOW),
+        Option(ge=0, le=2**31 - 1, at=NOW, own=True),
     ] = 0
     reuse_address: Annotated[
         bool,
@@ -40,21 +41,21 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         float,
         "Silence after which the kernel begins to ask whether the peer is still there: six times, ten seconds apart. "
         "0 never asks.",
-        Option(unit="time", ge=0, le=32767, at=NOW),
+        Option(unit="time", ge=0, le=32767, at=NOW, own=True),
     ] = 60.0
     user_timeout: Annotated[
         float,
         "Time that sent bytes may stay unacknowledged before the kernel gives the connection up (TCP_USER_TIMEOUT). 0 "
         "leaves it to the system, which tries for a quarter of an hour.",
-        Option(unit="time", ge=0, le=2**31 // 1000, at=NOW),
+        Option(unit="time", ge=0, le=2**31 // 1000, at=NOW, own=True),
     ] = 60.0
     unix_mode: Annotated[
         str,
         "Permissions of unix sockets, as 660: who may write may connect. Without this, what the umask leaves.",
-        Option(metavar="MODE", unit="mode", at=RESTART),
+        Option(metavar="MODE", unit="mode", at=RESTART, own=True),
     ] = ""
     unix_owner: Annotated[
         str,
         "Owner of unix sockets, as USER, USER:GROUP or :GROUP. Without this, whoever starts the server.",
-        Option(metavar="OWNER", at=RESTART),
+        Option(metavar="OWNER", at=RESTART, own=True),
     ] = ""

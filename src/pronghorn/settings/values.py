@@ -23,6 +23,7 @@ UNITS: dict[str, dict[str, float]] = {
     "size": {"": 1, "b": 1, **SIZES},
 }
 QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+COMMA = re.compile(r",(?![^()]*\))")  # that stands in no brackets
 TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -82,10 +83,14 @@ def _wrong(field: Field, value: Any, origin: str, why: str = "") -> BadSetting:
 
 def _converted(field: Field, value: Any) -> Any:
     if field.type == tuple[str, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = re.split(COMMA, value) if isinstance(value, str) else value
         if not isinstance(parts, Iterable):
             return value
+        if field.unit == "address" and isinstance(value, str):
+            parts = _with_settings_behind(parts)
         return tuple(part.strip() if isinstance(part, str) else part for part in parts)
+    if field.choices and isinstance(value, bool | int | float):
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
     if not isinstance(value, str) or field.type is str:
         return value
     if value.strip().lower() in field.words:
@@ -96,6 +101,17 @@ def _converted(field: Field, value: Any) -> Any:
     if field.type is float:
         return number
     return int(number) if number == int(number) else value
+
+
+def _with_settings_behind(parts: Iterable[str]) -> list[str]:
+    """Addresses of one text, each with the KEY=VALUE that stand behind it."""
+    found: list[str] = []
+    for part in parts:
+        if found and re.match("[ ]*[A-Za-z][A-Za-z0-9_-]*=", part):
+            found[-1] += "," + part.strip()
+        else:
+            found.append(part)
+    return found
 
 
 def _mode(text: str) -> None:

@@ -94,10 +94,10 @@ class Fleet:
         assert self.candidate is not None
         before, self.serving, self.candidate = self.serving, self.candidate, None
         plan = self.serving.plan
-        if before.plan.certificates is not None and plan.certificates is not None:
-            before.plan.certificates.follow(plan.certificates)
+        follow(before.plan, plan)
         self.serving.candidate = False
-        renew(plan.listeners, plan.settings)
+        for listener in plan.listeners:
+            renew([listener], plan.service_at(listener).settings)
         self.observe(events.LogLevelSet(plan.settings.log_level))
         self._take_over()
         for worker in self.workers.retiring():
@@ -387,6 +387,16 @@ class Fleet:
         for old, why in too_many([*ours, *theirs], serving, last.plan.settings.max_generations, room).items():
             if worker := ours.get(old):
                 self.workers.hurry(worker, why)
+
+
+def follow(before: Plan, after: Plan) -> None:
+    """Workers of the plan before have, for handshakes that are to come, the certificates of now at each listener."""
+    done: list[object] = []
+    for listener in filter(after.listeners.__contains__, before.listeners):
+        old, new = before.service_at(listener).certificates, after.service_at(listener).certificates
+        if old is not None and new is not None and not any(old is each for each in done):
+            old.follow(new)
+            done.append(old)
 
 
 def worn_out(worker: Worker, settings: Settings, now: float) -> str:

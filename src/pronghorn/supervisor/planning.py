@@ -7,7 +7,7 @@ is as it was. The first plan and those of every reload are made by the same step
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +17,8 @@ from pronghorn.errors import AddressInUse, BadSetting, IncompatibleHandler
 from pronghorn.events import Event, Observer
 from pronghorn.handlers import loading
 from pronghorn.handlers.handler import HandlerFacts
-from pronghorn.listening.binding import open_listeners
+from pronghorn.handlers.loading import Asked
+from pronghorn.listening.binding import Opened, open_served
 from pronghorn.listening.listener import Listener
 from pronghorn.models import registry
 from pronghorn.models.model import Model
@@ -26,16 +27,19 @@ from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings, fields
 from pronghorn.settings.fields import RESTART
 from pronghorn.settings.layers import Layers
+from pronghorn.settings.services import Service, blamed
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
+from pronghorn.supervisor.listener_numbers import ListenerNumbers
 from pronghorn.system import env_file
 from pronghorn.system.descriptor_queue import DescriptorQueue
 from pronghorn.system.helper import Answer
 from pronghorn.system.processors import processors
-from pronghorn.worker_process.plan import Plan
+from pronghorn.worker_process.plan import Offered, Plan, PlannedService
 
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
+    from pronghorn.tls.key_files import Loaded
 
 ASKED = "as asked"  # why a model: the user has chosen it
 
@@ -65,18 +69,19 @@ class Read(msgspec.Struct):
 
 
 class Prepared(msgspec.Struct):
-    """What a helper says of the parts of a plan, as plain values. A listener is its place among those that were open,
-    or -1, and what is new of it; `events` are what it observed."""
+    """What a helper says of the parts of a plan, as plain values: the certificates of each service; of each listener
+    its place among those that were open, or -1, what is new of it, its service, and its name; and what was observed."""
 
-    certificates: bytes | None
-    listeners: list[tuple[int, dict[str, Any] | None]]
+    certificates: list[bytes | None]
+    listeners: list[tuple[int, dict[str, Any] | None, int, str]]
     events: list[tuple[str, dict[str, Any]]]
 
 
 class Planner:
     """Makes plans for one server. `layers` are read anew for each; without them (a script that holds the handler) the
     settings stay. `folder` is the working folder by its name, which may lead elsewhere by then. `explain` adds to an
-    AddressInUse who holds the address.
+    AddressInUse who holds the address. `held` are the handlers of listeners that a script holds, by
+    the names that stand for them. `numbers` are where the scoreboard counts for each listener.
     """
 
     def __init__(
@@ -89,8 +94,13 @@ class Planner:
         explain: Callable[[AddressInUse], AddressInUse],
         folder: str = "",
         queue: DescriptorQueue | None = None,
+        *,
+        held: Mapping[str, Any] | None = None,
+        numbers: ListenerNumbers | None = None,
     ) -> None:
         self._layers = layers
+        self._held = held or {}
+        self._numbers = numbers or ListenerNumbers()
         self._source = source
         self._settings = settings
         self._board = board
@@ -134,25 +144,40 @@ class Planner:
         """The handler's source: one that a script holds is in no message."""
         return self._source if read.source is None else read.source
 
-    def facts(self, source: Any, settings: Settings) -> HandlerFacts | None:
-        """What is known of the handler without importing user code; None if that takes a probe."""
-        if isinstance(source, Source) and source.is_users_code:
+    def asked(self, source: Any, served: Sequence[Service]) -> list[Asked]:
+        """What each service asks for, where `source` is the server's own handler."""
+        return [Asked(self._held_or(each.source or source), each.settings, each.title) for each in served]
+
+    def _held_or(self, source: Any) -> Any:
+        return self._held.get(source.name, source) if isinstance(source, Source) else source
+
+    def facts(self, asked: Sequence[Asked]) -> list[HandlerFacts] | None:
+        """What is known of the handlers without importing user code; None if that takes a probe."""
+        if any(isinstance(each.source, Source) and each.source.is_users_code for each in asked):
             return None
-        return loading.load_handler(source, settings).facts
+        return [each.facts for each in loading.load_all(asked)]
 
     def draft(
-        self, source: Any, settings: Settings, facts: HandlerFacts, folder: str, environment: dict[str, str]
+        self,
+        source: Any,
+        settings: Settings,
+        asked: Sequence[Asked],
+        facts: Sequence[HandlerFacts],
+        folder: str,
+        environment: dict[str, str],
     ) -> Plan:
         """A plan without listeners and certificates. Raises as `judged`."""
-        model, _ = judged(facts, settings)
+        model, _ = judged(asked, facts, settings)
+        planned = tuple(PlannedService(*each[:2], known, each.title) for each, known in zip(asked, facts, strict=True))
         return Plan(
             source,
             settings,
             model,
+            planned,
+            [],
             [],
             self._observe,
             self._board,
-            facts,
             folder=folder,
             server=self._server,
             processors=processors().usable,
@@ -160,106 +185,148 @@ class Planner:
             queue=self._queue,
         )
 
-    def plan(
-        self,
-        source: Any,
-        settings: Settings,
-        facts: HandlerFacts,
-        inherited: list[Listener],
-        environment: dict[str, str],
-    ) -> Plan:
+    def plan(self, draft: Plan, served: Sequence[Service], inherited: list[Listener]) -> Plan:
         """The first plan; its listeners are those `inherited` that are wanted, and new ones. Raises PronghornError, and
         then nothing new is open. It may block: at the first start nothing else waits.
         """
-        draft = self.draft(source, settings, facts, "", environment)
-        certificates = certified(facts, settings)
-        if settings.max_connections_per_source:
+        certificates = certified(draft.services)
+        if any(each.settings.max_connections_per_source for each in served):
             sources.prepare()
-        listeners = self._listeners(settings, [], inherited, self._observe)
-        self._server = self._server or listeners[0].address
-        return msgspec.structs.replace(draft, listeners=listeners, certificates=certificates, server=self._server)
+        opened = self._opened(served, [], inherited, self._observe)
+        self._server = self._server or opened[0].listener.address
+        made = self._with_listeners(draft, served, opened)
+        planned = _with_certificates(draft.services, certificates)
+        return msgspec.structs.replace(made, services=planned, server=self._server)
+
+    def _with_listeners(self, draft: Plan, served: Sequence[Service], opened: Sequence[Opened]) -> Plan:
+        names = [each.name for each in opened]
+        numbers = self._numbers.of(names) if draft.tells_listeners_apart(names) else {}
+        for each in opened:
+            each.listener.title = served[each.service].name
+        offered = [Offered(each.service, each.name, numbers.get(each.name, -1)) for each in opened]
+        return msgspec.structs.replace(draft, listeners=[each.listener for each in opened], offered=offered)
 
     # A reload: what may block is done in a helper, and the supervisor makes a plan of what it sends back.
 
-    def prepare(self, draft: Plan, keep: list[Listener]) -> Answer:
+    def prepare(self, draft: Plan, served: Sequence[Service], keep: list[Listener]) -> Answer:
         """In a helper: the certificates of a plan, and its listeners: those of `keep` that are still wanted, and new
         ones. Raises as `plan`."""
         if draft.folder:
             os.chdir(draft.folder)
-        loaded = None
-        if wants_tls(draft.facts, draft.settings):
-            from pronghorn.tls import key_files
-
-            loaded = msgspec.msgpack.encode(key_files.load(draft.settings))
+        loaded = [msgspec.msgpack.encode(each) if each is not None else None for each in read_files(draft.services)]
         for each in keep:
             each.take_over()  # to see whether a path is lost; here nothing is ever removed
         observed: list[Event] = []
         before = [each.identity for each in keep]
-        listeners = self._listeners(draft.settings, keep, [], observed.append)
+        opened = self._opened(served, keep, [], observed.append)
         prepared = Prepared(loaded, [], [(type(each).__name__, msgspec.structs.asdict(each)) for each in observed])
         descriptors: list[int] = []
-        for each in listeners:
+        for each, service, name in opened:
             place = keep.index(each) if each in keep else -1
             new = place < 0 or each.identity != before[place]
-            prepared.listeners.append((place, each.inherited() if new else None))
+            prepared.listeners.append((place, each.inherited() if new else None, service, name))
             descriptors += map(os.dup, each.descriptors() if new else ())  # a Listener closes its own at its end
         return msgspec.msgpack.encode(prepared), descriptors
 
-    def drawn_up(self, draft: Plan, keep: list[Listener], answer: Answer) -> Plan:
+    def drawn_up(self, draft: Plan, served: Sequence[Service], keep: list[Listener], answer: Answer) -> Plan:
         """The plan with what a helper has prepared."""
         prepared, descriptors = msgspec.msgpack.decode(answer[0], type=Prepared), iter(answer[1])
-        listeners = []
-        for place, record in prepared.listeners:
+        opened = []
+        for place, record, service, name in prepared.listeners:
             if record is not None:
                 record["fd"] = next(descriptors)
                 if record["claim"]:
                     record["claim"]["lock"] = next(descriptors)
             if place < 0:
                 assert record is not None
-                listeners.append(Listener.adopt(record))
-                listeners[-1].take_over()
+                listener = Listener.adopt(record)
+                listener.take_over()
             else:
-                listeners.append(keep[place])
+                listener = keep[place]
                 if record is not None:
-                    keep[place].become(record)
+                    listener.become(record)
+            opened.append(Opened(listener, service, name))
         for name, facts_of in prepared.events:
             self._observe(getattr(events, name)(**facts_of))
-        certificates = None
-        if prepared.certificates is not None:
-            from pronghorn.tls.certificates import Certificates
-            from pronghorn.tls.key_files import Loaded
+        made = self._with_listeners(draft, served, opened)
+        planned = _with_certificates(draft.services, _made_of(draft.services, prepared.certificates))
+        return msgspec.structs.replace(made, services=planned)
 
-            certificates = Certificates(draft.settings, msgspec.msgpack.decode(prepared.certificates, type=Loaded))
-        return msgspec.structs.replace(draft, listeners=listeners, certificates=certificates)
-
-    def _listeners(
-        self, settings: Settings, keep: list[Listener], inherited: list[Listener], observe: Observer
-    ) -> list[Listener]:
+    def _opened(
+        self, served: Sequence[Service], keep: list[Listener], inherited: list[Listener], observe: Observer
+    ) -> list[Opened]:
         try:
-            return open_listeners(settings, observe, keep=keep, inherited=inherited)
+            return open_served(served, observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
             raise self._explain(error) from None
 
 
-def judged(facts: HandlerFacts, settings: Settings) -> tuple[Model, str]:
-    """The model, and why that one. Raises what can be refused without opening anything: BadSetting,
-    IncompatibleHandler and MissingExtra."""
+def judged(
+    asked: Sequence[Asked | PlannedService], facts: Sequence[HandlerFacts], settings: Settings
+) -> tuple[Model, str]:
+    """The model for the handlers of all services, and why that one. Raises what can be refused without opening
+    anything: BadSetting, IncompatibleHandler and MissingExtra."""
     name, why = settings.model, ASKED
     if name == "auto":
-        name, why = registry.choose(facts)
+        name, why = registry.choose_for_all(facts) if len(facts) > 1 else registry.choose(facts[0])
     model = registry.load(name)
-    registry.check(model, facts)
-    registry.check_settings(model, settings)
+    for place, each in enumerate(asked):
+        with blamed(each.title):
+            registry.check(model, facts[place], [*facts[:place], *facts[place + 1 :]])
+            registry.check_settings(model, each.settings)
     return model, why
 
 
-def certified(facts: HandlerFacts, settings: Settings) -> Certificates | None:
-    """The certificates, if there is to be TLS; raises BadSetting, BadCertificate and IncompatibleHandler."""
-    if not wants_tls(facts, settings):
-        return None
-    from pronghorn.tls.certificates import Certificates
+def read_files(planned: Sequence[PlannedService]) -> list[Loaded | None]:
+    """What the files of each service hold that has TLS; services with the same settings of TLS have the same. Raises
+    BadSetting, BadCertificate and IncompatibleHandler."""
+    found: dict[tuple[Any, ...], Loaded] = {}
+    loaded: list[Loaded | None] = []
+    for each in planned:
+        with blamed(each.title):
+            if not wants_tls(each.facts, each.settings):
+                loaded.append(None)
+                continue
+            from pronghorn.tls import key_files
 
-    return Certificates(settings)
+            key = _of_tls(each.settings)
+            loaded.append(found.get(key) or found.setdefault(key, key_files.load(each.settings)))
+    return loaded
+
+
+def certified(planned: Sequence[PlannedService]) -> list[Certificates | None]:
+    """The certificates of each service that has TLS. Raises as `read_files`."""
+    return _made_of(planned, read_files(planned))
+
+
+def _made_of(planned: Sequence[PlannedService], loaded: Sequence[Loaded | bytes | None]) -> list[Certificates | None]:
+    made: list[Certificates | None] = []
+    found: dict[tuple[Any, ...], Certificates] = {}
+    for each, one in zip(planned, loaded, strict=True):
+        if one is None:
+            made.append(None)
+            continue
+        from pronghorn.tls.certificates import Certificates
+        from pronghorn.tls.key_files import Loaded
+
+        key = _of_tls(each.settings)
+        if key not in found:
+            content = msgspec.msgpack.decode(one, type=Loaded) if isinstance(one, bytes) else one
+            found[key] = Certificates(each.settings, content)
+        made.append(found[key])
+    return made
+
+
+def _with_certificates(
+    planned: Sequence[PlannedService], certificates: Sequence[Certificates | None]
+) -> tuple[PlannedService, ...]:
+    return tuple(
+        msgspec.structs.replace(each, certificates=one) for each, one in zip(planned, certificates, strict=True)
+    )
+
+
+def _of_tls(settings: Settings) -> tuple[Any, ...]:
+    return tuple(getattr(settings, each.name) for each in fields() if each.name.startswith("tls"))
 
 
 def wants_tls(facts: HandlerFacts, settings: Settings) -> bool:

@@ -11,7 +11,7 @@ as the handler takes to import), and to let a failed import end the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.handlers import loading
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.serving.handover import Outcome
+from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.change import Change
 from pronghorn.supervisor.fleet import Fleet
@@ -52,6 +53,7 @@ class Reload(Change):
             if anew:
                 self._help("The settings", lambda: planner.settle().answer(), self._settled)
             else:
+                self._look_at_services()
                 self._prepare(self._serving.facts)
 
     def look(self, now: float) -> None:
@@ -82,8 +84,8 @@ class Reload(Change):
         serving, observe = self.fleet.serving, self.fleet.observe
         moves = outcome.moved, outcome.stayed, outcome.pause
         observe(events.Reloaded(serving.number, seconds, self._planner.rereads, self.later, accepting, *moves))
-        if serving.plan.certificates is not None:
-            for event in serving.plan.certificates.events(replaced=True):
+        for each in serving.plan.certificates:
+            for event in each.events(replaced=True):
                 observe(event)
         told = {"generation": serving.number, "seconds": seconds, "later": self.later, "accepting": accepting}
         return told | outcome.told()
@@ -95,22 +97,27 @@ class Reload(Change):
         read = Read.of(answer)
         self._source, self._settings, self.later = self._planner.source_of(read), read.settings, read.later
         self._folder, self._environment = read.folder, read.environment
-        if not isinstance(self._source, Source):
-            return self._prepare(loading.load_handler(self._source, self._settings).facts)
-        source, settings, fleet = self._source, self._settings, self.fleet
+        self._look_at_services()
+        asked, settings, fleet = self._asked, self._settings, self.fleet
+        if not any(isinstance(each.source, Source) for each in asked):
+            return self._prepare([each.facts for each in loading.load_all(asked)])
         self._take(
-            lambda: Probe(source, settings, fleet.workers.helpers, fleet.kept(), read.folder, read.environment),
+            lambda: Probe(asked, settings, fleet.workers.helpers, fleet.kept(), read.folder, read.environment),
             lambda probe: self._prepare(probe.facts()),
         )
 
-    def _prepare(self, facts: HandlerFacts) -> None:
-        planner, keep = self._planner, self._serving.listeners
-        draft = planner.draft(self._source, self._settings, facts, self._folder, self._environment)
+    def _look_at_services(self) -> None:
+        self._served = services(self._settings)
+        self._asked = self._planner.asked(self._source, self._served)
+
+    def _prepare(self, facts: Sequence[HandlerFacts]) -> None:
+        planner, keep, served = self._planner, self._serving.listeners, self._served
+        draft = planner.draft(self._source, self._settings, self._asked, facts, self._folder, self._environment)
 
         def draw_up(answer: Answer) -> None:
-            self.fleet.start(planner.drawn_up(draft, keep, answer))
+            self.fleet.start(planner.drawn_up(draft, served, keep, answer))
 
-        self._help("Certificates and addresses", lambda: planner.prepare(draft, keep), draw_up)
+        self._help("Certificates and addresses", lambda: planner.prepare(draft, served, keep), draw_up)
 
     def _help(self, what: str, work: Callable[[], Answer], then: Callable[[Answer], None]) -> None:
         def answered(helper: Helper) -> None:

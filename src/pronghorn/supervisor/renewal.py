@@ -33,23 +33,24 @@ class Renewal:
         self._fleet = fleet
         self._look = HelperTask(fleet.poller)
         self._reopening = HelperTask(fleet.poller)
-        self._certificates: Certificates | None = None  # whose files it looks at
+        self._certificates: list[Certificates] = []  # whose files it looks at
         self._next = 0.0
         self._late = False
         self._reopen = False
 
-    def turn(self, now: float, certificates: Certificates | None, folder: str) -> None:
+    def turn(self, now: float, certificates: list[Certificates], folder: str) -> None:
         """To be called in each turn, with those that serve now, and where their paths begin."""
-        if certificates is not self._certificates:
+        if [*map(id, certificates)] != [*map(id, self._certificates)]:
             self._look.close()
             self._certificates = certificates
         self._look.turn(now)
-        if certificates is not None and now >= self._next:
+        if certificates and now >= self._next:
             self._next = now + LOOK
-            if certificates.watched():
-                self._look_at(certificates, folder)
-            else:
-                self._observe(certificates.expiring())
+            if watched := [each for each in certificates if each.watched()]:
+                self._look_at(watched, folder)
+            for each in certificates:
+                if not each.watched():
+                    self._observe(each.expiring())
 
     def due(self) -> float:
         """The instant (monotonic) at which a helper is late."""
@@ -59,17 +60,19 @@ class Renewal:
         """Ends the look under way."""
         self._look.close()
 
-    def _look_at(self, certificates: Certificates, folder: str) -> None:
+    def _look_at(self, certificates: list[Certificates], folder: str) -> None:
         def look() -> Answer:
             if folder:
                 os.chdir(folder)
-            return msgspec.msgpack.encode(certificates.look()), []
+            return msgspec.msgpack.encode([each.look() for each in certificates]), []
 
         def seen(answer: Answer | PronghornError) -> None:
             from pronghorn.tls.certificates import News
 
             if not isinstance(answer, PronghornError):
-                self._observe(certificates.take(msgspec.msgpack.decode(answer[0], type=News | None)))
+                news = msgspec.msgpack.decode(answer[0], type=list[News | None])
+                for each, one in zip(certificates, news, strict=True):
+                    self._observe(each.take(one))
             elif not self._late:
                 why = " ".join(("The files cannot be looked at.", answer.what, answer.why)).strip()
                 self._observe([events.CertificateRefused(why)])

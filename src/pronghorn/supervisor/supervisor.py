@@ -103,8 +103,8 @@ class Supervisor:
         self.guard.pid = os.getpid()
         self.name()
         if self._alone:
-            source = self.fleet.serving.plan.source
-            self.workers.adopt(spare_sessions=not getattr(source, "command", ()))  # those of programs are ours
+            programs = self.fleet.serving.plan.runs_programs  # their sessions are ours
+            self.workers.adopt(spare_sessions=not programs)
         self._signals.listen()
         self.poller.add(self._signals, self._hear)
         try:

@@ -377,7 +377,7 @@ class Workers:
         entries, living = worker.children, {}
         if entries is not None and (adopted := set(self.orphans()).difference(*(each.living for each in self.left))):
             living = found(entries, adopted)
-            if worker.generation.plan.facts.style == "program":
+            if worker.generation.plan.runs_programs:
                 enter(entries, adopted - living.keys())
                 living = found(entries, adopted)
         if not living or entries is None:
@@ -418,6 +418,6 @@ def _child_counts(plan: Plan) -> ChildCounts | None:
     settings = plan.settings
     if plan.model.name == "fork":
         return ChildCounts(settings.max_children)
-    if plan.facts.style == "program":
+    if plan.runs_programs:
         return ChildCounts(max(settings.max_threads, settings.pool_size))
     return None

@@ -15,6 +15,7 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Iterable
 
 import msgspec
 
@@ -112,12 +113,14 @@ def drop() -> None:
         os.environ.update(USER=person.name, LOGNAME=person.name)
 
 
-def forgo(settings: Settings, source: object) -> None:
-    """No program that is started from here on gains privileges by its file, unless `settings` or `source` want it."""
+def forgo(settings: Settings, sources: Iterable[object]) -> None:
+    """No program that is started from here on gains privileges by its file, unless `settings` want it, or one of the
+    programs that are served."""
     if settings.new_privileges:
         return
-    if isinstance(source, Source) and source.command and _gains(program_path(source.command)):
-        return
+    for source in sources:
+        if isinstance(source, Source) and source.command and _gains(program_path(source.command)):
+            return
     forgo_privileges()
 
 

@@ -28,6 +28,7 @@ from pronghorn.boot import Boot
 from pronghorn.errors import PronghornError, from_parts
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
+from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
 from pronghorn.testing.talk import PATIENCE
 
@@ -169,7 +170,8 @@ def serving(handler: Startable = "upper", **settings: Unpack[Keywords]) -> Itera
     handler that cannot be named.
     """
     source = source_of(handler)
-    checked = settle({"bind": "127.0.0.1:0", "drain_quiet": DRAIN_QUIET, **settings})
+    somewhere = {} if "listeners" in settings else {"bind": "127.0.0.1:0"}
+    checked = settle({**somewhere, "drain_quiet": DRAIN_QUIET, **settings})
     mark = secrets.token_hex()
     with tempfile.TemporaryFile("ab+") as log:
         process, report = _started(source, checked, log, mark)
@@ -242,13 +244,12 @@ def _address(text: str) -> Address:
 def _started(source: Source, settings: Settings, log: IO[bytes], mark: str) -> tuple[subprocess.Popen[bytes], int]:
     """The process, and the descriptor on which it tells how the start went."""
     reader, writer = os.pipe()
+    given = msgspec.structs.asdict(settings)
+    if settings.bind is UNASKED:
+        del given["bind"]
     try:
         with tempfile.TemporaryFile() as boot:
-            boot.write(
-                msgspec.json.encode(
-                    Boot(Layers(given=msgspec.structs.asdict(settings), source=source), report_fd=writer)
-                )
-            )
+            boot.write(msgspec.json.encode(Boot(Layers(given=given, source=source), report_fd=writer)))
             boot.seek(0)
             path = os.pathsep.join(each for each in sys.path if each)
             process = subprocess.Popen(

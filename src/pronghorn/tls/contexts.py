@@ -15,14 +15,18 @@ from pronghorn.system.memory import as_file
 from pronghorn.tls.pem import certificate_kind
 from pronghorn.tls.records import MAX_HELLO
 
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+CLIENT_CERTIFICATE = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 NO_APPLICATION_PROTOCOL = 120  # an alert (RFC 7301, 3.2); ssl has no name for it
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """One certificate (with those between it and its authority) and its key, as PEM."""
+    """One certificate (with those between it and its authority) and its key, as PEM; and the key's pass phrase, if it
+    has one."""
 
     certificate: bytes
     key: bytes
+    pass_phrase: bytes = b""
 
 
 class Material(msgspec.Struct, frozen=True):
@@ -32,6 +36,8 @@ class Material(msgspec.Struct, frozen=True):
     client_ca: bytes = b""
     alpn: tuple[str, ...] = ()
     max_hello: int = MAX_HELLO
+    min_version: str = "1.2"
+    client_certificate: str = "required"
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -110,14 +116,14 @@ def _beside_the_first(described: list[Described]) -> tuple[int, ...]:
 def _context(pairs: list[Pair], material: Material) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # not a subclass: gevent replaces the class
     context.max_hello = material.max_hello  # type: ignore[attr-defined]
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = VERSIONS[material.min_version]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     for pair in pairs:
         with as_file(pair.certificate) as certificate, as_file(pair.key) as key:
-            context.load_cert_chain(certificate, key, password=_no_pass_phrase)
+            context.load_cert_chain(certificate, key, password=pair.pass_phrase or _no_pass_phrase)
     if material.client_ca:
         context.load_verify_locations(cadata=material.client_ca.decode("ascii"))
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = CLIENT_CERTIFICATE[material.client_certificate]
     if material.alpn:
         context.set_alpn_protocols(list(material.alpn))
     return context

@@ -27,7 +27,8 @@ BROKEN = {
     "BAD_DECRYPT": "The key is protected by a pass phrase, which nobody is there to type.",
 }
 OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")  # the last: of another kind
-DECRYPT = "To take off a pass phrase: openssl pkey -in FILE -out NEW-FILE"
+DECRYPT = "Give it with --tls-key-pass-file or --tls-key-pass-env; or take it off: openssl pkey -in FILE -out NEW-FILE"
+WRONG_PHRASE = {"BAD_DECRYPT", "PKCS12_CIPHERFINAL_ERROR", "PEM_LIB"}
 
 
 Signature = list[tuple[int, int, int] | None]
@@ -47,10 +48,13 @@ def check(settings: Settings) -> None:
     if not certificates:
         if settings.tls == "starttls":
             raise BadSetting("--tls is starttls, without --tls-cert.", "There is no TLS without a certificate.")
-        for name in ("tls_key", "tls_client_ca", "tls_alpn", "tls_watch"):
+        for name in ("tls_key", "tls_key_pass_file", "tls_key_pass_env", "tls_client_ca", "tls_alpn", "tls_watch"):
             if getattr(settings, name):
                 flag = "--" + name.replace("_", "-")
                 raise BadSetting(f"{flag} is given without --tls-cert.", "There is no TLS without a certificate.")
+    elif settings.tls_key_pass_file and settings.tls_key_pass_env:
+        why = "There is one pass phrase for all keys."
+        raise BadSetting("--tls-key-pass-file and --tls-key-pass-env are given.", why, "Leave one of them out.")
     elif keys not in (0, certificates):
         raise BadSetting(
             f"There are {certificates} of --tls-cert and {keys} of --tls-key.",
@@ -72,16 +76,38 @@ def load(settings: Settings, now: Callable[[], float] = time.time) -> Loaded:
 
 def read(settings: Settings) -> Material:
     """What the files hold. Raises BadCertificate for one that cannot be read, or that does not hold what it should."""
-    pairs = []
+    pairs, phrase = [], pass_phrase(settings)
     for place, path in enumerate(settings.tls_cert):
         certificate = _content("--tls-cert", path, b"BEGIN CERTIFICATE-----", "certificate")
         key_path = settings.tls_key[place] if settings.tls_key else path
         flag = "--tls-key" if settings.tls_key else "--tls-cert"
-        pairs.append(Pair(certificate, _content(flag, key_path, b"PRIVATE KEY-----", "private key")))
+        key = _content(flag, key_path, b"PRIVATE KEY-----", "private key")
+        pairs.append(Pair(certificate, key, phrase if b"ENCRYPTED" in key else b""))
     authorities = b""
     if settings.tls_client_ca:
         authorities = _content("--tls-client-ca", settings.tls_client_ca, b"BEGIN CERTIFICATE-----", "certificate")
-    return Material(pairs, authorities, settings.tls_alpn, settings.tls_max_hello)
+    about = settings.tls_alpn, settings.tls_max_hello, settings.tls_min_version, settings.tls_client_cert
+    return Material(pairs, authorities, *about)
+
+
+def pass_phrase(settings: Settings) -> bytes:
+    """The pass phrase of the private keys; empty if none is given. Raises BadCertificate."""
+    if name := settings.tls_key_pass_env:
+        if name not in os.environ:
+            raise BadCertificate(
+                f"--tls-key-pass-env: there is no variable {name}.", "", "Set it where the server starts."
+            )
+        return os.environb[name.encode()]
+    path = settings.tls_key_pass_file
+    if not path:
+        return b""
+    try:
+        phrase = trusted_paths.read(path).partition(b"\n")[0].rstrip(b"\r")
+    except OSError as error:
+        raise BadCertificate(f"--tls-key-pass-file: {path} cannot be read.", f"{error.strerror}.") from None
+    if not phrase:
+        raise BadCertificate(f"--tls-key-pass-file: {path} holds no pass phrase.", "Its first line is empty.")
+    return phrase
 
 
 def _content(flag: str, path: str, mark: bytes, what: str) -> bytes:
@@ -123,6 +149,8 @@ def _broken(
     words = told(error)
     why = BROKEN.get(reason) or f"{words[:1].upper()}{words[1:]}."
     hint = DECRYPT if "pass phrase" in why else ""
+    if pair.pass_phrase and (reason in WRONG_PHRASE or words == "PEM lib"):
+        why, hint = "The pass phrase is not the one of the key.", "Check --tls-key-pass-file or --tls-key-pass-env."
     if reason in OTHER_KEY:
         needed, given = pem.certificate_kind(pair.certificate), pem.key_kind(pair.key)
         why = "The key is not the one of this certificate."
@@ -163,7 +191,7 @@ def _check_dates(path: str, described: Described, now: float) -> None:
 def signature(settings: Settings) -> Signature:
     """What changes when a file changes, is replaced, or comes to be."""
     found: Signature = []
-    for path in (*settings.tls_cert, *settings.tls_key, settings.tls_client_ca):
+    for path in (*settings.tls_cert, *settings.tls_key, settings.tls_client_ca, settings.tls_key_pass_file):
         try:
             told = os.stat(path)
         except OSError:

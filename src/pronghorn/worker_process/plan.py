@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,19 +20,39 @@ if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
 
 
+class PlannedService(msgspec.Struct, frozen=True):
+    """What is served at some of the listeners. `source` is a Source, or the handler object itself; `settings` are
+    those of the service. `title` is how messages call its listener, empty for what is the server's own."""
+
+    source: Any
+    settings: Settings
+    facts: HandlerFacts
+    title: str = ""
+    certificates: Certificates | None = None
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """What a listener of the same place offers: the place of its service, and the listener's name. `number` is where
+    the scoreboard counts for it, -1: nowhere."""
+
+    service: int
+    name: str
+    number: int = -1
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """`source` is a Source, or the handler object itself. `folder` is where paths begin and where the handler is looked
-    for; the supervisor's working folder if it is empty. `server` is the server's name. The
-    server may use so many `processors`. `environment` are variables for the handler (`--env-file`)."""
+    """`source` is that of the server's own handler. `folder` is where paths begin and where handlers are looked for;
+    the supervisor's working folder if it is empty. `server` is the server's name. The server may use so many
+    `processors`. `environment` are variables for the handlers (`--env-file`)."""
 
     source: Any
     settings: Settings
     model: Model
+    services: tuple[PlannedService, ...]
     listeners: list[Listener]
+    offered: list[Offered]
     observe: Observer
     board: Scoreboard
-    facts: HandlerFacts
-    certificates: Certificates | None = None
     folder: str = ""
     queue: DescriptorQueue | None = None
     """Where connections move from worker to worker (serving/handover.py)."""
@@ -46,9 +67,37 @@ class Plan(msgspec.Struct, frozen=True):
             return f"--on-reload {self.settings.on_reload}"
         if self.queue is None:
             return "the server has no queue for it"
-        if self.facts.style not in ("message", "protocol"):
-            return f"a handler of {self.facts.style} style"
+        styles = dict.fromkeys(each.style for each in self.facts)
+        if not {"message", "protocol"} & styles.keys():
+            return f"a handler of {', '.join(styles)} style"
         return f"model {self.model.name}" if self.model.own_flow else ""
+
+    @property
+    def facts(self) -> tuple[HandlerFacts, ...]:
+        """Of the handler of each service."""
+        return tuple(each.facts for each in self.services)
+
+    @property
+    def certificates(self) -> list[Certificates]:
+        """Those of all services, each once."""
+        found: list[Certificates] = []
+        for each in self.services:
+            if each.certificates is not None and not any(each.certificates is other for other in found):
+                found.append(each.certificates)
+        return found
+
+    @property
+    def runs_programs(self) -> bool:
+        """Whether a handler is a program."""
+        return any(each.style == "program" for each in self.facts)
+
+    def tells_listeners_apart(self, names: Sequence[str]) -> bool:
+        """Whether it is worth while to count, and to log, by listener: there are several names, or one is given."""
+        return len(set(names)) > 1 or any(each.title for each in self.services)
+
+    def service_at(self, listener: Listener) -> PlannedService:
+        """What is served at one of the listeners."""
+        return self.services[self.offered[self.listeners.index(listener)].service]
 
     @property
     def workers(self) -> int:

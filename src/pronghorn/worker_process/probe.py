@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from pronghorn.errors import BadHandler, PronghornError, WorkerFailedToStart
 from pronghorn.handlers.handler import HandlerFacts
-from pronghorn.handlers.loading import load_handler
+from pronghorn.handlers.loading import Asked, load_all
 from pronghorn.settings import Settings
 from pronghorn.settings.source import Source
 from pronghorn.system import env_file, privileges, process_exit
@@ -30,23 +30,25 @@ LONGEST_OUTPUT = 16 * 1024
 
 
 class Probe:
-    """A Helper that imports the handler, from `folder` or else the working folder, with the variables of `environment`;
-    `deadline` (monotonic) is `start_timeout` from its start. Raises OSError when no process can be started."""
+    """A Helper that imports the handlers that services ask for, from `folder` or else the working folder, with the
+    variables of `environment`; `deadline` (monotonic) is the server's `start_timeout` from its start. Raises OSError
+    when no process can be started."""
 
     def __init__(
         self,
-        source: Source,
+        asked: Sequence[Asked],
         settings: Settings,
         reaper: Reaper,
         left: Iterable[int] = (),
         folder: str = "",
         environment: dict[str, str] | None = None,
     ) -> None:
-        self._source = source
+        names = [each.source.name for each in asked if isinstance(each.source, Source) and each.source.is_users_code]
+        self._names = ", ".join(map(repr, dict.fromkeys(names)))
         self._output = open(anonymous_file("probe"), "rb")
         try:
             self._helper = Helper(
-                lambda: _look(source, settings, folder, environment or {}),
+                lambda: _look(asked, settings, folder, environment or {}),
                 settings.start_timeout,
                 reaper,
                 left,
@@ -60,9 +62,9 @@ class Probe:
         self.fileno, self.listen = self._helper.fileno, self._helper.listen
         self.over, self.due, self.wait = self._helper.over, self._helper.due, self._helper.wait
 
-    def facts(self) -> HandlerFacts:
-        """What the probe found, once it is over. Raises what the import raised (BadHandler, BadSetting), BadHandler if
-        the import ended the process, WorkerFailedToStart if the probe is late."""
+    def facts(self) -> list[HandlerFacts]:
+        """What the probe found of each handler, once it is over. Raises what the import raised (BadHandler,
+        BadSetting), BadHandler if the import ended the process, WorkerFailedToStart if the probe is late."""
         try:
             return self._facts()
         except PronghornError:
@@ -76,8 +78,8 @@ class Probe:
         self._helper.close()
         self._output.close()
 
-    def _facts(self) -> HandlerFacts:
-        helper, name = self._helper, repr(self._source.name)
+    def _facts(self) -> list[HandlerFacts]:
+        helper, name = self._helper, self._names
         if not helper.ended:
             helper.close()
             why = f"After {helper.limit:g} s the import still runs."
@@ -87,7 +89,7 @@ class Probe:
             status = helper.status or 0
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
             raise BadHandler(f"{name} cannot be imported.", f"The process that imported it {how}.")
-        return msgspec.json.decode(answer[0], type=HandlerFacts)
+        return msgspec.json.decode(answer[0], type=list[HandlerFacts])
 
     def _show(self) -> None:
         """Writes the end of what the handler's module printed to standard error."""
@@ -100,11 +102,11 @@ class Probe:
 
 
 def ask(
-    source: Source, settings: Settings, left: Iterable[int] = (), environment: dict[str, str] | None = None
-) -> HandlerFacts:
-    """The facts of a handler, by a probe; blocks until they are there, and raises as Probe.facts."""
+    asked: Sequence[Asked], settings: Settings, left: Iterable[int] = (), environment: dict[str, str] | None = None
+) -> list[HandlerFacts]:
+    """The facts of handlers, by a probe; blocks until they are there, and raises as Probe.facts."""
     reaper = Reaper()
-    probe = Probe(source, settings, reaper, left, environment=environment)
+    probe = Probe(asked, settings, reaper, left, environment=environment)
     try:
         probe.wait()
         return probe.facts()
@@ -115,16 +117,18 @@ def ask(
         reaper.finish()
 
 
-def _look(source: Source, settings: Settings, folder: str, environment: dict[str, str]) -> Answer:
+def _look(asked: Sequence[Asked], settings: Settings, folder: str, environment: dict[str, str]) -> Answer:
     if folder:
         os.chdir(folder)
     process_exit.begin(keep_imports=False)
-    privileges.forgo(settings, source)
+    for each in asked:
+        os.environ.pop(each.settings.tls_key_pass_env, None)
+    privileges.forgo(settings, [each.source for each in asked])
     privileges.drop()
     die_with_parent(signal.SIGKILL)  # a change of user has cleared it
     env_file.apply(environment)
     try:
-        return msgspec.json.encode(load_handler(source, settings).facts), []
+        return msgspec.json.encode([each.facts for each in load_all(asked)]), []
     finally:
         process_exit.remove_temporary_folders()
         process_exit.flush_files(process_exit.open_files())

@@ -24,14 +24,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from pronghorn import identity
+from pronghorn import identity, lifespans
 from pronghorn.errors import PeerError, PronghornError
 from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, SignalsTaken, WorkLeft
-from pronghorn.handlers.loading import load_handler
+from pronghorn.handlers.handler import Handler
+from pronghorn.handlers.loading import Asked, load_all
 from pronghorn.identity import WorkerFacts
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
@@ -40,6 +42,7 @@ from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.context import Context
 from pronghorn.serving.handover import Handover
+from pronghorn.serving.service import Offer, Service
 from pronghorn.settings import Settings
 from pronghorn.system import env_file, privileges, process_exit
 from pronghorn.system.drain import ANYBODY, Drain
@@ -148,27 +151,26 @@ class WorkerProcess:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._apply_settings()
         self.line.send(Starting("it imported its handler"))
-        handler = load_handler(plan.source, plan.settings)
+        handlers = load_all([Asked(each.source, each.settings, each.title) for each in plan.services])
         identity.become(self._facts())
         keep_signals_in_forks(self._leave_term)
         turns = turning(plan.settings)
-        with self._lifespan(handler.lifespan) as on_loop:
+        offers = self._offers(handlers)
+        with self._entered(offers) as on_loop:
             context = Context(
-                listeners=plan.listeners,
-                handler=handler,
+                offers=offers,
                 settings=plan.settings,
                 model=plan.model,
                 drain=drain,
                 observe=plan.observe,
                 row=row,
                 watched=[self.line, reopener],
-                certificates=plan.certificates,
                 ready=lambda: self._ready(turns),
                 let_go=lambda: self.line.send(ListenersReleased()),
                 drained=lambda: self._drained(context),
                 turns=turns,
                 remains=self._remains,
-                lifespan=on_loop,
+                lifespans=on_loop,
                 handover=self._handover,
             )
             cut = registry.run(plan.model, context)
@@ -192,7 +194,9 @@ class WorkerProcess:
         reopener = Reopener(plan.observe)
         prefer_when_out_of_memory()
         die_with_parent(signal.SIGTERM)
-        privileges.forgo(plan.settings, plan.source)
+        for each in plan.services:
+            os.environ.pop(each.settings.tls_key_pass_env, None)  # the supervisor's, who reads the keys
+        privileges.forgo(plan.settings, [each.source for each in plan.services])
         privileges.drop()
         die_with_parent(signal.SIGTERM)  # a change of user has cleared it
         env_file.apply(plan.environment)
@@ -204,23 +208,43 @@ class WorkerProcess:
         if plan.folder:
             os.chdir(plan.folder)
         for listener in plan.listeners:
-            listener.expect(options(plan.settings))
+            listener.expect(options(plan.service_at(listener).settings))
         plan.observe(LogLevelSet(plan.settings.log_level))
         registry.prepare(plan.model, plan.facts)
 
+    def _offers(self, handlers: Sequence[Handler]) -> list[Offer]:
+        """What each listener offers."""
+        plan = self._plan
+        services = [
+            Service(handler, each.settings, each.certificates)
+            for handler, each in zip(handlers, plan.services, strict=True)
+        ]
+        apart = plan.tells_listeners_apart([each.name for each in plan.offered])
+        offers = []
+        for listener, each in zip(plan.listeners, plan.offered, strict=True):
+            counts = self._row.at(each.number) if each.number >= 0 else None
+            made = Offer(listener, each.name, services[each.service], number=each.number, counts=counts)
+            made.told = each.name if apart else ""
+            offers.append(made)
+        return offers
+
     @contextlib.contextmanager
-    def _lifespan(self, life: Lifespan | None) -> Iterator[Lifespan | None]:
-        """Within the handler's lifespan, if it has a sync one; yields an async one, for the model's loop to enter."""
-        if life is None:
-            yield None
-            return
-        life.tell_failures(lambda error: self._plan.observe(LifespanFailed(life.name, error)))
-        self.line.send(Starting(f"it entered its lifespan {life.name!r}"))
-        if life.kind == ASYNC:
-            yield life
-        else:
-            with life:
-                yield None
+    def _entered(self, offers: Sequence[Offer]) -> Iterator[list[Lifespan]]:
+        """Within the sync lifespans of all handlers; yields the async ones, for the model's loop to enter."""
+        of_listeners = {each.name: each.service.handler.lifespan for each in offers}
+        lives = [*{id(each): each for each in of_listeners.values() if each is not None}.values()]
+        if len({id(each) for each in of_listeners.values()}) > 1:
+            lifespans.tell_apart(of_listeners)
+        with contextlib.ExitStack() as entered:
+            for life in lives:
+                life.tell_failures(partial(self._lifespan_failed, life.name))
+                self.line.send(Starting(f"it entered its lifespan {life.name!r}"))
+                if life.kind != ASYNC:
+                    entered.enter_context(life)
+            yield [each for each in lives if each.kind == ASYNC]
+
+    def _lifespan_failed(self, name: str, error: BaseException) -> None:
+        self._plan.observe(LifespanFailed(name, error))
 
     def _ready(self, turns: Callable[[], None]) -> None:
         turns()
@@ -266,6 +290,7 @@ class WorkerProcess:
 
     def _drained(self, context: Context) -> None:
         drain, names = context.drain, tuple(context.cut_off.values())
+        styles = ", ".join(dict.fromkeys(each.facts.style for each in context.handlers))
         seconds = max(0.0, time.monotonic() - (drain.deadline - drain.timeout))
-        context.observe(DrainFinished(context.cut, seconds, names, context.handler.facts.style))
+        context.observe(DrainFinished(context.cut, seconds, names, styles))
         self.line.send(Drained(context.cut))

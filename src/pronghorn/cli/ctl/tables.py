@@ -81,7 +81,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         ("Server", text(f"{status['name']} (process {status['pid']}, Pronghorn {status['version']})")),
         ("State", state),
         ("Handler", text(f"{status['handler']} ({status['style']} style) under {status['model']}")),
-        ("Listening at", text("\n".join(_listening(status)))),
+        *_listening(status),
         ("Workers", text(f"{ready}, generation {status['generation']}", BAD if short else "")),
         *_old_workers(status.get("old", {})),
         ("Connections", text(_connections(status))),
@@ -120,10 +120,25 @@ def _handover(handover: dict[str, Any]) -> list[tuple[str, Text]]:
     return [("Handover", text("\n".join([*words, *(f"{count:,} stay: {why}" for why, count in stay.items())])))]
 
 
-def _listening(status: dict[str, Any]) -> list[str]:
-    if not status.get("tls"):
-        return list(status["listening"])
-    return [f"{each} (TLS)" if each.startswith("unix:") else f"tls://{each}" for each in status["listening"]]
+def _listening(status: dict[str, Any]) -> list[tuple[str, Text]]:
+    """Where it listens; and what each listener serves and has, where several can be told apart."""
+    listeners = [each for each in status.get("listeners", ()) if "accepted" in each]
+    if not listeners:
+        return [("Listening at", text("\n".join(_address(each, status.get("tls")) for each in status["listening"])))]
+    lines = []
+    for each in listeners:
+        places = ", ".join(_address(one, each["tls"] == "on") for one in each["listening"])
+        name = "" if each["name"] in each["listening"] else f"{each['name']}: "
+        counts = f"{each['open']:,} open, {each['accepted']:,} accepted"
+        counts += f", {each['refused']:,} refused" if each["refused"] else ""
+        lines.append(f"{name}{places}, {each['handler']} ({each['style']} style): {counts}")
+    return [("Listeners", text("\n".join(lines)))]
+
+
+def _address(address: str, tls: Any) -> str:
+    if not tls:
+        return address
+    return f"{address} (TLS)" if address.startswith("unix:") else f"tls://{address}"
 
 
 def _connections(status: dict[str, Any]) -> str:

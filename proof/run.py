@@ -34,6 +34,7 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 import guards  # noqa: E402
 
+import handover_trials as handing  # noqa: E402
 import ledger_reloads as reloading  # noqa: E402
 import ledger_trials as trials  # noqa: E402
 from ledger_client import MOST_OPEN  # noqa: E402
@@ -91,6 +92,13 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
     yield "R13", f"{scaled(100)} sequences of up to 30 steps of the supervisor's model", model_of_the_supervisor
     yield "R17", "what does not answer, and the supervisor's system calls under strace", never_waits
     yield "R18", "reloads that fail late, what is asked for during an upgrade, and each setting", transactions
+    count = max(20, round(2000 * SCALE))
+    for model in ("epoll", "uvloop"):
+        if model in available():
+            trial = partial(handing.handovers, times=scaled(100), count=count, model=model)
+            yield "R20", f"{scaled(100)} reloads with handover under {model}, {count:,} connections that chat", trial
+    trial = partial(handing.handovers, times=scaled(100), count=count, kills=True)
+    yield "R20b", f"the same, with kill -9 of a worker in every second one, {count:,} connections", trial
     yield "controls", "each detector against a server that has the fault", controls
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import handover_trials as handing
 import ledger_reloads as reloading
 import ledger_sampler
 import ledger_trials as trials
@@ -69,6 +70,17 @@ def test_term_under_load_serves_or_refuses(tmp_path: Path, model: str) -> None:
 def test_no_client_notices_a_reload(tmp_path: Path, model: str, times: int) -> None:
     available(model)
     good(reloading.reloads(tmp_path, times, rate=500, model=model))
+
+
+# R20
+
+
+def test_connections_move_at_each_reload_and_lose_nothing(tmp_path: Path) -> None:
+    good(handing.handovers(tmp_path, times=5, count=60, pause=0.02))
+
+
+def test_kills_between_cost_the_connections_of_killed_workers_and_no_others(tmp_path: Path) -> None:
+    good(handing.handovers(tmp_path, times=6, count=60, kills=True, pause=0.02))
 
 
 def test_no_client_notices_an_upgrade(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from pronghorn.settings.keywords import Listener as Listener
     from pronghorn.system.drain import Drain as Drain
     from pronghorn.system.drain import current_drain as current_drain
+    from pronghorn.system.drain import stay as stay
 
 __version__ = "0.1.0"
 
@@ -113,6 +114,6 @@ if not TYPE_CHECKING:
             "serving.adopted": "adopt adopted",
             "settings": "Settings",
             "settings.keywords": "Listener",
-            "system.drain": "Drain current_drain",
+            "system.drain": "Drain current_drain stay",
         },
     )

@@ -58,7 +58,8 @@ class FakeChannel:
         self.seen: Any = None
         self.opened = 0.0
         self.bytes_in = self.bytes_out = self.messages = 0
-        self.wants_write = self.unfinished = self.lingers = self.aged = False
+        self.wants_write = self.unfinished = self.lingers = False
+        self.goodbye = ""
         self.state = State.OPEN
 
     def is_lingering(self) -> bool:
@@ -185,7 +186,7 @@ def test_an_age_is_told_once(channel: FakeChannel) -> None:
     when, why = passes(timeouts, channel, 100)
     assert why == AGE
     assert 50 <= when <= 52
-    channel.aged = True
+    channel.goodbye = "age"
     assert passes(timeouts, channel, 100)[1] == ""
 
 

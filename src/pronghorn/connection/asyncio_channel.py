@@ -51,10 +51,6 @@ class AnyAsyncioChannel(AnyChannel):
         except BaseException as error:
             self._failed(error)
 
-    def answered(self) -> bool:
-        """Whether something was written since input last came."""
-        return not self.bytes_in or self._written() > self._asked
-
     def feed_eof(self) -> None:
         """Let the protocol think that the peer has finished. One that does not want to close goes on hearing."""
         if self.ended or self.is_closing():

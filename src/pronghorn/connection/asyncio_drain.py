@@ -11,6 +11,7 @@ gone and its work can be dropped: aiosmtpd lost mails, aiohttp, uvicorn and grpc
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import math
@@ -20,9 +21,13 @@ from typing import TYPE_CHECKING, Any
 from pronghorn.connection.channel import OPENING
 from pronghorn.connection.closing import first_word_due, last_call
 from pronghorn.connection.own_context import asked_by, conversation
-from pronghorn.connection.socket_facts import tcp_info, unread, unsent
+from pronghorn.connection.quiet import Silence, shrunk
+from pronghorn.connection.socket_facts import unread, unsent
+from pronghorn.errors import End
 
 if TYPE_CHECKING:
+    import asyncio
+
     from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
 
 LOOK = 0.05  # seconds between two looks
@@ -32,18 +37,28 @@ OF_ASYNCIO = tuple(f"asyncio/{each}.py" for each in ("locks", "queues", "taskgro
 
 class Ending:
     """One conversation that is to end by `deadline` (monotonic), within `timeout` seconds, and after `quiet` seconds
-    in which nothing was said."""
+    in which nothing was said. One that is `gentle` has no last call: it ends when it owes nothing. The silence that is
+    asked for becomes less with the time, to nothing after `timeout` seconds; from then on input that has not been
+    answered counts as input that needs no answer."""
 
-    __slots__ = ("_channel", "_last_call", "_moved", "_quiet", "_since", "_told", "deadline")
+    __slots__ = ("_began", "_channel", "_gentle", "_last_call", "_quiet", "_silence", "_timeout", "_told", "deadline")
 
-    def __init__(self, channel: AnyAsyncioChannel, quiet: float, deadline: float, timeout: float) -> None:
+    def __init__(
+        self, channel: AnyAsyncioChannel, quiet: float, deadline: float, timeout: float, gentle: bool = False
+    ) -> None:
         self._channel = channel
-        self._quiet = quiet if quiet < timeout else math.inf
-        self.deadline = deadline
-        self._last_call = last_call(deadline, timeout)
+        self._quiet = quiet if quiet < timeout or gentle else math.inf
+        self._timeout, self._gentle = timeout, gentle
+        self._began = 0.0
         self._told = False
-        self._moved = (-1, -1)
-        self._since = 0.0
+        self._silence = Silence()
+        self.limit(deadline)
+
+    def limit(self, deadline: float) -> None:
+        """It shall end by this deadline, and not be gentle any more unless the deadline is infinite."""
+        self.deadline = deadline
+        self._last_call = last_call(deadline, self._timeout)
+        self._gentle = self._gentle and deadline == math.inf
 
     def look(self, now: float, tasks: Tasks) -> bool:
         """Do what can be done now. True once there is nothing more to do: the end was told, or has come by itself."""
@@ -54,30 +69,29 @@ class Ending:
             channel.read_out()
             return False  # a handshake is brought to its end first
         if not self._told:
-            self._told = True
+            self._told, self._began = True, now
             channel.read_out()
+            channel.say_goodbye(End.DRAINING)
             channel.tell_draining()
         if channel.is_closing() or channel.ended:
             return True
         if channel.stays:
-            return False
+            return self._gentle
         if now >= self._last_call or self.is_over(now, tasks):
             feed_end(channel)
-            return not channel.stays
+            return self._gentle or not channel.stays
         return False
 
     def is_over(self, now: float, tasks: Tasks) -> bool:
         """Whether nothing is owed any more, to be asked now and then."""
-        channel, quiet = self._channel, self._quiet
+        channel = self._channel
         exact = getattr(channel.application, "owes_exactly", None)
         if exact is not None:
             return not (exact() or unread(channel.sock) or _unsent(channel))
-        if (moved := (channel.bytes_in, channel.bytes_out)) != self._moved:
-            first = self._since == 0.0
-            self._moved, self._since = moved, _last_word(channel, now) if first else now
-        if now - self._since < quiet:
+        waited = now - self._began if self._gentle else 0.0
+        if self._silence.lasts(channel, now) < shrunk(self._quiet, waited, self._timeout):
             return False
-        return not owes(channel, tasks)
+        return not owes(channel, tasks, answers=not self._gentle or waited < self._timeout)
 
 
 class Tasks:
@@ -118,19 +132,21 @@ def context_of(task: Any) -> contextvars.Context | None:
     return next((each for each in gc.get_referents(task) if isinstance(each, contextvars.Context)), None)
 
 
-def owes(channel: AnyAsyncioChannel, tasks: Tasks) -> bool:
-    """Whether the handler owes its client something, as far as one can tell from beside it."""
+def owes(channel: AnyAsyncioChannel, tasks: Tasks, answers: bool = True) -> bool:
+    """Whether the handler owes its client something, as far as one can tell from beside it. Without `answers` input
+    that nobody works at needs none."""
     if _unsent(channel) or (channel.wants_read and unread(channel.sock)):
         return True
     if tasks.asked_by(channel):  # an acknowledgement is not the answer
         return True
-    reader, answered = getattr(channel.application, "_stream_reader", None), channel.answered()
+    reader, answered = getattr(channel.application, "_stream_reader", None), channel.answered() or not answers
     if reader is None:
         return not answered
     if reader._waiter is None:  # nobody waits to read
         return True
     held = tasks.held_by(channel)
-    return any(works(task, reader) for task in held) or (not answered and (len(reader._buffer) > 0 or len(held) > 1))
+    begun = len(reader._buffer) > 0 and not channel.answered()
+    return any(works(task, reader) for task in held) or begun or (not answered and len(held) > 1)
 
 
 def works(task: Any, reader: Any) -> bool:
@@ -181,6 +197,35 @@ def feed_end(channel: AnyAsyncioChannel) -> None:
         channel.close()
 
 
+class Leave:
+    """Has the one conversation of an asyncio loop end, told from another flow of control."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: AnyAsyncioChannel, quiet: float) -> None:
+        self._loop, self._channel, self._quiet = loop, channel, quiet
+        self._ending: Ending | None = None
+        self._looks = False
+
+    def __call__(self, deadline: float, timeout: float) -> None:
+        """By a deadline, within so many seconds; gently if that is infinite (see Ending)."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: it is over
+            self._loop.call_soon_threadsafe(self._begin, deadline, timeout)
+
+    def _begin(self, deadline: float, timeout: float) -> None:
+        if self._ending is None:
+            self._ending = Ending(self._channel, self._quiet, deadline, timeout, deadline == math.inf)
+        self._ending.limit(deadline)
+        if not self._looks:
+            self._look()
+
+    def _look(self) -> None:
+        assert self._ending is not None
+        endings = {0: self._ending}
+        rest = look_at_all(endings, time.monotonic())
+        self._looks = bool(endings)
+        if self._looks:
+            self._loop.call_later(rest, self._look)
+
+
 def look_at_all(endings: dict[int, Ending], now: float) -> float:
     """One look at each; those that are through are taken out. Seconds until the next look."""
     began, tasks = time.monotonic(), Tasks()
@@ -192,9 +237,3 @@ def look_at_all(endings: dict[int, Ending], now: float) -> float:
 
 def _unsent(channel: AnyAsyncioChannel) -> bool:
     return channel.get_write_buffer_size() > 0 or unsent(channel.sock) > 0
-
-
-def _last_word(channel: AnyAsyncioChannel, now: float) -> float:
-    """When the last byte went or came, as far as the kernel tells; else, that is now."""
-    info = tcp_info(channel.sock)
-    return now if info is None else now - min(info.ms_since_sent, info.ms_since_received) / 1000

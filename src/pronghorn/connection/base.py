@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen
@@ -10,7 +10,7 @@ from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.errors import End
 from pronghorn.lifespans import lifespan_at
 from pronghorn.peers import Peer
-from pronghorn.system.drain import Drain
+from pronghorn.system.drain import Drain, OwnDrain
 
 
 class AnyConnection:
@@ -29,14 +29,17 @@ class AnyConnection:
     """When it was accepted (monotonic seconds)."""
     bytes_in: int
     bytes_out: int
-    drain: Drain
-    """Begins when the server wants to stop: true then, and it can be waited for; None for a client's connection."""
+    process_drain: Drain | None
+    """That of the process, if it is a server's; handlers see `drain`."""
+    own_drain: OwnDrain | None
+    """That of this connection, once its handler has asked for it."""
     protocol: Any
     """The handler's, if it is one that reacts, or the channel over the connection, on an asyncio loop of its own."""
     stays: bool
     """Its handler does not want to be ended by draining."""
-    aged: bool
-    """It has lived for `max_connection_age`, and is being ended for that."""
+    goodbye: str
+    """Why this connection is being ended, and not all of its process: AGE, or DRAINING where goodbyes are spread; else
+    empty. Its handler has learned of it."""
     seen: Seen | None
     program_end: str = ""
     """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
@@ -70,8 +73,24 @@ class AnyConnection:
 
     @property
     def draining(self) -> bool:
-        """True once the server wants to stop: a handler finishes what it has begun, and leaves."""
-        return self.drain is not None and self.drain.begun
+        """True once the server wants to stop, or says goodbye to this connection: a handler finishes what it has begun,
+        and leaves."""
+        drain = self.process_drain
+        return drain is not None and (self.goodbye != "" or (drain.begun and not drain.spread))
+
+    @property
+    def drain(self) -> Drain:
+        """What begins when `draining` becomes true, and can be waited for; None for a client's connection."""
+        if self.own_drain is None and self.process_drain is not None:
+            self.own_drain = OwnDrain(self.process_drain, self.draining)  # type: ignore[misc]  # a slot, as below
+        return cast(Drain, self.own_drain)
+
+    def say_goodbye(self, why: str) -> None:
+        """This connection shall end, for `why` (see `goodbye`): its handler learns of it by `draining` and `drain`."""
+        if not self.goodbye:
+            self.goodbye = why  # type: ignore[misc]
+            if self.own_drain is not None:
+                self.own_drain.begin(why)
 
     @property
     def lifespan(self) -> Any:

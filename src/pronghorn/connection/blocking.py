@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
@@ -81,10 +81,12 @@ class ConnectionBase(AnyConnection):
 
     def begin(self, number: int, peer: Peer, drain: Drain | None, listener: str = "") -> None:
         """`drain` is None on the client's side."""
-        self.number, self.peer, self.drain, self.listener = number, peer, cast(Drain, drain), listener
+        self.number, self.peer, self.listener = number, peer, listener
+        self.process_drain, self.own_drain = drain, None
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
-        self.reading_shut = self.hears_drain = self.stays = self.aged = False
+        self.reading_shut = self.hears_drain = self.stays = False
+        self.goodbye = ""
         self.partial = self.on_cut = self.leave = self.cancel = self.note_program = None
         self.protocol = self.proxy = self.seen = None
         self.leaves_by = self.silent_since = math.inf
@@ -116,6 +118,16 @@ class ConnectionBase(AnyConnection):
         """An asyncio loop of its own serves the connection through `channel`, until `take_from_loop`. `leave` has the
         conversation end by a deadline, within so many seconds; `cancel` cancels what the handler runs."""
         self.protocol, self.leave, self.cancel = channel, leave, cancel
+
+    def stay(self) -> None:
+        super().stay()
+        if isinstance(self.protocol, Transport):
+            self.protocol.stay()
+
+    def say_goodbye(self, why: str) -> None:
+        super().say_goodbye(why)
+        if isinstance(self.protocol, Transport):
+            self.protocol.say_goodbye(why)
 
     def take_from_loop(self) -> None:
         """The loop has ended its part."""

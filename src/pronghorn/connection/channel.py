@@ -24,7 +24,7 @@ from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, identity, unread, unsent
 from pronghorn.connection.states import State, is_peers_fault, moved
 from pronghorn.connection.transport import Bytes, Transport, check_bytes, fill, limits_of
-from pronghorn.errors import AGE, DescriptorLost, End, PeerError, TooMuchUnsent, reason_of
+from pronghorn.errors import DescriptorLost, End, PeerError, TooMuchUnsent, reason_of
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain
 
@@ -35,9 +35,9 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 
 SLOTS = tuple(
-    "_asked _backlog _burst _dead _error _fd _fills _high _lingering _lost _low _most _name _paused _throttled aged "
-    "bytes_in bytes_out context drain ended inode listener loop number opened peer peer_ended protocol proxy seen sock "
-    "state stays wants_read wants_write wrote_eof".split()
+    "_asked _backlog _burst _dead _error _fd _fills _high _lingering _lost _low _most _name _paused _throttled "
+    "bytes_in bytes_out context ended goodbye inode listener loop number opened own_drain peer peer_ended "
+    "process_drain protocol proxy seen sock state stays wants_read wants_write wrote_eof".split()
 )
 NOTHING: tuple[str, ...] = ()
 
@@ -46,7 +46,7 @@ class Terms(NamedTuple):
     """What the channels of one listener in a loop have in common."""
 
     loop: Loop
-    drain: Drain
+    drain: Drain | None
     most_unsent: int = sys.maxsize
     """Bytes: a handler that writes on beyond that is cut off."""
     high_water: int = 64 * 1024
@@ -71,7 +71,7 @@ class AnyChannel(Transport):
     ) -> None:
         """`context` is what all of the handler is called in, for this connection; a copy of the caller's by default."""
         self.sock, self.number, self.peer, self.proxy = sock, number, peer, proxy
-        self.loop, self.drain, self._most, high_water, self.listener = terms
+        self.loop, self.process_drain, self._most, high_water, self.listener = terms
         self.opened, self.state = time.monotonic(), State.OPENING
         self.bytes_in = self.bytes_out = 0
         self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word
@@ -79,7 +79,8 @@ class AnyChannel(Transport):
         self.context = context if context is not None else copy_context()
         self.protocol: Any = None
         self._fills = False  # the protocol has a buffer of its own
-        self.stays = self.aged = False  # the handler wants to stay while draining; it is being ended for its age
+        self.own_drain, self.goodbye = None, ""
+        self.stays = False  # whether the handler wants to stay while draining
         self._asked = 0  # what had been written when the last input came
         self._backlog: bytearray | None = None
         self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
@@ -273,8 +274,8 @@ class AnyChannel(Transport):
         """Why the connection ended, in a word or two."""
         if self._error is not None:
             return reason_of(self._error)
-        if self.aged:
-            return AGE
+        if self.goodbye:
+            return self.goodbye
         return End.ABORTED if self._dead else End.DRAINING if self.draining else End.DONE
 
     def read_out(self) -> None:
@@ -318,6 +319,10 @@ class AnyChannel(Transport):
         self.keep_sockname()
         end(self.sock)
         self._fd = -1
+
+    def answered(self) -> bool:
+        """Whether something was written since input last came."""
+        return not self.bytes_in or self._written() > self._asked
 
     # Inner workings.
 

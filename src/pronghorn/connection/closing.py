@@ -16,11 +16,11 @@ import time
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.socket_facts import unread, unsent
+from pronghorn.settings.lifecycle import LAST_WORDS
 
 READ_SIZE = 64 * 1024
 LINGER_TIMEOUT = 2.0
 FIRST_WORD = 1.0  # seconds after accept(2) in which draining does not turn away a client that has said nothing yet
-LAST_WORDS = 1.0  # seconds before the drain deadline
 PATIENCE_LOST = LINGER_TIMEOUT / 8  # by each look that finds more input, although everything was acknowledged
 LINGER_LOOK = 0.05  # seconds between two looks at what the peer has acknowledged
 _trash = bytearray(READ_SIZE)  # where discarded input goes, and is never read
@@ -141,9 +141,9 @@ def first_word_due(conn: AnyConnection) -> float:
     A client connects and then writes. A connection that is ended between the two loses the client's request, and a
     reload must lose none.
     """
-    if conn.bytes_in or conn.drain is None:
+    if conn.bytes_in or conn.process_drain is None:
         return 0.0
-    due = conn.opened + min(FIRST_WORD, conn.drain.timeout / 2) - time.monotonic()
+    due = conn.opened + min(FIRST_WORD, conn.process_drain.timeout / 2) - time.monotonic()
     return max(0.0, due)
 
 

@@ -19,20 +19,20 @@ from pronghorn.connection.socket_facts import unread
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import Bytes, Transport, limits_of
+from pronghorn.system.drain import Drain, Wake
 
 
 class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
 
     __slots__ = tuple(
-        "_closing _flow _high _lock _low _name _poller _readable _told conn drain error listener number peer protocol "
+        "_closing _flow _high _lock _low _name _poller _readable _stirs _told conn error listener number peer protocol "
         "proxy sock wrote_eof".split()
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
         self.conn = self.sock = conn
         self.number, self.peer, self.proxy, self.listener = conn.number, conn.peer, conn.proxy, conn.listener
-        self.drain = conn.drain
         self.protocol = protocol
         self.error: BaseException | None = None
         self.wrote_eof = False
@@ -43,6 +43,7 @@ class BlockingTransport(Transport):
         self._flow = threading.get_ident()
         self._lock = threading.Lock()
         self._poller: select.poll | None = None
+        self._stirs: Wake | Drain | None = None  # what the poller waits for beside input
         self._readable: threading.Event | None = None  # made by the first pause_reading()
 
     @property
@@ -51,6 +52,14 @@ class BlockingTransport(Transport):
 
     def stay(self) -> None:
         self.conn.stay()
+
+    @property
+    def draining(self) -> bool:
+        return self.conn.draining
+
+    @property
+    def drain(self) -> Drain:
+        return self.conn.drain
 
     @property
     def tls(self) -> TlsFacts | None:
@@ -117,20 +126,34 @@ class BlockingTransport(Transport):
         if self._poller is None:
             self._poller = select.poll()
             self._poller.register(self.conn, select.POLLIN)
-            if self.drain is not None and not self._told:
-                self._poller.register(self.drain, select.POLLIN)
+            process = self.conn.process_drain
+            if process is not None and not self._told:
+                self._stirs = process.stir()
+                self._poller.register(self._stirs, select.POLLIN)
         if self.conn.holds_input:
             return True
         ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll)]
         if self.conn.fileno() in ready:  # what came before the drain is told before it
             return True
-        if self.draining:
-            self._poller.unregister(self.drain)
-            if self._poller.poll(first_word_due(self.conn) * 1000):
+        if self._stirs is not None and self._stirs.fileno() in ready:
+            self._poller.unregister(self._stirs)
+            self._stirs = None
+            if not self.draining:  # goodbye is said to one after the other: from now on this one's own is waited for
+                self._await_own()
+            elif self._poller.poll(first_word_due(self.conn) * 1000):
                 self._poller = None  # the drain is told behind the first word
                 return True
-            self.tell_draining()
+            else:
+                self.tell_draining()
         return False
+
+    def _await_own(self) -> None:
+        try:
+            assert self._poller is not None and self.drain is not None
+            self._poller.register(self.drain, select.POLLIN)
+            self._stirs = self.drain
+        except OSError:  # there is no descriptor left
+            self.tell_draining()
 
     def wait_closed(self) -> None:
         """Wait until the transport is closed: input is over, and the protocol asked to stay. Draining asks it again."""
@@ -142,7 +165,8 @@ class BlockingTransport(Transport):
                 self.tell_draining()
 
     def _late(self) -> bool:
-        return self.drain is not None and time.monotonic() >= self.drain.deadline
+        drain = self.conn.process_drain
+        return drain is not None and time.monotonic() >= drain.deadline
 
     def tell_draining(self) -> None:
         """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""

@@ -20,6 +20,24 @@ TWICE = 0.025  # seconds between two looks that have to agree
 def is_over(conn: Connection, now: float, quiet: float) -> bool:
     """Whether a conversation owes nothing, and nothing was said in it for `quiet` seconds; one whose state is known
     need not be quiet. Asked again and again, with the time (monotonic) as an argument."""
+    if not _owes_nothing(conn, now):
+        return False
+    if conn.partial is not None:
+        return True
+    if conn.process_drain is not None and quiet >= conn.process_drain.timeout:
+        return False
+    return _silent_for(conn, now) >= quiet
+
+
+def is_quiet(conn: Connection, now: float, quiet: float) -> bool:
+    """The same where there is no hurry: only a protocol that cuts messages, and so knows whether one has begun, need
+    not be quiet."""
+    if not _owes_nothing(conn, now):
+        return False
+    return type(getattr(conn.protocol, "partial", None)) is bool or _silent_for(conn, now) >= quiet
+
+
+def _owes_nothing(conn: Connection, now: float) -> bool:
     # At the first look a flow may have read what it has not yet given to its handler: it waits for the interpreter's
     # lock, which we have. So one that seems idle is looked at again.
     if owes_reply(conn):
@@ -27,14 +45,12 @@ def is_over(conn: Connection, now: float, quiet: float) -> bool:
         return False
     if conn.silent_since == math.inf:
         conn.silent_since = now
-    if now - conn.silent_since < TWICE:
-        return False
-    if conn.partial is not None:
-        return True
-    if conn.drain is not None and quiet >= conn.drain.timeout:
-        return False
+    return now - conn.silent_since >= TWICE
+
+
+def _silent_for(conn: Connection, now: float) -> float:
     silent = silence(conn)
-    return (now - conn.silent_since if silent is None else silent) >= quiet
+    return now - conn.silent_since if silent is None else silent
 
 
 def owes_reply(conn: Connection) -> bool:

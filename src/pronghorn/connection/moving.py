@@ -60,7 +60,7 @@ def refusal(channel: AnyChannel) -> str:
     """Why a channel cannot move now; empty if it can."""
     if channel.tls is not None:
         return "TLS"
-    if channel.state is not OPEN or channel.ended or channel.wrote_eof or channel.aged:
+    if channel.state is not OPEN or channel.ended or channel.wrote_eof or channel.goodbye:
         return "it is about to end"
     return ""
 

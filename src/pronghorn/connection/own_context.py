@@ -14,6 +14,8 @@ from __future__ import annotations
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING
 
+from pronghorn.system.drain import connection_number
+
 if TYPE_CHECKING:
     from pronghorn.connection.channel import AnyChannel
 
@@ -30,3 +32,10 @@ def base() -> Context:
     context = copy_context()
     context.run(of_a_client.set, True)
     return context
+
+
+def of(number: int, base: Context) -> Context:
+    """The context of the connection with this number: a copy of `base`."""
+    own = base.copy()
+    own.run(connection_number.set, number)
+    return own

@@ -47,6 +47,8 @@ from pronghorn.events.server import WorkersChosen as WorkersChosen
 from pronghorn.events.server import WorkersStarted as WorkersStarted
 from pronghorn.events.workers import DrainFinished as DrainFinished
 from pronghorn.events.workers import DrainStarted as DrainStarted
+from pronghorn.events.workers import GoodbyesBegin as GoodbyesBegin
+from pronghorn.events.workers import GoodbyesSaid as GoodbyesSaid
 from pronghorn.events.workers import LifespanFailed as LifespanFailed
 from pronghorn.events.workers import LoopFailed as LoopFailed
 from pronghorn.events.workers import OldWorkerDrains as OldWorkerDrains

@@ -25,6 +25,21 @@ class DrainFinished(Event, frozen=True):
     style: str = ""
 
 
+class GoodbyesBegin(Event, frozen=True):
+    """A worker says goodbye to its `open` connections, one after the other, over so many seconds."""
+
+    open: int
+    seconds: float
+
+
+class GoodbyesSaid(Event, frozen=True):
+    """A worker has said goodbye to `said` connections, and `left` go on: they had no quiet moment, or their handler
+    wants to stay."""
+
+    said: int
+    left: int
+
+
 class LoopFailed(Event, frozen=True):
     """Something that a worker's loop called raised, which it must not; the loop goes on."""
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioChannel, AsyncioLoop
-from pronghorn.connection.asyncio_drain import Ending, context_of, look_at_all
+from pronghorn.connection.asyncio_drain import Leave, context_of
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import Terms
 from pronghorn.connection.closing import READ_SIZE
@@ -163,29 +163,14 @@ class OwnLoops:
             self._here.runner = None
             runner.close()
 
-    def _leave_taken(
-        self, loop: asyncio.AbstractEventLoop, channel: AnyAsyncioChannel, deadline: float, timeout: float
-    ) -> None:
-        """Have the conversation end by the deadline; called from another flow of control."""
-        endings = {0: Ending(channel, self._quiet, deadline, timeout)}
-
-        def look() -> None:
-            rest = look_at_all(endings, time.monotonic())
-            if endings:
-                loop.call_later(rest, look)
-
-        try:
-            loop.call_soon_threadsafe(look)
-        except RuntimeError:
-            pass  # the loop was closed meanwhile: it is over
-
     async def _one(self, conn: Connection) -> None:
         loop = asyncio.get_running_loop()
         over = loop.create_future()
         errors: list[BaseException] = []
         watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
-        channel = channel_over(conn, Terms(watch, conn.drain, self._most_unsent, self._high_water, conn.listener))
-        leave = functools.partial(self._leave_taken, loop, channel)
+        terms = Terms(watch, conn.process_drain, self._most_unsent, self._high_water, conn.listener)
+        channel = channel_over(conn, terms)
+        leave = Leave(loop, channel, self._quiet)
         conn.lend_to_loop(channel, leave, functools.partial(_cancel_all, loop, asyncio.current_task()))
         if conn.waits.watched:
             _give_signs(over, conn)
@@ -224,7 +209,7 @@ def _cancel_all(loop: asyncio.AbstractEventLoop, keeper: asyncio.Task[Any] | Non
 def _go_on(runner: asyncio.Runner, conn: Connection) -> None:
     """Let the tasks that an ended conversation has begun go on, in a thread of their own. It is no daemon, so that the
     end of the process waits for it; the flow of control makes another loop for its next client."""
-    drain = conn.drain if conn.drain is not None else Drain(0.0)
+    drain = conn.process_drain if conn.process_drain is not None else Drain(0.0)
 
     def finish() -> None:
         with runner:

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from pronghorn import identity
@@ -21,10 +22,11 @@ from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
 from pronghorn.peers import Peer
-from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts, Counts
+from pronghorn.scoreboard.counts import END_BY, NEVER, PID, PROGRAM, ChildCounts, Counts
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
 from pronghorn.serving.conversations import LEAVE, SWEEP, Conversations
+from pronghorn.serving.goodbyes import SAID, Answer
 from pronghorn.serving.rehearsal import rehearse
 from pronghorn.serving.service import Offer
 from pronghorn.system.drain import ANYBODY, Drain
@@ -32,6 +34,7 @@ from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
 from pronghorn.system.watchdog import Watchdog
 
+FOREVER = 1e9  # seconds
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
 
 
@@ -115,6 +118,7 @@ def serve(context: Context) -> None:
     elders, own = Elders(first_look(flows)), context.for_children()
     mine = Conversations(own)
     rehearse(context)
+    own.become_current()  # here, where no handler is called, and not in each process
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
@@ -125,9 +129,10 @@ def serve(context: Context) -> None:
 
     def look() -> None:
         settle()
-        if context.drain.begun:
-            send(children, signal.SIGTERM)  # also those of a queue that waits for room
+        if context.drain.begun and not context.drain.spread:
+            tell(children, context.drain)  # also those of a queue that waits for room
 
+    flows.told, flows.tell = children, partial(tell_one, children, context.drain)
     previous = handle_signals(flows, [mine])
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
@@ -165,6 +170,31 @@ def forked(drain: Drain) -> int:
     return pid
 
 
+def own_drain(drain: Drain, counts: Counts) -> None:
+    """In the child: when the worker has it drain, the worker has written by when it has to be done."""
+
+    def patience() -> float:
+        end_by = counts.words[END_BY]
+        if end_by == NEVER:
+            return FOREVER
+        return max(0.0, end_by / 1e9 - time.monotonic()) if end_by > 0 else drain.timeout
+
+    drain.patience, drain.at_stop = patience, 0.0
+
+
+def tell(children: Children, drain: Drain) -> None:
+    """Have children drain, by the deadline of this process; gently, in their own time, if it does not drain itself."""
+    for each in children.values():
+        each.counts.words[END_BY] = int(drain.deadline * 1e9) if drain.begun else NEVER
+    send(children, signal.SIGTERM)
+
+
+def tell_one(children: Children, drain: Drain, pid: int, waited: float) -> Answer:
+    """Say goodbye to the connection of one child, which finds a quiet moment for it by itself."""
+    tell({pid: children[pid]}, drain)
+    return SAID
+
+
 def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, parent: Parent) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave as a program does.
 
@@ -175,6 +205,7 @@ def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, paren
     """
     drain = flows.context.drain
     parent.signal_at_death(signal.SIGURG)
+    own_drain(drain, own.context.counts)
     forks.begin()
     drain.close()
     flows.wake.close()
@@ -237,10 +268,17 @@ def reap(children: Children) -> list[tuple[int, int, Child]]:
 
 def drain_children(flows: Flows, children: Children, settle: Callable[[], None]) -> None:
     """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
-    send(children, signal.SIGTERM)
-    while children and time.monotonic() < flows.context.drain.deadline:
+    drain = flows.context.drain
+    told = not drain.spread
+    if told:
+        tell(children, drain)
+    while children and time.monotonic() < drain.deadline:
         flows.tick()
-        left = flows.context.drain.deadline - time.monotonic()  # children cut what they have when it is over
+        flows.end_idle()
+        if not (drain.spread or told):
+            tell(children, drain)
+            told = True
+        left = drain.deadline - time.monotonic()  # children cut what they have when it is over
         time.sleep(max(0.0, min(SWEEP, left)))
         settle()
     for pid, each in children.items():

@@ -367,6 +367,11 @@ WORDS: dict[type[Event], Line] = {
         level=lambda event: WARNING if event.cut else DEBUG,
         peers=_peers_cut_off,
     ),
+    events.GoodbyesBegin: Line(INFO, "Saying goodbye to {open connection} over {seconds:g} s, one after the other"),
+    events.GoodbyesSaid: Line(
+        INFO,
+        "Said goodbye to {said connection}; {left} stay: their handler wants that, or they had no quiet moment yet",
+    ),
     events.SignalsTaken: Line(
         WARNING,
         "The handler's import or lifespan had taken {which}, which the server needs and has back; for what is to be "

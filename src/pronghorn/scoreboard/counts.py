@@ -23,6 +23,9 @@ HANDED_OVER, TAKEN_OVER = 22, 23  # words behind the reasons
 MOST = 2**53 - 1  # more than can be counted; every reader of JSON holds that exactly
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
 PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of an entry, see ChildCounts
+END_BY = COUNTERS + 5
+"""Of an entry: when the child has to have ended that is told to drain (monotonic, ns); 0: it knows, NEVER: no time."""
+NEVER = -1
 ENTRY_WORDS = COUNTERS + 8  # words
 _NOTHING = memoryview(bytes(ENTRY_WORDS * 8)).cast("q")
 CLOSED_WORD = {end.value: CLOSED + index for index, end in enumerate(End)}

@@ -81,7 +81,7 @@ class Flows(Conversations):
             if drain.lets_go and not self._goes_on(listeners, poller, listening, busy):
                 break
             now = time.monotonic()
-            if now >= self._beat_at or not self.timeouts.wait(now):
+            if now >= self._beat_at or not self.wait(now):
                 self.tick()
                 parking.turn_late_away(now)
                 self._observe_waiting(room, listeners)
@@ -187,6 +187,8 @@ class Flows(Conversations):
             self.context.guarded(self.context.tick, now)
             self.context.guarded(self.look_for_lost)
         self.context.guarded(self.keep_deadlines, now)
+        if not self.context.drain.begun:
+            self.context.guarded(self.say_goodbyes, now)
         if self._beside is not None:
             self.context.guarded(self._beside, now)
 
@@ -245,7 +247,7 @@ class Flows(Conversations):
 
     def _patience(self) -> float:
         now = time.monotonic()
-        return min(TICK, self.timeouts.wait(now), self._gate.wait(now) or TICK)
+        return min(TICK, self.wait(now), self._gate.wait(now) or TICK)
 
     def _attend(self, fd: int, woken: Tell) -> None:
         if fd == self.wake.fileno():

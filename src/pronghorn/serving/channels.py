@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from pronghorn.connection import own_context
 from pronghorn.connection.asyncio_drain import Ending, look_at_all
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
@@ -23,6 +24,7 @@ from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.row import DRAINING, LEAVING
 from pronghorn.serving.acceptor import Acceptor
+from pronghorn.serving.channel_goodbyes import ChannelGoodbyes
 from pronghorn.serving.context import Context
 from pronghorn.serving.service import Offer
 from pronghorn.serving.timeouts import ChannelTimeouts, TimeoutsByListener
@@ -109,7 +111,8 @@ class Entrance:
         if self._handshakes is not None:
             sock = self._handshakes.sealed(sock)
         number = context.number(self.offer, peer)
-        channel = self._channel_class(sock, number, peer, self.terms, header, self.contexts.copy())
+        own = own_context.of(number, self.contexts)
+        channel = self._channel_class(sock, number, peer, self.terms, header, own)
         self.loops.open[number] = channel
         context.holders[channel.fileno()] = channel
         if self._handshakes is None:
@@ -145,6 +148,7 @@ class Loops:
         ]
         self._draining = False
         self._endings: dict[int, Ending] = {}
+        self._goodbyes = ChannelGoodbyes(self)
         self._looks = False  # at these, from time to time
         self._timeouts = TimeoutsByListener(context.offers.values(), ChannelTimeouts)
         self._to_look_at: list[AnyChannel] = []
@@ -153,9 +157,9 @@ class Loops:
         if context.handover is not None:
             self._enter_handovers(context.handover)
 
-    def context_at(self, listener: str) -> contextvars.Context:
+    def context_at(self, listener: str, number: int) -> contextvars.Context:
         """The context of a new connection of this listener."""
-        return next(each for each in self.entrances if each.offer.name == listener).contexts.copy()
+        return own_context.of(number, next(each for each in self.entrances if each.offer.name == listener).contexts)
 
     @property
     def sealed(self) -> bool:
@@ -164,8 +168,8 @@ class Loops:
 
     def begun(self, channel: AnyChannel) -> None:
         """A connection has got its protocol."""
-        if self._draining:
-            self._drain(channel)
+        if self._draining and not self.context.drain.spread:
+            self.drain(channel)
 
     def failed(self, channel: AnyConnection, error: BaseException) -> None:
         self.context.failed(channel, error)
@@ -227,6 +231,7 @@ class Loops:
             self._taking_over.stop()
         for acceptor in self.acceptors:
             acceptor.let_go()
+        self._goodbyes.begin()
 
     def _enter_handovers(self, handover: Handover) -> None:
         """Between two batches of events, obey what is ordered: to offer what is open, or to take what is offered."""
@@ -256,11 +261,16 @@ class Loops:
             for header_wait in self.header_waits:
                 header_wait.deadline = min(header_wait.deadline, time.monotonic() + patience)
             self.call_later(patience, self._look_for_late)
-        for channel in list(self.open.values()):
-            self._drain(channel)
         self._draining = True
+        if not self._goodbyes.begin():
+            self.drain_all()
 
-    def _drain(self, channel: AnyChannel) -> None:
+    def drain_all(self) -> None:
+        """Let each conversation come to its end."""
+        for channel in list(self.open.values()):
+            self.drain(channel)
+
+    def drain(self, channel: AnyChannel) -> None:
         """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
         if self.context.offer_of(channel).service.handler.facts.needs_asyncio:
             self._take_leave(channel)
@@ -270,7 +280,7 @@ class Loops:
             if channel.is_closing():
                 return
             if rest := first_word_due(channel):
-                self.call_later(rest, lambda: self._drain(channel))
+                self.call_later(rest, lambda: self.drain(channel))
             elif channel.state is not OPENING:  # a handshake is brought to its end first
                 tell = getattr(channel.protocol, "draining", None)
                 if (tell is None or not channel.context.run(tell)) and not channel.stays:
@@ -285,6 +295,7 @@ class Loops:
         deadline = drain.deadline if drain.begun else time.monotonic() + drain.timeout
         quiet, speaks = self.context.settings.drain_quiet, cast("AnyAsyncioChannel", channel)
         self._endings[channel.number] = Ending(speaks, quiet, deadline, drain.timeout)
+        self._goodbyes.forget(channel)
         if not self._looks:
             self._looks = True
             self.call_later(0, self._look_at_endings)
@@ -304,8 +315,8 @@ class Loops:
     def _end_late(self) -> None:
         for channel, why in self._timeouts.due(self.open, time.monotonic()):
             if why == AGE:
-                channel.aged = True
-                self._drain(channel)
+                channel.say_goodbye(AGE)
+                self.drain(channel)
             else:
                 channel.cut(PeerTimeout(why))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,7 @@ from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.connection_end import ConnectionEnds
 from pronghorn.serving.gate import ALONE
+from pronghorn.serving.goodbyes import Goodbyes, Say, part_of
 from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
@@ -113,7 +114,6 @@ class Context(ConnectionEnds):
         self.handlers = [each.handler for each in self.services]
         self.model = model
         self.drain = drain
-        become_current(drain)
         self.watched = watched
         self.ready, self.let_go, self.turns = ready, let_go, turns
         self.remains = remains
@@ -121,6 +121,11 @@ class Context(ConnectionEnds):
         self.handover = handover
         self._drained = drained
         self._fold_at = 0.0
+        self.become_current()
+
+    def become_current(self) -> None:
+        """From now on `current_drain` and `stay` find the connections that are open here."""
+        become_current(self.drain, self.open)
 
     @property
     def to_be_served_alone(self) -> int:
@@ -171,6 +176,21 @@ class Context(ConnectionEnds):
                 for entry in children.used():
                     if children.program(entry) == pid:
                         children.back(children.block(entry))
+
+    def goodbyes(self, conns: Mapping[int, object]) -> Goodbyes | None:
+        """The goodbyes that are to be spread over these connections from now on; None if none are."""
+        seconds = self.drain.spread
+        if not seconds:
+            return None
+        if conns:
+            self.observe(events.GoodbyesBegin(len(conns), seconds))
+        return Goodbyes(conns, seconds, part_of(self.row.slot), time.monotonic())
+
+    def look_at_goodbyes(self, goodbyes: Goodbyes, conns: Mapping[int, object], say: Say) -> None:
+        """Say what is due; and observe once, when all had time for a quiet moment, how many go on."""
+        goodbyes.look(conns, time.monotonic, say)
+        if goodbyes.is_through(time.monotonic(), self.drain.timeout) and goodbyes.left:
+            self.observe(events.GoodbyesSaid(goodbyes.said, goodbyes.left))
 
     def finish(self) -> None:
         """The drain is over: call `drained`, if nothing has done so."""

@@ -6,20 +6,24 @@ finished, once no reply is owed, and a well-written handler leaves by its usual 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
 from pronghorn.connection.closing import last_call, let_go
-from pronghorn.connection.in_flight import is_over
+from pronghorn.connection.in_flight import is_over, is_quiet
 from pronghorn.connection.proxy_header import TOO_LATE, WRONG, read_header
-from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, PeerTimeout
+from pronghorn.connection.quiet import shrunk
+from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, End, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.serving.context import Context
+from pronghorn.serving.goodbyes import LATER, SAID, STAYS, Answer, Goodbyes, Say
 from pronghorn.serving.service import Offer
 from pronghorn.serving.timeouts import OutsideTimeouts, TimeoutsByListener, ended_because
+from pronghorn.system.drain import connection_number
 
 if TYPE_CHECKING:
     from pronghorn.tls.blocking import TlsConnection
@@ -43,6 +47,12 @@ class Conversations:
         self.open = cast(dict[int, Connection], context.open)
         self.timeouts = TimeoutsByListener(context.offers.values(), OutsideTimeouts)
         self._ended = ended
+        self.told: Mapping[int, object] = self.open
+        """Whom goodbyes are spread over, and below, how one is said: see goodbyes.py."""
+        self.tell: Say = self._say_goodbye
+        self._goodbyes: Goodbyes | None = None
+        self._while_draining = False
+        self._sweeps_since = math.inf
         self._contexts = {each.name: each.base() for each in context.offers.values()}
 
     # One conversation.
@@ -60,6 +70,7 @@ class Conversations:
         context, error = self.context, None
         offer = context.offer_of(conn)
         service = offer.service
+        connection_number.set(conn.number)
         conn.start_on(threading.get_native_id(), context.note_program)
         if service.limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
             self._ended()
@@ -145,17 +156,56 @@ class Conversations:
             if why != AGE:
                 cut(conn, PeerTimeout(why))
             elif conn.leave is not None:
-                conn.aged = True
+                conn.say_goodbye(AGE)
                 self._take_leave(conn, now + self.context.drain.timeout)
             elif is_over(conn, now, self.settings.drain_quiet):
-                conn.aged = True
+                conn.say_goodbye(AGE)
                 end_reading(conn)
+
+    def wait(self, now: float) -> float:
+        """Seconds until something is to be done beside the conversations."""
+        rest = self.timeouts.wait(now)
+        if self.context.drain.spread:
+            rest = min(rest, 0.0 if self._goodbyes is None else max(0.0, self._goodbyes.next_look - now))
+        return rest
+
+    def say_goodbyes(self, now: float) -> None:
+        """Say those that are due, where they are spread over the connections."""
+        drain = self.context.drain
+        if not drain.spread:
+            self._goodbyes = None
+            return
+        if self._goodbyes is None or self._while_draining is not drain.begun:
+            self._goodbyes, self._while_draining = self.context.goodbyes(self.told), drain.begun
+        if self._goodbyes is not None and now >= self._goodbyes.next_look:
+            self.context.look_at_goodbyes(self._goodbyes, self.told, self.tell)
+
+    def _say_goodbye(self, number: int, waited: float) -> Answer:
+        """Say goodbye to a connection, if it is at a quiet moment."""
+        conn = self.open.get(number)
+        if conn is None:
+            return SAID
+        if conn.leave is not None:
+            if not conn.goodbye:
+                conn.say_goodbye(End.DRAINING)
+                conn.leave(math.inf, self.context.drain.timeout)
+            return SAID
+        conn.say_goodbye(End.DRAINING)
+        if conn.stays:
+            return STAYS
+        if conn.reading_shut or conn.hears_drain:
+            return SAID
+        patience = self.context.drain.timeout
+        if not is_quiet(conn, time.monotonic(), shrunk(self.settings.drain_quiet, waited, patience)):
+            return LATER
+        end_reading(conn)
+        return SAID
 
     def look_after(self) -> None:
         """Keep the deadlines of a connection that has a process of its own, until the connection ends."""
         while self.open:
             self.keep_deadlines(time.monotonic())
-            time.sleep(self.timeouts.wait(time.monotonic()))
+            time.sleep(self.wait(time.monotonic()))
 
     def sweep(self, tick: Tell = nothing) -> None:
         """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""
@@ -179,6 +229,16 @@ class Conversations:
         """End the reading of those that owe no reply."""
         now, drain, quiet = time.monotonic(), self.context.drain, self.settings.drain_quiet
         late = now >= last_call(drain.deadline, drain.timeout)
+        if late and drain.spread:
+            drain.spread_no_more()
+        self.say_goodbyes(now)
+        if drain.spread:
+            return
+        if drain.deadline - now > drain.timeout:  # a child of the fork model, whose worker spreads goodbyes
+            self._sweeps_since = min(self._sweeps_since, now)
+            for number in list(self.open):
+                self._say_goodbye(number, now - self._sweeps_since)
+            return
         for conn in list(self.open.values()):
             if conn.leave is not None:
                 self._take_leave(conn, drain.deadline)

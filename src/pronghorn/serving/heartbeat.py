@@ -34,7 +34,7 @@ def _attend(flows: Flows) -> None:
     for fd in (drain.fileno(), *watched):
         poller.register(fd, select.POLLIN)
     while not drain:
-        for fd, _ in poller.poll(min(BEAT, flows.timeouts.wait(time.monotonic())) * 1000):
+        for fd, _ in poller.poll(min(BEAT, flows.wait(time.monotonic())) * 1000):
             if fd in watched:
                 watched[fd].on_readable()
         if drain.lets_go and not drain:
@@ -58,6 +58,8 @@ def _look(flows: Flows) -> None:
         flows.tick()
     else:
         flows.keep_deadlines(time.monotonic())
+        if not flows.context.drain.begun:
+            flows.say_goodbyes(time.monotonic())
 
 
 class SeenWaits(Waits):

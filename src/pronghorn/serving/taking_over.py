@@ -148,7 +148,8 @@ class TakingOver(Watched):
         except OSError:
             os.close(fd)
             raise
-        number, own = context.number(context.by_name[facts.listener], None), self._loop.context_at(facts.listener)
+        number = context.number(context.by_name[facts.listener], None)
+        own = self._loop.context_at(facts.listener, number)
         channel = self._class(sock, number, facts.peer, self._terms[facts.listener], facts.proxy, own)
         moving.restore(channel, facts)
         return channel

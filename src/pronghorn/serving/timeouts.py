@@ -134,7 +134,7 @@ class ChannelTimeouts(Timeouts[AnyChannel]):
                 reason = WRITE_TIMEOUT
             if framed:
                 reason = self._message(channel, channel.sock, seen, now) or reason
-            if channel.opened <= born and not channel.aged:
+            if channel.opened <= born and not channel.goodbye:
                 reason = reason or AGE
             if reason and channel.state is not State.OPENING and not channel.is_lingering():
                 yield channel, reason
@@ -202,7 +202,7 @@ class OutsideTimeouts(Timeouts[Connection]):
             return IDLE
         if seen.stalled and now - seen.stalled >= self.write:
             return WRITE_TIMEOUT
-        old = math.inf if conn.aged else conn.opened + self.age
+        old = math.inf if conn.goodbye else conn.opened + self.age
         seen.look_at = now if seen.stalled or info is None else min(heard + self.idle, now + self.write, old)
         return AGE if old <= now else ""
 
@@ -216,8 +216,8 @@ def _has_room(sock: socket.socket) -> bool:
 def ended_because(conn: Connection, error: BaseException | None) -> str:
     """Why a conversation ended, in a word or two."""
     error = conn.cut_by if conn.cut_by is not None else error
-    if conn.aged and not isinstance(error, PeerTimeout):
-        return AGE
+    if conn.goodbye and not isinstance(error, PeerTimeout):
+        return conn.goodbye
     if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
         return End.DRAINING
     if error is None and conn.program_end.startswith("killed"):

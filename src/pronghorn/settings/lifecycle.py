@@ -12,6 +12,7 @@ AN_HOUR = 3600.0
 SHORT = 2.0  # seconds that old workers may go on where code changes every few minutes
 ON_RELOAD = KEEP, SPREAD, HANDOVER = "keep", "spread", "handover"
 A_MINUTE = 60.0
+LAST_WORDS = 1.0  # seconds before the drain deadline
 
 
 class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +86,13 @@ class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def old_workers_spread(self) -> float:
         """Seconds over which workers before a reload say goodbye to their connections; 0 if they say none."""
         return (self.drain_spread or A_MINUTE) if self.on_reload == SPREAD else 0.0
+
+    @property
+    def stop_spread(self) -> float:
+        """Seconds over which a worker that stops says goodbye to its connections: the last of them has to have its
+        quiet moment before the drain deadline, and time for its last words. 0: at once."""
+        room = self.drain_timeout - self.drain_quiet - min(LAST_WORDS, self.drain_timeout / 4)
+        return max(0.0, min(self.drain_spread, room))
 
     @property
     def old_workers_timeout(self) -> float:

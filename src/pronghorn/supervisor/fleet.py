@@ -158,12 +158,12 @@ class Fleet:
     ) -> None:
         """Lets workers go on with the connections that they have, and accept no more: see Workers.release. They hand
         these over, if both they and those who serve can: `stay_because` is why the latter cannot."""
-        alone, timeout = tuple(alone), self.serving.plan.settings.old_workers_timeout
+        alone, serving = tuple(alone), self.serving.plan
         for worker in workers:
             if not worker.retired:
-                why = self.serving.plan.stay_because if stay_because is None else stay_because
+                why = serving.stay_because if stay_because is None else stay_because
                 worker.hands_over = not (why or worker.generation.plan.stay_because)
-            self.workers.release(worker, timeout, alone, wait)
+            self.workers.release(worker, serving.settings, alone, wait)
 
     def drain(self) -> None:
         """Lets all workers drain, within the drain timeout."""

@@ -80,7 +80,8 @@ class Worker:
     why the supervisor kills it, at `kill_at` (monotonic) at the latest. It has `served` if it had accepted a connection
     when it died; `connected` are the sources that were then, `seen` those before (scoreboard/suspects.py). One that is
     `retired` is on its way out: at `release_at` it is told to let go of its listeners, and at `drain_at` at the latest
-    it is `draining`. It has `let_go` when it accepts no more; `alone` are the listeners that nobody else serves.
+    it is `draining`; goodbyes are said meanwhile over `spread` seconds, unless that is 0. It has `let_go` when it
+    accepts no more; `alone` are the listeners that nobody else serves.
     `stage` is what it set about last before it was ready, `debugged` what is known of that while it is silent. One that
     has asked whether it shall finish is told so at `answer_at`. One that is retired `hands_over` its connections, and
     says what the `outcome` is.
@@ -89,7 +90,7 @@ class Worker:
     __slots__ = tuple(
         "alone answer_at children connected crash cut debugged doom drain_at draining failure generation "
         "hands_over kill_at let_go line outcome pid ready_at release_at reports retired retired_at row seen served "
-        "slot stacks stage started_at".split()
+        "slot spread stacks stage started_at".split()
     )
 
     def __init__(
@@ -116,6 +117,7 @@ class Worker:
         self.retired = self.draining = False
         self.release_at = self.drain_at = self.retired_at = self.answer_at = NEVER
         self.alone: tuple[str, ...] = ()
+        self.spread = 0.0
         self.served = False
         self.connected: dict[int, int] = {}
         self.seen: set[int] = set()

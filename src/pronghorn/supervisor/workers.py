@@ -23,6 +23,7 @@ from pronghorn.events import Observer
 from pronghorn.scoreboard.counts import ChildCounts
 from pronghorn.scoreboard.stacks import Remains, Stacks
 from pronghorn.serving.handover import Outcome
+from pronghorn.settings import Settings
 from pronghorn.supervisor.generation import NEVER, Generation, Slot, Worker
 from pronghorn.supervisor.orphans import Orphans, end, enter, found
 from pronghorn.supervisor.poller import Poller
@@ -219,15 +220,17 @@ class Workers:
 
     # The way out
 
-    def release(self, worker: Worker, timeout: float, alone: Iterable[str] = (), wait: float = 0.0) -> None:
+    def release(self, worker: Worker, settings: Settings, alone: Iterable[str] = (), wait: float = 0.0) -> None:
         """Tells a worker, `wait` seconds from now, to let go of its listeners: it goes on with the connections that it
-        has until they end by themselves, or until `timeout` seconds are over and it is told to drain. Listeners whose
-        addresses are `alone` are served by nobody else. One that is not ready has no connections, and ends at once."""
+        has, as the `settings` say that serve now, until these end by themselves, or until its time is over and it is
+        told to drain. Listeners whose addresses are `alone` are served by nobody else. One that is not ready has no
+        connections, and ends at once."""
         if worker.retired:
             return
         now = time.monotonic()
         worker.retired, worker.retired_at = True, now
-        worker.alone, worker.release_at, worker.drain_at = tuple(alone), now + wait, now + wait + timeout
+        worker.alone, worker.spread = tuple(alone), settings.old_workers_spread
+        worker.release_at, worker.drain_at = now + wait, now + wait + settings.old_workers_timeout
         self.go_on(worker, now)
 
     def go_on(self, worker: Worker, now: float) -> None:
@@ -240,7 +243,7 @@ class Workers:
             self.retire(worker, worker.generation.plan.settings.drain_timeout)
         elif now >= worker.release_at:
             worker.release_at = NEVER
-            worker.reports.send(ReleaseListeners(worker.alone))
+            worker.reports.send(ReleaseListeners(worker.alone, worker.spread))
             self.hand_over(worker)
 
     def hand_over(self, worker: Worker) -> None:

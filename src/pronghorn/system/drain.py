@@ -10,7 +10,11 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Protocol
 
 ANYBODY = 0
 """The owner of a Drain while its process forks."""
@@ -18,12 +22,15 @@ ONE = (1).to_bytes(8, sys.byteorder)
 
 
 class Wake:
-    """A flag that wakes a loop: its descriptor is readable while it is set. Any thread may set it (eventfd(2))."""
+    """A flag that wakes a loop: its descriptor is readable while it is set. Any thread may set it (eventfd(2)). Without
+    `opened` it has no descriptor."""
 
     __slots__ = ("_read", "_write")
 
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
+    def __init__(self, opened: bool = True) -> None:
+        if not opened:
+            self._read = self._write = -1
+        elif hasattr(os, "eventfd"):
             self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
             self._read, self._write = os.pipe()
@@ -77,14 +84,26 @@ class Drain:
     end by themselves; no handler learns of it. Draining is the second stage, or the only one: then the connections are
     ended too. Once draining has begun, the descriptor stays readable for ever. A Drain belongs to one process: a forked
     one shares the descriptor, and makes a Drain of its own, or becomes the `owner` of this one.
+
+    In either stage goodbyes may be spread: they are said to one connection after the other, over `spread` seconds. Then
+    the drain of each connection (OwnDrain) begins by itself.
     """
 
-    __slots__ = tuple("_heard _let_go_heard _wake alone begun deadline lets_go lost owner timeout why".split())
+    __slots__ = tuple(
+        "_heard _let_go_heard _own _stir _wake alone at_stop begun deadline lets_go lost owner patience spread "
+        "timeout why".split()
+    )
 
-    def __init__(self, timeout: float, lost: Callable[[tuple[str, ...]], None] = _nobody_hears) -> None:
+    def __init__(
+        self, timeout: float, lost: Callable[[tuple[str, ...]], None] = _nobody_hears, spread: float = 0.0
+    ) -> None:
         """`timeout` is what open connections get, in seconds; `lost` is called with the names of what the deadline has
-        cut off beside connections."""
+        cut off beside connections; goodbyes are spread over so many seconds when draining begins."""
         self.timeout: float = timeout
+        self.patience: Callable[[], float] = lambda: timeout  # seconds until the deadline, when draining begins
+        self.at_stop: float = spread
+        self.spread: float = 0.0
+        """Seconds over which goodbyes are said, from the last of the two stages; 0: none are, or all at once."""
         self.owner: int = os.getpid()
         self.begun: bool = False
         self.lets_go: bool = False  # the process accepts no more; true while it drains, too
@@ -94,24 +113,42 @@ class Drain:
         self.lost = lost
         self._heard: list[Callable[[], object]] = []  # called once, when draining begins
         self._let_go_heard: list[Callable[[], object]] = []  # the same when it lets go
-        self._wake = Wake()
+        self._own: dict[int, weakref.ref[OwnDrain]] = {}
+        self._wake, self._stir = Wake(), Wake()
 
-    def let_go(self, alone: Iterable[str] = ()) -> None:
-        """Accept no more, and go on with the open connections. Clients that wait at the addresses `alone`, which no
-        other worker serves, are accepted before."""
+    def let_go(self, alone: Iterable[str] = (), spread: float = 0.0) -> None:
+        """Accept no more, and go on with the open connections, to which goodbyes are spread over so many seconds (0:
+        none are said). Clients that wait at the addresses `alone`, which no other worker serves, are accepted before.
+        """
         if not self.lets_go:
             self.alone = frozenset(alone)
+            self.spread = spread
             self.lets_go = True
+            if spread:
+                self._stir.set()
             _call_each(self._let_go_heard)
 
     def begin(self, why: str = "") -> None:
-        """Start draining; the deadline (monotonic) runs from the first call, and a signal handler may make it."""
-        if not self.begun:
-            self.why = why
-            self.deadline = time.monotonic() + self.timeout
-            self.begun = self.lets_go = True
-            self._wake.set()
-            _call_each(self._heard)
+        """Start draining; the deadline (monotonic) runs from the first call, and a signal handler may make it. A later
+        call can only bring the deadline nearer."""
+        deadline = time.monotonic() + self.patience()
+        if self.begun:
+            self.deadline = min(self.deadline, deadline)
+            return
+        self.why, self.deadline, self.spread = why, deadline, self.at_stop
+        self.begun = self.lets_go = True
+        self._wake.set()
+        self._stir.set()
+        if not self.spread:
+            self.spread_no_more()
+        _call_each(self._heard)
+
+    def spread_no_more(self) -> None:
+        """Draining has begun, and goodbye is said to all connections at once from here on."""
+        self.spread = 0.0
+        for own in list(self._own.values()):
+            if (each := own()) is not None:
+                each.begin(self.why)
 
     def when_begun(self, call: Callable[[], object]) -> None:
         """Have `call` called once, when draining begins: now, if it has begun. A signal handler may call this."""
@@ -178,25 +215,102 @@ class Drain:
             self.renew()
         return self._wake.fileno()
 
+    def stir(self) -> Wake:
+        """Readable once goodbyes are said, to one connection after the other or to all at once."""
+        if self._stir.fileno() < 0:
+            self._stir = Wake()
+            if self.begun or self.spread:
+                self._stir.set()
+        return self._stir
+
     def close(self) -> None:
         self._wake.close()
+        self._stir.close()
 
 
+class OwnDrain(Drain):
+    """The drain of one connection: it begins when goodbye is said to this connection, with that of its process at the
+    latest. It has no descriptor before somebody asks for it."""
+
+    __slots__ = ("__weakref__", "process")
+
+    def __init__(self, process: Drain, begun: bool = False) -> None:
+        """`begun`: goodbye has been said already."""
+        self.process = process
+        self.timeout, self.patience, self.owner, self.lost = (
+            process.timeout,
+            process.patience,
+            process.owner,
+            process.lost,
+        )
+        self.at_stop = self.spread = 0.0
+        self.begun, self.lets_go, self.alone = begun, False, frozenset()
+        self.why, self.deadline = "", math.inf
+        self._heard, self._let_go_heard, self._own = [], [], {}
+        self._wake, self._stir = Wake(False), Wake(False)
+        process._own[id(self)] = weakref.ref(self)
+        if process.begun and not process.spread:
+            self.begin(process.why)
+
+    def begin(self, why: str = "") -> None:
+        """Say goodbye. The deadline is that of the process, if it drains."""
+        if not self.begun:
+            self.why, self.deadline = why, self.process.deadline
+            self.begun = self.lets_go = True
+            self._wake.set()
+            _call_each(self._heard)
+
+    def __del__(self) -> None:
+        self.process._own.pop(id(self), None)
+        self.close()
+
+
+class Ends(Protocol):
+    """A connection, as far as its end goes."""
+
+    @property
+    def drain(self) -> Drain | None: ...
+    def stay(self) -> None: ...
+
+
+connection_number: ContextVar[int] = ContextVar("pronghorn_connection", default=0)
+"""The number of the connection that the running code serves; 0: of none."""
 _current: Drain | None = None
+_connections: Mapping[int, Ends] = {}
+
+
+def connection_here() -> Ends | None:
+    """The connection that the running code serves, as long as it is open."""
+    return _connections.get(connection_number.get())
+
+
+def stay() -> None:
+    """Keep the connection that the calling code serves open although the server stops or says goodbye: until the
+    handler ends it, or until the drain deadline. For code that sees no connection object: `conn.stay()` is the same.
+    RuntimeError outside of a conversation.
+    """
+    conn = connection_here()
+    if conn is None:
+        raise RuntimeError("pronghorn.stay() was called by code that serves no connection, or one that has ended")
+    conn.stay()
 
 
 def current_drain() -> Drain:
-    """The Drain of this worker, for handlers and their lifespans: true once the server wants to stop; `await
-    drain.begins()` returns then, and so does `drain.wait(seconds)`, which blocks; its descriptor (`fileno`) becomes
-    readable. Outside of a worker it is one that never begins.
+    """The drain of the connection that the calling code serves, or else, in a lifespan for one, that of the worker:
+    true once the server wants to stop, or says goodbye to this connection; `await drain.begins()` returns then, and so
+    does `drain.wait(seconds)`, which blocks; its descriptor (`fileno`) becomes readable. Outside of a worker it is one
+    that never begins.
     """
     global _current
+    conn = connection_here()
+    if conn is not None and (own := conn.drain) is not None:
+        return own
     if _current is None:
         _current = Drain(0.0)
     return _current
 
 
-def become_current(drain: Drain) -> None:
-    """From now on `current_drain` returns this one."""
-    global _current
-    _current = drain
+def become_current(drain: Drain, connections: Mapping[int, Ends] = MappingProxyType({})) -> None:
+    """From now on `current_drain` returns this one, and those of these open connections, by their numbers."""
+    global _current, _connections
+    _current, _connections = drain, connections

@@ -70,9 +70,11 @@ Report = Ready | Starting | ListenersReleased | TermReceived | StartFailed | Cra
 
 class ReleaseListeners(msgspec.Struct, tag=True, frozen=True):
     """Accept no more, and go on with the open connections until they end by themselves. Connections that wait at the
-    addresses `alone`, which no other worker serves, are accepted before."""
+    addresses `alone`, which no other worker serves, are accepted before. Goodbyes are spread over so many seconds, one
+    connection after the other; 0: none are said."""
 
     alone: tuple[str, ...] = ()
+    spread: float = 0.0
 
 
 class BeginDrain(msgspec.Struct, tag=True, frozen=True):

@@ -135,7 +135,9 @@ class WorkerProcess:
         self._row = row
         self._remains = remains
         self._pid, self._supervisor = os.getpid(), os.getppid()
-        self._drain = Drain(plan.settings.drain_timeout, lambda names: plan.observe(WorkLeft(names)))
+        settings = plan.settings
+        lost = lambda names: plan.observe(WorkLeft(names))  # noqa: E731
+        self._drain = Drain(settings.drain_timeout, lost, settings.stop_spread)
         self._on_term = self._term  # one object, by which its place among the signals' handlers is known
         self.line = LineToSupervisor(end, self._abandoned, self._obey)
         self._handover: Handover | None = None
@@ -276,7 +278,7 @@ class WorkerProcess:
 
     def _obey(self, order: Order) -> None:
         if isinstance(order, ReleaseListeners):
-            self._drain.let_go(order.alone)
+            self._drain.let_go(order.alone, order.spread)
         elif isinstance(order, BeginDrain):
             self._drain.begin(order.why)
         elif self._handover is not None:

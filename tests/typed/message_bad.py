@@ -79,6 +79,16 @@ def named(line: bytes) -> bytes:
     return line
 
 
+@pronghorn.message(pronghorn.lines(encoding="utf-8"))  # wrong: this connection sends bytes
+def sends_bytes(line: str, conn: pronghorn.MessageConnection) -> None:
+    conn.send(line.encode())
+
+
+@pronghorn.message(pronghorn.lines)
+def sends_text(line: bytes, conn: pronghorn.MessageConnection) -> None:
+    conn.send(line.decode())  # wrong: it sends bytes
+
+
 class Resp(pronghorn.Framing[list[bytes], bytes], frozen=True):
     def frame(self, message: bytes) -> bytes:
         return message

@@ -96,6 +96,16 @@ async def text_later(line: str) -> str | None:
     return line or None
 
 
+@pronghorn.message(pronghorn.lines(encoding="utf-8"))
+class Greeting:
+    def __init__(self, conn: pronghorn.MessageConnection[str]) -> None:
+        conn.send("hello")
+
+    def __call__(self, line: str, conn: pronghorn.MessageConnection[str]) -> None:
+        conn.send(line)
+        conn.write(b"\n" if conn.drain else b"")
+
+
 class Resp(pronghorn.Framing[list[bytes], bytes], frozen=True):
     def frame(self, message: bytes) -> bytes:
         return message

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic
 
 from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.tls_facts import TlsFacts
+from pronghorn.framing.rule import M
 from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.peers import Peer
+from pronghorn.system.drain import Drain
 
 
-class MessageConnection:
-    """The connection as a message function sees it, when it takes it as its second argument."""
+class MessageConnection(Generic[M]):
+    """The connection as a message function sees it, when it takes it as its second argument: `send` takes
+    messages of type M, which are bytes unless said otherwise."""
 
     __slots__ = ("_protocol",)
 
@@ -33,7 +37,7 @@ class MessageConnection:
         return self._protocol.transport.number
 
     @property
-    def tls(self) -> Any:
+    def tls(self) -> TlsFacts | None:
         """Version, cipher, alpn, sni and peer_certificate of the TLS below; None where there is none."""
         return self._protocol.transport.tls
 
@@ -42,7 +46,7 @@ class MessageConnection:
         self._protocol.transport.stay()
 
     @property
-    def drain(self) -> Any:
+    def drain(self) -> Drain:
         """Begins when the server wants to stop: true then, and it can be waited for (`pronghorn.current_drain`)."""
         return self._protocol.transport.drain
 
@@ -56,7 +60,7 @@ class MessageConnection:
         """What the handler's lifespan yielded in this worker."""
         return self._protocol.transport.lifespan
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: M) -> None:
         """Send one more message, framed as a reply is."""
         self.write(self._protocol.style.frame(message))
 

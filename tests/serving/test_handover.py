@@ -120,7 +120,7 @@ MODELS = [
 def test_connections_move_with_their_state_between_two_messages(tmp_path: Path, model: str) -> None:
     if model == "uvloop":
         pytest.importorskip("uvloop")
-    with served(tmp_path, model=model, workers=2) as server:
+    with served(tmp_path, model=model, workers=2, max_generations=1) as server:
         chatting, halfway, slow = (Client(server.connect()) for _ in range(3))
         before = chatting.ask(b"a")
         assert before[:2] == ("v1", 1) and halfway.ask(b"b")[1] == 1
@@ -216,3 +216,4 @@ def test_tls_and_models_without_a_loop_keep_their_connections(tmp_path: Path) ->
         home = one.ask(b"a")[2]
         reloaded(server, 1)
         assert one.ask(b"a") == ("v1", 2, home)
+        assert "1 stay (model thread)" in server.log and status(tmp_path)["handover"]["stay"] == {"model thread": 1}

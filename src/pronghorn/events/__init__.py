@@ -11,6 +11,7 @@ from pronghorn.events.base import Event as Event
 from pronghorn.events.base import Observer as Observer
 from pronghorn.events.connections import ChildDied as ChildDied
 from pronghorn.events.connections import ConnectionClosed as ConnectionClosed
+from pronghorn.events.connections import ConnectionNotTaken as ConnectionNotTaken
 from pronghorn.events.connections import ConnectionOpened as ConnectionOpened
 from pronghorn.events.connections import ConnectionRefused as ConnectionRefused
 from pronghorn.events.connections import ConnectionTakenOver as ConnectionTakenOver

@@ -80,6 +80,14 @@ class ChildDied(Event, frozen=True):
     listener: str = ""
 
 
+class ConnectionNotTaken(Event, frozen=True):
+    """A connection that an old worker has offered could not be taken, because the handler raised `error` over its
+    state: the old worker goes on with it."""
+
+    peer: tuple[str, int] | str
+    error: BaseException
+
+
 class ConnectionTakenOver(Event, frozen=True):
     """A connection goes on in this worker, where it has this `number`; `before` names the worker that had it, and its
     number there."""

@@ -269,6 +269,11 @@ WORDS: dict[type[Event], Line] = {
         "{bytes_out} bytes out",
         more=lambda event: _in_brackets(event.detail, event.program),
     ),
+    events.ConnectionNotTaken: Line(
+        ERROR,
+        "The handler cannot go on with the connection from {peer}, which stays with an old worker: {error}{trace}",
+        flood=_error_and_place,
+    ),
     events.ConnectionTakenOver: Line(DEBUG, "connection {number} from {peer} goes on here: before, {before}"),
     events.ConnectionRefused: Line(
         WARNING,

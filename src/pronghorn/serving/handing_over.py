@@ -30,6 +30,7 @@ BATCH = 8  # offers in one go, before the loop has its turn
 FULL = 0.002  # seconds until another attempt when the queue has no room
 LOOK = 0.25  # seconds between two looks for offers that nobody takes
 GIVEN_UP = 3  # offers in a row that nobody took: then no more are made
+WROTE = "it wrote while its state was taken"
 NOBODY = f"no new worker took it within {PATIENCE:g} s"
 
 
@@ -87,7 +88,7 @@ class HandingOver:
         if channel.number not in self._offered:  # its state is just being taken
             moving.go_on(channel, self._loop)
             return True
-        stays = self._settle(channel.number, "")
+        stays = self._settle(channel.number, WROTE)
         if stays:
             self._waiting.append(channel.number)
             self._soon()
@@ -130,7 +131,8 @@ class HandingOver:
             if len(self._offered) < UNDER_WAY:
                 self._soon()
         elif not self._offered:
-            self._report()
+            self._waiting.extend(number for number in self._loop.open if number not in self._stay)
+            self._soon() if self._waiting else self._report()  # others may have come meanwhile
 
     def _handler(self, channel: AnyChannel) -> Handler:
         return self._context.offer_of(channel).service.handler
@@ -164,7 +166,9 @@ class HandingOver:
                     return True
                 moving.go_on(channel, self._loop)
                 return False
-            self._stay[channel.number] = "it wrote while its state was taken"
+            if self._stay.get(channel.number) != WROTE:
+                self._waiting.append(channel.number)  # once more
+            self._stay[channel.number] = WROTE
         if channel.loop is self:
             moving.go_on(channel, self._loop)
         return True
@@ -215,9 +219,9 @@ class HandingOver:
         offered.token.close()
         if stays:
             moving.go_on(offered.channel, self._loop)
-            if why:
-                self._stay[number] = why
+            self._stay[number] = why
         else:
+            self._stay.pop(number, None)
             self._moved += 1
             moving.leave(offered.channel, self._loop)
         return stays

@@ -15,6 +15,7 @@ from pronghorn.connection import moving
 from pronghorn.connection.channel import AnyChannel, Terms
 from pronghorn.connection.own_context import asked_by
 from pronghorn.errors import DescriptorLost
+from pronghorn.events import ConnectionNotTaken
 from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.moved_state import CannotMove, read
 from pronghorn.scoreboard.counts import OPEN, believed
@@ -116,7 +117,10 @@ class TakingOver(Watched):
         except BaseException as error:
             if channel is not None:
                 moving.forget(channel)
-            return str(error) if isinstance(error, CannotMove) else f"{type(error).__name__}: {error}"
+            if isinstance(error, CannotMove):
+                return str(error)
+            context.observe(ConnectionNotTaken(offer.facts.peer, error))
+            return f"{type(error).__name__}: {error}"
         if not token.take():
             moving.forget(channel)
             return None

@@ -20,7 +20,7 @@ from pronghorn.errors import PronghornError
 from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.change import Change
-from pronghorn.supervisor.fleet import Fleet
+from pronghorn.supervisor.fleet import HANDING_OVER, Fleet
 from pronghorn.supervisor.generation import NEVER, Worker
 from pronghorn.supervisor.planning import Planner
 from pronghorn.supervisor.poller import Done
@@ -31,7 +31,6 @@ from pronghorn.system.processes import kill
 
 MOST_DEFERRED = 64  # signals: as often as anybody may mean it
 LETTING_GO = 1.0  # seconds that old workers get to let go of their listeners; a conversation may hold one for longer
-HANDING_OVER = 10.0  # seconds for which it is waited to know what became of their connections
 BUSY = PronghornError("An upgrade is under way.", "", "Try again when it is over.")
 AS_PROCESS_1 = PronghornError(
     "An upgrade is not possible as process 1.",

@@ -21,7 +21,9 @@ from pronghorn.events import Observer
 from pronghorn.listening.binding import renew
 from pronghorn.scoreboard.row import DRAINING, ORPHANED
 from pronghorn.scoreboard.suspects import name
+from pronghorn.serving.handover import Outcome
 from pronghorn.settings import Settings
+from pronghorn.settings.lifecycle import HANDOVER
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.crash_penalty import Suspicion
 from pronghorn.supervisor.debuggers import Question
@@ -35,6 +37,7 @@ from pronghorn.system.processes import leave_orphans, resident_memory
 from pronghorn.worker_process.plan import Plan
 
 TICK = 1.0
+HANDING_OVER = 10.0  # seconds that an old worker gets to hand its connections over, however many generations live
 SPARE_PAGES = 8  # of the scoreboard, beside those of two generations that serve
 JITTER = 0.1  # workers that were born together shall not all go together
 
@@ -162,8 +165,13 @@ class Fleet:
         for worker in workers:
             if not worker.retired:
                 why = serving.stay_because if stay_because is None else stay_because
-                worker.hands_over = not (why or worker.generation.plan.stay_because)
+                self._have_hand_over(worker, worker.generation.plan.stay_because or why)
             self.workers.release(worker, serving.settings, alone, wait)
+
+    def _have_hand_over(self, worker: Worker, stay_because: str) -> None:
+        worker.hands_over = not stay_because
+        if stay_because and worker.generation.plan.settings.on_reload == HANDOVER and worker.row.open:
+            self.workers.settle_outcome(worker, Outcome(stay={stay_because: worker.row.open}))
 
     def drain(self) -> None:
         """Lets all workers drain, within the drain timeout."""
@@ -368,7 +376,7 @@ class Fleet:
         supervisor takes note and lets them alone: what stands there may have been written by anybody."""
         if not self.served:
             return
-        last = self.serving
+        last, now = self.serving, time.monotonic()
         board, me = last.plan.board, os.getpid()
         if serves:
             board.serving = last.number
@@ -376,7 +384,10 @@ class Fleet:
         ours = {
             OldWorker(each.generation.number, each.slot.number, each.started_at, each.pid): each
             for each in self.workers.living.values()
-            if each.retired and not each.draining and each.generation.number <= serving
+            if each.retired
+            and not each.draining
+            and each.generation.number <= serving
+            and not (each.is_handing_over and now < each.retired_at + HANDING_OVER)
         }
         theirs = [
             OldWorker(row.generation, row.slot, row.started)

@@ -194,13 +194,14 @@ class Workers:
                 case Crashed():
                     worker.crash = report.trace
                 case HandedOver() if worker.hands_over:
-                    worker.outcome = report.outcome
-                    self._tell_outcome(worker, report.outcome)
+                    self.settle_outcome(worker, report.outcome)
                 case Drained():
                     worker.cut = report.cut
                     self._finished(worker)
 
-    def _tell_outcome(self, worker: Worker, outcome: Outcome) -> None:
+    def settle_outcome(self, worker: Worker, outcome: Outcome) -> None:
+        """What has become of a worker's connections is known."""
+        worker.outcome = outcome
         if outcome.moved or outcome.stay:
             stay = tuple(outcome.stay.items())
             self._observe(events.WorkerHandedOver(worker.slot.number, worker.pid, outcome.moved, outcome.pause, stay))
@@ -358,7 +359,7 @@ class Workers:
             del self.living[worker.pid]
             worker.slot.lost(worker)
             self._hang_up(worker)
-        worker.served = worker.row.accepted > 0
+        worker.served = worker.row.accepted + worker.row.taken_over > 0
         worker.connected, worker.seen = worker.row.connected().open(), worker.row.connected().seen()
         lost, left = self._leave(worker)
         if worker.crash and worker.ready:

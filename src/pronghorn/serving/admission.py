@@ -138,7 +138,8 @@ class Admission:
                 counts.add(OPEN)
                 if own.has_room():
                     return
-                self._take_back(counts)
+                counts.add(OPEN, -1)
+                self.row.add(OPEN, -1)
                 error: Exhausted = Full("the listener has as many connections as it may have")
                 reached = own.reached_here()
             else:
@@ -148,12 +149,9 @@ class Admission:
 
     def _give_back(self, counts: Counts | None) -> None:
         with self.lock:
-            self._take_back(counts)
-
-    def _take_back(self, counts: Counts | None) -> None:
-        self.row.add(OPEN, -1)
-        if counts is not None:
-            counts.add(OPEN, -1)
+            self.row.add(OPEN, -1)
+            if counts is not None:
+                counts.add(OPEN, -1)
 
     def _failed_to_accept(self, listener: Listener, error: OSError) -> None:
         if not isinstance(error, Exhausted):

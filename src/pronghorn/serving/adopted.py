@@ -279,10 +279,13 @@ def adopted(
     if kind_of(factory) != ASYNC:
         raise TypeError(f"{factory!r} should be an async lifespan: an async def with one yield")
 
+    mine: list[Adoption] = []
+
     @contextlib.asynccontextmanager
     async def held() -> AsyncIterator[Any]:
         global _current
         adoption = _current = Adoption()
+        mine[:] = [adoption]
         adoption.active = True
         library = _Library(factory, adoption)
         value = await library.start()
@@ -302,8 +305,7 @@ def adopted(
         """Finds the server that a connection is for, and has its library take it over."""
 
         def connection_made(self, transport: Any) -> None:
-            assert _current is not None
-            _current.server_of(transport).take(transport)
+            mine[0].server_of(transport).take(transport)
 
     Adopted.__qualname__ = held.__qualname__
     return lifespan(held)(Adopted)

@@ -19,9 +19,10 @@ from pronghorn.events import ClientsWait
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.row import DRAINING, LEAVING
+from pronghorn.serving.admission import Full
 from pronghorn.serving.context import BEAT, DESERTED, TICK, Context, Thing
 from pronghorn.serving.conversations import SWEEP, Conversations, Tell, nothing
-from pronghorn.serving.gate import FAIR_PAUSE, Gate
+from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE, Gate
 from pronghorn.serving.parking import Parking
 from pronghorn.system.drain import Wake
 
@@ -34,6 +35,47 @@ def _always() -> bool:
 
 def _never() -> bool:
     return False
+
+
+class Polled:
+    """What the accepting flow of control polls while it may accept: the listeners, and accepted connections that have
+    sent nothing yet. A listener that is `full` is left out for a while, so that it holds up no other."""
+
+    __slots__ = ("_parked", "_poller", "full", "listeners", "on")
+
+    def __init__(self, poller: select.poll, listeners: Iterable[Listener], parked: dict[int, Connection]) -> None:
+        self.listeners = {each.fileno(): each for each in listeners}
+        self._poller, self._parked = poller, parked
+        self.on = False
+        self.full: dict[int, float] = {}
+        """Listeners that are left out, until when."""
+
+    def look(self, ready: bool, now: float) -> None:
+        """Poll them from now on, if the flow is `ready`."""
+        for fd in [each for each, until in self.full.items() if now >= until]:
+            del self.full[fd]
+            if self.on:
+                self._poller.register(fd, select.POLLIN)
+        if ready is not self.on:
+            self.on = ready
+            for fd in (*(each for each in self.listeners if each not in self.full), *self._parked):
+                self._poller.register(fd, select.POLLIN) if ready else self._poller.unregister(fd)
+
+    def leave_out(self, fd: int, now: float) -> None:
+        """This listener is full."""
+        self._poller.unregister(fd)
+        self.full[fd] = now + EXHAUSTED_PAUSE
+
+    def relieve(self) -> None:
+        """A conversation has ended: there may be room again."""
+        self.full = dict.fromkeys(self.full, 0.0)
+
+    def drop(self, fd: int) -> None:
+        """This listener is gone."""
+        if self.on and fd not in self.full:
+            self._poller.unregister(fd)
+        self.full.pop(fd, None)
+        del self.listeners[fd]
 
 
 class Flows(Conversations):
@@ -70,15 +112,16 @@ class Flows(Conversations):
         While there is no `room`, clients wait in the kernel's queue. `woken` is called when a conversation has ended.
         `busy` says whether there are conversations beside those that are open here.
         """
-        drain, listening, last = self.context.drain, False, -1
+        drain, last = self.context.drain, -1
         poller = select.poll()
         for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
             poller.register(fd, select.POLLIN)
-        listeners = {listener.fileno(): listener for listener in self.context.listeners}
+        polled = self._polled = Polled(poller, self.context.listeners, self.parked)
+        listeners = polled.listeners
         parking = Parking(self.context, poller, self.parked)
         self.context.ready()
         while not drain:
-            if drain.lets_go and not self._goes_on(listeners, poller, listening, busy):
+            if drain.lets_go and not self._goes_on(polled, busy):
                 break
             now = time.monotonic()
             if now >= self._beat_at or not self.wait(now):
@@ -86,10 +129,8 @@ class Flows(Conversations):
                 parking.turn_late_away(now)
                 self._observe_waiting(room, listeners)
             ready = room() and self._gate.is_open(now)
-            if ready is not listening:
-                listening = ready
-                for number in (*listeners, *self.parked):
-                    poller.register(number, select.POLLIN) if ready else poller.unregister(number)
+            if ready is not polled.on or polled.full:
+                polled.look(ready, now)
             waiting = []
             for fd, _ in poller.poll(self._patience() * 1000):
                 if fd in listeners or fd in self.parked:
@@ -105,7 +146,7 @@ class Flows(Conversations):
                     self._gate.took_one(time.monotonic())
                 yield conn
             elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
-                poller.unregister(listeners.pop(last))
+                polled.drop(last)
         yield from self._last(listeners, parking, room, woken)
 
     def _last(self, listeners: dict[int, Listener], parking: Parking, room: Ask, woken: Tell) -> Iterator[Connection]:
@@ -118,19 +159,17 @@ class Flows(Conversations):
             listener.close()
         self._tell_let_go()
 
-    def _goes_on(self, listeners: dict[int, Listener], poller: select.poll, listening: bool, busy: Ask) -> bool:
+    def _goes_on(self, polled: Polled, busy: Ask) -> bool:
         """Let go of the listeners, of those that no other worker serves when their queue is empty. What is open goes
         on; when nothing is, draining begins. Whether it has not begun."""
         self.context.row.state = LEAVING
-        for fd, listener in list(listeners.items()):
+        for fd, listener in list(polled.listeners.items()):
             if listener.fileno() < 0 or not self._waits_for_us(listener):
-                if listening:
-                    poller.unregister(fd)
-                del listeners[fd]
+                polled.drop(fd)
                 listener.close()
-        if not listeners:
+        if not polled.listeners:
             self._tell_let_go()
-        if not (listeners or self.open or self.parked or busy()):
+        if not (polled.listeners or self.open or self.parked or busy()):
             self.context.drain.begin(DESERTED)
         return not self.context.drain.begun
 
@@ -197,12 +236,18 @@ class Flows(Conversations):
         if self.context.gives_way():
             self._gate.rest(FAIR_PAUSE, time.monotonic())
             return None
-        conn = self._accept(listener)
+        try:
+            conn = self._accept(listener)
+        except Full:
+            self._polled.leave_out(listener.fileno(), time.monotonic())
+            return None
         return None if conn is None or parking.keeps(conn) else conn
 
     def _accept(self, listener: Listener) -> Connection | None:
         try:
             got = self.context.accept(listener)
+        except Full:
+            raise
         except Exhausted:
             self._gate.run_short(time.monotonic())
             return None
@@ -233,7 +278,12 @@ class Flows(Conversations):
                 self.pause(SWEEP)
                 woken()
                 continue
-            conn = take()
+            try:
+                conn = take()
+            except Full:  # until one of its connections ends
+                self.pause(SWEEP)
+                woken()
+                continue
             if conn is not None:
                 left -= 1
                 yield conn
@@ -247,12 +297,17 @@ class Flows(Conversations):
 
     def _patience(self) -> float:
         now = time.monotonic()
-        return min(TICK, self.wait(now), self._gate.wait(now) or TICK)
+        patience = min(TICK, self.wait(now), self._gate.wait(now) or TICK)
+        if self._polled.full:
+            patience = max(0.0, min(patience, *(until - now for until in self._polled.full.values())))
+        return patience
 
     def _attend(self, fd: int, woken: Tell) -> None:
         if fd == self.wake.fileno():
             self.wake.clear()
             self._gate.relieve()
+            if self._polled.full:
+                self._polled.relieve()
             woken()
         elif fd == self.context.drain.fileno():
             self.context.drain.clear()

@@ -27,7 +27,7 @@ from pronghorn.serving.acceptor import Acceptor
 from pronghorn.serving.channel_goodbyes import ChannelGoodbyes
 from pronghorn.serving.context import Context
 from pronghorn.serving.service import Offer
-from pronghorn.serving.timeouts import ChannelTimeouts, TimeoutsByListener
+from pronghorn.serving.timeouts import ChannelTimeouts, timeouts_of
 
 if TYPE_CHECKING:
     from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
@@ -150,7 +150,7 @@ class Loops:
         self._endings: dict[int, Ending] = {}
         self._goodbyes = ChannelGoodbyes(self)
         self._looks = False  # at these, from time to time
-        self._timeouts = TimeoutsByListener(context.offers.values(), ChannelTimeouts)
+        self._timeouts = timeouts_of(context.offers.values(), ChannelTimeouts)
         self._to_look_at: list[AnyChannel] = []
         self._handing_over: HandingOver | None = None
         self._taking_over: TakingOver | None = None
@@ -313,7 +313,7 @@ class Loops:
             self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
 
     def _end_late(self) -> None:
-        for channel, why in self._timeouts.due(self.open, time.monotonic()):
+        for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):
             if why == AGE:
                 channel.say_goodbye(AGE)
                 self.drain(channel)

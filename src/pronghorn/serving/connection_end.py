@@ -158,7 +158,7 @@ class ConnectionEnds(Admission):
         self.counts.add(OPEN, -1)
         if self._keeps_limits:
             self.by_name[conn.listener].service.limits.left(conn.peer)
-        if (sums := self._by_listener.get(conn.listener)) is not None:
+        if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
             sums.counts.add(OPEN, -1)
         self.counts.add(word)
         self._faulty.discard(conn.number)
@@ -171,7 +171,7 @@ class ConnectionEnds(Admission):
         done[0] += sign * conn.bytes_in
         done[1] += sign * conn.bytes_out
         done[2] += sign * conn.messages
-        if (sums := self._by_listener.get(conn.listener)) is not None:
+        if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
             sums.end(conn, sign)
 
     def fold(self) -> None:

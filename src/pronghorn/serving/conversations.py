@@ -21,8 +21,8 @@ from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, End, PeerTimeo
 from pronghorn.events import ConnectionOpened
 from pronghorn.serving.context import Context
 from pronghorn.serving.goodbyes import LATER, SAID, STAYS, Answer, Goodbyes, Say
-from pronghorn.serving.service import Offer
-from pronghorn.serving.timeouts import OutsideTimeouts, TimeoutsByListener, ended_because
+from pronghorn.serving.service import Offer, Service
+from pronghorn.serving.timeouts import OutsideTimeouts, ended_because, timeouts_of
 from pronghorn.system.drain import connection_number
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Conversations:
         self.context = context
         self.settings = context.settings
         self.open = cast(dict[int, Connection], context.open)
-        self.timeouts = TimeoutsByListener(context.offers.values(), OutsideTimeouts)
+        self.timeouts = timeouts_of(context.offers.values(), OutsideTimeouts)
         self._ended = ended
         self.told: Mapping[int, object] = self.open
         """Whom goodbyes are spread over, and below, how one is said: see goodbyes.py."""
@@ -83,13 +83,13 @@ class Conversations:
         except BaseException as raised:
             error = raised
         try:
-            self._end(conn, error)
+            self._end(conn, error, service)
         except BaseException as fault:
             context.fault(fault)
         finally:
             self._ended()
 
-    def _end(self, conn: Connection, error: BaseException | None) -> None:
+    def _end(self, conn: Connection, error: BaseException | None, service: Service) -> None:
         """The conversation is over: observe why, close, and let go of the descriptor's number."""
         context = self.context
         if not conn.is_own():
@@ -99,7 +99,7 @@ class Conversations:
             error.__cause__ = because
         if error is not None:
             context.failed(conn, error)
-        if context.offer_of(conn).service.handler.facts.blocks:
+        if service.handler.facts.blocks:
             conn.measure()
         reason = ended_because(conn, error)
         if conn.cut_by is None:
@@ -152,7 +152,7 @@ class Conversations:
 
     def keep_deadlines(self, now: float) -> None:
         """End the connections that are over their time, if it is time for a look."""
-        for conn, why in self.timeouts.due(self.open, now):
+        for conn, why in self.timeouts.due(self.open.values(), now):
             if why != AGE:
                 cut(conn, PeerTimeout(why))
             elif conn.leave is not None:

@@ -82,35 +82,39 @@ class Timeouts(Generic[C]):
         return ""
 
 
-class TimeoutsByListener(Generic[C]):
-    """The timeouts of all connections, each by the settings of its listener; listeners with the same have one pass."""
+def timeouts_of(offers: Iterable[Offer], kind: Callable[[Settings, bool], Timeouts[C]]) -> AnyTimeouts[C]:
+    """The timeouts of all connections, each by the settings of its listener."""
+    made: dict[tuple[float, ...], Timeouts[C]] = {}
+    by_name: dict[str, Timeouts[C]] = {}
+    for each in offers:
+        new = kind(each.service.settings, each.service.handler.framed)
+        by_name[each.name] = made.setdefault((new.idle, new.message, new.write, new.age), new)
+    return next(iter(made.values())) if len(made) == 1 else TimeoutsByListener(by_name, [*made.values()])
 
-    def __init__(self, offers: Iterable[Offer], kind: Callable[[Settings, bool], Timeouts[C]]) -> None:
-        made: dict[tuple[float, ...], Timeouts[C]] = {}
-        self._of: dict[str, Timeouts[C]] = {}
-        for each in offers:
-            new = kind(each.service.settings, each.service.handler.framed)
-            self._of[each.name] = made.setdefault((new.idle, new.message, new.write, new.age), new)
-        self._all = [*made.values()]
-        self.interval = min(each.interval for each in self._all)
+
+class TimeoutsByListener(Generic[C]):
+    """Timeouts of listeners that differ, with the calls of Timeouts; listeners with the same have one pass."""
+
+    def __init__(self, by_name: dict[str, Timeouts[C]], apart: list[Timeouts[C]]) -> None:
+        self._by_name = by_name
+        self._apart = apart
+        self.interval = min((each.interval for each in apart), default=math.inf)
 
     def wait(self, now: float) -> float:
-        """Seconds until the next pass."""
-        return min(each.wait(now) for each in self._all)
+        return min((each.wait(now) for each in self._apart), default=math.inf)
 
     def first_look(self, kernel_knows: bool) -> float:
-        """See Timeouts."""
-        return min(each.first_look(kernel_knows) for each in self._all)
+        return min((each.first_look(kernel_knows) for each in self._apart), default=math.inf)
 
-    def due(self, conns: dict[int, C], now: float) -> list[tuple[C, str]]:
-        """The connections that are over their time, each with the reason."""
-        if len(self._all) == 1:
-            return self._all[0].due(conns.values(), now)
+    def due(self, conns: Iterable[C], now: float) -> list[tuple[C, str]]:
         found: list[tuple[C, str]] = []
-        for timeouts in [each for each in self._all if not each.wait(now)]:
-            mine = [each for each in list(conns.values()) if self._of[each.listener] is timeouts]
+        for timeouts in [each for each in self._apart if not each.wait(now)]:
+            mine = [each for each in list(conns) if self._by_name[each.listener] is timeouts]
             found += timeouts.due(mine, now)
         return found
+
+
+AnyTimeouts = Timeouts[C] | TimeoutsByListener[C]
 
 
 class ChannelTimeouts(Timeouts[AnyChannel]):

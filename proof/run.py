@@ -34,6 +34,7 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 import guards  # noqa: E402
 
+import goodbye_trials as goodbyes  # noqa: E402
 import handover_trials as handing  # noqa: E402
 import ledger_reloads as reloading  # noqa: E402
 import ledger_trials as trials  # noqa: E402
@@ -91,6 +92,7 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
     yield from guards.experiments(scaled, available())
     yield "R13", f"{scaled(100)} sequences of up to 30 steps of the supervisor's model", model_of_the_supervisor
     yield "R17", "what does not answer, and the supervisor's system calls under strace", never_waits
+    yield from spread_goodbyes()
     yield "R18", "reloads that fail late, what is asked for during an upgrade, and each setting", transactions
     count = max(20, round(2000 * SCALE))
     for model in ("epoll", "uvloop"):
@@ -100,6 +102,23 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
     trial = partial(handing.handovers, times=scaled(100), count=count, kills=True)
     yield "R20b", f"the same, with kill -9 of a worker in every second one, {count:,} connections", trial
     yield "controls", "each detector against a server that has the fault", controls
+
+
+def spread_goodbyes() -> Iterator[tuple[str, str, Trial]]:
+    """Many devices under the models for many, and some under every pair of model and style."""
+    count, spread = max(40, scaled(2000)), partial(goodbyes.spread, pause=4.0, seconds=20.0)
+    for model, style, begin in (("epoll", "message", "reload"), ("asyncio", "streams", "upgrade")):
+        trial: Trial = partial(spread, model=model, style=style, count=count, begin=begin, workers=4)
+        yield "R21", f"{begin} of {count} devices spread over 20 s, {style} under {model}", trial
+    count = max(40, scaled(500))
+    trial = partial(spread, model="thread", style="blocking", count=count)
+    yield "R21", f"reload of {count} devices spread over 20 s, blocking under thread", trial
+    for model in available():
+        for style, kind in goodbyes.KINDS.items():
+            if runs(model, kind):
+                alone = {"count": 8, "workers": 8} if model in ("iterative", "prefork") else {"count": 60}
+                trial = partial(goodbyes.spread, model=model, style=style, seconds=3.0, pause=0.7, **alone)
+                yield "R21", f"reload spread over 3 s, {style} under {model}", trial
 
 
 def offered(model: str) -> tuple[int, int]:
@@ -204,7 +223,8 @@ it is with peers that are deaf, slow or too many, with certificates that change,
 calls that fail, and with a server that is short of something. `make test` makes the same trials with smaller numbers.
 [tests/ledger_trials.py](../tests/ledger_trials.py), [tests/ledger_reloads.py](../tests/ledger_reloads.py),
 [tests/guard_trials.py](../tests/guard_trials.py), [tests/line_trials.py](../tests/line_trials.py),
-[tests/fault_trials.py](../tests/fault_trials.py) and [tests/crash_trials.py](../tests/crash_trials.py) say
+[tests/fault_trials.py](../tests/fault_trials.py), [tests/crash_trials.py](../tests/crash_trials.py) and
+[tests/goodbye_trials.py](../tests/goodbye_trials.py) say
 what they demand; this page is written by
 [proof/run.py](../proof/run.py).
 

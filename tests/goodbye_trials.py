@@ -7,7 +7,6 @@ does. A reply is lost if half of it came; a question that crossed the goodbye is
 
 from __future__ import annotations
 
-import os
 import random
 import selectors
 import signal
@@ -18,11 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch import launched, wait_for
+from launch import launched
 from ledger_trials import Result
 from pronghorn.settings.source import Source
 
 HANDLERS = str(Path(__file__).parent / "goodbyes_under_test.py")
+KINDS = {
+    "message": "message",
+    "async message": "asyncio",
+    "protocol": "protocol",
+    "streams": "asyncio",
+    "asyncio.Protocol": "asyncio",
+    "blocking": "blocking",
+    "socketserver": "blocking",
+    "program": "program",
+}
+"""What is tried, and which style that is."""
 STYLES = {
     "message": "message",
     "async message": "later",
@@ -160,7 +170,3 @@ def spread(
     result.expect(len(devices.goodbyes) == count, f"{len(devices.goodbyes)} goodbyes to {count} devices: {log[-500:]}")
     result.expect(max(seen, default=0) <= 2 * share, f"{max(seen, default=0)} in one, an even share is {share:g}")
     return result
-
-
-def wait_for_exit(pids: set[int]) -> None:
-    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "the end of the old workers")

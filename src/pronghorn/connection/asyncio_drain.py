@@ -16,6 +16,7 @@ import contextvars
 import gc
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.channel import OPENING
@@ -39,14 +40,22 @@ class Ending:
     """One conversation that is to end by `deadline` (monotonic), within `timeout` seconds, and after `quiet` seconds
     in which nothing was said. One that is `gentle` has no last call: it ends when it owes nothing. The silence that is
     asked for becomes less with the time, to nothing after `timeout` seconds; from then on input that has not been
-    answered counts as input that needs no answer."""
+    answered counts as input that needs no answer. While somebody else `holds` the end in hand, one that is not gentle
+    is told nothing but that the server drains."""
 
-    __slots__ = ("_began", "_channel", "_gentle", "_last_call", "_quiet", "_silence", "_timeout", "_told", "deadline")
+    __slots__ = tuple("_began _channel _gentle _holds _last_call _quiet _silence _timeout _told deadline".split())
 
     def __init__(
-        self, channel: AnyAsyncioChannel, quiet: float, deadline: float, timeout: float, gentle: bool = False
+        self,
+        channel: AnyAsyncioChannel,
+        quiet: float,
+        deadline: float,
+        timeout: float,
+        *,
+        gentle: bool = False,
+        holds: Callable[[], bool] | None = None,
     ) -> None:
-        self._channel = channel
+        self._channel, self._holds = channel, holds
         self._quiet = quiet if quiet < timeout or gentle else math.inf
         self._timeout, self._gentle = timeout, gentle
         self._began = 0.0
@@ -73,10 +82,14 @@ class Ending:
             channel.read_out()
             channel.say_goodbye(End.DRAINING)
             channel.tell_draining()
+            if channel.own_drain is not None:
+                return False  # its handler waits for the drain, and may have something to say first
         if channel.is_closing() or channel.ended:
             return True
         if channel.stays:
             return self._gentle
+        if self._holds is not None and not self._gentle and self._holds():
+            return False
         if now >= self._last_call or self.is_over(now, tasks):
             feed_end(channel)
             return self._gentle or not channel.stays
@@ -212,7 +225,7 @@ class Leave:
 
     def _begin(self, deadline: float, timeout: float) -> None:
         if self._ending is None:
-            self._ending = Ending(self._channel, self._quiet, deadline, timeout, deadline == math.inf)
+            self._ending = Ending(self._channel, self._quiet, deadline, timeout, gentle=deadline == math.inf)
         self._ending.limit(deadline)
         if not self._looks:
             self._look()

@@ -17,6 +17,9 @@ from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
 
+HOLDS = "__pronghorn_holds__"
+"""Of a handler: see Handler's `holds`."""
+
 
 class HandlerFacts(msgspec.Struct, frozen=True):
     """What has to be known of a handler before anything is bound, as a probe sends it to the supervisor."""
@@ -53,9 +56,11 @@ class Handler:
         leave: Callable[[], None] | None = None,
         framing: Framing[Any] | None = None,
         made: Any = None,
+        holds: Callable[[], bool] | None = None,
     ) -> None:
         """`framing`: what cuts the input into messages, if anything does. `made`: what the user wrote, a class as a
-        rule, of which each connection has an object."""
+        rule, of which each connection has an object. `holds`: whether, at a stop, its lifespan still is to close the
+        connections, so that the server ends none."""
         self.facts = facts
         self._protocol = protocol
         self._converse = converse
@@ -63,6 +68,7 @@ class Handler:
         self.framing = framing
         self.framed = framing is not None
         self.made = made
+        self.holds = holds
 
     def protocol(self) -> Any:
         """A new protocol for one connection; of asyncio's styles only inside a running loop."""

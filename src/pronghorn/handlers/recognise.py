@@ -16,7 +16,7 @@ from pronghorn import lifespans
 from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
 from pronghorn.handlers import callables, refusals
-from pronghorn.handlers.handler import Handler, HandlerFacts
+from pronghorn.handlers.handler import HOLDS, Handler, HandlerFacts
 from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.messages import FRAMING, MessageStyle
 from pronghorn.handlers.protocols import Protocol
@@ -137,4 +137,5 @@ def _asyncio(
     factory = streams_factory(handler, settings.max_message_size) if streams else handler
     loops = OwnLoops(factory, settings)
     facts = HandlerFacts(name, "asyncio")
-    return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave, framing=framing)
+    holds = getattr(handler, HOLDS, None)
+    return Handler(facts, protocol=factory, converse=loops.converse, leave=loops.leave, framing=framing, holds=holds)

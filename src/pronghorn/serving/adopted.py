@@ -21,6 +21,7 @@ from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
 from pronghorn.connection.asyncio_drain import LOOK, Ending, Tasks, context_of
 from pronghorn.connection.closing import first_word_due, last_call
 from pronghorn.connection.own_context import conversation
+from pronghorn.handlers.handler import HOLDS
 from pronghorn.lifespans import ASYNC, Lifespan, kind_of, lifespan
 from pronghorn.system.drain import current_drain
 
@@ -118,7 +119,6 @@ class AdoptedServer(asyncio.AbstractServer):
             channel.close()
             return
         self.channels.add(channel)
-        channel.stay()  # until the library's own close is through
         protocol = self._factory()
         if hasattr(protocol, "_stream_reader"):
             conversation.set(channel)  # so that it is known what its coroutine has begun
@@ -136,6 +136,7 @@ class Adoption:
     def __init__(self) -> None:
         self.servers: list[AdoptedServer] = []
         self.active = False
+        self.through = False  # the library's own close: until then the server ends no connection at a stop
         self._caught = asyncio.Event()
 
     async def caught(self, count: int = 1) -> None:
@@ -216,8 +217,9 @@ class Adoption:
         latest = last_call(drain.deadline, drain.timeout) - min(1.0, drain.timeout / 4)
         endings: weakref.WeakKeyDictionary[AnyAsyncioChannel, Ending] = weakref.WeakKeyDictionary()
         while (now := time.monotonic()) < latest:
-            tasks, owing = Tasks(), False
-            for channel in [each for server in self.servers for each in server.channels if not each.is_closing()]:
+            channels = [each for server in self.servers for each in server.channels if not each.is_closing()]
+            tasks, owing = Tasks(), bool(drain.spread and channels)
+            for channel in channels:
                 ending = endings.setdefault(channel, Ending(channel, quiet, drain.deadline, drain.timeout))
                 owing = bool(first_word_due(channel)) or not ending.is_over(now, tasks) or owing
             if not owing:
@@ -228,8 +230,7 @@ class Adoption:
         """The library's own close is through: what is left is ended as any other."""
         for server in self.servers:
             server.close()
-            for channel in list(server.channels):
-                channel.stays = False
+        self.through = True
 
 
 _current: Adoption | None = None
@@ -307,6 +308,7 @@ def adopted(
         def connection_made(self, transport: Any) -> None:
             mine[0].server_of(transport).take(transport)
 
+    setattr(Adopted, HOLDS, lambda: _current is not None and not _current.through)
     Adopted.__qualname__ = held.__qualname__
     return lifespan(held)(Adopted)
 

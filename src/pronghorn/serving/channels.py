@@ -19,6 +19,7 @@ from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import AGE, MOVED, PeerTimeout
+from pronghorn.handlers.handler import Handler
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
@@ -272,8 +273,9 @@ class Loops:
 
     def drain(self, channel: AnyChannel) -> None:
         """Let a conversation come to its end; one that has only just begun, when it has had time for its first word."""
-        if self.context.offer_of(channel).service.handler.facts.needs_asyncio:
-            self._take_leave(channel)
+        handler = self.context.offer_of(channel).service.handler
+        if handler.facts.needs_asyncio:
+            self._take_leave(channel, handler)
             return
         try:
             channel.read_out()
@@ -289,12 +291,12 @@ class Loops:
             self.context.failed(channel, error)
             channel.close()
 
-    def _take_leave(self, channel: AnyChannel) -> None:
+    def _take_leave(self, channel: AnyChannel, handler: Handler) -> None:
         """Of an asyncio handler's conversation, once it owes nothing: see connection/asyncio_drain.py."""
         drain = self.context.drain
         deadline = drain.deadline if drain.begun else time.monotonic() + drain.timeout
         quiet, speaks = self.context.settings.drain_quiet, cast("AnyAsyncioChannel", channel)
-        self._endings[channel.number] = Ending(speaks, quiet, deadline, drain.timeout)
+        self._endings[channel.number] = Ending(speaks, quiet, deadline, drain.timeout, holds=handler.holds)
         self._goodbyes.forget(channel)
         if not self._looks:
             self._looks = True

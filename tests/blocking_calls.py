@@ -29,9 +29,9 @@ NEVER = set(
     """.split()
 )
 """They ask the kernel for what it has in memory, or start a process without waiting for it."""
-PATHS = ("/proc/", "/dev/null", "/sys/fs/cgroup", "/etc/localtime")
+PATHS = ("/proc/", "/dev/null", "/sys/", "/etc/localtime")
 """What is in memory, and a file of the root's file system that the C library looks at for each date."""
-OWN_MEMORY = ("/memfd:", "/proc/", "/dev/null", "/dev/zero")
+OWN_MEMORY = ("/memfd:", "/proc/", "/dev/null", "/dev/zero", "/sys/fs/cgroup/", "/sys/devices/system/cpu/")
 
 
 class Trace:

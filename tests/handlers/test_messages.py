@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,20 @@ def test_all_messages_of_one_read_are_answered_by_one_write() -> None:
     protocol.data_received(b"c\n")
     assert wire.writes[1:] == [b"CC\n"] and not protocol.partial
     assert protocol.messages == 3
+
+
+def test_a_handlers_object_goes_with_its_connection_whoever_holds_the_rest() -> None:
+    class Knows:
+        def __init__(self, conn: MessageConnection) -> None:
+            self.conn = conn
+
+        def __call__(self, line: bytes) -> bytes:
+            return line
+
+    protocol, _ = conversation(Knows)
+    made = weakref.ref(protocol.object)
+    protocol.connection_lost(None)
+    assert made() is None
 
 
 def test_none_is_no_reply_and_empty_is_one() -> None:

@@ -132,7 +132,7 @@ class MessageProtocol(Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._waiting = None
-        self._reply = _nothing  # it may hold this object
+        self._reply, self.object = _nothing, None  # they may hold this object
 
     def send(self, raw: bytes) -> None:
         if self._out is not None:

@@ -122,6 +122,7 @@ def serve(context: Context) -> None:
     listeners, forks, parent = [*context.listeners], Forks(), Parent()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
+    limits = context.process_limits()
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
 
     def settle() -> None:
@@ -144,6 +145,7 @@ def serve(context: Context) -> None:
             flows.refuse(conn, f"fork: {error.strerror}")
             continue
         if pid == 0:
+            limits.__enter__()
             own.serve_one(conn, counts)
             child(flows, mine, held, forks, parent)
         children[pid] = Child(conn.peer, counts, conn.opened, context.offer_of(conn))

@@ -12,9 +12,10 @@ from pronghorn.serving.heartbeat import attended
 
 
 def serve(context: Context) -> None:
-    flows = attended(context)
+    flows, limits = attended(context), context.process_limits()
     for conn in flows.accepted():
-        flows.converse(conn)
+        with limits:
+            flows.converse(conn)
 
 
 MODEL = Model(

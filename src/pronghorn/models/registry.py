@@ -67,6 +67,10 @@ def choose(handler: HandlerFacts) -> tuple[str, str]:
     return "select", f"a {handler.style} handler never blocks"
 
 
+ONE_AT_A_TIME = ("fork", "prefork", "iterative")
+"""The models under which a process serves one connection at a time."""
+
+
 def styles(model: Model) -> list[str]:
     """The styles that run under a model, in the order of the manual."""
     own = ["blocking", "program"] if model.own_flow else []
@@ -119,6 +123,13 @@ def choose_for_all(handlers: Sequence[HandlerFacts]) -> tuple[str, str]:
 
 def check_settings(model: Model, settings: Settings) -> None:
     """Refuse settings that a model cannot keep: BadSetting says why."""
+    for name in ("max_process_cpu", "max_process_memory"):
+        if getattr(settings, name) and model.name not in ONE_AT_A_TIME:
+            raise BadSetting(
+                f"--{name.replace('_', '-')} cannot be kept under {model.name}.",
+                "There one process serves many connections at a time.",
+                f"Choose another --model: {', '.join(ONE_AT_A_TIME)}; or bound workers, by --max-worker-memory.",
+            )
     if settings.max_connections_per_source and settings.proxy_from and model.in_children:
         raise BadSetting(
             f"--max-connections-per-source cannot be kept under {model.name} with --proxy-from.",

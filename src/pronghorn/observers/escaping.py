@@ -99,6 +99,12 @@ def kind_and_text(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
+MEANS = {
+    "SIGKILL": " (perhaps out of memory: see the kernel's log)",
+    "SIGXCPU": ": it had used all of its CPU time (--max-process-cpu, or ulimit -t)",
+}
+
+
 def ending(status: int) -> str:
     """How a process ended, from its exit code, or minus the signal that killed it."""
     if status >= 0:
@@ -107,5 +113,4 @@ def ending(status: int) -> str:
         name = Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    oom = " (perhaps out of memory: see the kernel's log)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{oom}"
+    return f"was killed by {name}{MEANS.get(name, '')}"

@@ -18,6 +18,7 @@ from pronghorn.system.memory import anonymous_file
 
 SIZE = 32 * 1024  # bytes
 BEGIN = "Fatal Python error: "
+OUT_OF_TIME = "Stack (most recent call first)"  # at a limit of CPU time (system/process_limits.py)
 
 
 class Remains(msgspec.Struct, frozen=True):
@@ -63,6 +64,6 @@ class Stacks:
         left out, and the list of C modules."""
         data = self.written()
         self.rewind()
-        begun = data.rfind(BEGIN)
+        begun = max(data.rfind(BEGIN), data.rfind(OUT_OF_TIME))
         lines = data[begun:].splitlines() if begun >= 0 else []
         return "\n".join(line for line in lines if line.strip() and not line.startswith("Extension modules:"))

@@ -102,6 +102,8 @@ class ConnectionEnds(Admission):
                 sums.counts.add(HANDLER_ERRORS)
             if conn.number in self.open:
                 self._faulty.add(conn.number)
+        if isinstance(error, MemoryError) and self.settings.max_process_memory:
+            error.add_note("Its process had no more address space (--max-process-memory).")
         if isinstance(error, MemoryError) and is_ours(error):
             self.fault(error)
         else:

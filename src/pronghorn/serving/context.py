@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -131,6 +131,15 @@ class Context(ConnectionEnds):
     def to_be_served_alone(self) -> int:
         """How many connections a model takes one by one at first."""
         return ALONE if self.remains is not None and self.remains.careful else 0
+
+    def process_limits(self) -> AbstractContextManager[None]:
+        """What is in force while a process serves a connection, if it serves one at a time. Raises as ProcessLimits."""
+        settings = self.settings
+        if not (settings.max_process_cpu or settings.max_process_memory):
+            return nullcontext()
+        from pronghorn.system.process_limits import ProcessLimits  # here: few servers have any
+
+        return ProcessLimits(settings, self.remains.stacks.fileno() if self.remains is not None else -1)
 
     def fault(self, error: BaseException) -> None:
         """Something raised that must not: the error is observed, and the caller goes on. Where memory is missing again

@@ -83,6 +83,8 @@ class Keywords(TypedDict, total=False):
     pool_size: int
     max_threads: int
     max_children: int
+    max_process_cpu: float | str
+    max_process_memory: int | str
     style: Literal["auto", "message", "protocol", "asyncio", "blocking", "program"]
     framing: str
     max_message_size: int | str

@@ -29,6 +29,18 @@ class Model(Sockets, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool_size: Annotated[int, "Threads per worker under the pool model.", Option(ge=1)] = 16
     max_threads: Annotated[int, "Most threads per worker under the thread model.", Option(ge=1)] = 1000
     max_children: Annotated[int, "Most children per worker under the fork model.", Option(ge=1)] = 200
+    max_process_cpu: Annotated[
+        float,
+        "CPU time that a process may use for one connection, in whole seconds, before the kernel ends it (SIGXCPU): "
+        "under fork, prefork and iterative. 0 is no limit.",
+        Option(unit="time", ge=0),
+    ] = 0.0
+    max_process_memory: Annotated[
+        int,
+        "Address space that a process may have while it serves a connection (ulimit -v), what it has imported "
+        "included: under fork, prefork and iterative. 0 is no limit.",
+        Option(unit="size", ge=0),
+    ] = 0
 
     def effective_workers(self, model: str, processors: int = 1) -> int:
         """The number of workers: what was set, or the model's own default. For `auto`, so many as use all `processors`:

@@ -19,9 +19,10 @@ import pytest
 
 from launch import launched, wait_for
 from listeners import ended
-from pronghorn.control import paths, protocol, server
+from pronghorn.control import callers, paths, server
 from pronghorn.control.server import ControlServer, open_control
-from pronghorn.errors import AlreadyRunning, BadHandler, CannotBind, PronghornError
+from pronghorn.errors import AlreadyRunning, BadHandler, BadSetting, CannotBind, PronghornError
+from pronghorn.events import Observer
 from pronghorn.settings import Settings
 from pronghorn.supervisor import poller
 from pronghorn.supervisor.poller import Poller
@@ -61,11 +62,11 @@ class Written:
 class Desk:
     """A control socket in a loop that the test turns by hand."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, group: str = "", observe: Observer = lambda event: None) -> None:
         self.path = str(path)
         self.poller = Poller()
         self.commands = Written()
-        self.control = ControlServer.open("test", self.path)
+        self.control = ControlServer.open("test", self.path, group, observe)
         self.control.serve(self.poller, self.commands)
         self.quiet = self.poller.descriptors()
 
@@ -407,9 +408,96 @@ def test_those_who_are_refused_are_bounded_and_let_go(desk: Desk, monkeypatch: p
 def test_root_and_our_user_are_heard() -> None:
     one, other = socket.socketpair()
     with one, other:
-        assert protocol.peer_uid(one) == os.geteuid()
+        assert callers.peer_uid(one) == os.geteuid()
     with socket.socket() as stranger:
-        assert protocol.peer_uid(stranger) in (-1, 2**32 - 1, 65534), "the kernel knows of nobody"
+        assert callers.peer_uid(stranger) in (-1, 2**32 - 1, 65534), "the kernel knows of nobody"
+
+
+# The group
+
+
+def asked_as(desk: Desk, groups: list[int], *requests: bytes) -> list[str]:
+    """What a user of these groups, and of nothing else, is answered to each request by a Desk that turns meanwhile."""
+    result, told = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.chdir(os.path.dirname(desk.path))  # the folders above let nobody through
+            os.setgroups(groups)
+            os.setgid(54321)
+            os.setuid(54321)
+            for request in requests:
+                with socket.socket(socket.AF_UNIX) as client:
+                    try:
+                        client.connect("c.sock")
+                        client.sendall(request)
+                        reply = json.loads(client.makefile("rb").readline())
+                        answer = "ok" if reply["ok"] else reply["error"]["what"]
+                    except OSError as error:
+                        answer = error.strerror
+                    os.write(told, f"{answer}\n".encode())
+        finally:
+            os._exit(0)
+    os.close(told)
+    wait_for(lambda: desk.turn(0.01) or os.waitpid(child, os.WNOHANG)[0], "the end of the other user")
+    with open(result) as answers:
+        return answers.read().splitlines()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_members_of_the_group_may_do_all_but_stop_it(tmp_path: Path) -> None:
+    folder = tempfile.mkdtemp(prefix="c-")
+    told: list[Any] = []
+    desk = Desk(Path(folder) / "c.sock", "12345", told.append)
+    try:
+        os.chmod(folder, 0o755)
+        status = os.stat(desk.path)
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o660, os.geteuid(), 12345)
+        asked = [b'{"command": "%s"}\n' % each for each in (b"status", b"workers", b"stop")]
+        no = "Members of group 12345 may not stop this server."
+        resize = b'{"command": "resize", "count": 3}\n'
+        assert asked_as(desk, [7, 12345], *asked, resize) == ["ok", "ok", no, "ok"]
+        assert [(each.command, each.uid, each.group) for each in told] == [("resize", 54321, "12345")], "who changes it"
+        assert asked_as(desk, [7], *asked) == ["Permission denied"] * 3
+        os.chmod(desk.path, 0o666)  # whatever the permissions of the path are
+        assert asked_as(desk, [7], *asked) == ["User 54321 may not control this server."] * 3
+        assert "stop" not in desk.commands.asked and "reload" not in desk.commands.asked
+    finally:
+        desk.control.close()
+        os.rmdir(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives to any group")
+def test_an_upgrade_takes_another_group(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "c.sock", "12345")
+    fd, lock = (os.dup(each) for each in desk.control.descriptors())
+    settings = Settings(control_group="23456")
+    adopted = open_control(settings, "here", lambda event: None, (fd, lock))
+    assert adopted is not None
+    desk.control.hand_over()
+    assert os.stat(desk.path).st_gid == 12345, "not before the new program serves"
+    adopted.serve(Poller(), Written())
+    assert (os.stat(desk.path).st_gid, stat.S_IMODE(os.stat(desk.path).st_mode)) == (23456, 0o660)
+    adopted.close()
+    assert not os.path.exists(desk.path)
+
+
+def test_with_a_group_it_stands_where_others_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert paths.server_folder(shared=True) == str(tmp_path / "run")
+    assert stat.S_IMODE(os.stat(tmp_path / "run").st_mode) == 0o755
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(CannotBind, match="can be written to by others"):
+        open_control(Settings(control_group=str(os.getegid())), "here", lambda event: None)
+
+
+def test_a_group_that_is_none_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="--control-group is 'no-such-group'"):
+        open_control(
+            Settings(control_group="no-such-group", control_socket=str(tmp_path / "c.sock")), "here", lambda event: None
+        )
+    assert os.listdir(tmp_path) == []
 
 
 # The path and its lock

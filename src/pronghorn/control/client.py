@@ -106,7 +106,11 @@ def _connected(path: str) -> socket.socket:
             PermissionError: "The permissions of that path do not let you in.",
         }
         why = reasons.get(type(error), f"{error.strerror or error}.")
-        hint = START if not isinstance(error, PermissionError) else "Ask as the server's user, or as root."
+        hint = (
+            START
+            if not isinstance(error, PermissionError)
+            else "Ask as the server's user, as root, or as a member of its --control-group."
+        )
         raise NoServer(f"No server answers at {path}.", why, hint) from None
     return sock
 

@@ -1,8 +1,9 @@
 """The folders of control sockets, where a server makes one by its name and `pronghorn ctl` looks for it.
 
-Law: nothing is trusted that another user could have put there. A folder is made with mode 0700 and used only if it is a
-folder indeed (no symbolic link), ours, and no other user can write into it or replace it. The server takes the first
-that it can have, ctl looks into all: a service and a login shell rarely agree on their environment.
+Law: nothing is trusted that another user could have put there. A folder is made with mode 0700 (0755 for
+--control-group) and used only if it is a folder indeed (no symbolic link), ours, and no other user can write into it or
+replace it. The server takes the first that it can have, ctl looks into all: a service and a login shell rarely agree on
+their environment.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def folders() -> list[str]:
     return [RUN, temporary]
 
 
-def server_folder() -> str:
-    """The folder for a new server's socket, made if need be. Raises CannotBind with what is wrong with each."""
+def server_folder(*, shared: bool = False) -> str:
+    """The folder for a new server's socket, made if need be; one that is `shared` with other users is where they look
+    for it, and open to them. Raises CannotBind with what is wrong with each."""
     wrong: list[str] = []
-    for folder in folders():
+    for folder in [RUN] if shared else folders():
         try:
             with contextlib.suppress(FileExistsError), Place(folder) as place:
                 os.mkdir(place.name, 0o700, dir_fd=place.fd)
@@ -57,6 +59,8 @@ def server_folder() -> str:
             wrong.append(f"{folder}: {error.strerror}.")
             continue
         if not why:
+            if shared:
+                os.chmod(folder, 0o755)  # ours, and nobody else replaces it; the sockets in it have modes of their own
             return folder
         wrong.append(f"{folder} {why}.")
     raise CannotBind(

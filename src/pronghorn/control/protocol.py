@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import socket
-import struct
 import time
 from select import POLLOUT
 from typing import Any, Protocol
@@ -174,15 +173,3 @@ def encoded(result: dict[str, Any] | PronghornError) -> bytes:
     if isinstance(result, PronghornError):
         return msgspec.json.encode({"ok": False, "error": result.parts()})
     return msgspec.json.encode({"ok": True, "result": result})
-
-
-def peer_uid(sock: socket.socket) -> int:
-    """The effective user id of the process that connected (unix(7)); -1 if the kernel does not say."""
-    try:
-        if hasattr(socket, "SO_PEERCRED"):
-            return int(struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
-        if hasattr(socket, "LOCAL_PEERCRED"):
-            return int(struct.unpack_from("II", sock.getsockopt(0, socket.LOCAL_PEERCRED, 76))[1])
-    except (OSError, struct.error):
-        pass
-    return -1

@@ -2,7 +2,7 @@
 
 Law: it lives in the supervisor's thread and never waits: threads and fork(2) do not go together. A caller that is slow,
 silent, dead or loud loses its connection and holds up no other: the size of a request, the number of connections and
-the time for both lines are bounded, and only our own user and root are admitted.
+the time for both lines are bounded, and only our own user, root, and members of `--control-group` are admitted.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from pronghorn import events
 from pronghorn.control import paths
-from pronghorn.control.protocol import Call, CommandSet, peer_uid
-from pronghorn.errors import AddressInUse, AlreadyRunning, BadRequest, CannotBind, PronghornError
+from pronghorn.control.callers import GroupCommands, peer_groups, peer_uid
+from pronghorn.control.protocol import Call, CommandSet
+from pronghorn.errors import AddressInUse, AlreadyRunning, BadRequest, BadSetting, CannotBind, PronghornError
 from pronghorn.events import Observer
 from pronghorn.listening.addresses import LONGEST_PATH
-from pronghorn.listening.unix_path import Claim
+from pronghorn.listening.unix_path import Claim, owner_of
 from pronghorn.settings import Settings
 from pronghorn.supervisor.poller import Poller
 from pronghorn.system.processes import lives
@@ -31,7 +33,7 @@ AUTO, OFF = "auto", "off"
 MOST_CALLS = 16
 REST = 1.0  # seconds without accept(2) after it failed
 QUEUE = 64
-MODE = "600"
+MODE, GROUP_MODE = "600", "660"
 AFTERLIFE = 2.0  # seconds that the lock of a dead process is waited for
 GONE = PronghornError("The server has ended before it could answer.")
 BUSY = PronghornError(f"There are {MOST_CALLS} control connections already.", hint="Try again in a moment.")
@@ -49,19 +51,23 @@ def open_control(
     """
     if handed:
         listener, lock = handed
-        return ControlServer.adopt(listener, lock)
+        control = ControlServer.adopt(listener, lock)
+        control.admit_group(settings.control_group, observe)
+        return control
     if settings.control_socket == OFF:
         return None
-    name = settings.name or address
+    name, group = settings.name or address, settings.control_group
     if settings.control_socket != AUTO:
-        return ControlServer.open(name, settings.control_socket)
+        return ControlServer.open(name, settings.control_socket, group, observe)
     try:
-        return ControlServer.open(name)
+        return ControlServer.open(name, "", group, observe)
     except AlreadyRunning:
         if settings.reuse_port and not settings.name:
-            return ControlServer.open(f"{address}@{os.getpid()}")
+            return ControlServer.open(f"{address}@{os.getpid()}", "", group, observe)
         raise
     except CannotBind as error:
+        if group:
+            raise
         observe(events.ControlMissing(error.what, error.why))
         return None
 
@@ -77,30 +83,41 @@ class ControlServer:
         self._calls: set[Call] = set()
         self._refused: set[Call] = set()  # they have their answer, and may still be sending
         self._resting = math.inf  # until when (monotonic) nothing is accepted
+        self._group, self._gid, self._adopted = "", -1, False
+        self._observe: Observer = lambda event: None
 
     @classmethod
-    def open(cls, name: str, path: str = "") -> ControlServer:
-        """Locks and binds `path`, or the place that a server of that name has in the folder of control sockets.
+    def open(cls, name: str, path: str = "", group: str = "", observe: Observer = lambda event: None) -> ControlServer:
+        """Locks and binds `path`, or the place that a server of that name has in the folder of control sockets. Members
+        of `group` may connect too.
 
         Raises AlreadyRunning if a server has it, CannotBind if it cannot be had for another reason.
         """
         asked = path
-        path = os.path.abspath(path) if path else f"{paths.server_folder()}/{paths.file_name(name)}{paths.SUFFIX}"
+        path = (
+            os.path.abspath(path)
+            if path
+            else f"{paths.server_folder(shared=bool(group))}/{paths.file_name(name)}{paths.SUFFIX}"
+        )
         _check(path)
         claim = _claimed(name, path, bool(asked))
         if not asked:
             _sweep(os.path.dirname(path), path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            claim.bind(listener, path, MODE)
+            claim.bind(listener, path, GROUP_MODE if group else MODE, f":{group}" if group else "")
             _note_process(claim)
             listener.listen(QUEUE)
-        except (OSError, CannotBind) as error:
+        except (OSError, CannotBind, BadSetting) as error:
             listener.close()
             claim.release()
+            if isinstance(error, BadSetting):
+                raise BadSetting(f"--control-group is {group!r}.", error.why, error.hint) from None
             why = error.why if isinstance(error, CannotBind) else f"{error.strerror}."
             raise _refused(path, why) from None
-        return cls(listener, claim, path)
+        control = cls(listener, claim, path)
+        control._admit(group, observe)
+        return control
 
     @classmethod
     def adopt(cls, fd: int, lock_fd: int, path: str = "") -> ControlServer:
@@ -111,7 +128,17 @@ class ControlServer:
         path = path or str(listener.getsockname())
         status = os.lstat(path)
         identity = (status.st_dev, status.st_ino)
-        return cls(listener, Claim.adopt({"lock": lock_fd, "path": path, "identity": identity}), path)
+        control = cls(listener, Claim.adopt({"lock": lock_fd, "path": path, "identity": identity}), path)
+        control._adopted = True
+        return control
+
+    def admit_group(self, group: str, observe: Observer) -> None:
+        """From `serve` on the members of `group` may connect to a socket that was adopted, and those of no other."""
+        self._admit(group, observe)
+
+    def _admit(self, group: str, observe: Observer) -> None:
+        self._group, self._observe = group, observe
+        self._gid = owner_of(f":{group}")[1] if group else -1
 
     def descriptors(self) -> list[int]:
         """The listener's and the lock's: what an upgrade hands on, and no worker keeps. None when handed over."""
@@ -121,6 +148,8 @@ class ControlServer:
         """From now on `commands` are asked, and the path and its lock are this process's."""
         self._poller, self._commands = poller, commands
         self._claim.take_over()
+        if self._adopted:
+            self._claim.give(GROUP_MODE if self._group else MODE, self._gid)
         with contextlib.suppress(OSError):  # a full disk: the number is only told to whoever starts a second copy
             _note_process(self._claim)
         poller.add(self._listener, self._accept)
@@ -170,20 +199,23 @@ class ControlServer:
                 self._poller.remove(self._listener)
                 self._resting = time.monotonic() + REST
                 return
-            self._admit(sock)
+            self._take(sock)
 
-    def _admit(self, sock: socket.socket) -> None:
+    def _take(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         if len(self._calls) >= MOST_CALLS:
             self.tick(time.monotonic())
-        uid = peer_uid(sock)
-        if uid not in (0, os.geteuid()):
-            owner = f"It belongs to user {os.geteuid()}."
+        uid, commands = peer_uid(sock), self._commands
+        if member := uid not in (0, os.geteuid()) and self._gid >= 0 and self._gid in peer_groups(sock):
+            commands = cast(CommandSet, GroupCommands(commands, uid, self._group, self._observe))
+        if not member and uid not in (0, os.geteuid()):
+            owner = f"It belongs to user {os.geteuid()}"
+            owner += f", and is open to group {self._group}." if self._group else "."
             self._refuse(sock, BadRequest(f"User {uid} may not control this server.", owner))
         elif len(self._calls) >= MOST_CALLS:
             self._refuse(sock, BUSY)
         else:
-            Call(sock, self._poller, self._commands, self._calls).begin()
+            Call(sock, self._poller, commands, self._calls).begin()
 
     def _refuse(self, sock: socket.socket, error: PronghornError) -> None:
         if len(self._refused) >= MOST_CALLS:

@@ -69,6 +69,14 @@ class ControlMissing(Event, frozen=True):
     why: str
 
 
+class ControlAsked(Event, frozen=True):
+    """User `uid`, a member of the control `group`, has the server do this `command` of `pronghorn ctl`."""
+
+    command: str
+    uid: int
+    group: str
+
+
 class PathAtRisk(Event, frozen=True):
     """The user whom workers serve as, `uid`, may change the file at `path`, which is the one of that `setting`."""
 

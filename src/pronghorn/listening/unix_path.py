@@ -111,6 +111,14 @@ class Claim:
         finally:
             os.close(fd)
 
+    def give(self, mode: str, gid: int) -> None:
+        """Give the socket that is at the path, if it is still ours, to a group, with other permissions; -1 leaves its
+        group. Nothing happens where that is not allowed."""
+        with contextlib.suppress(OSError), Place(self._path) as place:
+            if identity(place.stat()) == self._socket and place.above is None:
+                os.chown(place.name, -1, gid, dir_fd=place.fd, follow_symlinks=False)
+                os.chmod(place.name, int(mode, 8), dir_fd=place.fd)
+
     def release(self) -> None:
         """Remove what is ours and let go of the lock; in a forked process, only close its copy of the lock."""
         if self._lock < 0:

@@ -119,10 +119,9 @@ def serve(context: Context) -> None:
     mine = Conversations(own)
     rehearse(context)
     own.become_current()  # here, where no handler is called, and not in each process
-    listeners, forks, parent = [*context.listeners], Forks(), Parent()
+    listeners, forks, parent, limits = [*context.listeners], Forks(), Parent(), context.process_limits()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
-    limits = context.process_limits()
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
 
     def settle() -> None:

@@ -256,6 +256,7 @@ WORDS: dict[type[Event], Line] = {
     events.ListenerOpened: Line(INFO, _listening),
     events.ListenerSkipped: Line(WARNING, "Not listening at {address}: {why}"),
     events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
+    events.ControlAsked: Line(INFO, "User {uid}, of group {group}, asks for it: ctl {command}"),
     events.ServerStarted: Line(INFO, "At most {max_connections connection}: {why_max_connections}"),
     events.ReloadWay: Line(INFO, _reload_way),
     events.ModelChosen: Line(INFO, "Model {model}: {why}"),

@@ -128,6 +128,7 @@ class Keywords(TypedDict, total=False):
     tls_watch: bool
     name: str
     control_socket: str
+    control_group: str
     user: str
     group: str
     new_privileges: bool

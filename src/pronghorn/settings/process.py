@@ -22,6 +22,12 @@ class Process(TLS, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "the temporary folder, and off does without.",
         Option(metavar="PATH", at=RESTART),
     ] = "auto"
+    control_group: Annotated[
+        str,
+        "Group whose members may use the control socket too, for all but to stop the server: for a user who deploys. "
+        "auto places the socket in /run/pronghorn then.",
+        Option(metavar="NAME", at=RESTART),
+    ] = ""
     user: Annotated[
         str,
         "User that workers become, by name or number, before they import the handler; only root can have them do so. "

@@ -18,6 +18,7 @@ from pronghorn.models.registry import load
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.serving.context import Context
 from pronghorn.serving.rehearsal import rehearse
+from pronghorn.serving.service import Offer, Service
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain
 
@@ -67,9 +68,9 @@ def context_of(handler: Any, **settings: Any) -> tuple[Context, list[Any]]:
     row = Scoreboard.create().take(1, 1)
     made = Settings(**settings)
     model = load("fork")
+    listener: Any = object()  # nothing is accepted
     return Context(
-        listeners=[],
-        handler=recognise(handler, made),
+        offers=[Offer(listener, "", Service(recognise(handler, made), made))],
         settings=made,
         model=model,
         drain=Drain(1.0),

@@ -137,7 +137,7 @@ class Slow(logging.Handler):
     def emit(self, record):
         with open("told", "a") as file:
             file.write(f"{os.getpid()} {record.process} {record.getMessage()}\\n")
-        if "Reload" in record.getMessage() or "Resiz" in record.getMessage():
+        if "Reloading" in record.getMessage() or "Resizing" in record.getMessage():
             time.sleep(1000)
 """
 HUNG = {"version": 1, "handlers": {"slow": {"class": "slow.Slow"}}, "root": {"level": "INFO", "handlers": ["slow"]}}

@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from pronghorn.framing import prefixed as prefixed
     from pronghorn.framing import stream as stream
     from pronghorn.framing import varint as varint
+    from pronghorn.handlers.message_connection import Conversation as Conversation
     from pronghorn.handlers.message_connection import MessageConnection as MessageConnection
+    from pronghorn.handlers.message_timers import Timer as Timer
+    from pronghorn.handlers.messages import conversation as conversation
     from pronghorn.handlers.messages import message as message
     from pronghorn.handlers.protocols import Protocol as Protocol
     from pronghorn.identity import WorkerFacts as WorkerFacts
@@ -104,8 +107,9 @@ if not TYPE_CHECKING:
             "MissingExtra NotInWorker PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
             "framing": "Framing chosen counted delimited fixed lines marked netstring octet_counted prefixed stream "
             "varint",
-            "handlers.message_connection": "MessageConnection",
-            "handlers.messages": "message",
+            "handlers.message_connection": "Conversation MessageConnection",
+            "handlers.message_timers": "Timer",
+            "handlers.messages": "conversation message",
             "handlers.protocols": "Protocol",
             "identity": "WorkerFacts worker",
             "lifespans": "current_lifespan lifespan",

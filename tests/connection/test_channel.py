@@ -11,9 +11,9 @@ import pytest
 
 from pronghorn.connection.asyncio_channel import AsyncioChannel
 from pronghorn.connection.channel import Channel, Terms
+from pronghorn.connection.deadlines import Deadlines
 from pronghorn.connection.states import TRANSITIONS, State, moved
 from pronghorn.handlers.protocols import Protocol
-from pronghorn.serving.event_loop import Deadlines
 from pronghorn.system.drain import Drain
 
 

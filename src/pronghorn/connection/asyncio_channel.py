@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pronghorn.connection.asyncio_selectors import TRUST, make_anew
@@ -51,6 +52,10 @@ class AnyAsyncioChannel(AnyChannel):
         except BaseException as error:
             self._failed(error)
 
+    def note_aborted(self) -> None:
+        """Its handler was cancelled, at the drain deadline: that is why it ends, once all is sent."""
+        self._error = self._error or ConnectionAbortedError("cut at the drain deadline")
+
     def feed_eof(self) -> None:
         """Let the protocol think that the peer has finished. One that does not want to close goes on hearing."""
         if self.ended or self.is_closing():
@@ -79,18 +84,33 @@ class AsyncioChannel(AnyAsyncioChannel, asyncio.Transport):
     __slots__ = (*SLOTS, "__weakref__")  # as asyncio's own
 
 
+def _keep_no_idle(conn: AnyConnection, seconds: float) -> None:
+    return None
+
+
 class AsyncioLoop:
     """The channel's side of a running asyncio loop. `closed` is called with each channel whose end has come, once
     the loop no longer watches it; it closes the socket. `failed` is told what handlers raise.
     """
 
-    __slots__ = ("_aborts", "_closed", "_doubts", "_loop", "_trusted_until", "_watched", "call_later", "failed")
+    __slots__ = (
+        "_aborts",
+        "_closed",
+        "_doubts",
+        "_loop",
+        "_trusted_until",
+        "_watched",
+        "call_later",
+        "failed",
+        "keep_idle",
+    )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         failed: Callable[[AnyConnection, BaseException], None],
         closed: Callable[[Watchable], None],
+        keep_idle: Callable[[AnyConnection, float], None] = _keep_no_idle,
     ) -> None:
         self._loop = loop
         self._aborts = type(loop).__module__.startswith("uvloop")  # when it is to watch a descriptor that is closed
@@ -98,7 +118,11 @@ class AsyncioLoop:
         self._doubts, self._trusted_until = False, 0.0
         self._closed = closed
         self.call_later: Callable[..., Any] = loop.call_later
-        self.failed = failed
+        self.failed, self.keep_idle = failed, keep_idle
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(callback)
 
     def changed(self, channel: Watchable) -> None:
         if channel.is_closing() and channel.state is CLOSED and channel not in self._watched:

@@ -72,6 +72,12 @@ class AnyConnection:
         return getattr(self.protocol, "unfinished", False)
 
     @property
+    def log_fields(self) -> dict[str, object] | None:
+        """What the handler wants the line at the end of the connection to tell beside the rest."""
+        fields = getattr(self.protocol, "log_fields", None)
+        return fields if type(fields) is dict else None
+
+    @property
     def draining(self) -> bool:
         """True once the server wants to stop, or says goodbye to this connection: a handler finishes what it has begun,
         and leaves."""

@@ -24,7 +24,7 @@ from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import TcpInfo, identity, tcp_info, unsent
 from pronghorn.connection.transport import Transport
-from pronghorn.errors import PeerError
+from pronghorn.errors import End, PeerError, PeerTimeout, reason_of
 from pronghorn.peers import Peer
 from pronghorn.system import wait_channel
 from pronghorn.system.drain import Drain
@@ -68,6 +68,10 @@ class ConnectionBase(AnyConnection):
     """Since when (monotonic) it seems to owe nothing; infinite while it does."""
     cut_by: BaseException | None
     """Why it was cut, if it was."""
+    gone: BaseException | None
+    """How the peer broke it off, if the protocol over it was told so."""
+    note_idle: Callable[[AnyConnection, float], None] | None
+    """See `start_on`; None before."""
     fd: int
     """The number that its descriptor had at first."""
     inode: int
@@ -87,20 +91,43 @@ class ConnectionBase(AnyConnection):
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = self.stays = False
         self.goodbye = ""
-        self.partial = self.on_cut = self.leave = self.cancel = self.note_program = None
+        self.partial = self.on_cut = self.leave = self.cancel = self.note_program = self.note_idle = None
         self.protocol = self.proxy = self.seen = None
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
-        self.cut_by = None
+        self.cut_by = self.gone = None
         self.program_end = ""
         self.fd = self.fileno()
         self.inode = identity(self.fd)
         self.lost = False
 
-    def start_on(self, flow: int, note_program: Callable[[AnyConnection, int, bool], None]) -> None:
+    def start_on(
+        self,
+        flow: int,
+        note_program: Callable[[AnyConnection, int, bool], None],
+        note_idle: Callable[[AnyConnection, float], None],
+    ) -> None:
         """The conversation begins, on the thread with this native id. `note_program` is called when a program is given
-        the connection, with its process id and True, and with False when it has ended."""
-        self.flow, self.note_program = flow, note_program
+        the connection, with its process id and True, and with False when it has ended; `note_idle` when the handler
+        gives the connection an idle timeout of its own, with that."""
+        self.flow, self.note_program, self.note_idle = flow, note_program, note_idle
+
+    def keep_idle(self, seconds: float) -> None:
+        """From now on the peer may be silent for so many seconds, whatever the setting says."""
+        if self.note_idle is not None:
+            self.note_idle(self, seconds)
+
+    def because(self, error: BaseException | None) -> str:
+        """Why the conversation ended, in a word or two; `error` is what it raised, if it did."""
+        error = self.cut_by or error or self.gone
+        if self.goodbye and not isinstance(error, PeerTimeout):
+            return self.goodbye
+        shut = self.reading_shut and self.cut_by is None and self.gone is None
+        if self.draining and (shut or error is None):
+            return End.DRAINING
+        if error is None and self.program_end.startswith("killed"):
+            return End.ERROR
+        return self.reason if error is None else reason_of(error)
 
     def take_header(self, header: ProxyHeader) -> None:
         """A proxy has said for which client it made the connection: its `peer` is that client from now on."""

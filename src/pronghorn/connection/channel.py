@@ -15,16 +15,18 @@ import errno
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, NamedTuple
 
 from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering, drop_unsent, end, may_close
-from pronghorn.connection.interfaces import Loop
+from pronghorn.connection.interfaces import Cancellable, Loop
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, identity, unread, unsent
 from pronghorn.connection.states import State, is_peers_fault, moved
 from pronghorn.connection.transport import Bytes, Transport, check_bytes, fill, limits_of
-from pronghorn.errors import DescriptorLost, End, PeerError, TooMuchUnsent, reason_of
+from pronghorn.errors import DescriptorLost, End, PeerError, TooMuchUnsent, end_of, reason_of
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain
 
@@ -128,6 +130,9 @@ class AnyChannel(Transport):
             self._failed(error)
             return
         if not data:
+            if (cut_by := getattr(self.sock, "cut_by", None)) is not None:  # a blocking connection that was cut
+                self._gone(cut_by)
+                return
             self.peer_ended = not getattr(self.sock, "reading_shut", False)
             self._end()
             return
@@ -262,6 +267,33 @@ class AnyChannel(Transport):
         """Give the connection to another protocol, one with a buffer of its own included (asyncio.BufferedProtocol)."""
         self.protocol = protocol
         self._fills = hasattr(protocol, "get_buffer")
+
+    # What message handlers ask for.
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> Cancellable:
+        return self.loop.call_later(delay, partial(self._call, call))
+
+    def pass_on(self, call: Callable[[], object]) -> None:
+        self.loop.call_soon_threadsafe(partial(self._call, call))
+
+    def keep_idle(self, seconds: float) -> None:
+        self.loop.keep_idle(self, seconds)
+
+    @property
+    def throttled(self) -> bool:
+        return self._throttled
+
+    def ended_by(self, error: BaseException | None) -> End:
+        return End.ERROR if error is not None and not is_peers_fault(error) else end_of(self.reason)
+
+    def _call(self, call: Callable[[], object]) -> None:
+        if self._lost or self.state is CLOSED:
+            return
+        self._burst = self.bytes_out + BURST
+        try:
+            self.context.run(call)
+        except BaseException as error:
+            self._failed(error)
 
     # Draining and cutting: what the server calls.
 

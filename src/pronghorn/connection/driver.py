@@ -6,6 +6,7 @@ transport and close it; they never call the protocol.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import threading
@@ -15,10 +16,12 @@ from typing import Any
 
 from pronghorn.connection.blocking import Connection, end_reading
 from pronghorn.connection.closing import READ_SIZE, first_word_due
+from pronghorn.connection.deadlines import Deadlines, Entry
 from pronghorn.connection.socket_facts import unread
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.connection.tls_facts import TlsFacts
-from pronghorn.connection.transport import Bytes, Transport, limits_of
+from pronghorn.connection.transport import Bytes, Transport, check_bytes, limits_of
+from pronghorn.errors import End, end_of
 from pronghorn.system.drain import Drain, Wake
 
 
@@ -26,8 +29,8 @@ class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
 
     __slots__ = tuple(
-        "_closing _flow _high _lock _low _name _poller _readable _stirs _told conn error listener number peer protocol "
-        "proxy sock wrote_eof".split()
+        "_closing _deadlines _flow _high _lock _low _name _poller _readable _stirs _told conn error listener number "
+        "peer protocol proxy sock waits_beside wrote_eof".split()
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
@@ -45,6 +48,8 @@ class BlockingTransport(Transport):
         self._poller: select.poll | None = None
         self._stirs: Wake | Drain | None = None  # what the poller waits for beside input
         self._readable: threading.Event | None = None  # made by the first pause_reading()
+        self._deadlines: Deadlines | None = None  # made by the first call_later()
+        self.waits_beside = False  # for the drain, or for a deadline, beside the input
 
     @property
     def stays(self) -> bool:  # type: ignore[override]
@@ -69,11 +74,13 @@ class BlockingTransport(Transport):
         if self.wrote_eof:
             raise RuntimeError("write() after write_eof()")
         if self._closing:
+            check_bytes(data)
             return
         try:
             with self._lock:
-                self.conn.sendall(data)
-            self.conn.bytes_out += len(data)
+                if not self._closing:
+                    self.conn.sendall(data)
+                    self.conn.bytes_out += len(data)
         except OSError as error:
             self.error = error
             self._closing = True
@@ -100,6 +107,45 @@ class BlockingTransport(Transport):
     def abort(self) -> None:
         self.close()
 
+    def end(self) -> None:
+        """The conversation is over. Once this returns no other flow is in the middle of `write`, so that the number of
+        the descriptor may be given to another connection."""
+        self.conn.waits.call(self._lock.acquire)
+        self._closing = True
+        self._lock.release()
+
+    # What message handlers ask for.
+
+    throttled = False
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> Entry:
+        if self._deadlines is None:
+            self._deadlines = Deadlines()
+        self.waits_beside = True
+        return self._deadlines.add(time.monotonic() + delay, call)
+
+    def pass_on(self, call: Callable[[], object]) -> None:
+        call()
+
+    def keep_idle(self, seconds: float) -> None:
+        self.conn.keep_idle(seconds)
+
+    def ended_by(self, error: BaseException | None) -> End:
+        if error is not None and not is_peers_fault(error):
+            return End.ERROR
+        return end_of(self.conn.because(error))
+
+    def run_deadlines(self) -> float:
+        """Call what is due; seconds until the next is due, which may be infinite."""
+        deadlines = self._deadlines
+        if deadlines is None:
+            return math.inf
+        deadlines.run(time.monotonic())
+        if not len(deadlines):
+            self._deadlines, self.waits_beside = None, self.conn.hears_drain
+            return math.inf
+        return max(0.0, deadlines.next - time.monotonic())
+
     def is_closing(self) -> bool:
         return self._closing
 
@@ -117,22 +163,27 @@ class BlockingTransport(Transport):
 
     def wait_readable(self) -> None:
         """Wait while another flow of control keeps reading paused; draining ends the wait."""
-        while self._readable is not None and not self.conn.waits.call(self._readable.wait, 1.0):
+        while self._readable is not None and not self.conn.waits.call(
+            self._readable.wait, min(1.0, self.run_deadlines())
+        ):
             if self.conn.draining or self.conn.cut_by is not None:
                 self.resume_reading()
 
     def wait_for_input(self) -> bool:
-        """Wait for input or the drain, and tell the protocol of the drain; whether it is time to read."""
+        """Wait for input, the next deadline, or the drain, and tell the protocol of the drain; whether to read now."""
         if self._poller is None:
             self._poller = select.poll()
             self._poller.register(self.conn, select.POLLIN)
             process = self.conn.process_drain
-            if process is not None and not self._told:
+            if process is not None and self.conn.hears_drain and not self._told:
                 self._stirs = process.stir()
                 self._poller.register(self._stirs, select.POLLIN)
+        rest = self.run_deadlines()
+        if self._closing:
+            return False
         if self.conn.holds_input:
             return True
-        ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll)]
+        ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll, rest * 1000 if rest < math.inf else None)]
         if self.conn.fileno() in ready:  # what came before the drain is told before it
             return True
         if self._stirs is not None and self._stirs.fileno() in ready:
@@ -160,7 +211,7 @@ class BlockingTransport(Transport):
         self.pause_reading()
         assert self._readable is not None
         while not (self._closing or self.conn.cut_by is not None or self._late()):
-            self.conn.waits.call(self._readable.wait, 0.2)
+            self.conn.waits.call(self._readable.wait, min(0.2, self.run_deadlines()))
             if self.draining:
                 self.tell_draining()
 
@@ -179,7 +230,8 @@ class BlockingTransport(Transport):
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
-        self.conn.hears_drain = True  # the new one may want to stay
+        self.conn.hears_drain = self.waits_beside = True  # the new one may want to stay
+        self._poller = None
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is ever buffered here. ValueError unless high >= low >= 0."""
@@ -202,12 +254,13 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
     """
     transport = BlockingTransport(conn, protocol)
     conn.drive(protocol, partial, hears_drain)
+    transport.waits_beside = hears_drain
     error: BaseException | None = None
     try:
         protocol.connection_made(transport)
         while not transport.is_closing():
             transport.wait_readable()
-            if conn.hears_drain and not transport.wait_for_input():
+            if transport.waits_beside and not transport.wait_for_input():
                 continue
             data = conn.recv(READ_SIZE)
             if data:
@@ -229,5 +282,8 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
         if not (isinstance(raised, OSError) and is_peers_fault(raised)):
             raise
     finally:
+        if error is not None and is_peers_fault(error):
+            conn.gone = error
+        transport.end()
         transport.keep_sockname()
         transport.protocol.connection_lost(error)

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import BURST, CLOSED, OPEN, OPENING, AnyChannel
 from pronghorn.connection.closing import let_go
-from pronghorn.connection.interfaces import Loop, Watchable
+from pronghorn.connection.interfaces import Cancellable, Loop, Watchable
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen
 from pronghorn.connection.states import moved
@@ -133,13 +134,15 @@ def restore(channel: AnyChannel, facts: Facts) -> None:
 
 def begin(channel: AnyChannel, loop: Loop) -> None:
     """The connection is this process's: read and send again."""
-    channel.loop = loop
+    nowhere, channel.loop = channel.loop, loop
     if channel.state is OPENING:
         channel.state = moved(channel.state, OPEN)
     channel._burst = channel.bytes_out + BURST
     channel.on_writable()
     channel._wish()
     loop.changed(channel)
+    if isinstance(nowhere, Nowhere):
+        nowhere.pass_on(loop)
 
 
 def forget(channel: AnyChannel) -> None:
@@ -149,14 +152,52 @@ def forget(channel: AnyChannel) -> None:
     _close(channel)
 
 
+class _Later:
+    """A call that waits for its loop, and then for its time."""
+
+    __slots__ = ("_callback", "_due", "_handle")
+
+    def __init__(self, due: float, callback: Callable[[], object]) -> None:
+        self._due = due
+        self._callback: Callable[[], object] | None = callback
+        self._handle: Cancellable | None = None
+
+    def begin(self, loop: Loop) -> None:
+        if self._callback is not None:
+            self._handle = loop.call_later(max(0.0, self._due - time.monotonic()), self._callback)
+
+    def cancel(self) -> None:
+        self._callback = None
+        if self._handle is not None:
+            self._handle.cancel()
+
+
 class Nowhere:
-    """The loop of a channel that is not this process's yet."""
+    """The loop of a channel that is not this process's yet: what is asked of it waits for the loop to come."""
+
+    def __init__(self) -> None:
+        self._later: list[_Later] = []
+        self._asked: list[Callable[[Loop], object]] = []
+
+    def pass_on(self, loop: Loop) -> None:
+        """Ask the loop."""
+        for each in self._later:
+            each.begin(loop)
+        for ask in self._asked:
+            ask(loop)
 
     def changed(self, thing: Watchable) -> None:
         pass
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        pass
+    def call_later(self, delay: float, callback: Callable[[], object]) -> _Later:
+        self._later.append(_Later(time.monotonic() + delay, callback))
+        return self._later[-1]
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        self._asked.append(lambda loop: loop.call_soon_threadsafe(callback))
+
+    def keep_idle(self, conn: AnyConnection, seconds: float) -> None:
+        self._asked.append(lambda loop: loop.keep_idle(conn, seconds))
 
     def failed(self, conn: object, error: BaseException) -> None:
         raise error
@@ -186,7 +227,7 @@ def _first_have_back(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "abort close cut lose on_readable on_writable pause_reading read_out resume_reading set_protocol "
+    "_call abort close cut lose on_readable on_writable pause_reading read_out resume_reading set_protocol "
     "set_write_buffer_limits stay write write_eof writelines"
 ).split():
     setattr(_Still, _name, _first_have_back(_name))

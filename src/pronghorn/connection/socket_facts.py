@@ -65,9 +65,10 @@ class Seen:
     """What passes over the open connections have noted of one, for its deadlines (serving/timeouts.py); made by the
     first pass, so that short connections never have it. Instants are monotonic seconds."""
 
-    __slots__ = tuple("acknowledged bytes_in handed heard look_at messages partial stalled taken took".split())
+    __slots__ = tuple("acknowledged bytes_in handed heard idle look_at messages partial stalled taken took".split())
 
     def __init__(self, opened: float) -> None:
+        self.idle = -1.0  # the idle timeout of this connection, 0 for none; negative: as the setting says
         self.bytes_in = 0
         self.heard = opened  # when the last byte came
         self.messages = 0

@@ -5,11 +5,14 @@ Law: only calls that follow from the others. How bytes are sent and received dif
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.base import AnyConnection
+from pronghorn.connection.interfaces import Cancellable
+from pronghorn.errors import End
 from pronghorn.peers import Peer
 
 Bytes = bytes | bytearray | memoryview
@@ -37,6 +40,25 @@ class Transport(AnyConnection):
         def is_reading(self) -> bool: ...
         def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
         def get_write_buffer_size(self) -> int: ...
+
+        @property
+        def throttled(self) -> bool:
+            """More than the high-water mark is unsent, and most of it still is."""
+
+        def call_later(self, delay: float, call: Callable[[], object]) -> Cancellable:
+            """Have `call` called as the protocol is, after `delay` seconds, unless the connection has ended: what it
+            raises ends the connection. To be called on the connection's own flow of control."""
+
+        def pass_on(self, call: Callable[[], object]) -> None:
+            """Have `call` called where it may write and close: at once under models with a flow of control per
+            connection, soon on the loop under others, after what was handed over before. Any thread may do this. What
+            is left when the connection ends is not called."""
+
+        def keep_idle(self, seconds: float) -> None:
+            """From now on the peer may be silent for so many seconds, whatever the setting says."""
+
+        def ended_by(self, error: BaseException | None) -> End:
+            """Why the connection ended, as it is counted and logged; `error` is what connection_lost is told."""
 
     def writelines(self, chunks: Iterable[Bytes]) -> None:
         self.write(b"".join(chunks))
@@ -72,6 +94,15 @@ class Transport(AnyConnection):
         if name == "connection":
             return self
         return default if self.tls is None else self.tls.extra(name, default)
+
+    @property
+    def local(self) -> Any:
+        """The address that the client has connected to, as (host, port) or the path of a unix socket: the PROXY
+        header's destination, where a proxy speaks for the client. None if it was not asked for in time."""
+        if self.proxy is not None and self.proxy.destination is not None:
+            return self.proxy.destination
+        own = self.sockname
+        return own[:2] if isinstance(own, tuple) else own if own is None else os.fsdecode(own)
 
     def view(self) -> Any:
         """The socket, for its addresses and options: it cannot be closed, nor read or written past the transport."""

@@ -19,7 +19,7 @@ class ConnectionOpened(Event, frozen=True):
 class ConnectionClosed(Event, frozen=True):
     """A connection has ended, for `reason` (an errors.End), after `seconds`; `detail` may say more of the
     reason: the deadline, or the error's class. `program` is how the program behind it ended (`exit status 1`), where
-    there was one."""
+    there was one. `fields` are the handler's own (`conn.log`)."""
 
     number: int
     peer: tuple[str, int] | str
@@ -31,6 +31,7 @@ class ConnectionClosed(Event, frozen=True):
     program: str = ""
     detail: str = ""
     listener: str = ""
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 class ConnectionRefused(Event, frozen=True):

@@ -13,19 +13,17 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
-from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioChannel, AsyncioLoop
+from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioLoop
 from pronghorn.connection.asyncio_drain import Leave, context_of
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import Terms
-from pronghorn.connection.closing import READ_SIZE
 from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
-from pronghorn.errors import BadMessage, DescriptorLost, PeerTimeout, TooMuchUnsent
+from pronghorn.errors import DescriptorLost, PeerTimeout, TooMuchUnsent
 from pronghorn.handlers.asyncio_loop import equip
-from pronghorn.handlers.message_protocol import MessageProtocol
-from pronghorn.handlers.messages import MessageStyle
+from pronghorn.handlers.conversations import CoroutineProtocol
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain
 from pronghorn.tls.asyncio_channel import channel_over, part
@@ -40,8 +38,8 @@ Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 class StreamsProtocol(asyncio.StreamReaderProtocol):
     """asyncio's own streams over our transport."""
 
-    inner: MessageProtocol | None = None
-    """The protocol that cuts the input into messages, if the handler is a message function."""
+    inner: CoroutineProtocol | None = None
+    """The protocol that cuts the input into messages, if the handler takes messages."""
     transport: AnyAsyncioChannel
 
     def __init__(self, handle: Streams, limit: int) -> None:
@@ -57,6 +55,10 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
     def unfinished(self) -> bool:
         return self.inner is not None and self.inner.unfinished
 
+    @property
+    def log_fields(self) -> dict[str, object] | None:
+        return self.inner.log_fields if self.inner is not None else None
+
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         super().connection_made(transport)
@@ -66,14 +68,20 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
         # True with TLS of ours too. asyncio's own, after start_tls, can only close, and warns about another answer.
         return self._transport is self.transport  # type: ignore[attr-defined]
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.inner is not None:
+            self.inner.resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)  # type: ignore[arg-type]
+        if self.inner is not None:
+            self.inner.connection_lost(exc)
+
     @property
     def owes_exactly(self) -> Callable[[], bool] | None:
-        """Whether a message function owes a reply; None if the handler is none."""
-        return self._owes if self.inner is not None else None
-
-    def _owes(self) -> bool:
-        reader: Any = self._stream_reader  # type: ignore[attr-defined]
-        return self.inner is not None and (self.inner.partial or reader is None or reader._waiter is None)
+        """Whether a handler of messages owes a reply; None if the handler takes no messages."""
+        return self.inner.owes if self.inner is not None else None
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         conversation.set(self.transport)
@@ -87,7 +95,7 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
                 isinstance(error, OSError) and (is_peers_fault(error) or error is self.transport._error)
             )  # the last: a handshake, after start_tls
             if not gone:
-                self.transport.loop.failed(self.transport, error)
+                self.transport._failed(error)
         finally:
             writer.close()
 
@@ -95,38 +103,6 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
 def streams_factory(handle: Streams, limit: int) -> Callable[[], asyncio.BaseProtocol]:
     """A protocol factory for `async def handle(reader, writer)`; `limit` in bytes is StreamReader's."""
     return lambda: StreamsProtocol(handle, limit)
-
-
-def messages_as_streams(
-    style: MessageStyle,
-) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """An async message function as a conversation over streams: one message after the other."""
-
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        channel = cast(AsyncioChannel, writer.transport)
-        protocol = MessageProtocol(style)
-        protocol.connection_made(channel)
-        channel.protocol.inner = protocol
-        late: BadMessage | None = None
-        while late is None and not channel.is_closing():
-            data = await reader.read(READ_SIZE)
-            try:
-                messages = protocol.cut_up(data)
-            except BadMessage as error:
-                late, messages = error, error.complete
-            for message in messages:
-                reply = await protocol.reply_later(message)
-                if reply is not None:
-                    writer.write(style.frame(reply))
-                if protocol.closing:
-                    return
-                await writer.drain()
-            if not data:
-                return
-        if late is not None:
-            raise late
-
-    return converse
 
 
 class OwnLoops:
@@ -167,7 +143,12 @@ class OwnLoops:
         loop = asyncio.get_running_loop()
         over = loop.create_future()
         errors: list[BaseException] = []
-        watch = AsyncioLoop(loop, lambda _, error: errors.append(error), lambda _: over.set_result(None))
+        watch = AsyncioLoop(
+            loop,
+            lambda _, error: errors.append(error),
+            lambda _: over.set_result(None),
+            lambda _, seconds: conn.keep_idle(seconds),
+        )
         terms = Terms(watch, conn.process_drain, self._most_unsent, self._high_water, conn.listener)
         channel = channel_over(conn, terms)
         leave = Leave(loop, channel, self._quiet)

@@ -1,30 +1,63 @@
-"""`MessageConnection`: the connection as a message handler sees it."""
+"""`MessageConnection`: the connection as a message handler sees it; `Conversation`: the same for coroutines.
+
+Law: the handler is called on the connection's own flow of control (its thread, process or greenlet, or the thread of
+the worker's loop), and may call anything here. From elsewhere `send`, `write`, `close`, `is_closing`, `unsent` and
+`drained` are safe under every model, and what they send keeps the order of each sender; the timers are not for others.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Generic
+import functools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import Protocol as Interface
 
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.tls_facts import TlsFacts
+from pronghorn.connection.transport import check_bytes
 from pronghorn.framing.rule import M
 from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.message_timers import Timer, Timers
+from pronghorn.identity import WorkerFacts, worker
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain
 
+if TYPE_CHECKING:
+    import asyncio
+
+_counting = threading.Lock()  # of what is handed over, which several threads add to
+
 
 class MessageConnection(Generic[M]):
-    """The connection as a message function sees it, when it takes it as its second argument: `send` takes
-    messages of type M, which are bytes unless said otherwise."""
+    """The connection as a message handler sees it: as the second argument of the function, or as the argument of the
+    class; `send` takes messages of type M, which are bytes unless said otherwise. Once the connection is over, what is
+    sent is dropped, and nothing raises: `is_closing` tells."""
 
-    __slots__ = ("_protocol",)
+    __slots__ = ("_fields", "_flow", "_idle", "_passed_on", "_protocol", "_timers", "_waiters")
 
     def __init__(self, protocol: MessageProtocol) -> None:
         self._protocol = protocol
+        self._flow = threading.get_ident()
+        self._fields: dict[str, object] | None = None
+        self._timers: Timers | None = None
+        self._idle: float | None = None
+        self._passed_on = 0  # bytes that other threads have sent, and that the loop has not taken over yet
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] | None = None
+
+    # What there is to know.
 
     @property
     def peer(self) -> Peer:
         """The other end's address: host and port, or a string for a unix socket."""
         return self._protocol.transport.peer
+
+    @property
+    def local(self) -> Peer | None:
+        """The address that the client has connected to: host and port, or the path of a unix socket. With a PROXY
+        header, the one that it names. None if the connection was gone before anybody asked."""
+        address: Peer | None = self._protocol.transport.local
+        return address
 
     @property
     def proxy(self) -> ProxyHeader | None:
@@ -37,13 +70,14 @@ class MessageConnection(Generic[M]):
         return self._protocol.transport.number
 
     @property
+    def worker(self) -> WorkerFacts:
+        """The worker that serves the connection: its number, generation and more (`pronghorn.worker`)."""
+        return worker()
+
+    @property
     def tls(self) -> TlsFacts | None:
         """Version, cipher, alpn, sni and peer_certificate of the TLS below; None where there is none."""
         return self._protocol.transport.tls
-
-    def stay(self) -> None:
-        """Keep the connection open although the server drains: until `close`, or until the drain deadline."""
-        self._protocol.transport.stay()
 
     @property
     def drain(self) -> Drain:
@@ -60,14 +94,211 @@ class MessageConnection(Generic[M]):
         """What the handler's lifespan yielded in this worker."""
         return self._protocol.transport.lifespan
 
-    def send(self, message: M) -> None:
-        """Send one more message, framed as a reply is."""
+    @property
+    def log(self) -> dict[str, object]:
+        """Fields for the line that the log has at the end of this connection: `conn.log["device"] = name`. Their values
+        are written as text, and escaped."""
+        if self._fields is None:
+            self._fields = {}
+        return self._fields
+
+    @property
+    def log_fields(self) -> dict[str, object] | None:
+        """What `log` has, if anybody has used it."""
+        return self._fields
+
+    # What the handler may ask for.
+
+    def stay(self) -> None:
+        """Keep the connection open although the server drains: until `close`, or until the drain deadline."""
+        self._protocol.transport.stay()
+
+    @property
+    def idle_timeout(self) -> float | None:
+        """Seconds that the peer of this connection may be silent, in the place of `--idle-timeout`; 0: as long as it
+        likes; None: as the setting says. ValueError for a negative one."""
+        return self._idle
+
+    @idle_timeout.setter
+    def idle_timeout(self, seconds: float) -> None:
+        if not seconds >= 0:
+            raise ValueError(f"idle_timeout is in seconds, from 0 on; got {seconds!r}")
+        self._idle = seconds
+        self._protocol.transport.keep_idle(seconds)
+
+    def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Timer:
+        """Have `function(*args)` called after so many seconds, on the connection's own flow of control and never while
+        its handler runs; what it raises ends the connection. The end of the connection cancels it.
+
+        RuntimeError from another thread, ValueError for negative seconds, TypeError for what cannot be called.
+        """
+        return self._own_timers().start(seconds, 0, function, args)
+
+    def every(self, seconds: float, function: Callable[..., object], *args: Any) -> Timer:
+        """The same again and again, for the first time after so many seconds. A turn that was missed, because the
+        handler took longer, is left out. ValueError unless `seconds` is more than 0."""
+        if not seconds > 0:
+            raise ValueError(f"every() needs more than 0 seconds; got {seconds!r}")
+        return self._own_timers().start(seconds, seconds, function, args)
+
+    # What anybody may ask for.
+
+    def send(self, message: M) -> Awaitable[None] | None:
+        """Send one more message, framed as a reply is. From any thread or task, under every model."""
         self.write(self._protocol.style.frame(message))
+        return None
 
     def write(self, raw: bytes) -> None:
-        """Send bytes as they are."""
-        self._protocol.send(raw)
+        """Send bytes as they are. From any thread or task, under every model."""
+        if threading.get_ident() == self._flow:
+            self._protocol.send(raw)
+        else:
+            self._pass_on(raw)
 
     def close(self) -> None:
         """End the connection, after the reply that is being made; messages that came behind are not answered."""
-        self._protocol.close()
+        if threading.get_ident() == self._flow:
+            self._protocol.close()
+        else:
+            self._protocol.transport.pass_on(self._protocol.close)
+
+    def is_closing(self) -> bool:
+        """Whether the connection is over, or about to end: what is sent now is dropped."""
+        return self._protocol.closing or self._protocol.transport.is_closing()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait here because the peer does not read. Always 0 under models with a flow of control per
+        connection, where `send` returns when the kernel has taken all."""
+        return self._passed_on + self._protocol.transport.get_write_buffer_size()
+
+    async def drained(self) -> None:
+        """Return once the peer has taken so much that more may be sent: at once, unless more than the high-water mark
+        (`--write-high-water`) was unsent; or when the connection ends. For coroutines, on any loop."""
+        import asyncio  # here: not every worker needs it
+
+        while not (self._has_room() or self._protocol.transport.is_closing()):
+            loop = asyncio.get_running_loop()
+            waiter = loop.create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append((loop, waiter))
+            if self._has_room():  # since just now
+                self.make_room()
+            await waiter
+
+    # What the protocol calls, and inner workings.
+
+    @property
+    def has_timers(self) -> bool:
+        return bool(self._timers)
+
+    def state(self) -> Any:
+        """What another process needs of it, for `take_over` there. Timers stay behind."""
+        return self._fields, self._idle
+
+    def take_over(self, state: Any) -> None:
+        self._fields, idle = state
+        if idle is not None:
+            self.idle_timeout = idle
+
+    def end(self) -> None:
+        """The connection has ended: no timer falls due any more, and nobody waits."""
+        if self._timers is not None:
+            self._timers.end()
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Wake those who wait until more may be sent."""
+        waiters, self._waiters = self._waiters, None
+        for loop, waiter in waiters or ():
+            try:
+                loop.call_soon_threadsafe(_wake, waiter)
+            except RuntimeError:  # that loop was closed
+                pass
+
+    def _has_room(self) -> bool:
+        return self._passed_on <= self._protocol.style.high_water and not self._protocol.transport.throttled
+
+    def _pass_on(self, raw: bytes) -> None:
+        check_bytes(raw)
+        with _counting:
+            self._passed_on += len(raw)
+        self._protocol.transport.pass_on(functools.partial(self._write_passed_on, bytes(raw)))
+
+    def _write_passed_on(self, raw: bytes) -> None:
+        with _counting:
+            self._passed_on -= len(raw)
+        self._protocol.transport.write(raw)
+        if self._waiters is not None and self._has_room():
+            self.make_room()
+
+    def _own_timers(self) -> Timers:
+        if threading.get_ident() != self._flow:
+            raise RuntimeError(
+                "timers are for the connection's own handler: from another thread send(), write() and close() are safe"
+            )
+        if self._timers is None:
+            self._timers = self._make_timers()
+        return self._timers
+
+    def _make_timers(self) -> Timers:
+        return Timers(self._protocol.transport, None)
+
+
+class Receives(Interface):
+    """What a Conversation asks of its protocol: see conversations.py."""
+
+    async def receive(self) -> Any: ...
+    def spawn(self, awaitable: Awaitable[Any], /) -> Any: ...
+
+
+class Sent:
+    """What `conn.send` returns to a coroutine: to await it is to wait until more may be sent."""
+
+    __slots__ = ("_conn",)
+
+    def __init__(self, conn: Conversation[Any]) -> None:
+        self._conn = conn
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._conn.drained().__await__()
+
+
+class Conversation(MessageConnection[M]):
+    """The connection as coroutines see it: messages come by `async for message in conn`, or one by `receive()`."""
+
+    __slots__ = ("_sent",)
+
+    def __init__(self, protocol: MessageProtocol) -> None:
+        super().__init__(protocol)
+        self._sent = Sent(self)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def receive(self) -> Any:
+        """The next message; None when no more come: the peer has finished, the connection is closed here, or the server
+        drains and nothing is owed. Raises the error that broke the connection, BadMessage, or CancelledError at the
+        drain deadline."""
+        return await cast(Receives, self._protocol).receive()
+
+    def send(self, message: M) -> Awaitable[None]:
+        """Send one more message, framed as a reply is, from any thread or task: it is on its way when this returns. To
+        `await` it is to wait, too, while the peer does not read (`drained`)."""
+        self.write(self._protocol.style.frame(message))
+        return self._sent
+
+    def _make_timers(self) -> Timers:
+        return Timers(self._protocol.transport, cast(Receives, self._protocol).spawn)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -12,7 +12,7 @@ from typing import Any
 from typing import Protocol as Interface
 
 from pronghorn.connection.transport import Transport
-from pronghorn.errors import BadMessage
+from pronghorn.errors import BadMessage, End
 from pronghorn.framing import Framing
 from pronghorn.handlers.protocols import Protocol
 
@@ -27,8 +27,25 @@ class Style(Interface):
     max_size: int
     high_water: int
     alone: bool
+    tells_closed: bool
 
+    def connect(self, protocol: MessageProtocol, /) -> Attached: ...
     def reply_for(self, protocol: MessageProtocol, moved: Any = None, /) -> Reply: ...
+    def tell_connected(self, protocol: MessageProtocol, /) -> object: ...
+    def tell_closed(self, protocol: MessageProtocol, reason: End, /) -> object: ...
+
+
+class Attached(Interface):
+    """What a MessageProtocol asks of the connection that its handler sees: see message_connection.py."""
+
+    @property
+    def log_fields(self) -> dict[str, object] | None: ...
+    @property
+    def has_timers(self) -> bool: ...
+    def state(self) -> Any: ...
+    def take_over(self, state: Any, /) -> None: ...
+    def end(self) -> None: ...
+    def make_room(self) -> None: ...
 
 
 class MessageProtocol(Protocol):
@@ -42,6 +59,7 @@ class MessageProtocol(Protocol):
         "_out",
         "_reply",
         "_waiting",
+        "connection",
         "messages",
         "object",
         "style",
@@ -58,6 +76,7 @@ class MessageProtocol(Protocol):
         self._left = False  # input is over, or draining began: close as soon as nothing is owed
         self._closing = False  # the handler asked for the end
         self.messages = 0
+        self.connection: Attached | None = None  # what the handler sees of the connection, if it takes that
         self.object: Any = None
         """What the handler's class has made for this connection; None if the handler is a function."""
         self.transport: Transport = None  # type: ignore[assignment]  # until connection_made()
@@ -72,25 +91,31 @@ class MessageProtocol(Protocol):
         """Whether a message has begun to arrive, and nothing but its rest is waited for."""
         return self._cutter.partial and self._waiting is None
 
-    def cut_up(self, data: bytes) -> list[bytes]:
-        """The messages that end in this input, or at its end: for handlers that are asked one after the other."""
-        return self._cutter.feed(data) if data else [] if self.transport.draining else self._cutter.finish()
-
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._reply = self.style.reply_for(self)  # a handler object may send first
+        if self.object is not None:
+            self.style.tell_connected(self)
 
-    def state(self) -> tuple[bytes | None, list[Any] | None, int, Any]:
+    @property
+    def has_timers(self) -> bool:
+        """Whether a timer of the handler's is to fall due."""
+        return self.connection is not None and self.connection.has_timers
+
+    def state(self) -> tuple[bytes | None, list[Any] | None, int, Any, Any]:
         """What another process needs to go on: between two messages, for `take_over` there. What has come of a message
         is None if it cannot be told."""
-        return self._cutter.unfinished, self._waiting, self.messages, self.object
+        seen = self.connection.state() if self.connection is not None else None
+        return self._cutter.unfinished, self._waiting, self.messages, self.object, seen
 
-    def take_over(self, transport: Any, state: tuple[bytes, list[Any] | None, int, Any]) -> None:
+    def take_over(self, transport: Any, state: tuple[bytes, list[Any] | None, int, Any, Any]) -> None:
         """Go on where a MessageProtocol of another process has stopped, perhaps with another framing. Messages that
         wait are answered by `resume_writing`."""
         self.transport = transport
-        unfinished, waiting, self.messages, moved = state
+        unfinished, waiting, self.messages, moved, seen = state
         self._reply = self.style.reply_for(self, moved)
+        if seen is not None:
+            self.style.connect(self).take_over(seen)
         waiting = [*(waiting or ()), *(self._cutter.feed(unfinished) if unfinished else ())]
         self._waiting = waiting or None
 
@@ -129,10 +154,21 @@ class MessageProtocol(Protocol):
             self._answer(waiting)
         if self._left:
             self._leave()
+        if self.connection is not None:
+            self.connection.make_room()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._waiting = None
-        self._reply, self.object = _nothing, None  # they may hold this object
+        self._reply = _nothing  # it may hold this object
+        if self.connection is not None:
+            self.connection.end()
+        if self.style.tells_closed and self.object is not None:
+            self.style.tell_closed(self, self.transport.ended_by(exc))
+        self.object = None
+
+    @property
+    def log_fields(self) -> dict[str, object] | None:
+        return self.connection.log_fields if self.connection is not None else None
 
     def send(self, raw: bytes) -> None:
         if self._out is not None:
@@ -144,17 +180,6 @@ class MessageProtocol(Protocol):
     def closing(self) -> bool:
         """The handler has asked for the end."""
         return self._closing
-
-    async def reply_later(self, message: bytes) -> bytes | None:
-        """What an async handler returns for one message, after what it sent meanwhile; `close` waits for it."""
-        self.messages += 1
-        self._out = []
-        try:
-            reply: bytes | None = await self._reply(message)  # type: ignore[misc]
-        finally:
-            self.flush()
-            self._out = None
-        return reply
 
     def _answer(self, messages: list[bytes]) -> None:
         if self._waiting is not None:

@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from pronghorn.handlers.message_connection import MessageConnection
+from pronghorn.handlers.message_connection import Conversation, MessageConnection
 
 M = TypeVar("M")
 R = TypeVar("R")
 Got: TypeAlias = "R | Coroutine[Any, Any, R | None] | None"
 """What comes of a message: a reply, None for none, or a coroutine of either."""
-Replies = Callable[[M], Got[R]] | Callable[[M, MessageConnection[R]], Got[R]]
+Replies = Callable[[M], Got[R]] | Callable[[M, MessageConnection[R]], Got[R]] | Callable[[M, Conversation[R]], Got[R]]
 """A message function, with the connection or without."""
-MessageHandler = Replies[M, R] | Callable[[], Replies[M, R]] | Callable[[MessageConnection[R]], Replies[M, R]]
+MessageHandler = (
+    Replies[M, R]
+    | Callable[[], Replies[M, R]]
+    | Callable[[MessageConnection[R]], Replies[M, R]]
+    | Callable[[Conversation[R]], Replies[M, R]]
+)
 """A message function, or a class whose objects are such; one is made for each connection."""
 
 OfBytes = TypeVar("OfBytes", bound=MessageHandler[bytes, bytes])

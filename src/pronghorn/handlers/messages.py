@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from pronghorn.errors import End
 from pronghorn.framing import Framing, stream
 from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.message_protocol import MessageProtocol, Reply
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from pronghorn.handlers.message_types import M, MarksBytes, MarksText, MessageHandler, R
 
 FRAMING = "__pronghorn_framing__"
+CONVERSATION = "__pronghorn_conversation__"
 T = TypeVar("T", bound=Callable[..., Any])
+C = TypeVar("C", bound=Callable[[Any], Awaitable[Any]])
 
 
 @overload
@@ -47,38 +50,100 @@ def message(framing: Framing[Any, Any] = stream) -> Any:
     return mark
 
 
+def conversation(framing: Framing[Any] = stream) -> Callable[[C], C]:
+    """Mark a coroutine function as a conversation: `async def handle(conn)`, whose messages this framing cuts.
+
+    Messages come by `async for message in conn`, or one by one from `await conn.receive()`; `await conn.send(message)`
+    frames and sends one. When the function returns, or raises, the connection ends. It is of the asyncio style, and
+    runs where that runs. TypeError for what is no framing or no coroutine function.
+    """
+    if not isinstance(framing, Framing):
+        raise TypeError(f"@conversation needs a framing, as in @conversation(lines); got {framing!r}")
+    marked = message(framing)
+
+    def mark(handler: C) -> C:
+        if not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)):
+            raise TypeError(f"@conversation is for async def handle(conn); got {handler!r}")
+        handler = marked(handler)
+        setattr(handler, CONVERSATION, True)
+        return handler
+
+    return mark
+
+
 class MessageStyle:
     """What all connections of one message handler share, and how each gets its reply function: decided once.
 
     `alone`: the function knows nothing of its connection, which spares the hot path a batch.
     """
 
-    __slots__ = ("_both", "_handler", "_takes", "alone", "frame", "framing", "high_water", "max_size")
+    __slots__ = tuple(
+        "_both _closed _connected _connects _handler _kind _takes alone frame framing high_water max_size "
+        "tells_closed".split()
+    )
 
-    def __init__(self, handler: Callable[..., Any], framing: Framing[Any], max_size: int, high_water: int) -> None:
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        framing: Framing[Any],
+        max_size: int,
+        high_water: int,
+        kind: type[MessageConnection] = MessageConnection,
+    ) -> None:
+        """`kind` is what the handler sees of its connection."""
         self.framing = framing
         self.frame: Callable[[Any], bytes] = framing.frame
         self.max_size = max_size
         self.high_water = high_water
         self._handler = handler
+        self._kind = kind
         made = isinstance(handler, type)
         self._takes = made and bool(positional(handler))
         call = getattr(handler, "__call__") if made else handler  # noqa: B004, B009 (of the class, self included)
         self._both = len(positional(call)) > (2 if made else 1)
-        self.alone = not (self._takes or self._both)
+        # Whether the class has the method, and whether it takes the connection too.
+        self._connected = _takes_also(handler, "connected", 1) if made else None
+        self._closed = _takes_also(handler, "closed", 2) if made else None
+        self.alone = not (self._takes or self._both or self._connected or self._closed)
+        self.tells_closed = self._closed is not None
+        self._connects = not self.alone or kind is not MessageConnection
+
+    def connect(self, protocol: MessageProtocol) -> MessageConnection:
+        """What the handler sees of one connection; made once."""
+        if protocol.connection is None:
+            protocol.connection = self._kind(protocol)
+        return cast(MessageConnection, protocol.connection)
 
     def reply_for(self, protocol: MessageProtocol, moved: Any = None) -> Reply:
         """The reply function of one connection: the handler, or an object of its own, which may know the connection:
         the one that was `moved` from another process, if there is one."""
-        reply = self._handler
+        reply: Any = self._handler
+        connection = self.connect(protocol) if self._connects else None
         if isinstance(reply, type):
             if moved is None:
-                moved = reply(MessageConnection(protocol)) if self._takes else reply()
+                moved = reply(connection) if self._takes else reply()
             protocol.object = reply = moved
         if self._both:
-            connection = MessageConnection(protocol)
             return lambda message: reply(message, connection)
-        return reply
+        return cast(Reply, reply)
+
+    def tell_connected(self, protocol: MessageProtocol) -> Any:
+        """Call the object's `connected()`, if it has that method."""
+        if self._connected is None:
+            return None
+        connected = protocol.object.connected
+        return connected(protocol.connection) if self._connected else connected()
+
+    def tell_closed(self, protocol: MessageProtocol, reason: End) -> Any:
+        """Call the object's `closed(reason)`, which it has: see `tells_closed`."""
+        told, protocol.object = protocol.object, None
+        return told.closed(reason, protocol.connection) if self._closed else told.closed(reason)
+
+
+def _takes_also(handler: Any, name: str, count: int) -> bool | None:
+    """Whether a method takes one parameter more than `count`, self included; None if the class has no such method."""
+    method = getattr(handler, name, None)
+    return None if not callable(method) else len(positional(method)) > count
 
 
 def positional(function: Callable[..., Any]) -> list[inspect.Parameter]:

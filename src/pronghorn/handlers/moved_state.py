@@ -49,6 +49,8 @@ def written(handler: Handler, channel: AnyChannel) -> bytes:
     if handler.facts.style == "message":
         if type(protocol) is not MessageProtocol:
             raise CannotMove("another protocol has taken the connection over")
+        if protocol.has_timers and getattr(handler.made, "handed_over", None) is None:
+            raise CannotMove("it has timers, and no handed_over(conn, state) that would start them again")
         state = protocol.state()
         if state[0] is None:
             raise CannotMove("its framing keeps the begin of a message where nobody else can read it")
@@ -73,7 +75,7 @@ def read(handler: Handler, channel: AnyChannel, data: bytes) -> Any:
         if (state[3] is None) is isinstance(handler.made, type):
             raise CannotMove("of the old handler and the new one only one is a class")
         protocol.take_over(channel, state)
-        made, conn = protocol.object, MessageConnection(protocol)
+        made, conn = protocol.object, protocol.style.connect(protocol)
     else:
         made = protocol = unpickler.load()
         if isinstance(made, tuple) or not hasattr(type(made), "data_received"):
@@ -125,7 +127,7 @@ class _Unpickler(pickle.Unpickler):
                 raise CannotMove("the new handler is no class, and has no place for the state of an object")
             return self._handler.made
         if name == "conn":
-            return MessageConnection(self.protocol)
+            return self.protocol.style.connect(self.protocol)
         ours: dict[str, Callable[[], Any]] = {
             "transport": lambda: self._channel,
             "drain": lambda: self._channel.drain,

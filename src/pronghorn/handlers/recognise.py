@@ -17,8 +17,9 @@ from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
 from pronghorn.handlers import callables, refusals
 from pronghorn.handlers.handler import HOLDS, Handler, HandlerFacts
+from pronghorn.handlers.message_connection import Conversation
 from pronghorn.handlers.message_protocol import MessageProtocol
-from pronghorn.handlers.messages import FRAMING, MessageStyle
+from pronghorn.handlers.messages import CONVERSATION, FRAMING, MessageStyle
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
 from pronghorn.settings import Settings
@@ -98,23 +99,33 @@ def style_of(handler: Any, rule: Framing[Any] | None) -> str:
 
 
 def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) -> Handler:
+    limits = settings.max_message_size, settings.write_high_water
+    if getattr(handler, CONVERSATION, False):
+        from pronghorn.handlers.conversations import conversation_as_streams
+
+        refusals.check_call(handler, "conversation", name, 1)
+        style = MessageStyle(handler, rule, *limits, Conversation)
+        return _asyncio(conversation_as_streams(style, handler), settings, name, framing=rule)
     made = isinstance(handler, type)
     if made:
         refusals.check_call(handler, "message object", name, 0, 1)
+        refusals.check_hooks(handler, name)
         call = functools.partial(handler.__call__, None)
     else:
         call = handler
     refusals.check_call(call, "message", name, 1, 2)
-    late = callables.is_coroutine_function(callables.leads_to(handler.__call__ if made else handler))
-    if late and not made and not callables.is_coroutine_function(handler):
-        handler = callables.replying(handler)
-    messages = MessageStyle(handler, rule, settings.max_message_size, settings.write_high_water)
-    if late:
-        from pronghorn.handlers.coroutines import messages_as_streams
+    methods = [handler.__call__, *(getattr(handler, each, None) for each in refusals.HOOKS)] if made else [handler]
+    awaits, *others = [callable(each) and callables.is_coroutine_function(callables.leads_to(each)) for each in methods]
+    if not (awaits or any(others)):
+        messages = MessageStyle(handler, rule, *limits)
+        facts = HandlerFacts(name, "message")
+        return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule, made=handler)
+    from pronghorn.handlers.conversations import messages_as_streams
 
-        return _asyncio(messages_as_streams(messages), settings, name, framing=rule)
-    facts = HandlerFacts(name, "message")
-    return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule, made=handler)
+    if not made and not callables.is_coroutine_function(handler):
+        handler = callables.replying(handler)
+    messages = MessageStyle(handler, rule, *limits, Conversation)
+    return _asyncio(messages_as_streams(messages, awaits), settings, name, framing=rule)
 
 
 def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:

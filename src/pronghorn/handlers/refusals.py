@@ -5,6 +5,7 @@ Law: nothing is called to find out. A callable without a signature is let throug
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -16,8 +17,13 @@ CALLED_WITH = {
     "blocking": "the connection, or the connection and the peer's address",
     "asyncio": "a reader and a writer",
     "message object": "nothing, or the connection, and made for each",
+    "conversation": "the connection",
     "socketserver": "the request, the client's address and the server",
 }
+
+
+HOOKS = {"connected": (0, 1), "closed": (1, 2)}
+"""What a class of message handlers may have beside `__call__`, and with how many arguments it is called."""
 
 
 def check(handler: Any, style: str, name: str) -> None:
@@ -58,6 +64,20 @@ def check(handler: Any, style: str, name: str) -> None:
             "It has a protocol's connection_made(), and no base class that says whose protocol it is.",
             "Derive it from pronghorn.Protocol or asyncio.Protocol, or say it: --style protocol, --style asyncio.",
         )
+
+
+def check_hooks(handler: type, name: str) -> None:
+    """Raises BadHandler if a class of message handlers has a `connected` or `closed` that cannot be called as such."""
+    given = {"connected": "nothing, or the connection", "closed": "the reason, or the reason and the connection"}
+    for hook, counts in HOOKS.items():
+        method = getattr(handler, hook, None)
+        if callable(method) and fits(functools.partial(method, None), *counts) is None:
+            raise BadHandler(
+                f"{name!r} has a {hook}() that cannot be called.",
+                f"It wants {', '.join(required(method)[1:])}; it is given {given[hook]}.",
+                f"Give it these parameters; or another name, if it is not meant to be called when a connection is "
+                f"{hook}.",
+            )
 
 
 def check_factory(handler: Any, name: str) -> None:

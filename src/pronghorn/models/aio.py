@@ -37,6 +37,7 @@ class AsyncioLoops(Loops):
         self._glue = AsyncioLoop(self._loop, self.failed, self.release)
         self.call_later = self._loop.call_later
         self.changed = self._glue.changed
+        self.call_soon_threadsafe = self._glue.call_soon_threadsafe
         self._reports_once = type(self._loop).__module__.startswith("uvloop")
         self._received: dict[int, int] = {}
         super().__init__(context)

@@ -284,10 +284,11 @@ def drain_children(flows: Flows, children: Children, settle: Callable[[], None])
         settle()
     for pid, each in children.items():
         flows.context.note_cut(pid, each.peer, each.opened)
-    if any(
-        each.facts.needs_asyncio for each in flows.context.handlers
-    ):  # what a coroutine still has to do when it is cancelled
-        await_children(children, settle, 2 * LEAVE)
+    facts = [each.facts for each in flows.context.handlers]
+    if not all(
+        each.blocks for each in facts
+    ):  # one that is told of the end, or a cancelled coroutine, has things to do
+        await_children(children, settle, 2 * LEAVE if any(each.needs_asyncio for each in facts) else LEAVE)
     send(children, signal.SIGKILL)
     await_children(children, settle, LEAVE)
 

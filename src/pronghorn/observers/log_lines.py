@@ -267,7 +267,8 @@ WORDS: dict[type[Event], Line] = {
     events.ConnectionClosed: Line(
         DEBUG,
         "closed connection {number} from {peer}{at}: {reason}{more} after {seconds:.3f} s, {bytes_in} bytes in, "
-        "{bytes_out} bytes out",
+        "{bytes_out} bytes out{fields}",
+        fields=lambda event: "".join(f", {escaped(name)}={escaped(value)}" for name, value in event.fields),
         more=lambda event: _in_brackets(event.detail, event.program),
     ),
     events.ConnectionNotTaken: Line(

@@ -27,8 +27,8 @@ class Place(Protocol):
 
     context: Context
     open: dict[int, AnyChannel]
-    call_later: Callable[[float, Callable[[], None]], object]
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object: ...
     def drain(self, channel: AnyChannel, /) -> None: ...
     def drain_all(self) -> None: ...
 

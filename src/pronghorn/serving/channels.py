@@ -15,7 +15,7 @@ from pronghorn.connection.asyncio_drain import Ending, look_at_all
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
-from pronghorn.connection.interfaces import Watchable
+from pronghorn.connection.interfaces import Cancellable, Watchable
 from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import AGE, MOVED, PeerTimeout
@@ -135,7 +135,8 @@ class Entrance:
 class Loops:
     """Channels and acceptors, whatever loop turns them."""
 
-    call_later: Callable[[float, Callable[[], None]], object]
+    call_later: Callable[[float, Callable[[], object]], Cancellable]
+    call_soon_threadsafe: Callable[[Callable[[], object]], None]
     changed: Callable[[Watchable], None]
     channel_class: type[AnyChannel] = Channel
 
@@ -313,6 +314,13 @@ class Loops:
         self.context.guarded(self._end_late)
         if self._timeouts.interval < math.inf:
             self.call_later(self._timeouts.wait(time.monotonic()), self.keep_deadlines)
+
+    def keep_idle(self, conn: AnyConnection, seconds: float) -> None:
+        """A connection gets an idle timeout of its own."""
+        looked = self._timeouts.interval < math.inf
+        self._timeouts.keep_idle(conn, seconds)
+        if not looked:
+            self.call_later(0, self.keep_deadlines)
 
     def _end_late(self) -> None:
         for channel, why in self._timeouts.due(self.open.values(), time.monotonic()):

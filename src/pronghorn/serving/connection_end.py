@@ -33,6 +33,7 @@ from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.tracebacks import is_ours
 
+MOST_FIELDS = 32  # of a handler's own, in the record of a connection's end
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
@@ -133,6 +134,7 @@ class ConnectionEnds(Admission):
                 conn.program_end,
                 reason if reason != word else "",
                 self.told(conn),
+                _fields_of(conn),
             )
         )
 
@@ -211,3 +213,14 @@ class ConnectionEnds(Admission):
             self.cut += 1
             if len(self.cut_off) < TOLD_BY_NAME:
                 self.cut_off[number] = peer, time.monotonic() - opened
+
+
+def _fields_of(conn: AnyConnection) -> tuple[tuple[str, str], ...]:
+    """What the handler wants the log to tell of a connection, as text: of a value that cannot be text, its class."""
+    found = []
+    for name, value in list((conn.log_fields or {}).items())[:MOST_FIELDS]:
+        try:
+            found.append((str(name), str(value)))
+        except Exception:
+            found.append((str(name) if isinstance(name, str) else "?", f"<{type(value).__name__}>"))
+    return tuple(found)

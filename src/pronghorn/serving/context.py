@@ -89,6 +89,8 @@ class Context(ConnectionEnds):
     """
 
     exhausted = False
+    is_child = False
+    """The process has one connection, and no other: see ChildContext."""
     _short_at: tuple[float, ...] = ()  # when memory was missing lately
 
     def __init__(
@@ -214,6 +216,8 @@ class Context(ConnectionEnds):
 class ChildContext(Context):
     """Of forked processes with one connection each. It is made before the first fork: to make one for each would cost
     a process some seventy page faults. When a process has ended, its worker does what is to be done about limits."""
+
+    is_child = True
 
     def __init__(self, parent: Context) -> None:
         self.__dict__.update(parent.__dict__)

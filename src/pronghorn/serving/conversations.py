@@ -6,12 +6,14 @@ finished, once no reply is owed, and a well-written handler leaves by its usual 
 
 from __future__ import annotations
 
+import _thread
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
+from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
 from pronghorn.connection.closing import last_call, let_go
 from pronghorn.connection.in_flight import is_over, is_quiet
@@ -22,13 +24,14 @@ from pronghorn.events import ConnectionOpened
 from pronghorn.serving.context import Context
 from pronghorn.serving.goodbyes import LATER, SAID, STAYS, Answer, Goodbyes, Say
 from pronghorn.serving.service import Offer, Service
-from pronghorn.serving.timeouts import OutsideTimeouts, ended_because, timeouts_of
+from pronghorn.serving.timeouts import OutsideTimeouts, timeouts_of
 from pronghorn.system.drain import connection_number
 
 if TYPE_CHECKING:
     from pronghorn.tls.blocking import TlsConnection
 
 SWEEP = 0.05  # seconds between two looks at the open connections while draining
+LOOK = 1.0  # seconds between two looks at the deadlines of a process's only connection, at most
 LEAVE = 1.0  # seconds that flows of control have to notice that their connection was cut
 
 Tell = Callable[[], None]
@@ -54,6 +57,7 @@ class Conversations:
         self._while_draining = False
         self._sweeps_since = math.inf
         self._contexts = {each.name: each.base() for each in context.offers.values()}
+        self._looks_after = False
 
     # One conversation.
 
@@ -71,7 +75,7 @@ class Conversations:
         offer = context.offer_of(conn)
         service = offer.service
         connection_number.set(conn.number)
-        conn.start_on(threading.get_native_id(), context.note_program)
+        conn.start_on(threading.get_native_id(), context.note_program, self.keep_idle)
         if service.limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
             self._ended()
             return
@@ -101,7 +105,7 @@ class Conversations:
             context.failed(conn, error)
         if service.handler.facts.blocks:
             conn.measure()
-        reason = ended_because(conn, error)
+        reason = conn.because(error)
         if conn.cut_by is None:
             conn.linger(until=context.drain.deadline)
         context.let_go_of(conn.fd, conn)
@@ -201,11 +205,21 @@ class Conversations:
         end_reading(conn)
         return SAID
 
+    def keep_idle(self, conn: AnyConnection, seconds: float) -> None:
+        """A connection gets an idle timeout of its own. In a process that has no other connection a flow of control
+        is started that looks after that."""
+        self.timeouts.keep_idle(conn, seconds)
+        if self.context.is_child and not self._looks_after:
+            _thread.start_new_thread(self.look_after, ())
+
     def look_after(self) -> None:
         """Keep the deadlines of a connection that has a process of its own, until the connection ends."""
+        if self._looks_after:
+            return
+        self._looks_after = True
         while self.open:
             self.keep_deadlines(time.monotonic())
-            time.sleep(self.wait(time.monotonic()))
+            time.sleep(min(LOOK, self.wait(time.monotonic())))
 
     def sweep(self, tick: Tell = nothing) -> None:
         """Until no connection is open: end the reading of those that owe no reply; at the drain deadline cut all."""

@@ -7,16 +7,17 @@ closed, and none given out anew, while events for it may still be in hand.
 
 from __future__ import annotations
 
-import heapq
-import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from pronghorn.connection.channel import CLOSED
+from pronghorn.connection.deadlines import Deadlines, Entry
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.serving.acceptor import Watched
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
+from pronghorn.system.drain import Wake
 
 
 class Turns(Loops):
@@ -34,12 +35,28 @@ class Turns(Loops):
         self._has_let_go = False
         self._drained = Watched(context.drain.fileno(), self._begin)
         self.changed(self._drained)
+        self._passed_on: deque[Callable[[], object]] = deque()  # by other threads
+        self._wake, self._woken = Wake(), False
+        self.changed(Watched(self._wake.fileno(), self._take_over))
         for each in context.watched:
             self.changed(Watched(each.fileno(), each.on_readable))
         self._deadlines.add(self._now, lambda: self._deadlines.add(self._now, self._enter))
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        self._deadlines.add(time.monotonic() + delay, callback)
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Entry:
+        return self._deadlines.add(time.monotonic() + delay, callback)
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        self._passed_on.append(callback)
+        if not self._woken:  # else it will look anyway
+            self._woken = True
+            self._wake.set()
+
+    def _take_over(self) -> None:
+        """Call what other threads have passed on, in their order, and none of what comes meanwhile."""
+        self._woken = False
+        self._wake.clear()
+        for _ in range(len(self._passed_on)):
+            self.context.guarded(self._passed_on.popleft())
 
     def next(self) -> bool:
         """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
@@ -115,34 +132,3 @@ class Turns(Loops):
         self._drained.wants_read = False
         self.changed(self._drained)
         self.begin_draining()
-
-
-class Deadlines:
-    """Callables in the order in which they fall due; those due at the same instant keep their order."""
-
-    __slots__ = ("_count", "_heap")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def add(self, when: float, call: Callable[[], None]) -> None:
-        """Have `call` called at the first `run` at or after `when` (monotonic seconds)."""
-        self._count += 1
-        heapq.heappush(self._heap, (when, self._count, call))
-
-    @property
-    def next(self) -> float:
-        """The earliest deadline in monotonic seconds, or infinity."""
-        return self._heap[0][0] if self._heap else math.inf
-
-    def run(self, now: float, guarded: Callable[[Callable[[], None]], None] = lambda call: call()) -> None:
-        """Call all that is due at `now`, each through `guarded`; what they add is not called before the next run."""
-        due: list[Callable[[], None]] = []
-        while self._heap and self._heap[0][0] <= now:
-            due.append(heapq.heappop(self._heap)[2])
-        for call in due:
-            guarded(call)

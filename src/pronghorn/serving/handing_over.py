@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -96,6 +97,12 @@ class HandingOver:
 
     def changed(self, thing: Watchable) -> None:
         pass
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+    def keep_idle(self, conn: AnyConnection, seconds: float) -> None:
+        self._loop.keep_idle(conn, seconds)
 
     def failed(self, conn: AnyConnection, error: BaseException) -> None:
         self._context.failed(conn, error)

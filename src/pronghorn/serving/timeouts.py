@@ -21,7 +21,7 @@ from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.socket_facts import LONG_REPLY, Seen, tcp_info, unread, unsent
 from pronghorn.connection.states import State
-from pronghorn.errors import AGE, IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT, End, PeerTimeout, reason_of
+from pronghorn.errors import AGE, IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT
 from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 
@@ -42,10 +42,21 @@ class Timeouts(Generic[C]):
         self.message = (framed and settings.message_timeout) or math.inf
         self.write = settings.write_timeout or math.inf
         self.age = settings.max_connection_age or math.inf
-        self.shortest = min(self.idle, self.message, self.write, self.age)
-        often = max(SHORTEST, min(LONGEST, self.shortest / PER_DEADLINE))
-        self.interval = often if self.shortest < math.inf else math.inf
-        self._next = 0.0
+        self.shortest, self.interval, self._next = math.inf, math.inf, 0.0
+        self._look_for(min(self.idle, self.message, self.write, self.age))
+
+    def _look_for(self, deadline: float) -> None:
+        if deadline < self.shortest:
+            self.shortest = deadline
+            self.interval = max(SHORTEST, min(LONGEST, deadline / PER_DEADLINE))
+            self._next = 0.0
+
+    def keep_idle(self, conn: AnyConnection, seconds: float) -> None:
+        """From now on the peer of this connection may be silent for so many seconds; 0 means as long as it likes."""
+        if conn.seen is None:
+            conn.seen = Seen(conn.opened)  # type: ignore[misc]  # a slot of each class below
+        conn.seen.idle, conn.seen.look_at = seconds, 0.0
+        self._look_for(seconds or math.inf)
 
     def wait(self, now: float) -> float:
         """Seconds until the next pass."""
@@ -100,6 +111,11 @@ class TimeoutsByListener(Generic[C]):
         self._apart = apart
         self.interval = min((each.interval for each in apart), default=math.inf)
 
+    def keep_idle(self, conn: AnyConnection, seconds: float) -> None:
+        """See Timeouts."""
+        self._by_name[conn.listener].keep_idle(conn, seconds)
+        self.interval = min(each.interval for each in self._apart)
+
     def wait(self, now: float) -> float:
         return min((each.wait(now) for each in self._apart), default=math.inf)
 
@@ -128,10 +144,14 @@ class ChannelTimeouts(Timeouts[AnyChannel]):
             seen, reason = channel.seen, ""
             if seen is None:
                 seen = channel.seen = Seen(channel.opened)
-            if looks and (channel.wants_write or channel.bytes_out != seen.acknowledged):
+            if (looks or seen.idle >= 0) and (channel.wants_write or channel.bytes_out != seen.acknowledged):
                 _look_at_unsent(channel, seen, now)
             if channel.bytes_in != seen.bytes_in:
                 seen.bytes_in, seen.heard = channel.bytes_in, now
+            elif seen.idle >= 0:
+                silent = seen.idle and max(seen.heard, seen.took) <= now - seen.idle
+                if silent and _is_silent(channel.sock, seen.idle):
+                    reason = IDLE
             elif max(seen.heard, seen.took) <= not_heard_since and _is_silent(channel.sock, self.idle):
                 reason = IDLE
             if seen.stalled and seen.stalled <= stalled_since:
@@ -201,13 +221,13 @@ class OutsideTimeouts(Timeouts[Connection]):
                     seen.took = seen.stalled
             else:
                 seen.take(taken, held, info is None, now)
-        heard = max(seen.heard, seen.took)
-        if now - heard >= self.idle and not (seen.stalled and first):  # then the next look tells whether it takes
+        heard, idle = max(seen.heard, seen.took), self.idle if seen.idle < 0 else seen.idle or math.inf
+        if now - heard >= idle and not (seen.stalled and first):  # then the next look tells whether it takes
             return IDLE
         if seen.stalled and now - seen.stalled >= self.write:
             return WRITE_TIMEOUT
         old = math.inf if conn.goodbye else conn.opened + self.age
-        seen.look_at = now if seen.stalled or info is None else min(heard + self.idle, now + self.write, old)
+        seen.look_at = now if seen.stalled or info is None else min(heard + idle, now + self.write, old)
         return AGE if old <= now else ""
 
 
@@ -215,15 +235,3 @@ def _has_room(sock: socket.socket) -> bool:
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     return any(event & select.POLLOUT for _, event in poller.poll(0))
-
-
-def ended_because(conn: Connection, error: BaseException | None) -> str:
-    """Why a conversation ended, in a word or two."""
-    error = conn.cut_by if conn.cut_by is not None else error
-    if conn.goodbye and not isinstance(error, PeerTimeout):
-        return conn.goodbye
-    if (conn.reading_shut and conn.cut_by is None) or (conn.draining and error is None):
-        return End.DRAINING
-    if error is None and conn.program_end.startswith("killed"):
-        return End.ERROR
-    return conn.reason if error is None else reason_of(error)

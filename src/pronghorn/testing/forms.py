@@ -26,6 +26,12 @@ CUTS = "cuts"
 FINISHES = "finishes"
 """A message of which a part has come when draining begins may still be finished, and is answered."""
 
+CALLS = "calls"
+"""It is called back by a timer at TIMER and EVERY, and has another thread send at THREAD."""
+TOLD = "told"
+"""It greets who says GREET by what it was told when it was connected, and after WATCH writes to standard error why the
+connection ended."""
+
 ORDINARY = frozenset({REPEATS, ANSWERS_AT_ONCE, PAYLOADS, WORDS})
 
 
@@ -50,8 +56,9 @@ FORMS = (
     _form("message", "message", "upper_lines", lines, CUTS, FINISHES),
     _form("message-stream", "message", "upper_stream"),
     _form("message-prefixed", "message", "upper_prefixed", prefixed(4), CUTS, FINISHES, CLOSES),
-    _form("message-class", "message", "UpperEach", lines, CUTS, FINISHES, CLOSES),
-    _form("message-async", "asyncio", "upper_async_lines", lines, CUTS, CLOSES),
+    _form("message-class", "message", "UpperEach", lines, CUTS, FINISHES, CLOSES, CALLS, TOLD),
+    _form("message-async", "asyncio", "UpperAsyncEach", lines, CUTS, CLOSES, CALLS, TOLD),
+    _form("conversation", "asyncio", "upper_conversation", lines, CUTS, CLOSES, CALLS),
     _form("protocol", "protocol", "UpperProtocol", stream, CLOSES),
     _form("asyncio-protocol", "asyncio", "UpperAsyncioProtocol", stream, CLOSES),
     _form("streams", "asyncio", "upper_streams", stream, CLOSES),

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from pronghorn.connection.socket_facts import unsent
-from pronghorn.testing.forms import CLOSES, CUTS, FINISHES, PAYLOADS, REPEATS, WORDS
-from pronghorn.testing.reference import BIG, big_answer
+from pronghorn.testing.forms import CALLS, CLOSES, CUTS, FINISHES, PAYLOADS, REPEATS, TOLD, WORDS
+from pronghorn.testing.reference import BIG, SENT_BY_A_THREAD, big_answer
 from pronghorn.testing.subject import FAILED, Subject
 from pronghorn.testing.talk import SMALL_BUFFER, exchange, flood, reset, until
 
@@ -133,6 +133,43 @@ def a_hundred_clients_overlap(subject: Subject) -> None:
             for client in reversed(clients) if overlap else clients:
                 got = exchange(client, expect=len(subject.answer) if overlap else None)
                 subject.expect(got, subject.answer)
+
+
+# What comes unasked, and the end.
+
+
+@promise(CALLS)
+def timers_and_other_threads_send(subject: Subject) -> None:
+    """What a timer sends arrives, until it is cancelled; what another thread sends arrives whole, in its order."""
+    frame = subject.framing.frame
+    ticks = [b"TICK 1", b"TICK 2", b"TICK 3"]
+    with subject.connect() as client:
+        for word, expected in ((b"TIMER", [b"TIMED"]), (b"EVERY", ticks), (b"THREAD", SENT_BY_A_THREAD)):
+            wanted = b"".join(map(frame, expected))
+            subject.expect(exchange(client, frame(word), expect=len(wanted)), wanted)
+        subject.ask(client)
+
+
+@promise(TOLD)
+def a_handler_is_told_of_its_connection_and_of_its_end(subject: Subject) -> None:
+    """It is told when the connection is there, before any message, and once why it ended, whoever ended it."""
+    frame = subject.framing.frame
+    with subject.connect() as client:
+        exchange(client, frame(b"GREET"), expect=len(b"welcome"))
+    for how in ("done", "reset"):
+        mark = subject.mark()
+        with subject.connect(0) as client:  # over TCP: a unix socket knows no reset
+            subject.ask(client, b"watch")
+            subject.expect(exchange(client, frame(b"WATCH"), expect=6), frame(b"WATCH"))
+            if how == "reset":
+                reset(client)
+        _was_told(subject, mark, how)
+
+
+def _was_told(subject: Subject, mark: int, how: str) -> None:
+    until(lambda: "closed: " in subject.said_since(mark), "the handler is told of the end")
+    told = re.findall(r"closed: (\w+)", subject.said_since(mark))
+    assert told == [how], f"it was told {told}"
 
 
 # What others do.

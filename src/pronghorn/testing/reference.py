@@ -6,12 +6,15 @@ server. Workers import this file, so it imports no test's tools.
 
 from __future__ import annotations
 
+import os
 import socket
 import socketserver
+import threading
 import time
 from typing import Any
 
 from pronghorn.framing import lines, prefixed, stream
+from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.messages import message
 from pronghorn.handlers.protocols import Protocol
 
@@ -62,19 +65,52 @@ def upper_prefixed(data: bytes, conn: Any) -> bytes:
     return slow_answer(data)
 
 
+SENT_BY_A_THREAD = [b"%d" % number for number in range(50)]
+
+
+def calls_back(conn: MessageConnection, line: bytes) -> bool:
+    """Whether the line asks for what comes later: from a timer, or from another thread; it is on its way then."""
+    if line == b"TIMER":
+        conn.call_later(0.01, conn.send, b"TIMED")
+    elif line == b"EVERY":
+        ticks = iter((b"TICK 1", b"TICK 2", b"TICK 3"))
+
+        def tick() -> None:
+            conn.send(word) if (word := next(ticks, None)) else timer.cancel()
+
+        timer = conn.every(0.01, tick)
+    elif line == b"THREAD":
+        threading.Thread(target=lambda: [conn.send(each) for each in SENT_BY_A_THREAD]).start()
+    else:
+        return False
+    return True
+
+
 @message(lines)
 class UpperEach:
-    """Made once per connection, so that it can count."""
+    """Made once per connection, which it is told of."""
 
-    def __init__(self, conn: Any) -> None:
+    def __init__(self, conn: MessageConnection) -> None:
         self.conn = conn
-        self.count = 0
+        self.greeting = b""
+        self.watched = False
 
-    def __call__(self, line: bytes) -> bytes:
-        self.count += 1
+    def connected(self) -> None:
+        self.greeting = b"welcome, connection %d" % self.conn.number
+
+    def __call__(self, line: bytes) -> bytes | None:
+        if calls_back(self.conn, line):
+            return None
+        if line == b"GREET":
+            return self.greeting
+        self.watched = self.watched or line == b"WATCH"
         if says_goodbye(line):
             self.conn.close()
         return slow_answer(line)
+
+    def closed(self, reason: str) -> None:
+        if self.watched:
+            os.write(2, b"closed: %s\n" % reason.encode())
 
 
 class UpperProtocol(Protocol):

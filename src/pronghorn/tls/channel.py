@@ -56,6 +56,10 @@ class SealedSocket(socket.socket):
         raise BlockingIOError
 
     @property
+    def cut_by(self) -> BaseException | None:
+        return self._owner.cut_by if self._owner is not None else None
+
+    @property
     def reading_shut(self) -> bool:
         return self._owner is not None and self._owner.reading_shut
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pronghorn.serving.event_loop import Deadlines
+from pronghorn.connection.deadlines import Deadlines
 
 
 def test_they_fall_due_in_order_and_not_before() -> None:

@@ -1,0 +1,184 @@
+"""Message handlers that are coroutines: async functions and classes, and conversations, over asyncio's streams.
+
+Law: one message is handled at a time. `connected` comes before the first message, `closed` when the last one, and the
+tasks of timers, have ended: they are cancelled when the connection is over. Whatever ends a conversation, `closed` is
+awaited once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
+from pronghorn.connection.asyncio_drain import works
+from pronghorn.connection.closing import READ_SIZE
+from pronghorn.connection.own_context import conversation
+from pronghorn.connection.states import is_peers_fault
+from pronghorn.errors import BadMessage, End, end_of, reason_of
+from pronghorn.handlers.message_connection import Conversation
+from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.messages import MessageStyle
+
+CANCELLED = 1.0  # seconds that a cancelled timer's task gets for what it still has to do
+Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class CoroutineProtocol(MessageProtocol):
+    """One connection of a message handler that is a coroutine: its messages are asked for, one after the other."""
+
+    __slots__ = ("_busy", "_failed", "_finished", "_reader", "_ready", "_tasks")
+    transport: AnyAsyncioChannel
+
+    def __init__(self, style: MessageStyle, reader: asyncio.StreamReader) -> None:
+        super().__init__(style)
+        self._reader: Any = reader
+        self._ready: deque[Any] = deque()  # cut, and not asked for yet
+        self._failed: BadMessage | None = None  # what came behind these
+        self._finished = False
+        self._busy = False  # a reply is being made, which `close` waits for
+        self._tasks: set[asyncio.Future[Any]] = set()  # of timers
+
+    async def receive(self) -> Any:
+        """See Conversation."""
+        while not (self._ready or self._closing):
+            if self._failed is not None:
+                raise self._failed
+            if self._finished:
+                return None
+            data = await self._reader.read(READ_SIZE)
+            try:
+                self._ready += self._cut(data)
+            except BadMessage as error:
+                self._ready += error.complete
+                self._failed = error
+            self._finished = not data
+        if self._closing:
+            return None
+        self.messages += 1
+        return self._ready.popleft()
+
+    def _cut(self, data: bytes) -> list[Any]:
+        return self._cutter.feed(data) if data else [] if self.transport.draining else self._cutter.finish()
+
+    async def answer(self, message: Any, awaits: bool) -> bytes | None:
+        """What the handler returns for one message, or `awaits`: for it to be awaited."""
+        self._busy = True
+        try:
+            found: Any = self._reply(message)
+            return cast("bytes | None", await found if awaits else found)
+        finally:
+            self._busy = False
+
+    def owes(self) -> bool:
+        """Whether the handler owes its client something: it does not wait for a message, or a timer's task works."""
+        return self.partial or self._reader._waiter is None or any(works(task, self._reader) for task in self._tasks)
+
+    def spawn(self, awaitable: Awaitable[Any]) -> asyncio.Future[Any]:
+        """Run what a timer's function has returned to be awaited; what it raises ends the connection."""
+        conversation.set(self.transport)
+        task = asyncio.ensure_future(awaitable)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.transport._failed(error)
+
+    async def finish(self, error: BaseException | None) -> None:
+        """The conversation is over, with that error if it raised one: end what is left of it, and tell the handler."""
+        if self.connection is not None:
+            self.connection.end()
+        if tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCELLED)
+        if self.style.tells_closed and self.object is not None:
+            found = self._style.tell_closed(self, self._end(error))
+            if inspect.isawaitable(found):
+                await found
+        self.object = None
+
+    def _end(self, error: BaseException | None) -> End:
+        channel = self.transport
+        if error is None or error is channel._error:
+            return channel.ended_by(channel._error)
+        if isinstance(error, asyncio.CancelledError):
+            return End.ABORTED
+        return end_of(reason_of(error)) if is_peers_fault(error) else End.ERROR
+
+    @property
+    def _style(self) -> MessageStyle:
+        return cast(MessageStyle, self.style)
+
+    # What differs from the protocol that is called.
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._reply = self.style.reply_for(self)
+
+    def resume_writing(self) -> None:
+        if self.connection is not None:
+            self.connection.make_room()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self.connection is not None:
+            self.connection.end()
+
+    def close(self) -> None:
+        self._closing = True
+        if not self._busy:
+            self.transport.close()
+
+
+def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
+    """An async message function, or a class with async methods, as a conversation over streams. `awaits`: what it
+    returns for a message is to be awaited."""
+
+    async def hold(protocol: CoroutineProtocol, conn: Conversation) -> None:
+        if protocol.object is not None:
+            found = style.tell_connected(protocol)
+            if inspect.isawaitable(found):
+                await found
+        channel = protocol.transport
+        while (message := await protocol.receive()) is not None:
+            reply = await protocol.answer(message, awaits)
+            if reply is not None:
+                channel.write(style.frame(reply))
+            if channel.throttled:
+                await conn.drained()
+
+    return _over_streams(style, hold)
+
+
+def conversation_as_streams(style: MessageStyle, handler: Callable[[Any], Awaitable[Any]]) -> Converse:
+    """`async def handle(conn)` as a conversation over streams."""
+
+    async def hold(protocol: CoroutineProtocol, conn: Conversation) -> None:
+        await handler(conn)
+
+    return _over_streams(style, hold)
+
+
+def _over_streams(style: MessageStyle, hold: Callable[[CoroutineProtocol, Conversation], Awaitable[None]]) -> Converse:
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel = cast(AnyAsyncioChannel, writer.transport)
+        protocol, error = CoroutineProtocol(style, reader), None
+        channel.protocol.inner = protocol
+        try:
+            protocol.connection_made(channel)
+            await hold(protocol, cast(Conversation, protocol.connection))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            await protocol.finish(error)
+            if isinstance(error, asyncio.CancelledError):
+                channel.note_aborted()
+
+    return converse

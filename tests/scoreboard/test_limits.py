@@ -22,15 +22,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boards import board_of
-from launch import script, wait_for
+from launch import launched, script, wait_for
 from pronghorn.errors import PronghornError
 from pronghorn.listening.listener import Exhausted
 from pronghorn.models import registry
+from pronghorn.scoreboard import limits as limits_file
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN
-from pronghorn.scoreboard.limits import ALL, DENIED, DESCRIPTORS, SECOND, TOO_FAST, TOO_MANY, Bucket, Limits
+from pronghorn.scoreboard.limits import (
+    ALL,
+    DENIED,
+    DESCRIPTORS,
+    SECOND,
+    SOURCE_TOO_FAST,
+    TOO_FAST,
+    TOO_MANY,
+    Bucket,
+    Limits,
+    SourceBuckets,
+)
 from pronghorn.scoreboard.map import RATE_LOCK
 from pronghorn.scoreboard.row import SERVING, Row
+from pronghorn.scoreboard.sources import WIDTH
 from pronghorn.serving.spare_descriptor import SpareDescriptor
 from pronghorn.settings import settle
 from pronghorn.system.descriptors import free_descriptors
@@ -243,6 +256,45 @@ def test_who_comes_too_fast_is_not_counted_by_its_source_and_who_is_too_many_not
     one, two, three = ((f"192.0.2.{each}", 1) for each in (1, 2, 3))
     assert [limits.refusal(each) for each in (one, one, one, two, three)] == ["", TOO_MANY, TOO_MANY, "", TOO_FAST]
     assert limits.refusal_of_client(three) == ""
+
+
+def test_a_source_has_a_rate_of_its_own_over_all_workers_and_no_other_pays_for_it(board: Scoreboard) -> None:
+    limits = [Limits(settle({"accept_rate_per_source": 3}), row) for row in rows(board, 2)]
+    fast, calm = ("192.0.2.1", 1), [(f"192.0.2.{each}", 1) for each in range(2, 40)]
+    assert [each.refusal(fast) for each in limits * 4] == [""] * 3 + [SOURCE_TOO_FAST] * 5
+    assert [limits[0].refusal(each) for each in calm] == [""] * len(calm)
+    assert limits[0].refusal(("::ffff:192.0.2.1", 7)) == SOURCE_TOO_FAST, "mapped into IPv6 it is the same source"
+    assert limits[1].refusal_of_client(fast) == SOURCE_TOO_FAST, "by a proxy, too"
+    assert [limits[0].refusal("unix:/x") for _ in range(9)] == [""] * 9
+    late = Limits(settle({"accept_rate_per_source": 3}), board.take(9, 2))
+    assert late.refusal(fast) == SOURCE_TOO_FAST, "also for a worker that has just started"
+
+
+@given(st.lists(st.tuples(st.integers(0, SECOND), st.integers(0, 3)), max_size=80), st.integers(1, 5))
+def test_no_source_gets_more_than_its_rate_whoever_shares_its_places(steps: list[tuple[int, int]], rate: int) -> None:
+    """In a table in which all sources collide in one line, and each has another place in the other."""
+    board, now = Scoreboard.create(), START
+    with contextlib.closing(board), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits_file, "buckets", lambda key, host, at="": (0, WIDTH + int(host)))
+        buckets = SourceBuckets(rate, board, clock=lambda: now)
+        took: dict[int, list[int]] = {}
+        for pause, source in steps:
+            now += pause
+            if buckets.take((str(source), 1)):
+                took.setdefault(source, []).append(now)
+    for instants in took.values():
+        for first in instants:
+            within = [each for each in instants if first <= each <= first + SECOND]
+            assert len(within) <= 2 * rate, "what had filled in a second of rest, and what came in the next"
+
+
+@pytest.mark.slow
+def test_a_flood_of_one_source_is_turned_away_by_name(tmp_path: Path) -> None:
+    with launched(tmp_path, accept_rate_per_source=2, workers=2) as server:
+        answers = [server.ask(b"x\n") for _ in range(2)]
+        assert answers == [b"X\n"] * 2
+        wait_for(server.refuses, "a refusal")
+        wait_for(lambda: re.search(r"Refused 127\.0\.0\.1.*--accept-rate-per-source", server.log), "a word of it")
 
 
 # The reserve.

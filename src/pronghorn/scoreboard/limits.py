@@ -21,14 +21,14 @@ from pronghorn.peers import Access, Networks, Peer
 from pronghorn.scoreboard.counts import OPEN
 from pronghorn.scoreboard.map import H_FILLING, H_RATES, H_REFUSED, RATE_LOCK, Lock, Map
 from pronghorn.scoreboard.row import Row
-from pronghorn.scoreboard.sources import count_everywhere
+from pronghorn.scoreboard.sources import buckets, count_everywhere
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key
 from pronghorn.settings import Settings
 from pronghorn.system.descriptors import descriptors_for_connections
 
 ALL, DESCRIPTORS = "--max-connections", "the descriptors of a worker, ulimit -n"
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
-CRASHED = "--crash-penalty"
+CRASHED, SOURCE_TOO_FAST = "--crash-penalty", "--accept-rate-per-source"
 SECOND = 10**9  # nanoseconds
 PATIENCE = 0.25  # seconds for a lock that is held for microseconds, unless its holder waits for a processor
 
@@ -70,6 +70,34 @@ class Bucket:
         return fits
 
 
+class SourceBuckets:
+    """The same for each source, in a table of fixed size: a source has one bucket in each of two lines, which it shares
+    with others by chance. It takes from both, and is refused only where both are empty; one that is takes on a debt
+    meanwhile, of a second at most. So no source gets more than `rate` in a second, and one that comes seldom is hardly
+    ever refused for others' sake. `at` is a listener that counts for itself."""
+
+    __slots__ = ("_at", "_clock", "_lock", "_map", "_step")
+
+    def __init__(self, rate: int, map: Map, at: str = "", clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._step, self._map, self._at, self._clock = SECOND // rate, map, at, clock
+        self._lock = Lock(map.fileno(), RATE_LOCK, PATIENCE, getattr(os, "sched_yield", lambda: time.sleep(0)))
+
+    def take(self, peer: Peer) -> bool:
+        """Whether the source of a peer had one more; always for unix sockets, which have no source."""
+        if isinstance(peer, str):
+            return True
+        words, step, both = self._map.source_rates, self._step, buckets(self._map.key, peer[0], self._at)
+        held, now = self._lock.take(), self._clock()
+        since = [min(max(words[each], now - SECOND), now + SECOND) for each in both]
+        fits = min(since) + step <= now
+        if fits:
+            for each, instant in zip(both, since, strict=True):
+                words[each] = instant + step
+        if held:
+            self._lock.give_back()
+        return fits
+
+
 class Own(NamedTuple):
     """The service of a listener, for the limits that it has for itself and not with the whole server."""
 
@@ -85,11 +113,13 @@ class Limits:
     With `own` they are those of one service: what differs from the server's settings is counted for it alone."""
 
     __slots__ = tuple(
-        "_access _all _at _bucket _connected _here _numbers _per_source _proxies _refused _row most proxied".split()
+        "_access _all _at _bucket _by_source _connected _here _numbers _per_source _proxies _refused _row most "
+        "proxied".split()
     )
 
     def __init__(self, settings: Settings, row: Row, most: float | None = None, own: Own | None = None) -> None:
         self._row = row
+        at = ""
         self._here: int | None = None
         self._at, word = "", H_FILLING
         self._numbers: tuple[int, ...] = own.numbers if own is not None else ()
@@ -98,6 +128,8 @@ class Limits:
                 self._here = settings.max_connections
             if settings.max_connections_per_source != own.whole.max_connections_per_source:
                 self._at = own.name
+            if settings.accept_rate_per_source != own.whole.accept_rate_per_source:
+                at = own.name
             if settings.accept_rate != own.whole.accept_rate:
                 word = H_RATES + own.numbers[0]
         self._access = Access(settings.allow, settings.deny)
@@ -106,6 +138,8 @@ class Limits:
         self._per_source = settings.max_connections_per_source
         rate = settings.accept_rate
         self._bucket = Bucket(rate, row.map, word=word) if rate else None
+        by_source = settings.accept_rate_per_source
+        self._by_source = SourceBuckets(by_source, row.map, at) if by_source else None
         self._connected = row.connected()
         self._refused = Refused(row.map.words[H_REFUSED : H_REFUSED + REFUSED_WORDS])
         self.most = descriptors_for_connections() if most is None else most
@@ -149,8 +183,8 @@ class Limits:
         source = key(peer)
         if self._refused.holds(source):
             return CRASHED
-        if self._too_many(peer):
-            return TOO_MANY
+        if limit := self._too_many(peer):
+            return limit
         if self._bucket is not None and not self._bucket.take():
             self._uncount(peer)
             return TOO_FAST
@@ -195,6 +229,8 @@ class Limits:
             self._bucket.give_back()
 
     def _too_many(self, peer: Peer) -> str:
+        if self._by_source is not None and not self._by_source.take(peer):
+            return SOURCE_TOO_FAST
         if self._per_source:
             at, map = self._at, self._row.map
             self._row.sources.add(peer, at)

@@ -19,7 +19,7 @@ from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.system.memory import mapped
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 4
+FORMAT = 5
 ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
 ROW_BYTES = max(8192, mmap.PAGESIZE)
 ROW_WORDS = ROW_BYTES // 8
@@ -42,7 +42,8 @@ MOST_LISTENERS = (ROW_WORDS - LISTENERS) // LISTENER_WORDS
 
 # Behind all rows: a table of the connections per source for each row.
 TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes
-SIZE = TABLES + ROWS * SOURCE_WORDS * 4
+SOURCE_RATES = TABLES + ROWS * SOURCE_WORDS * 4  # and behind these: as H_FILLING, of sources (--accept-rate-per-source)
+SIZE = SOURCE_RATES + SOURCE_WORDS * 8
 
 
 # The bytes of the file that are locked; what stands there has nothing to do with it.
@@ -95,7 +96,8 @@ class Map:
         whole = memoryview(self._map)
         self.words: memoryview[int] = whole[:TABLES].cast("q")
         self.floats: memoryview[float] = whole[:TABLES].cast("d")
-        self._tables: memoryview[int] = whole[TABLES:].cast("I")
+        self._tables: memoryview[int] = whole[TABLES:SOURCE_RATES].cast("I")
+        self.source_rates: memoryview[int] = whole[SOURCE_RATES:].cast("q")
         self.key = bytes(whole[KEY])
         self._seen = -1
         self._taken: list[int] = []

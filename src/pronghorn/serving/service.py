@@ -31,7 +31,9 @@ from pronghorn.settings import Settings
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
 
-LIMITS = ("allow", "deny", "proxy_from", "max_connections", "max_connections_per_source", "accept_rate")
+LIMITS = tuple(
+    "allow deny proxy_from max_connections max_connections_per_source accept_rate accept_rate_per_source".split()
+)
 
 
 class Service:

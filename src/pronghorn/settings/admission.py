@@ -43,6 +43,12 @@ class Admission(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True
         "Most new connections in a second, of all workers together; those beyond are closed. 0 is no limit.",
         Option(ge=0, own=True),
     ] = 0
+    accept_rate_per_source: Annotated[
+        int,
+        "Most new connections in a second of one IPv4 address or IPv6 /64, of all workers together; those beyond are "
+        "closed. 0 is no limit.",
+        Option(ge=0, own=True),
+    ] = 0
     crash_penalty: Annotated[
         float,
         "How long a source is refused that workers die of: the one that was connected at death after death. Twice as "

@@ -32,6 +32,7 @@ class Listener(TypedDict, total=False):
     max_connections: int | None
     max_connections_per_source: int
     accept_rate: int
+    accept_rate_per_source: int
     handshake_timeout: float | str
     idle_timeout: float | str
     message_timeout: float | str
@@ -107,6 +108,7 @@ class Keywords(TypedDict, total=False):
     max_connections: int | None
     max_connections_per_source: int
     accept_rate: int
+    accept_rate_per_source: int
     crash_penalty: float | str
     handshake_timeout: float | str
     idle_timeout: float | str

@@ -190,7 +190,7 @@ class Planner:
         then nothing new is open. It may block: at the first start nothing else waits.
         """
         certificates = certified(draft.services)
-        if any(each.settings.max_connections_per_source for each in served):
+        if any(each.settings.max_connections_per_source or each.settings.accept_rate_per_source for each in served):
             sources.prepare()
         opened = self._opened(served, [], inherited, self._observe)
         self._server = self._server or opened[0].listener.address

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from pronghorn.system.drain import Drain as Drain
     from pronghorn.system.drain import current_drain as current_drain
     from pronghorn.system.drain import stay as stay
+    from pronghorn.tls.certificates import current_tls as current_tls
 
 __version__ = "0.1.0"
 
@@ -119,5 +120,6 @@ if not TYPE_CHECKING:
             "settings": "Settings",
             "settings.keywords": "Listener",
             "system.drain": "Drain current_drain stay",
+            "tls.certificates": "current_tls",
         },
     )

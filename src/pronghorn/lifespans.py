@@ -32,7 +32,7 @@ _value: Any = None
 _of_listeners: dict[str, Lifespan | None] = {}
 """The lifespan of each listener's handler, by the listener's name; empty where all have the same."""
 serving_at: ContextVar[str] = ContextVar("pronghorn_serving_at", default="")
-"""The name of the listener whose connection the running code serves; set where `_of_listeners` are told apart."""
+"""The name of the listener whose connection the running code serves; empty elsewhere."""
 
 
 def current_lifespan() -> Any:

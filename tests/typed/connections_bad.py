@@ -26,6 +26,10 @@ def sends(conn: pronghorn.Connection) -> None:
     conn.write(b"hello")  # wrong: a transport has this, and a socket has not
 
 
+def begins(conn: pronghorn.Connection) -> None:
+    conn.start_tls(after="go")  # wrong: text
+
+
 def certain(conn: pronghorn.Connection) -> str:
     return conn.tls.version  # wrong: there may be none
 

@@ -32,6 +32,16 @@ def over_tls(conn: pronghorn.Connection) -> str:
     return tls.version + tls.cipher + (tls.alpn or "") + (tls.sni or "")
 
 
+def begins_tls(conn: pronghorn.Connection, context: ssl.SSLContext) -> None:
+    conn.start_tls(after=b"go ahead")
+    conn.start_tls(pronghorn.current_tls(), timeout=5)
+
+
+class BeginsTls(pronghorn.Protocol):
+    def connection_made(self, transport: pronghorn.Transport) -> None:
+        transport.start_tls(after=bytearray(b"go ahead"))
+
+
 def behind_a_proxy(conn: pronghorn.Connection) -> bytes:
     header: pronghorn.ProxyHeader | None = conn.proxy
     return b"" if header is None else header.field(0x02) or header.extensions

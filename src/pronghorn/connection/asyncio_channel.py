@@ -18,7 +18,7 @@ from typing import Any
 from pronghorn.connection.asyncio_selectors import TRUST, make_anew
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import CLOSED, SLOTS, AnyChannel
-from pronghorn.connection.interfaces import Watchable
+from pronghorn.connection.interfaces import TlsStarts, Watchable
 from pronghorn.connection.own_context import asked_by
 from pronghorn.errors import DescriptorLost
 
@@ -93,16 +93,8 @@ class AsyncioLoop:
     the loop no longer watches it; it closes the socket. `failed` is told what handlers raise.
     """
 
-    __slots__ = (
-        "_aborts",
-        "_closed",
-        "_doubts",
-        "_loop",
-        "_trusted_until",
-        "_watched",
-        "call_later",
-        "failed",
-        "keep_idle",
+    __slots__ = tuple(
+        "_aborts _closed _doubts _loop _trusted_until _watched call_later failed keep_idle tls_starts".split()
     )
 
     def __init__(
@@ -110,6 +102,7 @@ class AsyncioLoop:
         loop: asyncio.AbstractEventLoop,
         failed: Callable[[AnyConnection, BaseException], None],
         closed: Callable[[Watchable], None],
+        tls_starts: TlsStarts,
         keep_idle: Callable[[AnyConnection, float], None] = _keep_no_idle,
     ) -> None:
         self._loop = loop
@@ -118,6 +111,7 @@ class AsyncioLoop:
         self._doubts, self._trusted_until = False, 0.0
         self._closed = closed
         self.call_later: Callable[..., Any] = loop.call_later
+        self.tls_starts = tls_starts
         self.failed, self.keep_idle = failed, keep_idle
 
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:

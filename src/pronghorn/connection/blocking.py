@@ -16,18 +16,23 @@ import os
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
+from pronghorn.connection.interfaces import TlsStarts
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import TcpInfo, identity, tcp_info, unsent
-from pronghorn.connection.transport import Transport
+from pronghorn.connection.transport import Bytes, Transport
 from pronghorn.errors import End, PeerError, PeerTimeout, reason_of
 from pronghorn.peers import Peer
 from pronghorn.system import wait_channel
 from pronghorn.system.drain import Drain
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 
@@ -78,6 +83,10 @@ class ConnectionBase(AnyConnection):
     """Of its socket: the descriptor's number may be given to another socket later."""
     lost: bool
     """A handler or a library has closed its descriptor by its number."""
+    files: tuple[weakref.ref[Any], ...]
+    """What makefile() has made: it reads ahead."""
+    tls_starts: TlsStarts | None
+    """How it becomes a connection with TLS; None before `start_on`."""
     waits: Waits = Waits()
     if TYPE_CHECKING:
 
@@ -93,6 +102,8 @@ class ConnectionBase(AnyConnection):
         self.goodbye = ""
         self.partial = self.on_cut = self.leave = self.cancel = self.note_program = self.note_idle = None
         self.protocol = self.proxy = self.seen = None
+        self.tls_starts = None
+        self.files = ()
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
         self.cut_by = self.gone = None
@@ -106,11 +117,13 @@ class ConnectionBase(AnyConnection):
         flow: int,
         note_program: Callable[[AnyConnection, int, bool], None],
         note_idle: Callable[[AnyConnection, float], None],
+        tls_starts: TlsStarts,
     ) -> None:
         """The conversation begins, on the thread with this native id. `note_program` is called when a program is given
         the connection, with its process id and True, and with False when it has ended; `note_idle` when the handler
         gives the connection an idle timeout of its own, with that."""
         self.flow, self.note_program, self.note_idle = flow, note_program, note_idle
+        self.tls_starts = tls_starts
 
     def keep_idle(self, seconds: float) -> None:
         """From now on the peer may be silent for so many seconds, whatever the setting says."""
@@ -128,6 +141,31 @@ class ConnectionBase(AnyConnection):
         if error is None and self.program_end.startswith("killed"):
             return End.ERROR
         return self.reason if error is None else reason_of(error)
+
+    def start_tls(
+        self, context: ssl.SSLContext | None = None, *, after: Bytes = b"", timeout: float | None = None
+    ) -> None:
+        """Speak TLS from here on, as the server's side (STARTTLS); returns when the handshake is done.
+
+        `after` is the last word in the clear, which says that TLS may begin: what the client has sent before it is
+        thrown away. It may also have been sent before the call. Without a `context` the server's own certificates are
+        used, the newest. `timeout` in seconds is --handshake-timeout by default. No other thread may use the connection
+        meanwhile. Files that makefile() made go on, over TLS, without what they had read ahead.
+
+        Raises HandshakeFailed (a ConnectionError) when nothing can be read or sent any more; BadSetting if the server
+        has no certificate; RuntimeError if the connection speaks TLS already. See RFC 3207.
+        """
+        if self.tls_starts is None:
+            raise RuntimeError("start_tls() of a connection that no server holds")
+        self.tls_starts.hold(self, context, after, timeout)
+
+    if not TYPE_CHECKING:  # who know what socket.makefile gives for which mode
+
+        def makefile(self, *args: Any, **kwargs: Any) -> Any:
+            """As socket.makefile."""
+            file = super().makefile(*args, **kwargs)
+            self.files = (*(each for each in self.files if each() is not None), weakref.ref(file))
+            return file
 
     def take_header(self, header: ProxyHeader) -> None:
         """A proxy has said for which client it made the connection: its `peer` is that client from now on."""
@@ -238,7 +276,10 @@ class ConnectionBase(AnyConnection):
         linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
 
 
-SLOTS = tuple(sorted({**AnyConnection.__annotations__, **ConnectionBase.__annotations__}.keys() - {"tls", "waits"}))
+FACTS = {**AnyConnection.__annotations__, **ConnectionBase.__annotations__}.keys() - {"tls", "waits"}
+FOR_TLS = "records _at _bare _opened _plain _reading _records _sealed _unsent _writing".split()
+SLOTS = tuple(sorted({*FACTS, *FOR_TLS}))
+"""Those for TLS are empty before: so any connection may become one with TLS below (tls/starttls.py)."""
 
 
 class Connection(ConnectionBase, socket.socket):

@@ -11,8 +11,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.blocking import Connection, end_reading
 from pronghorn.connection.closing import READ_SIZE, first_word_due
@@ -21,8 +21,11 @@ from pronghorn.connection.socket_facts import unread
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import Bytes, Transport, check_bytes, limits_of
-from pronghorn.errors import End, end_of
+from pronghorn.errors import End, HandshakeFailed, end_of
 from pronghorn.system.drain import Drain, Wake
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class BlockingTransport(Transport):
@@ -86,6 +89,29 @@ class BlockingTransport(Transport):
             self._closing = True
         if self.conn.draining and self._flow == threading.get_ident() and not unread(self.conn):
             self.tell_draining()
+
+    def start_tls(
+        self, context: ssl.SSLContext | None = None, *, after: Bytes = b"", timeout: float | None = None
+    ) -> Done:
+        """As a channel's (connection/channel.py), except that it returns when the handshake is done. RuntimeError on
+        another flow of control than that of the protocol's callbacks."""
+        if self._flow != threading.get_ident():
+            raise RuntimeError("start_tls() belongs in a callback of the protocol")
+        if self._closing or self.wrote_eof:
+            raise RuntimeError("start_tls() of a connection that is closing")
+        try:
+            with self._lock:  # what other flows write meanwhile goes over TLS
+                self.conn.start_tls(context, after=after, timeout=timeout)
+        except OSError as error:
+            self.error = error
+            self._closing = True
+        self.conn.bytes_out += len(after)
+        return Done(self.error)
+
+    def check_tls(self, context: ssl.SSLContext | None) -> None:
+        """Raise what start_tls() would."""
+        assert self.conn.tls_starts is not None
+        self.conn.tls_starts.check(self.conn, context)
 
     def write_eof(self) -> None:
         if not self.wrote_eof:
@@ -241,6 +267,22 @@ class BlockingTransport(Transport):
         return 0
 
 
+class Done:
+    """A handshake that has ended; a coroutine may await it all the same."""
+
+    __slots__ = ("_error", "protocol")
+    done = True
+
+    def __init__(self, error: BaseException | None) -> None:
+        self._error = error
+        self.protocol: Any = None
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._error is not None:
+            raise self._error
+        yield from ()
+
+
 def _never() -> bool:
     return False
 
@@ -277,9 +319,11 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
                     transport.wait_closed()
                 break
         error = transport.error or conn.cut_by
+        if isinstance(error, HandshakeFailed):
+            raise error
     except BaseException as raised:
         error = raised
-        if not (isinstance(raised, OSError) and is_peers_fault(raised)):
+        if isinstance(raised, HandshakeFailed) or not (isinstance(raised, OSError) and is_peers_fault(raised)):
             raise
     finally:
         if error is not None and is_peers_fault(error):

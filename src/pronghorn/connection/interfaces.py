@@ -5,11 +5,14 @@ Law: typed members and no code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.states import State
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class Watchable(Protocol):
@@ -54,3 +57,35 @@ class Loop(Protocol):
 
     def failed(self, conn: AnyConnection, error: BaseException, /) -> None:
         """The handler raised, or the peer broke off: for the log; the channel closes by itself."""
+
+    @property
+    def tls_starts(self) -> TlsStarts:
+        """How channels become channels with TLS."""
+
+
+class TlsStart(Awaitable[None], Protocol):
+    """A handshake in the middle of a conversation; a coroutine may await its end, which raises what ended it."""
+
+    protocol: Any
+    """The protocol that has the connection after the handshake; None if it stays the one that it is."""
+
+    @property
+    def done(self) -> bool: ...
+
+
+class TlsStarts(Protocol):
+    """How connections that are open become connections with TLS: see tls/starttls.py."""
+
+    def check(self, conn: AnyConnection, context: ssl.SSLContext | None) -> None:
+        """Raise BadSetting if the server has no certificate, and there is no `context`; RuntimeError if the connection
+        speaks TLS already."""
+
+    def start(
+        self, channel: Any, context: ssl.SSLContext | None, after: bytes | bytearray | memoryview, timeout: float | None
+    ) -> TlsStart:
+        """Have a channel send `after`, and begin the handshake; at once."""
+
+    def hold(
+        self, conn: Any, context: ssl.SSLContext | None, after: bytes | bytearray | memoryview, timeout: float | None
+    ) -> None:
+        """Have a blocking connection send `after`, and hold the handshake."""

@@ -186,6 +186,8 @@ class Nowhere:
         for ask in self._asked:
             ask(loop)
 
+    tls_starts: Any = None
+
     def changed(self, thing: Watchable) -> None:
         pass
 
@@ -227,8 +229,8 @@ def _first_have_back(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "_call abort close cut lose on_readable on_writable pause_reading read_out resume_reading set_protocol "
-    "set_write_buffer_limits stay write write_eof writelines"
+    "_call abort check_tls close cut lose on_readable on_writable pause_reading read_out resume_reading set_protocol "
+    "set_write_buffer_limits start_tls stay write write_eof writelines"
 ).split():
     setattr(_Still, _name, _first_have_back(_name))
 

@@ -27,7 +27,7 @@ class State(enum.Enum):
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.OPENING: frozenset({State.OPEN, State.CLOSING, State.CLOSED}),
-    State.OPEN: frozenset({State.HALF_CLOSED, State.CLOSING, State.CLOSED}),
+    State.OPEN: frozenset({State.OPENING, State.HALF_CLOSED, State.CLOSING, State.CLOSED}),
     State.HALF_CLOSED: frozenset({State.CLOSING, State.CLOSED}),
     State.CLOSING: frozenset({State.CLOSED}),
     State.CLOSED: frozenset(),

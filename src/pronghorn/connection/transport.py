@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.base import AnyConnection
-from pronghorn.connection.interfaces import Cancellable
+from pronghorn.connection.interfaces import Cancellable, Loop, TlsStart
 from pronghorn.errors import End
 from pronghorn.peers import Peer
+
+if TYPE_CHECKING:
+    import ssl
 
 Bytes = bytes | bytearray | memoryview
 
@@ -29,6 +32,7 @@ class Transport(AnyConnection):
     _high: int
 
     if TYPE_CHECKING:
+        loop: Loop
 
         def write(self, data: Bytes) -> None: ...
         def write_eof(self) -> None: ...
@@ -59,6 +63,27 @@ class Transport(AnyConnection):
 
         def ended_by(self, error: BaseException | None) -> End:
             """Why the connection ended, as it is counted and logged; `error` is what connection_lost is told."""
+
+    def start_tls(
+        self, context: ssl.SSLContext | None = None, *, after: Bytes = b"", timeout: float | None = None
+    ) -> TlsStart:
+        """Speak TLS from here on, as the server's side (STARTTLS): what was written before goes in the clear, what is
+        written afterwards over TLS, as soon as the handshake is done. A coroutine may await that; under models with a
+        flow of control per connection it is done when this returns.
+
+        `after` is the last word in the clear, which says that TLS may begin: what has come before it, and was not given
+        to the protocol yet, is thrown away. Without a `context` the listener's own certificates are used, the newest.
+        `timeout` in seconds is --handshake-timeout by default. Afterwards `tls` tells of it. A handshake that fails
+        ends the connection, with `connection_lost(HandshakeFailed)`.
+
+        Raises BadSetting if the listener has no certificate; RuntimeError if the connection speaks TLS already, or if
+        we have said our last word; ConnectionResetError if the peer has. See RFC 3207.
+        """
+        return self.loop.tls_starts.start(self, context, after, timeout)
+
+    def check_tls(self, context: ssl.SSLContext | None) -> None:
+        """Raise what start_tls() would."""
+        self.loop.tls_starts.check(self, context)
 
     def writelines(self, chunks: Iterable[Bytes]) -> None:
         self.write(b"".join(chunks))

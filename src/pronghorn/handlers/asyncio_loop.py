@@ -1,7 +1,7 @@
 """`sendfile` and `start_tls` of asyncio's loops for Pronghorn's transports: these methods look into a transport.
 
-Law: what the loops do for their own transports is done here for ours with public calls, under uvloop too, which has no
-`sendfile` and asks for its own classes in `start_tls`. Any other transport goes to the loop's own method.
+Law: what the loops do for their own transports is done here for ours, under uvloop too, which has no `sendfile` and
+asks for its own classes in `start_tls`. Any other transport goes to the loop's own method.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ BLOCK = 1 << 18  # bytes of a file that are read at once, where the kernel canno
 def equip(loop: Any) -> None:
     """Have a loop's `sendfile` and `start_tls` take our transports."""
     loop.sendfile = functools.partial(sendfile, loop, loop.sendfile)
-    if not isinstance(loop, asyncio.BaseEventLoop):
-        loop.start_tls = functools.partial(_start_tls, loop, loop.start_tls)
+    loop.start_tls = functools.partial(start_tls, loop, loop.start_tls)
 
 
 def below(transport: Any) -> AnyChannel | None:
@@ -35,10 +34,37 @@ def below(transport: Any) -> AnyChannel | None:
     return transport
 
 
-async def _start_tls(loop: Any, other: Callable[..., Awaitable[Any]], transport: Any, *args: Any, **kwargs: Any) -> Any:
-    if below(transport) is None:
-        return await other(transport, *args, **kwargs)
-    return await asyncio.BaseEventLoop.start_tls(loop, transport, *args, **kwargs)
+async def start_tls(
+    loop: Any,
+    other: Callable[..., Awaitable[Any]],
+    transport: Any,
+    protocol: Any,
+    sslcontext: Any,
+    *,
+    server_side: bool = False,
+    ssl_handshake_timeout: float | None = None,
+    **options: Any,
+) -> Any:
+    """As asyncio's loop.start_tls, by the TLS of our own: it returns the same transport, which speaks TLS from now on,
+    and belongs to `protocol`. Without an `sslcontext` the server's own certificates are used. What asyncio's streams
+    have read ahead is thrown away. Raises HandshakeFailed, a ConnectionError, and what the transport's start_tls does.
+
+    Our side as the client's, and TLS within TLS, are left to asyncio's own.
+    """
+    channel = below(transport)
+    if channel is transport and server_side and channel.tls is None:
+        started = channel.start_tls(sslcontext, timeout=ssl_handshake_timeout)
+        started.protocol = protocol
+        try:
+            await started
+        except asyncio.CancelledError:
+            channel.close()
+            raise
+        return channel
+    if channel is not None and not isinstance(loop, asyncio.BaseEventLoop):  # uvloop knows its own transports only
+        other = functools.partial(asyncio.BaseEventLoop.start_tls, loop)
+    options |= {"server_side": server_side, "ssl_handshake_timeout": ssl_handshake_timeout}
+    return await other(transport, protocol, sslcontext, **options)
 
 
 async def sendfile(

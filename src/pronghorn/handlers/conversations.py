@@ -16,6 +16,7 @@ from typing import Any, cast
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
 from pronghorn.connection.asyncio_drain import works
 from pronghorn.connection.closing import READ_SIZE
+from pronghorn.connection.interfaces import TlsStart
 from pronghorn.connection.own_context import conversation
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import BadMessage, End, end_of, reason_of
@@ -130,6 +131,14 @@ class CoroutineProtocol(MessageProtocol):
         if self.connection is not None:
             self.connection.end()
 
+    def _is_answering(self) -> bool:
+        return self._busy
+
+    def begin_tls(self, context: Any, last: bytes, timeout: float | None) -> TlsStart:
+        self._ready.clear()
+        self._failed = None
+        return super().begin_tls(context, last, timeout)
+
     def close(self) -> None:
         self._closing = True
         if not self._busy:
@@ -150,6 +159,8 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
             reply = await protocol.answer(message, awaits)
             if reply is not None:
                 channel.write(style.frame(reply))
+            if protocol.halts and (ahead := protocol.resume()) is not None:
+                await ahead
             if channel.throttled:
                 await conn.drained()
 

@@ -143,10 +143,12 @@ class OwnLoops:
         loop = asyncio.get_running_loop()
         over = loop.create_future()
         errors: list[BaseException] = []
+        assert conn.tls_starts is not None
         watch = AsyncioLoop(
             loop,
             lambda _, error: errors.append(error),
             lambda _: over.set_result(None),
+            conn.tls_starts,
             lambda _, seconds: conn.keep_idle(seconds),
         )
         terms = Terms(watch, conn.process_drain, self._most_unsent, self._high_water, conn.listener)

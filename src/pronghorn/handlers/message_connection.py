@@ -17,7 +17,7 @@ from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import check_bytes
 from pronghorn.framing.rule import M
-from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.message_protocol import MessageProtocol, TlsAhead
 from pronghorn.handlers.message_timers import Timer, Timers
 from pronghorn.identity import WorkerFacts, worker
 from pronghorn.peers import Peer
@@ -25,6 +25,7 @@ from pronghorn.system.drain import Drain
 
 if TYPE_CHECKING:
     import asyncio
+    import ssl
 
 _counting = threading.Lock()  # of what is handed over, which several threads add to
 
@@ -140,6 +141,22 @@ class MessageConnection(Generic[M]):
         if not seconds > 0:
             raise ValueError(f"every() needs more than 0 seconds; got {seconds!r}")
         return self._own_timers().start(seconds, seconds, function, args)
+
+    def start_tls(
+        self, context: ssl.SSLContext | None = None, *, after: M | None = None, timeout: float | None = None
+    ) -> TlsAhead:
+        """Speak TLS from here on, as the server's side (STARTTLS): behind the reply that is being made, which says in
+        the clear that TLS may begin. With `after`, a message that says so in its place, at once; so it is in a
+        coroutine that awaits this, which goes on when the handshake is done. What is sent afterwards goes over TLS.
+
+        What has come in the clear behind the message in hand is thrown away. Without a `context` the listener's own
+        certificates are used, the newest. `timeout` in seconds is --handshake-timeout by default. A handshake that
+        fails ends the connection. Only for the connection's own flow of control.
+
+        Raises BadSetting if the listener has no certificate; RuntimeError if the connection speaks TLS already. See
+        RFC 3207.
+        """
+        return self._protocol.start_tls(context, after, timeout)
 
     # What anybody may ask for.
 

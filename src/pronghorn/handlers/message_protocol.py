@@ -7,10 +7,11 @@ are left wait, so that a small question with a large answer cannot fill the memo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 from typing import Protocol as Interface
 
+from pronghorn.connection.interfaces import TlsStart
 from pronghorn.connection.transport import Transport
 from pronghorn.errors import BadMessage, End
 from pronghorn.framing import Framing
@@ -52,9 +53,11 @@ class MessageProtocol(Protocol):
     """One connection of a message handler."""
 
     __slots__ = (
+        "_ahead",
         "_closing",
         "_cutter",
         "_frame",
+        "_halts",
         "_left",
         "_out",
         "_reply",
@@ -74,7 +77,8 @@ class MessageProtocol(Protocol):
         self._out: list[bytes] | None = None  # replies of the batch in hand
         self._waiting: list[bytes] | None = None  # messages whose turn comes when the peer reads again
         self._left = False  # input is over, or draining began: close as soon as nothing is owed
-        self._closing = False  # the handler asked for the end
+        self._closing = self._halts = False  # the handler asked for the end; or for that or TLS
+        self._ahead: TlsAhead | None = None  # TLS that begins behind the reply that is being made
         self.messages = 0
         self.connection: Attached | None = None  # what the handler sees of the connection, if it takes that
         self.object: Any = None
@@ -123,7 +127,10 @@ class MessageProtocol(Protocol):
         try:
             messages = self._cutter.feed(data)
         except BadMessage as error:
+            cutter = self._cutter
             self._answer(error.complete)
+            if self._cutter is not cutter:
+                return  # TLS has begun: what came behind in the clear was thrown away
             raise
         if len(messages) == 1 and self.style.alone and self._waiting is None:
             self.messages += 1
@@ -181,6 +188,41 @@ class MessageProtocol(Protocol):
         """The handler has asked for the end."""
         return self._closing
 
+    @property
+    def halts(self) -> bool:
+        """The handler has asked for the end, or for TLS: the messages that are left are thrown away."""
+        return self._halts
+
+    def start_tls(self, context: Any, after: Any, timeout: float | None) -> TlsAhead:
+        """Have TLS begin behind the reply that is being made; at once, behind `after`, if that is given, or if no reply
+        is being made. Raises what stands in the way of it."""
+        self.transport.check_tls(context)
+        ahead = TlsAhead(self, context, timeout)
+        self._halts = True
+        if after is None and self._is_answering():
+            self._ahead = ahead
+        else:
+            ahead.start(b"" if after is None else self._frame(after))
+        return ahead
+
+    def _is_answering(self) -> bool:
+        return self._out is not None
+
+    def begin_tls(self, context: Any, last: bytes, timeout: float | None) -> TlsStart:
+        """Send what there is, and `last` behind it, in the clear, and begin the handshake. What came in the clear and
+        has not been answered is thrown away."""
+        out, self._ahead, self._waiting = self._out or [], None, None
+        self._cutter = self.style.framing.cutter(self.style.max_size)
+        last = b"".join([*out, last])
+        out.clear()
+        return self.transport.start_tls(context, after=last, timeout=timeout)
+
+    def resume(self) -> TlsAhead | None:
+        """After a message that `halts` without the end of the connection: what is to begin now, if it has not begun."""
+        self._halts = False
+        ahead, self._ahead = self._ahead, None
+        return ahead
+
     def _answer(self, messages: list[bytes]) -> None:
         if self._waiting is not None:
             self._waiting += messages
@@ -194,21 +236,36 @@ class MessageProtocol(Protocol):
                 if reply is not None:
                     out.append(self._frame(reply))
                     size += len(out[-1])
-                if self._closing or (size > self.style.high_water and not self._room()):
+                if self._halts or (size > self.style.high_water and not self._room()):
                     break
                 size = size if out else 0
+        except BaseException:
+            self._ahead = None
+            raise
         finally:
             self.messages += done
-            self.flush()
-            self._out = None
+            if self._ahead is None or self._closing:
+                self.flush()
+                self._out = None
             if self._closing:
                 self.transport.close()
+        if self._halts:
+            self._halt()
+            return
         if done < len(messages) and not self.transport.is_closing():
             self._waiting = messages[done:]
 
+    def _halt(self) -> None:
+        """Nothing behind the message in hand counts: TLS begins, or has begun, or the connection ends."""
+        try:
+            if not self._closing and (ahead := self.resume()) is not None:
+                ahead.start()
+        finally:
+            self._out = None
+
     def close(self) -> None:
         """End the connection, after the reply that is being made."""
-        self._closing = True
+        self._closing = self._halts = True
         if self._out is None:
             self.transport.close()
 
@@ -227,6 +284,25 @@ class MessageProtocol(Protocol):
     def _leave(self) -> None:
         if not self.partial:
             self.transport.close()
+
+
+class TlsAhead:
+    """TLS that a message handler has asked for; a coroutine that awaits it has it begin at once, without a reply."""
+
+    __slots__ = ("_context", "_protocol", "_started", "_timeout")
+
+    def __init__(self, protocol: MessageProtocol, context: Any, timeout: float | None) -> None:
+        self._protocol, self._context, self._timeout = protocol, context, timeout
+        self._started: TlsStart | None = None
+
+    def start(self, last: bytes = b"") -> TlsStart:
+        """Begin, unless it has begun, behind a `last` word in the clear."""
+        if self._started is None:
+            self._started = self._protocol.begin_tls(self._context, last, self._timeout)
+        return self._started
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from self.start().__await__()
 
 
 def _nothing(message: bytes) -> None:

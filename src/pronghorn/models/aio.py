@@ -25,6 +25,7 @@ from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, le
 from pronghorn.models.model import Model
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import DESERTED, TICK, Context, OutOfMemory
+from pronghorn.serving.tls_starts import TlsStarts
 
 
 class AsyncioLoops(Loops):
@@ -34,7 +35,7 @@ class AsyncioLoops(Loops):
 
     def __init__(self, context: Context) -> None:
         self._loop = asyncio.get_running_loop()
-        self._glue = AsyncioLoop(self._loop, self.failed, self.release)
+        self._glue = AsyncioLoop(self._loop, self.failed, self.release, TlsStarts(context))
         self.call_later = self._loop.call_later
         self.changed = self._glue.changed
         self.call_soon_threadsafe = self._glue.call_soon_threadsafe

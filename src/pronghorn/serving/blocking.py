@@ -264,6 +264,8 @@ class Flows(Conversations):
         except OSError as error:  # of this connection, and none of the listener's
             self.context.refuse(offer, fd, peer, str(error), admitted=not is_proxy)
             return None
+        if offer.service.certificates is not None and not offer.service.tls_at_once:
+            offer.service.certificates.context()  # here, so that a child of the fork model need not make a new one
         conn.begin(self.context.number(offer, None if is_proxy else peer), peer, self.context.drain, offer.name)
         self.open[conn.number] = self.context.holders[fd] = conn
         return conn

@@ -29,6 +29,7 @@ from pronghorn.serving.channel_goodbyes import ChannelGoodbyes
 from pronghorn.serving.context import Context
 from pronghorn.serving.service import Offer
 from pronghorn.serving.timeouts import ChannelTimeouts, timeouts_of
+from pronghorn.serving.tls_starts import TlsStarts
 
 if TYPE_CHECKING:
     from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
@@ -65,9 +66,10 @@ class Entrance:
         self._handshakes: Handshakes | None = None
         if service.tls_at_once:
             from pronghorn.serving.handshakes import Handshakes
+            from pronghorn.tls.starttls import channel_class
 
             self._handshakes = Handshakes(context, service, self.begin, loops.call_later)
-            self._channel_class = Handshakes.channel_class(self._channel_class)
+            self._channel_class = channel_class(self._channel_class)
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
@@ -154,6 +156,7 @@ class Loops:
         self._looks = False  # at these, from time to time
         self._timeouts = timeouts_of(context.offers.values(), ChannelTimeouts)
         self._to_look_at: list[AnyChannel] = []
+        self.tls_starts = TlsStarts(context, self._tell_draining)
         self._handing_over: HandingOver | None = None
         self._taking_over: TakingOver | None = None
         if context.handover is not None:
@@ -165,8 +168,8 @@ class Loops:
 
     @property
     def sealed(self) -> bool:
-        """Whether a listener has TLS from the first byte."""
-        return any(each.service.tls_at_once for each in self.entrances)
+        """Whether there is TLS, from the first byte at a listener or since then."""
+        return self.tls_starts.any or any(each.service.tls_at_once for each in self.entrances)
 
     def begun(self, channel: AnyChannel) -> None:
         """A connection has got its protocol."""
@@ -291,6 +294,12 @@ class Loops:
         except BaseException as error:
             self.context.failed(channel, error)
             channel.close()
+
+    def _tell_draining(self, channel: AnyChannel) -> None:
+        """Draining has begun while the channel shook hands in the middle of its conversation."""
+        handler = self.context.offer_of(channel).service.handler
+        if not handler.facts.needs_asyncio:  # those are looked at now and then
+            self.begun(channel)
 
     def _take_leave(self, channel: AnyChannel, handler: Handler) -> None:
         """Of an asyncio handler's conversation, once it owes nothing: see connection/asyncio_drain.py."""

@@ -25,6 +25,7 @@ from pronghorn.serving.context import Context
 from pronghorn.serving.goodbyes import LATER, SAID, STAYS, Answer, Goodbyes, Say
 from pronghorn.serving.service import Offer, Service
 from pronghorn.serving.timeouts import OutsideTimeouts, timeouts_of
+from pronghorn.serving.tls_starts import TlsStarts
 from pronghorn.system.drain import connection_number
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Conversations:
         self._sweeps_since = math.inf
         self._contexts = {each.name: each.base() for each in context.offers.values()}
         self._looks_after = False
+        self._tls_starts = TlsStarts(context)
 
     # One conversation.
 
@@ -75,7 +77,7 @@ class Conversations:
         offer = context.offer_of(conn)
         service = offer.service
         connection_number.set(conn.number)
-        conn.start_on(threading.get_native_id(), context.note_program, self.keep_idle)
+        conn.start_on(threading.get_native_id(), context.note_program, self.keep_idle, self._tls_starts)
         if service.limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
             self._ended()
             return

@@ -58,7 +58,7 @@ class HandingOver:
         self._theirs: socket.socket | None = None
         self._watch: Watched | None = None
         self._busy = self._looks = self._reports = self._over = False
-        self.call_later = loop.call_later
+        self.call_later, self.tls_starts = loop.call_later, loop.tls_starts
 
     def start(self) -> None:
         """Offer every open connection that is not under way."""

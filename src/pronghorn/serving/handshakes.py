@@ -10,10 +10,10 @@ import socket
 import time
 from collections.abc import Callable
 
-from pronghorn.connection.channel import OPENING, AnyChannel, Channel
+from pronghorn.connection.channel import OPENING, AnyChannel
 from pronghorn.serving.context import Context
 from pronghorn.serving.service import Service
-from pronghorn.tls.channel import AnyTlsChannel, SealedSocket, TlsChannel
+from pronghorn.tls.channel import AnyTlsChannel, SealedSocket
 from pronghorn.tls.records import Records
 
 LOOKS = 20  # in the time that a handshake may take
@@ -35,15 +35,6 @@ class Handshakes:
         self._timeout = service.settings.handshake_timeout
         self._shaking: dict[int, AnyTlsChannel] = {}  # by number, so the oldest first
         self._looking = False
-
-    @staticmethod
-    def channel_class(plain: type[AnyChannel]) -> type[AnyChannel]:
-        """The class of channels that has TLS below it and is otherwise like the other."""
-        if plain is Channel:
-            return TlsChannel
-        from pronghorn.tls.asyncio_channel import AsyncioTlsChannel
-
-        return AsyncioTlsChannel
 
     @staticmethod
     def sealed(sock: socket.socket) -> SealedSocket:

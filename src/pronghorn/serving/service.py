@@ -77,8 +77,7 @@ class Offer:
     def base(self) -> Context:
         """The context whose copies the listener's connections get: that of the caller."""
         base = own_context.base()
-        if lifespans.are_told_apart():
-            base.run(lifespans.serving_at.set, self.name)
+        base.run(lifespans.serving_at.set, self.name)
         return base
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from pronghorn.connection.driver import Done
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.peers import Peer
 
@@ -22,6 +23,7 @@ class FakeTransport(asyncio.Transport):
     - `written`: all bytes so far; `take()` gives those since the last time.
     - `wrote_eof`, `closed`, `aborted`: what the protocol asked for.
     - `tls`: what the handler finds there; None, as without TLS, unless the test puts something in its place.
+    - `tls_started`: whether it asked for TLS (STARTTLS); the test sets `tls` to what the handler shall find then.
     - `lost`: whether `connection_lost` has been called.
 
     The `peer` is a documentation address (RFC 5737); `number` is the connection's, as the log has it; `lifespan` is
@@ -48,6 +50,7 @@ class FakeTransport(asyncio.Transport):
         self.closed: bool = False
         self.aborted: bool = False
         self.lost: bool = False
+        self.tls_started: bool = False
         self._taken = 0
         self._reading = True
         self._stalled = False
@@ -138,6 +141,13 @@ class FakeTransport(asyncio.Transport):
 
     def can_write_eof(self) -> bool:
         return True
+
+    def start_tls(self, context: Any = None, *, after: bytes = b"", timeout: float | None = None) -> Done:
+        if self.wrote_eof or self.is_closing():
+            raise RuntimeError("start_tls() of a connection that is closing")
+        self.write(after)
+        self.tls_started = True
+        return Done(None)
 
     def close(self) -> None:
         self.closed = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioChannel
@@ -10,13 +9,13 @@ from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import AnyChannel, Terms
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.tls.blocking import TlsCalls
-from pronghorn.tls.channel import TLS_SLOTS, AnyTlsChannel, SealedSocket
+from pronghorn.tls.channel import AnyTlsChannel, SealedSocket
 
 
-class AsyncioTlsChannel(AnyAsyncioChannel, AnyTlsChannel, asyncio.Transport):
+class AsyncioTlsChannel(AnyTlsChannel, AsyncioChannel):
     """An AsyncioChannel with TLS below it."""
 
-    __slots__ = (*TLS_SLOTS, "__weakref__")
+    __slots__ = ()
 
 
 def channel_over(conn: Connection, terms: Terms) -> AnyAsyncioChannel:

@@ -29,7 +29,6 @@ from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed
 from pronghorn.tls.records import FLOOD, MOST_UNASKED, RECORD, Records
 
 CHUNK = 256 * 1024
-TLS_FACTS = tuple("records _at _bare _opened _plain _reading _records _sealed _unsent _writing".split())
 
 if TYPE_CHECKING:
     Base = Connection
@@ -47,6 +46,10 @@ class TlsCalls(Base):
 
     def begin(self, *facts: Any) -> None:
         super().begin(*facts)
+        self.begin_tls()
+
+    def begin_tls(self) -> None:
+        """What begin() has to do for TLS; alone for a connection that is open already."""
         self.records = None
         self._bare = False  # our last word is said
         self._plain, self._at = b"", 0  # what has been opened, and how much of it was read
@@ -58,26 +61,36 @@ class TlsCalls(Base):
 
     # The handshake.
 
-    def shake_hands(self, context: Callable[[], ssl.SSLContext], seconds: float, **options: Any) -> None:
-        """Hold the handshake, blocking, with the `context` of when the peer begins to speak. Raises HandshakeFailed, or
-        the connection's own error if the peer leaves."""
-        self.records = Records(context(), **options)
-        self.partial = lambda: self.records is not None and self.records.begun  # who has begun is owed an answer
+    def shake_hands(
+        self, context: Callable[[], ssl.SSLContext], seconds: float, *, invited: bool = False, **options: Any
+    ) -> None:
+        """Hold the handshake, blocking, with the `context` of when the peer begins to speak. A peer that was `invited`,
+        or has begun, may finish it while the server drains. Raises HandshakeFailed, or the connection's own error if
+        the peer leaves; afterwards nothing can be read or sent any more."""
+        records = self.records = Records(context(), **options)
+        partial, timeout = self.partial, self.gettimeout()
+        self.partial = lambda: invited or (self.records is not None and self.records.begun)
         deadline = time.monotonic() + seconds
         try:
-            while not self._step(self.records, deadline):
+            while not self._step(records, deadline):
                 self._patience(deadline)
                 sealed = super().recv(READ_SIZE)
                 if not sealed:
                     raise ConnectionResetError("it left before the handshake was done")
                 with self._records:
-                    if not self.records.begun and context() is not self.records.object.context:
-                        self.records = Records(context(), **options)
-                    self.records.feed(sealed)
+                    if not records.begun and context() is not records.object.context:
+                        records = self.records = Records(context(), **options)
+                    records.feed(sealed)
         except TimeoutError:
-            raise HandshakeFailed(f"it did not finish the handshake within {seconds:g} s") from None
-        self.settimeout(None)
-        self.partial = None
+            records.failed = HandshakeFailed(f"it did not finish the handshake within {seconds:g} s")
+            raise records.failed from None
+        except OSError as error:
+            records.failed = error if isinstance(error, TlsFailed) else TlsFailed(str(error))
+            raise
+        finally:
+            self.partial = partial
+            if self.fileno() >= 0:
+                self.settimeout(timeout)
 
     def _step(self, records: Records, deadline: float) -> bool:
         try:
@@ -101,6 +114,8 @@ class TlsCalls(Base):
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         if self.records is None:
             return super().recv(bufsize, flags)
+        if not (self.records.shaken or self._bare):
+            raise self.records.failed or BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self._refuse_flags(flags)
         with self._reading:
             if not self._fill():
@@ -199,7 +214,7 @@ class TlsCalls(Base):
 
     def _seal(self, view: memoryview) -> None:
         records = self.records
-        if records is None or self._bare or records.said_goodbye:
+        if records is None or self._bare or records.said_goodbye or not records.shaken:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         with self._records:
             self._unsent += records.seal(view)
@@ -313,17 +328,23 @@ class TlsCalls(Base):
     recvfrom = recvfrom_into = recvmsg = recvmsg_into = sendto = sendmsg = sendmsg_afalg = dup = _refuse
 
 
+_secured: dict[type[Any], type[Any]] = {}
+
+
 def secured(base: type[Any]) -> type[Any]:
-    """The class of connections `base` with TLS below."""
+    """The class of connections `base` with TLS below: an open connection may become one of this class."""
+    if base in _secured:
+        return _secured[base]
 
     class Secured(TlsCalls, base):  # type: ignore[misc]
-        __slots__ = TLS_FACTS
+        __slots__ = ()
 
     Secured.__name__ = Secured.__qualname__ = f"Tls{base.__name__}"
+    _secured[base] = Secured
     return Secured
 
 
 class TlsConnection(TlsCalls, Connection):
     """A Connection with TLS below it."""
 
-    __slots__ = TLS_FACTS
+    __slots__ = ()

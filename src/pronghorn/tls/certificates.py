@@ -22,6 +22,7 @@ import msgspec
 from pronghorn import events
 from pronghorn.errors import BadCertificate, BadSetting
 from pronghorn.events import Event
+from pronghorn.lifespans import serving_at
 from pronghorn.settings import Settings
 from pronghorn.system.memory import anonymous_file, readable, writers
 from pronghorn.tls import contexts
@@ -31,6 +32,34 @@ from pronghorn.tls.key_files import Loaded, Signature, load, signature
 SOON = 14 * 86400.0
 ROOM = 16 * 1024 * 1024  # bytes
 HEADER = struct.Struct("QQ")  # version, odd while it is being written; length of what follows
+
+
+_current: dict[str, Certificates] = {}
+
+
+def become_current(certificates: dict[str, Certificates]) -> None:
+    """In a worker: those of each listener, by its name, for `current_tls`."""
+    _current.update(certificates)
+
+
+def current_tls(listener: str = "") -> ssl.SSLContext:
+    """An ssl.SSLContext with the certificates of a listener, for a library that begins TLS by itself (STARTTLS): by
+    default of the one whose connection is being served, or of the only one that has any.
+
+    It follows the certificates: each handshake shows the newest (`--tls-watch`). To be called by code that runs in a
+    worker: a handler, its lifespan, or a factory, and not while the handler's module is imported. Raises BadSetting
+    where there is no certificate. Our own `start_tls()` uses the certificates without being told.
+    """
+    found = _current.get(listener or serving_at.get())
+    if found is None and not listener and len({id(each) for each in _current.values()}) == 1:
+        found = next(iter(_current.values()))
+    if found is None:
+        raise BadSetting(
+            f"current_tls({listener!r}) finds no certificate." if listener else "current_tls() finds no certificate.",
+            "The listener has none, or this is not called by a handler, its lifespan or a factory, in a worker.",
+            "Serve with --tls-cert FILE --tls-key FILE --tls starttls.",
+        )
+    return found.following()
 
 
 class News(msgspec.Struct):
@@ -98,7 +127,7 @@ class Shelf:
 class Certificates:
     """The server's certificates: made by the supervisor before it forks, and asked by workers for a `context`."""
 
-    __slots__ = tuple("__weakref__ _current _followers _seen _settings _shelf _warned described".split())
+    __slots__ = tuple("__weakref__ _current _followers _following _seen _settings _shelf _warned described".split())
 
     def __init__(self, settings: Settings, loaded: Loaded | None = None) -> None:
         """Takes what was `loaded`, or loads it. Raises BadCertificate, or BadSetting if the settings do not fit
@@ -114,7 +143,15 @@ class Certificates:
         self._followers: weakref.WeakSet[Certificates] = weakref.WeakSet()  # of older generations, while they drain
         self._warned: set[str] = set()
 
+        self._following: ssl.SSLContext | None = None
+
     # What workers call.
+
+    def following(self) -> ssl.SSLContext:
+        """One context that shows each client the certificate of now."""
+        if self._following is None:
+            self._following = contexts.following(self.context)
+        return self._following
 
     def context(self) -> ssl.SSLContext:
         """The context for the next handshake: made anew when the supervisor has published another set."""

@@ -4,6 +4,9 @@ Law: a Channel's own rules hold (connection/channel.py); here is only what TLS a
 asked, a close_notify before the end, and sealed bytes in the backlog, so that the wish to write is about what the
 kernel has not taken. All that came sealed in one read is given to the protocol at once: nothing that is readable ever
 waits in here for a readiness that the kernel will not report.
+
+All that TLS has to keep stands in the socket, and the classes here have no slots of their own: so a channel that is
+open can become one with TLS (upgrades.py), and costs nothing more before that.
 """
 
 from __future__ import annotations
@@ -13,30 +16,35 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pronghorn.connection.blocking import Connection
-from pronghorn.connection.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OPENING, SLOTS, AnyChannel
+from pronghorn.connection.channel import CLOSING, HALF_CLOSED, NOTHING, OPEN, OPENING, AnyChannel, Channel
 from pronghorn.connection.closing import READ_SIZE, first_word_due
 from pronghorn.connection.states import moved
 from pronghorn.connection.tls_facts import TlsFacts
-from pronghorn.connection.transport import Bytes
-from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed
+from pronghorn.connection.transport import Bytes, check_bytes
+from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed, TooMuchUnsent
 from pronghorn.tls.records import FLOOD, Records
-
-TLS_SLOTS: tuple[str, ...] = ("_added", "_begins", "_then", "records", *SLOTS)
 
 _recv = _socket.socket.recv
 
 
 class SealedSocket(socket.socket):
-    """A non-blocking socket that is read through its `records`; everything else about it is as it was."""
+    """A non-blocking socket that is read through its `records`; everything else about it is as it was. It keeps what
+    its channel has to know of TLS."""
 
-    __slots__ = ("_owner", "records")
+    __slots__ = ("added", "begins", "ends", "held", "over", "owner", "records", "then")
     records: Records
+    begins: Step
+    then: Step | None
+    over: Callable[[BaseException | None], None] | None
 
-    def __init__(self, family: int, descriptor: int, owner: Connection | None = None) -> None:
-        """Takes the `descriptor`; `owner` is the blocking connection that has it too, if there is one."""
+    def __init__(self, family: int, descriptor: int, owner: socket.socket | None = None) -> None:
+        """Takes the `descriptor`; `owner` is the socket that has it too, if there is one."""
         super().__init__(family, socket.SOCK_STREAM, 0, descriptor)
-        self._owner = owner
+        self.owner = owner
+        self.added = 0  # bytes of records that are no data, and not sent yet
+        self.held: bytearray | None = None  # what was written during a handshake in the middle of the conversation
+        self.ends = False  # and whether that is the last word
+        self.then = self.over = None
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Plain bytes, empty at the end of input; BlockingIOError until a whole record is there; TlsFailed."""
@@ -57,44 +65,65 @@ class SealedSocket(socket.socket):
 
     @property
     def cut_by(self) -> BaseException | None:
-        return self._owner.cut_by if self._owner is not None else None
+        return getattr(self.owner, "cut_by", None)
 
     @property
     def reading_shut(self) -> bool:
-        return self._owner is not None and self._owner.reading_shut
+        return getattr(self.owner, "reading_shut", False)
 
 
 class AnyTlsChannel(AnyChannel):
     """A channel whose `sock` is a SealedSocket, whatever class its slots make it."""
 
     __slots__ = NOTHING
-    records: Records
+    sock: SealedSocket
 
-    def shake_hands(self, begins: Callable[[AnyTlsChannel], None], then: Callable[[AnyTlsChannel], None]) -> None:
+    def shake_hands(self, begins: Step, then: Step, over: Callable[[BaseException | None], None] | None = None) -> None:
         """Wait for the handshake. `begins` is called with the channel before its first bytes are looked at, and may
-        `seal` it anew; `then` when it is done, and has to `open` it."""
-        self._begins = begins
-        self._then: Callable[[AnyTlsChannel], None] | None = then
-        self._lost = True  # there is no protocol yet that could be told
-        self.wants_read = True
+        `seal` it anew; `then` when it is done, and has to `open` it, or to have it `go_on` if it has a protocol
+        already. `over` is called if the channel ends before that, with the reason."""
+        sock = self.sock
+        sock.begins, sock.then, sock.over = begins, then, over
+        self._lost = self.protocol is None  # nobody could be told
+        self.wants_read, self.wants_write = True, bool(self._backlog)
         self.loop.changed(self)
 
     def seal(self, records: Records) -> None:
         """Have these records below; they may be through with their handshake already."""
-        self.records = self.sock.records = records  # type: ignore[attr-defined]
-        self._added = 0  # bytes of records that are no data, and not sent yet
+        self.sock.records = records
+
+    @property
+    def records(self) -> Records:
+        return self.sock.records
 
     def open(self, protocol: Any) -> None:
-        AnyChannel.open(self, protocol)
+        super().open(protocol)
         self._wish()  # something may have come along with the last of the handshake
+
+    def begin_again(self) -> None:
+        """From the clear, in the middle of the conversation: what is written from now on is held until `go_on`."""
+        self.state = moved(self.state, OPENING)
+        self._paused = False
+
+    def go_on(self) -> None:
+        """The handshake in the middle of the conversation is done: what was written meanwhile is sent, sealed."""
+        sock = self.sock
+        self.state = moved(self.state, OPEN)
+        held, sock.held, sock.over = sock.held, None, None
+        if held:
+            self.write(held)
+        if sock.ends:
+            self.write_eof()
+        self._wish()
+        self.loop.changed(self)
 
     def late(self, seconds: float) -> None:
         """The handshake has taken longer than `seconds`."""
         self._refuse(HandshakeFailed(f"it did not finish the handshake within {seconds:g} s"))
 
     @property
-    def tls(self) -> TlsFacts:
-        return self.records.facts
+    def tls(self) -> TlsFacts | None:
+        return self.records.facts if self.records.shaken else None
 
     @property
     def unfinished(self) -> bool:
@@ -110,10 +139,11 @@ class AnyTlsChannel(AnyChannel):
             self._shake()
         else:
             AnyChannel.on_readable(self)
-            if self.records.ended and self.wants_read:  # the end came in the same read, and is not reported again
+            records = self.sock.records
+            if records.ended and self.wants_read:  # the end came in the same read, and is not reported again
                 AnyChannel.on_readable(self)
-            if self.records.owes:
-                self._push(self.records.unsent())
+            if records.owes:
+                self._push(records.unsent())
                 if self._backlog and len(self._backlog) > self._most:
                     self._gone(TlsFailed(FLOOD))
 
@@ -121,17 +151,27 @@ class AnyTlsChannel(AnyChannel):
         if self.state is OPEN or (self.state is HALF_CLOSED and not self.wrote_eof):
             if not data:
                 return
+            sock = self.sock
             try:
-                sealed = self.records.seal(data)
+                sealed = sock.records.seal(data)
             except TlsFailed as error:
                 self._gone(error)
                 return
-            self._added += len(sealed) - len(data)
+            sock.added += len(sealed) - len(data)
             data = sealed
+        elif self.state is OPENING:
+            self._hold(data)
+            return
         before = self.bytes_out
         AnyChannel.write(self, data)
-        if self._added:
+        if self.sock.added:
             self._count(before)
+
+    def write_eof(self) -> None:
+        if self.state is OPENING:
+            self.sock.ends = True
+        else:
+            AnyChannel.write_eof(self)
 
     def on_writable(self) -> None:
         before = self.bytes_out
@@ -139,6 +179,9 @@ class AnyTlsChannel(AnyChannel):
         self._count(before)
 
     def settle(self) -> None:
+        if self.state is CLOSING and self.sock.over is not None:
+            over, self.sock.over = self.sock.over, None
+            over(self._error)
         if self.state is CLOSING and not (self._backlog or self._lingering or self._dead):
             self._push(self.records.goodbye())
         AnyChannel.settle(self)
@@ -148,10 +191,25 @@ class AnyTlsChannel(AnyChannel):
         if self.state is OPENING and not self.records.begun and not first_word_due(self):
             self.close()  # a client that has sent nothing by now is owed nothing
 
+    def release(self) -> None:
+        AnyChannel.release(self)
+        if self.sock.owner is not None:
+            self.sock.owner.detach()  # views of it may be about
+
     # Inner workings.
 
+    def _hold(self, data: Bytes) -> None:
+        check_bytes(data)
+        held = self.sock.held
+        if held is None:
+            held = self.sock.held = bytearray()
+        elif len(held) > self._most:
+            self.cut(TooMuchUnsent(len(held)))
+            return
+        held += data
+
     def _written(self) -> int:
-        return AnyChannel._written(self) - self._added
+        return AnyChannel._written(self) - self.sock.added
 
     def _before_cut(self) -> None:
         if not (self._backlog or self.is_closing()):
@@ -169,8 +227,12 @@ class AnyTlsChannel(AnyChannel):
             self.peer_ended = True
             self._refuse(ConnectionResetError("it left before the handshake was done"))
             return
+        self.shake(sealed)
+
+    def shake(self, sealed: bytes) -> None:
+        """One step of the handshake, with what has come."""
         if not self.records.begun:
-            self._begins(self)
+            self.sock.begins(self)
         self.records.feed(sealed)
         try:
             done = self.records.shake()
@@ -179,9 +241,9 @@ class AnyTlsChannel(AnyChannel):
             self._refuse(error)
             return
         self._push(self.records.unsent())
-        then = self._then
+        then = self.sock.then
         if done and then is not None and not self.is_closing():
-            self._then = None
+            self.sock.then = None
             self._lost = False
             then(self)
 
@@ -209,14 +271,14 @@ class AnyTlsChannel(AnyChannel):
                 return
             self._backlog = bytearray()
         self._backlog += sealed
-        self._added += len(sealed)
+        self.sock.added += len(sealed)
         self._wish()
 
     def _count(self, before: int) -> None:
         """What counts is what was written here: not what the records add to it, which goes first."""
-        added = min(self._added, self.bytes_out - before)
+        added = min(self.sock.added, self.bytes_out - before)
         self.bytes_out -= added
-        self._added -= added
+        self.sock.added -= added
 
     def _half_close(self) -> None:
         if self.state is OPEN:
@@ -239,7 +301,10 @@ class AnyTlsChannel(AnyChannel):
             self.loop.changed(self)
 
 
-class TlsChannel(AnyTlsChannel):
+class TlsChannel(AnyTlsChannel, Channel):
     """A Channel with TLS below it."""
 
-    __slots__ = TLS_SLOTS
+    __slots__ = ()
+
+
+Step = Callable[[AnyTlsChannel], None]

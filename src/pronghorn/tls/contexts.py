@@ -6,7 +6,7 @@ Law: no files and no connections. A context is never changed once it is in use.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from pronghorn.tls.records import MAX_HELLO
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 CLIENT_CERTIFICATE = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
+Choose = Callable[[Any, "str | None", ssl.SSLContext], "int | None"]
 NO_APPLICATION_PROTOCOL = 120  # an alert (RFC 7301, 3.2); ssl has no name for it
 
 
@@ -68,13 +69,15 @@ def build(material: Material) -> ssl.SSLContext:
 
     named = {name: _one_of_each_kind(places, described) for name, places in _places(described).items()}
     first = context_of(_beside_the_first(described))
+    first.material = material  # type: ignore[attr-defined]
     by_name = {name: context_of(places) for name, places in named.items()}
 
     ours = {each.encode() for each in material.alpn}
 
     def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> int | None:
         connection.asked_name = name
-        if ours and (theirs := connection.hello.offered()) and ours.isdisjoint(theirs):
+        hello = getattr(connection, "hello", None)  # of TLS that is not ours it is not known
+        if ours and hello and (theirs := hello.offered()) and ours.isdisjoint(theirs):
             return NO_APPLICATION_PROTOCOL  # OpenSSL is asked by Python to go on without one
         if name and len(made) > 1:
             name = name.lower()
@@ -82,10 +85,33 @@ def build(material: Material) -> ssl.SSLContext:
             connection.context = by_name.get(name) or by_name.get(wild) or first
         return None
 
-    # gevent wraps callbacks for its own kind of socket, which is not used here: theirs is passed by.
-    kind = next(each for each in reversed(type(first).__mro__) if "sni_callback" in vars(each))
-    vars(kind)["sni_callback"].__set__(first, choose)
+    first.choose = choose  # type: ignore[attr-defined]  # for `following`
+    _ask(first, choose)
     return first
+
+
+def following(newest: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """A context that shows each client the certificate that the `newest` context of `build` would: also for TLS that is
+    not ours, and that keeps a context for long."""
+    material: Material = newest().material  # type: ignore[attr-defined]
+    described = [describe(pair.certificate) for pair in material.pairs]
+    made = _context([material.pairs[place] for place in _beside_the_first(described)], material)
+
+    def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> int | None:
+        now = newest()
+        connection.context = now
+        refusal: int | None = now.choose(connection, name, now)  # type: ignore[attr-defined]
+        return refusal
+
+    _ask(made, choose)
+    return made
+
+
+def _ask(context: ssl.SSLContext, choose: Choose) -> None:
+    """Have `choose` called for each ClientHello."""
+    # gevent wraps callbacks for its own kind of socket, which is not used here: theirs is passed by.
+    kind = next(each for each in reversed(type(context).__mro__) if "sni_callback" in vars(each))
+    vars(kind)["sni_callback"].__set__(context, choose)
 
 
 def _places(described: list[Described]) -> dict[str, list[int]]:

@@ -152,6 +152,8 @@ class WorkerProcess:
         reopener = self._prepare_process()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._apply_settings()
+        if plan.certificates:
+            self._keep_certificates()
         self.line.send(Starting("it imported its handler"))
         handlers = load_all([Asked(each.source, each.settings, each.title) for each in plan.services])
         identity.become(self._facts())
@@ -213,6 +215,14 @@ class WorkerProcess:
             listener.expect(options(plan.service_at(listener).settings))
         plan.observe(LogLevelSet(plan.settings.log_level))
         registry.prepare(plan.model, plan.facts)
+
+    def _keep_certificates(self) -> None:
+        """Have pronghorn.current_tls() find them."""
+        from pronghorn.tls import certificates
+
+        plan = self._plan
+        found = {each.name: plan.services[each.service].certificates for each in plan.offered}
+        certificates.become_current({name: each for name, each in found.items() if each is not None})
 
     def _offers(self, handlers: Sequence[Handler]) -> list[Offer]:
         """What each listener offers."""

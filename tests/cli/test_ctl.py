@@ -136,7 +136,7 @@ def test_status_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> Non
         "Handler shop.py:reply (message style) under epoll",
         "Listening at 127.0.0.1:8000",
         "unix:/run/s\\x1b",
-        "Workers 3 of 4 ready, 2 draining, generation 3",
+        "Workers 3 of 4 ready, 2 on their way out, generation 3",
         "Connections 1,234 open, 9,876,543 accepted, 12 refused",
         "closed: 9,870,000 done, 120 reset",
         "Messages 123,456,789",

@@ -25,7 +25,7 @@ class Place(FakeTransport):
 
     def __init__(self, handler: Any) -> None:
         super().__init__(lifespan=lifespans.current_lifespan())
-        self.drain = Drain(1.0)
+        self.drain = self.own_drain = self.process_drain = Drain(1.0)
         self.protocol = handler.protocol()
         self.protocol.connection_made(self)
 

@@ -90,8 +90,9 @@ class Commands:
             record["listening"].append(listener.address)
         return [*found.values()]
 
-    def _old(self) -> dict[str, int]:
-        """The workers that are on their way out, of programs before an upgrade too, and what they have open."""
+    def _old(self) -> dict[str, float]:
+        """The workers that are on their way out, of programs before an upgrade too, and what they have open; and for
+        how many seconds goodbyes are still spread over that, by workers of this program."""
         serving = self._supervisor.fleet.serving
         going = {each.row.index for each in self._supervisor.workers.retiring()}
         rows = [
@@ -100,7 +101,13 @@ class Commands:
             if row.index in going or (row.supervisor != os.getpid() and row.generation < serving.number)
         ]
         programs = self._supervisor.predecessors.living()
-        return {"workers": len(rows), "connections": sum(row.open for row in rows), "programs": len(programs)}
+        ends = [each.retired_at + each.spread for each in self._supervisor.workers.retiring() if each.spread]
+        return {
+            "workers": len(rows),
+            "connections": sum(row.open for row in rows),
+            "programs": len(programs),
+            "goodbyes": round(max(0.0, max(ends, default=0.0) - time.monotonic()), 1),
+        }
 
     def workers(self, done: Done) -> None:
         """Each worker, of every generation, and those of the program that an upgrade replaces."""

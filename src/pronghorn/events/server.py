@@ -206,7 +206,8 @@ class Reloaded(Event, frozen=True):
     """A new generation serves and the old one drains. `code` says whether the handler was imported anew; `later` are
     the settings that changed but take effect at the next start. `accepting` old workers have not let go of their
     listeners yet, as when a conversation holds them. Of the connections `moved` went to the new generation, each after
-    a `pause` in seconds at most, and `stayed` are with old workers: both only with --on-reload handover."""
+    a `pause` in seconds at most, and `stayed` are with old workers: both only with --on-reload handover. Old workers
+    had as many connections as are `left`, to which they say goodbye over `spread` seconds, if that is not 0."""
 
     generation: int
     seconds: float
@@ -216,6 +217,8 @@ class Reloaded(Event, frozen=True):
     moved: int = 0
     stayed: int = 0
     pause: float = 0.0
+    left: int = 0
+    spread: float = 0.0
 
 
 class ReloadFailed(Event, frozen=True):

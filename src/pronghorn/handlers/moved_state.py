@@ -93,7 +93,8 @@ class _Pickler(pickle.Pickler):
         super().__init__(buffer, PROTOCOL)
         protocol = channel.protocol
         self._object = protocol.object if isinstance(protocol, MessageProtocol) else protocol
-        ours = {"transport": channel, "drain": channel.drain, "lifespan": current_lifespan(), "class": handler.made}
+        ours: dict[str, Any] = {"transport": channel, "drain": channel.own_drain, "process": channel.process_drain}
+        ours |= {"lifespan": current_lifespan(), "class": handler.made}
         ours.update(restore=_restore, protocol=protocol, loop=_running_loop())
         if protocol is self._object:
             del ours["protocol"]
@@ -131,6 +132,7 @@ class _Unpickler(pickle.Unpickler):
         ours: dict[str, Callable[[], Any]] = {
             "transport": lambda: self._channel,
             "drain": lambda: self._channel.drain,
+            "process": lambda: self._channel.process_drain,
             "lifespan": current_lifespan,
             "restore": lambda: self._restored,
             "protocol": lambda: self.protocol,

@@ -206,6 +206,9 @@ def _reloaded(event: events.Reloaded) -> str:
         text += "; the handler is the script's own, and is not read anew"
     if event.moved or event.stayed:
         text += "; {moved connection} moved to it, in {pause} at most, and {stayed} stayed"
+    elif event.left:
+        text += "; {left connection} of old workers "
+        text += "get a goodbye over {spread:g} s" if event.spread else "go on"
     if event.accepting:
         text += "; {accepting old worker} may still accept"
     return text + "; what changed of {flags} takes effect at the next start" * bool(event.later)
@@ -223,6 +226,11 @@ def _short(seconds: float) -> str:
 def _draining(event: events.DrainStarted) -> str:
     has = "has" if event.open == 1 else "have"
     return "Draining ({why})" + (f": {{open open connection}} {has} {{seconds:g}} s to finish" if event.open else "")
+
+
+def _goodbyes_said(event: events.GoodbyesSaid) -> str:
+    stay = "; {left} stay: their handler wants that, or they had no quiet moment yet"
+    return "Said goodbye to {said connection}" + stay * (event.left > 0)
 
 
 def _drained(event: events.DrainFinished) -> str:
@@ -375,10 +383,7 @@ WORDS: dict[type[Event], Line] = {
         peers=_peers_cut_off,
     ),
     events.GoodbyesBegin: Line(INFO, "Saying goodbye to {open connection} over {seconds:g} s, one after the other"),
-    events.GoodbyesSaid: Line(
-        INFO,
-        "Said goodbye to {said connection}; {left} stay: their handler wants that, or they had no quiet moment yet",
-    ),
+    events.GoodbyesSaid: Line(INFO, _goodbyes_said),
     events.SignalsTaken: Line(
         WARNING,
         "The handler's import or lifespan had taken {which}, which the server needs and has back; for what is to be "

@@ -198,9 +198,9 @@ class Context(ConnectionEnds):
         return Goodbyes(conns, seconds, part_of(self.row.slot), time.monotonic())
 
     def look_at_goodbyes(self, goodbyes: Goodbyes, conns: Mapping[int, object], say: Say) -> None:
-        """Say what is due; and observe once, when all had time for a quiet moment, how many go on."""
+        """Say what is due; and observe once, when all had time for a quiet moment, how many were told and go on."""
         goodbyes.look(conns, time.monotonic, say)
-        if goodbyes.is_through(time.monotonic(), self.drain.timeout) and goodbyes.left:
+        if goodbyes.is_through(time.monotonic(), self.drain.timeout) and (goodbyes.said or goodbyes.left):
             self.observe(events.GoodbyesSaid(goodbyes.said, goodbyes.left))
 
     def finish(self) -> None:

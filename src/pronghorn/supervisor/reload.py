@@ -81,14 +81,19 @@ class Reload(Change):
         self.fleet.promote()
 
     def succeeded(self, seconds: float, accepting: int, outcome: Outcome) -> dict[str, Any]:
-        serving, observe = self.fleet.serving, self.fleet.observe
+        serving, observe, old = self.fleet.serving, self.fleet.observe, self.fleet.workers.retiring()
         moves = outcome.moved, outcome.stayed, outcome.pause
-        observe(events.Reloaded(serving.number, seconds, self._planner.rereads, self.later, accepting, *moves))
+        left, spread = sum(each.row.open for each in old), serving.plan.settings.old_workers_spread
+        observe(
+            events.Reloaded(
+                serving.number, seconds, self._planner.rereads, self.later, accepting, *moves, left=left, spread=spread
+            )
+        )
         for each in serving.plan.certificates:
             for event in each.events(replaced=True):
                 observe(event)
         told = {"generation": serving.number, "seconds": seconds, "later": self.later, "accepting": accepting}
-        return told | outcome.told()
+        return told | outcome.told() | {"left": left, "spread": spread}
 
     # The steps, each of which a process of its own takes: reading the settings, looking at the handler, and then
     # reading certificates, asking for names and opening listeners.

@@ -29,7 +29,7 @@ REQUESTS = {
     "status": Request("How the server is: state, workers, connections, the last reload."),
     "workers": Request("How each worker is."),
     "reload": Request(
-        "Read settings and handler anew: new workers, then drain the old. What does not work changes nothing.",
+        "Read settings and handler anew: new workers; the old let go, as --on-reload says. What fails changes nothing.",
         CHANGE,
         "Waiting for the new workers to be ready",
     ),

@@ -73,7 +73,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
     change = status.get("under_way")
     state.append(f"; {'an' if change == 'upgrade' else 'a'} {printable(change)} is under way" if change else "", BAD)
     ready = f"{workers['ready']} of {workers['wanted']} ready"
-    ready += f", {workers['draining']} draining" if workers["draining"] else ""
+    ready += f", {workers['draining']} on their way out" if workers["draining"] else ""
     short = workers["ready"] < workers["wanted"]
     failed, faults = status.get("handler_errors", 0), status.get("faults", 0)
     last = printable(str(status.get("last_fault") or ""))
@@ -99,15 +99,19 @@ def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
         return []
     words = f"{old['workers']:,}, with {old['connections']:,} open connections"
     programs = old.get("programs", 0)
+    if (left := old.get("goodbyes", 0)) > 0:
+        words += f"; goodbyes for another {left:.0f} s"
     words += f"; {programs} program{'s' if programs > 1 else ''} before an upgrade" if programs else ""
     return [("Old workers", text(words))]
 
 
 def _moves(result: dict[str, Any]) -> str:
-    """A sentence on the connections that have moved, and how many have not."""
+    """A sentence on what becomes of the connections that there were."""
     moved, stayed = result.get("moved", 0), result.get("stayed", 0)
     if not moved and not stayed:
-        return ""
+        left, spread = result.get("left", 0), result.get("spread", 0.0)
+        fate = f"told goodbye over {spread:g} s" if spread else "kept by old workers"
+        return f" {left:,} connection{'s are' if left > 1 else ' is'} {fate}." if left else ""
     pause = result.get("longest_pause", 0.0)
     return f" {moved:,} connections moved, each in {pause * 1000:.1f} ms at most; {stayed:,} stayed."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import pronghorn
-from launch import Launched, launched
+from launch import Launched, launched, script, wait_for
 from pronghorn.errors import IncompatibleHandler, WorkerFailedToStart
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.handlers.recognise import recognise
@@ -240,3 +241,30 @@ def test_an_async_one_is_refused_before_anything_is_bound(tmp_path: Path) -> Non
             assert (
                 "Choose another --model: select, poll, epoll, kqueue, asyncio, uvloop" in server.report["error"]["hint"]
             )
+
+
+AROUND = """
+import os, pronghorn
+def note(what):
+    with open("notes", "a") as file:
+        file.write(f"{what} {os.getpid()}\\n")
+if __name__ == "__main__":
+    note("before")
+    try:
+        pronghorn.serve("lifespans_under_test:with_conn", bind="127.0.0.1:0", workers=2)
+    finally:
+        note("after")
+"""
+
+
+@pytest.mark.slow
+def test_what_stands_around_serve_happens_once_before_all_workers_and_after_them(tmp_path: Path) -> None:
+    shutil.copy(HERE / "lifespans_under_test.py", tmp_path)
+    with script(tmp_path, AROUND) as server:
+        server.ready(2)
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloaded" in server.log, "the reload")
+        assert server.stop() == 0
+    told = notes(tmp_path)
+    assert (told[0], told[-1]) == (("before", server.pid), ("after", server.pid))
+    assert sorted(what for what, _ in told[1:-1]) == ["entered"] * 4 + ["left"] * 4

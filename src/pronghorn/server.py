@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,7 @@ class Server:
             undo.callback(log.close)
             variables, served = env_file.read(self.settings), services(self.settings)
             asked = planner.asked(self.source, served)
+            self._preload(each.source for each in asked)
             facts = planner.facts(asked)
             facts = facts or probe.ask(asked, self.settings, self._signals.descriptors(), variables)
             draft = planner.draft(self.source, self.settings, asked, facts, "", variables)
@@ -155,6 +156,12 @@ class Server:
                 _close(plan.listeners)
                 raise
             return self._run()
+
+    def _preload(self, sources: Iterable[object]) -> None:
+        if self.settings.preload:
+            from pronghorn.system.preload import preload  # here: few servers have any
+
+            preload(self.settings, sources)
 
     def _shared(self) -> tuple[Scoreboard, DescriptorQueue]:
         """What all processes of the server share: of the program before this one, if there was one."""

@@ -7,15 +7,20 @@ server's clients (nginx, ticket 1300). Nor are a running server's files written:
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import rich_click as click
 
 from pronghorn.cli.layers import print_json, takes_json, takes_layers
 from pronghorn.errors import BadSetting
+from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers, Settled
 from pronghorn.settings.services import services
+
+if TYPE_CHECKING:
+    from pronghorn.handlers.handler import HandlerFacts
+    from pronghorn.handlers.loading import Asked
 
 
 @takes_layers("check")
@@ -33,23 +38,18 @@ def command(layers: Layers, as_json: bool) -> None:
 
 def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for the first thing that would keep serve from starting."""
-    from pronghorn.handlers.loading import Asked, load_all
+    from pronghorn.handlers.loading import Asked
     from pronghorn.listening.binding import check_binds
     from pronghorn.supervisor.planning import judged, read_files
-    from pronghorn.system import env_file, log_config
+    from pronghorn.system import log_config
     from pronghorn.system.processors import processors
     from pronghorn.system.startup import ProcessSetup
-    from pronghorn.worker_process import probe
     from pronghorn.worker_process.plan import PlannedService
 
     settings, served = settled.settings, services(settled.settings)
     asked = [Asked(each.source or settled.source, each.settings, each.title) for each in served]
     with ProcessSetup(msgspec.structs.replace(settings, log_file="", pid_file="")):
-        variables = env_file.read(settings)
-        if any(each.source.is_users_code for each in asked):
-            facts = probe.ask(asked, settings, environment=variables)
-        else:
-            facts = [each.facts for each in load_all(asked)]
+        facts = looked_at(asked, settings)
         model, why = judged(asked, facts, settings)
         loaded = read_files([PlannedService(*one[:2], known, one[2]) for one, known in zip(asked, facts, strict=True)])
         check_binds(settings)
@@ -72,6 +72,20 @@ def examined(settled: Settled) -> dict[str, Any]:
     first = {key: at[0][key] for key in ("handler", "style", "lifespan", "bind", "certificates")}
     more = {"model": model.name, "why": why, "workers": settings.effective_workers(model.name, processors().usable)}
     return {**first, **more, "listeners": at}
+
+
+def looked_at(asked: list[Asked], settings: Settings) -> list[HandlerFacts]:
+    """What is known of the handlers, after their import where they are the user's code."""
+    from pronghorn.handlers.loading import load_all
+    from pronghorn.system import env_file
+    from pronghorn.system.preload import preload
+    from pronghorn.worker_process import probe
+
+    preload(settings, [each.source for each in asked])
+    variables = env_file.read(settings)
+    if any(each.source.is_users_code for each in asked):
+        return [*probe.ask(asked, settings, environment=variables)]
+    return [each.facts for each in load_all(asked)]
 
 
 def refuse_missing_folder(name: str, path: str) -> None:

@@ -136,6 +136,7 @@ class Keywords(TypedDict, total=False):
     new_privileges: bool
     umask: str
     chdir: str
+    preload: str | Iterable[str]
     env_file: str | Iterable[str]
     pid_file: str
     log_file: str

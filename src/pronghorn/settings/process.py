@@ -52,6 +52,12 @@ class Process(TLS, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "Folder to change to at the start: the handler is looked for there, and paths begin there.",
         Option(metavar="FOLDER", at=RESTART),
     ] = ""
+    preload: Annotated[
+        tuple[str, ...],
+        "Module that the supervisor imports before it forks, so that workers share its memory and start sooner: a "
+        "large library, not the handler. May be given more than once.",
+        Option(metavar="MODULE", at=RESTART),
+    ] = ()
     env_file: Annotated[
         tuple[str, ...],
         "File of environment variables for the handler, a NAME=VALUE in each line, as systemd's EnvironmentFile. May "

@@ -61,6 +61,11 @@ class MessageConnection(Generic[M]):
         return address
 
     @property
+    def listener(self) -> str:
+        """The name of the listener that the client has connected to."""
+        return self._protocol.transport.listener
+
+    @property
     def proxy(self) -> ProxyHeader | None:
         """The header of the proxy that made the connection for its client (`peer` is the client's address then)."""
         return self._protocol.transport.proxy

@@ -43,6 +43,10 @@ class Member(pronghorn.Protocol):
     def resume_writing(self) -> None:
         self.behind = False
 
+    def handed_over(self, transport: pronghorn.Transport, state: object) -> None:
+        if self.name:  # with --on-reload handover: a new worker's room is empty until its members have come
+            room.add(self)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         if self in room:
             room.discard(self)

@@ -40,13 +40,15 @@ BURST = 3
 
 
 class Client:
-    """One connection. `port` is its own end's; `worker` answered last."""
+    """One connection, the client's so many-th in its `life`. Its own `end` is one that no other has had, so that the
+    log tells whose it was; `worker` answered last."""
 
-    def __init__(self, number: int, address: tuple[str, int]) -> None:
-        self.number = number
-        self.sock = socket.create_connection(address, timeout=20)
+    def __init__(self, number: int, life: int, address: tuple[str, int]) -> None:
+        self.number, self.life = number, life
+        own = f"127.{10 + life % 240}.{number // 250}.{1 + number % 250}"
+        self.sock = socket.create_connection(address, timeout=20, source_address=(own, 0))
         self.sock.setblocking(False)
-        self.port = self.sock.getsockname()[1]
+        self.end = f"{own}:{self.sock.getsockname()[1]}"
         self.said = self.heard = self.worker = self.version = 0
         self.rest, self.unread = b"", b""
         self.asked_at = 0.0
@@ -87,13 +89,13 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         self.clients: dict[int, Client] = {}
         self._due: dict[int, float] = {}
-        self.faults: list[tuple[str, int, int]] = []
+        self.faults: list[tuple[str, str, int]] = []
         self.slowest, self.versions, self.messages = 0.0, set(), 0
         for number in range(count):
-            self._come(number)
+            self._come(number, 0)
 
-    def _come(self, number: int) -> None:
-        self.clients[number] = client = Client(number, self._address)
+    def _come(self, number: int, life: int) -> None:
+        self.clients[number] = client = Client(number, life, self._address)
         self._selector.register(client.sock, selectors.EVENT_READ, client)
         self._due[number] = time.monotonic() + random.random() * self._pause
 
@@ -122,14 +124,14 @@ class Crowd:
             self._failed(client, fault)
 
     def _failed(self, client: Client, fault: str) -> None:
-        self.faults.append((fault, client.port, client.worker))
+        self.faults.append((fault, client.end, client.worker))
         self.messages += client.heard
         self._selector.unregister(client.sock)
         client.sock.close()
-        self._come(client.number)
+        self._come(client.number, client.life + 1)
 
-    def unheard(self) -> list[int]:
-        return [each.port for each in self.clients.values() if each.said > each.heard]
+    def unheard(self) -> list[str]:
+        return [each.end for each in self.clients.values() if each.said > each.heard]
 
 
 def main(host: str, port: str, count: str, pause: str) -> None:
@@ -169,7 +171,7 @@ class Clients:
         self._process.communicate()
 
     def stop(self) -> dict[str, Any]:
-        """What they have found: `faults`, each with the client's port and the worker that it last heard of."""
+        """What they have found: `faults`, each with the client's end and the worker that it last heard of."""
         os.kill(self._process.pid, signal.SIGTERM)
         told: dict[str, Any] = json.loads(self._process.communicate(timeout=60)[0])
         return told

@@ -19,7 +19,7 @@ from ledger_reloads import put, spread
 from ledger_trials import Result, living, until
 from pronghorn.control import client
 
-HAS = re.compile(r"\[(\d+)\] \[DEBUG\] (?:received|connection \d+) from 127\.0\.0\.1 at PORT (\d+)")
+HAS = re.compile(r"\[(\d+)\] \[DEBUG\] (?:received|connection \d+) from (127\.\S+) at PORT (\d+)")
 OVER = re.compile(r"\] Reload(?:ed in | failed)")  # a worker that is killed before it is ready ends its reload
 KILL_WITHIN = 0.25  # seconds after the reload was asked for
 
@@ -60,7 +60,7 @@ def handovers(
 
 
 def _judge(
-    result: Result, told: dict[str, Any], status: dict[str, Any], owners: dict[int, int], killed: list[int]
+    result: Result, told: dict[str, Any], status: dict[str, Any], owners: dict[str, int], killed: list[int]
 ) -> None:
     """What the clients found, each against who had its connection last."""
     lost = [each for each in told["faults"] if each[0].startswith("ended")]
@@ -91,9 +91,9 @@ def _kill(server: Launched) -> list[int]:
     return [victim]
 
 
-def _owners(log: str) -> dict[int, int]:
-    """Which worker had a client's connection last, by the client's port."""
-    return {int(port): int(pid) for pid, port in HAS.findall(log)}
+def _owners(log: str) -> dict[str, int]:
+    """Which worker had a client's connection last, by the client's end."""
+    return {f"{host}:{port}": int(pid) for pid, host, port in HAS.findall(log)}
 
 
 def _status(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -12,7 +12,7 @@ from pronghorn.errors import BadMessage
 from pronghorn.framing import lines, prefixed
 from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.messages import message
-from pronghorn.handlers.moved_state import CannotMove, movable, read, written
+from pronghorn.handlers.moved_state import CannotMove, depart, movable, read, written
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.handlers.recognise import recognise
 from pronghorn.settings import Settings
@@ -28,6 +28,12 @@ class Place(FakeTransport):
         self.drain = self.own_drain = self.process_drain = Drain(1.0)
         self.protocol = handler.protocol()
         self.protocol.connection_made(self)
+
+    def call_later(self, delay: float, call: Any) -> Any:
+        return threading.Timer(delay, call)  # which is never started
+
+    def ended_by(self, error: Any) -> str:
+        return "done"
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
@@ -140,6 +146,43 @@ def test_with_another_framing_the_begin_of_a_message_is_cut_anew() -> None:
     assert new.transport.take() == b"\x09a\nb\n"
     with pytest.raises(BadMessage):
         moved(before, message(prefixed(4))(lambda text: text), feed=b"\xff\xff\xff\xff\xff")
+
+
+class Timed:
+    """Is told of its begin and its end, and has a timer, which it starts again where it has moved to."""
+
+    told: ClassVar[list[str]] = []
+
+    def __init__(self, conn: MessageConnection) -> None:
+        self.conn = conn
+
+    def connected(self) -> None:
+        self.told.append("connected")
+        self.conn.every(10, self.told.append, "tick")
+
+    def __call__(self, line: bytes) -> None: ...
+
+    def closed(self, reason: str) -> None:
+        self.told.append("closed")
+
+    def handed_over(self, conn: MessageConnection, state: Any) -> None:
+        self.told.append("handed over")
+
+
+def test_the_old_object_hears_nothing_and_its_timers_end_there() -> None:
+    Timed.told.clear()
+    old, new = moved(message(lines)(Timed))
+    assert old.has_timers and not new.has_timers
+    depart(old)
+    old.connection_lost(None)
+    assert not old.has_timers and "closed" not in Timed.told and Timed.told[-1] == "handed over"
+    new.connection_lost(None)
+    assert Timed.told[-1] == "closed"
+    Timed.handed_over = None  # type: ignore[assignment,method-assign]
+    assert "handed_over is None" in movable(handler_of(Timed))
+    del Timed.handed_over
+    with pytest.raises(CannotMove, match="it has timers"):
+        moved(Timed)
 
 
 class Locked(Protocol):

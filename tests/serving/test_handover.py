@@ -50,6 +50,41 @@ class Handler(pronghorn.Protocol):
         self.count += data.count(b"\\n")
         self.transport.write(b"VERSION %s %d %d\\n" % (data.strip(), self.count, os.getpid()))
 """
+COROUTINE = """
+import asyncio, os
+import pronghorn
+
+def note(what):
+    with open("notes", "a") as file:
+        file.write(what + "\\n")
+
+@pronghorn.message(pronghorn.lines)
+class Handler:
+    def __init__(self, conn):
+        self.conn, self.count = conn, 0
+
+    async def connected(self):
+        await self.conn.send(b"welcome")
+        note("connected")
+
+    async def __call__(self, line):
+        self.count += 1
+        if line == b"work":
+            await asyncio.sleep(0.5)
+        return b"VERSION %s %d %d" % (line, self.count, os.getpid())
+
+    async def handed_over(self, conn, state):
+        await asyncio.sleep(0)
+        assert conn is self.conn and state["count"] == self.count
+        note("handed over")
+        conn.call_later(0.05, self.tick)
+
+    async def tick(self):
+        await self.conn.send(b"tick")
+
+    async def closed(self, reason):
+        note("closed")
+"""
 FUNCTION = """
 import os
 import pronghorn
@@ -145,6 +180,32 @@ def test_connections_move_with_their_state_between_two_messages(tmp_path: Path, 
         for each in (chatting, halfway, slow):
             each.close()
         wait_for(lambda: status(tmp_path)["closed"]["done"] == 3, "the end of the connections")
+
+
+@pytest.mark.parametrize("model", ["asyncio", "epoll"])
+@pytest.mark.slow
+def test_coroutines_move_when_they_wait_for_a_message(tmp_path: Path, model: str) -> None:
+    with served(tmp_path, COROUTINE, model=model, workers=1) as server:
+        chatting, working = Client(server.connect()), Client(server.connect())
+        home = chatting.ask(b"a")[2]
+        working.sock.sendall(b"work\npart")
+        wait_for(lambda: status(tmp_path)["messages"] == 2, "the begin of the work")
+        put(tmp_path, "v2", COROUTINE)
+        reloaded(server, 1)
+        assert "2 connections moved to it" in server.log and "and 0 stayed" in server.log
+        assert working.file.readline() == b"v1 work 1 %d\n" % home
+        for each in (chatting, working):
+            assert each.file.readline() == b"tick\n"
+        assert chatting.ask(b"b")[:2] == ("v2", 2)
+        working.sock.sendall(b"ly\n")
+        assert working.file.readline().startswith(b"v2 partly 2 ")
+        reloaded(server, 2)
+        assert chatting.file.readline() == b"tick\n" and chatting.ask(b"c")[:2] == ("v2", 3)
+        wait_for(lambda: len(server.workers()) == 1, "the end of the old workers")
+        notes = (tmp_path / "notes").read_text().split("\n")
+        assert (notes.count("connected"), notes.count("handed over"), notes.count("closed")) == (2, 4, 0)
+        chatting.close()
+        wait_for(lambda: "closed" in (tmp_path / "notes").read_text(), "the word of the end")
 
 
 @pytest.mark.parametrize(

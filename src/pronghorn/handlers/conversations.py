@@ -25,13 +25,26 @@ from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.messages import MessageStyle
 
 CANCELLED = 1.0  # seconds that a cancelled timer's task gets for what it still has to do
-Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Converse:
+    """A conversation over streams, of a handler in this `style`."""
+
+    __slots__ = ("_call", "style")
+
+    def __init__(
+        self, style: MessageStyle, call: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> None:
+        self.style, self._call = style, call
+
+    def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
+        return self._call(reader, writer)
 
 
 class CoroutineProtocol(MessageProtocol):
     """One connection of a message handler that is a coroutine: its messages are asked for, one after the other."""
 
-    __slots__ = ("_busy", "_failed", "_finished", "_reader", "_ready", "_tasks")
+    __slots__ = ("_between", "_busy", "_failed", "_finished", "_reader", "_ready", "_tasks", "handed_over", "moved")
     transport: AnyAsyncioChannel
 
     def __init__(self, style: MessageStyle, reader: asyncio.StreamReader) -> None:
@@ -42,6 +55,10 @@ class CoroutineProtocol(MessageProtocol):
         self._finished = False
         self._busy = False  # a reply is being made, which `close` waits for
         self._tasks: set[asyncio.Future[Any]] = set()  # of timers
+        self._between = False  # nothing but a message is waited for, and not by the handler
+        self.moved = False  # it comes from another process
+        self.handed_over: Any = None
+        """What the handler's `handed_over` has returned to be awaited, if it moved here."""
 
     async def receive(self) -> Any:
         """See Conversation."""
@@ -61,6 +78,32 @@ class CoroutineProtocol(MessageProtocol):
             return None
         self.messages += 1
         return self._ready.popleft()
+
+    async def next(self) -> Any:
+        """The same for the server's own loop: while it waits nothing of the handler is under way."""
+        self._between = True
+        try:
+            return await self.receive()
+        finally:
+            self._between = False
+
+    # How it moves to another process.
+
+    @property
+    def busy(self) -> str:
+        reader = self._reader
+        waits = self._between and reader._waiter is not None and not reader._buffer
+        return "" if waits and not (self._ready or self._tasks or self._closing) else "it is in the middle of something"
+
+    def depart(self) -> None:
+        super().depart()
+        if inspect.iscoroutine(self.handed_over):
+            self.handed_over.close()  # it was never the connection's turn
+
+    def take_over(self, transport: Any, state: Any) -> None:
+        super().take_over(transport, state)
+        self._ready += self._waiting or ()
+        self._waiting, self.moved = None, True
 
     def _cut(self, data: bytes) -> list[Any]:
         return self._cutter.feed(data) if data else [] if self.transport.draining else self._cutter.finish()
@@ -150,12 +193,13 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
     returns for a message is to be awaited."""
 
     async def hold(protocol: CoroutineProtocol, conn: Conversation) -> None:
-        if protocol.object is not None:
+        found, protocol.handed_over = protocol.handed_over, None
+        if protocol.object is not None and not protocol.moved:
             found = style.tell_connected(protocol)
-            if inspect.isawaitable(found):
-                await found
+        if inspect.isawaitable(found):
+            await found
         channel = protocol.transport
-        while (message := await protocol.receive()) is not None:
+        while (message := await protocol.next()) is not None:
             reply = await protocol.answer(message, awaits)
             if reply is not None:
                 channel.write(style.frame(reply))
@@ -179,10 +223,11 @@ def conversation_as_streams(style: MessageStyle, handler: Callable[[Any], Awaita
 def _over_streams(style: MessageStyle, hold: Callable[[CoroutineProtocol, Conversation], Awaitable[None]]) -> Converse:
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = cast(AnyAsyncioChannel, writer.transport)
-        protocol, error = CoroutineProtocol(style, reader), None
-        channel.protocol.inner = protocol
+        moved, error = channel.protocol.inner, None
+        protocol = channel.protocol.inner = CoroutineProtocol(style, reader) if moved is None else moved
         try:
-            protocol.connection_made(channel)
+            if moved is None:
+                protocol.connection_made(channel)
             await hold(protocol, cast(Conversation, protocol.connection))
         except BaseException as raised:
             error = raised
@@ -192,4 +237,4 @@ def _over_streams(style: MessageStyle, hold: Callable[[CoroutineProtocol, Conver
             if isinstance(error, asyncio.CancelledError):
                 channel.note_aborted()
 
-    return converse
+    return Converse(style, converse)

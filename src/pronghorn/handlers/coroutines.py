@@ -23,7 +23,7 @@ from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import DescriptorLost, PeerTimeout, TooMuchUnsent
 from pronghorn.handlers.asyncio_loop import equip
-from pronghorn.handlers.conversations import CoroutineProtocol
+from pronghorn.handlers.conversations import Converse, CoroutineProtocol
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain
 from pronghorn.tls.asyncio_channel import channel_over, part
@@ -46,6 +46,19 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
         loop = asyncio.get_running_loop()
         self._handle = handle
         super().__init__(asyncio.StreamReader(limit=limit, loop=loop), self._hold, loop=loop)
+
+    def take_messages(self) -> CoroutineProtocol:
+        """Before the connection is made: the protocol that cuts the input, of a connection from another process."""
+        assert isinstance(self._handle, Converse)
+        self.inner = CoroutineProtocol(self._handle.style, self._stream_reader)  # type: ignore[attr-defined]
+        return self.inner
+
+    def depart(self) -> None:
+        """Another process goes on with the connection: the handler's task, which waits for a message, ends."""
+        if self.inner is not None:
+            self.inner.depart()
+        if self._task is not None:  # type: ignore[attr-defined]
+            self._task.cancel()  # type: ignore[attr-defined]
 
     @property
     def messages(self) -> int:

@@ -28,6 +28,8 @@ class HandlerFacts(msgspec.Struct, frozen=True):
     style: str
     lifespan: str = ""
     """The kind of its lifespan, "sync" or "async"; empty if there is none."""
+    moves: bool = False
+    """Its connections can move to another worker, between two messages (handlers/moved_state.py)."""
     patched: bool = False
     """The import of its module patches the standard library by gevent."""
 

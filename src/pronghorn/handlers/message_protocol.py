@@ -112,6 +112,17 @@ class MessageProtocol(Protocol):
         seen = self.connection.state() if self.connection is not None else None
         return self._cutter.unfinished, self._waiting, self.messages, self.object, seen
 
+    @property
+    def busy(self) -> str:
+        """What the handler is in the middle of, so that `state` would not be whole."""
+        return ""
+
+    def depart(self) -> None:
+        """Another process goes on with the connection: the handler is told nothing, and no timer falls due."""
+        self._waiting, self._reply, self.object = None, _nothing, None
+        if self.connection is not None:
+            self.connection.end()
+
     def take_over(self, transport: Any, state: tuple[bytes, list[Any] | None, int, Any, Any]) -> None:
         """Go on where a MessageProtocol of another process has stopped, perhaps with another framing. Messages that
         wait are answered by `resume_writing`."""

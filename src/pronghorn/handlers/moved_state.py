@@ -11,11 +11,12 @@ the class has it.
 
 from __future__ import annotations
 
+import inspect
 import io
 import pickle
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from pronghorn.connection.channel import AnyChannel
 from pronghorn.handlers.handler import Handler
@@ -32,9 +33,13 @@ class CannotMove(Exception):
     """The state stays where it is, for the reason that the exception says."""
 
 
+class NotNow(CannotMove):
+    """It may move a little later: the handler is in the middle of something."""
+
+
 def movable(handler: Handler) -> str:
     """Why no connection of a handler can move; empty if they can, as far as can be told in advance."""
-    if handler.facts.style not in ("message", "protocol"):
+    if not handler.facts.moves:
         return f"a handler of {handler.facts.style} style"
     made = handler.made
     if isinstance(made, type) and getattr(made, "handed_over", ...) is None:
@@ -44,16 +49,9 @@ def movable(handler: Handler) -> str:
 
 def written(handler: Handler, channel: AnyChannel) -> bytes:
     """The state of the handler's protocol over a channel that holds still. Raises CannotMove."""
-    protocol = channel.protocol
-    state: Any = protocol
-    if handler.facts.style == "message":
-        if type(protocol) is not MessageProtocol:
-            raise CannotMove("another protocol has taken the connection over")
-        if protocol.has_timers and getattr(handler.made, "handed_over", None) is None:
-            raise CannotMove("it has timers, and no handed_over(conn, state) that would start them again")
-        state = protocol.state()
-        if state[0] is None:
-            raise CannotMove("its framing keeps the begin of a message where nobody else can read it")
+    state: Any = channel.protocol
+    if handler.facts.style != "protocol":
+        state = _state_of_messages(handler, channel)
     buffer = io.BytesIO()
     try:
         _Pickler(buffer, handler, channel).dump(state)
@@ -62,47 +60,86 @@ def written(handler: Handler, channel: AnyChannel) -> bytes:
     return buffer.getvalue()
 
 
+def _state_of_messages(handler: Handler, channel: AnyChannel) -> Any:
+    protocol = _cutting(channel.protocol)
+    if protocol is None:
+        raise NotNow("it has only just begun, or another protocol has taken the connection over")
+    if why := protocol.busy:
+        raise NotNow(why)
+    if protocol.has_timers and getattr(handler.made, "handed_over", None) is None:
+        raise CannotMove("it has timers, and no handed_over(conn, state) that would start them again")
+    state = protocol.state()
+    if state[0] is None:
+        raise CannotMove("its framing keeps the begin of a message where nobody else can read it")
+    return state
+
+
+def _cutting(protocol: Any) -> MessageProtocol | None:
+    """What cuts the input into messages: of a coroutine's, there is a protocol of asyncio's streams around it."""
+    return protocol if isinstance(protocol, MessageProtocol) else getattr(protocol, "inner", None)
+
+
 def read(handler: Handler, channel: AnyChannel, data: bytes) -> Any:
     """The protocol that goes on over a new channel. Raises whatever the user's code raises, and CannotMove."""
     unpickler = _Unpickler(io.BytesIO(data), handler, channel)
-    conn: Any
-    if handler.facts.style == "message":
-        protocol = unpickler.protocol
-        channel.set_protocol(protocol)
+    whole, conn, made = unpickler.whole, None, None
+    if whole is not None:
+        channel.set_protocol(whole)
         state = unpickler.load()
         if not isinstance(state, tuple):
             raise CannotMove("the state is that of a handler of another style")
         if (state[3] is None) is isinstance(handler.made, type):
             raise CannotMove("of the old handler and the new one only one is a class")
-        protocol.take_over(channel, state)
-        made, conn = protocol.object, protocol.style.connect(protocol)
+        unpickler.protocol.take_over(channel, state)
+        made, conn = unpickler.protocol.object, unpickler.protocol.style.connect(unpickler.protocol)
     else:
-        made = protocol = unpickler.load()
+        made = whole = unpickler.load()
         if isinstance(made, tuple) or not hasattr(type(made), "data_received"):
             raise CannotMove("the state is that of a handler of another style")
-        channel.set_protocol(protocol)
+        channel.set_protocol(whole)
         conn = channel
     tell = getattr(made, "handed_over", None)
-    if tell is not None:
-        tell(conn, unpickler.state)
-    return protocol
+    _await_later(unpickler.protocol, tell(conn, unpickler.state) if tell is not None else None)
+    return whole
+
+
+def _await_later(protocol: Any, found: Any) -> None:
+    """What `handed_over` has returned, if that is to be awaited, which a coroutine handler's own task does."""
+    if found is not None and inspect.isawaitable(found):
+        if not hasattr(protocol, "handed_over"):
+            raise CannotMove("handed_over is a coroutine function, and the handler runs without an asyncio loop")
+        protocol.handed_over = found
+
+
+def depart(protocol: Any) -> None:
+    """The protocol's connection is another process's: it is told nothing, but does nothing more."""
+    leave = getattr(protocol, "depart", None)
+    if leave is not None and isinstance(_cutting(protocol), MessageProtocol):
+        leave()
+
+
+def go_on(protocol: Any, channel: AnyChannel) -> None:
+    """The connection is this process's, and the protocol, which `read` has made, goes on."""
+    if isinstance(protocol, MessageProtocol):
+        if protocol.partial and not channel._throttled:
+            protocol.resume_writing()
+    elif _cutting(protocol) is not None:
+        protocol.connection_made(channel)
 
 
 class _Pickler(pickle.Pickler):
     def __init__(self, buffer: io.BytesIO, handler: Handler, channel: AnyChannel) -> None:
         super().__init__(buffer, PROTOCOL)
-        protocol = channel.protocol
-        self._object = protocol.object if isinstance(protocol, MessageProtocol) else protocol
+        protocol = _cutting(channel.protocol)
+        self._object = protocol.object if protocol is not None else channel.protocol
         ours: dict[str, Any] = {"transport": channel, "drain": channel.own_drain, "process": channel.process_drain}
         ours |= {"lifespan": current_lifespan(), "class": handler.made}
         ours.update(restore=_restore, protocol=protocol, loop=_running_loop())
-        if protocol is self._object:
-            del ours["protocol"]
         self._names = {id(each): name for name, each in ours.items() if not isinstance(each, PLAIN)}
         self._ours = ours  # so that no id is another's
 
     def persistent_id(self, found: Any) -> str | None:
-        if type(found) is MessageConnection:
+        if isinstance(found, MessageConnection):
             return "conn" if found._protocol is self._ours.get("protocol") else None
         return self._names.get(id(found))
 
@@ -119,7 +156,9 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, buffer: io.BytesIO, handler: Handler, channel: AnyChannel) -> None:
         super().__init__(buffer)
         self._handler, self._channel = handler, channel
-        self.protocol: Any = handler.protocol() if handler.facts.style == "message" else None
+        style = handler.facts.style
+        self.whole = cast(Any, None if style == "protocol" else handler.protocol())
+        self.protocol: Any = self.whole.take_messages() if style == "asyncio" else self.whole
         self.state: Any = None
 
     def persistent_load(self, name: str) -> Any:

@@ -77,7 +77,7 @@ def _recognised(handler: Any, settings: Settings, name: str) -> Handler:
         )
     if style == "protocol":
         refusals.check_factory(handler, name)
-        return Handler(HandlerFacts(name, style), protocol=handler, made=handler)
+        return Handler(HandlerFacts(name, style, moves=True), protocol=handler, made=handler)
     if style == "asyncio":
         return _of_asyncio(handler, settings, name)
     from pronghorn.handlers.blocking import call_of
@@ -118,14 +118,16 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
     awaits, *others = [callable(each) and callables.is_coroutine_function(callables.leads_to(each)) for each in methods]
     if not (awaits or any(others)):
         messages = MessageStyle(handler, rule, *limits)
-        facts = HandlerFacts(name, "message")
+        facts = HandlerFacts(name, "message", moves=True)
         return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule, made=handler)
     from pronghorn.handlers.conversations import messages_as_streams
 
     if not made and not callables.is_coroutine_function(handler):
         handler = callables.replying(handler)
     messages = MessageStyle(handler, rule, *limits, Conversation)
-    return _asyncio(messages_as_streams(messages, awaits), settings, name, framing=rule)
+    found = _asyncio(messages_as_streams(messages, awaits), settings, name, framing=rule)
+    found.made, found.facts = handler, msgspec.structs.replace(found.facts, moves=True)
+    return found
 
 
 def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:

@@ -19,7 +19,7 @@ from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.handlers.handler import Handler
-from pronghorn.handlers.moved_state import CannotMove, movable, written
+from pronghorn.handlers.moved_state import CannotMove, NotNow, depart, movable, written
 from pronghorn.serving.acceptor import Watched
 from pronghorn.serving.context import Context
 from pronghorn.serving.handover import PATIENCE, Handover, Offer, Outcome, Place, answers, encode, summed
@@ -30,6 +30,8 @@ UNDER_WAY = 16  # connections at once
 BATCH = 8  # offers in one go, before the loop has its turn
 FULL = 0.002  # seconds until another attempt when the queue has no room
 LOOK = 0.25  # seconds between two looks for offers that nobody takes
+AGAIN = 0.05  # seconds until what was in the middle of something is offered again
+BUSY = 5.0  # seconds for which this happens before the outcome is reported; it goes on afterwards
 GIVEN_UP = 3  # offers in a row that nobody took: then no more are made
 WROTE = "it wrote while its state was taken"
 NOBODY = f"no new worker took it within {PATIENCE:g} s"
@@ -52,7 +54,8 @@ class HandingOver:
         self._waiting: deque[int] = deque()
         self._offered: dict[int, Offered] = {}
         self._stay: dict[int, str] = {}
-        self._moved, self._pause = 0, 0.0
+        self._later: set[int] = set()  # that were busy
+        self._moved, self._pause, self._told, self._until = 0, 0.0, 0, 0.0
         self._late, self._full_since = 0, 0.0
         self._answers: socket.socket | None = None
         self._theirs: socket.socket | None = None
@@ -66,6 +69,7 @@ class HandingOver:
             return
         self._stay.clear()
         self._late, self._reports = 0, True
+        self._until = time.monotonic() + BUSY
         self._waiting = deque(number for number in self._loop.open if number not in self._offered)
         if self._answers is None:
             self._answers, self._theirs = message_pair()
@@ -139,7 +143,7 @@ class HandingOver:
                 self._soon()
         elif not self._offered:
             self._waiting.extend(number for number in self._loop.open if number not in self._stay)
-            self._soon() if self._waiting else self._report()  # others may have come meanwhile
+            self._soon() if self._waiting else self._rest()  # others may have come meanwhile
 
     def _handler(self, channel: AnyChannel) -> Handler:
         return self._context.offer_of(channel).service.handler
@@ -153,9 +157,18 @@ class HandingOver:
         self._stay[number] = "there is no room in the queue, or no descriptor"
         return True
 
+    def _rest(self) -> None:
+        """All have been offered. Those that were busy are again in a moment; what moves then is reported too."""
+        later, self._later = [number for number in self._later if number in self._loop.open], set()
+        if later:
+            self._waiting.extend(later)
+            self._soon(AGAIN)
+        if not later or time.monotonic() >= self._until:
+            self._report()
+
     def _report(self) -> None:
-        if self._reports:
-            self._reports = False
+        if self._reports or (self._moved > self._told and not self._later and not self._waiting):
+            self._reports, self._told = False, self._moved
             stay = summed(why for number, why in self._stay.items() if number in self._loop.open)
             self._handover.report(Outcome(self._moved, self._pause, stay))
 
@@ -167,6 +180,8 @@ class HandingOver:
             state = channel.context.run(written, self._handler(channel), channel)
         except CannotMove as error:
             self._stay[channel.number] = str(error)
+            if isinstance(error, NotNow):
+                self._later.add(channel.number)
         else:
             if channel.loop is self:
                 if self._sent(channel, facts, state):
@@ -230,6 +245,7 @@ class HandingOver:
         else:
             self._stay.pop(number, None)
             self._moved += 1
+            depart(offered.channel.protocol)
             moving.leave(offered.channel, self._loop)
         return stays
 

@@ -16,8 +16,7 @@ from pronghorn.connection.channel import AnyChannel, Terms
 from pronghorn.connection.own_context import asked_by
 from pronghorn.errors import DescriptorLost
 from pronghorn.events import ConnectionNotTaken
-from pronghorn.handlers.message_protocol import MessageProtocol
-from pronghorn.handlers.moved_state import CannotMove, read
+from pronghorn.handlers.moved_state import CannotMove, depart, go_on, read
 from pronghorn.scoreboard.counts import OPEN, believed
 from pronghorn.scoreboard.map import H_PAUSE, H_SERVING
 from pronghorn.serving.acceptor import Watched
@@ -122,6 +121,7 @@ class TakingOver(Watched):
             context.observe(ConnectionNotTaken(offer.facts.peer, error))
             return f"{type(error).__name__}: {error}"
         if not token.take():
+            channel.context.run(depart, protocol)
             moving.forget(channel)
             return None
         context.taken_over(channel, f"worker process {offer.worker}, connection {offer.facts.number}")
@@ -129,11 +129,10 @@ class TakingOver(Watched):
         words, pause = context.row.map.words, time.monotonic() - offer.facts.still_since
         words[H_PAUSE] = max(believed(words[H_PAUSE]), int(pause * 1e9))
         moving.begin(channel, self._loop)
-        if isinstance(protocol, MessageProtocol) and protocol.partial and not offer.facts.throttled:
-            try:
-                channel.context.run(protocol.resume_writing)
-            except BaseException as error:
-                channel._failed(error)
+        try:
+            channel.context.run(go_on, protocol, channel)
+        except BaseException as error:
+            channel._failed(error)
         return ""
 
     def _channel(self, facts: moving.Facts, fd: int) -> AnyChannel:

@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True):
         if self.queue is None:
             return "the server has no queue for it"
         styles = dict.fromkeys(each.style for each in self.facts)
-        if not {"message", "protocol"} & styles.keys():
+        if not any(each.moves for each in self.facts):
             return f"a handler of {', '.join(styles)} style"
         return f"model {self.model.name}" if self.model.own_flow else ""
 

@@ -202,8 +202,9 @@ class Server:
         if self.settings.reload:
             from pronghorn.supervisor.autoreload import Autoreload  # here: what is imported, every fork copies
 
+            sources = [each.source for each in supervisor.fleet.serving.plan.services]
             self._autoreload = Autoreload(
-                self.source, [file, *self.settings.env_file], self._since, supervisor.fleet, supervisor.changes
+                sources, [file, *self.settings.env_file], self._since, supervisor.fleet, supervisor.changes
             )
 
     def _control_descriptors(self) -> list[int]:

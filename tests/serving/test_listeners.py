@@ -202,6 +202,10 @@ def addresses(control: Path) -> dict[str, tuple[str, int]]:
     return found
 
 
+def after_counts(control: Path) -> dict[str, tuple[int, int]]:
+    return {name: (each["open"], each["accepted"]) for name, each in counted(control).items()}
+
+
 TABLE = '[[listener]]\nname = "{}"\nbind = "127.0.0.1:{}"\nhandler = "mine.py:{}"\n'
 MINE = "import pronghorn\n" + "".join(
     f"@pronghorn.message(pronghorn.lines)\ndef {name}(line): return b'{name}'\n" for name in ("one", "two", "three")
@@ -212,10 +216,11 @@ def test_a_reload_adds_removes_and_changes_listeners_or_nothing(tmp_path: Path, 
     control, config = control.with_name("r"), str(tmp_path / "pronghorn.toml")
     write(tmp_path, "mine.py", MINE)
     write(tmp_path, "pronghorn.toml", TABLE.format("a", 0, "one") + TABLE.format("b", 0, "two"))
-    with launched(tmp_path, None, bind=None, config=config, control_socket=str(control)):
+    about = {"config": config, "control_socket": str(control), "on_reload": "handover", "model": "epoll"}
+    with launched(tmp_path, None, bind=None, **about):
         before = addresses(control)
-        with socket.create_connection(before["b"]) as old:
-            assert answered(old) == b"two\n"
+        with socket.create_connection(before["b"]) as old, socket.create_connection(before["a"]) as moves:
+            assert answered(old) == b"two\n" and answered(moves) == b"one\n"
             port = before["a"][1]
             broken = TABLE.format("a", port, "one") + TABLE.format("b", 0, "nowhere") + TABLE.format("c", 0, "three")
             write(tmp_path, "pronghorn.toml", broken)
@@ -230,7 +235,9 @@ def test_a_reload_adds_removes_and_changes_listeners_or_nothing(tmp_path: Path, 
             assert after.keys() == {"a", "c"} and after["a"] == before["a"]
             assert conversation(socket.create_connection(after["a"])) == b"three\n"
             assert conversation(socket.create_connection(after["c"])) == b"one\n"
-            assert answered(old) == b"two\n", "an old worker goes on with what it has"
+            assert answered(moves) == b"three\n", "it did not move to its listener's new handler"
+            assert answered(old) == b"two\n", "where its listener is gone, the old worker goes on"
+            assert after_counts(control)["a"] == (1, 3), "a connection that moves is accepted once, and open once"
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(before["b"])
         told(control, "upgrade")

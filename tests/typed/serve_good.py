@@ -14,6 +14,8 @@ pronghorn.serve()
 pronghorn.serve("module:name", config="pronghorn.toml")
 pronghorn.serve(handler, bind="127.0.0.1:8000", model="epoll", workers=2, drain_timeout=5)
 pronghorn.serve(handler, bind=["127.0.0.1:8000", "unix:/run/mine.sock"], idle_timeout="2m", max_message_size="64KiB")
+listener = pronghorn.Listener(name="plain", bind=":5000", tls="off", idle_timeout="2m", handler=shout)
+pronghorn.serve(handler, bind=":5001", tls_cert="cert.pem", listeners=[listener, {"bind": ":5002", "exec": ["cat"]}])
 
 with serving(handler, model="thread", log_level="debug") as server:
     address: tuple[str, int] | str = server.address

@@ -26,15 +26,18 @@ LONGEST_PATH = 1024 * 1024
 
 
 class Autoreload:
-    """Reloads when the handler that `source` names, or one of the `files` of settings, has changed after `since` (ns of
-    the wall clock). Where no process can be started for it, the log says so."""
+    """Reloads when one of the handlers that `sources` name, or one of the `files` of settings, has changed after
+    `since` (ns of the wall clock). Where no process can be started for it, the log says so."""
 
-    def __init__(self, source: Any, files: Iterable[str], since: int, fleet: Fleet, changes: Changes) -> None:
+    def __init__(
+        self, sources: Iterable[Any], files: Iterable[str], since: int, fleet: Fleet, changes: Changes
+    ) -> None:
         self._fleet = fleet
         self._changes = changes
         self._watcher: FileWatcher | None = None
         try:
-            self._watcher = FileWatcher(places(source, files), since)
+            found = [place for each in sources for place in places(each, files)]
+            self._watcher = FileWatcher([*dict.fromkeys(found)], since)
         except OSError as error:  # the server can do without
             return self._unwatched(f"The process that watches for them cannot be started: {error.strerror}.")
         fleet.workers.helpers.add(self._watcher.pid)

@@ -24,6 +24,7 @@ from pronghorn.models import registry
 from pronghorn.models.model import Model
 from pronghorn.scoreboard import sources
 from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.map import MOST_LISTENERS
 from pronghorn.settings import Settings, fields
 from pronghorn.settings.fields import RESTART
 from pronghorn.settings.layers import Layers
@@ -202,6 +203,10 @@ class Planner:
         names = [each.name for each in opened]
         numbers = self._numbers.of(names) if draft.tells_listeners_apart(names) else {}
         for each in opened:
+            if each.name not in numbers and (name := limited_alone(served[each.service].settings, draft.settings)):
+                why = f"The scoreboard counts for {MOST_LISTENERS} listeners, and there were as many before."
+                hint = "Restart the server, or leave the limit out."
+                raise BadSetting(f"Listener {each.name!r} cannot have its own {name}.", why, hint)
             each.listener.title = served[each.service].name
         offered = [Offered(each.service, each.name, numbers.get(each.name, -1)) for each in opened]
         return msgspec.structs.replace(draft, listeners=[each.listener for each in opened], offered=offered)
@@ -327,6 +332,14 @@ def _with_certificates(
 
 def _of_tls(settings: Settings) -> tuple[Any, ...]:
     return tuple(getattr(settings, each.name) for each in fields() if each.name.startswith("tls"))
+
+
+def limited_alone(settings: Settings, whole: Settings) -> str:
+    """The limit of a service that is counted on the scoreboard by its listener's number; empty if there is none."""
+    for name in ("max_connections", "accept_rate"):
+        if (own := getattr(settings, name)) and own != getattr(whole, name):
+            return "--" + name.replace("_", "-")
+    return ""
 
 
 def wants_tls(facts: HandlerFacts, settings: Settings) -> bool:

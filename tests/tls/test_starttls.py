@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import smtplib
+import socket
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from launch import pairs
 from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, until
-from pronghorn.testing.tls import over_tls, throw_away_pair
+from pronghorn.testing.tls import over_tls, throw_away_pair, trusting
 
 HANDLERS = "starttls_under_test"
 SPEAKS_FIRST = ("ByClass", "by_awaiting")
@@ -40,8 +46,8 @@ def becomes_tls(server: Served, *, speaks_first: bool) -> None:
 @pytest.mark.parametrize(
     ("handler", "model"),
     pairs("by_message/epoll by_message/thread ByClass/uvloop by_async_message/asyncio by_awaiting/thread")
-    + pairs("ByProtocol/select ByProtocol/fork ByAsyncioProtocol/uvloop by_streams/asyncio by_streams/thread")
-    + pairs("by_blocking/gevent by_blocking/iterative ByRequestHandler/thread"),
+    + pairs("ByProtocol/select ByProtocol/fork ByAsyncioProtocol/uvloop by_streams/thread")
+    + pairs("by_blocking/gevent ByRequestHandler/thread"),
 )
 def test_a_conversation_becomes_tls(handler: str, model: str, pair: dict[str, str]) -> None:
     """Also behind clients that break the handshake: each is one line of the log."""
@@ -53,3 +59,91 @@ def test_a_conversation_becomes_tls(handler: str, model: str, pair: dict[str, st
         until(lambda: "No TLS with" in server.log(), "the line of the log")
         becomes_tls(server, speaks_first=handler in SPEAKS_FIRST)
         assert "Traceback" not in server.log() and "ERROR" not in server.log(), server.log()
+
+
+def refuses(server: Served) -> bool:
+    try:
+        server.connect().close()
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("handler", "model"), pairs("by_bytes/thread by_message/uvloop"))
+def test_what_is_in_the_way_of_a_handshake(handler: str, model: str, pair: dict[str, str]) -> None:
+    """A client that does not begin it, one that leaves, and a server that drains meanwhile."""
+    needs(model)
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, tls="starttls", **pair) as server:
+        with server.connect() as sock:
+            assert exchange(sock, b"impatient\n", expect=3) == b"go\n"
+            assert exchange(sock) == b""
+            until(lambda: "did not finish the handshake within 0.2 s" in server.log(), "the deadline")
+        with server.connect() as sock:
+            assert exchange(sock, b"starttls\n", expect=3) == b"go\n"
+            sock.shutdown(socket.SHUT_WR)
+            assert exchange(sock) == b""
+        with server.connect() as sock:
+            assert exchange(sock, b"starttls\n", expect=3) == b"go\n"
+            server.send_signal(signal.SIGTERM)
+            until(lambda: refuses(server), "the drain")
+            with over_tls(sock) as client:
+                assert exchange(client) == b""
+                assert client.records is not None and client.records.ended
+        assert "Traceback" not in server.log(), server.log()
+
+
+@pytest.mark.slow
+def test_plain_bytes_in_the_kernel_never_pass_for_tls(pair: dict[str, str]) -> None:
+    """Behind the command they are thrown away, where we say ourselves that TLS may begin; else the handshake fails."""
+    with serving(f"{HANDLERS}:by_bytes", model="thread", tls="starttls", **pair) as server:
+        becomes_tls(server, speaks_first=False)
+        with server.connect() as sock:
+            assert exchange(sock, b"early\ninjected\n", expect=3) == b"go\n"
+            with pytest.raises(OSError):
+                over_tls(sock)
+        until(lambda: "No TLS with" in server.log(), "the line of the log")
+        assert "INJECTED" not in server.log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("handler", "protocol"), pairs("Smtp/smtp Postgres/postgres ldap/ldap"))
+def test_openssl_speaks_starttls(handler: str, protocol: str, pair: dict[str, str]) -> None:
+    with serving(f"{HANDLERS}:{handler}", model="epoll", tls="starttls", **pair) as server:
+        host, port = server.address[:2]
+        command = ["openssl", "s_client", "-connect", f"{host}:{port}", "-starttls", protocol, "-brief"]
+        said = subprocess.run(command, input=b"", capture_output=True, timeout=30)
+        assert b"TLSv1.3" in said.stderr, said.stderr
+        if protocol == "smtp":
+            with smtplib.SMTP(str(host), int(port), timeout=10) as client:
+                client.starttls(context=trusting())
+                assert client.ehlo("me")[1] == b"hello over TLSv1.3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("handler", "model"), pairs("by_message/epoll by_blocking/fork LikeALibrary/epoll"))
+def test_a_new_certificate_is_shown(handler: str, model: str, tmp_path: Path) -> None:
+    """Also by a context that was asked for before: current_tls() follows the certificates."""
+    pair = throw_away_pair(str(tmp_path))
+
+    def shown(server: Served) -> bytes:
+        with server.connect() as sock:
+            assert exchange(sock, b"starttls\n", expect=3) == b"go\n"
+            with over_tls(sock) as client:
+                certificate = client.getpeercert(binary_form=True)
+        assert certificate is not None
+        return certificate
+
+    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, tls="starttls", tls_watch=True, **pair) as server:
+        before = shown(server)
+        throw_away_pair(str(tmp_path))
+        until(lambda: shown(server) != before, "the new certificate")
+        assert "Traceback" not in server.log(), server.log()
+
+
+@pytest.mark.slow
+def test_without_a_certificate_it_is_said_what_to_do() -> None:
+    with serving(f"{HANDLERS}:by_message", model="epoll") as server:
+        with server.connect() as sock:
+            assert exchange(sock, b"starttls\n") == b""
+        until(lambda: "Serve with --tls-cert FILE --tls-key FILE --tls starttls" in server.log(), "the hint")

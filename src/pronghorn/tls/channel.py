@@ -188,7 +188,8 @@ class AnyTlsChannel(AnyChannel):
 
     def read_out(self) -> None:
         AnyChannel.read_out(self)
-        if self.state is OPENING and not self.records.begun and not first_word_due(self):
+        invited = self.sock.over is not None  # in the middle of the conversation
+        if self.state is OPENING and not (self.records.begun or invited or first_word_due(self)):
             self.close()  # a client that has sent nothing by now is owed nothing
 
     def release(self) -> None:

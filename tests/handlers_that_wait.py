@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import ssl
 import time
@@ -94,6 +95,15 @@ def spins(line: bytes) -> bytes:
     while time.monotonic() < end:
         pass
     return line
+
+
+def sleeps_without_signals(conn: socket.socket) -> None:
+    """Echoes twice; then no signal wakes this thread."""
+    for _ in range(2):
+        conn.sendall(conn.recv(100))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
+    conn.sendall(b"sleeps")
+    time.sleep(1000)
 
 
 def sleeps_for_ever(conn: socket.socket) -> None:

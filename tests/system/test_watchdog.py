@@ -99,6 +99,23 @@ def test_children_of_the_fork_model_keep_no_lock_of_a_unix_path(tmp_path: Path) 
         wait_for(lambda: not lives(child), "the end of what nobody looks after any more", 60)
 
 
+@pytest.mark.slow
+def test_children_of_the_fork_model_notice_both_deaths_whatever_signal_is_lost(tmp_path: Path) -> None:
+    handler = f"{HANDLERS}:sleeps_without_signals"
+    with launched(tmp_path, handler, model="fork", drain_timeout="100ms") as server, server.connect() as sock:
+        for each in (b"1", b"2"):
+            sock.sendall(each)
+            assert sock.recv(1) == each
+            (worker,) = psutil.Process(server.pid).children()
+            (child,) = worker.children()
+            os.kill(child.pid, signal.SIGURG)  # as when a child has lived for a while
+        assert sock.recv(100) == b"sleeps"
+        os.kill(server.pid, signal.SIGKILL)
+        os.kill(worker.pid, signal.SIGKILL)
+        server.exit()
+        wait_for(lambda: not lives(child), "the end of what nobody looks after any more")
+
+
 @pytest.mark.parametrize("clock", [MONOTONIC, PROCESS_TIME, THREAD_TIME])
 def test_a_watchdog_ends_a_process_that_is_stuck_in_c(clock: int) -> None:
     pid = os.fork()

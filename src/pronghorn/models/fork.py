@@ -53,10 +53,20 @@ Children = dict[int, Child]  # by process id
 class Parent:
     """The process whose children serve; a child calls `signal_at_death` to be sent a signal when that process dies."""
 
-    __slots__ = ("pid", "signal_at_death")
+    __slots__ = ("_drain", "_missed", "_supervisor", "pid", "signal_at_death")
 
-    def __init__(self) -> None:
-        self.pid, self.signal_at_death = os.getpid(), death_signal()
+    def __init__(self, drain: Drain) -> None:
+        self.pid, self._supervisor, self.signal_at_death = os.getpid(), os.getppid(), death_signal()
+        self._drain, self._missed = drain, False
+
+    def look(self) -> None:
+        """In a child: if the worker has died, and no supervisor has taken its place, drain, and be ended if that hangs.
+        To be asked more than once: the signals of two deaths may become one, or find the handler just before it sleeps.
+        """
+        if not self._missed and os.getppid() not in (self.pid, self._supervisor):
+            self._missed = True
+            self._drain.begin("the worker is gone, and so is the supervisor")
+            Watchdog().put_off(self._drain.timeout + LEAVE)
 
 
 class Elders:
@@ -94,17 +104,15 @@ def first_look(flows: Flows) -> float:
     return flows.timeouts.first_look(kernel_knows)
 
 
-def handle_signals(flows: Flows, own: list[Conversations]) -> Any:
+def handle_signals(flows: Flows, own: list[Conversations], parent: Parent) -> Any:
     """SIGCHLD for the parent, SIGURG for its children, which may come more than once: `own` holds what a child has to
     look after. Returns what SIGCHLD did before."""
-    worker, supervisor = os.getpid(), os.getppid()
 
     def look_after(*_: object) -> None:
-        if os.getpid() != worker:
+        if os.getpid() != parent.pid:
             if own:
                 _thread.start_new_thread(own.pop().look_after, ())
-            if os.getppid() not in (worker, supervisor):
-                forsaken(flows.context.drain)
+            parent.look()
 
     signal.signal(signal.SIGURG, look_after)
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
@@ -115,11 +123,11 @@ def handle_signals(flows: Flows, own: list[Conversations]) -> Any:
 
 def serve(context: Context) -> None:
     flows = Flows(context, beside=lambda now: send(elders.since(now) & children.keys(), signal.SIGURG))
-    elders, own = Elders(first_look(flows)), context.for_children()
-    mine = Conversations(own)
+    elders, own, parent = Elders(first_look(flows)), context.for_children(), Parent(context.drain)
+    mine = Conversations(own, look=parent.look)
     rehearse(context)
     own.become_current()  # here, where no handler is called, and not in each process
-    listeners, forks, parent, limits = [*context.listeners], Forks(), Parent(), context.process_limits()
+    listeners, forks, limits = [*context.listeners], Forks(), context.process_limits()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     children: Children = {}
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
@@ -133,7 +141,7 @@ def serve(context: Context) -> None:
             tell(children, context.drain)  # also those of a queue that waits for room
 
     flows.told, flows.tell = children, partial(tell_one, children, context.drain)
-    previous = handle_signals(flows, [mine])
+    previous = handle_signals(flows, [mine], parent)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
         forks.look()
@@ -153,12 +161,6 @@ def serve(context: Context) -> None:
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
     signal.signal(signal.SIGURG, signal.SIG_DFL)
-
-
-def forsaken(drain: Drain) -> None:
-    """The worker has died, and no supervisor has taken its place: the child drains, and is ended if it hangs."""
-    drain.begin("the worker is gone, and so is the supervisor")
-    Watchdog().put_off(drain.timeout + LEAVE)
 
 
 def forked(drain: Drain) -> int:

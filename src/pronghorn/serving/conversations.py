@@ -43,14 +43,15 @@ def nothing() -> None:
 
 
 class Conversations:
-    """The open conversations of a process; `ended` is called at the end of each."""
+    """The open conversations of a process; `ended` is called at the end of each, and `look` at each look of the flow
+    of control that `look_after` is."""
 
-    def __init__(self, context: Context, ended: Tell = nothing) -> None:
+    def __init__(self, context: Context, ended: Tell = nothing, look: Tell = nothing) -> None:
         self.context = context
         self.settings = context.settings
         self.open = cast(dict[int, Connection], context.open)
         self.timeouts = timeouts_of(context.offers.values(), OutsideTimeouts)
-        self._ended = ended
+        self._ended, self._look = ended, look
         self.told: Mapping[int, object] = self.open
         """Whom goodbyes are spread over, and below, how one is said: see goodbyes.py."""
         self.tell: Say = self._say_goodbye
@@ -220,6 +221,7 @@ class Conversations:
             return
         self._looks_after = True
         while self.open:
+            self._look()
             self.keep_deadlines(time.monotonic())
             time.sleep(min(LOOK, self.wait(time.monotonic())))
 

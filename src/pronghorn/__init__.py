@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pronghorn.errors import BadMessage as BadMessage
     from pronghorn.errors import BadSetting as BadSetting
     from pronghorn.errors import CannotBind as CannotBind
+    from pronghorn.errors import End as End
     from pronghorn.errors import IncompatibleHandler as IncompatibleHandler
     from pronghorn.errors import MessageTooLong as MessageTooLong
     from pronghorn.errors import MissingExtra as MissingExtra
@@ -104,7 +105,7 @@ if not TYPE_CHECKING:
             "connection.proxy_protocol": "ProxyHeader",
             "connection.tls_facts": "PeerCertificate TlsFacts",
             "connection.transport": "Transport",
-            "errors": "AddressInUse BadHandler BadMessage BadSetting CannotBind IncompatibleHandler MessageTooLong "
+            "errors": "AddressInUse BadHandler BadMessage BadSetting CannotBind End IncompatibleHandler MessageTooLong "
             "MissingExtra NotInWorker PeerError PeerTimeout PronghornError TooMuchUnsent WorkerFailedToStart",
             "framing": "Framing chosen counted delimited fixed lines marked netstring octet_counted prefixed stream "
             "varint",

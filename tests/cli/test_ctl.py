@@ -435,8 +435,8 @@ def test_whoever_may_not_ask_is_told_who_may(folder: Path) -> None:
         said = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
     finally:
         closed.close()
-    assert said == "The permissions of that path do not let you in. Ask as the server's user, as root, or as a "
-        "member of its --control-group.\n"
+    who = "Ask as the server's user, as root, or as a member of its --control-group."
+    assert said == f"The permissions of that path do not let you in. {who}\n"
 
 
 # Waiting

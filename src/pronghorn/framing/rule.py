@@ -32,6 +32,12 @@ Place = tuple[int, int, int]
 """Where a message lies in what has arrived: its first byte, the byte behind its last, and where the next one begins."""
 
 
+def with_defaults(generic: Any, types: Any) -> tuple[Any, ...]:
+    """The types in a generic class's brackets, [M] for [M, M]: until Python 3.13 type variables have no defaults."""
+    given = types if isinstance(types, tuple) else (types,)
+    return (*given, *given[-1:] * (len(generic.__parameters__) - len(given)))
+
+
 class Cutter(Generic[M]):
     """One connection's cutter: the base of all. After BadMessage a cutter is spent: its connection is to be closed."""
 
@@ -84,9 +90,8 @@ class Framing(msgspec.Struct, Generic[M, R], frozen=True):
     if not TYPE_CHECKING:
 
         def __class_getitem__(cls, types: Any) -> Any:
-            """Framing[M] is Framing[M, M], also before Python 3.13, whose type variables have no defaults."""
-            given = types if isinstance(types, tuple) else (types,)
-            return super().__class_getitem__(given + given[-1:] * (len(cls.__parameters__) - len(given)))
+            """Framing[M] is Framing[M, M]."""
+            return super().__class_getitem__(with_defaults(cls, types))
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol as Interface
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import check_bytes
-from pronghorn.framing.rule import M
+from pronghorn.framing.rule import M, R, with_defaults
 from pronghorn.handlers.message_protocol import MessageProtocol, TlsAhead
 from pronghorn.handlers.message_timers import Timer, Timers
 from pronghorn.identity import WorkerFacts, worker
@@ -26,6 +26,9 @@ from pronghorn.system.drain import Drain
 if TYPE_CHECKING:
     import asyncio
     import ssl
+    from typing import TypeVarTuple
+
+    Ts = TypeVarTuple("Ts")
 
 _counting = threading.Lock()  # of what is handed over, which several threads add to
 
@@ -132,7 +135,7 @@ class MessageConnection(Generic[M]):
         self._idle = seconds
         self._protocol.transport.keep_idle(seconds)
 
-    def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Timer:
+    def call_later(self, seconds: float, function: Callable[[*Ts], object], *args: *Ts) -> Timer:
         """Have `function(*args)` called after so many seconds, on the connection's own flow of control and never while
         its handler runs; what it raises ends the connection. The end of the connection cancels it.
 
@@ -140,7 +143,7 @@ class MessageConnection(Generic[M]):
         """
         return self._own_timers().start(seconds, 0, function, args)
 
-    def every(self, seconds: float, function: Callable[..., object], *args: Any) -> Timer:
+    def every(self, seconds: float, function: Callable[[*Ts], object], *args: *Ts) -> Timer:
         """The same again and again, for the first time after so many seconds. A turn that was missed, because the
         handler took longer, is left out. ValueError unless `seconds` is more than 0."""
         if not seconds > 0:
@@ -280,38 +283,44 @@ class Sent:
 
     __slots__ = ("_conn",)
 
-    def __init__(self, conn: Conversation[Any]) -> None:
+    def __init__(self, conn: Conversation[Any, Any]) -> None:
         self._conn = conn
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._conn.drained().__await__()
 
 
-class Conversation(MessageConnection[M]):
-    """The connection as coroutines see it: messages come by `async for message in conn`, or one by `receive()`."""
+class Conversation(MessageConnection[R], Generic[M, R]):
+    """The connection as coroutines see it: messages, of type M, come by `async for message in conn`, or one by
+    `receive()`; `send` takes those of type R, which is M unless said otherwise."""
 
     __slots__ = ("_sent",)
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types: Any) -> Any:
+            """Conversation[M] is Conversation[M, M]."""
+            return super().__class_getitem__(with_defaults(cls, types))
 
     def __init__(self, protocol: MessageProtocol) -> None:
         super().__init__(protocol)
         self._sent = Sent(self)
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[M]:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> M:
         message = await self.receive()
         if message is None:
             raise StopAsyncIteration
         return message
 
-    async def receive(self) -> Any:
+    async def receive(self) -> M | None:
         """The next message; None when no more come: the peer has finished, the connection is closed here, or the server
         drains and nothing is owed. Raises the error that broke the connection, BadMessage, or CancelledError at the
         drain deadline."""
-        return await cast(Receives, self._protocol).receive()
+        return cast("M | None", await cast(Receives, self._protocol).receive())
 
-    def send(self, message: M) -> Awaitable[None]:
+    def send(self, message: R) -> Awaitable[None]:
         """Send one more message, framed as a reply is, from any thread or task: it is on its way when this returns. To
         `await` it is to wait, too, while the peer does not read (`drained`)."""
         self.write(self._protocol.style.frame(message))

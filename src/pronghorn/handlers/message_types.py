@@ -1,4 +1,4 @@
-"""What the decorator `message` takes, for type checkers: callables, and classes of callables, that fit a framing.
+"""What the decorators `message` and `conversation` take, for type checkers: callables, and classes, that fit a framing.
 
 Law: types only; nothing that runs imports this file. A decorator shall give back exactly what it was given, which takes
 a type variable with a bound; and a bound has no type variables in it. So there is one for framings of bytes and one for
@@ -14,20 +14,23 @@ from pronghorn.handlers.message_connection import Conversation, MessageConnectio
 
 M = TypeVar("M")
 R = TypeVar("R")
-Got: TypeAlias = "R | Coroutine[Any, Any, R | None] | None"
-"""What comes of a message: a reply, None for none, or a coroutine of either."""
-Replies = Callable[[M], Got[R]] | Callable[[M, MessageConnection[R]], Got[R]] | Callable[[M, Conversation[R]], Got[R]]
-"""A message function, with the connection or without."""
-MessageHandler = (
-    Replies[M, R]
-    | Callable[[], Replies[M, R]]
-    | Callable[[MessageConnection[R]], Replies[M, R]]
-    | Callable[[Conversation[R]], Replies[M, R]]
+Later: TypeAlias = Coroutine[Any, Any, R | None]
+Replies: TypeAlias = Callable[[M], R | None] | Callable[[M, MessageConnection[R]], R | None]
+"""A message function: it returns the reply, or None for none."""
+RepliesLater: TypeAlias = Callable[[M], Later[R]] | Callable[[M, Conversation[M, R]], Later[R]]
+"""An async message function."""
+Object: TypeAlias = Replies[M, R] | RepliesLater[M, R] | Callable[[M, Conversation[M, R]], R | None]
+"""An object that is called with each message; the last if one of its other methods is async."""
+MessageHandler: TypeAlias = (
+    Replies[M, R] | RepliesLater[M, R] | Callable[[], Object[M, R]] | Callable[[Conversation[M, R]], Object[M, R]]
 )
-"""A message function, or a class whose objects are such; one is made for each connection."""
+"""A message function, or a class whose objects are called in its place; one is made for each connection."""
+ConversationHandler: TypeAlias = Callable[[Conversation[M, R]], Coroutine[Any, Any, object]]
 
 OfBytes = TypeVar("OfBytes", bound=MessageHandler[bytes, bytes])
 OfText = TypeVar("OfText", bound=MessageHandler[str, str])
+WithBytes = TypeVar("WithBytes", bound=ConversationHandler[bytes, bytes])
+WithText = TypeVar("WithText", bound=ConversationHandler[str, str])
 
 
 class MarksBytes(Protocol):
@@ -40,3 +43,15 @@ class MarksText(Protocol):
     """The same of a framing whose messages are text."""
 
     def __call__(self, handler: OfText, /) -> OfText: ...
+
+
+class HoldsBytes(Protocol):
+    """`@conversation(framing)` of a framing whose messages are bytes."""
+
+    def __call__(self, handler: WithBytes, /) -> WithBytes: ...
+
+
+class HoldsText(Protocol):
+    """The same of a framing whose messages are text."""
+
+    def __call__(self, handler: WithText, /) -> WithText: ...

@@ -13,7 +13,16 @@ from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.message_protocol import MessageProtocol, Reply
 
 if TYPE_CHECKING:
-    from pronghorn.handlers.message_types import M, MarksBytes, MarksText, MessageHandler, R
+    from pronghorn.handlers.message_types import (
+        ConversationHandler,
+        HoldsBytes,
+        HoldsText,
+        M,
+        MarksBytes,
+        MarksText,
+        MessageHandler,
+        R,
+    )
 
 FRAMING = "__pronghorn_framing__"
 CONVERSATION = "__pronghorn_conversation__"
@@ -50,7 +59,15 @@ def message(framing: Framing[Any, Any] = stream) -> Any:
     return mark
 
 
-def conversation(framing: Framing[Any] = stream) -> Callable[[C], C]:
+@overload
+def conversation() -> HoldsBytes: ...
+@overload
+def conversation(framing: Framing[bytes, bytes]) -> HoldsBytes: ...
+@overload
+def conversation(framing: Framing[str, str]) -> HoldsText: ...
+@overload
+def conversation(framing: Framing[M, R]) -> Callable[[ConversationHandler[M, R]], Any]: ...
+def conversation(framing: Framing[Any, Any] = stream) -> Any:
     """Mark a coroutine function as a conversation: `async def handle(conn)`, whose messages this framing cuts.
 
     Messages come by `async for message in conn`, or one by one from `await conn.receive()`; `await conn.send(message)`

@@ -38,6 +38,10 @@ def named(conn: pronghorn.Connection) -> str:
     return conn.peername  # wrong: no such name
 
 
+def no_words(conn: pronghorn.Connection) -> None:
+    conn.start_tls(after="go ahead")  # wrong: bytes
+
+
 def sealed(tls: pronghorn.TlsFacts) -> int:
     return tls.version  # wrong: a text
 

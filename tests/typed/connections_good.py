@@ -47,6 +47,21 @@ def behind_a_proxy(conn: pronghorn.Connection) -> bytes:
     return b"" if header is None else header.field(0x02) or header.extensions
 
 
+def mail(conn: pronghorn.Connection) -> None:
+    host: pronghorn.Peer = conn.local
+    with conn.makefile("rwb") as file:
+        file.write(f"220 {host}\r\n".encode())
+        if file.readline(1000) == b"STARTTLS\r\n":
+            conn.start_tls(after=b"220 go ahead\r\n", timeout=10)
+            assert conn.tls is not None
+
+
+async def secured(transport: pronghorn.Transport) -> None:
+    await transport.start_tls(after=b"go ahead\n")
+    where: pronghorn.Peer | None = transport.local
+    transport.write(b"%r" % (where,))
+
+
 class Echo(pronghorn.Protocol):
     def connection_made(self, transport: pronghorn.Transport) -> None:
         self.transport = transport

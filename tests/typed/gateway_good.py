@@ -57,6 +57,12 @@ async def talk(conn: pronghorn.Conversation) -> None:
         await conn.send(message.upper() if first else message)
 
 
+@pronghorn.conversation(pronghorn.lines)
+async def upgrade(conn: pronghorn.Conversation) -> None:
+    if await conn.receive() == b"STARTTLS":
+        await conn.start_tls(after=b"go ahead")
+
+
 @pronghorn.conversation(pronghorn.lines(encoding="utf-8"))
 async def text(conn: pronghorn.Conversation[str]) -> None:
     async for line in conn:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import _socket
 import math
-import os
 import socket
 import sys
 import time
@@ -25,7 +24,7 @@ from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.interfaces import TlsStarts
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import TcpInfo, identity, tcp_info, unsent
-from pronghorn.connection.transport import Bytes, Transport
+from pronghorn.connection.transport import Bytes, Transport, own_address
 from pronghorn.errors import End, PeerError, PeerTimeout, reason_of
 from pronghorn.peers import Peer
 from pronghorn.system import wait_channel
@@ -244,13 +243,12 @@ class ConnectionBase(AnyConnection):
         return reduction._reduce_socket(self)  # type: ignore[attr-defined]
 
     @property
-    def local(self) -> Any:
+    def local(self) -> Peer:
         """The address that the client has connected to, as (host, port) or the path of a unix socket: the PROXY
         header's destination, where a proxy speaks for the client. Raises OSError for a closed connection."""
         if self.proxy is not None and self.proxy.destination is not None:
             return self.proxy.destination
-        own = self.getsockname()  # type: ignore[attr-defined]
-        return own[:2] if isinstance(own, tuple) else os.fsdecode(own)
+        return own_address(self.getsockname())  # type: ignore[attr-defined]
 
     @property
     def received(self) -> int:

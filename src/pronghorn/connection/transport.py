@@ -121,13 +121,13 @@ class Transport(AnyConnection):
         return default if self.tls is None else self.tls.extra(name, default)
 
     @property
-    def local(self) -> Any:
+    def local(self) -> Peer | None:
         """The address that the client has connected to, as (host, port) or the path of a unix socket: the PROXY
         header's destination, where a proxy speaks for the client. None if it was not asked for in time."""
         if self.proxy is not None and self.proxy.destination is not None:
             return self.proxy.destination
         own = self.sockname
-        return own[:2] if isinstance(own, tuple) else own if own is None else os.fsdecode(own)
+        return None if own is None else own_address(own)
 
     def view(self) -> Any:
         """The socket, for its addresses and options: it cannot be closed, nor read or written past the transport."""
@@ -206,6 +206,11 @@ class SocketView:
         """Raises ValueError for True: the socket belongs to a loop."""
         if flag:
             raise ValueError("setblocking(): transport sockets cannot be blocking")
+
+
+def own_address(sockname: Any) -> Peer:
+    """What getsockname(2) tells, as (host, port) or the path of a unix socket."""
+    return (sockname[0], sockname[1]) if isinstance(sockname, tuple) else os.fsdecode(sockname)
 
 
 def four_part(peer: Peer) -> Any:

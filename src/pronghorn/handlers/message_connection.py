@@ -60,8 +60,7 @@ class MessageConnection(Generic[M]):
     def local(self) -> Peer | None:
         """The address that the client has connected to: host and port, or the path of a unix socket. With a PROXY
         header, the one that it names. None if the connection was gone before anybody asked."""
-        address: Peer | None = self._protocol.transport.local
-        return address
+        return self._protocol.transport.local
 
     @property
     def listener(self) -> str:

@@ -64,6 +64,8 @@ def parse_bind(text: str) -> Bind:
         raise _bad(text, f"{digits!r} is no port: a number from 0 to 65535.", FORMS)
     if host.startswith("[") and host.endswith("]"):
         return Bind(text, _checked_ipv6(text, host[1:-1]), int(digits))
+    if "," in host:
+        raise _bad(text, "It has a comma.", "Give --bind once for each address; settings behind one are KEY=VALUE.")
     if ":" in host:
         raise _bad(
             text, "An IPv6 address stands in brackets.", f"Write [{host}]:{digits}." if "/" not in host else FORMS

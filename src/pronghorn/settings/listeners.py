@@ -90,10 +90,9 @@ def _unknown(name: str, key: str, title: str, known: Mapping[str, Field]) -> Bad
     if name in known:
         why = "It is one of the whole server."
         return BadSetting(f"{key} cannot be given in {title}.", why, "Write it above the tables, or on the line.")
-    return BadSetting(
-        f"There is no setting {key!r}, which stands in {title}.",
-        hint=nearest(name, [NAME, BIND, HANDLER, EXEC, *(each.name for each in known.values() if each.own)]),
-    )
+    close = nearest(name, [NAME, BIND, HANDLER, EXEC, *(each.name for each in known.values() if each.own)])
+    hint = close if close.startswith("Did") else f"{TEXTS} 'pronghorn serve --help' tells all settings."
+    return BadSetting(f"There is no setting {key!r}, which stands in {title}.", hint=hint)
 
 
 def _name(value: Any, origin: str) -> str:

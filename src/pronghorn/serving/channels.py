@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from pronghorn.connection import own_context
 from pronghorn.connection.asyncio_drain import Ending, look_at_all
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
 from pronghorn.connection.interfaces import Cancellable, Watchable
+from pronghorn.connection.own_context import made_for
 from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.errors import AGE, MOVED, PeerTimeout
@@ -114,8 +114,7 @@ class Entrance:
         if self._handshakes is not None:
             sock = self._handshakes.sealed(sock)
         number = context.number(self.offer, peer)
-        own = own_context.of(number, self.contexts)
-        channel = self._channel_class(sock, number, peer, self.terms, header, own)
+        channel = self._channel_class(sock, number, peer, self.terms, header, self.contexts.copy())
         self.loops.open[number] = channel
         context.holders[channel.fileno()] = channel
         if self._handshakes is None:
@@ -126,7 +125,7 @@ class Entrance:
     def begin(self, channel: AnyChannel) -> None:
         """The connection is there: give it to a protocol."""
         try:
-            protocol = channel.context.run(self.service.handler.protocol)
+            protocol = channel.context.run(made_for, channel.number, self.service.handler.protocol)
         except BaseException as error:
             self.context.failed(channel, error)
             protocol = Nobody()
@@ -162,9 +161,9 @@ class Loops:
         if context.handover is not None:
             self._enter_handovers(context.handover)
 
-    def context_at(self, listener: str, number: int) -> contextvars.Context:
+    def context_at(self, listener: str) -> contextvars.Context:
         """The context of a new connection of this listener."""
-        return own_context.of(number, next(each for each in self.entrances if each.offer.name == listener).contexts)
+        return next(each for each in self.entrances if each.offer.name == listener).contexts.copy()
 
     @property
     def sealed(self) -> bool:

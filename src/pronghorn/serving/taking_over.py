@@ -24,6 +24,7 @@ from pronghorn.serving.context import Context
 from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.serving.handover import LONGEST_WHY, Answer, Handover, Offer, Place, encode, offers
 from pronghorn.system.descriptor_queue import Token, send
+from pronghorn.system.drain import connection_number
 
 TAKES = 8  # in one go
 
@@ -109,6 +110,7 @@ class TakingOver(Watched):
         try:
             channel = self._channel(offer.facts, fd)
             channel.context.run(asked_by.set, channel.number)
+            channel.context.run(connection_number.set, channel.number)
             handler = context.offer_of(channel).service.handler
             protocol = channel.context.run(read, handler, channel, offer.state)
             if not channel.is_own():
@@ -152,7 +154,7 @@ class TakingOver(Watched):
             os.close(fd)
             raise
         number = context.number(context.by_name[facts.listener], None)
-        own = self._loop.context_at(facts.listener, number)
+        own = self._loop.context_at(facts.listener)
         channel = self._class(sock, number, facts.peer, self._terms[facts.listener], facts.proxy, own)
         moving.restore(channel, facts)
         return channel

@@ -113,12 +113,17 @@ def spread_goodbyes() -> Iterator[tuple[str, str, Trial]]:
     count = max(40, scaled(500))
     trial = partial(spread, model="thread", style="blocking", count=count)
     yield "R21", f"reload of {count} devices spread over 20 s, blocking under thread", trial
+    for model, style in (("epoll", "protocol"), ("asyncio", "asyncio.Protocol"), ("thread", "streams")):
+        trial = partial(goodbyes.spread, model=model, style=style, count=60, seconds=3.0, pause=0.7, tls=True)
+        yield "R21", f"reload spread over 3 s, {style} under {model}, TLS", trial
     for model in available():
         for style, kind in goodbyes.KINDS.items():
             if runs(model, kind):
                 alone = {"count": 8, "workers": 8} if model in ("iterative", "prefork") else {"count": 60}
                 trial = partial(goodbyes.spread, model=model, style=style, seconds=3.0, pause=0.7, **alone)
                 yield "R21", f"reload spread over 3 s, {style} under {model}", trial
+                if style in goodbyes.STAY:
+                    yield "R21b", f"stay, {style} under {model}", partial(goodbyes.stays, model=model, style=style)
 
 
 def offered(model: str) -> tuple[int, int]:

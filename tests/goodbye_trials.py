@@ -11,6 +11,7 @@ import random
 import selectors
 import signal
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any
 from launch import launched
 from ledger_trials import Result
 from pronghorn.settings.source import Source
+from pronghorn.testing.tls import throw_away_pair
 
 HANDLERS = str(Path(__file__).parent / "goodbyes_under_test.py")
 KINDS = {
@@ -67,7 +69,7 @@ class Device:
     def read(self, now: float) -> None:
         try:
             data = self.sock.recv(4096)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             return
         except ConnectionError as error:
             self.devices.faults.append(f"device {self.number}: {type(error).__name__}")
@@ -125,6 +127,13 @@ class Devices:
         self.selector.close()
 
 
+def sealed(sock: socket.socket) -> socket.socket:
+    """A device's side of TLS, which trusts every certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(sock)
+
+
 def histogram(instants: list[float], began: float, width: float = 1.0) -> list[int]:
     """How many of them fall into each second, or another width."""
     counts = Counter(int((each - began) / width) for each in instants)
@@ -139,17 +148,19 @@ def spread(
     seconds: float = 4.0,
     pause: float = 1.0,
     begin: str = "reload",
+    tls: bool = False,
     **settings: Any,
 ) -> Result:
     """`count` devices, and a reload (or an upgrade, or a stop) that says goodbye to them over so many seconds: no
     second of it has more than twice the even share, nobody lost a reply, and everybody came back."""
-    result = Result(f"R21 {begin}, {style} under {model}")
+    result = Result(f"R21 {begin}, {style} under {model}" + ", TLS" * tls)
     source: str | Source = f"{HANDLERS}:{STYLES[style]}" if style in STYLES else Source(command=("cat",))
     settings = {"max_threads": 5000, "pool_size": count, "max_children": 2 * count, "backlog": 4096} | settings
     settings |= {"on_reload": "spread", "drain_spread": seconds, "drain_quiet": min(2.0, 0.4 * pause)}
+    settings |= throw_away_pair(str(folder)) if tls else {}
     with launched(folder, source, model=model, **settings) as server:
         old = set(server.ready(settings.get("workers", 1)))
-        devices = Devices(count, pause, server.connect)
+        devices = Devices(count, pause, lambda: sealed(server.connect()) if tls else server.connect())
         try:
             devices.run(1.5 * pause)
             began = time.monotonic()
@@ -169,4 +180,39 @@ def spread(
     result.expect_none(devices.faults, "replies lost")
     result.expect(len(devices.goodbyes) == count, f"{len(devices.goodbyes)} goodbyes to {count} devices: {log[-500:]}")
     result.expect(max(seen, default=0) <= 2 * share, f"{max(seen, default=0)} in one, an even share is {share:g}")
+    return result
+
+
+STAY = {
+    "message": "stay_message",
+    "async message": "stay_later",
+    "protocol": "StayCallbacks",
+    "streams": "stay_streams",
+    "asyncio.Protocol": "StayPush",
+    "blocking": "stay_blocking",
+    "socketserver": "StayRequest",
+}
+
+
+def stays(folder: Path, model: str, style: str) -> Result:
+    """A connection whose handler says stay(), and one whose handler does not, through a reload that spreads goodbyes:
+    the first hears on until its client says so, the other is told goodbye."""
+    result = Result(f"R21b stay, {style} under {model}")
+    settings: dict[str, Any] = {"workers": 4, "on_reload": "spread", "drain_spread": 0.5, "drain_quiet": 0.05}
+    with launched(folder, f"{HANDLERS}:{STAY[style]}", model=model, **settings) as server:
+        server.ready(4)
+        with server.connect() as staying, server.connect() as leaving:
+            staying.sendall(b"stay\n")
+            leaving.sendall(b"x\n")
+            said = [staying.recv(100), leaving.recv(100)]
+            server.send(signal.SIGHUP)
+            result.expect(leaving.recv(100) == b"", "the one that does not stay was told no goodbye")
+            time.sleep(1.0)
+            for word in (b"still", b"here", b"quit"):
+                staying.sendall(word + b"\n")
+                said.append(staying.recv(100))
+            result.expect(staying.recv(100) == b"", "the one that stays does not end when its client wants that")
+    words = [each.split()[:1] for each in said]
+    result.expect(words == [[b"stay"], [b"x"], [b"still"], [b"here"], [b"quit"]], f"it was said: {said}")
+    result.expect(len({each.split()[-1] for each in (said[0], *said[2:]) if each}) == 1, f"one process served: {said}")
     return result

@@ -28,6 +28,7 @@ SHORT = {
     "models/": "a model is a page, however short",
     "settings/": "a panel of --help is a file",
     "supervisor/autoreload.py": "server.py imports it with --reload only",
+    "handlers/paced_messages.py": "without --message-rate-per-source no worker imports it",
     "handlers/message_types.py": "types only, which nothing that runs imports",
     "observers/__init__.py": "what observers share, and server.py puts together",
     "listening/conflicts.py": "server.py, which has a use for it, stands above all packages",

@@ -188,6 +188,22 @@ class CoroutineProtocol(MessageProtocol):
             self.transport.close()
 
 
+class PacedCoroutineProtocol(CoroutineProtocol):
+    """The same where messages of a source have a rate: one that has to wait is handed over in its turn. Meanwhile the
+    stream fills, and then nothing is read."""
+
+    __slots__ = ()
+
+    async def receive(self) -> Any:
+        message, rate = await super().receive(), self._style.rate
+        while message is not None and rate is not None:
+            count, seconds = rate.take(self.transport.peer, 1)
+            if count:
+                break
+            await asyncio.sleep(seconds)
+        return message
+
+
 def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
     """An async message function, or a class with async methods, as a conversation over streams. `awaits`: what it
     returns for a message is to be awaited."""
@@ -224,7 +240,8 @@ def _over_streams(style: MessageStyle, hold: Callable[[CoroutineProtocol, Conver
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = cast(AnyAsyncioChannel, writer.transport)
         moved, error = channel.protocol.inner, None
-        protocol = channel.protocol.inner = CoroutineProtocol(style, reader) if moved is None else moved
+        made = CoroutineProtocol if style.rate is None else PacedCoroutineProtocol
+        protocol = channel.protocol.inner = made(style, reader) if moved is None else moved
         try:
             if moved is None:
                 protocol.connection_made(channel)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MessageHandler,
         R,
     )
+    from pronghorn.scoreboard.message_rates import MessageRate
 
 FRAMING = "__pronghorn_framing__"
 CONVERSATION = "__pronghorn_conversation__"
@@ -96,7 +97,7 @@ class MessageStyle:
 
     __slots__ = tuple(
         "_both _closed _connected _connects _handler _kind _takes alone frame framing high_water max_size "
-        "tells_closed".split()
+        "rate tells_closed".split()
     )
 
     def __init__(
@@ -109,6 +110,7 @@ class MessageStyle:
     ) -> None:
         """`kind` is what the handler sees of its connection."""
         self.framing = framing
+        self.rate: MessageRate | None = None  # at which a coroutine's messages are handled
         self.frame: Callable[[Any], bytes] = framing.frame
         self.max_size = max_size
         self.high_water = high_water

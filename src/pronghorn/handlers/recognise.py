@@ -22,6 +22,7 @@ from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.messages import CONVERSATION, FRAMING, MessageStyle
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
+from pronghorn.scoreboard.message_rates import MessageRate
 from pronghorn.settings import Settings
 
 
@@ -100,11 +101,13 @@ def style_of(handler: Any, rule: Framing[Any] | None) -> str:
 
 def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) -> Handler:
     limits = settings.max_message_size, settings.write_high_water
+    rate = MessageRate(settings.message_rate_per_source) if settings.message_rate_per_source else None
     if getattr(handler, CONVERSATION, False):
         from pronghorn.handlers.conversations import conversation_as_streams
 
         refusals.check_call(handler, "conversation", name, 1)
         style = MessageStyle(handler, rule, *limits, Conversation)
+        style.rate = rate
         return _asyncio(conversation_as_streams(style, handler), settings, name, framing=rule)
     made = isinstance(handler, type)
     if made:
@@ -119,14 +122,21 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
     if not (awaits or any(others)):
         messages = MessageStyle(handler, rule, *limits)
         facts = HandlerFacts(name, "message", moves=True)
+        if rate is not None:
+            from pronghorn.handlers.paced_messages import PacedProtocol  # here: few servers have a rate
+
+            messages.alone = False
+            return Handler(facts, protocol=lambda: PacedProtocol(messages, rate), framing=rule, made=handler)
         return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule, made=handler)
     from pronghorn.handlers.conversations import messages_as_streams
 
     if not made and not callables.is_coroutine_function(handler):
         handler = callables.replying(handler)
     messages = MessageStyle(handler, rule, *limits, Conversation)
+    messages.rate = rate
     found = _asyncio(messages_as_streams(messages, awaits), settings, name, framing=rule)
-    found.made, found.facts = handler, msgspec.structs.replace(found.facts, moves=True)
+    if rate is None:  # else a message that waits for its turn would be left behind
+        found.made, found.facts = handler, msgspec.structs.replace(found.facts, moves=True)
     return found
 
 

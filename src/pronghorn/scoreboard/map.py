@@ -19,7 +19,7 @@ from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.system.memory import mapped
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 5
+FORMAT = 6
 ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
 ROW_BYTES = max(8192, mmap.PAGESIZE)
 ROW_WORDS = ROW_BYTES // 8
@@ -43,11 +43,12 @@ MOST_LISTENERS = (ROW_WORDS - LISTENERS) // LISTENER_WORDS
 # Behind all rows: a table of the connections per source for each row.
 TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes
 SOURCE_RATES = TABLES + ROWS * SOURCE_WORDS * 4  # and behind these: as H_FILLING, of sources (--accept-rate-per-source)
-SIZE = SOURCE_RATES + SOURCE_WORDS * 8
+MESSAGE_RATES = SOURCE_RATES + SOURCE_WORDS * 8  # the same of messages (--message-rate-per-source)
+SIZE = MESSAGE_RATES + SOURCE_WORDS * 8
 
 
 # The bytes of the file that are locked; what stands there has nothing to do with it.
-CHANGES_LOCK, RATE_LOCK = 0, 1
+CHANGES_LOCK, RATE_LOCK, MESSAGE_LOCK = 0, 1, 2
 IMPATIENCE = 10.0  # seconds after patience was over in which nobody is waited for
 
 
@@ -97,7 +98,8 @@ class Map:
         self.words: memoryview[int] = whole[:TABLES].cast("q")
         self.floats: memoryview[float] = whole[:TABLES].cast("d")
         self._tables: memoryview[int] = whole[TABLES:SOURCE_RATES].cast("I")
-        self.source_rates: memoryview[int] = whole[SOURCE_RATES:].cast("q")
+        self.source_rates: memoryview[int] = whole[SOURCE_RATES:MESSAGE_RATES].cast("q")
+        self.message_rates: memoryview[int] = whole[MESSAGE_RATES:].cast("q")
         self.key = bytes(whole[KEY])
         self._seen = -1
         self._taken: list[int] = []

@@ -19,6 +19,7 @@ from pronghorn.connection.blocking import Connection
 from pronghorn.events import Observer
 from pronghorn.lifespans import Lifespan
 from pronghorn.peers import Peer
+from pronghorn.scoreboard import message_rates
 from pronghorn.scoreboard.counts import (
     ACCEPTED,
     OPEN,
@@ -124,6 +125,7 @@ class Context(ConnectionEnds):
         self._drained = drained
         self._fold_at = 0.0
         self.become_current()
+        message_rates.keep_in(row.map)
 
     def become_current(self) -> None:
         """From now on `current_drain` and `stay` find the connections that are open here."""

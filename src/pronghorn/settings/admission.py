@@ -49,6 +49,12 @@ class Admission(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True
         "closed. 0 is no limit.",
         Option(ge=0, own=True),
     ] = 0
+    message_rate_per_source: Annotated[
+        int,
+        "Most messages in a second of one IPv4 address or IPv6 /64, of all workers together, for message handlers: "
+        "others wait, and meanwhile nothing is read. 0 is no limit.",
+        Option(ge=0, own=True),
+    ] = 0
     crash_penalty: Annotated[
         float,
         "How long a source is refused that workers die of: the one that was connected at death after death. Twice as "

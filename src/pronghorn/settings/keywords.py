@@ -33,6 +33,7 @@ class Listener(TypedDict, total=False):
     max_connections_per_source: int
     accept_rate: int
     accept_rate_per_source: int
+    message_rate_per_source: int
     handshake_timeout: float | str
     idle_timeout: float | str
     message_timeout: float | str
@@ -109,6 +110,7 @@ class Keywords(TypedDict, total=False):
     max_connections_per_source: int
     accept_rate: int
     accept_rate_per_source: int
+    message_rate_per_source: int
     crash_penalty: float | str
     handshake_timeout: float | str
     idle_timeout: float | str

@@ -191,7 +191,7 @@ class Planner:
         then nothing new is open. It may block: at the first start nothing else waits.
         """
         certificates = certified(draft.services)
-        if any(each.settings.max_connections_per_source or each.settings.accept_rate_per_source for each in served):
+        if any(limits_sources(each.settings) for each in served):
             sources.prepare()
         opened = self._opened(served, [], inherited, self._observe)
         self._server = self._server or opened[0].listener.address
@@ -297,6 +297,13 @@ def read_files(planned: Sequence[PlannedService]) -> list[Loaded | None]:
             key = _of_tls(each.settings)
             loaded.append(found.get(key) or found.setdefault(key, key_files.load(each.settings)))
     return loaded
+
+
+def limits_sources(settings: Settings) -> bool:
+    """Whether sources are told apart, by a hash that takes an import."""
+    return bool(
+        settings.max_connections_per_source or settings.accept_rate_per_source or settings.message_rate_per_source
+    )
 
 
 def certified(planned: Sequence[PlannedService]) -> list[Certificates | None]:

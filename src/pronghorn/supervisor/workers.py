@@ -155,7 +155,8 @@ class Workers:
         own = {fd for listener in plan.listeners for fd in listener.descriptors()}
         if plan.queue is not None and not plan.stay_because:
             own.update(plan.queue.descriptors())
-        if any(each.settings.accept_rate or each.settings.accept_rate_per_source for each in plan.services):
+        names = ("accept_rate", "accept_rate_per_source", "message_rate_per_source")
+        if any(getattr(each.settings, name) for each in plan.services for name in names):
             own.add(plan.board.fileno())  # its lock
         return {*self._poller.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
 

@@ -90,6 +90,18 @@ def guessing(server: Served) -> None:
         assert other.ask(b"101") == b"Too high.", "the other one's game goes on"
 
 
+def tracker(server: Served) -> None:
+    with talk(server) as one, talk(server) as other:
+        assert one.ask(b"52.5 13.4") == b"login NAME, please; a name that nobody has"
+        assert one.ask(b"login ada") == b"welcome"
+        assert other.ask(b"login ada") == b"login NAME, please; a name that nobody has"
+        assert other.ask(b"login bob") == b"welcome"
+        assert one.hears() == b"bob came"
+        assert one.ask(b"52.5 13.4") == b"ack 1"
+        one.sock.shutdown(socket.SHUT_WR)
+        assert other.hears() == b"ada left: done"
+
+
 def keyvalue(server: Served) -> None:
     def ask(one: Talk, message: bytes) -> bytes:
         one.sock.sendall(len(message).to_bytes(4, "big") + message)
@@ -174,6 +186,7 @@ TALKS: dict[str, tuple[str, list[str], Callable[[Served], None]]] = {
     "upper_blocking.py": ("blocking", ["fork", "pool", "gevent"], upper),
     "upper_program.py": ("program", ["thread"], upper),
     "guessing.py": ("message", OWN, guessing),
+    "tracker.py": ("message", ["thread", "asyncio"], tracker),
     "keyvalue.py": ("message", ["thread", "select"], keyvalue),
     "resp.py": ("message", ["thread"], resp),
     "chat.py": ("protocol", ["thread", "poll"], chat),

@@ -26,8 +26,8 @@ class Member(pronghorn.Protocol):
             elif text.isalnum():
                 self.name = text
                 names = ", ".join(sorted(member.name for member in list(room))) or "nobody"
+                room.add(self)  # before the welcome: whoever has read it is here
                 self.transport.write(f"Welcome. Here now: {names}.\n".encode())
-                room.add(self)
                 self.tell(f"* {text} came")
             else:
                 self.transport.write(b"Letters and digits only. What is your name?\n")

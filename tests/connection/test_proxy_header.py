@@ -197,7 +197,7 @@ def test_access_is_for_the_proxy_and_for_its_client(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_draining_hears_a_header_that_comes_at_once_and_waits_for_no_other(model: str) -> None:
-    with proxied(model) as server:
+    with proxied(model, handshake_timeout=60) as server:
         with connected(server) as late, connected(server) as mute, connected(server, STRANGER) as talks:
             if model == "iterative":
                 mute.close()

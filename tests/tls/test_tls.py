@@ -35,6 +35,10 @@ from tls_under_test import Authority
 MODELS = [name for name in registry.MODELS if registry.page(name).missing() is None]
 MISSING = [name for name in registry.MODELS if registry.page(name).missing() is not None]
 STYLES = [form for form in FORMS if form.style != "program"]
+ROTATIONS = 3  # each waits for a look at the files; proof/guards.py makes many
+# One of each kind takes all styles: flows of control, processes, loops of ours, asyncio's. test_promises.py tries the
+# others with two styles each.
+EVERY_STYLE = ["fork", "thread", "gevent", "epoll", "asyncio", "uvloop"]
 PATIENCE = 15.0
 MIB = 1024 * 1024
 
@@ -90,7 +94,7 @@ def test_every_missing_model_is_told_of() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [name for name in EVERY_STYLE if name in MODELS])
 def test_every_style_is_served_and_half_close_loses_nothing(
     model: str, pair: dict[str, Any], authority: Authority
 ) -> None:
@@ -668,19 +672,19 @@ def load(server: Served) -> Iterator[list[BaseException]]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("model", ["fork", "thread", "epoll", "asyncio"])
-def test_ten_rotations_under_load_lose_nobody(model: str, authority: Authority) -> None:
+def test_rotations_under_load_lose_nobody(model: str, authority: Authority) -> None:
     certificate, key = authority.sign(f"rotated-{model}")
     settings = {"tls_cert": certificate, "tls_key": key, "tls_watch": True}
     with serving("upper", model=model, workers=2, **settings) as server, client(server) as old:
         with load(server) as wrong:
-            for turn in range(10):
+            for turn in range(ROTATIONS):
                 authority.sign(f"rotated-{model}")
                 fresh = serial_of(Path(certificate).read_text())
                 until(lambda fresh=fresh: f"serial {fresh}" in server.log(), f"report {turn}")  # type: ignore[misc]
                 assert [serial(server) for _ in range(4)] == [fresh] * 4
             assert not wrong
         assert exchange(old, b"still here", end=True) == b"STILL HERE"
-        assert server.log().count("New certificate") == 10
+        assert server.log().count("New certificate") == ROTATIONS
         assert clean(server), server.log()
 
 

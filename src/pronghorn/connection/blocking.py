@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.interfaces import TlsStarts
+from pronghorn.connection.proxy_header import read_header
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import TcpInfo, identity, tcp_info, unsent
 from pronghorn.connection.transport import Bytes, Transport, own_address
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     import ssl
 
 T = TypeVar("T")
+
+
+def _never() -> bool:
+    return False
 
 
 class Waits:
@@ -165,6 +170,15 @@ class ConnectionBase(AnyConnection):
             file = super().makefile(*args, **kwargs)
             self.files = (*(each for each in self.files if each() is not None), weakref.ref(file))
             return file
+
+    def wait_for_header(self, timeout: float) -> ProxyHeader:
+        """Wait for the PROXY header, `timeout` seconds in all; nothing is owed to the client meanwhile. Raises
+        BadProxyHeader, OSError, TimeoutError."""
+        self.partial = _never
+        try:
+            return self.waits.call(read_header, self, timeout)
+        finally:
+            self.partial = None
 
     def take_header(self, header: ProxyHeader) -> None:
         """A proxy has said for which client it made the connection: its `peer` is that client from now on."""

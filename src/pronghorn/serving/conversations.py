@@ -17,7 +17,7 @@ from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
 from pronghorn.connection.closing import last_call, let_go
 from pronghorn.connection.in_flight import is_over, is_quiet
-from pronghorn.connection.proxy_header import TOO_LATE, WRONG, read_header
+from pronghorn.connection.proxy_header import TOO_LATE, WRONG
 from pronghorn.connection.quiet import shrunk
 from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, End, PeerTimeout
 from pronghorn.events import ConnectionOpened
@@ -119,7 +119,7 @@ class Conversations:
         """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""
         context, detail = self.context, ""
         try:
-            header = conn.waits.call(read_header, conn, offer.service.settings.handshake_timeout)
+            header = conn.wait_for_header(offer.service.settings.handshake_timeout)
         except TimeoutError:
             limit = TOO_LATE
         except (BadProxyHeader, OSError) as error:

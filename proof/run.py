@@ -38,6 +38,7 @@ import goodbye_trials as goodbyes  # noqa: E402
 import handover_trials as handing  # noqa: E402
 import ledger_reloads as reloading  # noqa: E402
 import ledger_trials as trials  # noqa: E402
+from handover_clients import COROUTINE  # noqa: E402
 from ledger_client import MOST_OPEN  # noqa: E402
 from ledger_trials import Result  # noqa: E402
 from pronghorn import __version__  # noqa: E402
@@ -99,6 +100,8 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
         if model in available():
             trial = partial(handing.handovers, times=scaled(100), count=count, model=model)
             yield "R20", f"{scaled(100)} reloads with handover under {model}, {count:,} connections that chat", trial
+    trial = partial(handing.handovers, times=scaled(30), count=count, model="asyncio", handler=COROUTINE)
+    yield "R20", f"{scaled(30)} reloads with handover of coroutines under asyncio, {count:,} connections", trial
     trial = partial(handing.handovers, times=scaled(100), count=count, kills=True)
     yield "R20b", f"the same, with kill -9 of a worker in every second one, {count:,} connections", trial
     yield "controls", "each detector against a server that has the fault", controls

@@ -36,6 +36,10 @@ class Handler:
             return b"WRONG %s after %s %d" % (line, self.name, self.count)
         return b"%s %d %d %d" % (name, self.count, os.getpid(), VERSION)
 """
+COROUTINE = HANDLER.replace("    def __call__", "    async def __call__").replace(
+    "        name, number", "        await asyncio.sleep(random.choice((0, 0, 0.01)))\n        name, number"
+)
+COROUTINE = f"import asyncio, random{COROUTINE}"
 BURST = 3
 
 

@@ -25,21 +25,28 @@ KILL_WITHIN = 0.25  # seconds after the reload was asked for
 
 
 def handovers(
-    folder: Path, times: int, count: int, *, kills: bool = False, pause: float = 0.5, **settings: Any
+    folder: Path,
+    times: int,
+    count: int,
+    *,
+    kills: bool = False,
+    pause: float = 0.5,
+    handler: str = HANDLER,
+    **settings: Any,
 ) -> Result:
     """Reloads under `count` clients that speak about every `pause` seconds: no message is lost, doubled, out of order
     or answered twice, and no connection ends; with `kills` of workers in between, none but those of killed workers."""
     result, seconds = Result("R20 handover" + " with kills" * kills), []
     given = {"workers": 2, "on_reload": "handover", "control_socket": str(folder / "ctl"), "max_generations": 10}
     given |= {"log_level": "debug"} if kills else {}
-    _put(folder, 0)
+    _put(folder, handler, 0)
     with launched(folder, "mine:Handler", **{**given, **settings}) as server:
         server.ready(2)
         killed: list[int] = []
         with Clients(server.address, count, pause) as clients:
             until(lambda: _status(folder)["open"] == count, 10)
             for number in range(1, times + 1):
-                _put(folder, number)
+                _put(folder, handler, number)
                 since, log = time.monotonic(), len(OVER.findall(server.log))
                 server.send(signal.SIGHUP)
                 if kills and number % 2:
@@ -101,5 +108,5 @@ def _status(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _put(folder: Path, version: int) -> None:
-    put(folder, "mine.py", HANDLER.replace("VERSION", str(version)))
+def _put(folder: Path, handler: str, version: int) -> None:
+    put(folder, "mine.py", handler.replace("VERSION", str(version)))

@@ -18,6 +18,7 @@ import handover_trials as handing
 import ledger_reloads as reloading
 import ledger_sampler
 import ledger_trials as trials
+from handover_clients import COROUTINE
 from launch import logged, wait_for
 from ledger import Book, Row
 from ledger_client import Clients, steady
@@ -81,6 +82,10 @@ def test_connections_move_at_each_reload_and_lose_nothing(tmp_path: Path) -> Non
 
 def test_kills_between_cost_the_connections_of_killed_workers_and_no_others(tmp_path: Path) -> None:
     good(handing.handovers(tmp_path, times=6, count=60, kills=True, pause=0.02))
+
+
+def test_connections_of_coroutines_move_when_they_wait_and_lose_nothing(tmp_path: Path) -> None:
+    good(handing.handovers(tmp_path, times=3, count=40, pause=0.05, handler=COROUTINE, model="asyncio"))
 
 
 def test_no_client_notices_an_upgrade(tmp_path: Path) -> None:

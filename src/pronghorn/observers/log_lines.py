@@ -205,7 +205,7 @@ def _reloaded(event: events.Reloaded) -> str:
     if not event.code:
         text += "; the handler is the script's own, and is not read anew"
     if event.moved or event.stayed:
-        text += "; {moved connection} moved to it, in {pause} at most, and {stayed} stayed"
+        text += "; {moved connection} moved to it, held up for {pause} at most, and {stayed} stayed"
     elif event.left:
         text += "; {left connection} of old workers "
         text += "get a goodbye over {spread:g} s" if event.spread else "go on"
@@ -216,7 +216,7 @@ def _reloaded(event: events.Reloaded) -> str:
 
 def _handed_over(event: events.WorkerHandedOver) -> str:
     stay = "; {reasons_to_stay}" if event.stay else ""
-    return f"{WORKER} has handed {{moved connection}} over, in {{pause}} at most{stay}"
+    return f"{WORKER} has handed {{moved connection}} over, held up for {{pause}} at most{stay}"
 
 
 def _short(seconds: float) -> str:

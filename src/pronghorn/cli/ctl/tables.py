@@ -113,14 +113,18 @@ def _moves(result: dict[str, Any]) -> str:
         fate = f"told goodbye over {spread:g} s" if spread else "kept by old workers"
         return f" {left:,} connection{'s are' if left > 1 else ' is'} {fate}." if left else ""
     pause = result.get("longest_pause", 0.0)
-    return f" {moved:,} connections moved, each in {pause * 1000:.1f} ms at most; {stayed:,} stayed."
+    return f" {_moved(moved, pause)}; {stayed:,} stayed."
+
+
+def _moved(count: int, pause: float) -> str:
+    return f"{count:,} connection{'s' if count != 1 else ''} moved, held up for {pause * 1000:.1f} ms at most"
 
 
 def _handover(handover: dict[str, Any]) -> list[tuple[str, Text]]:
     moved, stay = handover.get("moved", 0), handover.get("stay", {})
     if not moved and not stay:
         return []
-    words = [f"{moved:,} connections moved, each in {handover['longest_pause'] * 1000:.1f} ms at most"]
+    words = [_moved(moved, handover["longest_pause"])]
     return [("Handover", text("\n".join([*words, *(f"{count:,} stay: {why}" for why, count in stay.items())])))]
 
 

@@ -27,31 +27,31 @@ MessageHandler: TypeAlias = (
 """A message function, or a class whose objects are called in its place; one is made for each connection."""
 ConversationHandler: TypeAlias = Callable[[Conversation[M, R]], Coroutine[Any, Any, object]]
 
-OfBytes = TypeVar("OfBytes", bound=MessageHandler[bytes, bytes])
-OfText = TypeVar("OfText", bound=MessageHandler[str, str])
-WithBytes = TypeVar("WithBytes", bound=ConversationHandler[bytes, bytes])
-WithText = TypeVar("WithText", bound=ConversationHandler[str, str])
+HandlerOfBytes = TypeVar("HandlerOfBytes", bound=MessageHandler[bytes, bytes])
+HandlerOfText = TypeVar("HandlerOfText", bound=MessageHandler[str, str])
+ConversationOfBytes = TypeVar("ConversationOfBytes", bound=ConversationHandler[bytes, bytes])
+ConversationOfText = TypeVar("ConversationOfText", bound=ConversationHandler[str, str])
 
 
 class MarksBytes(Protocol):
     """`@message(framing)` of a framing whose messages are bytes."""
 
-    def __call__(self, handler: OfBytes, /) -> OfBytes: ...
+    def __call__(self, handler: HandlerOfBytes, /) -> HandlerOfBytes: ...
 
 
 class MarksText(Protocol):
     """The same of a framing whose messages are text."""
 
-    def __call__(self, handler: OfText, /) -> OfText: ...
+    def __call__(self, handler: HandlerOfText, /) -> HandlerOfText: ...
 
 
 class HoldsBytes(Protocol):
     """`@conversation(framing)` of a framing whose messages are bytes."""
 
-    def __call__(self, handler: WithBytes, /) -> WithBytes: ...
+    def __call__(self, handler: ConversationOfBytes, /) -> ConversationOfBytes: ...
 
 
 class HoldsText(Protocol):
     """The same of a framing whose messages are text."""
 
-    def __call__(self, handler: WithText, /) -> WithText: ...
+    def __call__(self, handler: ConversationOfText, /) -> ConversationOfText: ...

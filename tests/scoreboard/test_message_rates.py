@@ -45,9 +45,8 @@ def answers(sock: socket.socket, count: int) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["epoll", "thread", "asyncio"])
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_messages_wait_and_none_is_lost(tmp_path: Path, model: str, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "model"), [("sync", "epoll"), ("sync", "thread"), ("async", "asyncio")])
+def test_messages_wait_and_none_is_lost(tmp_path: Path, kind: str, model: str) -> None:
     (tmp_path / "mine.py").write_text(ASYNC)
     source = "upper" if kind == "sync" else "mine:handler"
     with launched(tmp_path, source, model=model, message_rate_per_source=20, framing="lines") as server:

@@ -30,9 +30,9 @@ def needs(model: str) -> None:
         pytest.skip(missing)
 
 
-def becomes_tls(server: Served, *, speaks_first: bool) -> None:
+def becomes_tls(server: Served, place: int = 0, *, speaks_first: bool = False) -> None:
     """A whole conversation, in the clear and over TLS; plain text that came in one packet with the command is lost."""
-    with server.connect() as sock:
+    with server.connect(place) as sock:
         assert exchange(sock, b"hello\n", expect=12) == b"clear HELLO\n"
         assert exchange(sock, b"starttls\ninjected\ninject", expect=3) == b"go\n"
         with over_tls(sock) as client:
@@ -42,22 +42,35 @@ def becomes_tls(server: Served, *, speaks_first: bool) -> None:
             assert exchange(client, b"a\nb\n", end=True) == b"TLSv1.3 A\nTLSv1.3 B\n"
 
 
+STYLES = {
+    "message": ["by_message", "ByClass", "ByProtocol"],
+    "asyncio": ["by_async_message", "by_awaiting", "ByAsyncioProtocol", "by_streams"],
+    "blocking": ["by_blocking", "ByRequestHandler"],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("handler", "model"),
-    pairs("by_message/epoll by_message/thread ByClass/uvloop by_async_message/asyncio by_awaiting/thread")
-    + pairs("ByProtocol/select ByProtocol/fork ByAsyncioProtocol/uvloop by_streams/thread")
-    + pairs("by_blocking/gevent ByRequestHandler/thread"),
+    ("model", "styles"),
+    pairs(
+        "thread/message,asyncio,blocking fork/message,asyncio,blocking asyncio/message,asyncio uvloop/message,asyncio"
+    )
+    + pairs("select/message poll/asyncio gevent/message,blocking"),
 )
-def test_a_conversation_becomes_tls(handler: str, model: str, pair: dict[str, str]) -> None:
-    """Also behind clients that break the handshake: each is one line of the log."""
+def test_a_conversation_becomes_tls(model: str, styles: str, pair: dict[str, str]) -> None:
+    """In every style; also behind clients that break the handshake: each is one line of the log."""
     needs(model)
-    with serving(f"{HANDLERS}:{handler}", model=model, workers=1, tls="starttls", **pair) as server:
-        with server.connect() as sock:
-            assert exchange(sock, b"starttls\n", expect=3) == b"go\n"
-            exchange(sock, b"this is no TLS\r\n", end=True)
+    handlers = [each for style in styles.split(",") for each in STYLES[style]]
+    listeners = [
+        {"name": each, "bind": "127.0.0.1:0", "handler": f"{HANDLERS}:{each}", "tls": "starttls"} for each in handlers
+    ]
+    with serving(f"{HANDLERS}:{handlers[0]}", model=model, workers=1, listeners=listeners, **pair) as server:
+        for place, handler in enumerate(handlers):
+            with server.connect(place) as sock:
+                assert exchange(sock, b"starttls\n", expect=3) == b"go\n"
+                exchange(sock, b"this is no TLS\r\n", end=True)
+            becomes_tls(server, place, speaks_first=handler in SPEAKS_FIRST)
         until(lambda: "No TLS with" in server.log(), "the line of the log")
-        becomes_tls(server, speaks_first=handler in SPEAKS_FIRST)
         assert "Traceback" not in server.log() and "ERROR" not in server.log(), server.log()
 
 
@@ -97,7 +110,7 @@ def test_what_is_in_the_way_of_a_handshake(handler: str, model: str, pair: dict[
 def test_plain_bytes_in_the_kernel_never_pass_for_tls(pair: dict[str, str]) -> None:
     """Behind the command they are thrown away, where we say ourselves that TLS may begin; else the handshake fails."""
     with serving(f"{HANDLERS}:by_bytes", model="thread", tls="starttls", **pair) as server:
-        becomes_tls(server, speaks_first=False)
+        becomes_tls(server)
         with server.connect() as sock:
             assert exchange(sock, b"early\ninjected\n", expect=3) == b"go\n"
             with pytest.raises(OSError):
@@ -121,7 +134,7 @@ def test_openssl_speaks_starttls(handler: str, protocol: str, pair: dict[str, st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("handler", "model"), pairs("by_message/epoll by_blocking/fork LikeALibrary/epoll"))
+@pytest.mark.parametrize(("handler", "model"), pairs("by_blocking/fork LikeALibrary/epoll"))
 def test_a_new_certificate_is_shown(handler: str, model: str, tmp_path: Path) -> None:
     """Also by a context that was asked for before: current_tls() follows the certificates."""
     pair = throw_away_pair(str(tmp_path))

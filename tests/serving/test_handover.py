@@ -155,7 +155,8 @@ MODELS = [
 def test_connections_move_with_their_state_between_two_messages(tmp_path: Path, model: str) -> None:
     if model == "uvloop":
         pytest.importorskip("uvloop")
-    with served(tmp_path, model=model, workers=2, max_generations=1) as server:
+    limits = {"max_generations": 1, "max_connections_per_source": 3}
+    with served(tmp_path, model=model, workers=2, **limits) as server:
         chatting, halfway, slow = (Client(server.connect()) for _ in range(3))
         before = chatting.ask(b"a")
         assert before[:2] == ("v1", 1) and halfway.ask(b"b")[1] == 1
@@ -177,9 +178,11 @@ def test_connections_move_with_their_state_between_two_messages(tmp_path: Path, 
         assert 0 < told["handover"]["longest_pause"] < 30 and sum(told["closed"].values()) == 0
         wait_for(lambda: status(tmp_path)["messages"] == 7, "the count of messages")
         assert status(tmp_path)["bytes_in"] == len(b"a\nb\nbebig\nafter\na\ngun\nc\n") + 0
+        assert server.refuses()  # those that have moved are counted, and once
         for each in (chatting, halfway, slow):
             each.close()
         wait_for(lambda: status(tmp_path)["closed"]["done"] == 3, "the end of the connections")
+        assert not server.ask(b"").startswith(b"v") and status(tmp_path)["refused"] == 1
 
 
 @pytest.mark.parametrize("model", ["asyncio", "epoll"])

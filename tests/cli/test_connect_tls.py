@@ -35,6 +35,7 @@ def connect(address: object, *options: str, said: bytes = b"hello\n") -> subproc
     return subprocess.run(command, input=said, capture_output=True, timeout=30)
 
 
+@pytest.mark.slow
 def test_a_pipe_is_sealed_and_the_end_of_the_input_is_no_end_of_the_reply(authority: Authority) -> None:
     certificate, key = authority.sign("server")
     with serving("upper", tls_cert=certificate, tls_key=key) as server:

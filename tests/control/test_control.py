@@ -296,6 +296,7 @@ def test_who_leaves_early_is_forgotten(desk: Desk, before: bytes) -> None:
     assert desk.well()
 
 
+@pytest.mark.slow
 def test_fifty_at_once(desk: Desk) -> None:
     """Sixteen wait for their answers, the others are told so, and then it goes on."""
     with contextlib.ExitStack() as stack:
@@ -394,6 +395,7 @@ def test_another_user_is_not_heard_and_gets_the_whole_answer(desk: Desk, request
     assert desk.well()
 
 
+@pytest.mark.slow
 def test_those_who_are_refused_are_bounded_and_let_go(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "peer_uid", lambda sock: 12345)
     with contextlib.ExitStack() as stack:

@@ -49,6 +49,7 @@ def test_it_waits_for_the_workers_of_a_killed_supervisor(tmp_path: Path, kind: s
             assert second.stop() == 0
 
 
+@pytest.mark.slow
 def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
     pytest.importorskip("setproctitle")
     with launched(tmp_path) as first:
@@ -116,6 +117,7 @@ def as_process_1(folder: Path, handler: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=folder, stderr=errors, stdin=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_as_process_1_it_buries_strangers_and_obeys_term(tmp_path: Path) -> None:
     process = as_process_1(tmp_path, LEAVES_STRANGERS)
     outer = Launched(process, tmp_path)

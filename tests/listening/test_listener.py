@@ -300,6 +300,7 @@ def test_a_listener_is_never_shut_down(opened: Open) -> None:
             copy.accept()[0].close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux")
 def test_who_is_turned_away_never_gets_into_the_queue_that_others_hold(opened: Open) -> None:
     (one,) = opened("127.0.0.1:0")

@@ -170,6 +170,7 @@ def test_a_stop_is_spread_too(model: str, handler: str, tmp_path: Path) -> None:
     assert found[-1] - found[0] >= 0.2, "one after the other"
 
 
+@pytest.mark.slow
 def test_many_devices_come_back_one_after_the_other(tmp_path: Path) -> None:
     result = spread(tmp_path, "epoll", count=30, seconds=0.8, pause=0.1, workers=2)
     assert not result.faults, result

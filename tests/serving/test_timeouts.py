@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -370,17 +370,18 @@ def test_a_peer_that_never_reads_what_the_kernel_has_whole_is_cut(name: Any, mod
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("question", [b"SOME\n", b"BIG\n"])
 @pytest.mark.parametrize(("name", "model"), pairs("lines/epoll streams/uvloop lines/thread blocking/gevent"))
-def test_a_peer_that_takes_a_little_now_and_then_is_not_cut(name: str, model: str, question: bytes) -> None:
+def test_a_peer_that_takes_a_little_now_and_then_is_not_cut(name: str, model: str) -> None:
     """Whether the kernel has the whole reply, or has no room for more until a third of what it holds is taken."""
-    with served(name, model, write_timeout=1.0) as server, server.connect(receive_buffer=SMALL) as slow:
-        slow.sendall(question)
+    with served(name, model, write_timeout=1.0) as server, ExitStack() as stack:
+        peers = [stack.enter_context(server.connect(receive_buffer=SMALL)) for _ in range(2)]
+        for peer, question in zip(peers, (b"SOME\n", b"BIG\n"), strict=True):
+            peer.sendall(question)
         due = time.monotonic()
         for _ in range(len(TAKEN_WHOLE) // SMALL):  # several times as long as one has that takes nothing
             due += 0.3
             until(lambda due=due: time.monotonic() >= due)  # type: ignore[misc]
-            assert slow.recv(SMALL)
+            assert all(peer.recv(SMALL) for peer in peers)
         assert "write timeout" not in server.log()
 
 

@@ -252,7 +252,9 @@ def shut(server: Launched) -> None:
         assert sock.recv(100) == b"SHUT", "who is inside stays there"
 
 
-@pytest.mark.parametrize("model", ["epoll", "asyncio", "thread", "prefork"])
+@pytest.mark.parametrize(
+    "model", ["epoll", *(pytest.param(name, marks=pytest.mark.slow) for name in ("asyncio", "thread", "prefork"))]
+)
 def test_a_listener_that_was_shut_down_is_opened_anew_where_it_was(tmp_path: Path, model: str) -> None:
     (tmp_path / "mine.py").write_text(SHUTS)
     with launched(tmp_path, "mine:reply", model=model, workers=2) as server:

@@ -127,6 +127,7 @@ def test_an_open_conversation_survives_the_supervisor(tmp_path: Path, model: str
         wait_for(lambda: gone(worker), "the worker's end")
 
 
+@pytest.mark.slow
 def test_a_worker_stuck_in_its_handler_leaves_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     (tmp_path / "talk.py").write_text(TALK)
     with launched(tmp_path, "talk:handle", model="iterative") as server, server.connect() as sock:
@@ -258,6 +259,7 @@ def test_term_during_the_first_start_ends_it(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()
 
 
+@pytest.mark.slow
 def test_term_to_a_worker_drains_that_one_and_a_new_one_comes(tmp_path: Path) -> None:
     with launched(tmp_path) as server:
         for turn in range(1, 4):

@@ -126,6 +126,7 @@ def test_a_settings_file_that_is_a_fifo(tmp_path: Path) -> None:
         obeys(server, tmp_path)
 
 
+@pytest.mark.slow
 def test_certificates_that_become_fifos(tmp_path: Path) -> None:
     certificate, key = map(Path, Authority(tmp_path).sign("fifo"))
     settings = {"tls_cert": str(certificate), "tls_key": str(key), "tls_watch": True}

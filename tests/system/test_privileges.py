@@ -196,6 +196,7 @@ def test_the_handler_is_looked_at_without_privileges(public: Path) -> None:
         assert "failed to import" in server.report["error"]["what"]
 
 
+@pytest.mark.slow
 @as_root
 def test_workers_that_dropped_still_notice_the_supervisors_death(public: Path) -> None:
     with launched(public, "mine:reply", user="nobody") as server:

@@ -45,13 +45,14 @@ def can_bind(address: object) -> bool:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "handler"),
     [
         ("iterative", "sleeps"),
         ("fork", "computes"),
         ("thread", "sleeps"),
-        pytest.param("prefork", "computes", marks=pytest.mark.slow),
+        ("prefork", "computes"),
     ],
 )
 def test_a_hung_orphan_of_a_killed_supervisor_leaves(model: str, handler: str, tmp_path: Path) -> None:
@@ -68,6 +69,7 @@ def test_a_hung_orphan_of_a_killed_supervisor_leaves(model: str, handler: str, t
         wait_for(lambda: can_bind(server.address), "the address")
 
 
+@pytest.mark.slow
 def test_children_of_the_fork_model_keep_no_lock_of_a_unix_path(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with (

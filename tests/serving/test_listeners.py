@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import listeners_under_test
 from launch import launched, script, wait_for
 from listeners_under_test import shout
 from pronghorn.control.client import ask
@@ -24,7 +25,6 @@ from pronghorn.errors import HandshakeFailed, MissingExtra, PronghornError
 from pronghorn.models.registry import load
 from pronghorn.serving.gate import EXHAUSTED_PAUSE
 from pronghorn.testing import Served, serving
-from pronghorn.testing.served import source_of
 from pronghorn.testing.tls import over_tls
 from tls_under_test import Authority
 
@@ -42,10 +42,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def pair(authority: Authority) -> dict[str, str]:
     certificate, key = authority.sign("server")
     return {"tls_cert": certificate, "tls_key": key}
-
-
-def named(handler: object) -> str:
-    return source_of(handler).name
 
 
 def conversation(sock: socket.socket, question: bytes = b"a\n") -> bytes:
@@ -75,7 +71,7 @@ def test_each_listener_has_its_handler_and_its_tls(model: str, pair: dict[str, s
     value = b"None" if model in OWN_FLOW else b"table"
     listeners = [
         {"name": "plain", "bind": "127.0.0.1:0", "tls": "off"},
-        {"name": other, "bind": "127.0.0.1:0", "handler": named(shout).replace("shout", other)},
+        {"name": other, "bind": "127.0.0.1:0", "handler": getattr(listeners_under_test, other)},
     ]
     with serving(shout, model=model, bind="127.0.0.1:0", listeners=listeners, **pair) as server:
         assert conversation(over_tls(server.connect(0))) == b"A of pool\n"
@@ -160,33 +156,25 @@ def test_each_listener_is_counted_by_its_name(limited: Served, control: Path) ->
         assert sum(each[word] for each in found.values()) == whole[word]
 
 
-@pytest.mark.parametrize("how", ["required", "optional", "none"])
-def test_client_certificates_are_asked_for_at_one_listener(
-    how: str, authority: Authority, pair: dict[str, str]
-) -> None:
-    mine = authority.sign("client")
-    listener = {
-        "name": "devices",
-        "bind": "127.0.0.1:0",
-        "tls_client_ca": authority.path,
-        "tls_client_cert": how,
-        "tls_min_version": "1.3",
-    }
-    handler = "tls_under_test:by_message"
-    with serving(handler, bind="127.0.0.1:0", listeners=[listener], **pair) as server:
-        with_one, without, old = (ssl.create_default_context(cafile=authority.path) for _ in range(3))
-        with_one.load_cert_chain(*mine)
-        old.maximum_version = ssl.TLSVersion.TLSv1_2
+def test_client_certificates_are_asked_for_at_some_listeners(authority: Authority, pair: dict[str, str]) -> None:
+    ways = ("required", "optional", "none")
+    about = {"bind": "127.0.0.1:0", "tls_client_ca": authority.path, "tls_min_version": "1.3"}
+    listeners = [{"name": how, "tls_client_cert": how, **about} for how in ways]
+    with_one, without, old = (ssl.create_default_context(cafile=authority.path) for _ in range(3))
+    with_one.load_cert_chain(*authority.sign("client"))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving("tls_under_test:by_message", bind="127.0.0.1:0", listeners=listeners, **pair) as server:
         assert b"TLSv1.2" in conversation(over_tls(server.connect(0), context=old))
-        told = json.loads(conversation(over_tls(server.connect(1), context=with_one)))
-        assert told[0] == "TLSv1.3" and (told[4] is None) is (how == "none")
-        if how == "required":
+        for place, how in enumerate(ways, 1):
+            told = json.loads(conversation(over_tls(server.connect(place), context=with_one)))
+            assert told[0] == "TLSv1.3" and (told[4] is None) is (how == "none")
+            if how == "required":
+                with pytest.raises((OSError, HandshakeFailed)):
+                    assert conversation(over_tls(server.connect(place), context=without))
+            else:
+                assert json.loads(conversation(over_tls(server.connect(place), context=without)))[4] is None
             with pytest.raises((OSError, HandshakeFailed)):
-                assert conversation(over_tls(server.connect(1), context=without))
-        else:
-            assert json.loads(conversation(over_tls(server.connect(1), context=without)))[4] is None
-        with pytest.raises((OSError, HandshakeFailed)):
-            over_tls(server.connect(1), context=old)
+                over_tls(server.connect(place), context=old)
 
 
 def write(folder: Path, name: str, text: str) -> None:

@@ -25,10 +25,11 @@ class Parking:
         self.parked = parked
         self._context = context
         self._poller = poller
+        self._any = any(each.tls_at_once for each in context.services)
 
     def keeps(self, conn: Connection) -> bool:
         """Keep a connection that was just accepted, if there is TLS; whether it is kept."""
-        if not self._service(conn).tls_at_once:
+        if not self._any or not self._service(conn).tls_at_once:
             return False
         del self._context.open[conn.number]
         self.parked[conn.fileno()] = conn

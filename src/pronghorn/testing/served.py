@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
@@ -167,11 +167,15 @@ def serving(handler: Startable = "upper", **settings: Unpack[Keywords]) -> Itera
     is 127.0.0.1:0, and `drain_quiet` 0.1 s, so that an end is not waited for.
 
     Raises PronghornError with what kept the server from serving, `exit_code` included; BadSetting, ValueError for a
-    handler that cannot be named.
+    handler that cannot be named. With `listeners` nothing else is bound unless `bind` is given.
     """
     source = source_of(handler)
-    somewhere = {} if "listeners" in settings else {"bind": "127.0.0.1:0"}
-    checked = settle({**somewhere, "drain_quiet": DRAIN_QUIET, **settings})
+    given: dict[str, Any] = {"drain_quiet": DRAIN_QUIET, **settings}
+    if "listeners" in settings:
+        given["listeners"] = [_named(each) for each in settings["listeners"]]
+    else:
+        given = {"bind": "127.0.0.1:0", **given}
+    checked = settle(given)
     mark = secrets.token_hex()
     with tempfile.TemporaryFile("ab+") as log:
         process, report = _started(source, checked, log, mark)
@@ -215,6 +219,14 @@ def source_of(handler: object) -> Source:
     if "." in module.__name__:
         return Source(name=f"{module.__name__}:{name}")  # in a package, whose imports may be relative
     return Source(name=f"{os.path.abspath(str(path))}:{name}")
+
+
+def _named(listener: Mapping[str, Any]) -> dict[str, Any]:
+    """A listener whose handler is given by its name."""
+    handler = listener.get("handler")
+    if handler is None or isinstance(handler, str):
+        return dict(listener)
+    return {**listener, "handler": source_of(handler).name}
 
 
 def _found(module: Any, name: str) -> Any:

@@ -71,7 +71,7 @@ class Admission:
         the listener has died, which then is left out.
         """
         offer = self.offers[listener]
-        limits, counts = offer.service.limits, offer.counts
+        counts = offer.counts
         for _ in range(REFUSALS_IN_A_ROW):
             self._reserve(offer)
             try:
@@ -87,7 +87,7 @@ class Admission:
                 self.row.add(ACCEPTED)
                 if counts is not None:
                     counts.add(ACCEPTED)
-                limit = limits.refusal(got[1])
+                limit = offer.service.limits.refusal(got[1])
             if not limit:
                 fd, peer = got
                 fd = self.own_number(fd)
@@ -130,11 +130,12 @@ class Admission:
         return new
 
     def _reserve(self, offer: Offer) -> None:
-        counts, own = offer.counts, offer.service.limits
         with self.lock:
             if self.limits.reserve():
+                counts = offer.counts
                 if counts is None:
                     return
+                own = offer.service.limits
                 counts.add(OPEN)
                 if own.has_room():
                     return

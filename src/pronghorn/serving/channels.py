@@ -59,6 +59,8 @@ class Entrance:
         self.context = context = loops.context
         self.service = service = offer.service
         self._channel_class = loops.channel_class
+        self._limits, self._descriptors = service.limits, context.model.descriptors
+        self._protocol = service.handler.protocol
         settings = service.settings
         high_water, most_unsent = settings.write_high_water, settings.max_write_buffer
         self.terms = Terms(loops, context.drain, most_unsent, high_water, offer.name)
@@ -73,8 +75,8 @@ class Entrance:
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
-        context, limits = self.context, self.service.limits
-        if fd >= context.model.descriptors:
+        context, limits = self.context, self._limits
+        if fd >= self._descriptors:
             limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
             context.refuse(self.offer, fd, peer, limit, admitted=not limits.is_proxy(peer))
             return
@@ -125,12 +127,13 @@ class Entrance:
     def begin(self, channel: AnyChannel) -> None:
         """The connection is there: give it to a protocol."""
         try:
-            protocol = channel.context.run(made_for, channel.number, self.service.handler.protocol)
+            protocol = channel.context.run(made_for, channel.number, self._protocol)
         except BaseException as error:
             self.context.failed(channel, error)
             protocol = Nobody()
         channel.open(protocol)
-        self.loops.begun(channel)
+        if self.loops.draining:
+            self.loops.begun(channel)
 
 
 class Loops:
@@ -149,7 +152,7 @@ class Loops:
         self.acceptors = [
             Acceptor(each.offer.listener, context, each.adopt, self.changed, self.call_later) for each in self.entrances
         ]
-        self._draining = False
+        self.draining = False
         self._endings: dict[int, Ending] = {}
         self._goodbyes = ChannelGoodbyes(self)
         self._looks = False  # at these, from time to time
@@ -171,8 +174,8 @@ class Loops:
         return self.tls_starts.any or any(each.service.tls_at_once for each in self.entrances)
 
     def begun(self, channel: AnyChannel) -> None:
-        """A connection has got its protocol."""
-        if self._draining and not self.context.drain.spread:
+        """A connection has got its protocol while this worker drains."""
+        if not self.context.drain.spread:
             self.drain(channel)
 
     def failed(self, channel: AnyConnection, error: BaseException) -> None:
@@ -265,7 +268,7 @@ class Loops:
             for header_wait in self.header_waits:
                 header_wait.deadline = min(header_wait.deadline, time.monotonic() + patience)
             self.call_later(patience, self._look_for_late)
-        self._draining = True
+        self.draining = True
         if not self._goodbyes.begin():
             self.drain_all()
 

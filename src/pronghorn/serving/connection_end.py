@@ -80,6 +80,7 @@ class ConnectionEnds(Admission):
         self.cut = 0
         self.cut_off: dict[int, tuple[Peer, float]] = {}  # the first of them: their peers, and how old they were
         self._keeps_limits = True
+        self._left = self.limits.left if all(each.service.limits is self.limits for each in offers) else None
         self._noted: set[int] = set()
         self._faulty: set[int] = set()  # open connections whose handler has raised
         self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
@@ -161,7 +162,7 @@ class ConnectionEnds(Admission):
         self.open.pop(conn.number, None)
         self.counts.add(OPEN, -1)
         if self._keeps_limits:
-            self.by_name[conn.listener].service.limits.left(conn.peer)
+            (self._left or self.by_name[conn.listener].service.limits.left)(conn.peer)
         if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
             sums.counts.add(OPEN, -1)
         self.counts.add(word)

@@ -34,3 +34,30 @@ def test_what_is_added_meanwhile_waits_for_the_next_run() -> None:
     assert seen == ["again"]
     deadlines.run(5.0)
     assert seen == ["again", "again"]
+
+
+def test_what_is_cancelled_is_not_called_and_fills_no_memory() -> None:
+    seen: list[int] = []
+    deadlines = Deadlines()
+    entries = [deadlines.add(10.0 + number, lambda number=number: seen.append(number)) for number in range(1000)]  # type: ignore[misc]
+    for number, entry in enumerate(entries):
+        if number % 100:
+            entry.cancel()
+            entry.cancel()
+    assert len(deadlines) == 10 and len(deadlines._heap) < 200
+    deadlines.run(2000.0)
+    assert seen == list(range(0, 1000, 100)) and not len(deadlines) and deadlines.next == math.inf
+    entries[0].cancel()
+    assert len(deadlines) == 0
+
+
+def test_one_that_is_due_may_cancel_another_that_is() -> None:
+    seen: list[str] = []
+    deadlines = Deadlines()
+    deadlines.add(1.0, lambda: other.cancel())
+    other = deadlines.add(2.0, lambda: seen.append("never"))
+    last = deadlines.add(9.0, lambda: None)
+    deadlines.run(5.0)
+    assert not seen and len(deadlines) == 1 and deadlines.next == 9.0
+    last.cancel()
+    assert deadlines.next == math.inf

@@ -57,6 +57,8 @@ class Deadlines:
 
     def run(self, now: float, guarded: Callable[[Callable[[], object]], object] = lambda call: call()) -> None:
         """Call all that is due at `now`, each through `guarded`; what they add is not called before the next run."""
+        if not self._heap or self._heap[0][0] > now:
+            return
         due: list[Entry] = []
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)[2]

@@ -19,6 +19,41 @@ from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
 from pronghorn.system.drain import Wake
 
+A_TURN = 1000  # calls that other threads have passed on
+MOST_PASSED_ON = 10_000  # calls, above which a thread that passes on one more waits a moment
+WAITS = 0.001  # seconds
+
+
+class PassedOn:
+    """Calls that other threads pass on to a loop: a queue whose descriptor is readable while there are any."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], object]] = deque()
+        self._wake, self._woken = Wake(), False
+
+    def fileno(self) -> int:
+        return self._wake.fileno()
+
+    def add(self, call: Callable[[], object]) -> None:
+        """From any thread: behind those that were added before."""
+        self._calls.append(call)
+        if len(self._calls) > MOST_PASSED_ON:
+            time.sleep(WAITS)  # a thread that never waits would fill the memory before the loop has its turn
+        if not self._woken:  # else the loop will look, or has not looked yet
+            self._woken = True
+            self._wake.set()
+
+    def run(self, guarded: Callable[[Callable[[], object]], object]) -> None:
+        """On the loop: call what there is, in order; no more than so much, that connections have their turn too."""
+        # In this order: a thread that finds `_woken` true has added its call before the calls are counted.
+        self._wake.clear()
+        self._woken = False
+        for _ in range(min(len(self._calls), A_TURN)):
+            guarded(self._calls.popleft())
+        if self._calls:
+            self._woken = True
+            self._wake.set()
+
 
 class Turns(Loops):
     """The turns of one loop: the page handles what changed, waits, and calls the things that are ready."""
@@ -35,9 +70,8 @@ class Turns(Loops):
         self._has_let_go = False
         self._drained = Watched(context.drain.fileno(), self._begin)
         self.changed(self._drained)
-        self._passed_on: deque[Callable[[], object]] = deque()  # by other threads
-        self._wake, self._woken = Wake(), False
-        self.changed(Watched(self._wake.fileno(), self._take_over))
+        self._passed_on = PassedOn()
+        self.changed(Watched(self._passed_on.fileno(), self._take_over))
         for each in context.watched:
             self.changed(Watched(each.fileno(), each.on_readable))
         self._deadlines.add(self._now, lambda: self._deadlines.add(self._now, self._enter))
@@ -46,17 +80,10 @@ class Turns(Loops):
         return self._deadlines.add(time.monotonic() + delay, callback)
 
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
-        self._passed_on.append(callback)
-        if not self._woken:  # else it will look anyway
-            self._woken = True
-            self._wake.set()
+        self._passed_on.add(callback)
 
     def _take_over(self) -> None:
-        """Call what other threads have passed on, in their order, and none of what comes meanwhile."""
-        self._woken = False
-        self._wake.clear()
-        for _ in range(len(self._passed_on)):
-            self.context.guarded(self._passed_on.popleft())
+        self._passed_on.run(self.context.guarded)
 
     def next(self) -> bool:
         """Whether there is another turn: until draining began and the last connection is gone, or is cut."""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pronghorn.cli.config import rows, show, toml
 from pronghorn.errors import BadSetting, IncompatibleHandler
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.handlers.loading import Asked
@@ -83,6 +84,18 @@ def test_what_is_settled_can_be_settled_again() -> None:
     settings = settle({"listeners": [{"name": "a", "bind": ":1", "allow": "10.0.0.0/8", "tls": False}]})
     again = settle(msgspec.json.decode(msgspec.json.encode({"listeners": settings.listeners})))
     assert services(again) == services(settings)
+
+
+def test_config_shows_them_and_writes_the_same_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pronghorn.toml").write_text(FILE)
+    (tmp_path / "again.toml").write_text("")
+    settled = Layers(file=str(tmp_path / "pronghorn.toml")).settle()
+    show(settled, "")
+    said = capsys.readouterr().out
+    assert "listener plain" in said and "[[listener]] in" in said and "127.0.0.1:8000" not in said
+    assert [each["name"] for each in rows(settled)["listeners"]["value"]] == ["plain", "mllp"]
+    (tmp_path / "again.toml").write_text(toml(settled))
+    assert Layers(file=str(tmp_path / "again.toml")).settle().settings == settled.settings
 
 
 def test_a_certificate_of_its_own_comes_with_its_key_and_turns_tls_on() -> None:

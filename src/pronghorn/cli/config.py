@@ -12,6 +12,7 @@ from pronghorn.cli.layers import print_json, takes_json, takes_layers
 from pronghorn.settings.layers import DEFAULT, Layers, Settled
 from pronghorn.settings.listeners import BIND, HANDLER, LISTENERS, NAME, TABLE
 from pronghorn.settings.services import Service, services
+from pronghorn.settings.sockets import UNASKED
 
 
 @takes_layers("config")
@@ -37,7 +38,8 @@ def rows(settled: Settled) -> dict[str, dict[str, Any]]:
     """Value and origin of the handler and of each setting."""
     values = {HANDLER: handler_of(settled)} | msgspec.structs.asdict(settled.settings)
     found = {name: {"value": values[name], "origin": settled.origins[name]} for name in settled.origins}
-    return found | ({LISTENERS: {"value": listeners(settled)}} if named(settled) else {})
+    origin = settled.origins.get(LISTENERS, "--bind")
+    return found | ({LISTENERS: {"value": listeners(settled), "origin": origin}} if named(settled) else {})
 
 
 def named(settled: Settled) -> list[Service]:
@@ -101,6 +103,7 @@ def show(settled: Settled, file: str) -> None:
     """The table on standard output; what was set stands out."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -109,16 +112,21 @@ def show(settled: Settled, file: str) -> None:
     table.add_column("Comes from", overflow="fold")
     shown = {HANDLER: handler_of(settled)}
     shown |= {each.name: each.shown(getattr(settled.settings, each.name)) for each in settings.fields()}
+    if settled.settings.listeners and settled.settings.bind is UNASKED:
+        shown["bind"] = ""  # the default counts only where there is no other address
     for name, origin in settled.origins.items():
+        if name == LISTENERS:
+            continue
         table.add_row(name, shown[name], origin, style="dim" if origin == DEFAULT else "bold")
     known = {each.name: each for each in settings.fields()}
     for each in listeners(settled):
         own = [
             f"{name} {known[name].shown(value) if name in known and name != BIND else _plain(value)}"
             for name, value in each.items()
-            if name != NAME
+            if name != NAME and value not in ("", ())
         ]
-        table.add_row(f"listener {each[NAME]}", "\n".join(own), settled.origins.get(LISTENERS, "--bind"), style="bold")
+        origin = settled.origins.get(LISTENERS, "--bind")
+        table.add_row(*map(escape, (f"listener {each[NAME]}", "\n".join(own), origin)), style="bold")
     console = Console(highlight=False)
     console.print(table)
     console.print(f"\nSettings file: {file or 'none'}", soft_wrap=True)

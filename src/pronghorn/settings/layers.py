@@ -57,6 +57,8 @@ class Layers(msgspec.Struct, frozen=True):
         if source is None:
             source, origin = (named, os.path.basename(self.file)) if named is not None else (Source(), DEFAULT)
         everything = {field.name: origins.get(field.name, DEFAULT) for field in fields()}
+        if settings.listeners:
+            everything[LISTENERS] = origins.get(LISTENERS, LISTENERS)
         return Settled(settings, source, {HANDLER: origin} | everything)
 
 

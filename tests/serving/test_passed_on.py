@@ -44,3 +44,26 @@ def test_a_turn_has_an_end() -> None:
     assert poller.poll(0), "there is more"
     queue.run(lambda call: call())
     assert len(got) == A_TURN + 1 and not poller.poll(0)
+
+
+def test_a_call_that_comes_while_the_loop_looks_leaves_no_wake_up_behind() -> None:
+    queue, got = PassedOn(), list[str]()
+    clear = queue._wake.clear
+
+    class MeetsAThread:
+        """A thread passes on a call just before the loop clears the descriptor."""
+
+        set, fileno = queue._wake.set, queue._wake.fileno
+
+        def clear(self) -> None:
+            queue.add(lambda: got.append("meanwhile"))
+            clear()
+
+    queue._wake = MeetsAThread()  # type: ignore[assignment]
+    queue.add(lambda: got.append("first"))
+    queue.run(lambda call: call())
+    assert got == ["first", "meanwhile"]
+    queue.add(lambda: got.append("later"))
+    poller = select.poll()
+    poller.register(queue, select.POLLIN)
+    assert poller.poll(0), "a call is in the queue, and nothing wakes the loop"

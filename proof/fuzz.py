@@ -82,8 +82,13 @@ def _by_hypothesis(result: Result, seconds: float) -> Result:
     altered = st.builds(alter, st.sampled_from(GOOD), st.integers(0, 250), st.binary(max_size=12), st.integers(0, 12))
     count = 0
 
-    @settings(max_examples=EXAMPLES, database=None, deadline=None, phases=[Phase.generate, Phase.shrink])
-    @settings(suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(altered | st.binary(max_size=300))
     def each(data: bytes) -> None:
         nonlocal count

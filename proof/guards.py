@@ -33,7 +33,7 @@ def _with(trial: Callable[..., Result], *arguments: Any) -> Trial:
 def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[tuple[str, str, Trial]]:
     """Each with its number, what is done in words, and how."""
     for model in MODELS:
-        count = scaled(100)
+        count = max(20, scaled(100))  # what serving takes at first is no part of it
         yield "R5", f"{count} peers that never read 64 MiB, {model}", _with(guards.deaf, count, model, 10.0)
         count = scaled(500 if model == "epoll" else 400)  # a thousand threads are the most, and good ones need some
         yield "R6", f"{count} peers with a byte a second, {count} mute, {model}", _with(guards.slow, count, model, 10.0)

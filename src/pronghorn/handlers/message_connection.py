@@ -158,11 +158,13 @@ class MessageConnection(Generic[M]):
 
         What has come in the clear behind the message in hand is thrown away. Without a `context` the listener's own
         certificates are used, the newest. `timeout` in seconds is --handshake-timeout by default. A handshake that
-        fails ends the connection. Only for the connection's own flow of control.
+        fails ends the connection.
 
-        Raises BadSetting if the listener has no certificate; RuntimeError if the connection speaks TLS already. See
-        RFC 3207.
+        Raises BadSetting if the listener has no certificate; RuntimeError if the connection speaks TLS already, and in
+        another thread than the connection's own. See RFC 3207.
         """
+        if threading.get_ident() != self._flow:
+            raise RuntimeError("start_tls() is for the connection's own handler, and not for another thread")
         return self._protocol.start_tls(context, after, timeout)
 
     # What anybody may ask for.

@@ -142,6 +142,9 @@ class FakeTransport(asyncio.Transport):
     def can_write_eof(self) -> bool:
         return True
 
+    def check_tls(self, context: Any) -> None:
+        """Nothing stands in the way of TLS here."""
+
     def start_tls(self, context: Any = None, *, after: bytes = b"", timeout: float | None = None) -> Done:
         if self.wrote_eof or self.is_closing():
             raise RuntimeError("start_tls() of a connection that is closing")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch import pairs
+from pronghorn.connection.blocking import Connection
 from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, until
@@ -152,6 +153,17 @@ def test_a_new_certificate_is_shown(handler: str, model: str, tmp_path: Path) ->
         throw_away_pair(str(tmp_path))
         until(lambda: shown(server) != before, "the new certificate")
         assert "Traceback" not in server.log(), server.log()
+
+
+def test_a_copy_of_a_connection_makes_files_and_begins_no_tls() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, Connection(fileno=ours.detach()) as conn:
+        conn.begin(1, "", None)
+        with conn.dup() as copy, copy.makefile("rb") as file:
+            theirs.sendall(b"line\n")
+            assert file.readline() == b"line\n"
+            with pytest.raises(RuntimeError, match="no server holds"):
+                copy.start_tls()
 
 
 @pytest.mark.slow

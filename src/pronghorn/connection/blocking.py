@@ -159,8 +159,9 @@ class ConnectionBase(AnyConnection):
         Raises HandshakeFailed (a ConnectionError) when nothing can be read or sent any more; BadSetting if the server
         has no certificate; RuntimeError if the connection speaks TLS already. See RFC 3207.
         """
-        if self.tls_starts is None:
+        if getattr(self, "tls_starts", None) is None:  # of a copy that dup() made, too
             raise RuntimeError("start_tls() of a connection that no server holds")
+        assert self.tls_starts is not None
         self.tls_starts.hold(self, context, after, timeout)
 
     if not TYPE_CHECKING:  # who know what socket.makefile gives for which mode
@@ -168,7 +169,8 @@ class ConnectionBase(AnyConnection):
         def makefile(self, *args: Any, **kwargs: Any) -> Any:
             """As socket.makefile."""
             file = super().makefile(*args, **kwargs)
-            self.files = (*(each for each in self.files if each() is not None), weakref.ref(file))
+            if hasattr(self, "files"):  # a copy that dup() made has no facts
+                self.files = (*(each for each in self.files if each() is not None), weakref.ref(file))
             return file
 
     def wait_for_header(self, timeout: float) -> ProxyHeader:

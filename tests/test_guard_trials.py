@@ -122,7 +122,7 @@ def test_false_sources_take_no_memory(tmp_path: Path) -> None:
 def test_a_table_that_grows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: dict[tuple[str, int] | str, int] = {}
 
-    def add(counts: SourceCounts, peer: tuple[str, int] | str) -> None:
+    def add(counts: SourceCounts, peer: tuple[str, int] | str, at: str = "") -> None:
         counted[peer] = counted.get(peer, 0) + 1
 
     monkeypatch.setattr(SourceCounts, "add", add)

@@ -235,7 +235,7 @@ class Server:
         self._observe(events.ReloadWay(settings.on_reload, lasts, plan.stay_because))
         for event in self._setup.at_risk(os.path.join(self._folder, file) if file else ""):
             self._observe(event)
-        for event in [event for each in plan.certificates for event in each.events()]:
+        for event in plan.told_of_certificates():
             self._observe(event)
         for listener in plan.listeners:
             renew([listener], plan.service_at(listener).settings)

@@ -149,7 +149,7 @@ def test_a_reload_says_goodbye_to_one_after_the_other_but_to_those_that_want_to_
         found = ends(leave)
         assert found[-1] - found[0] >= 0.2, "one after the other"
         if model != "fork":
-            wait_for(lambda: "1 stay: their handler wants that" in server.log, "its turn")
+            wait_for(lambda: "1 stays: its handler wants that" in server.log, "its turn")
         for word in (b"still", b"quit"):
             stays.sendall(word + b"\n")
             assert stays.recv(100).startswith(word)

@@ -164,7 +164,7 @@ def test_connections_move_with_their_state_between_two_messages(tmp_path: Path, 
         slow.sock.sendall(b"big\nafter\n")  # the first reply does not fit, and the second message waits
         put(tmp_path, "v2")
         reloaded(server, 1)
-        assert "; 3 connections moved to it" in server.log and "and 0 stayed" in server.log
+        assert "; 3 connections moved to it" in server.log and "stayed" not in server.log
         after = chatting.ask(b"a")
         assert after[:2] == ("v2", 2) and after[2] != before[2]
         assert halfway.ask(b"gun")[:2] == ("v2", 2)
@@ -195,7 +195,7 @@ def test_coroutines_move_when_they_wait_for_a_message(tmp_path: Path, model: str
         wait_for(lambda: status(tmp_path)["messages"] == 2, "the begin of the work")
         put(tmp_path, "v2", COROUTINE)
         reloaded(server, 1)
-        assert "2 connections moved to it" in server.log and "and 0 stayed" in server.log
+        assert "2 connections moved to it" in server.log and "stayed" not in server.log
         assert working.file.readline() == b"v1 work 1 %d\n" % home
         for each in (chatting, working):
             assert each.file.readline() == b"tick\n"
@@ -239,17 +239,24 @@ def test_what_cannot_move_stays_and_moves_once_it_can(tmp_path: Path) -> None:
         put(tmp_path, "v2", SESSION, "assert False, 'not so'")  # handed_over raises
         reloaded(server, 1)
         assert locked.ask(b"a") == ("v1", 2, home) and other.ask(b"a") == ("v1", 1, home)
-        assert "1 stay (its state does not pickle: cannot pickle '_thread.lock' object)" in server.log
-        assert "1 stay (AssertionError: not so)" in server.log and "0 connections moved" in server.log
+        assert "1 stays (its state does not pickle: cannot pickle '_thread.lock' object)" in server.log
+        assert "1 stays (AssertionError: not so)" in server.log and " has handed no connection over; 1 st" in server.log
+        assert "generation 2 serves; 2 connections of old workers go on\n" in server.log
         (tmp_path / "mine.py").write_text("a fault")
         server.send(signal.SIGHUP)
         wait_for(lambda: "Reload failed" in server.log, "the reload that fails")
         assert other.ask(b"a") == ("v1", 2, home)
         put(tmp_path, "v3")
         reloaded(server, 2)
-        wait_for(lambda: other.ask(b"a")[0] == "v3", "the handover by the worker before the last")
+        assert other.ask(b"a")[0] == "v3", "the worker before the last has handed it over before the report"
+        assert (
+            "generation 3 serves; 1 connection moved to it" in server.log and " at most, and 1 stayed\n" in server.log
+        )
+        told = server.log.count(" has handed ")
+        reloaded(server, 3)
+        assert server.log.count(" has handed ") == told + 1, "what is no news is told again"
         assert locked.ask(b"a") == ("v1", 3, home)
-        assert status(tmp_path)["handover"]["moved"] == 1
+        assert status(tmp_path)["handover"]["moved"] == 2
 
 
 @pytest.mark.slow
@@ -269,15 +276,18 @@ def test_a_worker_that_hangs_takes_nothing_away(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tls_and_models_without_a_loop_keep_their_connections(tmp_path: Path) -> None:
-    with served(tmp_path, **throw_away_pair(str(tmp_path))) as server, over_tls(server.connect()) as sock:
+    twice = {"listeners": [{"name": "other", "bind": ["127.0.0.1:0"], "tls_client_cert": "none"}]}
+    with served(tmp_path, **throw_away_pair(str(tmp_path)), **twice) as server, over_tls(server.connect()) as sock:
         one = Client(sock)
         home = one.ask(b"a")[2]
         reloaded(server, 1)
-        assert one.ask(b"a") == ("v1", 2, home) and "1 stay (TLS)" in server.log
+        assert one.ask(b"a") == ("v1", 2, home) and "1 stays (TLS)" in server.log
+        assert server.log.count(", serial ") == 2, server.log
+        assert server.log.count(" expires on ") == 2 and "New certificate" not in server.log, server.log
     with served(tmp_path, model="thread") as server:
         assert "--on-reload handover moves none with model thread" in server.log
         one = Client(server.connect())
         home = one.ask(b"a")[2]
         reloaded(server, 1)
         assert one.ask(b"a") == ("v1", 2, home)
-        assert "1 stay (model thread)" in server.log and status(tmp_path)["handover"]["stay"] == {"model thread": 1}
+        assert "1 stays (model thread)" in server.log and status(tmp_path)["handover"]["stay"] == {"model thread": 1}

@@ -204,19 +204,22 @@ def _reloaded(event: events.Reloaded) -> str:
     text = "Reloaded in {seconds:.1f} s: generation {generation} serves"
     if not event.code:
         text += "; the handler is the script's own, and is not read anew"
-    if event.moved or event.stayed:
-        text += "; {moved connection} moved to it, held up for {pause} at most, and {stayed} stayed"
+    if event.moved:
+        text += "; {moved connection} moved to it, held up for {pause} at most"
+    if event.stayed and event.moved and not event.spread:
+        text += ", and {stayed} stayed"
     elif event.left:
+        one = event.left == 1
         text += "; {left connection} of old workers "
-        text += "get a goodbye over {spread:g} s" if event.spread else "go on"
+        text += f"get{'s' * one} a goodbye over {{spread:g}} s" if event.spread else f"go{'es' * one} on"
     if event.accepting:
         text += "; {accepting old worker} may still accept"
     return text + "; what changed of {flags} takes effect at the next start" * bool(event.later)
 
 
 def _handed_over(event: events.WorkerHandedOver) -> str:
-    stay = "; {reasons_to_stay}" if event.stay else ""
-    return f"{WORKER} has handed {{moved connection}} over, held up for {{pause}} at most{stay}"
+    handed = "{moved connection} over, held up for {pause} at most" if event.moved else "no connection over"
+    return f"{WORKER} has handed {handed}" + "; {reasons_to_stay}" * bool(event.stay)
 
 
 def _short(seconds: float) -> str:
@@ -230,6 +233,8 @@ def _draining(event: events.DrainStarted) -> str:
 
 def _goodbyes_said(event: events.GoodbyesSaid) -> str:
     stay = "; {left} stay: their handler wants that, or they had no quiet moment yet"
+    if event.left == 1:
+        stay = "; 1 stays: its handler wants that, or it had no quiet moment yet"
     return "Said goodbye to {said connection}" + stay * (event.left > 0)
 
 
@@ -351,7 +356,9 @@ WORDS: dict[type[Event], Line] = {
         INFO,
         _handed_over,
         pause=lambda event: _short(event.pause),
-        reasons_to_stay=lambda event: ", ".join(f"{count:,} stay ({escaped(why)})" for why, count in event.stay),
+        reasons_to_stay=lambda event: ", ".join(
+            f"{count:,} stay{'s' * (count == 1)} ({escaped(why)})" for why, count in event.stay
+        ),
     ),
     events.OldWorkerDrains: Line(INFO, "An old worker (generation {generation}, process id {pid}) drains now: {why}"),
     events.Resized: Line(INFO, "Resizing to {workers worker} ({why})"),

@@ -67,6 +67,11 @@ class Outcome(msgspec.Struct, frozen=True):
         pause = self.pause if 0.0 <= self.pause < LONGEST_PAUSE else 0.0
         return Outcome(min(max(self.moved, 0), most), pause, stay)
 
+    def since(self, moved: int) -> Outcome:
+        """What is new of it, if so many had `moved` before."""
+        new = self.moved - moved
+        return Outcome(new, self.pause if new else 0.0, self.stay)
+
     def __add__(self, other: Outcome) -> Outcome:
         stay = Counter(self.stay) + Counter(other.stay)
         return Outcome(self.moved + other.moved, max(self.pause, other.pause), dict(stay))

@@ -142,7 +142,7 @@ class TakingOver(Watched):
         context = self._context
         if facts.listener not in self._terms:
             os.close(fd)
-            raise CannotMove("its listener is gone, or has another name")
+            raise CannotMove("the listener is gone, or has another name")
         if (fd := context.own_number(fd)) < 0:
             raise CannotMove("no descriptor is left")
         if fd >= context.model.descriptors:

@@ -45,13 +45,15 @@ def unheard(result: object) -> None:
 
 
 class LettingGo:
-    """The workers before a change, which have been told to let go of their listeners, and may hand connections over."""
+    """The workers before a change, which have been told to let go of their listeners. They may hand connections over,
+    and so may those of earlier changes."""
 
     def __init__(self, workers: Workers, old: list[Worker]) -> None:
         now = time.monotonic()
         self._until, self._moved_by = now + LETTING_GO, now + HANDING_OVER
         self._workers = workers
         self._old = old
+        self._moved = {each: each.told.moved for each in {*old, *workers.retiring()}}
 
     @property
     def accepting(self) -> int:
@@ -61,13 +63,14 @@ class LettingGo:
     @property
     def due(self) -> float:
         """The instant (monotonic) at which it is over; 0.0 if it is now."""
-        moving = any(each.is_handing_over and self._workers.living.get(each.pid) is each for each in self._old)
+        moving = any(each.is_handing_over and self._workers.living.get(each.pid) is each for each in self._moved)
         return max(self._until if self.accepting else 0.0, self._moved_by if moving else 0.0)
 
     @property
     def outcome(self) -> Outcome:
-        """What became of their connections."""
-        return sum((each.outcome for each in self._old if each.outcome is not None), Outcome())
+        """What became of their connections by this change."""
+        known = [(each.outcome, before) for each, before in self._moved.items() if each.outcome is not None]
+        return sum((outcome.since(before) for outcome, before in known), Outcome())
 
 
 class Changes:

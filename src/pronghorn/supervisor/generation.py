@@ -84,13 +84,13 @@ class Worker:
     accepts no more; `alone` are the listeners that nobody else serves.
     `stage` is what it set about last before it was ready, `debugged` what is known of that while it is silent. One that
     has asked whether it shall finish is told so at `answer_at`. One that is retired `hands_over` its connections, and
-    says what the `outcome` is.
+    says what the `outcome` is; `told` is the one before.
     """
 
     __slots__ = tuple(
         "alone answer_at children connected crash cut debugged doom drain_at draining failure generation "
         "hands_over kill_at let_go line outcome pid ready_at release_at reports retired retired_at row seen served "
-        "slot spread stacks stage started_at".split()
+        "slot spread stacks stage started_at told".split()
     )
 
     def __init__(
@@ -129,6 +129,7 @@ class Worker:
         self.cut: int | None = None
         self.hands_over = False
         self.outcome: Outcome | None = None
+        self.told = Outcome()
         self.doom = ""
         self.stage = ""
 

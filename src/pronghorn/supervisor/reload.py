@@ -89,9 +89,8 @@ class Reload(Change):
                 serving.number, seconds, self._planner.rereads, self.later, accepting, *moves, left=left, spread=spread
             )
         )
-        for each in serving.plan.certificates:
-            for event in each.events(replaced=True):
-                observe(event)
+        for event in serving.plan.told_of_certificates(self._serving):
+            observe(event)
         told = {"generation": serving.number, "seconds": seconds, "later": self.later, "accepting": accepting}
         return told | outcome.told() | {"left": left, "spread": spread}
 

@@ -48,9 +48,8 @@ class Renewal:
             self._next = now + LOOK
             if watched := [each for each in certificates if each.watched()]:
                 self._look_at(watched, folder)
-            for each in certificates:
-                if not each.watched():
-                    self._observe(each.expiring())
+            unwatched = [each for each in certificates if not each.watched()]
+            self._observe(event for each in unwatched for event in each.expiring())
 
     def due(self) -> float:
         """The instant (monotonic) at which a helper is late."""
@@ -71,8 +70,8 @@ class Renewal:
 
             if not isinstance(answer, PronghornError):
                 news = msgspec.msgpack.decode(answer[0], type=list[News | None])
-                for each, one in zip(certificates, news, strict=True):
-                    self._observe(each.take(one))
+                told = [event for each, one in zip(certificates, news, strict=True) for event in each.take(one)]
+                self._observe(told)
             elif not self._late:
                 why = " ".join(("The files cannot be looked at.", answer.what, answer.why)).strip()
                 self._observe([events.CertificateRefused(why)])
@@ -81,7 +80,7 @@ class Renewal:
         self._begin(self._look, look, seen)
 
     def _observe(self, found: Iterable[events.Event]) -> None:
-        for event in found:
+        for event in dict.fromkeys(found):  # several listeners may have the same files
             self._fleet.observe(event)
 
     # The log file

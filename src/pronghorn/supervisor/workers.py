@@ -201,11 +201,12 @@ class Workers:
                     self._finished(worker)
 
     def settle_outcome(self, worker: Worker, outcome: Outcome) -> None:
-        """What has become of a worker's connections is known."""
-        worker.outcome = outcome
-        if outcome.moved or outcome.stay:
+        """What has become of a worker's connections is known. It is recorded if it is news: each reload asks again."""
+        moved, told = outcome.moved - worker.told.moved, worker.told
+        worker.outcome = worker.told = outcome
+        if moved or outcome.stay != told.stay:
             stay = tuple(outcome.stay.items())
-            self._observe(events.WorkerHandedOver(worker.slot.number, worker.pid, outcome.moved, outcome.pause, stay))
+            self._observe(events.WorkerHandedOver(worker.slot.number, worker.pid, moved, outcome.pause, stay))
 
     def _finished(self, worker: Worker) -> None:
         """Its end has the time of a drain from now on, also if it was not told to drain."""

@@ -16,6 +16,7 @@ import ssl
 import struct
 import time
 import weakref
+from collections.abc import Container
 
 import msgspec
 
@@ -168,10 +169,13 @@ class Certificates:
 
     # What the supervisor calls.
 
-    def events(self, *, replaced: bool = False, now: float | None = None) -> list[Event]:
-        """What there is to say of the set in use: each certificate, and those that expire soon."""
+    def events(self, known: Container[str] | None = None, now: float | None = None) -> list[Event]:
+        """What there is to say of the set in use: each certificate, and those that expire soon. While the server runs,
+        those are new whose serials are not `known`."""
         told: list[Event] = [
-            events.CertificateLoaded(path, each.names, each.serial, each.until, replaced, each.kind)
+            events.CertificateLoaded(
+                path, each.names, each.serial, each.until, known is not None and each.serial not in known, each.kind
+            )
             for path, each in zip(self._settings.tls_cert, self.described, strict=True)
         ]
         return [*told, *self.expiring(now)]
@@ -206,7 +210,7 @@ class Certificates:
         self._current = self._shelf.version(), contexts.build(news.loaded.material)
         self.described = news.loaded.described
         self._warned.clear()
-        return self.events(replaced=True, now=now)
+        return self.events((), now)
 
     def follow(self, others: Certificates) -> None:
         """Workers that have these take the `others` for the handshakes that they still hold, while they drain; and

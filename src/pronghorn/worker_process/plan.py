@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pronghorn.events import Observer
+from pronghorn.events import Event, Observer
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
@@ -85,6 +85,12 @@ class Plan(msgspec.Struct, frozen=True):
             if each.certificates is not None and not any(each.certificates is other for other in found):
                 found.append(each.certificates)
         return found
+
+    def told_of_certificates(self, before: Plan | None = None) -> list[Event]:
+        """What there is to say of the certificates, each thing once; `before` is the plan whose place this one took."""
+        old = before.certificates if before is not None else []
+        known = {each.serial for one in old for each in one.described} if before is not None else None
+        return [*dict.fromkeys(event for each in self.certificates for event in each.events(known))]
 
     @property
     def runs_programs(self) -> bool:

@@ -97,7 +97,8 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
 def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
     if not old.get("workers"):
         return []
-    words = f"{old['workers']:,}, with {old['connections']:,} open connections"
+    count = old["connections"]
+    words = f"{old['workers']:,}, with {count:,} open connection{'s' * (count != 1)}"
     programs = old.get("programs", 0)
     if (left := old.get("goodbyes", 0)) > 0:
         words += f"; goodbyes for another {left:.0f} s"
@@ -108,12 +109,12 @@ def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
 def _moves(result: dict[str, Any]) -> str:
     """A sentence on what becomes of the connections that there were."""
     moved, stayed = result.get("moved", 0), result.get("stayed", 0)
-    if not moved and not stayed:
-        left, spread = result.get("left", 0), result.get("spread", 0.0)
-        fate = f"told goodbye over {spread:g} s" if spread else "kept by old workers"
-        return f" {left:,} connection{'s are' if left > 1 else ' is'} {fate}." if left else ""
-    pause = result.get("longest_pause", 0.0)
-    return f" {_moved(moved, pause)}; {stayed:,} stayed."
+    left, spread = result.get("left", stayed), result.get("spread", 0.0)
+    words = f" {_moved(moved, result.get('longest_pause', 0.0))}" if moved else ""
+    if stayed and moved and not spread:
+        return f"{words}; {stayed:,} stayed."
+    fate = f"told goodbye over {spread:g} s" if spread else "kept by old workers"
+    return words + "." * bool(moved) + (f" {left:,} connection{'s are' if left > 1 else ' is'} {fate}." if left else "")
 
 
 def _moved(count: int, pause: float) -> str:
@@ -124,8 +125,9 @@ def _handover(handover: dict[str, Any]) -> list[tuple[str, Text]]:
     moved, stay = handover.get("moved", 0), handover.get("stay", {})
     if not moved and not stay:
         return []
-    words = [_moved(moved, handover["longest_pause"])]
-    return [("Handover", text("\n".join([*words, *(f"{count:,} stay: {why}" for why, count in stay.items())])))]
+    words = [_moved(moved, handover["longest_pause"])] if moved else []
+    words += [f"{count:,} stay{'s' * (count == 1)}: {why}" for why, count in stay.items()]
+    return [("Handover", text("\n".join(words)))]
 
 
 def _listening(status: dict[str, Any]) -> list[tuple[str, Text]]:

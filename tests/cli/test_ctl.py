@@ -790,3 +790,20 @@ def test_a_crowd_at_the_control_socket_hurts_nobody(
         assert real.ask(b"hello\n") == b"HELLO\n"
     wait_for(lambda: ran(capsys, "status")[0] == 0, "the end of the crowd")
     assert real.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({}, ""),
+        ({"left": 1}, " 1 connection is kept by old workers."),
+        ({"stayed": 3, "left": 2, "spread": 5.0}, " 2 connections are told goodbye over 5 s."),
+        ({"moved": 1, "longest_pause": 0.002}, " 1 connection moved, held up for 2.0 ms at most."),
+        (
+            {"moved": 2, "longest_pause": 0.002, "stayed": 1, "left": 1},
+            " 2 connections moved, held up for 2.0 ms at most; 1 stayed.",
+        ),
+    ],
+)
+def test_what_a_reload_does_to_connections_is_told(result: dict[str, float], said: str) -> None:
+    assert tables._moves(result) == said

@@ -155,3 +155,17 @@ def test_pauses_that_are_not_in_a_row_do_not_add_up(context: Context, monkeypatc
         clock.now += 10 * FAIR_PAUSES * admission.FAIR_PAUSE
     context.row.open = 1
     assert not context.gives_way()
+
+
+def test_a_busy_machine_does_not_have_sums_written_seldom(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds = []
+
+    def fold() -> None:
+        time.sleep(0.05)  # others have the processor
+        folds.append(1)
+
+    monkeypatch.setattr(context, "fold", fold)
+    now = time.monotonic()
+    context.tick(now)
+    context.tick(now + 5)
+    assert len(folds) == 2, "the sums wait for two hundred times what others took"

@@ -66,7 +66,7 @@ class Commands:
         """Connections that have moved to new workers since the server was started, by how long at most each was held
         up, and those that have stayed with a worker which is there still, by the reason."""
         board, outcomes = self._supervisor.fleet.serving.plan.board, self._supervisor.workers.retiring()
-        stay = sum((each.outcome for each in outcomes if each.outcome is not None), Outcome()).stay
+        stay = sum((each.outcome.at_most(each.row.open) for each in outcomes if each.outcome), Outcome()).stay
         return {"moved": board.moved, "longest_pause": board.longest_pause, "stay": stay}
 
     def _listeners(self) -> list[dict[str, Any]]:

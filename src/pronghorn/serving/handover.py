@@ -61,6 +61,10 @@ class Outcome(msgspec.Struct, frozen=True):
         """As the control socket tells it."""
         return {"moved": self.moved, "stayed": self.stayed, "longest_pause": round(self.pause, 6)}
 
+    def at_most(self, open: int) -> Outcome:
+        """The same when so many connections are left."""
+        return Outcome(self.moved, self.pause, {why: min(count, open) for why, count in self.stay.items() if open})
+
     def believed(self, most: int) -> Outcome:
         """The same with nothing absurd in it: another process has sent it."""
         stay = {why[:LONGEST_WHY]: min(max(count, 0), most) for why, count in [*self.stay.items()][:MOST_REASONS]}

@@ -170,7 +170,8 @@ class Fleet:
 
     def _have_hand_over(self, worker: Worker, stay_because: str) -> None:
         worker.hands_over = not stay_because
-        if stay_because and worker.generation.plan.settings.on_reload == HANDOVER and worker.row.open:
+        wanted = self.serving.plan.settings.on_reload == worker.generation.plan.settings.on_reload == HANDOVER
+        if stay_because and wanted and worker.row.open:
             self.workers.settle_outcome(worker, Outcome(stay={stay_because: worker.row.open}))
 
     def drain(self) -> None:

@@ -81,9 +81,9 @@ class Reload(Change):
         self.fleet.promote()
 
     def succeeded(self, seconds: float, accepting: int, outcome: Outcome) -> dict[str, Any]:
-        serving, observe, old = self.fleet.serving, self.fleet.observe, self.fleet.workers.retiring()
+        serving, observe = self.fleet.serving, self.fleet.observe
         moves = outcome.moved, outcome.stayed, outcome.pause
-        left, spread = sum(each.row.open for each in old), serving.plan.settings.old_workers_spread
+        left, spread = self.fleet.workers.left_open(), serving.plan.settings.old_workers_spread
         observe(
             events.Reloaded(
                 serving.number, seconds, self._planner.rereads, self.later, accepting, *moves, left=left, spread=spread

@@ -93,7 +93,9 @@ class Upgrade(Change):
             self.fleet.step_aside(self._takes)
 
     def succeeded(self, seconds: float, accepting: int, outcome: Outcome) -> dict[str, Any]:
-        return {"pid": self.successor, "accepting": accepting} | outcome.told()
+        left, spread = self.fleet.workers.left_open(), self.fleet.serving.plan.settings.old_workers_spread
+        told = {"pid": self.successor, "accepting": accepting}
+        return told | outcome.told() | {"left": left, "spread": spread}
 
     def _hang_up(self) -> None:
         self.fleet.poller.remove(self._line)

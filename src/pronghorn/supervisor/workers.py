@@ -94,6 +94,10 @@ class Workers:
     def retiring(self) -> list[Worker]:
         return [worker for worker in self.living.values() if worker.retired]
 
+    def left_open(self) -> int:
+        """How many connections are open with workers that are on their way out."""
+        return sum(each.row.open for each in self.retiring())
+
     def adopt(self, *, spare_sessions: bool) -> None:
         """From now on this process is the parent of what its workers leave behind; with `spare_sessions` what has a
         session of its own lives on when the server ends."""
@@ -204,7 +208,7 @@ class Workers:
         """What has become of a worker's connections is known. It is recorded if it is news: each reload asks again."""
         moved, told = outcome.moved - worker.told.moved, worker.told
         worker.outcome = worker.told = outcome
-        if moved or outcome.stay != told.stay:
+        if moved or any(count > told.stay.get(why, 0) for why, count in outcome.stay.items()):
             stay = tuple(outcome.stay.items())
             self._observe(events.WorkerHandedOver(worker.slot.number, worker.pid, moved, outcome.pause, stay))
 

@@ -109,7 +109,7 @@ def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
 def _moves(result: dict[str, Any]) -> str:
     """A sentence on what becomes of the connections that there were."""
     moved, stayed = result.get("moved", 0), result.get("stayed", 0)
-    left, spread = result.get("left", stayed), result.get("spread", 0.0)
+    left, spread = result.get("left", 0), result.get("spread", 0.0)
     words = f" {_moved(moved, result.get('longest_pause', 0.0))}" if moved else ""
     if stayed and moved and not spread:
         return f"{words}; {stayed:,} stayed."

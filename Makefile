@@ -19,7 +19,7 @@ BENCH := benchmarks/compare.py
 LONG := test_promises.py test_experiments.py test_examples.py test_outside.py test_lifespans.py \
     connection/test_asyncio_drain.py connection/test_parity.py handlers/test_programs.py models/test_models.py \
     observers/test_systemd.py scoreboard/test_counts.py serving/test_adopted.py serving/test_draining.py \
-    supervisor/test_crashes.py supervisor/test_guard.py supervisor/test_hostile.py supervisor/test_old_workers.py \
+    supervisor/test_crashes.py supervisor/test_exception_guard.py supervisor/test_hostile.py supervisor/test_old_workers.py \
     supervisor/test_orphans.py supervisor/test_stop.py system/test_log_file.py testing/test_chaos.py \
     testing/test_testing.py tls/test_tls.py worker_process/test_shared_process.py
 

@@ -38,7 +38,7 @@ from pronghorn.settings.model import AUTO
 from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.callbacks import NewProgram
-from pronghorn.supervisor.guard import Guard
+from pronghorn.supervisor.exception_guard import Guard
 from pronghorn.supervisor.listener_numbers import ListenerNumbers
 from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.planning import ASKED, Planner, judged

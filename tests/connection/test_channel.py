@@ -11,8 +11,8 @@ import pytest
 
 from pronghorn.connection.asyncio_channel import AsyncioChannel
 from pronghorn.connection.channel import Channel, Terms
-from pronghorn.connection.deadlines import Deadlines
 from pronghorn.connection.states import TRANSITIONS, State, moved
+from pronghorn.connection.timer_queue import TimerQueue
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.system.drain import Drain
 
@@ -23,7 +23,7 @@ class ByHand:
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
         self.changes = 0
-        self.deadlines = Deadlines()
+        self.deadlines = TimerQueue()
 
     def changed(self, channel: Channel) -> None:
         self.changes += 1

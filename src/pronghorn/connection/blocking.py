@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.interfaces import TlsStarts
-from pronghorn.connection.proxy_header import read_header
 from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.proxy_wait import read_header
 from pronghorn.connection.socket_facts import TcpInfo, identity, tcp_info, unsent
 from pronghorn.connection.transport import Bytes, Transport, own_address
 from pronghorn.errors import End, PeerError, PeerTimeout, reason_of

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.blocking import Connection, end_reading
 from pronghorn.connection.closing import READ_SIZE, first_word_due
-from pronghorn.connection.deadlines import Deadlines, Entry
 from pronghorn.connection.socket_facts import unread
 from pronghorn.connection.states import is_peers_fault
+from pronghorn.connection.timer_queue import Entry, TimerQueue
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import Bytes, Transport, check_bytes, limits_of
 from pronghorn.errors import End, HandshakeFailed, end_of
@@ -51,7 +51,7 @@ class BlockingTransport(Transport):
         self._poller: select.poll | None = None
         self._stirs: Wake | Drain | None = None  # what the poller waits for beside input
         self._readable: threading.Event | None = None  # made by the first pause_reading()
-        self._deadlines: Deadlines | None = None  # made by the first call_later()
+        self._deadlines: TimerQueue | None = None  # made by the first call_later()
         self.waits_beside = False  # for the drain, or for a deadline, beside the input
 
     @property
@@ -146,7 +146,7 @@ class BlockingTransport(Transport):
 
     def call_later(self, delay: float, call: Callable[[], object]) -> Entry:
         if self._deadlines is None:
-            self._deadlines = Deadlines()
+            self._deadlines = TimerQueue()
         self.waits_beside = True
         return self._deadlines.add(time.monotonic() + delay, call)
 

@@ -16,8 +16,8 @@ from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
 from pronghorn.connection.interfaces import Cancellable, Watchable
 from pronghorn.connection.own_context import made_for
-from pronghorn.connection.proxy_header import HeaderWait
 from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.proxy_wait import HeaderWait
 from pronghorn.errors import AGE, MOVED, PeerTimeout
 from pronghorn.handlers.handler import Handler
 from pronghorn.handlers.protocols import Protocol

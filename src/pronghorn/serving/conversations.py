@@ -17,7 +17,7 @@ from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
 from pronghorn.connection.closing import last_call, let_go
 from pronghorn.connection.in_flight import is_over, is_quiet
-from pronghorn.connection.proxy_header import TOO_LATE, WRONG
+from pronghorn.connection.proxy_wait import TOO_LATE, WRONG
 from pronghorn.connection.quiet import shrunk
 from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, End, PeerTimeout
 from pronghorn.events import ConnectionOpened

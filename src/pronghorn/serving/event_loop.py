@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from pronghorn.connection.channel import CLOSED
-from pronghorn.connection.deadlines import Deadlines, Entry
 from pronghorn.connection.interfaces import Watchable
+from pronghorn.connection.timer_queue import Entry, TimerQueue
 from pronghorn.serving.acceptor import Watched
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
@@ -61,7 +61,7 @@ class Turns(Loops):
     def __init__(self, context: Context) -> None:
         self._changed: list[Watchable] = []
         self.changed = self._changed.append
-        self._deadlines = Deadlines()
+        self._deadlines = TimerQueue()
         super().__init__(context)
         self._now = time.monotonic()
         self._beat_at = 0.0

@@ -11,7 +11,7 @@ import select
 
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import first_word_due, turn_away
-from pronghorn.connection.proxy_header import TOO_LATE
+from pronghorn.connection.proxy_wait import TOO_LATE
 from pronghorn.errors import End, HandshakeFailed
 from pronghorn.serving.context import Context
 from pronghorn.serving.service import Service

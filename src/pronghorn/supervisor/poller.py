@@ -13,7 +13,7 @@ from select import POLLIN, poll
 from typing import Any, Protocol
 
 from pronghorn.errors import PronghornError
-from pronghorn.supervisor.guard import Guard
+from pronghorn.supervisor.exception_guard import Guard
 
 REST = 1.0  # seconds
 

@@ -24,9 +24,9 @@ from pronghorn import events
 from pronghorn.boot import Handed
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.changes import Changes
+from pronghorn.supervisor.exception_guard import PAUSE, Guard
 from pronghorn.supervisor.fleet import TICK, Fleet
 from pronghorn.supervisor.generation import NEVER, Generation
-from pronghorn.supervisor.guard import PAUSE, Guard
 from pronghorn.supervisor.old_workers import Predecessors
 from pronghorn.supervisor.planning import Planner
 from pronghorn.supervisor.poller import Done, Poller

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from pronghorn.connection.interfaces import Watchable
-from pronghorn.connection.proxy_header import TOO_LATE, WRONG, HeaderWait, read_header
 from pronghorn.connection.proxy_protocol import SIGNATURE, ProxyHeader
+from pronghorn.connection.proxy_wait import TOO_LATE, WRONG, HeaderWait, read_header
 from pronghorn.connection.states import State
 from pronghorn.errors import BadProxyHeader
 from pronghorn.models import registry

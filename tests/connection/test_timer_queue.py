@@ -1,15 +1,15 @@
-"""Deadlines: order, and the clock as an argument."""
+"""TimerQueue: order, and the clock as an argument."""
 
 from __future__ import annotations
 
 import math
 
-from pronghorn.connection.deadlines import Deadlines
+from pronghorn.connection.timer_queue import TimerQueue
 
 
 def test_they_fall_due_in_order_and_not_before() -> None:
     seen: list[str] = []
-    deadlines = Deadlines()
+    deadlines = TimerQueue()
     assert deadlines.next == math.inf
     for when, name in ((3.0, "c"), (1.0, "a"), (2.0, "b"), (2.0, "b again")):
         deadlines.add(when, lambda name=name: seen.append(name))  # type: ignore[misc]
@@ -23,7 +23,7 @@ def test_they_fall_due_in_order_and_not_before() -> None:
 
 def test_what_is_added_meanwhile_waits_for_the_next_run() -> None:
     seen: list[str] = []
-    deadlines = Deadlines()
+    deadlines = TimerQueue()
 
     def again() -> None:
         seen.append("again")
@@ -38,7 +38,7 @@ def test_what_is_added_meanwhile_waits_for_the_next_run() -> None:
 
 def test_what_is_cancelled_is_not_called_and_fills_no_memory() -> None:
     seen: list[int] = []
-    deadlines = Deadlines()
+    deadlines = TimerQueue()
     entries = [deadlines.add(10.0 + number, lambda number=number: seen.append(number)) for number in range(1000)]  # type: ignore[misc]
     for number, entry in enumerate(entries):
         if number % 100:
@@ -53,7 +53,7 @@ def test_what_is_cancelled_is_not_called_and_fills_no_memory() -> None:
 
 def test_one_that_is_due_may_cancel_another_that_is() -> None:
     seen: list[str] = []
-    deadlines = Deadlines()
+    deadlines = TimerQueue()
     deadlines.add(1.0, lambda: other.cancel())
     other = deadlines.add(2.0, lambda: seen.append("never"))
     last = deadlines.add(9.0, lambda: None)

@@ -1,4 +1,4 @@
-"""`Deadlines`: callables in the order in which they fall due, for a loop, or for one connection's flow of control."""
+"""`TimerQueue`: callables in the order in which they fall due, for a loop, or for one connection's flow of control."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Entry:
 
     __slots__ = ("_deadlines", "call")
 
-    def __init__(self, deadlines: Deadlines, call: Callable[[], object]) -> None:
-        self._deadlines: Deadlines | None = deadlines  # as long as these hold it
+    def __init__(self, deadlines: TimerQueue, call: Callable[[], object]) -> None:
+        self._deadlines: TimerQueue | None = deadlines  # as long as these hold it
         self.call: Callable[[], object] | None = call
 
     def cancel(self) -> None:
@@ -31,7 +31,7 @@ class Entry:
         return call
 
 
-class Deadlines:
+class TimerQueue:
     """Callables in the order in which they fall due; those due at the same instant keep their order."""
 
     __slots__ = ("_cancelled", "_count", "_heap")

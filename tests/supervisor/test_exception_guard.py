@@ -18,7 +18,7 @@ from launch import script, wait_for
 from pronghorn.events import Event, SupervisorFailed
 from pronghorn.observers.log import LogObserver
 from pronghorn.supervisor import poller as poller_module
-from pronghorn.supervisor.guard import Guard
+from pronghorn.supervisor.exception_guard import Guard
 from pronghorn.supervisor.poller import Poller
 
 

@@ -120,6 +120,7 @@ def test_connections_of_a_killed_worker_are_closed_and_told(
     with launched(tmp_path, f"{HANDLERS}:crashes", model=model, workers=1) as server:
         board = board_of(server)
         assert server.ask(b"hello\n") == b"HELLO\n"
+        reach(server, open=0, closed={"done": 1})  # its client knows of the end before it is counted
         with staying(server, 1 if alone else 2) as clients:
             for client in clients:
                 ask(client)

@@ -32,9 +32,8 @@ class Gateway:
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "log"
-        settings = re.sub(r'bind = "[^"]*"', 'bind = "127.0.0.1:0"', (HERE / "pronghorn.toml").read_text())
-        (folder / "pronghorn.toml").write_text(settings)
-        options = [f"--config={folder / 'pronghorn.toml'}", "--workers=2", "--control-socket=off"]
+        addresses = [f"--bind=127.0.0.1:0,name={name}" for name in ("devices", "operators")]
+        options = [*addresses, "--workers=2", "--control-socket=off"]
         command = [sys.executable, "-m", "pronghorn", "serve", *options]
         environment = os.environ | {"GATEWAY_DB": str(folder / "gateway.db")}
         with self.log.open("wb") as log:

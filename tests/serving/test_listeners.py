@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 import listeners_under_test
-from launch import launched, script, wait_for
+from launch import launched, logged, script, wait_for
 from listeners_under_test import shout
 from pronghorn.control.client import ask
 from pronghorn.errors import HandshakeFailed, MissingExtra, PronghornError
@@ -231,6 +232,20 @@ def test_a_reload_adds_removes_and_changes_listeners_or_nothing(tmp_path: Path, 
         told(control, "upgrade")
         again = {name: each["accepted"] for name, each in counted(control).items()}
         assert again["a"] >= 2 and again["c"] >= 1, "the new program knows no more which number is whose"
+
+
+def test_addresses_over_a_settings_file_stay_its_listeners_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "pronghorn.toml").write_text(TABLE.format("a", 5000, "one") + TABLE.format("b", 5001, "two"))
+    monkeypatch.setenv("PRONGHORN_BIND", "127.0.0.1:0,name=a,idle-timeout=10,127.0.0.1:0,name=b")
+    with logged(tmp_path, "-m", "pronghorn", "serve", "--control-socket=off") as server:
+        for number, done in ((signal.SIGHUP, "generation 2"), (signal.SIGUSR2, "Upgraded"), (signal.SIGHUP, "n 4")):
+            os.kill(int(re.findall(r"\[(\d+)\] \[INFO\] Serving", server.log)[-1]), number)
+            wait_for(lambda done=done: done in server.log or "failed" in server.log, "the change", 30)
+            assert "failed" not in server.log, server.log
+            assert server.ask(b"a\n") == b"one\n"
 
 
 def test_sockets_that_systemd_hands_down_are_listeners_by_their_names(tmp_path: Path) -> None:

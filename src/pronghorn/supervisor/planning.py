@@ -63,10 +63,17 @@ class Read(msgspec.Struct):
         read = msgspec.msgpack.decode(answer[0], type=cls)
         if read.unasked:
             read.settings = msgspec.structs.replace(read.settings, bind=UNASKED)
+        tables = tuple({name: _as_settled(value) for name, value in each.items()} for each in read.settings.listeners)
+        read.settings = msgspec.structs.replace(read.settings, listeners=tables)
         return read
 
     def answer(self) -> Answer:
         return msgspec.msgpack.encode(self), []
+
+
+def _as_settled(value: Any) -> Any:
+    """A listener's value, which has no type for msgspec: a tuple has come as a list."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Prepared(msgspec.Struct):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import pronghorn
+from pronghorn.connection.transport import check_bytes
 from pronghorn.errors import MessageTooLong
 from pronghorn.framing import Framing, lines, prefixed, stream
 from pronghorn.handlers.message_connection import MessageConnection
@@ -26,6 +27,7 @@ class Wire:
         self.closed = self.slow = False
 
     def write(self, data: bytes) -> None:
+        check_bytes(data)
         if not self.closed:
             self.writes.append(data)
 
@@ -211,3 +213,33 @@ def test_the_mark_leaves_the_function_as_it_was() -> None:
     assert getattr(message()(lambda data: data), FRAMING) is stream
     with pytest.raises(TypeError, match=r"@message\(lines\)"):
         message(reply)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("others", ["", ", conn"])
+@pytest.mark.parametrize("framing", [stream, lines, prefixed(2), pronghorn.netstring, pronghorn.fixed(5)])
+def test_a_reply_that_is_no_message_is_named_with_what_to_do(framing: Framing, others: str) -> None:
+    handler = eval(f"lambda message{others}: 'hello'")
+    protocol, wire = conversation(handler, framing)
+    with pytest.raises(TypeError, match=r"answers with str, 'hello'; .* are bytes: encode a str"):
+        protocol.data_received(framing.frame(b"12345"))
+    assert not wire.writes
+    known = MessageConnection(protocol)
+    with pytest.raises(TypeError, match=r"answers with str, 'hello'; .* are bytes: encode a str"):
+        known.send("hello")
+
+
+def test_bytes_in_the_place_of_text_are_named_too_and_a_rule_of_ones_own_speaks_for_itself() -> None:
+    protocol, _ = conversation(str.encode, lines(encoding="utf-8"))
+    with pytest.raises(TypeError, match=r"encode answers with bytes, b'hi'; .* are text: give it a str"):
+        protocol.data_received(b"hi\n")
+
+    class Mine(Framing[bytes], frozen=True):
+        def place(self, data: Any, start: int, searched: int, limit: int) -> Any:
+            return (start, len(data), len(data)) if data else None
+
+        def frame(self, message: Any) -> bytes:
+            raise TypeError("a list, please")
+
+    protocol, _ = conversation(bytes.decode, Mine())
+    with pytest.raises(TypeError, match=r"^a list, please$"):
+        protocol.data_received(b"hi")

@@ -218,7 +218,10 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
         while (message := await protocol.next()) is not None:
             reply = await protocol.answer(message, awaits)
             if reply is not None:
-                channel.write(style.frame(reply))
+                try:
+                    channel.write(style.frame(reply))
+                except (TypeError, AttributeError) as error:
+                    raise style.unfit(reply, error) from None
             if protocol.halts and (ahead := protocol.resume()) is not None:
                 await ahead
             if channel.throttled:

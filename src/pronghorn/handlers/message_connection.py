@@ -171,7 +171,7 @@ class MessageConnection(Generic[M]):
 
     def send(self, message: M) -> Awaitable[None] | None:
         """Send one more message, framed as a reply is. From any thread or task, under every model."""
-        self.write(self._protocol.style.frame(message))
+        self._send(message)
         return None
 
     def write(self, raw: bytes) -> None:
@@ -214,6 +214,15 @@ class MessageConnection(Generic[M]):
             await waiter
 
     # What the protocol calls, and inner workings.
+
+    def _send(self, message: Any) -> None:
+        style = self._protocol.style
+        try:
+            raw = style.frame(message)
+            check_bytes(raw)
+        except (TypeError, AttributeError) as error:
+            raise style.unfit(message, error) from None
+        self.write(raw)
 
     @property
     def has_timers(self) -> bool:
@@ -324,7 +333,7 @@ class Conversation(MessageConnection[R], Generic[M, R]):
     def send(self, message: R) -> Awaitable[None]:
         """Send one more message, framed as a reply is, from any thread or task: it is on its way when this returns. To
         `await` it is to wait, too, while the peer does not read (`drained`)."""
-        self.write(self._protocol.style.frame(message))
+        self._send(message)
         return self._sent
 
     def _make_timers(self) -> Timers:

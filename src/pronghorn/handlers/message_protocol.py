@@ -30,6 +30,7 @@ class Style(Interface):
     alone: bool
     tells_closed: bool
 
+    def unfit(self, message: Any, error: Exception, /) -> Exception: ...
     def connect(self, protocol: MessageProtocol, /) -> Attached: ...
     def reply_for(self, protocol: MessageProtocol, moved: Any = None, /) -> Reply: ...
     def tell_connected(self, protocol: MessageProtocol, /) -> object: ...
@@ -147,7 +148,10 @@ class MessageProtocol(Protocol):
             self.messages += 1
             reply = self._reply(messages[0])
             if reply is not None:
-                self.transport.write(self._frame(reply))
+                try:
+                    self.transport.write(self._frame(reply))
+                except (TypeError, AttributeError) as error:
+                    raise self.style.unfit(reply, error) from None
         elif messages:
             self._answer(messages)
         if self._left:
@@ -245,8 +249,11 @@ class MessageProtocol(Protocol):
                 done += 1
                 reply = self._reply(message)
                 if reply is not None:
-                    out.append(self._frame(reply))
-                    size += len(out[-1])
+                    try:
+                        out.append(self._frame(reply))
+                        size += len(out[-1])
+                    except (TypeError, AttributeError) as error:
+                        raise self.style.unfit(reply, error) from None
                 if self._halts or (size > self.style.high_water and not self._room()):
                     break
                 size = size if out else 0
@@ -283,7 +290,12 @@ class MessageProtocol(Protocol):
     def flush(self) -> None:
         """Send the replies that the batch in hand has gathered."""
         if self._out:
-            raw = b"".join(self._out)
+            try:
+                raw = b"".join(self._out)
+            except TypeError as error:  # of a framing that sends replies as they are
+                wrong = next(each for each in self._out if not isinstance(each, (bytes, bytearray, memoryview)))
+                self._out.clear()
+                raise self.style.unfit(wrong, error) from None
             self._out.clear()
             self.transport.write(raw)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from pronghorn.errors import End
 from pronghorn.framing import Framing, stream
+from pronghorn.framing.marks import TextLines
 from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.message_protocol import MessageProtocol, Reply
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FRAMING = "__pronghorn_framing__"
 CONVERSATION = "__pronghorn_conversation__"
+SHOWN = 40  # characters of a reply that is none, in the message that says so
 T = TypeVar("T", bound=Callable[..., Any])
 C = TypeVar("C", bound=Callable[[Any], Awaitable[Any]])
 
@@ -127,6 +129,16 @@ class MessageStyle:
         self.tells_closed = self._closed is not None
         self._connects = not self.alone or kind is not MessageConnection
 
+    def unfit(self, message: Any, error: Exception) -> Exception:
+        """What to raise in the place of `error`, which the framing, or the transport, has raised about a reply or about
+        what `send` was given."""
+        text = isinstance(self.framing, TextLines)
+        ready = type(self.framing).__module__.startswith("pronghorn.framing.")
+        if not ready or isinstance(message, str if text else (bytes, bytearray)):
+            return error  # a rule of the user's own, or something else is wrong
+        name = getattr(self._handler, "__qualname__", None) or repr(self._handler)
+        return TypeError(f"{name} answers with {_told(message)}; {_wanted(text)}")
+
     def connect(self, protocol: MessageProtocol) -> MessageConnection:
         """What the handler sees of one connection; made once."""
         if protocol.connection is None:
@@ -157,6 +169,17 @@ class MessageStyle:
         """Call the object's `closed(reason)`, which it has: see `tells_closed`."""
         told, protocol.object = protocol.object, None
         return told.closed(reason, protocol.connection) if self._closed else told.closed(reason)
+
+
+def _told(message: Any) -> str:
+    shown = repr(message)
+    return f"{type(message).__name__}, {shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'}"
+
+
+def _wanted(text: bool) -> str:
+    if text:
+        return "messages of this framing are text: give it a str, or leave encoding= out of the framing."
+    return "messages of this framing are bytes: encode a str, as in reply.encode(), or take lines(encoding='utf-8')."
 
 
 def _takes_also(handler: Any, name: str, count: int) -> bool | None:

@@ -158,7 +158,7 @@ class Timed:
 
     def connected(self) -> None:
         self.told.append("connected")
-        self.conn.every(10, self.told.append, "tick")
+        self.timer = self.conn.every(10, self.told.append, "tick")
 
     def __call__(self, line: bytes) -> None: ...
 
@@ -173,6 +173,8 @@ def test_the_old_object_hears_nothing_and_its_timers_end_there() -> None:
     Timed.told.clear()
     old, new = moved(message(lines)(Timed))
     assert old.has_timers and not new.has_timers
+    assert old.object.timer.active and not new.object.timer.active
+    new.object.timer.cancel()
     depart(old)
     old.connection_lost(None)
     assert not old.has_timers and "closed" not in Timed.told and Timed.told[-1] == "handed over"
@@ -200,7 +202,9 @@ class Bare:
 
 
 def test_what_cannot_move_says_why() -> None:
-    with pytest.raises(CannotMove, match=r"does not pickle: cannot pickle '_thread\.lock' object"):
+    with pytest.raises(
+        CannotMove, match=r"does not pickle: cannot pickle '_thread\.lock' object, in its attribute 'lock'"
+    ):
         moved(Locked)
     assert movable(handler_of(Refuses)) == "Refuses.handed_over is None" and movable(handler_of(Slotted)) == ""
     assert "blocking" in movable(handler_of(lambda conn: None))

@@ -239,7 +239,10 @@ def test_what_cannot_move_stays_and_moves_once_it_can(tmp_path: Path) -> None:
         put(tmp_path, "v2", SESSION, "assert False, 'not so'")  # handed_over raises
         reloaded(server, 1)
         assert locked.ask(b"a") == ("v1", 2, home) and other.ask(b"a") == ("v1", 1, home)
-        assert "1 stays (its state does not pickle: cannot pickle '_thread.lock' object)" in server.log
+        assert (
+            "1 stays (its state does not pickle: cannot pickle '_thread.lock' object, in its attribute 'lock')"
+            in server.log
+        )
         assert "1 stays (AssertionError: not so)" in server.log and " has handed no connection over; 1 st" in server.log
         assert "generation 2 serves; 2 connections of old workers go on\n" in server.log
         (tmp_path / "mine.py").write_text("a fault")

@@ -46,6 +46,11 @@ class Timer:
             handle.cancel()
             self._timers.forget(self)
 
+    def __reduce__(self) -> tuple[Callable[[], Timer], tuple[()]]:
+        """In another process, to which the connection moves, it is a timer that is over: the handler starts a new one
+        in its `handed_over`."""
+        return _over, ()
+
     def _fire(self) -> None:
         if self._handle is None:
             return
@@ -63,6 +68,12 @@ class Timer:
         found = self._function(*self._args)
         if self._timers.spawn is not None and inspect.isawaitable(found):
             self._task = self._timers.spawn(found)
+
+
+def _over() -> Timer:
+    timer = Timer.__new__(Timer)
+    timer._handle = timer._task = None
+    return timer
 
 
 class Timers:

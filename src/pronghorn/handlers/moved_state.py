@@ -56,8 +56,26 @@ def written(handler: Handler, channel: AnyChannel) -> bytes:
     try:
         _Pickler(buffer, handler, channel).dump(state)
     except Exception as error:
-        raise CannotMove(f"its state does not pickle: {error or type(error).__name__}") from error
+        where = _culprit(handler, channel)
+        raise CannotMove(f"its state does not pickle: {error or type(error).__name__}{where}") from error
     return buffer.getvalue()
+
+
+def _culprit(handler: Handler, channel: AnyChannel) -> str:
+    """The attribute of the handler's object that does not pickle, as words to be added; empty if none is to blame."""
+    protocol = _cutting(channel.protocol)
+    made = protocol.object if protocol is not None else channel.protocol
+    try:
+        state = made.__getstate__()
+    except Exception:  # this is what has failed
+        return ""
+    for part in state if isinstance(state, tuple) else (state,):
+        for name, value in part.items() if isinstance(part, dict) else ():
+            try:
+                _Pickler(io.BytesIO(), handler, channel).dump(value)
+            except Exception:
+                return f", in its attribute {name!r}"
+    return ""
 
 
 def _state_of_messages(handler: Handler, channel: AnyChannel) -> Any:

@@ -419,6 +419,15 @@ def test_nobody_at_that_socket(folder: Path, capsys: pytest.CaptureFixture[str],
     assert said in errors
 
 
+def test_a_server_that_may_not_be_asked_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = ControlServer.open("shop", f"{folder}/shop.sock")
+    monkeypatch.setattr(client, "_listens", lambda _: None)
+    assert client.find("shop") == client.find("") == f"{folder}/shop.sock"
+    with pytest.raises(client.NoServer, match="No server named ship is running"):
+        client.find("ship")
+    shop.close()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_whoever_may_not_ask_is_told_who_may(folder: Path) -> None:
     closed = ControlServer.open("shop", f"{folder}/shop.sock")
@@ -427,6 +436,7 @@ def test_whoever_may_not_ask_is_told_who_may(folder: Path) -> None:
     code = (
         "import os, sys; from pronghorn.control import client; from pronghorn.errors import PronghornError\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "assert client._listens(sys.argv[1]) is None\n"
         "try: client.ask(sys.argv[1], {'command': 'status'}, 5)\n"
         "except PronghornError as error: print(error.why, error.hint)\n"
     )

@@ -21,6 +21,7 @@ import pytest
 import listeners_under_test
 from launch import launched, logged, script, wait_for
 from listeners_under_test import shout
+from pronghorn.cli.ctl import tables
 from pronghorn.control.client import ask
 from pronghorn.errors import HandshakeFailed, MissingExtra, PronghornError
 from pronghorn.models.registry import load
@@ -226,6 +227,9 @@ def test_a_reload_adds_removes_and_changes_listeners_or_nothing(tmp_path: Path, 
             assert conversation(socket.create_connection(after["c"])) == b"one\n"
             assert answered(moves) == b"three\n", "it did not move to its listener's new handler"
             assert answered(old) == b"two\n", "where its listener is gone, the old worker goes on"
+            old_workers = told(control, "status")["old"]
+            assert old_workers["listeners"] == {"b": 1} and old_workers["connections"] == 1
+            assert tables._old_workers(old_workers)[0][1].plain == "1, with 1 open connection; 1 of b, which is gone"
             assert after_counts(control)["a"] == (1, 3), "a connection that moves is accepted once, and open once"
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(before["b"])

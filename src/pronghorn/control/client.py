@@ -33,13 +33,16 @@ def find(name: str, note: str = "", likely: Callable[[], str] = str) -> str:
     """The socket of the server of that name; without one, of the only server that is running, or of several the one
     that has the `likely` name. Raises NoServer, with `note` in front of its reason."""
     found, wrong = paths.sockets()
-    live = [path for path in found if _listens(path)]
+    state = {path: _listens(path) for path in found}
+    live, shut = ([path for path in found if state[path] is each] for each in (True, None))
     if name:
-        matching = _of_name(live, name)
+        matching = _of_name(live, name) or _of_name(shut, name)  # what is shut says why when it is asked
         if not matching:
             hint = "Name one of these with --name." if live else START
             raise NoServer(f"No server named {name} is running.", note + _who(live, wrong), hint)
         return matching[0]
+    if not live and len(shut) == 1:
+        return shut[0]
     if not live:
         raise NoServer("No server is running that this user can control.", note + _who(live, wrong), START)
     if len(live) > 1:
@@ -134,13 +137,16 @@ def _reply(
     raise NoServer("The server has ended before it answered.", f"It hung up at {path}.", "Its log says more.")
 
 
-def _listens(path: str) -> bool:
+def _listens(path: str) -> bool | None:
+    """Whether a server is there; None if its permissions keep that from this user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
             sock.connect(path)
         except BlockingIOError:
             return True  # its queue is full
+        except PermissionError:
+            return None
         except OSError:
             return False
         return True

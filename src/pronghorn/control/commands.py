@@ -90,7 +90,7 @@ class Commands:
             record["listening"].append(listener.address)
         return [*found.values()]
 
-    def _old(self) -> dict[str, float]:
+    def _old(self) -> dict[str, Any]:
         """The workers that are on their way out, of programs before an upgrade too, and what they have open; and for
         how many seconds goodbyes are still spread over that, by workers of this program."""
         serving = self._supervisor.fleet.serving
@@ -107,7 +107,16 @@ class Commands:
             "connections": sum(row.open for row in rows),
             "programs": len(programs),
             "goodbyes": round(max(0.0, max(ends, default=0.0) - time.monotonic()), 1),
+            "listeners": self._gone(),
         }
+
+    def _gone(self) -> dict[str, int]:
+        """How many connections are open that came by listeners which are gone, for each of their names."""
+        plan, old = self._supervisor.fleet.serving.plan, self._supervisor.workers.retiring()
+        before = {each.name: each.number for worker in old for each in worker.generation.plan.offered}
+        serving = {each.name for each in plan.offered}
+        gone = {name: number for name, number in before.items() if number >= 0 and name not in serving}
+        return {name: count for name, number in gone.items() if (count := plan.board.totals_at(number)["open"])}
 
     def workers(self, done: Done) -> None:
         """Each worker, of every generation, and those of the program that an upgrade replaces."""

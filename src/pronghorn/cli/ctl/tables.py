@@ -94,11 +94,12 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
     ]
 
 
-def _old_workers(old: dict[str, int]) -> list[tuple[str, Text]]:
+def _old_workers(old: dict[str, Any]) -> list[tuple[str, Text]]:
     if not old.get("workers"):
         return []
     count = old["connections"]
     words = f"{old['workers']:,}, with {count:,} open connection{'s' * (count != 1)}"
+    words += "".join(f"; {open:,} of {name}, which is gone" for name, open in old.get("listeners", {}).items())
     programs = old.get("programs", 0)
     if (left := old.get("goodbyes", 0)) > 0:
         words += f"; goodbyes for another {left:.0f} s"

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import pytest
 
 from pronghorn import lifespans
-from pronghorn.errors import BadMessage
 from pronghorn.framing import lines, prefixed
 from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.messages import message
@@ -133,19 +132,15 @@ def test_a_function_needs_no_state_and_what_has_come_of_a_message_moves() -> Non
     assert new.transport.take() == b"\0\3ABC" and new.unfinished
 
 
-def test_with_another_framing_the_begin_of_a_message_is_cut_anew() -> None:
+def test_with_another_framing_a_connection_stays() -> None:
     @message(prefixed(1))
     def before(text: bytes) -> None: ...
     @message(lines)
     def after(text: bytes) -> bytes:
         return text
 
-    _, new = moved(before, after, feed=b"\x09a\nb\nc")
-    assert new.partial and not new.transport.written
-    new.resume_writing()
-    assert new.transport.take() == b"\x09a\nb\n"
-    with pytest.raises(BadMessage):
-        moved(before, message(prefixed(4))(lambda text: text), feed=b"\xff\xff\xff\xff\xff")
+    with pytest.raises(CannotMove, match=r"its framing is prefixed\(1\), and that of the new handler lines"):
+        moved(before, after, feed=b"\x09a\nb\nc")
 
 
 class Timed:

@@ -219,7 +219,8 @@ def test_a_reload_adds_removes_and_changes_listeners_or_nothing(tmp_path: Path, 
             assert addresses(control) == before
             assert conversation(socket.create_connection(before["a"])) == b"one\n"
             changed = TABLE.format("a", port, "three").replace("mine.py:three", 'mine.py:three"\nframing = "lines')
-            write(tmp_path, "pronghorn.toml", changed + TABLE.format("c", 0, "one"))
+            added = TABLE.format("c", 0, "one")
+            write(tmp_path, "pronghorn.toml", changed + added)
             told(control, "reload")
             after = addresses(control)
             assert after.keys() == {"a", "c"} and after["a"] == before["a"]
@@ -233,6 +234,11 @@ def test_a_reload_adds_removes_and_changes_listeners_or_nothing(tmp_path: Path, 
             assert after_counts(control)["a"] == (1, 3), "a connection that moves is accepted once, and open once"
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(before["b"])
+            write(tmp_path, "pronghorn.toml", changed.replace('"lines', '"netstring') + added)
+            told(control, "reload")
+            assert answered(moves) == b"three\n", "its client speaks as it did"
+            why = "its framing is lines, and that of the new handler netstring"
+            assert told(control, "status")["handover"]["stay"][why] == 1
         told(control, "upgrade")
         again = {name: each["accepted"] for name, each in counted(control).items()}
         assert again["a"] >= 2 and again["c"] >= 1, "the new program knows no more which number is whose"

@@ -125,7 +125,7 @@ class MessageProtocol(Protocol):
             self.connection.end()
 
     def take_over(self, transport: Any, state: tuple[bytes, list[Any] | None, int, Any, Any]) -> None:
-        """Go on where a MessageProtocol of another process has stopped, perhaps with another framing. Messages that
+        """Go on where a MessageProtocol of another process has stopped, perhaps with other limits. Messages that
         wait are answered by `resume_writing`."""
         self.transport = transport
         unfinished, waiting, self.messages, moved, seen = state

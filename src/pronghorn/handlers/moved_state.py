@@ -89,7 +89,7 @@ def _state_of_messages(handler: Handler, channel: AnyChannel) -> Any:
     state = protocol.state()
     if state[0] is None:
         raise CannotMove("its framing keeps the begin of a message where nobody else can read it")
-    return state
+    return *state, protocol.style.framing.name
 
 
 def _cutting(protocol: Any) -> MessageProtocol | None:
@@ -108,7 +108,10 @@ def read(handler: Handler, channel: AnyChannel, data: bytes) -> Any:
             raise CannotMove("the state is that of a handler of another style")
         if (state[3] is None) is isinstance(handler.made, type):
             raise CannotMove("of the old handler and the new one only one is a class")
-        unpickler.protocol.take_over(channel, state)
+        *state, before = state
+        if before != (now := unpickler.protocol.style.framing.name):  # its client speaks as it did
+            raise CannotMove(f"its framing is {before}, and that of the new handler {now}")
+        unpickler.protocol.take_over(channel, tuple(state))
         made, conn = unpickler.protocol.object, unpickler.protocol.style.connect(unpickler.protocol)
     else:
         made = whole = unpickler.load()

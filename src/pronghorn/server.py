@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -260,6 +260,11 @@ class Server:
     def turn(self, now: float) -> None:
         if self._control is not None:
             self._control.tick(now)
+
+    def reloaded(self, sources: Sequence[Any], files: Sequence[str], since: int) -> None:
+        if self._autoreload is not None:
+            file = self._layers.file if self._layers is not None else ""
+            self._autoreload.follow(sources, [file, *files], since)
 
     def new_program(self, generation: int) -> NewProgram:
         if not self._alone or self._layers is None:

@@ -321,6 +321,24 @@ def test_a_syntax_error_never_stops_the_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_handlers_of_a_later_reload_are_watched(tmp_path: Path) -> None:
+    work, other, file = tmp_path / "work", tmp_path / "other" / "late.py", tmp_path / "work" / "pronghorn.toml"
+    work.mkdir()
+    other.parent.mkdir()
+    other.write_text("def reply(:\n")
+    table = '[[listener]]\nname = "a"\nhandler = "{}:reply"\nbind = "127.0.0.1:0"\n'
+    (work / "mine.py").write_text(HANDLER % "one")
+    file.write_text(table.format("mine.py"))
+    with launched(work, None, bind=None, config=str(file), reload=True) as server:
+        file.write_text(table.format(other))
+        wait_for(lambda: "Reload failed" in server.log and "SyntaxError" in server.log, "the failure")
+        for word in (b"two", b"three"):
+            other.write_text(HANDLER % word.decode())
+            wait_for(lambda word=word: server.ask(b"x\n") == word + b"\n", "the reload")
+        wait_for(lambda: len(server.workers()) == 2, "one worker and one watcher")
+
+
+@pytest.mark.slow
 def test_a_server_goes_on_without_its_watcher(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(HANDLER % "one")
     with launched(tmp_path, "mine:reply", reload=True) as server:

@@ -1,7 +1,7 @@
 """`--reload`: which files count, the process that watches them, and a reload for each batch of changes.
 
 Law: the process (file_watcher.py) is started once the server serves, and ends with the server or with an upgrade, whose
-program has one of its own.
+program has one of its own. A reload that asks for other handlers, even if it fails, brings another process for them.
 """
 
 from __future__ import annotations
@@ -35,13 +35,26 @@ class Autoreload:
         self._fleet = fleet
         self._changes = changes
         self._watcher: FileWatcher | None = None
+        self._places: list[str] = []
+        self._watch(sources, [*files], since)
+
+    def follow(self, sources: Iterable[Any], files: Iterable[str], since: int) -> None:
+        """From now on these count, and what has changed of them after `since`. A watcher that has ended stays so."""
+        if self._watcher is not None:
+            self._watch(sources, [*files], since)
+
+    def _watch(self, sources: Iterable[Any], files: list[str], since: int) -> None:
         try:
-            found = [place for each in sources for place in places(each, files)]
-            self._watcher = FileWatcher([*dict.fromkeys(found)], since)
+            found = [*dict.fromkeys(place for each in sources for place in places(each, files))]
+            if self._watcher is not None and found == self._places:
+                return
+            self.close()
+            self._watcher, self._places = FileWatcher(found, since), found
         except OSError as error:  # the server can do without
+            self.close()
             return self._unwatched(f"The process that watches for them cannot be started: {error.strerror}.")
-        fleet.workers.helpers.add(self._watcher.pid)
-        fleet.poller.add(self._watcher, self._changed)
+        self._fleet.workers.helpers.add(self._watcher.pid)
+        self._fleet.poller.add(self._watcher, self._changed)
 
     def close(self) -> None:
         """Ends the process."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 
 class NewProgram(NamedTuple):
@@ -29,6 +29,10 @@ class Callbacks(Protocol):
 
     def turn(self, now: float) -> None:
         """About once a second, with the monotonic clock."""
+
+    def reloaded(self, sources: Sequence[Any], files: Sequence[str], since: int) -> None:
+        """A reload that began at `since` (ns of the wall clock) is over, whether it succeeded or failed: it asked for
+        the handlers of these `sources`, and for these `files` of environment variables."""
 
     def new_program(self, generation: int) -> NewProgram:
         """What an upgrade starts, whose first generation has this number. Raises PronghornError if this server cannot

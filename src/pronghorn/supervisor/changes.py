@@ -227,6 +227,8 @@ class Changes:
         if change.kind == "reload":
             why = {"why": change.error.explanation} if change.error is not None else {}
             self.last_reload = {"ok": not why, "seconds": seconds, "ended_at": time.time(), **why}
+        if isinstance(change, Reload):
+            self._callbacks.reloaded(change.sources, change.files, change.since)
         return seconds
 
     def _pass_on(self) -> None:

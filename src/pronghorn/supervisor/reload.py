@@ -11,6 +11,7 @@ as the handler takes to import), and to let a failed import end the server.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +35,9 @@ from pronghorn.worker_process.probe import Probe
 
 class Reload(Change):
     """One reload under way: it is over without an error when the fleet's candidate is complete. `later` are the
-    settings that changed but wait for the next start. Without `anew` settings and handler are those that serve, and
-    only workers and dead listeners are made again.
+    settings that changed but wait for the next start. `since` is when it began (ns of the wall clock); `sources` and
+    `files` are the handlers and the files of environment variables that it asked for, as far as it has got. Without
+    `anew` settings and handler are those that serve, and only workers and dead listeners are made again.
     """
 
     kind, failure = "reload", events.ReloadFailed
@@ -43,6 +45,8 @@ class Reload(Change):
     def __init__(self, why: str, planner: Planner, fleet: Fleet, done: Done, *, anew: bool = True) -> None:
         super().__init__(fleet, done)
         self.later: tuple[str, ...] = ()
+        self.since = time.time_ns()
+        self.sources = [each.source for each in fleet.serving.plan.services]
         self._planner = planner
         self._serving = fleet.serving.plan
         self._step = HelperTask(fleet.poller)
@@ -55,6 +59,10 @@ class Reload(Change):
             else:
                 self._look_at_services()
                 self._prepare(self._serving.facts)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self._settings.env_file
 
     def look(self, now: float) -> None:
         with self._attempt():
@@ -113,6 +121,7 @@ class Reload(Change):
     def _look_at_services(self) -> None:
         self._served = services(self._settings)
         self._asked = self._planner.asked(self._source, self._served)
+        self.sources = [each.source for each in self._asked]
 
     def _prepare(self, facts: Sequence[HandlerFacts]) -> None:
         planner, keep, served = self._planner, self._serving.listeners, self._served

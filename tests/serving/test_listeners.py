@@ -258,6 +258,30 @@ def test_addresses_over_a_settings_file_stay_its_listeners_addresses(
             assert server.ask(b"a\n") == b"one\n"
 
 
+def test_a_reload_tells_what_it_changes_of_an_open_listener_and_what_waits(
+    tmp_path: Path, pair: dict[str, str]
+) -> None:
+    write(tmp_path, "mine.py", MINE)
+    head = f'tls-cert = "{pair["tls_cert"]}"\ntls-key = "{pair["tls_key"]}"\n' + TABLE.format("a", 0, "one")
+    with tempfile.TemporaryDirectory(prefix="p") as folder:  # a short path
+        local = TABLE.format("b", 0, "two").replace("127.0.0.1:0", f"unix:{folder}/b") + "tls = false\n"
+
+        def settings(tls: str, mode: str) -> str:
+            write(tmp_path, "pronghorn.toml", f'{head}tls = "{tls}"\n{local}unix-mode = "{mode}"\n')
+            return str(tmp_path / "pronghorn.toml")
+
+        with launched(tmp_path, None, bind=None, config=settings("off", "600")) as server:
+            steps = (("on", "600", "with TLS"), ("starttls", "660", "with STARTTLS"), ("off", "600", "without TLS"))
+            for tls, mode, said in steps:
+                settings(tls, mode)
+                server.send(signal.SIGHUP)
+                line = f"Listening from now on {said} at: 127.0.0.1:"
+                wait_for(lambda line=line: line in server.log or "failed" in server.log, "the reload", 30)
+            wait_for(lambda: server.log.count("Reloaded in") == 3, "the last reload")
+            assert server.log.count("Listening from now on") == 3, server.log
+            assert re.findall(r"serves.*; what changed of (\S+) takes", server.log) == ["--unix-mode"], server.log
+
+
 def test_sockets_that_systemd_hands_down_are_listeners_by_their_names(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as web, socket.create_server(("127.0.0.1", 0)) as other:
         listeners = '[[listener]]\nname = "web"\nframing = "stream"\n[[listener]]\nname = "other"\nhandler = "echo"\n'

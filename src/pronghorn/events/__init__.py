@@ -25,6 +25,7 @@ from pronghorn.events.server import CertificateRefused as CertificateRefused
 from pronghorn.events.server import ClientsWait as ClientsWait
 from pronghorn.events.server import ControlAsked as ControlAsked
 from pronghorn.events.server import ControlMissing as ControlMissing
+from pronghorn.events.server import ListenerChanged as ListenerChanged
 from pronghorn.events.server import ListenerOpened as ListenerOpened
 from pronghorn.events.server import ListenerSkipped as ListenerSkipped
 from pronghorn.events.server import LogLevelSet as LogLevelSet

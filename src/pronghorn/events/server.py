@@ -124,6 +124,15 @@ class ListenerOpened(Event, frozen=True):
     name: str = ""
 
 
+class ListenerChanged(Event, frozen=True):
+    """A reload has changed when the connections of an open listener speak TLS: `tls` is on, starttls or off, as the
+    setting; connections that are open stay as they are. `name`: what the settings call the listener."""
+
+    address: str
+    tls: str
+    name: str = ""
+
+
 class ListenerSkipped(Event, frozen=True):
     """An address of a name that this host lacks was left out, because another one binds."""
 

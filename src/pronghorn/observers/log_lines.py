@@ -113,6 +113,10 @@ def _listening(event: events.ListenerOpened) -> str:
     return f"Listening at: {'tls' if event.tls else 'tcp'}://{{address}}{name}"
 
 
+def _listens_otherwise(event: events.ListenerChanged) -> str:
+    return f"Listening from now on {NOW_TLS.get(event.tls, '')} at: {{address}}" + " ({name})" * bool(event.name)
+
+
 def _reload_way(event: events.ReloadWay) -> str:
     if event.on_reload == "spread":
         return "Reloads spread goodbyes over {seconds:g} s (--on-reload spread)"
@@ -259,6 +263,7 @@ def _error_and_place(event: Any) -> Hashable:
 
 
 WORKER = "Worker {slot} (process id {pid})"
+NOW_TLS = {"on": "with TLS", "starttls": "with STARTTLS", "off": "without TLS"}
 AT_RISK = {
     "config": "it decides what root does at the next start or reload",
     "log_config": "it decides what root imports, and which files it opens, at the next start",
@@ -267,6 +272,7 @@ AT_RISK = {
 
 WORDS: dict[type[Event], Line] = {
     events.ListenerOpened: Line(INFO, _listening),
+    events.ListenerChanged: Line(INFO, _listens_otherwise),
     events.ListenerSkipped: Line(WARNING, "Not listening at {address}: {why}"),
     events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
     events.ControlAsked: Line(INFO, "User {uid}, of group {group}, asks for it: ctl {command}"),

@@ -79,4 +79,9 @@ class TLS(Connections, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def tls_at_once(self) -> bool:
         """Whether connections speak TLS from the first byte."""
-        return bool(self.tls_cert) and self.tls == "on"
+        return self.tls_when == "on"
+
+    @property
+    def tls_when(self) -> str:
+        """When connections speak TLS, as `tls` says; off without a certificate."""
+        return self.tls if self.tls_cert else "off"

@@ -28,7 +28,7 @@ from pronghorn.scoreboard.map import MOST_LISTENERS
 from pronghorn.settings import Settings, fields
 from pronghorn.settings.fields import RESTART
 from pronghorn.settings.layers import Layers
-from pronghorn.settings.services import Service, blamed
+from pronghorn.settings.services import Service, blamed, services
 from pronghorn.settings.sockets import UNASKED
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.listener_numbers import ListenerNumbers
@@ -129,11 +129,7 @@ class Planner:
             return Read(self._settings, None, (), environment=env_file.read(self._settings))
         folder = self._entered() if self.rereads and self._folder else ""
         settled = self._layers.settle()
-        later = tuple(
-            each.name
-            for each in fields()
-            if each.at == RESTART and getattr(settled.settings, each.name) != getattr(self._settings, each.name)
-        )
+        later = _later(self._settings, settled.settings)
         source = settled.source if self.rereads else None
         environment = env_file.read(settled.settings)
         return Read(settled.settings, source, later, settled.settings.bind is UNASKED, folder, environment)
@@ -271,6 +267,16 @@ class Planner:
             return open_served(served, observe, keep=keep, inherited=inherited)
         except AddressInUse as error:
             raise self._explain(error) from None
+
+
+def _later(before: Settings, after: Settings) -> tuple[str, ...]:
+    """The settings that wait for the next start and have changed: of the server, or of an address that it had before
+    (what an address is opened with stays)."""
+    old = {address: each.settings for each in services(before) for _, address in each.bind}
+    new = [(address, each.settings) for each in services(after) for _, address in each.bind]
+    pairs = [(before, after), *((old[address], settings) for address, settings in new if address in old)]
+    names = [each.name for each in fields() if each.at == RESTART]
+    return tuple(name for name in names if any(getattr(one, name) != getattr(other, name) for one, other in pairs))
 
 
 def judged(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from pronghorn import events
@@ -30,6 +31,7 @@ from pronghorn.supervisor.helper_task import HelperTask, S
 from pronghorn.supervisor.planning import Planner, Read
 from pronghorn.supervisor.poller import Done
 from pronghorn.system.helper import Answer, Helper
+from pronghorn.worker_process.plan import Plan
 from pronghorn.worker_process.probe import Probe
 
 
@@ -97,7 +99,8 @@ class Reload(Change):
                 serving.number, seconds, self._planner.rereads, self.later, accepting, *moves, left=left, spread=spread
             )
         )
-        for event in serving.plan.told_of_certificates(self._serving):
+        told_too = changed_listeners(self._serving, serving.plan), serving.plan.told_of_certificates(self._serving)
+        for event in chain(*told_too):
             observe(event)
         told = {"generation": serving.number, "seconds": seconds, "later": self.later, "accepting": accepting}
         return told | outcome.told() | {"left": left, "spread": spread}
@@ -163,3 +166,13 @@ class Reload(Change):
             self.fail(error)
         except Exception as error:
             self.fail(PronghornError("The reload failed.", f"{type(error).__name__}: {error}"))
+
+
+def changed_listeners(before: Plan, after: Plan) -> Iterator[events.Event]:
+    """Of the listeners that both plans have, those whose connections speak TLS at another time."""
+    for listener, offered in zip(after.listeners, after.offered, strict=True):
+        if listener in before.listeners:
+            now = after.service_at(listener).settings.tls_when
+            if now != before.service_at(listener).settings.tls_when:
+                name = offered.name if offered.name != listener.address else ""
+                yield events.ListenerChanged(listener.address, now, name)

@@ -817,3 +817,8 @@ def test_a_crowd_at_the_control_socket_hurts_nobody(
 )
 def test_what_a_reload_does_to_connections_is_told(result: dict[str, float], said: str) -> None:
     assert tables._moves(result) == said
+
+
+def test_one_worker_goes_its_way() -> None:
+    rows = dict(tables.status_rows({**STATUS, "workers": {**STATUS["workers"], "draining": 1}}))
+    assert rows["Workers"].plain == "3 of 4 ready, 1 on its way out, generation 3"

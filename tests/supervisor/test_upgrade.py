@@ -61,6 +61,19 @@ def test_the_number_of_workers_stays_and_is_told(tmp_path: Path) -> None:
         os.kill(new, signal.SIGTERM)
 
 
+def test_at_a_stop_the_old_program_tells_of_its_own_connections(tmp_path: Path) -> None:
+    with launched_code(tmp_path, HANDLER, "reply") as server, server.connect() as stays:
+        stays.sendall(b"half a li")
+        new = upgraded(server, server.pid)
+        with server.connect() as other:
+            other.sendall(b"x\n")
+            assert int(other.recv(100)) == new
+            os.kill(new, signal.SIGTERM)
+            for pid, count in ((new, "2 open connections have"), (server.pid, "1 open connection has")):
+                told = rf"\[{pid}\] \[INFO\] Draining \(SIGTERM\): {count}"
+                wait_for(lambda told=told: re.search(told, server.log) is not None, "the beginning of the drain")  # type: ignore[misc]
+
+
 def test_three_upgrades_in_a_row(tmp_path: Path) -> None:
     with launched_code(tmp_path, HANDLER, "reply") as server:
         pid = server.pid

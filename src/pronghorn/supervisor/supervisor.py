@@ -277,7 +277,8 @@ class Supervisor:
         timeout = self.fleet.serving.plan.settings.drain_timeout
         self.changes.close()
         self._renewal.close()
-        self.observe(events.DrainStarted(why, timeout, self.fleet.serving.plan.board.totals()["open"]))
+        whole, own = self.fleet.serving.plan.board.totals()["open"], self.workers.left_open()
+        self.observe(events.DrainStarted(why, timeout, own if self.changes.successor else whole))
         self.workers.begin_drain()
         listeners = self.fleet.serving.plan.listeners
         self._workers_at = time.monotonic() + max((each.turn_away() for each in listeners), default=0.0)

@@ -73,7 +73,11 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
     change = status.get("under_way")
     state.append(f"; {'an' if change == 'upgrade' else 'a'} {printable(change)} is under way" if change else "", BAD)
     ready = f"{workers['ready']} of {workers['wanted']} ready"
-    ready += f", {workers['draining']} on their way out" if workers["draining"] else ""
+    ready += (
+        f", {workers['draining']} on {'its' if workers['draining'] == 1 else 'their'} way out"
+        if workers["draining"]
+        else ""
+    )
     short = workers["ready"] < workers["wanted"]
     failed, faults = status.get("handler_errors", 0), status.get("faults", 0)
     last = printable(str(status.get("last_fault") or ""))

@@ -176,3 +176,11 @@ def test_impossible_pairs_are_refused_with_the_reason_and_the_alternatives() -> 
                 assert model.name not in caught.value.hint.split(": ")[1].rstrip(".").split(", ")
     assert "gevent" not in [model.name for model in pages() if "asyncio" in styles(model)]
     assert styles(page("epoll")) == ["message", "protocol", "asyncio"]
+
+
+def test_a_wrong_name_is_answered_with_what_could_be_meant(tmp_path: Path) -> None:
+    text = "from __future__ import annotations\nimport os\nPORT = 8000\ndef one(conn): ...\nclass Two: ...\n"
+    (tmp_path / "named.py").write_text(text)
+    with pytest.raises(BadHandler) as caught:
+        load(f"{tmp_path}/named.py:zzz")
+    assert caught.value.hint == "Choose one of: one, Two."

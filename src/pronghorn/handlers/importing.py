@@ -7,6 +7,7 @@ a library, imports it for the first time. A handler's own file may have such a n
 """
 
 from __future__ import annotations
+import __future__
 
 import errno
 import importlib
@@ -23,6 +24,7 @@ from pronghorn import tracebacks
 from pronghorn.errors import BadHandler, nearest
 
 TAKEN = frozenset(sys.stdlib_module_names) | {"pronghorn", "msgspec", "uvloop", "gevent", "greenlet"}
+NO_HANDLERS = (ModuleType, bool, int, float, str, bytes, tuple, list, dict, set, type(None), type(__future__.division))
 """Names of modules that no file of the user's replaces."""
 
 _folders: set[str] = set()
@@ -74,7 +76,8 @@ def attribute_of(found: Any, place: str, attribute: str) -> Any:
     """What `attribute` names; dots in it reach into objects. Raises BadHandler."""
     for part in attribute.split("."):
         if not hasattr(found, part):
-            public = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []
+            values = vars(found) if hasattr(found, "__dict__") else {}
+            public = [name for name, each in values.items() if name[:1] != "_" and not isinstance(each, NO_HANDLERS)]
             hint = _hidden_file(found, place, attribute) or (nearest(part, public) if public else "")
             raise BadHandler(f"{place!r} has no {part!r}.", f"It was asked for as {f'{place}:{attribute}'!r}.", hint)
         found = getattr(found, part)

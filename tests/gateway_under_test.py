@@ -100,7 +100,7 @@ class Coroutines(Base):
 
 
 @pronghorn.conversation(pronghorn.prefixed(2))
-async def talk(conn: pronghorn.Conversation) -> None:
+async def talk(conn: pronghorn.Conversation) -> bytes:
     try:
         async for message in conn:
             if message.startswith(b"big"):
@@ -110,9 +110,43 @@ async def talk(conn: pronghorn.Conversation) -> None:
             else:
                 await conn.send(message.upper())
         note(f"{conn.number} ended, draining {conn.draining} {bool(current_drain())}")
+        return b"which nobody gets"
     except Exception as error:
         note(f"{conn.number} {type(error).__name__}")
         raise
+
+
+@pronghorn.conversation(pronghorn.lines)
+async def publish(conn: pronghorn.Conversation) -> None:
+    """Sends for ever, and never looks whether anybody reads."""
+    try:
+        while True:
+            await conn.send(bytes(1000))
+    except Exception as error:
+        note(f"{conn.number} {type(error).__name__}")
+        raise
+
+
+@pronghorn.message(pronghorn.lines)
+class Publisher:
+    """The same by a timer, whose task has to be told."""
+
+    def __init__(self, conn: pronghorn.Conversation) -> None:
+        self.conn = conn
+
+    async def connected(self) -> None:
+        self.conn.call_later(0, self.publish)
+
+    async def publish(self) -> None:
+        while True:
+            await self.conn.drained()
+            self.conn.send(bytes(1000))
+
+    async def __call__(self, line: bytes) -> None: ...
+
+    async def closed(self, reason: str) -> None:
+        await self.conn.send(b"nobody reads this")
+        note(f"{self.conn.number} {reason}")
 
 
 @pronghorn.message(pronghorn.lines)

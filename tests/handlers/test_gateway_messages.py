@@ -104,12 +104,29 @@ def test_a_conversation_has_the_limits_of_messages(model: str) -> None:
             server.send_signal(signal.SIGTERM)
             assert client.recv(1) == b""
         assert server.wait() == 0
+        assert server.log().count("talk returned bytes, which goes nowhere") == 1
         assert notes(server) == ["1 MessageTooLong", "2 ended, draining False False", "3 ended, draining True True"]
         assert [told.split(" after")[0] for told in ends(server).values()] == [
             "error (MessageTooLong)",
             "done",
             "draining",
         ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model"), pairs("publish/asyncio Publisher/thread"))
+def test_a_coroutine_that_only_sends_ends_with_its_client_and_holds_up_nobody(name: str, model: str) -> None:
+    with served(name, model, write_timeout=0.5) as server:
+        with server.connect() as silent, server.connect() as leaves:
+            assert silent.recv(1) and leaves.recv(1)
+            leaves.close()
+            until(lambda: len(notes(server)) == 2, "both ends are told")
+        with server.connect() as later:
+            assert later.recv(1)
+        until(lambda: len(ends(server)) == 3, "the log tells of three ends")
+        assert {told.split(" (")[0] for told in ends(server).values()} == {"timeout", "reset"}
+        told = {"timeout", "reset"} if name == "Publisher" else {"PeerTimeout", "ConnectionResetError"}
+        assert {each.split()[1] for each in notes(server)[:2]} == told
 
 
 @pytest.mark.slow

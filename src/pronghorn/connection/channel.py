@@ -130,8 +130,8 @@ class AnyChannel(Transport):
             self._failed(error)
             return
         if not data:
-            if (cut_by := getattr(self.sock, "cut_by", None)) is not None:  # a blocking connection that was cut
-                self._gone(cut_by)
+            if getattr(self.sock, "cut_by", None) is not None:
+                self._gone(None)
                 return
             self.peer_ended = not getattr(self.sock, "reading_shut", False)
             self._end()
@@ -412,7 +412,7 @@ class AnyChannel(Transport):
             error = DescriptorLost()
             self.loop.failed(self, error)
         self._dead = True
-        self._error = error
+        self._error = getattr(self.sock, "cut_by", None) or error  # a blocking connection that was cut
         self._backlog = None
         if self._lingering:
             self.state = moved(self.state, CLOSED)

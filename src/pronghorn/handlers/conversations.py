@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import mmap
+import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -44,7 +46,18 @@ class Converse:
 class CoroutineProtocol(MessageProtocol):
     """One connection of a message handler that is a coroutine: its messages are asked for, one after the other."""
 
-    __slots__ = ("_between", "_busy", "_failed", "_finished", "_reader", "_ready", "_tasks", "handed_over", "moved")
+    __slots__ = (
+        "_between",
+        "_busy",
+        "_failed",
+        "_finished",
+        "_over",
+        "_reader",
+        "_ready",
+        "_tasks",
+        "handed_over",
+        "moved",
+    )
     transport: AnyAsyncioChannel
 
     def __init__(self, style: MessageStyle, reader: asyncio.StreamReader) -> None:
@@ -55,6 +68,7 @@ class CoroutineProtocol(MessageProtocol):
         self._finished = False
         self._busy = False  # a reply is being made, which `close` waits for
         self._tasks: set[asyncio.Future[Any]] = set()  # of timers
+        self._over = False  # the handler has returned, or is told of the end
         self._between = False  # nothing but a message is waited for, and not by the handler
         self.moved = False  # it comes from another process
         self.handed_over: Any = None
@@ -134,8 +148,16 @@ class CoroutineProtocol(MessageProtocol):
         if not task.cancelled() and (error := task.exception()) is not None:
             self.transport._failed(error)
 
+    def check_open(self) -> None:
+        """Raise what broke the connection, in its own conversation: a handler that only sends would never find out.
+        What others send is dropped, and so is what comes behind the handler's own `close`, or in its `closed`."""
+        if not (self._closing or self._over) and conversation.get() is self.transport:
+            broken = self.transport._error or self._reader.exception()
+            raise broken or ConnectionResetError("the connection is over")
+
     async def finish(self, error: BaseException | None) -> None:
         """The conversation is over, with that error if it raised one: end what is left of it, and tell the handler."""
+        self._over = True
         if self.connection is not None:
             self.connection.end()
         if tasks := list(self._tasks):
@@ -233,8 +255,19 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
 def conversation_as_streams(style: MessageStyle, handler: Callable[[Any], Awaitable[Any]]) -> Converse:
     """`async def handle(conn)` as a conversation over streams."""
 
+    told = mmap.mmap(-1, 1)  # once in a worker and its children
+    name = getattr(handler, "__qualname__", None) or repr(handler)
+
     async def hold(protocol: CoroutineProtocol, conn: Conversation) -> None:
-        await handler(conn)
+        found: object = await handler(conn)
+        if isinstance(found, (bytes, bytearray, str)) and not told[0]:
+            told[0] = 1
+            warnings.warn(
+                f"{name} returned {type(found).__name__}, which goes nowhere: it is a conversation, and has to send, "
+                "by await conn.send(...). If it answers one message: @pronghorn.message, not @pronghorn.conversation.",
+                RuntimeWarning,
+                stacklevel=1,
+            )
 
     return _over_streams(style, hold)
 

@@ -200,7 +200,8 @@ class MessageConnection(Generic[M]):
 
     async def drained(self) -> None:
         """Return once the peer has taken so much that more may be sent: at once, unless more than the high-water mark
-        (`--write-high-water`) was unsent; or when the connection ends. For coroutines, on any loop."""
+        (`--write-high-water`) was unsent; or when the connection ends. For coroutines, on any loop. Once the connection
+        is over, a coroutine handler's own call of it raises what `receive` raises then."""
         import asyncio  # here: not every worker needs it
 
         while not (self._has_room() or self._protocol.transport.is_closing()):
@@ -212,6 +213,9 @@ class MessageConnection(Generic[M]):
             if self._has_room():  # since just now
                 self.make_room()
             await waiter
+        if self._protocol.transport.is_closing():
+            await asyncio.sleep(0)  # a coroutine that sends for ever leaves the loop to others
+            self._check_open()
 
     # What the protocol calls, and inner workings.
 
@@ -280,12 +284,15 @@ class MessageConnection(Generic[M]):
     def _make_timers(self) -> Timers:
         return Timers(self._protocol.transport, None)
 
+    def _check_open(self) -> None: ...
+
 
 class Receives(Interface):
     """What a Conversation asks of its protocol: see conversations.py."""
 
     async def receive(self) -> Any: ...
     def spawn(self, awaitable: Awaitable[Any], /) -> Any: ...
+    def check_open(self) -> None: ...
 
 
 class Sent:
@@ -332,12 +339,16 @@ class Conversation(MessageConnection[R], Generic[M, R]):
 
     def send(self, message: R) -> Awaitable[None]:
         """Send one more message, framed as a reply is, from any thread or task: it is on its way when this returns. To
-        `await` it is to wait, too, while the peer does not read (`drained`)."""
+        `await` it is to wait, too, while the peer does not read (`drained`). Awaited by the connection's own handler it
+        raises what broke the connection, if that is over."""
         self._send(message)
         return self._sent
 
     def _make_timers(self) -> Timers:
         return Timers(self._protocol.transport, cast(Receives, self._protocol).spawn)
+
+    def _check_open(self) -> None:
+        cast(Receives, self._protocol).check_open()
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

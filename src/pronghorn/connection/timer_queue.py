@@ -34,11 +34,13 @@ class Entry:
 class TimerQueue:
     """Callables in the order in which they fall due; those due at the same instant keep their order."""
 
-    __slots__ = ("_cancelled", "_count", "_heap")
+    __slots__ = ("_cancelled", "_count", "_heap", "next")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Entry]] = []
         self._count = self._cancelled = 0
+        self.next = math.inf
+        """The earliest deadline in monotonic seconds, or infinity."""
 
     def __len__(self) -> int:
         return len(self._heap) - self._cancelled
@@ -48,16 +50,12 @@ class TimerQueue:
         self._count += 1
         entry = Entry(self, call)
         heapq.heappush(self._heap, (when, self._count, entry))
+        self.next = self._heap[0][0]
         return entry
-
-    @property
-    def next(self) -> float:
-        """The earliest deadline in monotonic seconds, or infinity."""
-        return self._heap[0][0] if self._heap else math.inf
 
     def run(self, now: float, guarded: Callable[[Callable[[], object]], object] = lambda call: call()) -> None:
         """Call all that is due at `now`, each through `guarded`; what they add is not called before the next run."""
-        if not self._heap or self._heap[0][0] > now:
+        if now < self.next:
             return
         due: list[Entry] = []
         while self._heap and self._heap[0][0] <= now:
@@ -86,3 +84,4 @@ class TimerQueue:
             self._heap = [each for each in heap if each[2].call is not None]
             heapq.heapify(self._heap)
             self._cancelled = 0
+        self.next = self._heap[0][0] if self._heap else math.inf

@@ -88,8 +88,10 @@ class Turns(Loops):
     def next(self) -> bool:
         """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
         self._now = time.monotonic()
-        self.context.go_on()
-        self._deadlines.run(self._now, self.context.guarded)
+        if self.context.exhausted:
+            self.context.go_on()
+        if self._now >= self._deadlines.next:
+            self._deadlines.run(self._now, self.context.guarded)
         if self._now >= self._beat_at:
             self._beat_at = self._now + BEAT
             self.context.guarded(self.tick, self._now)
@@ -137,7 +139,11 @@ class Turns(Loops):
         drain = self.context.drain
         if drain.lets_go and (self.is_deserted() or (drain.begun and not (self.open or self.header_waits))):
             return 0.0
-        return min(TICK, max(0.0, min(self._deadlines.next, self.context.drain.deadline) - self._now))
+        due = self._now + TICK
+        for each in (self._deadlines.next, drain.deadline):
+            if each < due:
+                due = each
+        return due - self._now if due > self._now else 0.0
 
     def _enter(self) -> None:
         """Serve: in the second turn, since the first has shown that the page can wait."""

@@ -156,7 +156,7 @@ class MessageStyle:
             protocol.object = reply = moved
         if self._both:
             return lambda message: reply(message, connection)
-        return cast(Reply, reply)
+        return reply  # type: ignore[no-any-return]
 
     def tell_connected(self, protocol: MessageProtocol) -> Any:
         """Call the object's `connected()`, if it has that method."""

@@ -113,8 +113,8 @@ class Limits:
     With `own` they are those of one service: what differs from the server's settings is counted for it alone."""
 
     __slots__ = tuple(
-        "_access _all _at _bucket _by_source _connected _here _numbers _per_source _proxies _refused _row most "
-        "proxied".split()
+        "_access _all _at _bucket _by_peer _by_source _connected _everybody _here _numbers _per_source _proxies "
+        "_refused _row most proxied".split()
     )
 
     def __init__(self, settings: Settings, row: Row, most: float | None = None, own: Own | None = None) -> None:
@@ -133,6 +133,7 @@ class Limits:
             if settings.accept_rate != own.whole.accept_rate:
                 word = H_RATES + own.numbers[0]
         self._access = Access(settings.allow, settings.deny)
+        self._everybody = self._access.everybody
         self._proxies = Networks(settings.proxy_from)
         self._all = settings.max_connections
         self._per_source = settings.max_connections_per_source
@@ -140,6 +141,7 @@ class Limits:
         self._bucket = Bucket(rate, row.map, word=word) if rate else None
         by_source = settings.accept_rate_per_source
         self._by_source = SourceBuckets(by_source, row.map, at) if by_source else None
+        self._by_peer = bool(by_source or self._per_source)
         self._connected = row.connected()
         self._refused = Refused(row.map.words[H_REFUSED : H_REFUSED + REFUSED_WORDS])
         self.most = descriptors_for_connections() if most is None else most
@@ -176,17 +178,18 @@ class Limits:
     def refusal(self, peer: Peer) -> str:
         """The limit that a peer is beyond who was just accepted; "" if there is none. One that is not refused is
         counted among those of its source, unless it is a proxy, who speaks for others: they are counted later."""
-        if not self._access.permits(peer):
+        if not (self._everybody or self._access.permits(peer)):
             return DENIED
-        if self.is_proxy(peer):
+        if self.proxied and self.is_proxy(peer):
             return TOO_FAST if self._bucket is not None and not self._bucket.take() else ""
         source = key(peer)
-        if self._refused.holds(source):
+        if source and self._refused.holds(source):
             return CRASHED
-        if limit := self._too_many(peer):
+        if self._by_peer and (limit := self._too_many(peer)):
             return limit
         if self._bucket is not None and not self._bucket.take():
-            self._uncount(peer)
+            if self._per_source:
+                self._row.sources.remove(peer, self._at)
             return TOO_FAST
         if source:
             self._connected.add(source)
@@ -214,14 +217,11 @@ class Limits:
 
     def left(self, peer: Peer) -> None:
         """A connection that no limit refused is over."""
-        self._uncount(peer)
+        if self._per_source:
+            self._row.sources.remove(peer, self._at)
         source = key(peer)
         if source and not self.is_proxy(peer):
             self._connected.remove(source)
-
-    def _uncount(self, peer: Peer) -> None:
-        if self._per_source:
-            self._row.sources.remove(peer, self._at)
 
     def refused(self) -> None:
         """A connection that no limit refused when it came was refused later, and is none of this second's."""

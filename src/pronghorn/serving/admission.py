@@ -90,7 +90,8 @@ class Admission:
                 limit = offer.service.limits.refusal(got[1])
             if not limit:
                 fd, peer = got
-                fd = self.own_number(fd)
+                if fd < LOWEST or fd in self.holders:
+                    fd = self._elsewhere(fd)
                 if fd >= 0:
                     return fd, peer
                 self.refused(offer, peer, "no descriptor", admitted=True)

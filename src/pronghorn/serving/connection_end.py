@@ -152,7 +152,7 @@ class ConnectionEnds(Admission):
             self.row.add(OPEN)
             self.row.add(TAKEN_OVER)
             self.by_name[conn.listener].service.limits.took_over(conn.peer)
-            self._has_done(conn, -1)
+            self._had_done(conn)
             if (sums := self._by_listener.get(conn.listener)) is not None:
                 sums.counts.add(OPEN)
         if self.tells:
@@ -163,21 +163,23 @@ class ConnectionEnds(Admission):
         self.counts.add(OPEN, -1)
         if self._keeps_limits:
             (self._left or self.by_name[conn.listener].service.limits.left)(conn.peer)
-        if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
-            sums.counts.add(OPEN, -1)
         self.counts.add(word)
         self._faulty.discard(conn.number)
-        self._has_done(conn, 1)
+        done = self._done
+        done[0] += conn.bytes_in
+        done[1] += conn.bytes_out
+        done[2] += conn.messages
+        if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
+            sums.counts.add(OPEN, -1)
+            sums.end(conn, 1)
         if not self.open:
             self._fold()
 
-    def _has_done(self, conn: AnyConnection, sign: int) -> None:
-        done = self._done
-        done[0] += sign * conn.bytes_in
-        done[1] += sign * conn.bytes_out
-        done[2] += sign * conn.messages
-        if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
-            sums.end(conn, sign)
+    def _had_done(self, conn: AnyConnection) -> None:
+        """What another worker has counted of a connection is not counted again when it ends here."""
+        self._done = _added(self._done, conn, -1)
+        if (sums := self._by_listener.get(conn.listener)) is not None:
+            sums.end(conn, -1)
 
     def fold(self) -> None:
         """Write what all connections have received and sent, which is not done for each message."""

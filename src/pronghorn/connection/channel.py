@@ -234,7 +234,6 @@ class AnyChannel(Transport):
         if self.state is not CLOSING and self.state is not CLOSED:
             self.state = moved(self.state, CLOSING)
             self._wish()
-            self.loop.changed(self)
 
     def abort(self) -> None:
         """End without sending what is unsent."""

@@ -201,7 +201,8 @@ class Loops:
     def relieve(self) -> None:
         """A connection has ended."""
         for acceptor in self.acceptors:
-            acceptor.relieve()
+            if not acceptor.wants_read:
+                acceptor.relieve()
 
     def tick(self, now: float) -> None:
         """A sign of life, at least once a TICK; and a look at acceptors that rest, and at descriptors."""

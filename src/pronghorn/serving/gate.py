@@ -32,12 +32,12 @@ class Gate:
 
     def rest(self, seconds: float, now: float) -> None:
         """Close for so long; infinity is for ever."""
-        self._until = now + seconds
+        self._until, self._short = now + seconds, False
 
     def run_short(self, now: float) -> None:
         """There is no descriptor, or no room: close for a while, or until a connection ends."""
-        self._short = True
         self.rest(EXHAUSTED_PAUSE, now)
+        self._short = True
 
     def relieve(self) -> bool:
         """A connection has ended: open if the gate had closed for want of room, and return whether that is so."""

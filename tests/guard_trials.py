@@ -29,7 +29,7 @@ from ledger_reloads import spread
 from ledger_sampler import status
 from ledger_trials import Result, living, until
 from pronghorn.scoreboard.board import Scoreboard
-from pronghorn.scoreboard.limits import TOO_MANY, Limits
+from pronghorn.scoreboard.connection_limits import TOO_MANY, Limits
 from pronghorn.scoreboard.sources import WIDTH
 from pronghorn.settings import settle
 

@@ -12,7 +12,7 @@ import pytest
 from launch import PATIENCE, launched
 from pronghorn.scoreboard import message_rates
 from pronghorn.scoreboard.board import Scoreboard
-from pronghorn.scoreboard.limits import SECOND
+from pronghorn.scoreboard.connection_limits import SECOND
 from pronghorn.scoreboard.message_rates import MessageRate
 
 ASYNC = """

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pronghorn.control.commands import Commands
 from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.connection_limits import Bucket, Limits
 from pronghorn.scoreboard.counts import ENTRY_WORDS, MOST, OPEN, ChildCounts, Counts
-from pronghorn.scoreboard.limits import Bucket, Limits
 from pronghorn.scoreboard.map import DIRECTORY, FIRST, ROW_WORDS, ROWS
 from pronghorn.scoreboard.sources import count_everywhere
 from pronghorn.settings import Settings

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from pronghorn.peers import Peer
-from pronghorn.scoreboard.limits import PATIENCE, SECOND
+from pronghorn.scoreboard.connection_limits import PATIENCE, SECOND
 from pronghorn.scoreboard.map import MESSAGE_LOCK, Lock, Map
 from pronghorn.scoreboard.sources import buckets
 

@@ -18,12 +18,12 @@ from pronghorn.connection.closing import turn_away
 from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
+from pronghorn.scoreboard.connection_limits import Limits
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
-from pronghorn.scoreboard.limits import Limits
 from pronghorn.scoreboard.row import Row
+from pronghorn.serving.emfile import SpareDescriptor
 from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.serving.service import Offer, set_limits
-from pronghorn.serving.spare_descriptor import SpareDescriptor
 from pronghorn.settings import Settings
 from pronghorn.system.stdio import keep_standard_descriptors
 

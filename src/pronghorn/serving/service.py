@@ -14,6 +14,7 @@ from pronghorn import lifespans
 from pronghorn.connection import own_context
 from pronghorn.handlers.handler import Handler
 from pronghorn.listening.listener import Listener
+from pronghorn.scoreboard.connection_limits import Limits, Own
 from pronghorn.scoreboard.counts import (
     BYTES_IN,
     BYTES_OUT,
@@ -24,7 +25,6 @@ from pronghorn.scoreboard.counts import (
     Counts,
     believed,
 )
-from pronghorn.scoreboard.limits import Limits, Own
 from pronghorn.scoreboard.row import Row
 from pronghorn.settings import Settings
 

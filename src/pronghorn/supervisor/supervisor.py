@@ -30,7 +30,7 @@ from pronghorn.supervisor.generation import NEVER, Generation
 from pronghorn.supervisor.old_workers import Predecessors
 from pronghorn.supervisor.planning import Planner
 from pronghorn.supervisor.poller import Done, Poller
-from pronghorn.supervisor.renewal import Renewal
+from pronghorn.supervisor.rereading import Rereading
 from pronghorn.system.processes import kill, name_process, preload_libgcc
 from pronghorn.system.signals import SignalPipe
 from pronghorn.worker_process.plan import Plan
@@ -74,7 +74,7 @@ class Supervisor:
         self._alone = alone
         self._signals = signals
         self._early: set[int] = set()  # signals that came before the server serves
-        self._renewal = Renewal(self.fleet)
+        self._renewal = Rereading(self.fleet)
         self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers begin it
         self._stopped: list[Done] = []  # to be called when the server has stopped
         self._emptied: list[Done] = []  # to be called when no worker is left

@@ -26,7 +26,7 @@ LOOK = 1.0  # seconds between two looks at the files
 PATIENCE = 10.0  # seconds that one may take
 
 
-class Renewal:
+class Rereading:
     """Looks after the certificates that serve."""
 
     def __init__(self, fleet: Fleet) -> None:

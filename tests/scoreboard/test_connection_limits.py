@@ -26,10 +26,9 @@ from launch import launched, script, wait_for
 from pronghorn.errors import PronghornError
 from pronghorn.listening.listener import Exhausted
 from pronghorn.models import registry
-from pronghorn.scoreboard import limits as limits_file
+from pronghorn.scoreboard import connection_limits as limits_file
 from pronghorn.scoreboard.board import Scoreboard
-from pronghorn.scoreboard.counts import ACCEPTED, OPEN
-from pronghorn.scoreboard.limits import (
+from pronghorn.scoreboard.connection_limits import (
     ALL,
     DENIED,
     DESCRIPTORS,
@@ -41,10 +40,11 @@ from pronghorn.scoreboard.limits import (
     Limits,
     SourceBuckets,
 )
+from pronghorn.scoreboard.counts import ACCEPTED, OPEN
 from pronghorn.scoreboard.map import RATE_LOCK
 from pronghorn.scoreboard.row import SERVING, Row
 from pronghorn.scoreboard.sources import WIDTH
-from pronghorn.serving.spare_descriptor import SpareDescriptor
+from pronghorn.serving.emfile import SpareDescriptor
 from pronghorn.settings import settle
 from pronghorn.system.descriptors import free_descriptors
 from pronghorn.testing.served import Served, serving

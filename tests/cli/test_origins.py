@@ -271,6 +271,8 @@ REFUSED = {
     "--exec no-such-program": (4, "cannot be run"),
     "--chdir nowhere": (2, "No such file"),
     "--user nobody-of-this-name": (2, "no such user"),
+    "--control-group nobody-of-this-name": (2, "no such group"),
+    "--bind unix:sock --unix-owner nobody-of-this-name": (2, "no such user"),
     "--bind unix:nowhere/sock": (5, "No such file or directory"),
     "--bind fd://9": (5, "Descriptor 9 is not open"),
     "--bind tls://127.0.0.1:8000": (2, "no certificate"),

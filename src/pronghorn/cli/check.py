@@ -38,8 +38,10 @@ def command(layers: Layers, as_json: bool) -> None:
 
 def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for the first thing that would keep serve from starting."""
+    from pronghorn.control.server import group_number
     from pronghorn.handlers.loading import Asked
     from pronghorn.listening.binding import check_binds
+    from pronghorn.listening.unix_path import owner_of
     from pronghorn.supervisor.planning import judged, read_files
     from pronghorn.system import log_config
     from pronghorn.system.processors import processors
@@ -53,6 +55,9 @@ def examined(settled: Settled) -> dict[str, Any]:
         model, why = judged(asked, facts, settings)
         loaded = read_files([PlannedService(*one[:2], known, one[2]) for one, known in zip(asked, facts, strict=True)])
         check_binds(settings)
+        group_number(settings.control_group)
+        for each in served:
+            owner_of(each.settings.unix_owner)
         for name in ("log_file", "pid_file"):
             refuse_missing_folder(name, getattr(settings, name))
         if settings.log_config:

@@ -72,6 +72,14 @@ def open_control(
         return None
 
 
+def group_number(group: str) -> int:
+    """The number of `--control-group`, -1 without one. Raises BadSetting."""
+    try:
+        return owner_of(f":{group}")[1]
+    except BadSetting as error:
+        raise BadSetting(f"--control-group is {group!r}.", error.why, "Check the name, or give a number.") from None
+
+
 class ControlServer:
     """The control socket of one server, at `path`; its lock beside it keeps a second copy of the server out."""
 
@@ -93,6 +101,7 @@ class ControlServer:
 
         Raises AlreadyRunning if a server has it, CannotBind if it cannot be had for another reason.
         """
+        group_number(group)
         asked = path
         path = (
             os.path.abspath(path)
@@ -108,11 +117,9 @@ class ControlServer:
             claim.bind(listener, path, GROUP_MODE if group else MODE, f":{group}" if group else "")
             _note_process(claim)
             listener.listen(QUEUE)
-        except (OSError, CannotBind, BadSetting) as error:
+        except (OSError, CannotBind) as error:
             listener.close()
             claim.release()
-            if isinstance(error, BadSetting):
-                raise BadSetting(f"--control-group is {group!r}.", error.why, error.hint) from None
             why = error.why if isinstance(error, CannotBind) else f"{error.strerror}."
             raise _refused(path, why) from None
         control = cls(listener, claim, path)
@@ -138,7 +145,7 @@ class ControlServer:
 
     def _admit(self, group: str, observe: Observer) -> None:
         self._group, self._observe = group, observe
-        self._gid = owner_of(f":{group}")[1] if group else -1
+        self._gid = group_number(group)
 
     def descriptors(self) -> list[int]:
         """The listener's and the lock's: what an upgrade hands on, and no worker keeps. None when handed over."""

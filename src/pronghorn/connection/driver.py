@@ -136,7 +136,8 @@ class BlockingTransport(Transport):
     def end(self) -> None:
         """The conversation is over. Once this returns no other flow is in the middle of `write`, so that the number of
         the descriptor may be given to another connection."""
-        self.conn.waits.call(self._lock.acquire)
+        if not self._lock.acquire(blocking=False):
+            self.conn.waits.call(self._lock.acquire)
         self._closing = True
         self._lock.release()
 
@@ -234,6 +235,8 @@ class BlockingTransport(Transport):
 
     def wait_closed(self) -> None:
         """Wait until the transport is closed: input is over, and the protocol asked to stay. Draining asks it again."""
+        if self._closing:
+            return
         self.pause_reading()
         assert self._readable is not None
         while not (self._closing or self.conn.cut_by is not None or self._late()):

@@ -124,15 +124,18 @@ class Flows(Conversations):
             if drain.lets_go and not self._goes_on(polled, busy):
                 break
             now = time.monotonic()
-            if now >= self._beat_at or not self.wait(now):
+            rest = self.wait(now)
+            if now >= self._beat_at or not rest:
                 self.tick()
                 parking.turn_late_away(now)
                 self._observe_waiting(room, listeners)
+                now = time.monotonic()
+                rest = self.wait(now)
             ready = room() and self._gate.is_open(now)
             if ready is not polled.on or polled.full:
                 polled.look(ready, now)
             waiting = []
-            for fd, _ in poller.poll(self._patience() * 1000):
+            for fd, _ in poller.poll(self._patience(rest, now) * 1000):
                 if fd in listeners or fd in self.parked:
                     waiting.append(fd)
                 else:
@@ -257,7 +260,8 @@ class Flows(Conversations):
 
     def _connection(self, listener: Listener, fd: int, peer: Peer) -> Connection | None:
         offer = self.context.offers[listener]
-        is_proxy = offer.service.limits.is_proxy(peer)
+        limits = offer.service.limits
+        is_proxy = limits.proxied and limits.is_proxy(peer)
         try:
             made = self._connection_classes[offer.name]
             conn: Connection = made(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
@@ -297,9 +301,9 @@ class Flows(Conversations):
             else:
                 return
 
-    def _patience(self) -> float:
-        now = time.monotonic()
-        patience = min(TICK, self.wait(now), self._gate.wait(now) or TICK)
+    def _patience(self, rest: float, now: float) -> float:
+        """Seconds to wait at most for clients; `rest` is when something beside the conversations is due."""
+        patience = min(TICK, rest, self._gate.wait(now) or TICK)
         if self._polled.full:
             patience = max(0.0, min(patience, *(until - now for until in self._polled.full.values())))
         return patience

@@ -58,28 +58,28 @@ class Conversations:
         self._goodbyes: Goodbyes | None = None
         self._while_draining = False
         self._sweeps_since = math.inf
-        self._contexts = {each.name: each.base() for each in context.offers.values()}
+        self._places = {each.name: (each, each.base()) for each in context.offers.values()}
         self._looks_after = False
         self._tls_starts = TlsStarts(context)
 
     # One conversation.
 
-    def converse(self, conn: Connection) -> None:
-        """Hold one whole conversation and close; no error leaves here."""
-        self._contexts[conn.listener].copy().run(self._converse, conn)
+    def converse(self, conn: Connection) -> Service:
+        """Hold one whole conversation and close, and return whose it was; no error leaves here."""
+        offer, base = self._places[conn.listener]
+        base.copy().run(self._converse, conn, offer)
+        return offer.service
 
     def hold(self, conn: Connection) -> None:
         """The whole life of a flow of control that is there for one conversation."""
-        self.converse(conn)
-        self.context.offer_of(conn).service.handler.leave()
+        self.converse(conn).handler.leave()
 
-    def _converse(self, conn: Connection) -> None:
+    def _converse(self, conn: Connection, offer: Offer) -> None:
         context, error = self.context, None
-        offer = context.offer_of(conn)
-        service = offer.service
+        service, limits = offer.service, offer.service.limits
         connection_number.set(conn.number)
         conn.start_on(threading.get_native_id(), context.note_program, self.keep_idle, self._tls_starts)
-        if service.limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
+        if limits.proxied and limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
             self._ended()
             return
         try:

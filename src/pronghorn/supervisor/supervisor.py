@@ -74,7 +74,7 @@ class Supervisor:
         self._alone = alone
         self._signals = signals
         self._early: set[int] = set()  # signals that came before the server serves
-        self._renewal = Rereading(self.fleet)
+        self._rereading = Rereading(self.fleet)
         self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers begin it
         self._stopped: list[Done] = []  # to be called when the server has stopped
         self._emptied: list[Done] = []  # to be called when no worker is left
@@ -111,7 +111,7 @@ class Supervisor:
             self._loop()
         finally:
             self.guard.last_step("end the change under way", self.changes.close)
-            self.guard.last_step("end a look at certificates", self._renewal.close)
+            self.guard.last_step("end a look at certificates", self._rereading.close)
             self.guard.last_step("end all workers", self.workers.end_all)
             self.guard.last_step("end all helpers", self.workers.helpers.finish)
             self.guard.last_step("let go of the signals", self.poller.remove, self._signals)
@@ -142,7 +142,7 @@ class Supervisor:
         yield "look after its workers", self.fleet.turn
         yield "look after its control socket", self._callbacks.turn
         yield "answer ctl drain", self._tell_emptied
-        yield "open its log anew", self._renewal.turn_log
+        yield "open its log anew", self._rereading.turn_log
         yield "change over", self._change  # while it leaves, too: an upgrade is not over before the handover
         if self.draining:
             yield "report its state", self.fleet.pulse
@@ -200,7 +200,7 @@ class Supervisor:
 
     def _look_at_certificates(self, now: float) -> None:
         plan = self.fleet.serving.plan
-        self._renewal.turn(now, plan.certificates, plan.folder)
+        self._rereading.turn(now, plan.certificates, plan.folder)
 
     def _look_at_listeners(self, now: float) -> None:
         """New workers on a new socket, where one listens no more."""
@@ -214,7 +214,7 @@ class Supervisor:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline, self._workers_at]
         due += [self.changes.due()]
-        due += [self.workers.due()] if self.leaving else [self.fleet.due(), self._renewal.due()]
+        due += [self.workers.due()] if self.leaving else [self.fleet.due(), self._rereading.due()]
         if (self.draining or self._emptied) and not self.workers.living:  # the end of another program wakes no poll(2)
             due.append(now + SOON)
         return max(0.0, min(due) - now)
@@ -267,7 +267,7 @@ class Supervisor:
 
     def reopen_log(self) -> None:
         """Opens the log file anew, here and in every worker: it has been renamed."""
-        self._renewal.reopen_log()
+        self._rereading.reopen_log()
         self._tell_predecessors(signal.SIGUSR1)
         for worker in self.workers.living.values():
             kill(worker.pid, signal.SIGUSR1)
@@ -276,7 +276,7 @@ class Supervisor:
         """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
         timeout = self.fleet.serving.plan.settings.drain_timeout
         self.changes.close()
-        self._renewal.close()
+        self._rereading.close()
         whole, own = self.fleet.serving.plan.board.totals()["open"], self.workers.left_open()
         self.observe(events.DrainStarted(why, timeout, own if self.changes.successor else whole))
         self.workers.begin_drain()

@@ -12,42 +12,36 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from pronghorn import identity
 from pronghorn.connection.closing import let_go
 from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
+from pronghorn.models.children import (
+    Child,
+    Children,
+    Elders,
+    drain_children,
+    end_session,
+    own_drain,
+    send,
+    tell,
+    tell_one,
+)
 from pronghorn.models.model import Model
-from pronghorn.peers import Peer
-from pronghorn.scoreboard.counts import END_BY, NEVER, PID, PROGRAM, ChildCounts, Counts
+from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
-from pronghorn.serving.conversations import LEAVE, SWEEP, Conversations
-from pronghorn.serving.goodbyes import SAID, Answer
+from pronghorn.serving.conversations import LEAVE, Conversations
 from pronghorn.serving.rehearsal import rehearse
-from pronghorn.serving.service import Offer
 from pronghorn.system.drain import ANYBODY, Drain
 from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
 from pronghorn.system.watchdog import Watchdog
 
-FOREVER = 1e9  # seconds
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
-
-
-class Child(NamedTuple):
-    """A child, as its parent knows it: the peer, what the child counts, since when, and what the listener offers."""
-
-    peer: Peer
-    counts: Counts
-    opened: float
-    offer: Offer
-
-
-Children = dict[int, Child]  # by process id
 
 
 class Parent:
@@ -67,26 +61,6 @@ class Parent:
             self._missed = True
             self._drain.begin("the worker is gone, and so is the supervisor")
             Watchdog().put_off(self._drain.timeout + LEAVE)
-
-
-class Elders:
-    """Finds children that have lived for so many seconds that there is a deadline to keep, each of them once."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._young: dict[int, float] = {}  # in the order of their birth
-
-    def born(self, pid: int, at: float) -> None:
-        self._young.pop(pid, None)  # an earlier child of the same number
-        self._young[pid] = at
-
-    def since(self, now: float) -> set[int]:
-        """Those that have reached that age since the last call; they may have ended meanwhile."""
-        old = set()
-        while self._young and now - self._young[pid := next(iter(self._young))] >= self._seconds:
-            del self._young[pid]
-            old.add(pid)
-        return old
 
 
 def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
@@ -173,31 +147,6 @@ def forked(drain: Drain) -> int:
     return pid
 
 
-def own_drain(drain: Drain, counts: Counts) -> None:
-    """In the child: when the worker has it drain, the worker has written by when it has to be done."""
-
-    def patience() -> float:
-        end_by = counts.words[END_BY]
-        if end_by == NEVER:
-            return FOREVER
-        return max(0.0, end_by / 1e9 - time.monotonic()) if end_by > 0 else drain.timeout
-
-    drain.patience, drain.at_stop = patience, 0.0
-
-
-def tell(children: Children, drain: Drain) -> None:
-    """Have children drain, by the deadline of this process; gently, in their own time, if it does not drain itself."""
-    for each in children.values():
-        each.counts.words[END_BY] = int(drain.deadline * 1e9) if drain.begun else NEVER
-    send(children, signal.SIGTERM)
-
-
-def tell_one(children: Children, drain: Drain, pid: int, waited: float) -> Answer:
-    """Say goodbye to the connection of one child, which finds a quiet moment for it by itself."""
-    tell({pid: children[pid]}, drain)
-    return SAID
-
-
 def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, parent: Parent) -> NoReturn:
     """What the child does: let go of everything that is not its own, converse, leave as a program does.
 
@@ -246,15 +195,6 @@ def settle_dead(context: Context, shared: ChildCounts, children: Children) -> No
             context.observe(ChildDied(peer, pid, status, stack, offer.told))
 
 
-def end_session(program: int) -> None:
-    """A child was killed while it waited for a program: the program and its session end too."""
-    try:
-        if os.getsid(program) == program:
-            os.killpg(program, signal.SIGKILL)
-    except OSError:
-        pass
-
-
 def reap(children: Children) -> list[tuple[int, int, Child]]:
     """Wait for each child that has ended, and for no other process, such as a handler's own. Of each: its process id,
     how it ended (as in subprocess), and what is known of it."""
@@ -267,47 +207,6 @@ def reap(children: Children) -> list[tuple[int, int, Child]]:
         if gone:
             dead.append((pid, os.waitstatus_to_exitcode(status), children.pop(pid)))
     return dead
-
-
-def drain_children(flows: Flows, children: Children, settle: Callable[[], None]) -> None:
-    """Tell every child that draining has begun, wait for them, and kill what is left at the drain deadline."""
-    drain = flows.context.drain
-    told = not drain.spread
-    if told:
-        tell(children, drain)
-    while children and time.monotonic() < drain.deadline:
-        flows.tick()
-        flows.end_idle()
-        if not (drain.spread or told):
-            tell(children, drain)
-            told = True
-        left = drain.deadline - time.monotonic()  # children cut what they have when it is over
-        time.sleep(max(0.0, min(SWEEP, left)))
-        settle()
-    for pid, each in children.items():
-        flows.context.note_cut(pid, each.peer, each.opened)
-    facts = [each.facts for each in flows.context.handlers]
-    if not all(
-        each.blocks for each in facts
-    ):  # one that is told of the end, or a cancelled coroutine, has things to do
-        await_children(children, settle, 2 * LEAVE if any(each.needs_asyncio for each in facts) else LEAVE)
-    send(children, signal.SIGKILL)
-    await_children(children, settle, LEAVE)
-
-
-def await_children(children: Children, settle: Callable[[], None], seconds: float) -> None:
-    patience = time.monotonic() + seconds
-    while children and time.monotonic() < patience:
-        time.sleep(SWEEP / 10)
-        settle()
-
-
-def send(children: Iterable[int], signum: int) -> None:
-    for pid in children:
-        try:
-            os.kill(pid, signum)
-        except ProcessLookupError:
-            pass
 
 
 MODEL = Model(

@@ -116,7 +116,7 @@ def test_whatever_a_handler_raises_ends_its_own_conversation_at_most(handler: st
             until(lambda: model == "thread" or "of the handler raised SystemExit; the worker goes on" in server.log())
         else:
             until(lambda: "Handler failed" in server.log())
-            assert "Mute: <str() failed>" in server.log()
+            until(lambda: "Mute: <str() failed>" in server.log())
         assert server.stop(timeout=PATIENCE) == 0, server.log()
         assert "unexpected" not in server.log()
 

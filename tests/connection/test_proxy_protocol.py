@@ -57,7 +57,7 @@ def lines(draw: st.DrawFn) -> tuple[bytes, ProxyHeader]:
     version = draw(st.sampled_from([4, 6]))
     one, other = (draw(st.ip_addresses(v=version)) for _ in range(2))  # type: ignore[arg-type]
     ports = draw(PORTS), draw(PORTS)
-    texts = [each.exploded if version == 6 and draw(st.booleans()) else str(each) for each in (one, other)]
+    texts = [each.packed.hex(":", 2) if version == 6 and draw(st.booleans()) else str(each) for each in (one, other)]
     header = ProxyHeader(1, (written(one), ports[0]), (written(other), ports[1]))
     return v1(f"TCP{version}", texts[0], texts[1], ports), header
 

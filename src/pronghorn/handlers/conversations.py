@@ -226,6 +226,11 @@ class PacedCoroutineProtocol(CoroutineProtocol):
         return message
 
 
+def cutting(style: MessageStyle, reader: asyncio.StreamReader) -> CoroutineProtocol:
+    """What cuts the input of one connection into messages, and keeps the rate of its source, if there is one."""
+    return (CoroutineProtocol if style.rate is None else PacedCoroutineProtocol)(style, reader)
+
+
 def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
     """An async message function, or a class with async methods, as a conversation over streams. `awaits`: what it
     returns for a message is to be awaited."""
@@ -276,8 +281,7 @@ def _over_streams(style: MessageStyle, hold: Callable[[CoroutineProtocol, Conver
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = cast(AnyAsyncioChannel, writer.transport)
         moved, error = channel.protocol.inner, None
-        made = CoroutineProtocol if style.rate is None else PacedCoroutineProtocol
-        protocol = channel.protocol.inner = made(style, reader) if moved is None else moved
+        protocol = channel.protocol.inner = cutting(style, reader) if moved is None else moved
         try:
             if moved is None:
                 protocol.connection_made(channel)

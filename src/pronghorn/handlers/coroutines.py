@@ -23,7 +23,7 @@ from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import DescriptorLost, PeerTimeout, TooMuchUnsent
 from pronghorn.handlers.asyncio_loop import equip
-from pronghorn.handlers.conversations import Converse, CoroutineProtocol
+from pronghorn.handlers.conversations import Converse, CoroutineProtocol, cutting
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain
 from pronghorn.tls.asyncio_channel import channel_over, part
@@ -50,7 +50,7 @@ class StreamsProtocol(asyncio.StreamReaderProtocol):
     def take_messages(self) -> CoroutineProtocol:
         """Before the connection is made: the protocol that cuts the input, of a connection from another process."""
         assert isinstance(self._handle, Converse)
-        self.inner = CoroutineProtocol(self._handle.style, self._stream_reader)  # type: ignore[attr-defined]
+        self.inner = cutting(self._handle.style, self._stream_reader)  # type: ignore[attr-defined]
         return self.inner
 
     def depart(self) -> None:

@@ -31,6 +31,7 @@ HEAD = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, process
 REQUEST = struct.Struct("=BBBBIHH44s")  # inet_diag_req_v2: family, protocol, ..., states, source port, ...
 ANY_PEER = bytes(36) + b"\xff" * 8
 SOCKET = struct.Struct("=xBxxHxx16s40xII")  # inet_diag_msg: state, source port and address, user, inode
+QUEUES = struct.Struct("=xBxxHxx16s32xII8x")  # the same: state, source port and address, queue, backlog
 ERRNO = struct.Struct("=i")
 LONGEST_REPLY = 65536
 MOST_INODES = 256
@@ -51,6 +52,52 @@ class Sockets(NamedTuple):
     pids: Collection[int] = ()
 
 
+class AcceptQueue(NamedTuple):
+    """One listening socket, how many connections wait in its queue for accept(2), and how many it takes (listen(2)).
+    The kernel drops what comes when `waiting` is above `backlog`."""
+
+    family: int
+    host: str
+    port: int
+    waiting: int
+    backlog: int
+
+
+class Overflows(NamedTuple):
+    """What the kernel has counted in this network namespace since it began, over all listeners: connections that came
+    to a full accept queue, and all that listeners dropped, for that reason or another."""
+
+    overflowed: int
+    dropped: int
+
+
+def accept_queues(ports: Collection[int]) -> list[AcceptQueue]:
+    """The accept queues of all TCP sockets that listen at those ports, of whatever process; with SO_REUSEPORT an
+    address has several. The kernel is asked for listeners only, some microseconds for each on the machine.
+
+    Raises OSError where the kernel cannot be asked (no Linux, or no netlink).
+    """
+    found: list[AcceptQueue] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for message in _dump(family, next(iter(ports)) if len(ports) == 1 else 0, LISTENING):
+            _, source_port, source, waiting, backlog = QUEUES.unpack_from(message)
+            if (port := socket.ntohs(source_port)) in ports:
+                found.append(AcceptQueue(int(family), _host(family, source), port, waiting, backlog))
+    return found
+
+
+def overflows() -> Overflows:
+    """The kernel's counters ListenOverflows and ListenDrops (/proc/net/netstat). Raises OSError where there are
+    none."""
+    with open("/proc/net/netstat", "rb") as file:
+        lines = [line.split() for line in file if line.startswith(b"TcpExt:")]
+    counts = dict(zip(*lines, strict=True)) if len(lines) == 2 else {}
+    try:
+        return Overflows(int(counts[b"ListenOverflows"]), int(counts[b"ListenDrops"]))
+    except KeyError:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
+
+
 def at_port(port: int, states: int) -> list[Sockets]:
     """The sockets with that local port in one of those states; raises OSError where the kernel cannot be asked."""
     found: dict[tuple[int, str, str, bool, int], tuple[int, set[int]]] = {}
@@ -59,13 +106,16 @@ def at_port(port: int, states: int) -> list[Sockets]:
             state, source_port, source, user, inode = SOCKET.unpack_from(message)
             if socket.ntohs(source_port) != port:
                 continue  # of those that are BOUND the kernel tells all
-            host = socket.inet_ntop(family, source[:4] if family == socket.AF_INET else source)
-            key = (int(family), host, STATES[state - 1], bool(inode), user)
+            key = (int(family), _host(family, source), STATES[state - 1], bool(inode), user)
             count, inodes = found.get(key, (0, set()))
             if inode and len(inodes) < MOST_INODES:
                 inodes.add(inode)
             found[key] = (count + 1, inodes)
     return [Sockets(*key, *value) for key, value in found.items()]
+
+
+def _host(family: int, packed: bytes) -> str:
+    return socket.inet_ntop(family, packed[:4] if family == socket.AF_INET else packed)
 
 
 def _dump(family: int, port: int, states: int) -> Iterator[memoryview]:

@@ -11,11 +11,9 @@ import json
 from typing import Any
 
 import rich_click as click
-from click.core import ParameterSource
 
-from pronghorn.cli.ctl import request
-from pronghorn.cli.ctl.whom import socket_of
-from pronghorn.cli.layers import CONFIG, takes_json
+from pronghorn.cli.ctl import request, whom
+from pronghorn.cli.layers import takes_json
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.errors import BadRequest, PronghornError, nearest
 
@@ -26,24 +24,13 @@ PARAMETERS = {
     "status": click.option("--ready", is_flag=True, help=READY),
     "resize": click.argument("count", metavar="N", help="The number of workers."),
 }
-NAME = (
-    "The server's name: what it was given as --name, or its first address. Not needed in a folder whose settings file "
-    "tells it, or if only one is running."
-)
-SOCKET = "The control socket itself, as it was given to the server as --control-socket."
-FILE = (
-    "The server's settings file, for its name and its control socket. Without this, the one that serve would find in "
-    "the working folder."
-)
 TIMEOUT = (
     f"How long to wait for the answer. Without it {request.QUICK:g}s; {request.CHANGE / 60:g}m for reload and upgrade, "
     f"{request.DRAIN / 3600:g}h for drain and stop."
 )
 OPTIONS = (
     takes_json,
-    click.option("--name", "-n", metavar="NAME", envvar="PRONGHORN_NAME", show_envvar=True, help=NAME),
-    click.option("--socket", metavar="PATH", envvar="PRONGHORN_CONTROL_SOCKET", show_envvar=True, help=SOCKET),
-    click.option("--config", "-c", metavar="FILE", envvar=CONFIG, show_envvar=True, help=FILE),
+    *whom.OPTIONS,
     click.option("--timeout", metavar="DURATION", help=TIMEOUT),
 )
 
@@ -84,11 +71,10 @@ def _add(what: str) -> None:
 
     @click.pass_context
     def run(ctx: click.Context, /, as_json: bool, timeout: str | None, **values: Any) -> int:
-        whom = {option: values.pop(option) for option in ("name", "socket", "config")}
-        typed = {option for option in whom if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE}
+        find = whom.finder(ctx, values)
         try:
             count = {"count": request.count(values["count"])} if "count" in values else {}
-            result = request.answer({"command": what, **count}, lambda: socket_of(whom, typed), timeout)
+            result = request.answer({"command": what, **count}, find, timeout)
         except PronghornError as error:
             if not as_json:
                 raise

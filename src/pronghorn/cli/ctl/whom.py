@@ -1,4 +1,4 @@
-"""Which running server `pronghorn ctl` asks.
+"""Which running server `pronghorn ctl` and its like ask: the options that say so, and the search.
 
 Law: the command line counts first, then the environment, then the settings file, as for the server itself. Without any
 of the three it is the only server that runs, or of several the one that is named after the file's first address. A
@@ -8,9 +8,13 @@ settings file that cannot be read is an error only where the server cannot be fo
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import rich_click as click
+from click.core import ParameterSource
+
+from pronghorn.cli.layers import CONFIG
 from pronghorn.control import client
 from pronghorn.control.server import AUTO, OFF
 from pronghorn.errors import BadSetting, PronghornError
@@ -18,6 +22,28 @@ from pronghorn.listening.addresses import parse_bind, places, spoken
 from pronghorn.settings import layers
 
 NAME, SOCKET, CHDIR, BIND = "name", "control_socket", "chdir", "bind"
+NAME_HELP = (
+    "The server's name: what it was given as --name, or its first address. Not needed in a folder whose settings file "
+    "tells it, or if only one is running."
+)
+SOCKET_HELP = "The control socket itself, as it was given to the server as --control-socket."
+FILE_HELP = (
+    "The server's settings file, for its name and its control socket. Without this, the one that serve would find in "
+    "the working folder."
+)
+OPTIONS = (
+    click.option("--name", "-n", metavar="NAME", envvar="PRONGHORN_NAME", show_envvar=True, help=NAME_HELP),
+    click.option("--socket", metavar="PATH", envvar="PRONGHORN_CONTROL_SOCKET", show_envvar=True, help=SOCKET_HELP),
+    click.option("--config", "-c", metavar="FILE", envvar=CONFIG, show_envvar=True, help=FILE_HELP),
+)
+
+
+def finder(ctx: click.Context, values: dict[str, Any]) -> Callable[[], str]:
+    """A function that finds the control socket anew at each call, as `socket_of` does; takes the values of OPTIONS out
+    of the command's."""
+    options = {option: values.pop(option) for option in ("name", "socket", "config")}
+    typed = {option for option in options if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE}
+    return lambda: socket_of(options, typed)
 
 
 def socket_of(options: Mapping[str, str | None], typed: Collection[str]) -> str:

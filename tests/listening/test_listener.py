@@ -75,14 +75,14 @@ def test_the_descriptor_neither_blocks_nor_crosses_exec(opened: Open) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the length of the queue")
-def test_the_queue_tells_its_length(opened: Open) -> None:
-    (here,) = opened("127.0.0.1:0")
+def test_the_queue_tells_its_length_and_its_bound(opened: Open) -> None:
+    (here,) = opened("127.0.0.1:0", backlog=17)
     host, _, port = here.address.rpartition(":")
     assert here.queued() == 0
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection((host, int(port))))
-        assert here.queued() == 3
+        assert (here.queued(), here.queue()) == (3, (3, 17))
         os.close(here.accept()[0])  # type: ignore[index]
         assert here.queued() == 2
 

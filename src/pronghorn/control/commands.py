@@ -16,7 +16,7 @@ from pronghorn.scoreboard.row import STATES
 from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.supervisor import Supervisor
-from pronghorn.system.processes import resident_memory
+from pronghorn.system.processes import cpu_seconds, resident_memory
 
 MOST_WORKERS = 512
 
@@ -81,6 +81,7 @@ class Commands:
                 {
                     "name": offered.name,
                     "listening": [],
+                    "accept_queue": [],
                     "handler": service.facts.name,
                     "style": service.facts.style,
                     "tls": settings.tls if service.certificates is not None else "off",
@@ -88,6 +89,8 @@ class Commands:
                 },
             )
             record["listening"].append(listener.address)
+            queue = listener.queue()
+            record["accept_queue"].append(None if queue is None else {"waiting": queue[0], "backlog": queue[1]})
         return [*found.values()]
 
     def _old(self) -> dict[str, Any]:
@@ -136,6 +139,7 @@ class Commands:
                 "bytes_out": row.bytes_out,
                 "beat_age": round(max(0.0, now - row.beat), 3),
                 "memory": resident_memory(row.pid),
+                "cpu_seconds": cpu_seconds(row.pid),
             }
             for row in self._supervisor.fleet.serving.plan.board.rows()
         ]

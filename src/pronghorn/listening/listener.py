@@ -119,16 +119,20 @@ class Listener:
                 return descriptor, peer if self.family == socket.AF_INET else _plain(peer)
         return None
 
-    def queued(self) -> int:
-        """Connections that wait to be accepted, by TCP_INFO (Linux: for a listener its tcpi_unacked is the length of
-        the queue); a large number where the kernel does not tell."""
+    def queue(self) -> tuple[int, int] | None:
+        """Connections that wait to be accepted, and how many the kernel lets wait, by TCP_INFO (Linux: of a listener,
+        tcpi_unacked is the length of the queue and tcpi_sacked its bound); None where the kernel does not tell."""
         if self.family != socket.AF_UNIX and sys.platform == "linux":
             try:
-                raw = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-                return int.from_bytes(raw[24:28], sys.byteorder)
-            except OSError:
+                return struct.unpack_from("=II", self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)
+            except (OSError, struct.error):
                 pass
-        return MANY
+        return None
+
+    def queued(self) -> int:
+        """Connections that wait to be accepted; a large number where the kernel does not tell."""
+        found = self.queue()
+        return MANY if found is None else found[0]
 
     def close(self) -> None:
         """Close this process's descriptor; the process that bound a unix path removes it, if it is still its own."""

@@ -208,6 +208,21 @@ def resident_memory(pid: int) -> int:
         return 0
 
 
+def cpu_seconds(pid: int) -> float | None:
+    """Seconds of processor time that a process of ours has used, with the children that it has reaped; None if it has
+    ended, or the system does not tell."""
+    if fields := stat_fields(pid):
+        return round(sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK"), 3)  # utime, stime, cutime, cstime
+    if os.path.exists("/proc/self/stat"):
+        return None
+    import psutil
+
+    try:
+        return round(sum(psutil.Process(pid).cpu_times()[:4]), 3)
+    except psutil.Error:
+        return None
+
+
 def name_process(title: str) -> None:
     """The name that `ps` shows."""
     try:

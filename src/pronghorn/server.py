@@ -255,7 +255,7 @@ class Server:
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
         ours = [*self._signals.descriptors(), *self._setup.descriptors(), *self._control_descriptors()]
         ours += self._log_process.descriptors() if self._log_process is not None else []
-        return [*self._starter.descriptors(), *ours, *inherited]
+        return [*self._starter.descriptors(), *ours, *inherited, *self._supervisor.sides.descriptors()]
 
     def turn(self, now: float) -> None:
         if self._control is not None:
@@ -293,6 +293,7 @@ class Server:
             listener.hand_over()
         if self._control is not None:
             self._control.hand_over()
+        self._supervisor.sides.hand_over()
         self._end_autoreload()
 
     def _raise_limit(self) -> None:

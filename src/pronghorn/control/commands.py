@@ -57,6 +57,7 @@ class Commands:
                 "handover": self._handover(),
                 "under_way": supervisor.changes.under_way or None,
                 "last_reload": supervisor.changes.last_reload,
+                "side_processes": supervisor.sides.state(),
                 "faults": supervisor.guard.failures,
                 "last_fault": supervisor.guard.last or None,
             }

@@ -42,6 +42,9 @@ from pronghorn.events.server import Resized as Resized
 from pronghorn.events.server import SecretsExposed as SecretsExposed
 from pronghorn.events.server import ServerStarted as ServerStarted
 from pronghorn.events.server import ServerStopped as ServerStopped
+from pronghorn.events.server import SideProcessEnded as SideProcessEnded
+from pronghorn.events.server import SideProcessNotStarted as SideProcessNotStarted
+from pronghorn.events.server import SideProcessSaid as SideProcessSaid
 from pronghorn.events.server import SupervisorFailed as SupervisorFailed
 from pronghorn.events.server import Upgraded as Upgraded
 from pronghorn.events.server import UpgradeFailed as UpgradeFailed

@@ -259,3 +259,31 @@ class SupervisorFailed(Event, frozen=True):
 
     what: str
     error: BaseException
+
+
+# Side processes.
+
+
+class SideProcessSaid(Event, frozen=True):
+    """What the side process `name` has for the log, perhaps of several lines; `level` is one of the log's."""
+
+    name: str
+    level: str
+    text: str
+
+
+class SideProcessEnded(Event, frozen=True):
+    """The side process `name` has died, with an exit code or minus a signal; another starts after `pause` seconds."""
+
+    name: str
+    pid: int
+    status: int
+    pause: float
+
+
+class SideProcessNotStarted(Event, frozen=True):
+    """The side process `name` could not be started, for the reason `why`; the next attempt is in `pause` seconds."""
+
+    name: str
+    why: str
+    pause: float

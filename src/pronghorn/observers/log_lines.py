@@ -32,6 +32,8 @@ from pronghorn.observers.escaping import (
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
+LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+
 Part = Callable[[Any], str]
 
 
@@ -185,6 +187,11 @@ def _reason(why: str, what: str = "") -> tuple[str, str]:
     first, *rest = why.splitlines() or [what]
     last = f" {escaped(rest[-1])}" if rest else ""
     return escaped(first) + last, indented(rest) if len(rest) > 1 else ""
+
+
+def _said(event: events.SideProcessSaid) -> str:
+    first, *rest = event.text.splitlines() or [""]
+    return escaped(first) + indented(rest)
 
 
 def _crashed(event: events.WorkerCrashed) -> str:
@@ -358,6 +365,18 @@ WORDS: dict[type[Event], Line] = {
     events.WorkerDoomed: Line(ERROR, f"{WORKER} is killed: {{why}}"),
     events.WorkerRetired: Line(INFO, f"{WORKER} gets a successor: {{why}}"),
     events.SupervisorFailed: Line(ERROR, _supervisor_failed, flood=_error_and_place),
+    events.SideProcessSaid: Line(
+        ERROR,
+        "The {name} process: {said}",
+        level=lambda event: LEVELS[event.level],
+        said=_said,
+    ),
+    events.SideProcessEnded: Line(
+        WARNING, "The {name} process (process id {pid}) {ending}; another starts in {pause:g} s"
+    ),
+    events.SideProcessNotStarted: Line(
+        ERROR, "The {name} process cannot be started: {why}; next attempt in {pause:g} s"
+    ),
     events.WorkerHandedOver: Line(
         INFO,
         _handed_over,

@@ -31,6 +31,7 @@ from pronghorn.supervisor.old_workers import Predecessors
 from pronghorn.supervisor.planning import Planner
 from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.supervisor.rereading import Rereading
+from pronghorn.supervisor.side_process import SideProcesses
 from pronghorn.system.processes import kill, name_process, preload_libgcc
 from pronghorn.system.signals import SignalPipe
 from pronghorn.worker_process.plan import Plan
@@ -67,6 +68,8 @@ class Supervisor:
         first = Generation(number, plan, plan.workers if count is None else count, candidate=handed is not None)
         self.fleet = Fleet(self.poller, self.observe, first, callbacks)
         self.workers = self.fleet.workers
+        self.sides = SideProcesses(self.poller, self.workers.helpers, self.observe)
+        self._sides_wait = handed is not None  # for the moment when this program serves, and no longer the one before
         self.changes = Changes(planner, self.fleet, callbacks)
         self.predecessors = Predecessors(handed.predecessors if handed is not None else ())
         self.started_at = time.monotonic()
@@ -106,6 +109,12 @@ class Supervisor:
             programs = self.fleet.serving.plan.runs_programs  # their sessions are ours
             self.workers.adopt(spare_sessions=not programs)
         self._signals.listen()
+        try:
+            return self._run()
+        finally:  # last, so that side processes can tell the end
+            self.guard.last_step("end all side processes", self.sides.close)
+
+    def _run(self) -> int:
         self.poller.add(self._signals, self._hear)
         try:
             self._loop()
@@ -141,6 +150,8 @@ class Supervisor:
         yield "obey signals", self._hear  # before deaths: a signal to the group is meant for the workers too
         yield "look after its workers", self.fleet.turn
         yield "look after its control socket", self._callbacks.turn
+        if self.fleet.served or not self._sides_wait:
+            yield "look after its side processes", self.sides.turn
         yield "answer ctl drain", self._tell_emptied
         yield "open its log anew", self._rereading.turn_log
         yield "change over", self._change  # while it leaves, too: an upgrade is not over before the handover
@@ -213,7 +224,7 @@ class Supervisor:
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline, self._workers_at]
-        due += [self.changes.due()]
+        due += [self.changes.due(), self.sides.due() if self.fleet.served or not self._sides_wait else NEVER]
         due += [self.workers.due()] if self.leaving else [self.fleet.due(), self._rereading.due()]
         if (self.draining or self._emptied) and not self.workers.living:  # the end of another program wakes no poll(2)
             due.append(now + SOON)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -92,10 +92,20 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         *_handover(status.get("handover", {})),
         ("Messages", text(f"{status['messages']:,}")),
         ("Bytes", text(f"{size(status['bytes_in'])} in, {size(status['bytes_out'])} out")),
+        *_side_processes(status.get("side_processes", ())),
         *([("Handler errors", text(f"{failed:,}", BAD))] if failed else []),
         *([("Faults", text(f"{faults:,} of the supervisor, which goes on; the last: {last}", BAD))] if faults else []),
         ("Last reload", _last_reload(status["last_reload"])),
     ]
+
+
+def _side_processes(sides: Iterable[dict[str, Any]]) -> list[tuple[str, Text]]:
+    lines = []
+    for each in sides:
+        words = f"{each['name']}: {each['state']}" + (f" (process {each['pid']})" if each["pid"] else "")
+        words += f", started again {each['restarts']:,} times; the last end: {each['why']}" if each["restarts"] else ""
+        lines.append(printable(words))
+    return [("Side processes", text("\n".join(lines)))] if lines else []
 
 
 def _old_workers(old: dict[str, Any]) -> list[tuple[str, Text]]:

@@ -1,0 +1,53 @@
+"""A side process that does what it is told on its line, for tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from select import select
+
+from pronghorn.system.side_boot import begin
+
+
+def open_descriptors() -> list[int]:
+    return [fd for fd in map(int, os.listdir("/proc/self/fd")) if os.path.exists(f"/proc/self/fd/{fd}")]
+
+
+def main() -> None:
+    side = begin()
+    side.ready()
+    side.send(
+        {
+            "pid": os.getpid(),
+            "uid": os.getuid(),
+            "settings": side.settings,
+            "fds": open_descriptors() if os.getuid() == os.stat("/proc/self").st_uid else [],
+        }
+    )
+    while not side.ended:
+        select([side], [], [])
+        for message in side.take():
+            match message:
+                case {"say": text}:
+                    side.say("info", text)
+                case {"print": text}:
+                    print(text, flush=True)
+                case {"write": text}:
+                    os.write(side.descriptors["file"], text.encode())
+                case {"raise": text}:
+                    raise RuntimeError(text)
+                case {"rubbish": text}:
+                    side.line.sendall(text.encode() + b"\n")
+                case {"hang": seconds}:
+                    time.sleep(seconds)
+                case {"exit": status}:
+                    sys.exit(status)
+                case _:
+                    side.send({"echo": message})
+    time.sleep(side.settings.get("afterwards", 0.0))
+    side.send({"last": "words"})
+
+
+if __name__ == "__main__":
+    main()

@@ -34,6 +34,7 @@ IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT = "idle", "message timeout", "write timeout
 MOVED = "moved"
 """Not the end of a connection, but of its stay in this process: another worker has it."""
 AGE, TRUNCATED, WRITE_BUFFER = "age", "truncated", "write buffer"
+HANDSHAKE_TIMEOUT = "handshake timeout"
 
 
 def printable(text: str, longest: int = LONGEST_PART, kept: str = "\n") -> str:
@@ -228,6 +229,15 @@ class HandshakeFailed(TlsFailed):
     """The peer and we did not come to terms, or not in time."""
 
 
+class HandshakeTimeout(HandshakeFailed):
+    """The peer did not finish the handshake in time."""
+
+    reason = HANDSHAKE_TIMEOUT
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"it did not finish the handshake within {seconds:g} s")
+
+
 class BadProxyHeader(PeerError):
     """A connection from a proxy does not begin with a PROXY protocol header."""
 
@@ -253,7 +263,7 @@ ENDS: dict[str, End] = {
     **dict.fromkeys((AGE, TRUNCATED), End.DONE),
     **dict.fromkeys((WRITE_BUFFER, "ConnectionAbortedError"), End.ABORTED),
     **dict.fromkeys(("ConnectionResetError", "BrokenPipeError", "TlsFailed"), End.RESET),
-    "HandshakeFailed": End.HANDSHAKE,
+    **dict.fromkeys(("HandshakeFailed", HANDSHAKE_TIMEOUT), End.HANDSHAKE),
 }
 
 

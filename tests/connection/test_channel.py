@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pronghorn.connection.asyncio_channel import AsyncioChannel
-from pronghorn.connection.channel import Channel, Terms
+from pronghorn.connection.channel import Channel
+from pronghorn.connection.interfaces import Terms
 from pronghorn.connection.states import TRANSITIONS, State, moved
 from pronghorn.connection.timer_queue import TimerQueue
 from pronghorn.handlers.protocols import Protocol

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from pronghorn.connection import moving
-from pronghorn.connection.channel import CLOSED, OPEN, Channel, Terms
+from pronghorn.connection.channel import CLOSED, OPEN, Channel
+from pronghorn.connection.interfaces import Terms
 from pronghorn.connection.socket_facts import Seen
 from pronghorn.errors import MOVED
 from pronghorn.handlers.protocols import Protocol

@@ -142,6 +142,7 @@ OF_TYPE: dict[Any, Any] = {
     str: EVIL,
     int: 2,
     float: 1.5,
+    float | None: 1.5,
     bool: True,
     BaseException: ValueError(EVIL),
     OSError: OSError(1, EVIL),

@@ -43,6 +43,12 @@ class AnyConnection:
     seen: Seen | None
     program_end: str = ""
     """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
+    first_sent: float = 0.0
+    """When its first byte was sent (monotonic seconds): see first_byte.py; 0.0 before, and where nobody notes it."""
+    measured: bool = True
+    """Whether bytes_in and bytes_out are known."""
+    unacknowledged: bool = False
+    """Its peer did not take all that was sent in the time that closing waits for that."""
 
     if TYPE_CHECKING:
 

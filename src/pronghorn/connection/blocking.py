@@ -19,6 +19,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.interfaces import TlsStarts
@@ -111,7 +113,8 @@ class ConnectionBase(AnyConnection):
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
         self.cut_by = self.gone = None
-        self.program_end = ""
+        self.program_end, self.first_sent = "", 0.0
+        self.measured, self.unacknowledged = True, False
         self.fd = self.fileno()
         self.inode = identity(self.fd)
         self.lost = False
@@ -184,7 +187,7 @@ class ConnectionBase(AnyConnection):
 
     def take_header(self, header: ProxyHeader) -> None:
         """A proxy has said for which client it made the connection: its `peer` is that client from now on."""
-        self.proxy = header
+        self.proxy = msgspec.structs.replace(header, via=self.peer)
         if header.source is not None:
             self.peer = header.source
 
@@ -284,10 +287,11 @@ class ConnectionBase(AnyConnection):
         info = tcp_info(self)  # type: ignore[arg-type]
         if info is not None:
             self.bytes_in, self.bytes_out = info.bytes_in, info.bytes_out
+        self.measured = info is not None
 
     def linger(self, until: float = math.inf) -> None:
         """Half-close, and let the peer take what was sent: see closing.linger."""
-        linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
+        self.unacknowledged = linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
 
 
 FACTS = {**AnyConnection.__annotations__, **ConnectionBase.__annotations__}.keys() - {"tls", "waits"}

@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import errno
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering, drop_unsent, end, may_close
-from pronghorn.connection.interfaces import Cancellable, Loop
+from pronghorn.connection.interfaces import Cancellable, Terms
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen, identity, unread, unsent
 from pronghorn.connection.states import State, is_peers_fault, moved
 from pronghorn.connection.transport import Bytes, Transport, check_bytes, fill, limits_of
 from pronghorn.errors import DescriptorLost, End, PeerError, TooMuchUnsent, end_of, reason_of
 from pronghorn.peers import Peer
-from pronghorn.system.drain import Drain
 
 BURST = 1 << 20  # bytes that a protocol sends at most before others have their turn: more waits for the loop
 NO_SOCKET = frozenset({errno.EBADF, errno.ENOTSOCK})  # the descriptor is not what it was
@@ -38,23 +36,10 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 SLOTS = tuple(
     "_asked _backlog _burst _dead _error _fd _fills _high _lingering _lost _low _most _name _paused _throttled "
-    "bytes_in bytes_out context ended goodbye inode listener loop number opened own_drain peer peer_ended "
+    "bytes_in bytes_out context ended first_sent goodbye inode listener loop number opened own_drain peer peer_ended "
     "process_drain protocol proxy seen sock state stays wants_read wants_write wrote_eof".split()
 )
 NOTHING: tuple[str, ...] = ()
-
-
-class Terms(NamedTuple):
-    """What the channels of one listener in a loop have in common."""
-
-    loop: Loop
-    drain: Drain | None
-    most_unsent: int = sys.maxsize
-    """Bytes: a handler that writes on beyond that is cut off."""
-    high_water: int = 64 * 1024
-    """Bytes unsent above which reading pauses, and the protocol is told."""
-    listener: str = ""
-    """The name of the listener that they came to."""
 
 
 class AnyChannel(Transport):
@@ -73,9 +58,10 @@ class AnyChannel(Transport):
     ) -> None:
         """`context` is what all of the handler is called in, for this connection; a copy of the caller's by default."""
         self.sock, self.number, self.peer, self.proxy = sock, number, peer, proxy
-        self.loop, self.process_drain, self._most, high_water, self.listener = terms
+        self.loop, self.process_drain, self._most, high_water, self.listener, notes = terms
         self.opened, self.state = time.monotonic(), State.OPENING
         self.bytes_in = self.bytes_out = 0
+        self.first_sent = 0.0
         self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word
         self.ended = self.peer_ended = False  # the protocol has been told the end of input; it was the peer's own
         self.context = context if context is not None else copy_context()
@@ -84,7 +70,7 @@ class AnyChannel(Transport):
         self.own_drain, self.goodbye = None, ""
         self.stays = False  # whether the handler wants to stay while draining
         self._asked = 0  # what had been written when the last input came
-        self._backlog: bytearray | None = None
+        self._backlog: bytearray | None = bytearray() if notes else None
         self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
         self._name = None  # our address, once the socket is gone
         self.seen: Seen | None = None
@@ -159,6 +145,7 @@ class AnyChannel(Transport):
                 self._gone(error)
                 return
             self.bytes_out += sent
+            self.first_sent = self.first_sent or time.monotonic()
             del backlog[:sent]
             if not backlog:
                 self._backlog = None  # before the protocol goes on: it shall send, and not pile up
@@ -201,6 +188,9 @@ class AnyChannel(Transport):
             check_bytes(data)
             return
         if self._backlog is not None:
+            if not self._backlog and self.state is not OPENING:
+                self._write_first(data)
+                return
             check_bytes(data)
             if len(self._backlog) > self._most:
                 self.cut(TooMuchUnsent(len(self._backlog)))
@@ -221,6 +211,11 @@ class AnyChannel(Transport):
             self._wish()
         if not self._throttled and (len(self._backlog) > self._high or self.bytes_out >= self._burst):
             self._throttle(True)  # after a burst too: what the loop will send in a moment need not pile up here
+
+    def _write_first(self, data: Bytes) -> None:
+        self._backlog = None
+        AnyChannel.write(self, data)
+        self.first_sent = time.monotonic() if self.bytes_out else 0.0
 
     def write_eof(self) -> None:
         """Half-close once all is sent: the peer finds our end, and may go on speaking."""
@@ -299,6 +294,10 @@ class AnyChannel(Transport):
     def is_lingering(self) -> bool:
         """Everything has been said, and only the peer's end is awaited."""
         return self._lingering is not None
+
+    @property
+    def unacknowledged(self) -> bool:  # type: ignore[override]
+        return self._lingering is not None and self._lingering.gave_up
 
     @property
     def reason(self) -> str:

@@ -43,17 +43,22 @@ class Lingering:
     """How long a connection that has said its last word waits for its peer: LINGER_TIMEOUT seconds from `now`, or until
     `latest`, and less for a peer that speaks on although it has taken everything. No I/O; instants are monotonic."""
 
-    __slots__ = ("until",)
+    __slots__ = ("gave_up", "until")
 
     def __init__(self, now: float, latest: float = math.inf) -> None:
         self.until = min(latest, now + LINGER_TIMEOUT)
+        self.gave_up = False
+        """The time was over, and the peer had not acknowledged everything."""
 
     def is_over(self, now: float, *, ended: bool, came: bool, unsent: bool) -> bool:
         """Whether to close now. `ended`: the peer has; `came`: there was input, so that more may be on its way, and to
         close would answer it with a reset; `unsent`: the peer has not acknowledged everything."""
         if came and not unsent:
             self.until -= PATIENCE_LOST
-        return ended or not (came or unsent) or now >= self.until
+        if ended or not (came or unsent):
+            return True
+        self.gave_up = now >= self.until and unsent
+        return now >= self.until
 
 
 def may_close(sock: socket.socket, lingering: Lingering, *, reading_shut: bool = False) -> bool:
@@ -64,17 +69,17 @@ def may_close(sock: socket.socket, lingering: Lingering, *, reading_shut: bool =
     return lingering.is_over(time.monotonic(), ended=ended, came=came, unsent=not ended and unsent(sock) > 0)
 
 
-def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = math.inf) -> None:
+def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = math.inf) -> bool:
     """Half-close, then discard input until the peer has ended, or has acknowledged everything and says no more, or its
     time is over (see Lingering); blocking. `reading_shut`: an end of input proves nothing; `until`: a deadline
-    (monotonic) that ends it sooner.
+    (monotonic) that ends it sooner. Returns whether the peer had not acknowledged everything by then.
     """
     try:
         sock.setblocking(False)  # a handler may have left a timeout, or none
         os.set_blocking(sock.fileno(), False)  # and a program needs it blocking, of which gevent's socket knows nothing
         sock.shutdown(socket.SHUT_WR)
     except (OSError, ValueError):  # closed, by the handler or the peer
-        return
+        return False
     lingering, poller = Lingering(time.monotonic(), until), None
     while not may_close(sock, lingering, reading_shut=reading_shut):
         if reading_shut:  # poll(2) would not wait
@@ -84,6 +89,7 @@ def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = ma
             poller = select.poll()
             poller.register(sock, select.POLLIN)
         poller.poll(LINGER_LOOK * 1000)
+    return lingering.gave_up
 
 
 def close(sock: _socket.socket) -> None:

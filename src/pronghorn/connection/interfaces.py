@@ -1,15 +1,17 @@
-"""Protocols for type checkers: what a loop watches, and what a channel asks of a loop.
+"""What a loop watches, what a channel asks of a loop, and the terms that it has there.
 
 Law: typed members and no code.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.states import State
+from pronghorn.system.drain import Drain
 
 if TYPE_CHECKING:
     import ssl
@@ -89,3 +91,19 @@ class TlsStarts(Protocol):
         self, conn: Any, context: ssl.SSLContext | None, after: bytes | bytearray | memoryview, timeout: float | None
     ) -> None:
         """Have a blocking connection send `after`, and hold the handshake."""
+
+
+class Terms(NamedTuple):
+    """What the channels of one listener in a loop have in common."""
+
+    loop: Loop
+    drain: Drain | None
+    most_unsent: int = sys.maxsize
+    """Bytes: a handler that writes on beyond that is cut off."""
+    high_water: int = 64 * 1024
+    """Bytes unsent above which reading pauses, and the protocol is told."""
+    listener: str = ""
+    """The name of the listener that they came to."""
+    notes_first: bool = False
+    """Channels note when their first byte was sent: they begin with an empty backlog, so that the first write takes
+    another way than those that follow, which ask nothing."""

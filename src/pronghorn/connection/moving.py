@@ -48,6 +48,7 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     high: int
     seen: list[float] | None
     """What passes over the open connections have noted, in the order of SEEN: so its deadlines run on."""
+    first_sent: float = 0.0
 
 
 class Holder(Loop, Protocol):
@@ -85,6 +86,7 @@ def facts_of(channel: AnyChannel) -> Facts:
         channel._low,
         channel._high,
         [getattr(seen, name) for name in SEEN] if seen is not None else None,
+        channel.first_sent,
     )
 
 
@@ -121,7 +123,7 @@ def restore(channel: AnyChannel, facts: Facts) -> None:
     """Make a new channel what the other one was. Until `begin` it is OPENING, and what is written to it waits."""
     channel.loop = Nowhere()
     channel.opened, channel.stays = facts.opened, facts.stays
-    channel.bytes_in, channel.bytes_out = facts.bytes_in, facts.bytes_out
+    channel.bytes_in, channel.bytes_out, channel.first_sent = facts.bytes_in, facts.bytes_out, facts.first_sent
     channel._asked = facts.bytes_out
     channel._paused, channel._throttled = facts.paused, facts.throttled
     channel._low, channel._high = facts.low, facts.high

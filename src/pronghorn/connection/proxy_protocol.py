@@ -40,6 +40,8 @@ class ProxyHeader(msgspec.Struct, frozen=True):
     destination: Peer | None = None
     extensions: bytes = b""
     """The type-length-value fields of version 2, as they came, their lengths checked."""
+    via: Peer | None = None
+    """The proxy's own address, which the header does not tell: the one that accept(2) gave."""
 
     def fields(self) -> Iterator[tuple[int, bytes]]:
         """The extensions one by one: type and value."""

@@ -1,6 +1,7 @@
 """Events of one connection, from accept(2) to its end.
 
-`listener` is the name of the listener that it came to; empty where the server has only one, without a name.
+`listener` is the name of the listener that it came to; empty where the server has only one, without a name. `id` is the
+connection's in the whole server: the process id of its worker, and its number there (`12411-37`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ class ConnectionOpened(Event, frozen=True):
     number: int
     peer: tuple[str, int] | str
     listener: str = ""
+    id: str = ""
 
 
 class ConnectionClosed(Event, frozen=True):
     """A connection has ended, for `reason` (an errors.End), after `seconds`; `detail` may say more of the
     reason: the deadline, or the error's class. `program` is how the program behind it ended (`exit status 1`), where
-    there was one. `fields` are the handler's own (`conn.log`)."""
+    there was one. `fields` are the handler's own (`conn.log`).
+
+    `state` is what ended it and in which phase, in two letters (serving/end_states.py). `bytes_in` and `bytes_out` mean
+    nothing unless they were `measured`. `first_byte` is after how many seconds the first byte was sent; None if none
+    was, or if that is not known. `proxy` is the address of the proxy, if one spoke for the peer. `tls` is the version
+    of TLS, and `sni` the name that the client asked for. `worker` is the worker's slot. A `probe` has ended without a
+    byte from either side, and without a fault."""
 
     number: int
     peer: tuple[str, int] | str
@@ -32,15 +40,29 @@ class ConnectionClosed(Event, frozen=True):
     detail: str = ""
     listener: str = ""
     fields: tuple[tuple[str, str], ...] = ()
+    id: str = ""
+    state: str = "--"
+    measured: bool = True
+    first_byte: float | None = None
+    proxy: tuple[str, int] | str = ""
+    tls: str = ""
+    sni: str = ""
+    worker: int = 0
+    generation: int = 0
+    probe: bool = False
 
 
 class ConnectionRefused(Event, frozen=True):
-    """A connection was accepted and closed unserved, because of `limit`; `detail` may say more of this one."""
+    """A connection was accepted and closed unserved, because of `limit`; `detail` may say more of this one. `state` and
+    `worker` are as those of ConnectionClosed."""
 
     peer: tuple[str, int] | str
     limit: str
     detail: str = ""
     listener: str = ""
+    state: str = "PA"
+    worker: int = 0
+    generation: int = 0
 
 
 class HandshakeFailed(Event, frozen=True):
@@ -50,6 +72,7 @@ class HandshakeFailed(Event, frozen=True):
     peer: tuple[str, int] | str
     why: str
     listener: str = ""
+    id: str = ""
 
 
 class HandlerFailed(Event, frozen=True):
@@ -59,6 +82,7 @@ class HandlerFailed(Event, frozen=True):
     peer: tuple[str, int] | str
     error: BaseException
     listener: str = ""
+    id: str = ""
 
 
 class PeerFailed(Event, frozen=True):
@@ -68,6 +92,7 @@ class PeerFailed(Event, frozen=True):
     peer: tuple[str, int] | str
     error: BaseException
     listener: str = ""
+    id: str = ""
 
 
 class ChildDied(Event, frozen=True):
@@ -79,6 +104,7 @@ class ChildDied(Event, frozen=True):
     status: int
     stack: str = ""
     listener: str = ""
+    id: str = ""
 
 
 class ConnectionNotTaken(Event, frozen=True):
@@ -97,3 +123,4 @@ class ConnectionTakenOver(Event, frozen=True):
     peer: tuple[str, int] | str
     before: str
     listener: str = ""
+    id: str = ""

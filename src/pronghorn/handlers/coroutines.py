@@ -18,7 +18,8 @@ from typing import Any
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioLoop
 from pronghorn.connection.asyncio_drain import Leave, context_of
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.channel import Terms
+from pronghorn.connection.first_byte import notes_first
+from pronghorn.connection.interfaces import Terms
 from pronghorn.connection.own_context import conversation, of_a_client
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import DescriptorLost, PeerTimeout, TooMuchUnsent
@@ -164,7 +165,7 @@ class OwnLoops:
             conn.tls_starts,
             lambda _, seconds: conn.keep_idle(seconds),
         )
-        terms = Terms(watch, conn.process_drain, self._most_unsent, self._high_water, conn.listener)
+        terms = Terms(watch, conn.process_drain, self._most_unsent, self._high_water, conn.listener, notes_first(conn))
         channel = channel_over(conn, terms)
         leave = Leave(loop, channel, self._quiet)
         conn.lend_to_loop(channel, leave, functools.partial(_cancel_all, loop, asyncio.current_task()))

@@ -24,12 +24,14 @@ FOREVER = 1e9  # seconds
 
 
 class Child(NamedTuple):
-    """A child, as its parent knows it: the peer, what the child counts, since when, and what the listener offers."""
+    """A child, as its parent knows it: the peer, what the child counts, since when, what the listener offers, and the
+    connection's number."""
 
     peer: Peer
     counts: Counts
     opened: float
     offer: Offer
+    number: int
 
 
 Children = dict[int, Child]  # by process id

@@ -129,7 +129,7 @@ def serve(context: Context) -> None:
             limits.__enter__()
             own.serve_one(conn, counts)
             child(flows, mine, held, forks, parent)
-        children[pid] = Child(conn.peer, counts, conn.opened, context.offer_of(conn))
+        children[pid] = Child(conn.peer, counts, conn.opened, context.offer_of(conn), conn.number)
         elders.born(pid, conn.opened)
         flows.forget(conn)
     drain_children(flows, children, settle)
@@ -181,7 +181,7 @@ def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, paren
 
 def settle_dead(context: Context, shared: ChildCounts, children: Children) -> None:
     """Take what dead children have counted, and observe those that died before they had closed their connection."""
-    for pid, status, (peer, counts, opened, offer) in reap(children):
+    for pid, status, (peer, counts, opened, offer, number) in reap(children):
         program = counts.words[PROGRAM]
         offer.take_child(counts)
         killed = shared.settle(counts, context.row)
@@ -190,9 +190,13 @@ def settle_dead(context: Context, shared: ChildCounts, children: Children) -> No
         if killed and program > 1:
             end_session(program)
         offer.service.limits.left(peer)
-        if killed and (status != -signal.SIGKILL or time.monotonic() < context.drain.deadline):
+        if not killed:
+            continue
+        cut = status == -signal.SIGKILL and time.monotonic() >= context.drain.deadline
+        if not cut:
             stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""
-            context.observe(ChildDied(peer, pid, status, stack, offer.told))
+            context.observe(ChildDied(peer, pid, status, stack, offer.told, context.id_of(number)))
+        context.child_killed(number, peer, opened, offer.told, cut)
 
 
 def reap(children: Children) -> list[tuple[int, int, Child]]:

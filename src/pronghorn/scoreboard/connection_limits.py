@@ -29,6 +29,8 @@ from pronghorn.system.descriptors import descriptors_for_connections
 ALL, DESCRIPTORS = "--max-connections", "the descriptors of a worker, ulimit -n"
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
 CRASHED, SOURCE_TOO_FAST = "--crash-penalty", "--accept-rate-per-source"
+POLICY = frozenset({DENIED, TOO_MANY, TOO_FAST, CRASHED, SOURCE_TOO_FAST})
+"""Limits by which a peer is refused that somebody has set; others are what there was too little of."""
 SECOND = 10**9  # nanoseconds
 PATIENCE = 0.25  # seconds for a lock that is held for microseconds, unless its holder waits for a processor
 

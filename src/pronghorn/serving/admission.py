@@ -22,6 +22,7 @@ from pronghorn.scoreboard.connection_limits import Limits
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.emfile import SpareDescriptor
+from pronghorn.serving.end_states import state_of_refusal
 from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE
 from pronghorn.serving.service import Offer, set_limits
 from pronghorn.settings import Settings
@@ -49,10 +50,14 @@ class Admission:
         """The server's."""
         self.observe = observe
         hears = getattr(observe, "hears", None)
-        self.tells = hears is None or hears(ConnectionOpened) or hears(ConnectionClosed)
-        """Whether an observer wants the events of each connection."""
+        self.tells_of_begins = hears is None or hears(ConnectionOpened)
+        self.tells = hears is None or hears(ConnectionClosed)
+        """Whether an observer wants the events of each connection: of its begin, of its end."""
+        self.notes_first: bool = getattr(observe, "wants_first_byte", False)
+        """Whether somebody wants to know when the first byte of each was sent."""
         self.count = 0
         self.row = row
+        self.pid = os.getpid()
         self.counts: Counts = row
         self.lock = threading.Lock()
         self.limits = Limits(settings, row, None if holds else math.inf)
@@ -176,9 +181,13 @@ class Admission:
         """The next connection's number. `peer` is None where a proxy has yet to say for whom it speaks: then the caller
         observes ConnectionOpened later."""
         self.count += 1
-        if peer is not None and self.tells:
-            self.observe(ConnectionOpened(self.count, peer, offer.told))
+        if peer is not None and self.tells_of_begins:
+            self.observe(ConnectionOpened(self.count, peer, offer.told, self.id_of(self.count)))
         return self.count
+
+    def id_of(self, number: int) -> str:
+        """What names a connection of this worker in the whole server."""
+        return f"{self.pid}-{number}"
 
     def offer_of(self, conn: AnyConnection) -> Offer:
         """What the listener offers that a connection has come to."""
@@ -211,7 +220,8 @@ class Admission:
             if offer.counts is not None and self.counts is self.row:
                 offer.counts.add(REFUSED)
                 offer.counts.add(OPEN, -1)
-        self.observe(ConnectionRefused(peer, limit, detail, offer.told))
+        row, state = self.row, state_of_refusal(limit)
+        self.observe(ConnectionRefused(peer, limit, detail, offer.told, state, row.slot, row.generation))
 
     def gives_way(self) -> bool:
         """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.

@@ -100,6 +100,10 @@ class Flows(Conversations):
                 from pronghorn.tls.blocking import secured
 
                 self._connection_classes[each.name] = secured(connection_class)
+        if context.notes_first:
+            from pronghorn.connection.first_byte import noting
+
+            self._connection_classes = {name: noting(each) for name, each in self._connection_classes.items()}
         self._watched = {thing.fileno(): thing for thing in (context.watched if watched is None else watched)}
         self._beside = beside
         self._gate = Gate(context.to_be_served_alone)

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from pronghorn.connection.asyncio_drain import Ending, look_at_all
 from pronghorn.connection.base import AnyConnection
-from pronghorn.connection.channel import OPENING, AnyChannel, Channel, Terms
+from pronghorn.connection.channel import OPENING, AnyChannel, Channel
 from pronghorn.connection.closing import FIRST_WORD, first_word_due
-from pronghorn.connection.interfaces import Cancellable, Watchable
+from pronghorn.connection.interfaces import Cancellable, Terms, Watchable
 from pronghorn.connection.own_context import made_for
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.proxy_wait import HeaderWait
@@ -63,7 +65,7 @@ class Entrance:
         self._protocol = service.handler.protocol
         settings = service.settings
         high_water, most_unsent = settings.write_high_water, settings.max_write_buffer
-        self.terms = Terms(loops, context.drain, most_unsent, high_water, offer.name)
+        self.terms = Terms(loops, context.drain, most_unsent, high_water, offer.name, context.notes_first)
         self.contexts = offer.base()
         self._handshakes: Handshakes | None = None
         if service.tls_at_once:
@@ -109,6 +111,8 @@ class Entrance:
             self.context.refuse(self.offer, header_wait.sock.detach(), peer, limit, header_wait.detail)
             self.loops.relieve()
         else:
+            if header is not None:
+                header = msgspec.structs.replace(header, via=header_wait.peer)
             self._open(header_wait.sock, peer, header)
 
     def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:

@@ -24,16 +24,19 @@ from pronghorn.scoreboard.counts import (
     HANDLER_ERRORS,
     MESSAGES,
     OPEN,
+    PROBES,
     TAKEN_OVER,
     Counts,
 )
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission
+from pronghorn.serving.end_states import state_of_end
 from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.tracebacks import is_ours
 
 MOST_FIELDS = 32  # of a handler's own, in the record of a connection's end
+OF_PROBES = frozenset({End.DONE, End.DRAINING, End.RESET, End.TIMEOUT})
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
@@ -93,10 +96,12 @@ class ConnectionEnds(Admission):
     def failed(self, conn: AnyConnection, error: BaseException) -> None:
         """An error ended a conversation: one event, of the handler's fault or the peer's."""
         if isinstance(error, HandshakeFailed):
-            self.observe(events.HandshakeFailed(conn.number, conn.peer, error.what, self.told(conn)))
+            self.observe(
+                events.HandshakeFailed(conn.number, conn.peer, error.what, self.told(conn), self.id_of(conn.number))
+            )
             return
         if is_peers_fault(error):
-            self.observe(PeerFailed(conn.number, conn.peer, error, self.told(conn)))
+            self.observe(PeerFailed(conn.number, conn.peer, error, self.told(conn), self.id_of(conn.number)))
             return
         with self.lock:
             self.counts.add(HANDLER_ERRORS)
@@ -109,7 +114,7 @@ class ConnectionEnds(Admission):
         if isinstance(error, MemoryError) and is_ours(error):
             self.fault(error)
         else:
-            self.observe(HandlerFailed(conn.number, conn.peer, error, self.told(conn)))
+            self.observe(HandlerFailed(conn.number, conn.peer, error, self.told(conn), self.id_of(conn.number)))
 
     def told(self, conn: AnyConnection) -> str:
         """The name of a connection's listener, for events: empty where there is nothing to be told apart."""
@@ -118,24 +123,43 @@ class ConnectionEnds(Admission):
     def closed(self, conn: AnyConnection, reason: str) -> None:
         """Account for a connection that is over, and whose descriptor is closed."""
         with self.lock:
-            word = End.ERROR if conn.number in self._faulty else end_of(reason)
+            faulty = conn.number in self._faulty
+            word = End.ERROR if faulty else end_of(reason)
             self._leaves(conn, CLOSED_WORD[word])
-        if not self.tells:
-            return
-        seconds = time.monotonic() - conn.opened
+            probe = not (conn.bytes_in or conn.bytes_out) and conn.measured and word in OF_PROBES
+            if probe:
+                self.counts.add(PROBES)
+        if self.tells:
+            self._tell_closed(conn, word, reason, faulty, probe)
+
+    def _tell_closed(self, conn: AnyConnection, word: End, reason: str, faulty: bool, probe: bool) -> None:
+        now, row, proxy = time.monotonic(), self.row, conn.proxy
+        offer, tls = self.by_name[conn.listener], conn.tls
+        cut, sealed = conn.number in self._noted, tls is not None or not offer.service.tls_at_once
+        first = conn.first_sent - conn.opened if conn.first_sent else None
         self.observe(
             ConnectionClosed(
                 conn.number,
                 conn.peer,
                 word,
-                seconds,
+                now - conn.opened,
                 conn.bytes_in,
                 conn.bytes_out,
                 conn.messages,
                 conn.program_end,
                 reason if reason != word else "",
-                self.told(conn),
-                _fields_of(conn),
+                offer.told,
+                _fields_of(conn) if conn.log_fields else (),
+                self.id_of(conn.number),
+                state_of_end(word, reason, faulty=faulty, cut=cut, sealed=sealed, unacknowledged=conn.unacknowledged),
+                conn.measured,
+                first if conn.bytes_out or not conn.measured else None,
+                proxy.via or "" if proxy is not None else "",
+                tls.version if tls is not None else "",
+                tls.sni or "" if tls is not None else "",
+                row.slot,
+                row.generation,
+                probe,
             )
         )
 
@@ -156,7 +180,32 @@ class ConnectionEnds(Admission):
             if (sums := self._by_listener.get(conn.listener)) is not None:
                 sums.counts.add(OPEN)
         if self.tells:
-            self.observe(events.ConnectionTakenOver(conn.number, conn.peer, before, self.told(conn)))
+            self.observe(
+                events.ConnectionTakenOver(conn.number, conn.peer, before, self.told(conn), self.id_of(conn.number))
+            )
+
+    def child_killed(self, number: int, peer: Peer, opened: float, listener: str, cut: bool) -> None:
+        """Observe the end of a connection whose process, under the fork model, was killed before it could do so, and
+        before it had said what it received and sent; at the drain deadline it was `cut`."""
+        if self.tells:
+            seconds, row = time.monotonic() - opened, self.row
+            self.observe(
+                ConnectionClosed(
+                    number,
+                    peer,
+                    End.KILLED,
+                    seconds,
+                    0,
+                    0,
+                    0,
+                    listener=listener,
+                    id=self.id_of(number),
+                    state="KD" if cut else "HD",
+                    measured=False,
+                    worker=row.slot,
+                    generation=row.generation,
+                )
+            )
 
     def _leaves(self, conn: AnyConnection, word: int) -> None:
         self.open.pop(conn.number, None)

@@ -128,7 +128,7 @@ class Conversations:
             conn.take_header(header)
             limit = context.refusal_of_client(offer, conn.peer)
         if not limit:
-            context.observe(ConnectionOpened(conn.number, conn.peer, offer.told))
+            context.observe(ConnectionOpened(conn.number, conn.peer, offer.told, context.id_of(conn.number)))
             return True
         self._give_up(conn)
         end_unserved(conn)

@@ -12,7 +12,7 @@ import select
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import first_word_due, turn_away
 from pronghorn.connection.proxy_wait import TOO_LATE
-from pronghorn.errors import End, HandshakeFailed
+from pronghorn.errors import HANDSHAKE_TIMEOUT, End, HandshakeTimeout
 from pronghorn.serving.context import Context
 from pronghorn.serving.service import Service
 
@@ -55,9 +55,8 @@ class Parking:
             if now - conn.opened < timeout:
                 continue
             if not service.limits.is_proxy(conn.peer):
-                error = HandshakeFailed(f"it did not finish the handshake within {timeout:g} s")
-                self._context.failed(conn, error)
-            self._turn_away(conn, HandshakeFailed.__name__)
+                self._context.failed(conn, HandshakeTimeout(timeout))
+            self._turn_away(conn, HANDSHAKE_TIMEOUT)
 
     def next(self) -> Connection | None:
         """Draining has begun: the next connection that has spoken, or is new. The others are closed."""

@@ -12,7 +12,8 @@ import socket
 import time
 
 from pronghorn.connection import moving
-from pronghorn.connection.channel import AnyChannel, Terms
+from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.interfaces import Terms
 from pronghorn.connection.own_context import asked_by
 from pronghorn.errors import DescriptorLost
 from pronghorn.events import ConnectionNotTaken

@@ -6,7 +6,8 @@ import socket
 
 from pronghorn.connection.asyncio_channel import AnyAsyncioChannel, AsyncioChannel
 from pronghorn.connection.blocking import Connection
-from pronghorn.connection.channel import AnyChannel, Terms
+from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.interfaces import Terms
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.tls.blocking import TlsCalls
 from pronghorn.tls.channel import AnyTlsChannel, SealedSocket
@@ -36,6 +37,7 @@ def channel_over(conn: Connection, terms: Terms) -> AnyAsyncioChannel:
 def part(channel: AnyChannel, conn: Connection) -> None:
     """The channel is over, and the connection has its descriptor for itself again."""
     conn.bytes_in, conn.bytes_out = channel.bytes_in, channel.bytes_out
+    conn.first_sent = conn.first_sent or channel.first_sent
     if channel._error is not None and is_peers_fault(channel._error):
         conn.gone = channel._error
     channel.keep_sockname()

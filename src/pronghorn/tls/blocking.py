@@ -25,7 +25,7 @@ from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import LINGER_LOOK, READ_SIZE, Lingering
 from pronghorn.connection.socket_facts import TcpInfo
 from pronghorn.connection.tls_facts import TlsFacts
-from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed
+from pronghorn.errors import TRUNCATED, End, HandshakeTimeout, TlsFailed
 from pronghorn.tls.records import FLOOD, MOST_UNASKED, RECORD, Records
 
 CHUNK = 256 * 1024
@@ -82,7 +82,7 @@ class TlsCalls(Base):
                         records = self.records = Records(context(), **options)
                     records.feed(sealed)
         except TimeoutError:
-            records.failed = HandshakeFailed(f"it did not finish the handshake within {seconds:g} s")
+            records.failed = HandshakeTimeout(seconds)
             raise records.failed from None
         except OSError as error:
             records.failed = error if isinstance(error, TlsFailed) else TlsFailed(str(error))

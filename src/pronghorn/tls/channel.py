@@ -21,7 +21,7 @@ from pronghorn.connection.closing import READ_SIZE, first_word_due
 from pronghorn.connection.states import moved
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import Bytes, check_bytes
-from pronghorn.errors import TRUNCATED, End, HandshakeFailed, TlsFailed, TooMuchUnsent
+from pronghorn.errors import TRUNCATED, End, HandshakeFailed, HandshakeTimeout, TlsFailed, TooMuchUnsent
 from pronghorn.tls.records import FLOOD, Records
 
 _recv = _socket.socket.recv
@@ -119,7 +119,7 @@ class AnyTlsChannel(AnyChannel):
 
     def late(self, seconds: float) -> None:
         """The handshake has taken longer than `seconds`."""
-        self._refuse(HandshakeFailed(f"it did not finish the handshake within {seconds:g} s"))
+        self._refuse(HandshakeTimeout(seconds))
 
     @property
     def tls(self) -> TlsFacts | None:
@@ -257,7 +257,7 @@ class AnyTlsChannel(AnyChannel):
         """Send what is no data of the protocol, behind what is unsent, without a pause in writing."""
         if not sealed:
             return
-        if self._backlog is None:
+        if not self._backlog:
             try:
                 sealed = sealed[self.sock.send(sealed) :]
             except (BlockingIOError, InterruptedError):

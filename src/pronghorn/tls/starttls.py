@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pronghorn.connection.blocking import Connection, ConnectionBase
 from pronghorn.connection.channel import OPEN, OPENING, AnyChannel, Channel
 from pronghorn.connection.closing import READ_SIZE
+from pronghorn.connection.first_byte import FirstByte, noting
 from pronghorn.connection.interfaces import Cancellable
 from pronghorn.connection.transport import Bytes
 from pronghorn.tls.blocking import TlsCalls, secured
@@ -201,7 +202,8 @@ def hold(conn: Connection, context: MakeContext, after: Bytes, seconds: float) -
 
 
 def _secure(conn: ConnectionBase) -> None:
-    conn.__class__ = secured(type(conn))
+    kind = type(conn)
+    conn.__class__ = noting(secured(kind.ordinary)) if issubclass(kind, FirstByte) else secured(kind)
     assert isinstance(conn, TlsCalls)
     conn.begin_tls()
 

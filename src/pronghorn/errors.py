@@ -151,7 +151,10 @@ class CannotBind(PronghornError):
 
 
 class AddressInUse(CannotBind):
-    """Another socket holds the address."""
+    """Another socket holds the address, for a bind with these options."""
+
+    reuse_address = True
+    reuse_port = False
 
 
 class AlreadyRunning(CannotBind):

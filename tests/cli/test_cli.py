@@ -129,7 +129,7 @@ def test_panels_have_names_of_their_own_and_stand_together() -> None:
 def test_typos_in_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, "serv") == ["Error: There is no command 'serv'.", "Did you mean 'serve'?"]
     assert complaint(capsys, "mine.py:handle")[1] == "To serve that handler: pronghorn serve mine.py:handle"
-    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, ctl, check, config, connect, dev-cert, models."
+    assert complaint(capsys, "zzz")[1] == "Choose one of: serve, ctl, why, check, config, connect, dev-cert, models."
 
 
 def test_typos_in_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
         workers = asleep(first)
         with launched(tmp_path, bind=first.report["listening"][0]) as second:
             assert second.exit() == 5
-            assert f"process {workers[0]} (pronghorn: worker 1 epoll of {first.pid}" in second.report["error"]["why"]
+            assert f"Process {workers[0]} (pronghorn: worker 1 epoll of {first.pid}" in second.report["error"]["why"]
 
 
 @pytest.mark.parametrize(("orphans", "tries"), [([False] * 9, 2), ([True] * 9, 4), ([False, True, False, False], 4)])

@@ -279,7 +279,7 @@ def test_a_listener_whose_address_is_taken_meanwhile_is_told_of_and_the_others_s
         with socket.create_server(server.address):
             server.send(signal.SIGCONT)
             wait_for(lambda: failures(server) == 1, "the failure")
-            assert f"process {os.getpid()} (" in server.log, server.log
+            assert f"Process {os.getpid()} (" in server.log, server.log
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(path)
             sock.sendall(b"hello")
@@ -320,7 +320,7 @@ def test_a_path_that_another_server_has_taken_is_left_to_it(tmp_path: Path) -> N
         server.send(signal.SIGCONT)
         wait_for(lambda: failures(server) == 1, "the failure")
         (failure,) = (line for line in server.log.splitlines() if "Reload failed" in line)
-        assert f"Held by process {os.getpid()} (" in failure, failure
+        assert f"Process {os.getpid()} (" in failure, failure
         assert "pronghorn:" not in failure, "the socket that we still have there is in nobody's way"
         assert server.stop() == 0
         assert path.exists(), "it is not ours to remove"

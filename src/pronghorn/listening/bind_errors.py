@@ -48,7 +48,9 @@ def bind_error(error: OSError, place: Place, settings: Settings) -> CannotBind:
     address = spoken(place)
     what = f"Cannot listen on {address}."
     if error.errno == errno.EADDRINUSE:
-        return AddressInUse(what, *_busy(place, settings), address)
+        busy = AddressInUse(what, *_busy(place, settings), address)
+        busy.reuse_address, busy.reuse_port = settings.reuse_address, settings.reuse_port
+        return busy
     why, hint = PLAIN.get(error.errno or 0, (f"{error.strerror or error}.", ""))
     if error.errno == errno.EACCES and place[0] != socket.AF_UNIX:
         why, hint = _forbidden(place[1][1])

@@ -1,8 +1,8 @@
 """An address in use: a start that waits for the workers of a killed supervisor, and who holds the address otherwise.
 
 Law: those workers need a moment to notice that their supervisor is dead, and to let go; no other holder is waited for.
-Only for a first start, where no client is served yet. `owners`, with psutil, is imported at a conflict only: workers
-are forks of the supervisor, and have no use for it.
+Only for a first start, where no client is served yet. `owners` and `why` are imported at a conflict only: workers are
+forks of the supervisor, and have no use for them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pronghorn.errors import AddressInUse
+from pronghorn.errors import AddressInUse, PronghornError
 
 PATIENCE = 2.0
 PAUSE = 0.02
@@ -36,14 +36,20 @@ def once_free(attempt: Callable[[], T], held_by_orphans: Callable[[str], bool]) 
 
 
 def explained(error: AddressInUse) -> AddressInUse:
-    """The same error, which says what holds the address (owners.py)."""
-    from pronghorn.listening import owners
+    """The same error, with what `pronghorn why` says of the address: who holds it, and what to do (why.py)."""
+    from pronghorn.listening import why, why_words
 
-    holder = owners.explain(error.address)
-    why = f"{holder[:1].upper()}{holder[1:]}." if holder else error.why
-    if holder.startswith(owners.NOBODY):
-        why += " If that server ran without SO_REUSEADDR, it holds up even those who have it."
-    return AddressInUse(error.what, why, error.hint, error.address)
+    asked = why.Asked(error.reuse_address, error.reuse_port)
+    try:
+        found = why.examine(why.bind_of(error.address), asked)
+    except (PronghornError, OSError):
+        return error
+    words = why_words.told(found, asked)
+    if why.decisive(found).verdict is why.Verdict.FREE:
+        sentences, hint = ["It was taken a moment ago, and is free now."], "Start again."
+    else:
+        sentences, hint = words.why, words.hint
+    return AddressInUse(error.what, " ".join(sentences) or error.why, hint, error.address)
 
 
 def held_by_orphans(address: str) -> bool:

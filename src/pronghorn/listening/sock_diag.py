@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -30,7 +31,13 @@ BY_FAMILY, DUMP, ERROR, DONE = 20, 0x301, 2, 3  # linux/sock_diag.h, linux/netli
 HEAD = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, process id
 REQUEST = struct.Struct("=BBBBIHH44s")  # inet_diag_req_v2: family, protocol, ..., states, source port, ...
 ANY_PEER = bytes(36) + b"\xff" * 8
-SOCKET = struct.Struct("=xBxxHxx16s40xII")  # inet_diag_msg: state, source port and address, user, inode
+SOCKET = struct.Struct("=xBBxHxx16s16xI8xIIIII")
+"""inet_diag_msg: state, timer, source port and address, interface, milliseconds to the end of the timer, receive and
+send queue, user, inode."""
+PEER = struct.Struct("=6xH16x16s")  # the same: destination port and address
+ATTRIBUTE = struct.Struct("=HH")
+IPV6_ONLY, CONTROL_GROUP = 11, 21  # INET_DIAG_SKV6ONLY, INET_DIAG_CGROUP_ID
+TIMED, TIMERS_OF_AN_END = {"FIN_WAIT2", "TIME_WAIT"}, {2, 3}  # keepalive (an orphan's is its end), TIME_WAIT
 QUEUES = struct.Struct("=xBxxHxx16s32xII8x")  # the same: state, source port and address, queue, backlog
 ERRNO = struct.Struct("=i")
 LONGEST_REPLY = 65536
@@ -40,7 +47,10 @@ MOST_INODES = 256
 class Sockets(NamedTuple):
     """Sockets at one address in one state; `owned` if processes have them open, and not only the kernel any more.
 
-    Their processes are known by `pids`, or to be found by `inodes`, of which a few hundred are kept."""
+    Their processes are known by `pids`, or to be found by `inodes`, of which a few hundred are kept. `ends_within` are
+    the seconds after which the last of those goes by itself that the kernel has a timer for. `group` is the number of
+    the control group that one of them was made in (its folder's inode), `peer` whom one of them is connected to.
+    `device` is the interface that they are bound to, `both` whether [::] takes IPv4 as well; None if unknown."""
 
     family: int
     host: str
@@ -50,6 +60,13 @@ class Sockets(NamedTuple):
     number: int = 1
     inodes: Collection[int] = ()
     pids: Collection[int] = ()
+    ends_within: float | None = None
+    group: int = 0
+    peer: str = ""
+    device: int = 0
+    both: bool | None = None
+    waiting: int = 0
+    backlog: int = 0
 
 
 class AcceptQueue(NamedTuple):
@@ -100,18 +117,71 @@ def overflows() -> Overflows:
 
 def at_port(port: int, states: int) -> list[Sockets]:
     """The sockets with that local port in one of those states; raises OSError where the kernel cannot be asked."""
-    found: dict[tuple[int, str, str, bool, int], tuple[int, set[int]]] = {}
+    found: dict[tuple[int, str, str, bool, int, int], _Alike] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
         for message in _dump(family, port, states):
-            state, source_port, source, user, inode = SOCKET.unpack_from(message)
-            if socket.ntohs(source_port) != port:
+            number, timer, at, source, device, ends, waiting, backlog, user, inode = SOCKET.unpack_from(message)
+            if socket.ntohs(at) != port:
                 continue  # of those that are BOUND the kernel tells all
-            key = (int(family), _host(family, source), STATES[state - 1], bool(inode), user)
-            count, inodes = found.get(key, (0, set()))
-            if inode and len(inodes) < MOST_INODES:
-                inodes.add(inode)
-            found[key] = (count + 1, inodes)
-    return [Sockets(*key, *value) for key, value in found.items()]
+            state = STATES[number - 1]
+            key = (int(family), _host(family, source), state, bool(inode), user, device)
+            alike = found.get(key)
+            if alike is None:
+                alike = found[key] = _Alike(_first(*key, message, backlog))
+            alike.number += 1
+            if inode:
+                if len(alike.inodes) < MOST_INODES:
+                    alike.inodes.add(inode)
+            elif state in TIMED and timer in TIMERS_OF_AN_END:
+                alike.last = max(alike.last, ends)
+            if state == "LISTEN":
+                alike.waiting += waiting
+    return [each.sockets() for each in found.values()]
+
+
+class _Alike:
+    """Sockets that differ in little, while they are counted."""
+
+    __slots__ = ("first", "inodes", "last", "number", "waiting")
+
+    def __init__(self, first: Sockets) -> None:
+        self.first = first
+        self.number = 0
+        self.inodes: set[int] = set()
+        self.last = -1  # ms
+        self.waiting = 0
+
+    def sockets(self) -> Sockets:
+        last = self.last / 1000 if self.last >= 0 else None
+        return self.first._replace(number=self.number, inodes=self.inodes, ends_within=last, waiting=self.waiting)
+
+
+def _first(
+    family: int, host: str, state: str, owned: bool, user: int, device: int, message: memoryview, backlog: int
+) -> Sockets:
+    """What is told of the first of many."""
+    group, both = 0, None if family == socket.AF_INET6 else False
+    for what, value in _attributes(message[SOCKET.size :]):
+        if what == CONTROL_GROUP:
+            group = int.from_bytes(value, sys.byteorder)
+        elif what == IPV6_ONLY:
+            both = not value[0]
+    port, packed = PEER.unpack_from(message)
+    peer = _host(family, packed)
+    peer = peer.removeprefix("::ffff:") if "." in peer else f"[{peer}]" if ":" in peer else peer
+    peer = f"{peer}:{socket.ntohs(port)}" if port else ""
+    queue = backlog if state == "LISTEN" else 0
+    return Sockets(family, host, state, owned, user, group=group, peer=peer, device=device, both=both, backlog=queue)
+
+
+def _attributes(rest: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Kinds and values (netlink(7), struct nlattr)."""
+    while len(rest) >= ATTRIBUTE.size:
+        length, what = ATTRIBUTE.unpack_from(rest)
+        if length < ATTRIBUTE.size:
+            return
+        yield what, rest[ATTRIBUTE.size : length]
+        rest = rest[length + 3 & ~3 :]
 
 
 def _host(family: int, packed: bytes) -> str:

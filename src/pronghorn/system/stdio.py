@@ -200,9 +200,10 @@ outlet = Outlet()
 def complain(error: PronghornError) -> int:
     """Prints an error on standard error (what happened, why, and what to do); its exit status."""
     lines = f"{HEAD} {error}".splitlines()
+    command = lines[-1] if lines[-1].startswith("    ") else None  # to be copied: the terminal alone may break it
     try:
         if sys.stderr.isatty():
-            lines = [part for line in lines for part in _fitted(line)]
+            lines = [part for line in lines for part in ([line] if line == command else _fitted(line))]
             if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
                 lines[0] = lines[0].replace(HEAD, f"\x1b[1;31m{HEAD}\x1b[0m", 1)
         print(*lines, sep="\n", file=sys.stderr, flush=True)

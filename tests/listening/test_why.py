@@ -1,0 +1,419 @@
+"""Why an address cannot be bound: each scene is set with real sockets, and told by its cause."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launch import wait_for
+from pronghorn.listening import bind_trial, owners, sock_diag, why, why_words
+from pronghorn.listening.why import Asked, Cause, Finding, Verdict
+from pronghorn.listening.why_words import Told
+
+ME = f"Process {os.getpid()} ("
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's tables are Linux's")
+
+
+def asked_of(address: str | int, asked: Asked = why.DEFAULT) -> tuple[Finding, Told, str]:
+    """What decides, what is said, and all of it in one piece."""
+    found = why.examine(why.bind_of(str(address)), asked)
+    words = why_words.told(found, asked)
+    return why.decisive(found), words, "\n".join([words.what, *words.why, words.hint])
+
+
+def spoken(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def listener(host: str = "127.0.0.1", **options: bool) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, **options) as server:
+        yield server
+
+
+def without_reuse_address() -> socket.socket:
+    """A listener of a server that does not know SO_REUSEADDR."""
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen()
+    return server
+
+
+@pytest.fixture(params=["netlink", "psutil"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to ask which sockets there are."""
+    if request.param == "psutil":
+        monkeypatch.setattr(sock_diag, "at_port", unasked)
+    return str(request.param)
+
+
+def unasked(port: int, states: int) -> list[sock_diag.Sockets]:
+    raise OSError(errno.EPROTONOSUPPORT, "there is no netlink")
+
+
+def states_at(port: int) -> set[str]:
+    return {each.state for each in sock_diag.at_port(port, owners.EVERY)}
+
+
+# Listeners
+
+
+@pytest.mark.usefixtures("way")
+def test_another_listener() -> None:
+    with listener() as server:
+        finding, words, said = asked_of(spoken(server))
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LISTENER)
+        assert words.what == f"{spoken(server)} is taken."
+        assert words.why[0].startswith(ME) and words.why[0].endswith(f") listens at {spoken(server)}.")
+        assert f"Process {os.getpid()} runs as " in said and "s ago)" in said
+        assert words.command == f"kill {os.getpid()}"
+    finding, words, said = asked_of(finding.address)
+    assert (finding.verdict, said.strip()) == (Verdict.FREE, f"{finding.address} is free.")
+
+
+@pytest.mark.usefixtures("way")
+def test_a_wildcard_against_a_specific_address() -> None:
+    with listener() as server:
+        port = server.getsockname()[1]
+        finding, _, said = asked_of(port)
+        assert finding.cause is Cause.LISTENER
+        assert f"listens at 127.0.0.1:{port}, which 0.0.0.0:{port} would cover." in said
+        assert asked_of(f"127.0.0.2:{port}")[0].verdict is Verdict.FREE
+    with listener("0.0.0.0") as server:
+        port = server.getsockname()[1]
+        finding, _, said = asked_of(f"127.0.0.1:{port}")
+        assert finding.cause is Cause.LISTENER
+        assert f"listens at 0.0.0.0:{port}, which is every interface." in said
+
+
+@pytest.mark.usefixtures("way")
+def test_ipv6s_wildcard_holds_ipv4() -> None:
+    with listener("::", dualstack_ipv6=True) as server:
+        port = server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"0.0.0.0:{port}", str(port)):
+            finding, _, said = asked_of(address)
+            assert finding.cause is Cause.LISTENER, said
+            assert f"listens at [::]:{port}, which takes IPv4 too (no IPV6_V6ONLY)." in said
+        assert "which is every interface" in asked_of(f"[::1]:{port}")[2]
+
+
+def test_ipv6_alone_leaves_ipv4_free() -> None:
+    for host in ("::", "::1"):
+        with listener(host, dualstack_ipv6=False) as server:
+            port = server.getsockname()[1]
+            assert asked_of(f"0.0.0.0:{port}")[0].verdict is Verdict.FREE
+            assert asked_of(f"[::1]:{port}")[0].cause is Cause.LISTENER
+            finding, words, said = asked_of(port)
+            assert finding.place[0] == socket.AF_INET6 and f"0.0.0.0:{port} is free." in words.why, said
+
+
+def test_a_name_with_several_addresses() -> None:
+    with listener() as server:
+        finding, words, _ = asked_of(f"localhost:{server.getsockname()[1]}")
+        assert finding.cause is Cause.LISTENER and words.what == f"{spoken(server)} is taken."
+
+
+@linux
+def test_whether_the_listener_shares_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, alone = Asked(reuse_port=True), Asked()
+    with listener() as server:
+        assert "The listener is without SO_REUSEPORT: no other can be beside it." in asked_of(spoken(server), alone)[2]
+        said = asked_of(spoken(server), shared)[2]
+        assert "The listener is without SO_REUSEPORT, and both need it: no other can be beside it." in said
+    with listener(reuse_port=True) as server:
+        assert asked_of(spoken(server), shared)[0].verdict is Verdict.FREE
+        for copied in (True, False):  # where the socket cannot be copied, a bind tells
+            with monkeypatch.context() as patched:
+                if not copied:
+                    patched.setattr(bind_trial, "options_of", lambda pid, inode: None)
+                finding, _, said = asked_of(spoken(server), alone)
+            assert finding.shares is True
+            assert "The listener has SO_REUSEPORT: a server of the same user that sets it as well can" in said
+
+
+def test_port_0_is_always_free() -> None:
+    assert asked_of("127.0.0.1:0")[0].verdict is Verdict.FREE
+
+
+# No listener
+
+
+def left_behind(server: socket.socket, client_closes: bool) -> socket.socket:
+    """A connection that the server has closed first, whose listener is closed too; the client's side."""
+    client = socket.create_connection(server.getsockname())
+    accepted, _ = server.accept()
+    accepted.close()
+    server.close()
+    if client_closes:
+        client.close()
+    return client
+
+
+@linux
+@pytest.mark.parametrize(("closes", "state"), [(True, "TIME_WAIT"), (False, "FIN_WAIT2")])
+def test_a_connection_that_no_process_has(closes: bool, state: str) -> None:
+    """The earlier server ran without SO_REUSEADDR: then a bind with it fails as well."""
+    server = without_reuse_address()
+    address, port = spoken(server), server.getsockname()[1]
+    with left_behind(server, closes):
+        wait_for(lambda: states_at(port) >= {state} and "ESTABLISHED" not in states_at(port), state)
+        finding, words, said = asked_of(address)
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LEFTOVER), said
+        assert words.why[0].startswith(
+            f"No process holds it: 1 connection of an earlier server is in {state}, which ends"
+        )
+        assert ("In FIN_WAIT2 the client has not closed its end" in said) is not closes
+        assert "A bind with SO_REUSEADDR was tried, and fails" in said
+        seconds = int(words.command.removeprefix("sleep "))
+        assert 1 <= seconds <= 60
+        (row,) = (each for each in finding.culprits if each.state == state)
+        assert row.ends_within is not None and seconds - 1 <= row.ends_within <= seconds
+
+
+@linux
+@pytest.mark.parametrize(("closes", "state"), [(True, "TIME_WAIT"), (False, "FIN_WAIT2")])
+def test_where_reuse_address_helps_it_was_tried(closes: bool, state: str) -> None:
+    with listener() as server:
+        address, port = spoken(server), server.getsockname()[1]
+        with left_behind(server, closes):
+            wait_for(lambda: states_at(port) >= {state}, state)
+            finding, _, said = asked_of(address)
+            assert (finding.verdict, finding.plainly) == (Verdict.FREE, False), said
+            assert f"At that port 1 connection is in {state}, which ends in " in said
+            assert "A bind with SO_REUSEADDR was tried, and succeeds; one without it fails." in said
+            finding, words, said = asked_of(address, Asked(reuse_address=False))
+            assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LEFTOVER), said
+            assert words.hint == "With SO_REUSEADDR the bind succeeds, as was tried: leave out --no-reuse-address."
+
+
+@linux
+def test_bound_and_not_listening() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        finding, words, said = asked_of(spoken(bound))
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.BOUND), said
+        assert words.why[0].startswith(ME)
+        assert f"has bound {spoken(bound)}, and not listened: neither ss nor netstat shows that." in words.why[0]
+        assert words.command == f"kill {os.getpid()}"
+
+
+@linux
+def test_bound_and_not_listening_where_the_kernel_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sock_diag, "at_port", lambda port, states: [])
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(os, "listdir", only_me(os.listdir))  # the look at all sockets of all processes takes long
+        finding, _, said = asked_of(spoken(bound))
+        if bind_trial._copy(os.getpid(), bound.fileno()) >= 0:
+            assert finding.cause is Cause.BOUND and f"process {os.getpid()} (" in said.lower()
+        monkeypatch.setattr(bind_trial, "bound_to", lambda port, pids: {})
+        finding, _, said = asked_of(spoken(bound))
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.UNSEEN)
+        assert "No socket is seen that holds it: one that is bound and does not listen is shown since Linux 6.8" in said
+
+
+def only_me(listdir: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    return lambda path: [str(os.getpid())] if path == "/proc" else listdir(path)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_outgoing_connection_that_took_the_port() -> None:
+    with listener() as far, socket.create_connection(far.getsockname()) as outgoing, far.accept()[0]:
+        finding, words, said = asked_of(spoken(outgoing))
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.CONNECTION), said
+        assert words.why[0].endswith(f"1 connection is in ESTABLISHED, to {spoken(far)}.")
+        assert "Outgoing connections get their ports from " in said
+
+
+@linux
+def test_connections_whose_clients_have_gone() -> None:
+    with listener() as server, ExitStack() as undo:
+        for _ in range(3):
+            client = socket.create_connection(server.getsockname())
+            undo.enter_context(server.accept()[0])
+            client.close()
+        port = server.getsockname()[1]
+        wait_for(lambda: states_at(port) == {"LISTEN", "CLOSE_WAIT"}, "CLOSE_WAIT")
+        said = asked_of(spoken(server))[2]
+        assert "At that port 3 connections are in CLOSE_WAIT. In CLOSE_WAIT the client has ended" in said
+
+
+# Processes
+
+LEAVES_A_CHILD = """
+import os, socket, sys, time
+server = socket.create_server(("127.0.0.1", 0))
+if os.fork() == 0:
+    print(os.getpid(), server.getsockname()[1], flush=True)
+    time.sleep(60)
+os._exit(0)
+"""
+
+
+@linux
+def test_a_forked_child_that_was_left_with_the_listener() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAVES_A_CHILD], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    child, port = map(int, process.stdout.readline().split())
+    try:
+        process.wait()
+        finding, words, said = asked_of(f"127.0.0.1:{port}")
+        assert [each.facts.pid for each in finding.owners] == [child]
+        assert finding.owners[0].left_behind, said
+        assert f"The process that started process {child} has ended." in said
+        assert words.command == f"kill {child}"
+    finally:
+        psutil.Process(child).kill()
+        process.stdout.close()
+
+
+AS_NOBODY = """
+import os, sys
+from pronghorn.cli import main
+main.run(["why", "1"])
+main.run(["why", sys.argv[1], "--json"])  # imports what nobody may not be able to read
+print("--", flush=True)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(main.run(["why", *sys.argv[1:]]))
+"""
+
+
+def as_nobody(*arguments: str) -> tuple[int, str]:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+    command = [sys.executable, "-c", AS_NOBODY, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout.partition("--\n")[2] + done.stderr
+
+
+@linux
+def test_another_users_socket_without_root() -> None:
+    with listener() as server:
+        status, said = as_nobody(spoken(server))
+        assert status == 1
+        assert f"A process of user root, which this user may not see, listens at {spoken(server)}.\n" in said
+        assert "root sees which process it is, or choose another port:\n    sudo pronghorn why " in said
+
+
+@linux
+def test_a_port_that_takes_a_privilege() -> None:
+    status, said = as_nobody("127.0.0.1:1")
+    assert status == 1
+    assert said.startswith("127.0.0.1:1 cannot be bound.\nA port below 1024 takes a privilege that user 65534 does not")
+
+
+def test_an_address_that_is_not_of_this_host() -> None:
+    finding, _, said = asked_of("192.0.2.1:8000")
+    assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.ABSENT)
+    assert said.startswith("192.0.2.1:8000 cannot be bound.\nThis host has no such address.\n")
+
+
+def test_a_command_line_is_escaped_and_cut() -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    evil = ["\x1b[2J\n" + "x" * 5000]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *evil], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    with process:
+        words = asked_of(f"127.0.0.1:{process.stdout.readline().strip()}")[1]
+        assert len(words.why[0]) < 500 and words.why[0].isprintable(), words
+        process.stdin.close()
+
+
+# Unix paths
+
+
+def test_a_live_unix_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        finding, words, said = asked_of(f"unix:{path}")
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.BOUND), said
+        assert words.why[0].startswith(ME) and words.why[0].endswith(") has bound it, and not listened.")
+        server.listen()
+        (tmp_path / "link").symlink_to(path)
+        monkeypatch.chdir(tmp_path)
+        for spelled in (path, "s", "link"):
+            finding, words, said = asked_of(f"unix:{spelled}")
+            assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LISTENER), said
+            assert words.why[0].startswith(ME) and words.why[0].endswith(") listens there.")
+            assert words.command == f"kill {os.getpid()}"
+
+
+@linux
+def test_a_live_unix_path_that_is_spelled_otherwise_in_the_kernels_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("folder/../s")
+        server.listen()
+        finding, words, said = asked_of(f"unix:{tmp_path}/s")
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LISTENER), said
+        assert words.why[0].startswith(ME)
+
+
+def test_a_stale_unix_path(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+    finding, _, said = asked_of(f"unix:{tmp_path}/s")
+    assert (finding.verdict, finding.cause) == (Verdict.FREE, Cause.STALE)
+    assert f"Pronghorn replaces it; other servers want it removed first: rm {tmp_path}/s" in said
+    assert (tmp_path / "s").exists()
+
+
+def test_other_things_at_a_unix_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert asked_of(f"unix:{tmp_path}/none")[0].verdict is Verdict.FREE
+    for path, cause, words in (
+        (tmp_path / "file", Cause.FILE, "There is a file of that name, and no socket."),
+        (tmp_path, Cause.FILE, "There is a folder of that name, and no socket."),
+        (tmp_path / "no" / "s", Cause.FOLDER, f"There is no folder {tmp_path}/no."),
+    ):
+        finding, _, said = asked_of(f"unix:{path}")
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, cause) and words in said
+
+
+@linux
+def test_an_abstract_name() -> None:
+    name = f"@pronghorn-test-{os.getpid()}-{time.monotonic_ns()}"
+    assert asked_of(f"unix:{name}")[0].verdict is Verdict.FREE
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"\0{name[1:]}")
+        server.listen()
+        finding, words, _ = asked_of(f"unix:{name}")
+        assert finding.cause is Cause.LISTENER and words.why[0].startswith(ME)
+
+
+def test_nothing_is_bound_where_nothing_may_be_tried() -> None:
+    looks = Asked(tried=False)
+    with listener() as server:
+        assert asked_of(spoken(server), looks)[0].cause is Cause.LISTENER
+        address = spoken(server)
+    assert asked_of(address, looks)[0].verdict is Verdict.FREE
+
+
+def test_where_the_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sock_diag, "at_port", unasked)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with listener() as server:
+        finding, _, said = asked_of(spoken(server))
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.UNSEEN), said
+        assert asked_of(spoken(server), Asked(tried=False))[0].verdict is Verdict.UNKNOWN

@@ -27,6 +27,7 @@ class End(enum.StrEnum):
     KILLED = "killed"
     HANDSHAKE = "handshake"
     MOVED = "moved"
+    OPERATOR = "operator"
 
 
 # Details of an End, for the log: the deadline, or another cause. The name of an error's class may stand in their place.
@@ -183,6 +184,15 @@ class PeerTimeout(PeerError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the peer took too long: {reason}")
         self.reason = reason
+
+
+class EndedByOperator(PeerError, ConnectionAbortedError):
+    """A person has ended the connection: `pronghorn ctl kill-connection`."""
+
+    reason = End.OPERATOR
+
+    def __init__(self) -> None:
+        super().__init__("the operator ended the connection (ctl kill-connection)")
 
 
 class TooMuchUnsent(PeerError):

@@ -7,8 +7,13 @@ import os
 import socket
 import struct
 import termios
+from typing import NamedTuple
 
 PEER_HAS_ENDED = frozenset({6, 8, 9, 11})  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: include/net/tcp_states.h
+TCP_STATES = (
+    "ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV"
+).split()
+"""By the kernel's numbers, from 1 (net/tcp_states.h)."""
 LONG_REPLY = 16 * 1024  # bytes unsent that are no afterthought
 
 
@@ -59,6 +64,36 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         return TcpInfo((raw[0], *struct.unpack_from("I4xI", raw, 44), *struct.unpack_from("QQ", raw, 120)))
     except (OSError, struct.error):
         return None
+
+
+class KernelFacts(NamedTuple):
+    """What the kernel tells a person of one TCP connection (tcp(7), TCP_INFO, SIOCINQ, SIOCOUTQ)."""
+
+    tcp_state: str
+    """As ss(8) and netstat(8) write it: `ESTABLISHED`, `CLOSE_WAIT`."""
+    rtt_us: int
+    """Round-trip time, smoothed, in microseconds."""
+    retransmits: int
+    """Segments that were sent again, since the connection began."""
+    idle: float
+    """Seconds since a byte came or went."""
+    bytes_in: int
+    bytes_out: int
+
+
+def kernel_facts(sock: socket.socket) -> KernelFacts | None:
+    """The same of one socket, or None where the kernel does not tell (unix sockets, other systems, a closed one)."""
+    if not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+        info = TcpInfo((raw[0], *struct.unpack_from("I4xI", raw, 44), *struct.unpack_from("QQ", raw, 120)))
+        rtt, retransmits = struct.unpack_from("I28xI", raw, 68)
+    except (OSError, struct.error):
+        return None
+    state = TCP_STATES[info.state - 1] if 0 < info.state <= len(TCP_STATES) else "?"
+    idle = min(info.ms_since_sent, info.ms_since_received) / 1000
+    return KernelFacts(state, rtt, retransmits, idle, info.bytes_in, info.bytes_out)
 
 
 class Seen:

@@ -17,7 +17,7 @@ from pronghorn.events import ControlAsked, Observer
 
 SO_PEERGROUPS = 59  # Linux 4.13
 LONGEST = 1024  # bytes that Python asks for at most: 256 groups; a caller who is in more is in none
-ONLY_LOOK = frozenset({"status", "workers"})
+ONLY_LOOK = frozenset({"status", "workers", "connections"})
 MAY = frozenset(COMMANDS) - {"stop"}
 
 
@@ -29,6 +29,7 @@ class GroupCommands:
         self._uid, self._group, self._observe = uid, group, observe
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        name = name.replace("_", "-")
         if name not in MAY:
             raise BadRequest(
                 f"Members of group {self._group} may not {name} this server.",
@@ -37,7 +38,7 @@ class GroupCommands:
             )
         if name not in ONLY_LOOK:
             self._observe(ControlAsked(name, self._uid, self._group))
-        command: Callable[..., Any] = getattr(self._commands, name)
+        command: Callable[..., Any] = getattr(self._commands, name.replace("-", "_"))
         return command
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pronghorn import __version__
 from pronghorn.errors import BadSetting
 from pronghorn.scoreboard.row import STATES
+from pronghorn.serving.connection_inquiry import Query
 from pronghorn.serving.handover import Outcome
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.supervisor import Supervisor
@@ -171,6 +172,14 @@ class Commands:
 
     def stop(self, done: Done) -> None:
         self._supervisor.stop(done)
+
+    def connections(self, query: Query, done: Done) -> None:
+        """Rows of the open connections that are meant: see serving/connection_rows.py."""
+        self._supervisor.inquiries.connections(query, done)
+
+    def kill_connection(self, ids: list[str], done: Done) -> None:
+        """Ends connections, each known by its id, as a cut does."""
+        self._supervisor.inquiries.end(ids, done)
 
     def _state(self) -> str:
         """STARTING, SERVING, DRAINING, or DRAINED when no worker is left but the supervisor stays."""

@@ -7,14 +7,17 @@ what they do.
 from __future__ import annotations
 
 import math
+import re
 import socket
 import time
+from collections.abc import Callable
 from select import POLLOUT
 from typing import Any, Protocol
 
 import msgspec
 
 from pronghorn.errors import BadRequest, PronghornError, nearest
+from pronghorn.serving.connection_inquiry import Peers, Query
 from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.system.lines import LineReader
 
@@ -32,9 +35,13 @@ class CommandSet(Protocol):
     def resize(self, count: int, done: Done) -> None: ...
     def drain(self, done: Done) -> None: ...
     def stop(self, done: Done) -> None: ...
+    def connections(self, query: Query, done: Done) -> None: ...
+    def kill_connection(self, ids: list[str], done: Done) -> None: ...
 
 
-COMMANDS = tuple(name for name in vars(CommandSet) if not name.startswith("_"))
+COMMANDS = tuple(name.replace("_", "-") for name in vars(CommandSet) if not name.startswith("_"))
+MOST_IDS = 2000
+CONNECTION_ID = re.compile("[0-9]{1,10}-[0-9]{1,16}", re.ASCII)
 
 
 class Call:
@@ -105,7 +112,7 @@ class Call:
         command = ""
         try:
             command, arguments = understood(line)
-            getattr(self._commands, command)(*arguments, self.answer)
+            getattr(self._commands, command.replace("-", "_"))(*arguments, self.answer)
         except PronghornError as error:
             self.answer(error)
         except Exception as error:
@@ -146,7 +153,7 @@ class Call:
             self.close()
 
 
-def understood(line: bytes) -> tuple[str, list[int]]:
+def understood(line: bytes) -> tuple[str, list[Any]]:
     """The command of one request, and its arguments. Raises BadRequest."""
     try:
         request = msgspec.json.decode(line)
@@ -157,15 +164,49 @@ def understood(line: bytes) -> tuple[str, list[int]]:
     command = request.pop("command")[:40]
     if command not in COMMANDS:
         raise BadRequest(f"There is no command {command!r}.", hint=nearest(command, COMMANDS))
-    count = request.pop("count", None) if command == "resize" else None
+    arguments = ARGUMENTS[command](request) if command in ARGUMENTS else []
     if request:
         raise BadRequest(f"{command} takes no {min(request)[:40]!r}.")
-    if command != "resize":
-        return command, []
+    return command, arguments
+
+
+def _count(request: dict[str, Any]) -> list[Any]:
+    count = request.pop("count", None)
     if type(count) is not int or count < 1:
         hint = 'For example: {"command": "resize", "count": 3}. For no worker at all: {"command": "drain"}.'
         raise BadRequest("resize takes a count, a whole number from 1.", hint=hint)
-    return command, [count]
+    return [count]
+
+
+def _query(request: dict[str, Any]) -> list[Any]:
+    try:
+        query = msgspec.convert(request, Query)
+        Peers(query.peer)
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+        hint = 'For example: {"command": "connections", "older": 3600, "sort": "idle", "limit": 20}'
+        raise BadRequest("That asks for no connections.", f"{str(error)[:200]}.", hint) from None
+    request.clear()
+    return [query]
+
+
+def _ids(request: dict[str, Any]) -> list[Any]:
+    ids = request.pop("ids", None)
+    if not isinstance(ids, list) or not 1 <= len(ids) <= MOST_IDS:
+        hint = 'For example: {"command": "kill-connection", "ids": ["12411-37"]}'
+        raise BadRequest(f"kill-connection takes ids, a list of 1 to {MOST_IDS}.", hint=hint)
+    for each in ids:
+        if not isinstance(each, str) or not CONNECTION_ID.fullmatch(each):
+            why = "An id is PID-NUMBER: the worker's process id, and the number of the connection there."
+            raise BadRequest(f"{str(each)[:40]!r} is no id of a connection.", why, "See: pronghorn ctl connections")
+    return [ids]
+
+
+ARGUMENTS: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
+    "resize": _count,
+    "connections": _query,
+    "kill-connection": _ids,
+}
+"""The arguments of commands that take some, out of a request."""
 
 
 def encoded(result: dict[str, Any] | PronghornError) -> bytes:

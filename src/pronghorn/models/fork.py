@@ -19,6 +19,7 @@ from pronghorn import identity
 from pronghorn.connection.closing import let_go
 from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
+from pronghorn.models.child_facts import ConnectionsApart
 from pronghorn.models.children import (
     Child,
     Children,
@@ -103,7 +104,7 @@ def serve(context: Context) -> None:
     own.become_current()  # here, where no handler is called, and not in each process
     listeners, forks, limits = [*context.listeners], Forks(), context.process_limits()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
-    children: Children = {}
+    children = context.apart = ConnectionsApart()
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
 
     def settle() -> None:

@@ -219,6 +219,14 @@ class Flows(Conversations):
         for fd, _ in poller.poll(0):
             self.context.observe(ClientsWait(listeners[fd].address, *most))
 
+    def hear(self) -> None:
+        """Take what has come for the things that are watched, while nothing polls them."""
+        poller = select.poll()
+        for fd in self._watched:
+            poller.register(fd, select.POLLIN)
+        for fd, _ in poller.poll(0):
+            self._watched[fd].on_readable()
+
     def finish(self) -> None:
         """After the last accept: let the open connections finish, and cut what is left at the drain deadline."""
         self.sweep(self.tick)
@@ -235,6 +243,8 @@ class Flows(Conversations):
         self.context.guarded(self.keep_deadlines, now)
         if not self.context.drain.begun:
             self.context.guarded(self.say_goodbyes, now)
+        else:
+            self.context.guarded(self.hear)
         if self._beside is not None:
             self.context.guarded(self._beside, now)
 

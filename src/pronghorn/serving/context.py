@@ -36,6 +36,7 @@ from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
 
 if TYPE_CHECKING:
+    from pronghorn.serving.connection_inquiry import Apart
     from pronghorn.serving.handover import Handover
 
 TICK = 1.0  # seconds: nothing waits longer without looking up
@@ -89,6 +90,8 @@ class Context(ConnectionEnds):
     this process and its children that outlives them.
     """
 
+    apart: Apart | None = None
+    """The connections that processes of their own have, where the model makes some."""
     exhausted = False
     is_child = False
     """The process has one connection, and no other: see ChildContext."""

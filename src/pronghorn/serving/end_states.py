@@ -5,7 +5,7 @@ Law: derived here and nowhere else, from errors.End and what the connection was 
 The first letter is who or what ended it: `-` nobody, it ended as it should; `C` the client broke it off; `c` the client
 took too long; `H` the handler raised, aborted, or its process died; `h` the handler's own timeout; `P` a limit, a rule
 or a policy; `R` there were no descriptors, processes or memory; `D` the server said goodbye (a drain, or
---max-connection-age); `K` the server cut it at the drain deadline.
+--max-connection-age); `K` the server cut it at the drain deadline, or the operator did.
 
 The second letter is the phase: `-` it was complete; `A` in the accept queue; `P` at the PROXY header; `T` at the TLS
 handshake; `D` while data went to and fro; `L` when all had been said, and the client had yet to take it.
@@ -28,6 +28,7 @@ LETTERS = {
     End.KILLED: "H",
     End.HANDSHAKE: "P",
     End.MOVED: "-",
+    End.OPERATOR: "K",
 }
 LETTERS_OF_DETAILS = {AGE: "D", WRITE_BUFFER: "P", HANDSHAKE_TIMEOUT: "c"}
 LETTERS_OF_FAULTS = {"TimeoutError": "h", "CancelledError": "h", "MemoryError": "R", "OutOfMemory": "R"}

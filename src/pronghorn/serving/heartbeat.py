@@ -41,10 +41,17 @@ def _attend(flows: Flows) -> None:
             flows.let_go_beside()
         _look(flows)
     flows.context.row.state = DRAINING  # the flow that serves may find out late
-    flows.sweep(lambda: _look(flows))  # also when the deadline has passed before this thread had its turn
+
+    def look() -> None:
+        _look(flows)
+        for fd, _ in poller.poll(0):
+            if fd in watched:
+                watched[fd].on_readable()
+
+    flows.sweep(look)  # also when the deadline has passed before this thread had its turn
     while time.monotonic() < drain.deadline:
         time.sleep(SWEEP)
-        flows.sweep(lambda: _look(flows))
+        flows.sweep(look)
     flows.await_flows()
     if flows.open:  # a handler that nothing moves: the supervisor will kill this process
         flows.context.finish()

@@ -27,6 +27,7 @@ from pronghorn.supervisor.changes import Changes
 from pronghorn.supervisor.exception_guard import PAUSE, Guard
 from pronghorn.supervisor.fleet import TICK, Fleet
 from pronghorn.supervisor.generation import NEVER, Generation
+from pronghorn.supervisor.inquiries import Inquiries
 from pronghorn.supervisor.old_workers import Predecessors
 from pronghorn.supervisor.planning import Planner
 from pronghorn.supervisor.poller import Done, Poller
@@ -72,6 +73,7 @@ class Supervisor:
         self._sides_wait = handed is not None  # for the moment when this program serves, and no longer the one before
         self.changes = Changes(planner, self.fleet, callbacks)
         self.predecessors = Predecessors(handed.predecessors if handed is not None else ())
+        self.inquiries = Inquiries(self.workers, self._elsewhere)
         self.started_at = time.monotonic()
         self._callbacks = callbacks
         self._alone = alone
@@ -153,6 +155,7 @@ class Supervisor:
         if self.fleet.served or not self._sides_wait:
             yield "look after its side processes", self.sides.turn
         yield "answer ctl drain", self._tell_emptied
+        yield "answer those who ask of connections", self.inquiries.turn
         yield "open its log anew", self._rereading.turn_log
         yield "change over", self._change  # while it leaves, too: an upgrade is not over before the handover
         if self.draining:
@@ -225,6 +228,7 @@ class Supervisor:
         """Seconds until something falls due, at most a tick."""
         due = [now + TICK, self._deadline, self._workers_at]
         due += [self.changes.due(), self.sides.due() if self.fleet.served or not self._sides_wait else NEVER]
+        due += [self.inquiries.due()]
         due += [self.workers.due()] if self.leaving else [self.fleet.due(), self._rereading.due()]
         if (self.draining or self._emptied) and not self.workers.living:  # the end of another program wakes no poll(2)
             due.append(now + SOON)
@@ -318,6 +322,12 @@ class Supervisor:
         waiting, self._emptied = self._emptied, []
         for done in waiting:
             done({})
+
+    def _elsewhere(self) -> dict[str, int]:
+        """The programs before this one in upgrades: how many there are, and the connections of their workers."""
+        rows = self.fleet.serving.plan.board.rows()
+        count = sum(row.open for row in rows if row.supervisor != os.getpid())
+        return {"programs": len(self.predecessors.living()), "open": count}
 
     def resize(self, count: int, why: str) -> None:
         """From now on there are `count` workers; with 0 clients wait in the queue: see Fleet.resize."""

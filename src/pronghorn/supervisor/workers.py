@@ -33,11 +33,14 @@ from pronghorn.system.processes import adopt_orphans, children, detached, end_re
 from pronghorn.worker_process.plan import Plan
 from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
+    Answer,
     BeginDrain,
     Crashed,
     Drained,
+    Ended,
     HandedOver,
     HandOver,
+    Listed,
     ListenersReleased,
     Ready,
     ReleaseListeners,
@@ -74,6 +77,8 @@ class Workers:
         self.pace = Pace()
         self.left: list[Orphans] = []  # of workers that died
         self.killed: set[int] = set()  # processes that did not end by the drain deadline
+        self.answered: Callable[[Worker, Answer], None] = lambda worker, answer: None
+        """Called with the answer to a question: see inquiries.py."""
         self._draining = False  # the server stops: the exit of a worker in order is expected
         self._adopts = False
         self._spares_sessions = False  # adopted processes with a session of their own were detached on purpose
@@ -200,6 +205,8 @@ class Workers:
                     worker.crash = report.trace
                 case HandedOver() if worker.hands_over:
                     self.settle_outcome(worker, report.outcome)
+                case Listed() | Ended():
+                    self.answered(worker, report)
                 case Drained():
                     worker.cut = report.cut
                     self._finished(worker)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from pronghorn.serving.connection_inquiry import Query
+from pronghorn.serving.connection_rows import ConnectionRow
 from pronghorn.serving.handover import Outcome
 from pronghorn.system.lines import LineReader
 
@@ -65,7 +67,25 @@ class HandedOver(msgspec.Struct, tag=True, frozen=True):
     outcome: Outcome
 
 
-Report = Ready | Starting | ListenersReleased | TermReceived | StartFailed | Crashed | Drained | HandedOver
+class Listed(msgspec.Struct, tag=True, frozen=True):
+    """An answer to ListConnections, or to GoOn: some rows of the inquiry `ask`, and how many connections fit so far.
+    Unless it is `over`, the next part comes after GoOn."""
+
+    ask: int
+    rows: list[ConnectionRow]
+    matched: int
+    over: bool
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True):
+    """The answer to EndConnections: the numbers of those that were open, and have been cut."""
+
+    ask: int
+    numbers: list[int]
+
+
+Answer = Listed | Ended
+Report = Ready | Starting | ListenersReleased | TermReceived | StartFailed | Crashed | Drained | HandedOver | Answer
 
 
 class ReleaseListeners(msgspec.Struct, tag=True, frozen=True):
@@ -91,7 +111,31 @@ class TakeOver(msgspec.Struct, tag=True, frozen=True):
     """Take the connections that old workers offer, from now on."""
 
 
-Order = ReleaseListeners | BeginDrain | HandOver | TakeOver
+class ListConnections(msgspec.Struct, tag=True, frozen=True):
+    """Tell of the open connections that the query means: the inquiry has this number."""
+
+    ask: int
+    query: Query
+    now: float
+    """The instant (monotonic) for which ages are told: the same for all workers."""
+
+
+class GoOn(msgspec.Struct, tag=True, frozen=True):
+    """Tell the next part of the inquiry `ask`."""
+
+    ask: int
+
+
+class EndConnections(msgspec.Struct, tag=True, frozen=True):
+    """End the connections of these numbers, as a cut does."""
+
+    ask: int
+    numbers: list[int]
+
+
+Question = ListConnections | GoOn | EndConnections
+"""Orders that are answered, once each."""
+Order = ReleaseListeners | BeginDrain | HandOver | TakeOver | Question
 
 _reports = msgspec.json.Decoder(Report)
 _orders = msgspec.json.Decoder(Order)
@@ -109,6 +153,10 @@ def decoded_report(line: bytes) -> Report:
         return Crashed(report.trace[-LONGEST_TRACE:])
     if isinstance(report, Drained):
         return Drained(min(max(report.cut, 0), MOST_CUT))
+    if isinstance(report, Listed):
+        return Listed(
+            report.ask, [row.believed() for row in report.rows], min(max(report.matched, 0), MOST_CUT), report.over
+        )
     if isinstance(report, HandedOver):
         return HandedOver(report.outcome.believed(MOST_CUT))
     return report

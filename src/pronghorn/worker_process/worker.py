@@ -56,6 +56,7 @@ from pronghorn.system.processes import (
 )
 from pronghorn.system.signals import ASK_STACKS, keep_signals_in_forks, nothing, reset_signals
 from pronghorn.system.watchdog import PROCESS_TIME, THREAD_TIME, Watchdog
+from pronghorn.worker_process.answers import Answers
 from pronghorn.worker_process.plan import Plan
 from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
@@ -67,6 +68,7 @@ from pronghorn.worker_process.reports import (
     LineToSupervisor,
     ListenersReleased,
     Order,
+    Question,
     Ready,
     ReleaseListeners,
     StartFailed,
@@ -141,6 +143,7 @@ class WorkerProcess:
         self._on_term = self._term  # one object, by which its place among the signals' handlers is known
         self.line = LineToSupervisor(end, self._abandoned, self._obey)
         self._handover: Handover | None = None
+        self._answers: Answers | None = None
         if plan.queue is not None and not plan.stay_because:
             self._handover = Handover(plan.queue, lambda outcome: self.line.send(HandedOver(outcome)))
 
@@ -177,6 +180,7 @@ class WorkerProcess:
                 lifespans=on_loop,
                 handover=self._handover,
             )
+            self._answers = Answers(context, self.line.send)
             cut = registry.run(plan.model, context)
         process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
         return CUT_AT_DEADLINE if cut else 0
@@ -291,6 +295,9 @@ class WorkerProcess:
             self._drain.let_go(order.alone, order.spread)
         elif isinstance(order, BeginDrain):
             self._drain.begin(order.why)
+        elif isinstance(order, Question):
+            if self._answers is not None:
+                self._answers.answer(order)
         elif self._handover is not None:
             self._handover.take_over() if isinstance(order, TakeOver) else self._handover.hand_over()
 

@@ -8,22 +8,30 @@ whom.py finds the server that is meant.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import rich_click as click
 
-from pronghorn.cli.ctl import request, whom
+from pronghorn.cli.ctl import filters, kill, request, whom
 from pronghorn.cli.layers import takes_json
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.errors import BadRequest, PronghornError, nearest
 
-NOT_SERVING = 1  # an exit status
+NOT_SERVING = NOT_ENDED = 1  # exit statuses
 
 READY = "The exit status is 1 unless the server is SERVING and a worker is ready."
 PARAMETERS = {
-    "status": click.option("--ready", is_flag=True, help=READY),
-    "resize": click.argument("count", metavar="N", help="The number of workers."),
+    "status": (click.option("--ready", is_flag=True, help=READY),),
+    "resize": (click.argument("count", metavar="N", help="The number of workers."),),
+    "connections": (*filters.FILTERS, *filters.ORDER),
+    "kill-connection": kill.PARAMETERS,
 }
+ARGUMENTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "resize": lambda values: {"count": request.count(values.pop("count"))},
+    "connections": filters.taken,
+}
+"""What a request carries beside its command."""
 TIMEOUT = (
     f"How long to wait for the answer. Without it {request.QUICK:g}s; {request.CHANGE / 60:g}m for reload and upgrade, "
     f"{request.DRAIN / 3600:g}h for drain and stop."
@@ -73,8 +81,11 @@ def _add(what: str) -> None:
     def run(ctx: click.Context, /, as_json: bool, timeout: str | None, **values: Any) -> int:
         find = whom.finder(ctx, values)
         try:
-            count = {"count": request.count(values["count"])} if "count" in values else {}
-            result = request.answer({"command": what, **count}, find, timeout)
+            if what == "kill-connection":
+                result = kill.kill(values, find, timeout)
+            else:
+                arguments = ARGUMENTS[what](values) if what in ARGUMENTS else {}
+                result = request.answer({"command": what, **arguments}, find, timeout)
         except PronghornError as error:
             if not as_json:
                 raise
@@ -83,14 +94,26 @@ def _add(what: str) -> None:
         if as_json:
             click.echo(json.dumps(result, indent=2))
         else:
-            from pronghorn.cli.ctl import tables
-
-            tables.show(what, result)
+            _show(what, result)
+        if what == "kill-connection":
+            return 0 if result["ended"] and not (result["gone"] or result["late"]) else NOT_ENDED
         return NOT_SERVING if values.get("ready") and not request.serves(result) else 0
 
-    for option in (*reversed(OPTIONS), *filter(None, [PARAMETERS.get(what)])):
+    for option in reversed((*PARAMETERS.get(what, ()), *OPTIONS)):
         run = option(run)
     command.command(what, help=request.REQUESTS[what].help)(run)
+
+
+def _show(what: str, result: dict[str, Any]) -> None:
+    """The result for a person: only here is rich needed."""
+    from pronghorn.cli.ctl import connection_table, tables
+
+    if what == "connections":
+        connection_table.show_connections(result)
+    elif what == "kill-connection":
+        tables.say(kill.sentence(result))
+    else:
+        tables.show(what, result)
 
 
 for _what in COMMANDS:

@@ -43,6 +43,8 @@ REQUESTS = {
         "Let all workers finish and leave, while new clients wait; resize or reload goes on.", DRAIN, FINISH
     ),
     "stop": Request("Let open connections finish, and end the server.", DRAIN, FINISH),
+    "connections": Request("The open connections, the oldest first: who, since when, how much, in which state."),
+    "kill-connection": Request("End connections at once, as a cut does: by their ids, or all that fit."),
 }
 
 
@@ -72,14 +74,14 @@ def count(text: str) -> int:
     return int(text)
 
 
-def duration(text: str) -> float:
+def duration(text: str, option: str = "--timeout") -> float:
     """Seconds; raises BadSetting."""
     try:
         seconds = quantity(text, "time")
     except ValueError:
         seconds = 0.0
     if seconds <= 0:
-        raise BadSetting(f"--timeout cannot be {text!r}.", "It takes a duration, more than 0 (500ms, 30s, 2m, 1h).")
+        raise BadSetting(f"{option} cannot be {text!r}.", "It takes a duration, more than 0 (500ms, 30s, 2m, 1h).")
     return min(seconds, LONGEST)
 
 

@@ -1,0 +1,180 @@
+"""`connections` and `kill-connection` of the control socket: real servers, under every model."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import wait_for
+from pronghorn.control import client
+from pronghorn.errors import PronghornError
+from pronghorn.testing.served import Served, serving
+
+SECONDS = 10.0
+DEVICE = "inquiries_under_test:device"
+
+
+class Asked:
+    """A server with a control socket of its own."""
+
+    def __init__(self, server: Served, path: str) -> None:
+        self.server, self.path = server, path
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        return client.ask(self.path, {"command": command, **arguments}, SECONDS)
+
+    def rows(self, **query: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("connections", **query)["connections"]
+        return found
+
+    def greet(self, word: bytes = b"a\n") -> socket.socket:
+        """A client that has been answered."""
+        sock = socket.create_connection(self.server.addresses[0], timeout=SECONDS)
+        sock.sendall(word)
+        assert sock.recv(100) == word
+        return sock
+
+
+@contextmanager
+def asked(tmp_path: Path, handler: str = DEVICE, **settings: Any) -> Iterator[Asked]:
+    path = str(tmp_path / "control")
+    with serving(handler, control_socket=path, **settings) as server:
+        yield Asked(server, path)
+
+
+def name_of(sock: socket.socket) -> str:
+    """The client's address, as a row tells it."""
+    host, port = sock.getsockname()
+    return f"{host}:{port}"
+
+
+def ends(sock: socket.socket) -> bool:
+    """Whether the client finds that the connection has ended."""
+    try:
+        return sock.recv(100) == b""
+    except ConnectionError:
+        return True
+
+
+MODELS = [
+    ("epoll", DEVICE),
+    ("asyncio", "inquiries_under_test:streams"),
+    ("thread", "inquiries_under_test:blocking"),
+    ("iterative", DEVICE),
+    *(
+        pytest.param(model, handler, marks=pytest.mark.slow)
+        for model, handler in (
+            ("select", "inquiries_under_test:Echo"),
+            ("pool", DEVICE),
+            ("gevent", "inquiries_under_test:blocking"),
+            ("uvloop", DEVICE),
+            ("thread", "inquiries_under_test:streams"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "handler"), MODELS)
+def test_one_of_two_is_listed_and_ended(tmp_path: Path, model: str, handler: str) -> None:
+    workers = 2 if model == "iterative" else 1
+    with (
+        asked(tmp_path, handler, model=model, workers=workers) as it,
+        closing(it.greet()) as one,
+        closing(it.greet(b"second\n")) as other,
+    ):
+        wait_for(lambda: sorted(row["bytes_out"] for row in it.rows()) == [2, 7])  # counted a moment after the send
+        rows = {row["peer"]: row for row in it.rows()}
+        assert rows.keys() == {name_of(each) for each in (one, other)}
+        row = rows[name_of(other)]
+        assert (row["bytes_in"], row["bytes_out"], row["state"]) == (7, 7, "OPEN")
+        assert row["id"].partition("-")[0] == str(row["pid"]) and row["age"] >= row["idle"] >= 0
+        assert row["tcp_state"] == "ESTABLISHED" and row["send_queue"] == row["receive_queue"] == 0
+        assert row["fields"] == ({"device": "second"} if handler == DEVICE else {})
+        assert it.ask("kill-connection", ids=[row["id"], f"{row['pid']}-999"]) == {
+            "ended": [row["id"]],
+            "gone": [f"{row['pid']}-999"],
+            "late": [],
+            "silent": [],
+        }
+        assert ends(other)
+        one.sendall(b"still\n")
+        assert one.recv(100) == b"still\n"
+        wait_for(lambda: it.ask("status")["closed"]["operator"] == 1)
+        assert it.ask("kill-connection", ids=[row["id"]])["gone"] == [row["id"]]
+
+
+def test_filters_and_order(tmp_path: Path) -> None:
+    with asked(tmp_path, model="epoll", workers=2) as it:
+        clients = [it.greet(b"%d\n" % number) for number in range(12)]
+        peers = [name_of(each) for each in clients]
+        clients[5].sendall(b"5\n" * 100)
+        assert [row["peer"] for row in it.rows()] == peers
+        assert [row["peer"] for row in it.rows(sort="age", reverse=True, limit=2)] == peers[:-3:-1]
+        assert [row["fields"] for row in it.rows(fields={"device": "7"})] == [{"device": "7"}]
+        wait_for(lambda: it.rows(sort="bytes", limit=1)[0]["peer"] == peers[5])
+        assert it.ask("connections", limit=3)["matched"] == 12
+        assert it.rows(peer=["127.0.0.0/8"], limit=12) and not it.rows(peer=["192.0.2.1", "::/0"])
+        assert [row["peer"] for row in it.rows(peer=[peers[3]])] == [peers[3]]
+        assert not it.rows(older=3600) and not it.rows(idle=3600) and not it.rows(state="CLOSING")
+        first = it.rows(limit=1)[0]
+        for name in ("worker", "pid"):
+            assert {row["pid"] for row in it.rows(worker=first[name])} == {first["pid"]}
+        for each in clients:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"sort": "colour"}, "no connections"),
+        ({"limit": 0}, "no connections"),
+        ({"limit": 10**9}, "no connections"),
+        ({"peer": ["nobody"]}, "no connections"),
+        ({"peer": "127.0.0.1"}, "no connections"),
+        ({"fields": {"a": 1}}, "no connections"),
+        ({"colour": "red"}, "no connections"),
+        ({"older": -1}, "no connections"),
+    ],
+)
+def test_what_is_no_question(one: Asked, request_: dict[str, Any], said: str) -> None:
+    with pytest.raises(PronghornError, match=said):
+        one.ask("connections", **request_)
+
+
+@pytest.mark.parametrize("ids", [[], ["1"], ["1-2-3"], [7], ["-1-2"], "1-2", None, ["\u0661-1"], ["1-1"] * 2001])
+def test_what_is_no_id(one: Asked, ids: object) -> None:
+    with pytest.raises(PronghornError):
+        one.ask("kill-connection", ids=ids)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    with asked(tmp_path_factory.mktemp("one"), model="epoll", workers=2) as it:
+        yield it
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_named_in_time(one: Asked) -> None:
+    with closing(one.greet()) as client_, closing(one.greet(b"x\n")) as other:
+        pids = {row["pid"] for row in one.rows()}
+        client_.sendall(b"block\n")
+        began = time.monotonic()
+        result = wait_for(lambda: (told := one.ask("connections"))["silent"] and told)
+        assert time.monotonic() - began < SECONDS / 2
+        assert pids.issuperset(each["pid"] for each in result["silent"])
+        assert other.fileno() >= 0
+        late = one.ask("kill-connection", ids=[f"{result['silent'][0]['pid']}-1"])
+        assert late["late"] and not late["ended"]
+
+
+def test_a_handlers_fields_are_bounded(tmp_path: Path) -> None:
+    with asked(tmp_path, model="epoll", workers=1) as it, closing(it.greet(b"hostile\n")):
+        (row,) = it.rows()
+        assert len(row["fields"]) == 2 and "<Unspeakable>" in row["fields"].values()
+        assert all(len(name) <= 64 and len(value) <= 256 for name, value in row["fields"].items())

@@ -24,7 +24,7 @@ ORDER = (
     "handlers",
     "tls",
     "connection listening scoreboard",
-    "system",
+    "system metrics",
     "boot framing identity lifespans",
     "settings",
     "errors events peers tracebacks",

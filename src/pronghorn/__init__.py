@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pronghorn import metrics as metrics
     from pronghorn.connection.blocking import Connection as Connection
     from pronghorn.connection.proxy_protocol import ProxyHeader as ProxyHeader
     from pronghorn.connection.tls_facts import PeerCertificate as PeerCertificate
@@ -91,7 +92,8 @@ def on_first_use(
             raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
         from importlib import import_module
 
-        package[name] = getattr(import_module(f"{package['__name__']}.{public[name]}"), name)
+        found = import_module(f"{package['__name__']}.{public[name]}")
+        package[name] = found if public[name] == name else getattr(found, name)
         return package[name]
 
     return get, lambda: sorted({*package, *public})
@@ -115,6 +117,7 @@ if not TYPE_CHECKING:
             "handlers.protocols": "Protocol",
             "identity": "WorkerFacts worker",
             "lifespans": "current_lifespan lifespan",
+            "metrics": "metrics",
             "peers": "Peer",
             "server": "serve",
             "serving.adopted": "adopt adopted",

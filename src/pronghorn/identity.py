@@ -8,6 +8,7 @@ imports the module too, and is no worker.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,10 @@ def worker() -> WorkerFacts:
         raise NotInWorker
     place = _child()
     return _facts if not place else msgspec.structs.replace(_facts, child=place)
+
+
+metrics_store: Callable[[], Any] | None = None
+"""What makes the memory in which a handler's own metrics stand (metrics.py), in a worker."""
 
 
 def become(facts: WorkerFacts) -> None:

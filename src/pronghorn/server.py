@@ -38,6 +38,7 @@ from pronghorn.settings.model import AUTO
 from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
 from pronghorn.supervisor.callbacks import NewProgram
+from pronghorn.supervisor.event_counts import EventCounts
 from pronghorn.supervisor.exception_guard import Guard
 from pronghorn.supervisor.listener_numbers import ListenerNumbers
 from pronghorn.supervisor.log_process import LogProcess
@@ -131,8 +132,9 @@ class Server:
         self._log = log = LogObserver(
             self.settings.log_level, form=self.settings.log_format, configured=bool(self.settings.log_config)
         )
-        self._observe = observe = Observers(log, *([self._systemd] if self._systemd else []))
         self._board, self._queue = self._shared()
+        counts = EventCounts(self._board)
+        self._observe = observe = Observers(log, counts, *([self._systemd] if self._systemd else []))
         planner = self._planner()
         with ExitStack() as undo:
             undo.callback(self._board.close)

@@ -25,7 +25,7 @@ from pronghorn.scoreboard.counts import (
     OPEN,
     Counts,
 )
-from pronghorn.scoreboard.map import H_CHANGES, SIZE
+from pronghorn.scoreboard.map import FILE_SIZE, H_CHANGES
 from pronghorn.scoreboard.row import DRAINING, SERVING, SILENT, STARTING, Row
 from pronghorn.scoreboard.sources import buckets, count_everywhere, network
 
@@ -270,7 +270,7 @@ def test_what_nobody_uses_takes_no_memory(board: Scoreboard) -> None:
     row = board.take(1, 1)
     for _ in range(10):
         board.totals()
-    assert os.fstat(board.fileno()).st_size == SIZE
+    assert os.fstat(board.fileno()).st_size == FILE_SIZE
     assert os.fstat(board.fileno()).st_blocks * 512 <= 128 * 1024
     row.sources.add(("192.0.2.1", 1))
     assert os.fstat(board.fileno()).st_blocks * 512 <= 512 * 1024

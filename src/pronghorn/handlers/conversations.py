@@ -25,6 +25,7 @@ from pronghorn.errors import BadMessage, End, end_of, reason_of
 from pronghorn.handlers.message_connection import Conversation
 from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.messages import MessageStyle
+from pronghorn.scoreboard.service_times import sampler
 
 CANCELLED = 1.0  # seconds that a cancelled timer's task gets for what it still has to do
 
@@ -235,7 +236,10 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
     """An async message function, or a class with async methods, as a conversation over streams. `awaits`: what it
     returns for a message is to be awaited."""
 
+    style.awaits = awaits
+
     async def hold(protocol: CoroutineProtocol, conn: Conversation) -> None:
+        timer = sampler() if awaits else None
         found, protocol.handed_over = protocol.handed_over, None
         if protocol.object is not None and not protocol.moved:
             found = style.tell_connected(protocol)
@@ -243,7 +247,8 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
             await found
         channel = protocol.transport
         while (message := await protocol.next()) is not None:
-            reply = await protocol.answer(message, awaits)
+            answer = protocol.answer(message, awaits)
+            reply = await (answer if timer is None else timer.awaited(answer))
             if reply is not None:
                 try:
                     channel.write(style.frame(reply))

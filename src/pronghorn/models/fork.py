@@ -193,6 +193,7 @@ def settle_dead(context: Context, shared: ChildCounts, children: Children) -> No
         offer.service.limits.left(peer)
         if not killed:
             continue
+        context.note_killed(offer, opened)
         cut = status == -signal.SIGKILL and time.monotonic() >= context.drain.deadline
         if not cut:
             stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""

@@ -14,7 +14,7 @@ absurd, nor keeps here what he has to rely on: a worker counts in its own memory
 heartbeat; the supervisor knows which rows it took, and for whom, and mends what differs (`mend`). The file cannot be
 cut short. What a hostile worker still can do is to lie with numbers that could be true, for as long as it lives.
 
-Left out: a histogram of latencies. There is no clock per message in a worker, and none shall be.
+What is counted beside rows, for those who read metrics, is in regions behind the map (details.py).
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from typing import Any
 
 from pronghorn.errors import End, PronghornError
 from pronghorn.scoreboard.counts import CLOSED_WORD, COUNTERS, MOST, NAMES, OPEN, Counts, ListenerCounts, believed
+from pronghorn.scoreboard.gone_details import GoneDetails
 from pronghorn.scoreboard.map import (
     BEAT,
     CHANGES_LOCK,
     DIRECTORY,
+    FILE_SIZE,
     FIRST,
     FORMAT,
     H_CHANGES,
@@ -52,7 +54,6 @@ from pronghorn.scoreboard.map import (
     ROW_BYTES,
     ROW_WORDS,
     ROWS,
-    SIZE,
     SLOT,
     SOURCES,
     STARTED,
@@ -83,13 +84,14 @@ class Scoreboard(Map):
         self._known: set[int] = set()  # all of those that there were
         self._gone = Counts(self.words[FIRST : FIRST + COUNTERS])
         self._gone_at = ListenerCounts(self._listeners(0))
+        self._details = GoneDetails(fd)
         self._refused_copy = self.words[H_REFUSED : H_REFUSED + REFUSED_WORDS]
         self._refused = array("q", self._refused_copy)
 
     @classmethod
     def create(cls) -> Scoreboard:
         """A new, empty one. OSError if the system has no room for it."""
-        fd = anonymous_file("scoreboard", size=SIZE)
+        fd = anonymous_file("scoreboard", size=FILE_SIZE)
         os.pwrite(fd, os.urandom(KEY.stop - KEY.start), KEY.start)
         board = cls(fd)
         for index, value in enumerate(HEAD):
@@ -104,7 +106,7 @@ class Scoreboard(Map):
         if os.fstat(fd).st_size < 16 or os.pread(fd, 8, 0) != MAGIC.to_bytes(8, sys.byteorder):
             raise PronghornError(f"Descriptor {fd} is no scoreboard.", "It does not begin as one does.", hint)
         head = memoryview(os.pread(fd, 40, 0)).cast("q")
-        if head[H_FORMAT] != FORMAT or os.fstat(fd).st_size != SIZE or head[H_ROW] != ROW_BYTES:
+        if head[H_FORMAT] != FORMAT or os.fstat(fd).st_size != FILE_SIZE or head[H_ROW] != ROW_BYTES:
             why = f"Its format is {head[H_FORMAT]}, and this program writes {FORMAT}."
             raise PronghornError("The running server's scoreboard cannot be shared.", why, hint)
         board = cls(fd)
@@ -157,6 +159,11 @@ class Scoreboard(Map):
         result is how many these were."""
         with self._locked():
             return self._free(index)
+
+    def count(self, name: str) -> None:
+        """One more of what supervisors count (details.COUNTED)."""
+        with self._locked():
+            self._details.count(name, shared=bool(self._others))
 
     # What everybody may do.
 
@@ -259,9 +266,11 @@ class Scoreboard(Map):
         row.words[killed] = min(believed(row.words[killed]) + lost, MOST)
         self._sum_up()
         self._gone.take(row)
-        for place, value in enumerate(self._listeners(row.index).tolist()):
+        listeners = self._listeners(row.index).tolist()
+        for place, value in enumerate(listeners):
             if value and place % LISTENER_WORDS != OPEN:
                 self._gone_at.add(place, min(believed(value), MOST - self._gone_at.own[place]))
+        self._details.take(index, listeners[OPEN::LISTENER_WORDS], shared=bool(self._others))
         self._clear(row)
         self._mine.pop(index, None)
         self.words[DIRECTORY + index] = 0
@@ -271,6 +280,7 @@ class Scoreboard(Map):
         if row.words[SOURCES]:
             self.table(row.index)[:] = memoryview(bytes(SOURCE_WORDS * 4)).cast("I")
         row.words[:] = memoryview(bytes(ROW_BYTES)).cast("q")
+        self._details.clear(row.index)
 
     def _sum_up(self, others: bool = False) -> None:
         """What is known of those that are gone: while `others` count them too, what stands there counts."""
@@ -281,6 +291,7 @@ class Scoreboard(Map):
             self._others = {pid for pid in self._others if lives(pid)}
         self._gone.words[:COUNTERS] = self._gone.own
         self._gone_at.copy()
+        self._details.mend(shared=others or bool(self._others))
 
     def _is_sound(self) -> bool:
         words, me = self.words, os.getpid()
@@ -294,6 +305,7 @@ class Scoreboard(Map):
             and self._refused_copy == memoryview(self._refused)
             and self._gone.words[:COUNTERS].tolist() == self._gone.own.tolist()
             and self._gone_at.words == memoryview(self._gone_at.own)
+            and self._details.is_sound()
             and all(self._identity(index).tolist() == known.tolist() for index, known in self._mine.items())
         )
 

@@ -19,7 +19,7 @@ from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.system.memory import mapped
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 6
+FORMAT = 7
 ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
 ROW_BYTES = max(8192, mmap.PAGESIZE)
 ROW_WORDS = ROW_BYTES // 8
@@ -44,11 +44,16 @@ MOST_LISTENERS = (ROW_WORDS - LISTENERS) // LISTENER_WORDS
 TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes
 SOURCE_RATES = TABLES + ROWS * SOURCE_WORDS * 4  # and behind these: as H_FILLING, of sources (--accept-rate-per-source)
 MESSAGE_RATES = SOURCE_RATES + SOURCE_WORDS * 8  # the same of messages (--message-rate-per-source)
-SIZE = MESSAGE_RATES + SOURCE_WORDS * 8
+SIZE = MESSAGE_RATES + SOURCE_WORDS * 8  # what every process maps
 
+# Behind the map, in the same file: a region for each row, which is mapped where somebody counts there (details.py).
+REGION = 128 * 1024  # bytes
+REGIONS = (SIZE + REGION - 1) // REGION * REGION  # bytes
+FILE_SIZE = REGIONS + ROWS * REGION
 
 # The bytes of the file that are locked; what stands there has nothing to do with it.
 CHANGES_LOCK, RATE_LOCK, MESSAGE_LOCK = 0, 1, 2
+REGION_LOCKS = 64  # and what follows: of each row's region, by its number
 IMPATIENCE = 10.0  # seconds after patience was over in which nobody is waited for
 
 

@@ -11,8 +11,10 @@ import time
 from array import array
 from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pronghorn.scoreboard.counts import COUNTERS, OPEN, Counts, ListenerCounts, believed, believed_instant, word
+from pronghorn.scoreboard.details import Details
 from pronghorn.scoreboard.map import (
     BEAT,
     CONNECTED,
@@ -34,6 +36,9 @@ from pronghorn.scoreboard.sources import SourceCounts
 from pronghorn.scoreboard.suspects import TABLE_WORDS, OpenSources
 from pronghorn.system.processes import MOST_PID
 
+if TYPE_CHECKING:
+    from pronghorn.scoreboard.own_metrics import OwnStore
+
 STARTING, SERVING, DRAINING, LEAVING, ORPHANED = 1, 2, 3, 4, 5
 STATES = dict(enumerate(("free", "starting", "serving", "draining", "leaving", "orphaned")))
 MOST_OPEN = 2**31
@@ -43,7 +48,18 @@ SILENT = 2.5  # seconds without a beat, and nobody waits for this worker to take
 class Row(Counts):
     """What one worker tells of itself."""
 
-    __slots__ = ("_changes", "_listeners", "_others", "_state", "floats", "index", "map", "sources")
+    __slots__ = (
+        "_changes",
+        "_listeners",
+        "_others",
+        "_state",
+        "details",
+        "floats",
+        "index",
+        "map",
+        "own_metrics",
+        "sources",
+    )
 
     def __init__(self, map: Map, index: int) -> None:
         self.index = index
@@ -52,6 +68,8 @@ class Row(Counts):
         self._others: list[int] = []
         self._state = 0
         self._listeners: dict[int, ListenerCounts] = {}
+        self.details: Details | None = None  # where somebody reads metrics
+        self.own_metrics: OwnStore | None = None  # of a handler that has any
         self.sources = SourceCounts(map.key, partial(map.start_sources, index))
         start = FIRST + index * ROW_WORDS
         super().__init__(map.words[start : start + ROW_WORDS])
@@ -111,6 +129,10 @@ class Row(Counts):
             self.words[SOURCES] = 1
         for each in self._listeners.values():
             each.copy()
+        if self.details is not None:
+            self.details.copy()
+        if self.own_metrics is not None:
+            self.own_metrics.copy()
         self._changes = -1
         self.map.look_again()
 

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import turn_away
+from pronghorn.connection.proxy_wait import TOO_LATE, WRONG
 from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
-from pronghorn.scoreboard.connection_limits import Limits
+from pronghorn.scoreboard.connection_limits import CRASHED, DENIED, SOURCE_TOO_FAST, TOO_FAST, TOO_MANY, Limits
 from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
+from pronghorn.scoreboard.details import WORD
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.emfile import SpareDescriptor
 from pronghorn.serving.end_states import state_of_refusal
@@ -30,7 +32,24 @@ from pronghorn.system.stdio import keep_standard_descriptors
 
 REFUSALS_IN_A_ROW = 64  # before others have their turn
 LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
+NO_DESCRIPTOR = "no descriptor"
 FAIR_PAUSES = 5  # in a row, while a client waits: the emptier worker has had its chance
+
+
+REFUSED_FOR = {
+    limit: WORD[name]
+    for name, limit in {
+        "refused_access": DENIED,
+        "refused_source_count": TOO_MANY,
+        "refused_rate": TOO_FAST,
+        "refused_source_rate": SOURCE_TOO_FAST,
+        "refused_crash_penalty": CRASHED,
+        "refused_proxy_header": TOO_LATE,
+        "refused_proxy": WRONG,
+        "refused_descriptors": NO_DESCRIPTOR,
+    }.items()
+}
+REFUSED_OTHERWISE = WORD["refused_resources"]
 
 
 class Full(Exhausted):
@@ -53,12 +72,14 @@ class Admission:
         self.tells_of_begins = hears is None or hears(ConnectionOpened)
         self.tells = hears is None or hears(ConnectionClosed)
         """Whether an observer wants the events of each connection: of its begin, of its end."""
-        self.notes_first: bool = getattr(observe, "wants_first_byte", False)
+        self.notes_first: bool = getattr(observe, "wants_first_byte", False) or row.details is not None
         """Whether somebody wants to know when the first byte of each was sent."""
         self.count = 0
         self.row = row
         self.pid = os.getpid()
         self.counts: Counts = row
+        self.details = row.details
+        """Where what metrics tell beside is counted; None if nobody reads metrics."""
         self.lock = threading.Lock()
         self.limits = Limits(settings, row, None if holds else math.inf)
         set_limits(offers, settings, row, self.limits)
@@ -99,7 +120,7 @@ class Admission:
                     fd = self._elsewhere(fd)
                 if fd >= 0:
                     return fd, peer
-                self.refused(offer, peer, "no descriptor", admitted=True)
+                self.refused(offer, peer, NO_DESCRIPTOR, admitted=True)
                 continue
             turn_away(got[0])
             self._count_refused(offer, got[1], limit)
@@ -175,6 +196,8 @@ class Admission:
                 if counts is not None:
                     counts.add(ACCEPTED, count)
                     counts.add(REFUSED, count)
+        if self.details is not None and count:
+            self.details.add(REFUSED_FOR[NO_DESCRIPTOR], count)
         self.observe(AcceptFailed(listener.address, error, EXHAUSTED_PAUSE, count))
 
     def number(self, offer: Offer, peer: Peer | None) -> int:
@@ -214,6 +237,8 @@ class Admission:
         self._count_refused(offer, peer, limit, detail)
 
     def _count_refused(self, offer: Offer, peer: Peer, limit: str, detail: str = "") -> None:
+        if self.details is not None:
+            self.details.add(REFUSED_FOR.get(limit, REFUSED_OTHERWISE))
         with self.lock:
             self.counts.add(REFUSED)
             self.counts.add(OPEN, -1)

@@ -28,6 +28,7 @@ from pronghorn.scoreboard.counts import (
     TAKEN_OVER,
     Counts,
 )
+from pronghorn.scoreboard.details import DURATION, FIRST_BYTE, REASONS, Details
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission
 from pronghorn.serving.end_states import state_of_end
@@ -129,6 +130,8 @@ class ConnectionEnds(Admission):
             probe = not (conn.bytes_in or conn.bytes_out) and conn.measured and word in OF_PROBES
             if probe:
                 self.counts.add(PROBES)
+        if self.details is not None:
+            self._detail(self.details, conn, word)
         if self.tells:
             self._tell_closed(conn, word, reason, faulty, probe)
 
@@ -162,6 +165,19 @@ class ConnectionEnds(Admission):
                 probe,
             )
         )
+
+    def _detail(self, details: Details, conn: AnyConnection, word: str) -> None:
+        """What metrics tell of a connection that has ended."""
+        details.observe(DURATION, time.monotonic() - conn.opened)
+        if conn.first_sent:
+            details.observe(FIRST_BYTE, max(0.0, conn.first_sent - conn.opened))
+        details.ended(self.by_name[conn.listener].number, REASONS[word])
+
+    def note_killed(self, offer: Offer, opened: float) -> None:
+        """The process of a connection has died with it."""
+        if self.details is not None:
+            self.details.observe(DURATION, time.monotonic() - opened)
+            self.details.ended(offer.number, REASONS[End.KILLED])
 
     def handed_over(self, conn: AnyConnection) -> None:
         """Account for a connection that goes on in another worker, and whose descriptor is closed here."""

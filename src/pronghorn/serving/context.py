@@ -19,13 +19,14 @@ from pronghorn.connection.blocking import Connection
 from pronghorn.events import Observer
 from pronghorn.lifespans import Lifespan
 from pronghorn.peers import Peer
-from pronghorn.scoreboard import message_rates
+from pronghorn.scoreboard import message_rates, service_times
 from pronghorn.scoreboard.counts import (
     ACCEPTED,
     OPEN,
     PROGRAM,
     Counts,
 )
+from pronghorn.scoreboard.details import WORD
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.connection_end import ConnectionEnds
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pronghorn.serving.connection_inquiry import Apart
     from pronghorn.serving.handover import Handover
 
+LOOP_FAILURES = WORD["loop_failures"]
 TICK = 1.0  # seconds: nothing waits longer without looking up
 DESERTED = "no connection is left"  # why a worker drains that has let go of its listeners
 BEAT = 0.5  # seconds between two heartbeats of a loop that has much to do
@@ -129,6 +131,7 @@ class Context(ConnectionEnds):
         self._fold_at = 0.0
         self.become_current()
         message_rates.keep_in(row.map)
+        service_times.keep_in(row.details)
 
     def become_current(self) -> None:
         """From now on `current_drain` and `stay` find the connections that are open here."""
@@ -156,6 +159,8 @@ class Context(ConnectionEnds):
             self._short_at = (*(each for each in self._short_at if now - each < 10.0), now)
             self.exhausted = len(self._short_at) > SHORT_AT_MOST
             self.go_on()
+        if self.details is not None:
+            self.details.add(LOOP_FAILURES)
         self.observe(events.LoopFailed(error))
 
     def go_on(self) -> None:

@@ -18,13 +18,13 @@ import msgspec
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings.fields import Field
 from pronghorn.settings.listeners import LISTENERS, checked_all
-from pronghorn.settings.logs import Logs
+from pronghorn.settings.metrics import Metrics
 from pronghorn.settings.values import checked
 
 __all__ = ["Settings", "fields", "settle"]
 
 
-class Settings(Logs, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(Metrics, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one server runs with; durations in seconds, sizes in bytes.
 
     Each field is a flag (`--max-threads`), an environment variable (`PRONGHORN_MAX_THREADS`), a key of the settings

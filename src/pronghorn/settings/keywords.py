@@ -145,3 +145,7 @@ class Keywords(TypedDict, total=False):
     log_format: Literal["text", "json"]
     log_config: str
     log_level: Literal["debug", "info", "warning", "error"]
+    statsd: str
+    statsd_prefix: str
+    statsd_tags: str
+    otel: bool

@@ -165,7 +165,7 @@ class Workers:
         if plan.queue is not None and not plan.stay_because:
             own.update(plan.queue.descriptors())
         names = ("accept_rate", "accept_rate_per_source", "message_rate_per_source")
-        if any(getattr(each.settings, name) for each in plan.services for name in names):
+        if plan.model.in_children or any(getattr(each.settings, name) for each in plan.services for name in names):
             own.add(plan.board.fileno())  # its lock
         return {*self._poller.descriptors(), *self._kept(), *self.descriptors(), ours.fileno()} - own
 

@@ -75,13 +75,13 @@ def readable(fd: int) -> int:
         return fd
 
 
-def mapped(fd: int, size: int) -> tuple[mmap.mmap, int]:
+def mapped(fd: int, size: int, offset: int = 0) -> tuple[mmap.mmap, int]:
     """The file in memory, and the number of the copy of `fd` that the mmap module makes for itself, or -1."""
     if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size, trackfd=False), -1
+        return mmap.mmap(fd, size, offset=offset, trackfd=False), -1
     copy = os.dup(fd)  # the lowest number that is free: the module's own copy will have it
     os.close(copy)
-    memory = mmap.mmap(fd, size)
+    memory = mmap.mmap(fd, size, offset=offset)
     try:
         found = os.path.sameopenfile(copy, fd)
     except OSError:

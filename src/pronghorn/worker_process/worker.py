@@ -57,6 +57,7 @@ from pronghorn.system.processes import (
 from pronghorn.system.signals import ASK_STACKS, keep_signals_in_forks, nothing, reset_signals
 from pronghorn.system.watchdog import PROCESS_TIME, THREAD_TIME, Watchdog
 from pronghorn.worker_process.answers import Answers
+from pronghorn.worker_process.details import keep_details
 from pronghorn.worker_process.plan import Plan
 from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
@@ -98,6 +99,7 @@ def work(
     try:
         worker = WorkerProcess(plan, row, remains, end)
         try:
+            keep_details(plan, row)
             close_descriptors(left)
             code = worker.serve(mask)
         except BaseException as error:

@@ -1,0 +1,191 @@
+"""Details: what is counted beside the scoreboard's rows where somebody reads metrics, in a region for each row.
+
+Law: a region has one writer, as its row; region 0 has the counts of those that are gone, and of the supervisors. It is
+in the file behind the map, and only who counts there maps it: no process that counts no details has any of this. Under
+the fork model a worker and its children share one region, under a lock of the file (`Shared`), which the kernel frees
+when its holder is killed.
+
+As everywhere in that file any word may be false: what cannot be true counts as nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _thread import RLock
+from array import array
+from collections.abc import Sequence
+
+from pronghorn.errors import End
+from pronghorn.scoreboard import histograms
+from pronghorn.scoreboard.counts import MOST, believed
+from pronghorn.scoreboard.histograms import Histogram, believed_sum, place_of
+from pronghorn.scoreboard.map import MOST_LISTENERS, REGION, REGION_LOCKS, REGIONS, Lock
+from pronghorn.system.memory import mapped
+
+# The words of a region. New counters are added at the end of COUNTED: a word keeps its meaning over upgrades.
+USED = 0
+COUNTED = (
+    *("handshake_done", "handshake_timeout", "handshake_untrusted", "handshake_peer_left", "handshake_failed"),
+    *("refused_access", "refused_source_count", "refused_rate", "refused_source_rate", "refused_crash_penalty"),
+    *(
+        "refused_proxy_header",
+        "refused_proxy",
+        "refused_descriptors",
+        "refused_resources",
+        "probes",
+        "log_dropped",
+        "access_dropped",
+    ),
+    *("slow_callbacks", "loop_failures", "handshake_hello", "paused_accepts"),
+    # By supervisors, in region 0.
+    *("reload_done", "reload_failed", "upgrade_done", "upgrade_failed", "worker_started", "worker_not_started"),
+    *("exit_wanted", "exit_unwanted", "exit_signal", "worker_silent", "worker_doomed", "worker_retired"),
+    *("faults", "sources_suspected", "resized", "certificate_refused", "observer_failures", "children_died"),
+)
+WORD = {name: 8 + index for index, name in enumerate(COUNTED)}
+ENDS_AT = 256  # and what follows: MOST_REASONS words for each listener, by its number
+MOST_REASONS = 16
+HISTOGRAMS = ENDS_AT + MOST_LISTENERS * MOST_REASONS
+DURATION, FIRST_BYTE, SERVICE = (HISTOGRAMS + index * histograms.WORDS for index in range(3))
+END = SERVICE + histograms.WORDS
+OWN = 4096  # and what follows: the handler's own metrics (own_metrics.py)
+REGION_WORDS = REGION // 8
+REASONS = {end.value: index for index, end in enumerate(End)}
+PATIENCE = 0.25  # seconds for a lock that is held for microseconds
+SUMS = tuple(start + histograms.SUM for start in (DURATION, FIRST_BYTE, SERVICE))
+
+assert END <= OWN and len(COUNTED) + 8 <= ENDS_AT and len(End) <= MOST_REASONS
+
+
+def region(fd: int, index: int) -> tuple[memoryview[int], int]:
+    """The words of the region of a row, mapped, and a copy of `fd` or -1, as system.memory.mapped. OSError where there
+    is no memory for that."""
+    memory, copy = mapped(fd, REGION, REGIONS + index * REGION)
+    return memoryview(memory).cast("q"), copy
+
+
+def lock_of(fd: int, index: int) -> Lock:
+    """The lock of a region, between processes."""
+    rest = getattr(os, "sched_yield", lambda: time.sleep(0))
+    return Lock(fd, REGION_LOCKS + index, PATIENCE, rest)
+
+
+class Details:
+    """What one process counts in a region of its own, which it keeps in memory of its own too."""
+
+    __slots__ = ("floats", "guard", "own", "own_floats", "words")
+
+    def __init__(self, words: memoryview[int]) -> None:
+        self.words = words[:END]
+        self.floats: memoryview[float] = self.words.cast("B").cast("d")
+        self.own: array[int] = array("q", bytes(END * 8))
+        self.own_floats: memoryview[float] = memoryview(self.own).cast("B").cast("d")
+        self.guard = RLock()  # flows of control count at the same time
+        self.own[USED] = words[USED] = 1
+
+    def add(self, word: int, count: int = 1) -> None:
+        """Count."""
+        with self.guard:
+            self.own[word] = value = self.own[word] + count
+            self.words[word] = value
+
+    def observe(self, start: int, seconds: float) -> None:
+        """A value of the histogram that begins at this word."""
+        word, total = start + place_of(seconds), start + histograms.SUM
+        with self.guard:
+            self.own[word] = value = self.own[word] + 1
+            self.words[word] = value
+            self.own_floats[total] = seconds = self.own_floats[total] + seconds
+            self.floats[total] = seconds
+
+    def ended(self, number: int, reason: int, count: int = 1) -> None:
+        """Connections of the listener of this number have ended; `reason` is one of REASONS."""
+        if number >= 0:
+            self.add(ENDS_AT + number * MOST_REASONS + reason, count)
+
+    def copy(self) -> None:
+        """Write all anew, should somebody else have written there."""
+        with self.guard:
+            self.words[:] = self.own
+
+    def take(self, other: Counted) -> None:
+        """Add what another has counted."""
+        for word, value in enumerate(other.words):
+            if value and word != USED and word not in other.floats:
+                self.add(word, min(value, MOST - self.own[word]))
+        for word, total in other.floats.items():
+            self.own_floats[word] = self.floats[word] = self.own_floats[word] + total
+
+    def inherit(self) -> None:
+        """Go on with what stands there, as far as it can be true: of each word with the greater one."""
+        there = Counted(self.words.tobytes())
+        for word, value in enumerate(there.words):
+            if word not in there.floats:
+                self.own[word] = max(self.own[word], value)
+        for word, total in there.floats.items():
+            self.own_floats[word] = max(self.own_floats[word], total)
+
+
+class Shared(Details):
+    """The same of several processes: what counts is what stands in the region."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, words: memoryview[int], lock: Lock) -> None:
+        super().__init__(words)
+        self._lock = lock
+
+    def add(self, word: int, count: int = 1) -> None:
+        with self.guard:
+            held = self._lock.take()
+            self.words[word] = min(believed(self.words[word]) + count, MOST)
+            if held:
+                self._lock.give_back()
+
+    def observe(self, start: int, seconds: float) -> None:
+        word, total = start + place_of(seconds), start + histograms.SUM
+        with self.guard:
+            held = self._lock.take()
+            self.words[word] = min(believed(self.words[word]) + 1, MOST)
+            self.floats[total] = believed_sum(self.floats[total]) + seconds
+            if held:
+                self._lock.give_back()
+
+    def copy(self) -> None:
+        """Nothing: there is nothing else that is true."""
+
+
+class Counted:
+    """What stands in one region, or in several that were added up."""
+
+    __slots__ = ("floats", "words")
+
+    def __init__(self, raw: bytes = b"") -> None:
+        words = array("q", raw or bytes(END * 8))
+        self.floats = {word: believed_sum(memoryview(words).cast("B").cast("d")[word]) for word in SUMS}
+        self.words: Sequence[int] = [*map(believed, words)]
+
+    def add(self, other: Counted) -> None:
+        self.words = [one + two for one, two in zip(self.words, other.words, strict=True)]
+        self.floats = {word: total + other.floats[word] for word, total in self.floats.items()}
+
+    def __getitem__(self, name: str) -> int:
+        return self.words[WORD[name]]
+
+    def histogram(self, start: int) -> Histogram:
+        return Histogram(self.words[start : start + histograms.BUCKETS], self.floats[start + histograms.SUM])
+
+    def ends_at(self, number: int) -> dict[str, int]:
+        """How the connections of the listener of this number have ended."""
+        start = ENDS_AT + number * MOST_REASONS
+        return {reason: self.words[start + index] for reason, index in REASONS.items()}
+
+
+def read(fd: int, index: int) -> Counted | None:
+    """What stands in the region of a row; None if nobody has counted there."""
+    where = REGIONS + index * REGION
+    if not any(os.pread(fd, 8, where)):
+        return None
+    raw = os.pread(fd, END * 8, where)
+    return Counted(raw) if len(raw) == END * 8 else None

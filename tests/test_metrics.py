@@ -1,0 +1,201 @@
+"""A handler's own metrics: declared, counted in this process, and summed over the workers of a server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boards import board_of
+from launch import Launched, launched_code, wait_for
+from pronghorn import metrics
+from pronghorn.scoreboard import details
+from pronghorn.scoreboard.details import DURATION, SERVICE
+from pronghorn.scoreboard.own_metrics import OwnReader
+
+CODE = """
+import os, signal, time
+import pronghorn
+from pronghorn import metrics
+
+lines = metrics.counter("lines_total", "Lines that came.", labels=("kind",))
+open_now = metrics.gauge("lines_open", "Lines in hand.")
+sizes = metrics.histogram("line_bytes", "How long lines are.", buckets=(2, 8))
+
+@pronghorn.message(pronghorn.lines)
+def handler(line):
+    lines.labels(line.decode()).inc()
+    open_now.inc()
+    sizes.observe(len(line))
+    if line == b"die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return line.upper()
+"""
+BLOCKING = """
+from pronghorn import metrics
+
+lines = metrics.counter("lines_total", "Lines that came.", labels=("kind",))
+
+def handler(conn):
+    for line in conn.makefile("rb"):
+        lines.labels(line.decode().strip()).inc()
+        conn.sendall(line.upper())
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """No metric of a test is known to another."""
+    declared = dict(metrics._declared)
+    yield
+    metrics._declared.clear()
+    metrics._declared.update(declared)
+    metrics.detach()
+
+
+def own(server: Launched) -> dict[str, list[float]]:
+    """What all regions of a server have of each series."""
+    board, sums = board_of(server), dict[str, list[float]]()
+    for index in (0, *board.taken()):
+        found = OwnReader().read(board.fileno(), index)
+        for metric, labels, values in found.series if found is not None else ():
+            before = sums.setdefault(metric.name + "".join(f"/{each}" for each in labels), [0.0] * len(values))
+            sums[metric.name + "".join(f"/{each}" for each in labels)] = [
+                one + two for one, two in zip(before, values, strict=True)
+            ]
+    os.close(board.fileno())
+    return sums
+
+
+# Without a server.
+
+
+def test_counting_in_this_process() -> None:
+    orders = metrics.counter("orders", "Orders.", labels=("kind", "code"))
+    orders.labels("new", 404).inc()
+    orders.labels(code="404", kind="new").inc(1.5)
+    assert orders.labels("new", "404").value == 2.5
+    assert orders.labels("new", 404) is orders.labels("new", "404")
+    load = metrics.gauge("load", "Load.")
+    load.set(3)
+    load.inc()
+    load.dec(2)
+    assert load.value == 2.0
+    sizes = metrics.histogram("sizes", "Sizes.", buckets=(1, 10))
+    for value in (1, 2, 100):
+        sizes.observe(value)
+    assert (sizes.count, sizes.sum) == (3, 103.0)
+
+
+def test_declared_twice_it_is_the_same() -> None:
+    assert metrics.counter("twice", "Twice.") is metrics.counter("twice_total", "Twice.")
+    with pytest.raises(ValueError, match="declared already"):
+        metrics.counter("twice", "Another.")
+    with pytest.raises(ValueError, match="declared already"):
+        metrics.counter("twice", "Twice.", labels=("kind",))
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "why"),
+    [
+        ("9lives", (), "no name"),
+        ("a-b", (), "no name"),
+        ("pronghorn_mine", (), "as the server's own"),
+        ("fine", ("__name",), "no name of a label"),
+        ("fine", ("a", "a"), "labels twice"),
+        ("fine", ("a b",), "no name of a label"),
+        ("fine", "kind", "tuple of names"),
+    ],
+)
+def test_names_that_cannot_be_exported(name: str, labels: tuple[str, ...], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        metrics.counter(name, "Wrong.", labels)
+
+
+def test_wrong_use_is_told() -> None:
+    orders = metrics.counter("orders", "Orders.", labels=("kind",))
+    for wrong in (orders.inc, orders.labels, lambda: orders.labels("a", "b"), lambda: orders.labels(sort="a")):
+        with pytest.raises(TypeError):
+            wrong()
+    for amount in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="only grows"):
+            orders.labels("a").inc(amount)
+    with pytest.raises(ValueError, match="ascending"):
+        metrics.histogram("sizes", "Sizes.", buckets=(2, 1))
+    for name in ("orders_total", "orders_bucket", "orders_info"):
+        with pytest.raises(ValueError, match="another kind"):
+            metrics.gauge(name, "A name of a counter.")
+    with pytest.raises(ValueError, match="across"):
+        metrics.gauge("load", "Load.", across="last")
+
+
+def test_threads_lose_nothing() -> None:
+    hits = metrics.counter("hits", "Hits.")
+
+    def work() -> None:
+        for _ in range(20_000):
+            hits.inc()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert hits.value == 80_000
+
+
+# With one.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["epoll", "thread", "asyncio", "fork"])
+def test_workers_and_children_that_die_take_nothing_with_them(model: str, tmp_path: Path) -> None:
+    settings = {"model": model, "workers": 2, "statsd": "127.0.0.1:9"}
+    with launched_code(tmp_path, CODE, **settings) as server:
+        server.ready(2)
+        for _ in range(6):
+            with server.connect() as client:
+                client.sendall(b"one\nlonger than that\n")
+                assert client.recv(100)
+        with server.connect() as client:
+            client.sendall(b"die\n")
+            client.recv(100)
+        wait_for(lambda: own(server).get("lines_total/die") == [1.0])
+        server.ready(2)
+        for pid in server.workers():
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: board_of(server).totals()["open"] == 0)
+        wait_for(lambda: len(server.ready(2)) == 2)
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloaded" in server.log or "reloaded" in server.log)
+        found = own(server)
+        assert found["lines_total/one"] == found["lines_total/longer than that"] == [6.0]
+        assert found["line_bytes"] == [0.0, 7.0, 6.0, 7 * 3.0 + 6 * 16]
+        counted = sum_of(server)
+        assert counted.histogram(DURATION).count >= 6
+        assert counted.histogram(SERVICE).count >= 1
+        assert counted["reload_done"] == 1 and counted["exit_signal"] >= 2
+
+
+def sum_of(server: Launched) -> details.Counted:
+    board, whole = board_of(server), details.Counted()
+    for index in (0, *board.taken()):
+        if (found := details.read(board.fileno(), index)) is not None:
+            whole.add(found)
+    return whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["gevent", "prefork", "iterative"])
+def test_blocking_handlers_count(model: str, tmp_path: Path) -> None:
+    if model == "gevent":
+        pytest.importorskip("gevent")
+    with launched_code(tmp_path, BLOCKING, model=model, workers=1) as server:
+        for _ in range(5):
+            assert server.ask(b"one\ntwo\n") == b"ONE\nTWO\n"
+        wait_for(lambda: own(server) == {"lines_total/one": [5.0], "lines_total/two": [5.0]})
+        assert details.read(board_of(server).fileno(), board_of(server).taken()[0]).histogram(DURATION).count == 0

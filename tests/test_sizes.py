@@ -32,6 +32,7 @@ SHORT = {
     "handlers/message_types.py": "types only, which nothing that runs imports",
     "observers/__init__.py": "what observers share, and server.py puts together",
     "listening/conflicts.py": "server.py, which has a use for it, stands above all packages",
+    "supervisor/event_counts.py": "server.py, which has a use for it, stands above all packages",
     "testing/__init__.py": "tests of users import it",
     "testing/reference_asyncio.py": "without it the other reference handlers would bring asyncio along",
 }

@@ -23,6 +23,7 @@ import faulthandler
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -38,6 +39,8 @@ from pronghorn.identity import WorkerFacts
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
 from pronghorn.models import registry
+from pronghorn.scoreboard import details
+from pronghorn.scoreboard.details import Details, Shared
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.context import Context
@@ -57,7 +60,6 @@ from pronghorn.system.processes import (
 from pronghorn.system.signals import ASK_STACKS, keep_signals_in_forks, nothing, reset_signals
 from pronghorn.system.watchdog import PROCESS_TIME, THREAD_TIME, Watchdog
 from pronghorn.worker_process.answers import Answers
-from pronghorn.worker_process.details import keep_details
 from pronghorn.worker_process.plan import Plan
 from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
@@ -78,6 +80,7 @@ from pronghorn.worker_process.reports import (
 )
 
 GRACE = 4.0  # seconds beyond the drain timeout: for tasks that are cancelled, flows of control, and the lifespan's end
+_lasting: list[memoryview[int]] = []  # what is mapped and must not be unmapped
 STACKS = 2.0  # seconds that a worker gets to write its stacks after SIGABRT
 
 
@@ -113,6 +116,34 @@ def work(
     finally:
         flush_streams()
         os._exit(code)  # whatever threads there are; the stack below belongs to a script, in a script
+
+
+def keep_details(plan: Plan, row: Row) -> None:
+    """Have this process, a worker, count in the region of its row; and its children too, under a model that has any.
+    Without memory for that it counts nothing there."""
+    fd = row.map.fileno()
+    try:
+        words, copy = details.region(fd, row.index)
+    except (OSError, ValueError):
+        return
+    _lasting.append(words)  # the map is closed by nobody: it would close `copy`, which may be another file by then
+    if copy >= 0:
+        os.close(copy)
+    lock = details.lock_of(fd, row.index) if plan.model.in_children else None
+    if plan.settings.wants_metrics:
+        row.details = Shared(words, lock) if lock is not None else Details(words)
+
+    def store() -> object:
+        from pronghorn.scoreboard.own_metrics import OwnStore  # here: only what is used
+
+        row.own_metrics = OwnStore(words, lock)
+        if lock is None:
+            os.register_at_fork(after_in_child=sys.modules["pronghorn.metrics"].detach)
+        return row.own_metrics
+
+    identity.metrics_store = store
+    if (own := sys.modules.get("pronghorn.metrics")) is not None:  # with --preload
+        own.attach(store())
 
 
 def turning(settings: Settings) -> Callable[[], None]:

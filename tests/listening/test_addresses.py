@@ -117,6 +117,23 @@ def test_the_same_address_twice(binds: tuple[str, ...], said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("127.0.0.1:1,name=api", "127.0.0.1:1,name=web", "Listener 'api' and listener 'web' are both at 127.0.0.1:1."),
+        ("127.0.0.1:1,name=api", ":1,name=web", "Listener 'api' is at 127.0.0.1:1, and listener 'web' at :1."),
+        ("127.0.0.1:1", "127.0.0.1:1,name=web", "--bind 127.0.0.1:1 and listener 'web' are both at 127.0.0.1:1."),
+        ("unix:a,tls=off", "unix:a,tls=off", "Two listeners are at unix:a."),
+    ],
+)
+def test_listeners_at_the_same_address_are_both_named(first: str, second: str, said: str) -> None:
+    settings = Settings(bind=(first, second))
+    for attempt in (lambda: open_listeners(settings, lambda event: None), lambda: check_binds(settings)):
+        with pytest.raises(BadSetting) as caught:
+            attempt()
+        assert caught.value.what == said
+
+
 def test_a_zone_stays_in_the_address() -> None:
     zone = socket.if_nameindex()[0]
     assert zoned(("fe80::1", 80, 0, zone[0])) == f"fe80::1%{zone[1]}"

@@ -205,7 +205,7 @@ def test_bound_and_not_listening() -> None:
         finding, words, said = asked_of(spoken(bound))
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.BOUND), said
         assert words.why[0].startswith(ME)
-        assert f"has bound {spoken(bound)}, and not listened: neither ss nor netstat shows that." in words.why[0]
+        assert f"has bound {spoken(bound)} without listening, which most tools do not show." in words.why[0]
         assert words.command == f"kill {os.getpid()}"
 
 
@@ -344,7 +344,7 @@ def test_a_live_unix_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         server.bind(str(path))
         finding, words, said = asked_of(f"unix:{path}")
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.BOUND), said
-        assert words.why[0].startswith(ME) and words.why[0].endswith(") has bound it, and not listened.")
+        assert words.why[0].startswith(ME) and words.why[0].endswith(") has bound it without listening.")
         server.listen()
         (tmp_path / "link").symlink_to(path)
         monkeypatch.chdir(tmp_path)

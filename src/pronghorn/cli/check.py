@@ -7,6 +7,7 @@ server's clients (nginx, ticket 1300). Nor are a running server's files written:
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 @takes_json
 def command(layers: Layers, as_json: bool) -> None:
     """Check settings and handler as serve would: the handler is imported, its lifespan is not entered, and nothing is
-    bound. The exit status is 0, 2 for a wrong setting or a model that cannot run the handler, 3 for an import that
-    takes too long, 4 for a handler that cannot be imported, 5 for an address that can never be bound."""
+    bound. An address where a process listens at this moment is told of, and no error. The exit status is 0, 2 for a
+    wrong setting or a model that cannot run the handler, 3 for an import that takes too long, 4 for a handler that
+    cannot be imported, 5 for an address that can never be bound."""
     found = examined(layers.settle())
     if as_json:
         print_json(found)
@@ -76,7 +78,23 @@ def examined(settled: Settled) -> dict[str, Any]:
     ]
     first = {key: at[0][key] for key in ("handler", "style", "lifespan", "bind", "certificates")}
     more = {"model": model.name, "why": why, "workers": settings.effective_workers(model.name, processors().usable)}
-    return {**first, **more, "listeners": at}
+    return {**first, **more, "listeners": at, "taken": taken_now(text for each in served for _, text in each.bind)}
+
+
+def taken_now(addresses: Iterable[str]) -> list[dict[str, str]]:
+    """Those addresses where a process listens at this moment, and which one: the server itself, perhaps, beside which
+    this is run. No bind is tried."""
+    from pronghorn.listening import why, why_words
+    from pronghorn.listening.addresses import parse_bind
+
+    found: list[dict[str, str]] = []
+    for text in addresses:
+        bind = parse_bind(text)
+        looked = why.examine(bind, why.Asked(tried=False)) if not bind.fd else []
+        if looked and why.decisive(looked).verdict is why.Verdict.TAKEN:
+            words = why_words.told(looked)
+            found.append({"bind": text, "what": words.what, "why": " ".join(words.why[:1])})
+    return found
 
 
 def looked_at(asked: list[Asked], settings: Settings) -> list[HandlerFacts]:
@@ -107,9 +125,11 @@ def sentence(found: dict[str, Any]) -> str:
     under = f"under {found['model']} ({found['why']}): {workers}"
     first, *others = found["listeners"]
     if not others and not first["name"]:
-        return f"Would serve {_handler(first)} {under}, at {_places(first)}"
-    lines = [f"{each['name'] or 'unnamed'}: {_handler(each)}, at {_places(each)}" for each in found["listeners"]]
-    return "\n  ".join([f"Would serve {under}", *lines])
+        said = f"Would serve {_handler(first)} {under}, at {_places(first)}"
+    else:
+        lines = [f"{each['name'] or 'unnamed'}: {_handler(each)}, at {_places(each)}" for each in found["listeners"]]
+        said = "\n  ".join([f"Would serve {under}", *lines])
+    return "\n".join([said, *(f"At this moment {each['what']} {each['why']}" for each in found["taken"])])
 
 
 def _handler(listener: dict[str, Any]) -> str:

@@ -156,15 +156,26 @@ def zoned(address: tuple[Any, ...]) -> str:
         return f"{host}%{scope}"
 
 
-def refuse_overlaps(groups: list[tuple[Bind, list[Place]]]) -> None:
-    """Raises BadSetting if two of the binds mean the same address, or one covers the other."""
-    claims = [(bind, place) for bind, group in groups for place in group]
-    for (first, one), (second, other) in itertools.combinations(claims, 2):
+def refuse_overlaps(groups: list[tuple[str, Bind, list[Place]]]) -> None:
+    """Raises BadSetting if two of the binds mean the same address, or one covers the other. Each has the title of its
+    listener ("Listener 'api'"), which the message gives; none where it is an address of the server's own."""
+    claims = [(title, bind, place) for title, bind, group in groups for place in group]
+    for (title, first, one), (another, second, other) in itertools.combinations(claims, 2):
         if first is not second and _overlap(one, other):
-            texts = f"{first.text} and {second.text}" if first.text != second.text else first.text + " twice"
+            what = _both(title, first.text, another, second.text)
             one, other = (other, one) if other[1][0] in WILDCARDS else (one, other)
             why = f"{spoken(one)} covers {spoken(other)}." if one != other else "An address is bound once."
-            raise BadSetting(f"--bind gives {texts}.", why, "Leave one of them out.")
+            raise BadSetting(what, why, "Leave one of them out." if not (title or another) else "Change one of them.")
+
+
+def _both(title: str, text: str, another: str, other: str) -> str:
+    """What two binds that overlap have been given as."""
+    if not title and not another:
+        return f"--bind gives {text} and {other}." if text != other else f"--bind gives {text} twice."
+    one, two = title or f"--bind {text}", (another[:1].lower() + another[1:]) or f"--bind {other}"
+    if title == another:
+        return f"Two listeners are at {text}."
+    return f"{one} and {two} are both at {text}." if text == other else f"{one} is at {text}, and {two} at {other}."
 
 
 def _overlap(one: Place, other: Place) -> bool:

@@ -120,7 +120,9 @@ def open_served(
     opening = _Opening([*keep, *inherited])
     groups = [(wanted, opening.kept(wanted.bind, wanted.name)) for wanted in _wanted(served, opening.spare)]
     places_of = [(each.bind, places(each.bind) if not kept else [one.place for one in kept]) for each, kept in groups]
-    refuse_overlaps([(bind, group) for bind, group in places_of if not bind.fd])
+    titles = [served[each.service].title for each, _ in groups]
+    claims = zip(titles, places_of, strict=True)
+    refuse_overlaps([(title, bind, group) for title, (bind, group) in claims if not bind.fd])
     found: list[Opened] = []
     try:
         for (wanted, kept), (_, group) in zip(groups, places_of, strict=True):
@@ -156,9 +158,10 @@ def check_binds(settings: Settings) -> None:
     """Reads every `--bind` as `open_listeners` does, and resolves names, but opens nothing: raises BadSetting and
     CannotBind for what could never be bound: for a unix path whose folder is not there, too, and for a descriptor that
     is not open. Whether an address is free it cannot say."""
-    groups = [(wanted.bind, places(wanted.bind)) for wanted in _wanted(services(settings), [])]
-    refuse_overlaps([(bind, group) for bind, group in groups if not bind.fd])
-    for bind, group in groups:
+    served = services(settings)
+    groups = [(served[each.service].title, each.bind, places(each.bind)) for each in _wanted(served, [])]
+    refuse_overlaps([each for each in groups if not each[1].fd])
+    for _, bind, group in groups:
         _refuse_what_is_not_there(bind, group)
 
 

@@ -123,7 +123,7 @@ def examine(bind: Bind, asked: Asked = DEFAULT) -> list[Finding]:
 def examine_place(place: Place, asked: Asked = DEFAULT) -> Finding:
     """The same for one address."""
     if place[0] == socket.AF_UNIX:
-        return _examine_unix(place)
+        return _examine_unix(place, asked)
     if place[1][1] == 0:
         return Finding(place, Verdict.FREE, Cause.FREE, note="Port 0 takes any free port.")
     seen = True
@@ -231,7 +231,14 @@ def _is_left_behind(facts: ProcessFacts) -> bool:
     """Whether the process that forked it has ended: the first of its group is gone, and its parent is of another
     session. So are daemons that fork twice."""
     leader, parent = facts.group_leader, facts.parent
-    if not leader or not parent or leader == facts.pid or os.path.exists(f"/proc/{leader}"):
+    if not leader or not parent or leader == facts.pid:
+        return False
+    try:
+        os.kill(leader, 0)
+        return False
+    except ProcessLookupError:
+        pass
+    except OSError:
         return False
     try:
         return os.getsid(parent) != os.getsid(facts.pid)
@@ -268,12 +275,14 @@ def _control_of(pid: int) -> str:
     return alone[0] if len(alone) == 1 else ""
 
 
-def _examine_unix(place: Place) -> Finding:
+def _examine_unix(place: Place, asked: Asked) -> Finding:
     """The same for a path, or an abstract name."""
     try:
         there = tuple(owners.in_the_way(place))
     except OSError:
         there = ()
+    if not asked.tried and not there:
+        return Finding(place, Verdict.FREE, Cause.FREE)
     state = unix_state.state_of(place[1], there)
     verdict, cause = Verdict(state.verdict), Cause(state.cause)
     finding = Finding(place, verdict, cause, sockets=there, note=state.note)

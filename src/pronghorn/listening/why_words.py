@@ -19,7 +19,7 @@ from typing import NamedTuple
 from pronghorn.errors import printable
 from pronghorn.listening.addresses import WILDCARDS, spoken
 from pronghorn.listening.bind_errors import bind_error
-from pronghorn.listening.sock_diag import Sockets
+from pronghorn.listening.sock_diag import BOUND, Sockets
 from pronghorn.listening.why import DEFAULT, Asked, Cause, Finding, Owner, Verdict, decisive
 from pronghorn.settings import Settings
 from pronghorn.system.process_facts import Group, group_of_id, user_name
@@ -118,7 +118,7 @@ def _listener(finding: Finding) -> list[str]:
 
 def _bound(finding: Finding) -> list[str]:
     verb = "has" if len(finding.owners) + finding.more_owners + len(finding.unseen) < 2 else "have"
-    return [f"{_subject(finding)} {verb} bound {_where(finding)}, and not listened: neither ss nor netstat shows that."]
+    return [f"{_subject(finding)} {verb} bound {_where(finding)} without listening, which most tools do not show."]
 
 
 def _connection(finding: Finding) -> list[str]:
@@ -194,7 +194,9 @@ def _command(owner: Owner) -> str:
 
 def _unseen_words(finding: Finding) -> str:
     if not os.geteuid():
-        return "a process that is not seen from here (of another PID namespace, as a container's), or the kernel itself"
+        return (
+            "a process that is not seen from here (of another PID namespace, as a container's), or the kernel itself,"
+        )
     users = sorted({each.user for each in finding.unseen if each.user is not None})
     if not users:
         return "a process that this user may not see"
@@ -308,9 +310,13 @@ def _counted(sockets: Iterable[Sockets], whose: str = "") -> str:
     counts: Counter[str] = Counter()
     for each in sockets:
         counts[each.state] += each.number
-    (state, count), *others = sorted(counts.items())
-    first = f"1 connection{whose} is in {state}" if count == 1 else f"{count} connections{whose} are in {state}"
-    return ", ".join([first, *(f"{count} in {state}" for state, count in others)])
+    bound = counts.pop(BOUND, 0)
+    words = [f"{bound} socket{'s are' if bound > 1 else ' is'} bound and not listening"] if bound else []
+    if counts:
+        (state, count), *others = sorted(counts.items())
+        first = f"1 connection{whose} is in {state}" if count == 1 else f"{count} connections{whose} are in {state}"
+        words += [first, *(f"{count} in {state}" for state, count in others)]
+    return ", ".join(words)
 
 
 def _ends(sockets: Iterable[Sockets]) -> str:
@@ -340,7 +346,7 @@ def _of_path(finding: Finding) -> Told:
         verb = {Cause.LISTENER: "listen", Cause.BOUND: "have bound"}[finding.cause]
         if not several:
             verb = {"listen": "listens", "have bound": "has bound"}[verb]
-        tail = "there." if finding.cause is Cause.LISTENER else "it, and not listened."
+        tail = "there." if finding.cause is Cause.LISTENER else "it without listening."
         return Told("", [f"{_subject(finding)} {verb} {tail}", *_facts(finding)], *_what_to_do(finding))
     if finding.cause is Cause.LOCKED:
         holder = f": process {finding.owners[0].facts.pid}{_command(finding.owners[0])}" if finding.owners else ""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import traceback
+from collections.abc import Iterable
 
 HOUSE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 MACHINERY = ("<frozen importlib", HOUSE, contextlib.__file__)
+DEBUGGERS = re.compile(r"(^|[/\\.])(pdb|bdb|ipdb|pudb|debugpy|_?pydevd\w*)([/\\.]|$)")
 
 
 def of_users(error: BaseException) -> str:
@@ -23,6 +26,16 @@ def is_ours(error: BaseException) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     return place is not None and place.tb_frame.f_code.co_filename.startswith(HOUSE)
+
+
+def debugger_in(frames: Iterable[tuple[str, str]]) -> str:
+    """The debugger of Python's that a stack shows, by files and functions, in words; "" for none."""
+    for file, function in frames:
+        if found := DEBUGGERS.search(file):
+            return f"{found[2]} is in its stacks"
+        if file.endswith(("/code.py", "\\code.py")) and function == "interact":
+            return "an interactive interpreter is in its stacks"
+    return ""
 
 
 def _is_machinery(filename: str) -> bool:

@@ -60,6 +60,8 @@ from pronghorn.events.workers import LoopFailed as LoopFailed
 from pronghorn.events.workers import OldWorkerDrains as OldWorkerDrains
 from pronghorn.events.workers import ReplacementsWait as ReplacementsWait
 from pronghorn.events.workers import SignalsTaken as SignalsTaken
+from pronghorn.events.workers import SlowCallback as SlowCallback
+from pronghorn.events.workers import SlowCallbackEnded as SlowCallbackEnded
 from pronghorn.events.workers import SourceSuspected as SourceSuspected
 from pronghorn.events.workers import WorkerCrashed as WorkerCrashed
 from pronghorn.events.workers import WorkerDebugged as WorkerDebugged

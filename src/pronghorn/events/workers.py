@@ -46,6 +46,31 @@ class LoopFailed(Event, frozen=True):
     error: BaseException
 
 
+class SlowCallback(Event, frozen=True):
+    """A callback has held up the loop of this worker for so many `seconds`, and still does: told while it lasts, by a
+    thread beside the loop. It runs for the connection of this `number`; 0: for none, or it is not known for which.
+    `place` is a line of the user's code, `file:line in function`; `stack` are the frames, the innermost last."""
+
+    number: int
+    peer: tuple[str, int] | str
+    seconds: float
+    place: str
+    stack: str
+    listener: str = ""
+    id: str = ""
+
+
+class SlowCallbackEnded(Event, frozen=True):
+    """The callback of a SlowCallback is over, and took so many `seconds` in all."""
+
+    number: int
+    peer: tuple[str, int] | str
+    seconds: float
+    place: str
+    listener: str = ""
+    id: str = ""
+
+
 class LifespanFailed(Event, frozen=True):
     """The handler's lifespan raised when its worker left it; nothing else is touched."""
 

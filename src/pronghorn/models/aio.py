@@ -23,6 +23,7 @@ from pronghorn.connection.interfaces import Watchable
 from pronghorn.handlers.asyncio_loop import equip
 from pronghorn.handlers.coroutines import LATEST, cancel_tasks, finish_tasks, leave_executor, tasks_of_clients
 from pronghorn.models.model import Model
+from pronghorn.serving.callback_frames import AsyncioTurns
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import DESERTED, TICK, Context, OutOfMemory
 from pronghorn.serving.tls_starts import TlsStarts
@@ -89,6 +90,7 @@ class AsyncioLoops(Loops):
         drain.when_let_go(self.let_go)
         self._turn()
         self.keep_deadlines()
+        self.context.watch_callbacks(AsyncioTurns(loop), loop)
         self.context.ready()
         await begun.wait()
         loop.remove_reader(drain.fileno())

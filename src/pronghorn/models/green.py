@@ -72,6 +72,7 @@ def serve(context: Context) -> None:
     import gevent
 
     gevent.get_hub().print_exception = _report  # type: ignore[method-assign, assignment]
+    context.watch_callbacks(gevent.get_hub().loop.now)
     flows = Flows(context, connection_class())
     for conn in flows.accepted():
         conn.greenlet = gevent.spawn(flows.converse, conn)  # type: ignore[attr-defined]

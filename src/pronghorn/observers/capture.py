@@ -16,7 +16,7 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from pronghorn.observers.escaping import LONGEST_PART, escaped, indented, kind_and_text, raised_at, trace, with_count
-from pronghorn.observers.log_lines import ERROR, WARNING
+from pronghorn.observers.log_line import ERROR, WARNING
 
 ASYNCIO = "asyncio"
 LONGEST_RECORD = 8000  # characters of a line that a handler logs

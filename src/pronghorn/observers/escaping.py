@@ -68,7 +68,8 @@ def frames(stack: str) -> str:
     """Stacks as faulthandler writes them, without our frames, each line escaped and indented."""
     lines = stack.split("\n") if stack else []
     theirs = [line for line in lines if f'File "{HOUSE}' not in line and 'File "<frozen runpy>"' not in line]
-    return indented(theirs)
+    pairs = zip(theirs, [*theirs[1:], ""], strict=False)
+    return indented([each for each, after in pairs if after.startswith("  ") or not each.startswith("Thread 0x")])
 
 
 def crashed_at(stack: str) -> str:

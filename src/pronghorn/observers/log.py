@@ -21,7 +21,8 @@ import msgspec
 from pronghorn.events import Event, LogLevelSet
 from pronghorn.observers.capture import Capture
 from pronghorn.observers.escaping import with_count
-from pronghorn.observers.log_lines import DEBUG, ERROR, INFO, WARNING, WORDS
+from pronghorn.observers.log_line import DEBUG, ERROR, INFO, WARNING
+from pronghorn.observers.log_lines import WORDS
 from pronghorn.system.stdio import outlet
 
 NAME = "pronghorn.error"

@@ -1,111 +1,30 @@
 """The words of the log: for each kind of event a level and a format string, and what makes a flood.
 
 Law: the words are chosen here and nowhere else. A format string is made of constants; what an event holds stands in the
-string's fields. A field is a part of its line, one of PARTS, or an attribute of the event, looked up in this order.
+string's fields (log_line.py).
 Attributes are escaped and capped, so that one record is one line and nobody can forge another (CVE-2013-1862 is what
 happens otherwise); a part is a function of the event, and escapes the texts that it returns.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 from pronghorn import events
 from pronghorn.events import Event
 from pronghorn.observers.escaping import (
     MOST_NAMES,
-    counted,
     crashed_at,
-    date,
-    ending,
     escaped,
-    frames,
     indented,
-    kind_and_text,
     peer_name,
     raised_at,
-    trace,
 )
-
-DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+from pronghorn.observers.log_line import DEBUG, ERROR, INFO, WARNING, Line, reason_of
 
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
-
-Part = Callable[[Any], str]
-
-
-class Line:
-    """How one kind of event is logged.
-
-    `most` is the highest level of its records; `level` chooses a lower one. `text` is a format string, or chooses one.
-    `flood` says, for a kind that comes in floods, what counts as the same; None where an event is not of a flood.
-    """
-
-    __slots__ = ("_flood", "_level", "_parts", "_text", "most")
-
-    def __init__(
-        self,
-        most: int,
-        text: str | Part,
-        *,
-        level: Callable[[Any], int] | None = None,
-        flood: Callable[[Any], object] | None = None,
-        **parts: Part,
-    ) -> None:
-        self.most = most
-        self._text = text
-        self._level = level
-        self._flood = flood
-        self._parts = PARTS | parts
-
-    def level(self, event: Event) -> int:
-        return self.most if self._level is None else self._level(event)
-
-    def text(self, event: Event) -> str:
-        """One record; the lines of a traceback follow, indented."""
-        text = self._text if isinstance(self._text, str) else self._text(event)
-        return text.format_map(_Fields(event, self._parts))
-
-    def flood(self, event: Event) -> Hashable:
-        """What the record counts as if it is one of a flood, else None."""
-        same = None if self._flood is None else self._flood(event)
-        return None if same is None else (type(event), same)
-
-
-class _Fields:
-    """What stands in the fields of a format string. Numbers stay numbers, for their format; with a noun in the field,
-    as in `{open connection}`, a number is told with it: `1 connection`, `2 connections`."""
-
-    __slots__ = ("_event", "_parts")
-
-    def __init__(self, event: Event, parts: dict[str, Part]) -> None:
-        self._event = event
-        self._parts = parts
-
-    def __getitem__(self, name: str) -> str | int | float:
-        if part := self._parts.get(name):
-            return part(self._event)
-        name, _, noun = name.partition(" ")
-        value = getattr(self._event, name)
-        if noun:
-            return counted(value, noun)
-        return value if isinstance(value, (int, float)) else escaped(value)
-
-
-PARTS: dict[str, Part] = {
-    "at": lambda event: f" to {escaped(event.listener)}" if event.listener else "",
-    "ending": lambda event: ending(event.status),
-    "error": lambda event: kind_and_text(event.error),
-    "frames": lambda event: frames(event.stack),
-    "peer": lambda event: peer_name(event.peer),
-    "our_trace": lambda event: trace(event.error, ours=True),
-    "reasons": lambda event: "".join(_reason(event.why, event.what)),
-    "trace": lambda event: trace(event.error),
-    "until": lambda event: date(event.until),
-}
 
 
 def _listening(event: events.ListenerOpened) -> str:
@@ -155,6 +74,13 @@ def _loop_failed(event: events.LoopFailed) -> str:
     return "A fault in this worker's loop, which goes on: {error}{our_trace}"
 
 
+def _whose_callback(event: events.SlowCallback | events.SlowCallbackEnded) -> str:
+    if not event.id:
+        return "A callback"
+    at = f" to {escaped(event.listener)}" if event.listener else ""
+    return f"Connection {escaped(event.id)} from {peer_name(event.peer)}{at}: a callback"
+
+
 def _accept_failed(event: events.AcceptFailed) -> str:
     if not event.pause:
         return "accept failed at {address}: {problem}; this worker listens there no more"
@@ -180,13 +106,6 @@ def _level_of_exit(event: events.WorkerExited) -> int:
 def _crash_of_many(event: events.WorkerExited) -> Hashable:
     crashed = (event.stack or event.often) and not event.wanted
     return (event.status, crashed_at(event.stack)) if crashed else None
-
-
-def _reason(why: str, what: str = "") -> tuple[str, str]:
-    """A reason of several lines in one record: the first line and the last; and all after the first, indented."""
-    first, *rest = why.splitlines() or [what]
-    last = f" {escaped(rest[-1])}" if rest else ""
-    return escaped(first) + last, indented(rest) if len(rest) > 1 else ""
 
 
 def _said(event: events.SideProcessSaid) -> str:
@@ -326,6 +245,19 @@ WORDS: dict[type[Event], Line] = {
     events.HandshakeFailed: Line(INFO, "No TLS with {peer}{at}: {why}", flood=lambda event: event.why),
     events.ObserverFailed: Line(ERROR, "The observer {observer} raised {error} on {event}; it is left out for 10 s"),
     events.LoopFailed: Line(ERROR, _loop_failed, flood=_error_and_place),
+    events.SlowCallback: Line(
+        WARNING,
+        "{whose} holds up this worker's loop, for {seconds:.1f} s so far (--slow-callback), at {place}{stack}",
+        flood=lambda event: event.place,
+        whose=_whose_callback,
+        stack=lambda event: indented(event.stack.splitlines()),
+    ),
+    events.SlowCallbackEnded: Line(
+        WARNING,
+        "{whose} has held up this worker's loop for about {seconds:.1f} s in all, at {place}",
+        flood=lambda event: event.place,
+        whose=_whose_callback,
+    ),
     events.AcceptFailed: Line(
         ERROR,
         _accept_failed,
@@ -345,8 +277,8 @@ WORDS: dict[type[Event], Line] = {
     events.WorkerNotStarted: Line(
         ERROR,
         "Worker {slot} did not start: {reason}; next attempt in {pause:.1f} s{lines}",
-        reason=lambda event: _reason(event.why)[0],
-        lines=lambda event: _reason(event.why)[1],
+        reason=lambda event: reason_of(event.why)[0],
+        lines=lambda event: reason_of(event.why)[1],
     ),
     events.ReplacementsWait: Line(
         ERROR, "Workers die so often that new ones have to wait: {rate:g} are started in a second"

@@ -199,7 +199,7 @@ class Scoreboard(Map):
         sums = Counts()
         for index, values in enumerate(zip(*blocks, strict=True)):
             sums.words[index] = min(sum(map(believed, values)), MOST)
-        return {name: getattr(sums, name) for name in NAMES}
+        return {name: getattr(sums, name) for name in (*NAMES, "slow_callbacks")}
 
     @property
     def moved(self) -> int:

@@ -19,7 +19,7 @@ from pronghorn.peers import packed
 
 NAMES = ("open", "accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors", "closed")
 OPEN, ACCEPTED, REFUSED, MESSAGES, BYTES_IN, BYTES_OUT, HANDLER_ERRORS, CLOSED = range(len(NAMES))
-PROBES, HANDED_OVER, TAKEN_OVER = 21, 22, 23  # words behind the reasons
+SLOW_CALLBACKS, PROBES, HANDED_OVER, TAKEN_OVER = 20, 21, 22, 23  # words behind the reasons
 MOST = 2**53 - 1  # more than can be counted; every reader of JSON holds that exactly
 COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for more
 PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of an entry, see ChildCounts
@@ -76,6 +76,7 @@ class Counts:
     handler_errors = word(HANDLER_ERRORS, "Exceptions that handlers raised.")
 
     probes = word(PROBES, "Connections that have ended without a byte from either side, and without a fault.")
+    slow_callbacks = word(SLOW_CALLBACKS, "Callbacks that have held up a loop for longer than --slow-callback.")
     handed_over = word(HANDED_OVER, "Connections that another worker has taken over from this one.")
     taken_over = word(TAKEN_OVER, "Connections that this worker has taken over from another one.")
 

@@ -37,8 +37,10 @@ from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
 
 if TYPE_CHECKING:
+    from pronghorn.serving.callback_frames import Turn
     from pronghorn.serving.connection_inquiry import Apart
     from pronghorn.serving.handover import Handover
+    from pronghorn.serving.slow_callbacks import Watcher
 
 LOOP_FAILURES = WORD["loop_failures"]
 TICK = 1.0  # seconds: nothing waits longer without looking up
@@ -129,6 +131,7 @@ class Context(ConnectionEnds):
         self.handover = handover
         self._drained = drained
         self._fold_at = 0.0
+        self._watcher: Watcher | None = None
         self.become_current()
         message_rates.keep_in(row.map)
         service_times.keep_in(row.details)
@@ -215,8 +218,19 @@ class Context(ConnectionEnds):
         if goodbyes.is_through(time.monotonic(), self.drain.timeout) and (goodbyes.said or goodbyes.left):
             self.observe(events.GoodbyesSaid(goodbyes.said, goodbyes.left))
 
+    def watch_callbacks(self, turn: Turn, loop: object = None) -> None:
+        """Have callbacks that hold up the loop told from now on, until the drain is over. Called on the loop's thread;
+        `turn` is what tells a turn of the loop from others, `loop` an asyncio loop."""
+        if self.settings.slow_callback:
+            from pronghorn.serving.slow_callbacks import Watcher  # here: models without a loop need none
+
+            self._watcher = Watcher(self, turn, loop)
+            self._watcher.start()
+
     def finish(self) -> None:
         """The drain is over: call `drained`, if nothing has done so."""
+        if self._watcher is not None:
+            self._watcher.stop()
         drained, self._drained = self._drained, _nothing
         drained()
 

@@ -147,6 +147,7 @@ class Turns(Loops):
 
     def _enter(self) -> None:
         """Serve: in the second turn, since the first has shown that the page can wait."""
+        self.context.watch_callbacks(lambda: self._now)
         self.context.ready()
         self.keep_deadlines()
         for acceptor in self.acceptors:

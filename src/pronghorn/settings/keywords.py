@@ -99,6 +99,7 @@ class Keywords(TypedDict, total=False):
     max_generations: int
     start_timeout: float | str
     worker_silence: float | str
+    slow_callback: float | str
     max_connections_per_worker: int
     max_worker_age: float | str
     max_worker_memory: int | str

@@ -65,6 +65,12 @@ class Lifecycle(Handler, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "killed and replaced; 0 switches that off.",
         Option(unit="time", ge=0, at=NOW),
     ] = 30.0
+    slow_callback: Annotated[
+        float,
+        "Time after which a callback that holds up its worker's loop is logged, with its stack and its connection, "
+        "while it lasts, and counted: under models with a loop, and gevent. 0 switches that off.",
+        Option(unit="time", ge=0),
+    ] = 0.5
     max_connections_per_worker: Annotated[
         int,
         "Replace a worker once it has accepted so many connections, up to a tenth more; 0: never.",

@@ -16,11 +16,11 @@ import re
 from pronghorn.scoreboard.stacks import Stacks
 from pronghorn.system.processes import kill
 from pronghorn.system.signals import ASK_STACKS
+from pronghorn.tracebacks import debugger_in
 
 PATIENCE = 2.0  # seconds for the stacks to appear
 SPARED = 5.0  # seconds until it is asked anew
 FRAME = re.compile(r'^  File "(.*)", line \d+ in (.*)$', re.MULTILINE)  # as faulthandler writes it
-DEBUGGERS = re.compile(r"(^|[/\\.])(pdb|bdb|ipdb|pudb|debugpy|_?pydevd\w*)([/\\.]|$)")
 
 
 class Question:
@@ -74,12 +74,7 @@ class Question:
 
 def debugger(stacks: str) -> str:
     """The debugger of Python's that stands in some stacks, in words; "" for none."""
-    for file, function in FRAME.findall(stacks):
-        if found := DEBUGGERS.search(file):
-            return f"{found[2]} is in its stacks"
-        if file.endswith(("/code.py", "\\code.py")) and function == "interact":
-            return "an interactive interpreter is in its stacks"
-    return ""
+    return debugger_in(FRAME.findall(stacks))
 
 
 def _status(pid: int) -> dict[str, str]:

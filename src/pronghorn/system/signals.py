@@ -153,3 +153,8 @@ def keep_signals_in_forks(settle: Callable[[], None] = lambda: None) -> None:
             release()
 
     os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
+
+
+def leave_signals_to_others() -> None:
+    """The calling thread takes no signals: they reach the main thread, and wake what it waits in."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -18,7 +18,7 @@ from pronghorn import __version__
 from pronghorn.errors import PronghornError, nearest
 from pronghorn.system.stdio import complain, keep_standard_descriptors
 
-COMMANDS = ("serve", "ctl", "why", "check", "config", "connect", "dev-cert", "models")
+COMMANDS = ("serve", "ctl", "top", "why", "check", "config", "connect", "dev-cert", "models")
 QUICK_START = f"""\
 Pronghorn {__version__}: an application server for TCP.
 
@@ -27,6 +27,7 @@ Pronghorn {__version__}: an application server for TCP.
   pronghorn serve --exec tr a-z A-Z   serve any program
   pronghorn serve -k fork -w 2        choose the model, and how many workers
   pronghorn ctl status                how a running server is; reload, stop ...
+  pronghorn top                       watch a running server, live
   pronghorn why 8000                  who holds that port, and what to do
   pronghorn check module:handler      would it serve? binds nothing
   pronghorn config                    every setting, and where it comes from

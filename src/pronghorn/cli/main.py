@@ -26,14 +26,13 @@ Pronghorn {__version__}: an application server for TCP.
   pronghorn serve module:handler      serve your own (or file.py:handler)
   pronghorn serve --exec tr a-z A-Z   serve any program
   pronghorn serve -k fork -w 2        choose the model, and how many workers
+  pronghorn connect 8000              talk to a server
   pronghorn ctl status                how a running server is; reload, stop ...
-  pronghorn top                       watch a running server, live
+  pronghorn top                       watch a running server
   pronghorn why 8000                  who holds that port, and what to do
   pronghorn check module:handler      would it serve? binds nothing
-  pronghorn config                    every setting, and where it comes from
   pronghorn models                    what each model is for, and what it costs
-  pronghorn connect 8000              talk to a server
-  pronghorn dev-cert                  a certificate to try TLS with
+  pronghorn --help                    all commands: also config, dev-cert
 
 A handler is a function of one message, a Protocol, def handle(conn), async def
 handle(reader, writer), or a program. More: pronghorn serve --help"""

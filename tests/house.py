@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "pronghorn"
 ORDER = (
     "__main__",
     "testing",
-    "cli",
+    "cli admin",
     "server",
     "control observers",
     "supervisor",

@@ -61,6 +61,8 @@ class Handed(msgspec.Struct):
     """Where old workers hand their connections over: see system/descriptor_queue.py."""
     listener_numbers: dict[str, int] = {}
     """Where the scoreboard counts for each listener, by its name."""
+    admin: list[dict[str, Any]] = []
+    """The listeners of the admin process."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from socketserver import BaseServer
     from typing import Unpack
 
+    from pronghorn.control.admin_process import AdminProcess
     from pronghorn.settings.keywords import Keywords
     from pronghorn.supervisor.autoreload import Autoreload
 
@@ -99,6 +100,7 @@ class Server:
         self._since = time.time_ns()  # later changes of files lead to a reload, with --reload
         self._log_process: LogProcess | None = None
         self._autoreload: Autoreload | None = None
+        self._admin: AdminProcess | None = None
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -134,13 +136,17 @@ class Server:
         )
         self._board, self._queue = self._shared()
         counts = EventCounts(self._board)
-        self._observe = observe = Observers(log, counts, *([self._systemd] if self._systemd else []))
+        self._observe = Observers(log, counts, *([self._systemd] if self._systemd else []))
         planner = self._planner()
         with ExitStack() as undo:
             undo.callback(self._board.close)
             undo.callback(self._queue.close)
             undo.callback(outlet.release)
             undo.callback(log.close)
+            if self._has_admin:
+                from pronghorn.control.admin_process import check
+
+                check(self.settings)
             variables, served = env_file.read(self.settings), services(self.settings)
             asked = planner.asked(self.source, served)
             self._preload(each.source for each in asked)
@@ -148,16 +154,33 @@ class Server:
             facts = facts or probe.ask(asked, self.settings, self._signals.descriptors(), variables)
             draft = planner.draft(self.source, self.settings, asked, facts, "", variables)
             plan = once_free(lambda: planner.plan(draft, served, self._inherited), held_by_orphans)
-            try:
-                self._supervisor = Supervisor(
-                    planner, plan, self, self._signals, alone=self._alone, handed=self._handed
-                )
-                address, control = plan.listeners[0].address, self._handed.control if self._handed else ()
-                self._control = open_control(self.settings, address, observe, control)
-            except BaseException:
-                _close(plan.listeners)
-                raise
+            self._supervise(planner, plan)
             return self._run()
+
+    def _supervise(self, planner: Planner, plan: Plan) -> None:
+        """Makes the supervisor, and opens what else it answers at."""
+        handed = self._handed
+        try:
+            self._supervisor = Supervisor(planner, plan, self, self._signals, alone=self._alone, handed=handed)
+            self._commands = Commands(self._supervisor, plan.server)
+            if self._has_admin:
+                self._admin = self._admin_process()
+            address, control = plan.listeners[0].address, handed.control if handed else ()
+            self._control = open_control(self.settings, address, self._observe, control)
+        except BaseException:
+            _close([*plan.listeners, *(self._admin.listeners() if self._admin is not None else ())])
+            raise
+
+    @property
+    def _has_admin(self) -> bool:
+        return bool(self.settings.admin or self.settings.agent_check)
+
+    def _admin_process(self) -> AdminProcess:
+        from pronghorn.control.admin_process import AdminProcess  # here: what is imported, every fork copies
+
+        admin = AdminProcess(self.settings, self._observe, self._handed.admin if self._handed else ())
+        admin.start(self._supervisor, self._commands)
+        return admin
 
     def _preload(self, sources: Iterable[object]) -> None:
         if self.settings.preload:
@@ -186,6 +209,8 @@ class Server:
         with ExitStack() as undo:
             undo.callback(last_step, "end the process of its log", self._end_log)
             undo.callback(last_step, "close its addresses", lambda: _close(fleet.serving.plan.listeners))
+            if self._admin is not None:
+                undo.callback(last_step, "close the addresses of its admin process", self._admin.close)
             if self._control is not None:
                 undo.callback(last_step, "close its control socket", self._control.close)
             undo.callback(last_step, "end the process that watches files", self._end_autoreload)
@@ -200,7 +225,7 @@ class Server:
         """From now on requests are answered, and files watched with `--reload`."""
         supervisor = self._supervisor
         if self._control is not None:
-            self._control.serve(supervisor.poller, Commands(supervisor, supervisor.fleet.serving.plan.server))
+            self._control.serve(supervisor.poller, self._commands)
         if self.settings.reload:
             from pronghorn.supervisor.autoreload import Autoreload  # here: what is imported, every fork copies
 
@@ -245,9 +270,12 @@ class Server:
             listener.take_over()
             if listener not in plan.listeners:
                 listener.close()
+        if self._admin is not None:
+            self._admin.take_over()
         self._answer_and_watch(file)
         addresses, takes = [listener.address for listener in plan.listeners], not plan.stay_because
-        self._starter.tell({"listening": addresses, "model": plan.model.name, "pid": os.getpid(), "takes": takes})
+        report = {"listening": addresses, "model": plan.model.name, "pid": os.getpid(), "takes": takes}
+        self._starter.tell({**report, **(self._admin.addresses() if self._admin is not None else {})})
 
     def started(self, ready: int, wanted: int) -> None:
         started = self._started
@@ -257,6 +285,7 @@ class Server:
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
         ours = [*self._signals.descriptors(), *self._setup.descriptors(), *self._control_descriptors()]
         ours += self._log_process.descriptors() if self._log_process is not None else []
+        ours += self._admin.descriptors() if self._admin is not None else []
         return [*self._starter.descriptors(), *ours, *inherited, *self._supervisor.sides.descriptors()]
 
     def turn(self, now: float) -> None:
@@ -285,9 +314,11 @@ class Server:
             queue=self._queue.descriptors(),
             workers=fleet.resized,
             listener_numbers=self._numbers.known,
+            admin=self._admin.inherited() if self._admin is not None else [],
         )
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *handed.queue, *(fd for each in listeners for fd in each.descriptors())]
+        passed += self._admin.descriptors() if self._admin is not None else []
         return NewProgram(boot, passed, self._folder)
 
     def handed_over(self) -> None:
@@ -295,6 +326,8 @@ class Server:
             listener.hand_over()
         if self._control is not None:
             self._control.hand_over()
+        if self._admin is not None:
+            self._admin.hand_over()
         self._supervisor.sides.hand_over()
         self._end_autoreload()
 

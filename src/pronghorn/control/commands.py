@@ -15,6 +15,7 @@ from pronghorn.errors import BadSetting
 from pronghorn.scoreboard.row import STATES
 from pronghorn.serving.connection_inquiry import Query
 from pronghorn.serving.handover import Outcome
+from pronghorn.supervisor.health import health
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system.processes import cpu_seconds, resident_memory
@@ -58,6 +59,7 @@ class Commands:
                 "handover": self._handover(),
                 "under_way": supervisor.changes.under_way or None,
                 "last_reload": supervisor.changes.last_reload,
+                "ready": health(supervisor),
                 "side_processes": supervisor.sides.state(),
                 "faults": supervisor.guard.failures,
                 "last_fault": supervisor.guard.last or None,

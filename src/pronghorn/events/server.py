@@ -159,6 +159,15 @@ class ClientsWait(Event, frozen=True):
     limit: str
 
 
+class AdminOpened(Event, frozen=True):
+    """The admin process answers at `address`, as the setting says that `kind` names: admin or agent_check. `public`:
+    other machines may reach it."""
+
+    address: str
+    kind: str
+    public: bool = False
+
+
 # Certificates.
 
 

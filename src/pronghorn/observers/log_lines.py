@@ -34,6 +34,14 @@ def _listening(event: events.ListenerOpened) -> str:
     return f"Listening at: {'tls' if event.tls else 'tcp'}://{{address}}{name}"
 
 
+def _admin_opened(event: events.AdminOpened) -> str:
+    place = "{address}" if event.address.startswith("unix:") else "http://{address}"
+    if event.kind != "admin":
+        place = "{address}"
+    what = "The admin port is" if event.kind == "admin" else "HAProxy's agent check is answered"
+    return f"{what} at: {place}" + "; other machines may reach it, and whoever does may read there" * event.public
+
+
 def _listens_otherwise(event: events.ListenerChanged) -> str:
     return f"Listening from now on {NOW_TLS.get(event.tls, '')} at: {{address}}" + " ({name})" * bool(event.name)
 
@@ -297,6 +305,7 @@ WORDS: dict[type[Event], Line] = {
     events.WorkerDoomed: Line(ERROR, f"{WORKER} is killed: {{why}}"),
     events.WorkerRetired: Line(INFO, f"{WORKER} gets a successor: {{why}}"),
     events.SupervisorFailed: Line(ERROR, _supervisor_failed, flood=_error_and_place),
+    events.AdminOpened: Line(WARNING, _admin_opened, level=lambda event: WARNING if event.public else INFO),
     events.SideProcessSaid: Line(
         ERROR,
         "The {name} process: {said}",

@@ -1,10 +1,10 @@
 """Every setting, declared once.
 
 Law: a setting is one field of `Settings`, with its help and its bounds beside it; command-line flags, environment
-variables, keys of the settings file and the manual are derived by a loop over the fields and never typed twice. Each
-panel of `--help` is a class, in a file of the same name; one inherits from the other, since msgspec makes a Struct of
-one line of bases only. Nothing here knows sockets or processes. Workers import this package, so what only a message
-needs is imported where the message is made.
+variables, keys of the settings file, `--help` and the manual are derived by a loop over the fields and never typed
+twice. Each panel of `--help` is a class, in a file of the same name; one inherits from the other, since msgspec makes a
+Struct of one line of bases only. Nothing here knows sockets or processes. Workers import this package, so what only a
+message needs is imported where the message is made.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import msgspec
 
 from pronghorn.errors import BadSetting, nearest
+from pronghorn.settings.admin import Admin
 from pronghorn.settings.fields import Field
 from pronghorn.settings.listeners import LISTENERS, checked_all
-from pronghorn.settings.metrics import Metrics
 from pronghorn.settings.values import checked
 
 __all__ = ["Settings", "fields", "settle"]
 
 
-class Settings(Metrics, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(Admin, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one server runs with; durations in seconds, sizes in bytes.
 
     Each field is a flag (`--max-threads`), an environment variable (`PRONGHORN_MAX_THREADS`), a key of the settings

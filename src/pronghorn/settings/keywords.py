@@ -150,3 +150,6 @@ class Keywords(TypedDict, total=False):
     statsd_prefix: str
     statsd_tags: str
     otel: bool
+    admin: str | Iterable[str]
+    agent_check: str | Iterable[str]
+    drain_delay: float | str

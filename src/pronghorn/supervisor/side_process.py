@@ -31,7 +31,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from select import POLLIN, POLLOUT
 from typing import Any, NoReturn
 
 import msgspec
@@ -42,24 +41,22 @@ from pronghorn.errors import printable
 from pronghorn.events import Observer
 from pronghorn.supervisor.generation import NEVER
 from pronghorn.supervisor.poller import Poller
+from pronghorn.supervisor.side_lines import ROOM, Errors, Line
 from pronghorn.system import privileges
 from pronghorn.system.helper import Reaper, status_of
-from pronghorn.system.lines import LineReader
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import flush_streams, kill, prefer_when_out_of_memory
-from pronghorn.system.side_boot import LEVEL, LOG, LONGEST, READY, SideBoot
+from pronghorn.system.side_boot import LEAVE, LEVEL, LOG, LONGEST, READY, SideBoot
 from pronghorn.system.signals import SignalPipe, reset_signals
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a process is started again
 STEADY = 30.0  # seconds after which the next death is a first one
 PATIENCE = 2.0  # seconds that it gets to end by itself, once its line has ended
 LAST_MOMENTS = 1.0  # seconds for SIGKILL; a process that the kernel holds is left behind
-ROOM = 1024 * 1024  # bytes that wait until it reads
 LEVELS = ("debug", "info", "warning", "error")
 MOST_RECORDS, WINDOW = 50, 10.0  # records of one process in the log, in so many seconds
 LONGEST_RECORD = 8192  # characters
 ONE_PIECE = 0.1  # seconds in which what is printed becomes one record: a traceback is written in pieces
-MOST_LINES = 200  # of one record, of which the log shows the first and the last
 
 Hear = Callable[[dict[str, Any]], None]
 
@@ -72,8 +69,9 @@ class SideProcess:
     """One side process. `hear` is called with each object that it sends, but for those that side_boot.py names.
 
     `descriptors` are the numbers, by name, of what it inherits; they stay the caller's, who closes them after the
-    server's end. `stays` and `outlives`: see above. With `holds`, what is sent while there is no process waits for the
-    next one. `nice` is added to its niceness.
+    server's end. `shown` is told with its state. `stays` and `outlives`: see above. With `holds`, what is sent while
+    there is no process waits for the next one. One that `leaves` ends by itself at an upgrade, when it is told to, and
+    can talk to the supervisor until then. `nice` is added to its niceness.
     """
 
     def __init__(
@@ -83,21 +81,23 @@ class SideProcess:
         *,
         settings: Mapping[str, Any] | None = None,
         descriptors: Mapping[str, int] | None = None,
+        shown: Mapping[str, Any] | None = None,
         hear: Hear = ignore,
         stays: bool = False,
         outlives: bool = False,
         holds: bool = False,
+        leaves: bool = False,
         patience: float = PATIENCE,
         nice: int = 0,
     ) -> None:
         self.name, self.stays, self.patience = name, stays, patience
-        self.descriptors = dict(descriptors or {})
+        self.descriptors, self._shown = dict(descriptors or {}), dict(shown or {})
         self.pid = 0  # 0 while there is none
         self.restarts = 0
         self.ready = False
         self.dropped = 0  # messages that were not sent
         self._module, self._settings, self._outlives, self._nice = module, dict(settings or {}), outlives, nice
-        self._hear, self._holds = hear, holds
+        self._hear, self._holds, self._leaves = hear, holds, leaves
         self._backlog = bytearray()  # what waits for the next start
         self._line: Line | None = None
         self._errors: Errors | None = None
@@ -114,7 +114,8 @@ class SideProcess:
     def state(self) -> dict[str, Any]:
         """What `ctl status` tells."""
         words = "ended" if self._over else "running" if self.ready else "starting" if self.pid else "waiting"
-        return {"name": self.name, "state": words, "pid": self.pid, "restarts": self.restarts, "why": self._why}
+        known = {"name": self.name, "state": words, "pid": self.pid, "restarts": self.restarts, "why": self._why}
+        return known | self._shown
 
     def send(self, message: Any) -> bool:
         """Sends an object, or holds it until the process reads; False if it was dropped, since ROOM is used up, or
@@ -143,12 +144,15 @@ class SideProcess:
         """The instant (monotonic) at which `turn` has something to do."""
         return min(self._tell_at, self._kill_at if self.pid else NEVER if self._over else self._start_at)
 
-    def end(self) -> None:
-        """Ends its line, behind what was sent, and has it killed if it is late; it is not started again."""
+    def end(self, leave: bool = False) -> None:
+        """Ends its line, behind what was sent, and has it killed if it is late; it is not started again. One that
+        `leaves` is told so, when that is wanted, and has its line until it ends."""
         self._over = True
         if self.pid and self._kill_at == NEVER:
             self._kill_at = time.monotonic() + self.patience
-            if self._line is not None:
+            if leave and self._leaves:
+                self.send({LEAVE: True})
+            elif self._line is not None:
                 self._line.finish()
 
     def _start(self, now: float) -> None:
@@ -303,7 +307,7 @@ class SideProcesses:
         if side in self._all:
             self._all.remove(side)
             self._going.append(side)
-            side.end()
+            side.end(leave=True)
 
     def descriptors(self) -> list[int]:
         """What no worker and no helper shall have, beside the lines, which are the poller's."""
@@ -339,94 +343,6 @@ class SideProcesses:
             self._about[0].wait(0.01)
             for each in everyone:
                 each.turn(time.monotonic())
-
-
-class Line:
-    """The supervisor's end of a line: `heard` is called when something has come; what is sent waits until it is read.
-    `waiting` is what has been sent before there was a line."""
-
-    __slots__ = ("_finish", "_heard", "_poller", "_waiting", "lines", "sock")
-
-    def __init__(self, sock: socket.socket, poller: Poller, heard: Callable[[], None], waiting: bytes) -> None:
-        self.sock, self.lines = sock, LineReader(sock, LONGEST)
-        self._poller, self._heard = poller, heard
-        self._waiting = bytearray(waiting)
-        self._finish = False
-        self._watch()
-
-    def send(self, data: bytes) -> bool:
-        """All of it, sooner or later, or nothing: False."""
-        if len(self._waiting) + len(data) > ROOM:
-            return False
-        idle = not self._waiting
-        self._waiting += data
-        if idle:
-            self._flush()
-        return True
-
-    def finish(self) -> None:
-        """Ends the line for the other side once all is sent; it is heard until it ends its own."""
-        self._finish = True
-        self._flush()
-
-    def close(self) -> None:
-        self._poller.remove(self.sock)
-        self.sock.close()
-
-    def _watch(self) -> None:
-        self._poller.add(self.sock, self._ready, POLLIN | POLLOUT if self._waiting else POLLIN)
-
-    def _ready(self) -> None:
-        if self._waiting:
-            self._flush()
-        self._heard()
-
-    def _flush(self) -> None:
-        before = bool(self._waiting)
-        try:
-            if before:
-                del self._waiting[: self.sock.send(self._waiting, socket.MSG_DONTWAIT)]
-            if self._finish and not self._waiting:
-                self.sock.shutdown(socket.SHUT_WR)
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._waiting.clear()  # it is dead, as the end of the line will tell
-        if before or self._waiting:
-            self._watch()
-
-
-class Errors:
-    """What a side process prints on standard error, as whole lines."""
-
-    __slots__ = ("_new", "_poller", "last", "lines", "sock")
-
-    def __init__(self, sock: socket.socket, poller: Poller, printed: Callable[[], None]) -> None:
-        self.sock, self.lines, self.last = sock, LineReader(sock, LONGEST), ""
-        self._new: list[str] = []
-        self._poller = poller
-        poller.add(sock, printed)
-
-    def take(self) -> bool:
-        """Whether there is anything to be told; `last` is the last line of it that says something."""
-        lines = self.lines.take()
-        if self.lines.ended and self.lines.rest:
-            lines.append(bytes(self.lines.rest))
-            self.lines.rest.clear()
-        self._new += [line.decode("utf-8", "backslashreplace").rstrip() for line in lines]
-        if len(self._new) > MOST_LINES:
-            self._new[:-MOST_LINES] = ["..."]
-        self.last = next((line for line in reversed(self._new) if line), self.last)
-        return bool(self._new)
-
-    def told(self) -> str:
-        """What was printed since this was asked before, in one piece."""
-        new, self._new = self._new, []
-        return "\n".join(new).strip("\n")
-
-    def close(self) -> None:
-        self._poller.remove(self.sock)
-        self.sock.close()
 
 
 def _become(command: list[str], inherited: Iterable[int], errors: int, nice: int) -> NoReturn:

@@ -27,6 +27,8 @@ from pronghorn.system.signals import SignalPipe, nothing
 LONGEST = 1024 * 1024  # bytes of one line, in either direction
 LOG, READY, LEVEL = "log", "ready", "level"
 """What the supervisor understands by itself on a line: a record for the log with its level, and that it is up."""
+LEAVE = "leave"
+"""What the supervisor says by itself, to a side process that wants to know: end soon, another one takes over."""
 
 
 class SideBoot(msgspec.Struct):

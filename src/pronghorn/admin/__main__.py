@@ -1,0 +1,91 @@
+"""The admin process's main function, for `python -P -m pronghorn.admin`: one loop, until its line has ended.
+
+Law: whatever it imports, it imports before `begin`: afterwards it is the workers' user, who may not be able to read the
+package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import traceback
+from typing import Any
+
+from pronghorn.admin.agent_check import AgentCheck
+from pronghorn.admin.supervisor_line import SupervisorLine
+from pronghorn.system.side_boot import LEAVE, Side, begin
+
+try:  # the extra is asked for where --admin is set, and for nothing else
+    from pronghorn.admin.http import HttpServer
+    from pronghorn.admin.routes import routes
+except ImportError as missing:
+    MISSING: ImportError | None = missing
+else:
+    MISSING = None
+
+LAST_RESPONSES = 1.0  # seconds that responses under way get at the end
+
+
+class Admin:
+    """Everything that runs in the loop of the admin process."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.over = asyncio.Event()
+        self.line = SupervisorLine(side, self.over.set, self._told)
+        self.agent = AgentCheck(self.line)
+        self.http: Any = None
+
+    async def run(self) -> None:
+        """Answers until the line has ended, and then what is under way."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._noticed)
+        for name, fd in self.side.descriptors.items():
+            if name.startswith("http"):
+                await self._http().serve(socket.socket(fileno=fd))
+            elif name.startswith("agent"):
+                await self.agent.serve(socket.socket(fileno=fd))
+        self.side.ready()
+        await self.over.wait()
+        self.agent.leave()
+        if self.http is not None:
+            self.http.leave()
+            for _ in range(100):
+                if not self.http.connections:
+                    break
+                await asyncio.sleep(LAST_RESPONSES / 100)
+
+    def _told(self, message: dict[str, Any]) -> None:
+        if LEAVE in message:  # an upgrade: who is connected gets an answer, and others the new program's
+            self.over.set()
+
+    def _http(self) -> Any:
+        if self.http is None:
+            if MISSING is not None:
+                raise MISSING
+            self.http = HttpServer(routes(self.side, self.line), self.failed)
+        return self.http
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """A fault of this process, which goes on."""
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        self.side.say("error", f"failed to {what}: {type(error).__name__}: {error}\n{trace}")
+
+    def _noticed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self.failed(str(context.get("message")), error)
+
+
+async def run(side: Side) -> None:
+    await Admin(side).run()
+
+
+def main() -> int:
+    asyncio.run(run(begin()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

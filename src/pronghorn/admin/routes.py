@@ -1,0 +1,24 @@
+"""What the admin port answers: a table of paths."""
+
+from __future__ import annotations
+
+from pronghorn.admin.health import Health
+from pronghorn.admin.http import Request, Response, Route
+from pronghorn.admin.supervisor_line import SupervisorLine
+from pronghorn.system.side_boot import Side
+
+
+def routes(side: Side, line: SupervisorLine) -> dict[str, Route]:
+    """Every path, and what answers it. `side.settings` are those of control/admin_process.py."""
+    health = Health(line)
+
+    async def status(request: Request) -> Response:
+        """What `pronghorn ctl status` and `pronghorn ctl workers` say, as one object."""
+        server, workers = await line.look("status"), await line.look("workers")
+        return Response.json({"status": server, **workers})
+
+    return {
+        "/livez": Route(health.live),
+        "/readyz": Route(health.ready),
+        "/status.json": Route(status),
+    }

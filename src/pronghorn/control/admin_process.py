@@ -1,0 +1,184 @@
+"""The admin process as the server has it: its listeners, its start, and what the supervisor answers to it.
+
+Law: the supervisor opens the listeners, hands them on at an upgrade and closes them at the very end; it never accepts
+there. What the admin process asks is answered by the commands of the control socket: those that only look, and, with
+`--admin-write`, all but to stop the server. A process that was broken into by way of its port can do no more than that.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import msgspec
+
+from pronghorn import events
+from pronghorn.control.callers import ONLY_LOOK
+from pronghorn.control.protocol import CommandSet, understood
+from pronghorn.errors import BadRequest, BadSetting, CannotBind, MissingExtra, PronghornError
+from pronghorn.events import Event, Observer
+from pronghorn.listening.binding import open_listeners
+from pronghorn.listening.listener import Listener
+from pronghorn.settings import Settings
+from pronghorn.supervisor.health import health
+from pronghorn.supervisor.side_process import SideProcess
+from pronghorn.supervisor.supervisor import Supervisor
+
+ADMIN, AGENT = "admin", "agent_check"
+NICENESS = 5  # who serves goes first
+EXTRA = ("h11", "prometheus_client")
+
+
+def check(settings: Settings) -> None:
+    """Raises MissingExtra where the settings ask for what is not installed."""
+    missing = [name for name in EXTRA if settings.admin and importlib.util.find_spec(name) is None]
+    if missing:
+        what = f"--admin needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}."
+        raise MissingExtra(what, "The extra admin is not installed.", "Install it: pip install 'pronghorn[admin]'")
+
+
+class AdminProcess:
+    """The listeners of the admin process, and the process. `handed` are the listeners of the program before an upgrade.
+    Raises BadSetting, AddressInUse and CannotBind; nothing is left open then."""
+
+    def __init__(self, settings: Settings, observe: Observer, handed: Sequence[dict[str, Any]] = ()) -> None:
+        self._settings = settings
+        self._opened: dict[str, list[Listener]] = {}
+        self._spare = [Listener.adopt(each) for each in handed]
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            for name in (ADMIN, AGENT):
+                self._opened[name] = self._open(name, observe)
+            undo.pop_all()
+
+    def _open(self, name: str, observe: Observer) -> list[Listener]:
+        """The listeners of a setting that has addresses."""
+        bind = getattr(self._settings, name)
+        if not bind:
+            return []
+        asked = msgspec.structs.replace(self._settings, bind=bind, listeners=(), tls="off", reuse_port=False, backlog=0)
+        flag = f"--{name.replace('_', '-')}"
+        try:
+            opened = open_listeners(asked, told(name, self._settings, observe), inherited=self._spare)
+        except (BadSetting, CannotBind) as error:
+            error.what, error.why, error.hint = (
+                part.replace("--bind", flag) for part in (error.what, error.why, error.hint)
+            )
+            raise
+        self._spare = [each for each in self._spare if each not in opened]
+        return opened
+
+    def addresses(self) -> dict[str, list[str]]:
+        """Where it answers, by the setting that says so."""
+        return {name: [each.address for each in listeners] for name, listeners in self._opened.items() if listeners}
+
+    def start(self, supervisor: Supervisor, commands: CommandSet) -> None:
+        """Has the supervisor start the process, which asks `commands`."""
+        prefixes = {ADMIN: "http", AGENT: "agent"}
+        descriptors = {
+            f"{prefixes[name]}{place}": listener.fileno()
+            for name, listeners in self._opened.items()
+            for place, listener in enumerate(listeners)
+        }
+        descriptors["board"] = supervisor.fleet.serving.plan.board.fileno()
+        settings: dict[str, Any] = {}
+        side = SideProcess(
+            "admin",
+            "pronghorn.admin",
+            settings=settings,
+            descriptors=descriptors,
+            shown=self.addresses(),
+            hear=lambda message: self._answer(message, side, supervisor, commands),
+            leaves=True,
+            nice=NICENESS,
+        )
+        self._side = side
+        supervisor.sides.add(side)
+
+    def state_changed(self) -> None:
+        """What the process knows of the supervisor's state is out of date."""
+        self._side.send({"changed": True})
+
+    def _answer(self, message: dict[str, Any], side: SideProcess, supervisor: Supervisor, commands: CommandSet) -> None:
+        number = message.pop("id", None)
+        if type(number) is not int:
+            return
+        process = side.pid
+
+        def done(result: dict[str, Any] | PronghornError) -> None:
+            if side.pid == process:  # another one has other questions
+                good = not isinstance(result, PronghornError)
+                side.send({"id": number, "ok": good, **({"result": result} if good else {"error": parts(result)})})
+
+        if message == {"command": "health"}:
+            return done(health(supervisor))
+        try:
+            command, arguments = understood(msgspec.json.encode(message))
+            if command not in ONLY_LOOK:
+                raise BadRequest(f"The admin port may not {command}.", "It only looks.")
+            getattr(commands, command)(*arguments, done)
+        except PronghornError as error:
+            done(error)
+
+    # Listeners
+
+    def listeners(self) -> Iterator[Listener]:
+        """Those that are open, and those before an upgrade that are wanted no more."""
+        for each in self._opened.values():
+            yield from each
+        yield from self._spare
+
+    def inherited(self) -> list[dict[str, Any]]:
+        """What `handed` is in the new program of an upgrade."""
+        return [each.inherited() for opened in self._opened.values() for each in opened]
+
+    def descriptors(self) -> list[int]:
+        """What no worker keeps, and an upgrade hands on."""
+        return [fd for each in self.listeners() for fd in each.descriptors()]
+
+    def take_over(self) -> None:
+        """This program serves: the paths of unix sockets are its own."""
+        for each in self.listeners():
+            each.take_over()
+        for each in self._spare:
+            each.close()
+        self._spare = []
+
+    def hand_over(self) -> None:
+        """The new program of an upgrade serves."""
+        for each in self.listeners():
+            each.hand_over()
+
+    def close(self) -> None:
+        """Closes the listeners."""
+        for each in self.listeners():
+            each.close()
+        self._opened, self._spare = {}, []
+
+
+def parts(result: Any) -> dict[str, Any]:
+    error: PronghornError = result
+    return error.parts(kind=True)
+
+
+def told(name: str, settings: Settings, observe: Observer) -> Observer:
+    """Observes a listener of the admin process that was opened as what it is."""
+
+    def observed(event: Event) -> None:
+        if isinstance(event, events.ListenerOpened):
+            event = events.AdminOpened(event.address, name, is_public(event.address))
+        observe(event)
+
+    return observed
+
+
+def is_public(address: str) -> bool:
+    """Whether other machines reach it."""
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a path

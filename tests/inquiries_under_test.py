@@ -59,3 +59,11 @@ async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
+
+
+def counting(conn: socket.socket) -> None:
+    """After `count` the interpreter is not given to any other flow of control of the process."""
+    while data := conn.recv(65536):
+        conn.sendall(data)
+        if data == b"count":
+            sum(range(10**12))

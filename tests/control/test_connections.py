@@ -67,6 +67,7 @@ MODELS = [
     ("asyncio", "inquiries_under_test:streams"),
     ("thread", "inquiries_under_test:blocking"),
     ("iterative", DEVICE),
+    ("fork", DEVICE),
     *(
         pytest.param(model, handler, marks=pytest.mark.slow)
         for model, handler in (
@@ -75,6 +76,7 @@ MODELS = [
             ("gevent", "inquiries_under_test:blocking"),
             ("uvloop", DEVICE),
             ("thread", "inquiries_under_test:streams"),
+            ("fork", "inquiries_under_test:streams"),
         )
     ),
 ]
@@ -178,3 +180,20 @@ def test_a_handlers_fields_are_bounded(tmp_path: Path) -> None:
         (row,) = it.rows()
         assert len(row["fields"]) == 2 and "<Unspeakable>" in row["fields"].values()
         assert all(len(name) <= 64 and len(value) <= 256 for name, value in row["fields"].items())
+
+
+@pytest.mark.slow
+def test_a_child_that_computes_is_told_of_and_killed(tmp_path: Path) -> None:
+    with (
+        asked(tmp_path, "inquiries_under_test:counting", model="fork", workers=1) as it,
+        closing(it.greet(b"quiet")) as quiet,
+        closing(it.greet(b"count")) as busy,
+    ):
+        rows = wait_for(lambda: len(found := it.rows(idle=0.001)) == 1 and found)
+        assert rows[0]["peer"] == name_of(quiet)
+        rows = [row for row in it.rows() if row["peer"] == name_of(busy)]
+        assert rows[0]["tcp_state"] is None and rows[0]["program"]
+        assert it.ask("kill-connection", ids=[rows[0]["id"]])["ended"] == [rows[0]["id"]]
+        assert ends(busy)
+        wait_for(lambda: it.ask("status")["closed"]["operator"] == 1)
+        assert [row["peer"] for row in it.rows()] == [name_of(quiet)]

@@ -123,6 +123,15 @@ def send(children: Iterable[int], signum: int) -> None:
             pass
 
 
+def wake(children: Iterable[int]) -> None:
+    """Have children look at what they have to look after: their deadlines, and what their parent has written down."""
+    send(children, signal.SIGURG)
+
+
+def kill(children: Iterable[int]) -> None:
+    send(children, signal.SIGKILL)
+
+
 def end_session(program: int) -> None:
     """A child was killed while it waited for a program: the program and its session end too."""
     try:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from pronghorn import identity
 from pronghorn.connection.closing import let_go
+from pronghorn.errors import End
 from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
 from pronghorn.models.child_facts import ConnectionsApart
@@ -27,14 +28,14 @@ from pronghorn.models.children import (
     drain_children,
     end_session,
     own_drain,
-    send,
     tell,
     tell_one,
+    wake,
 )
 from pronghorn.models.model import Model
-from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts
+from pronghorn.scoreboard.counts import ENDED, PID, PROGRAM, ChildCounts
 from pronghorn.serving.blocking import Flows
-from pronghorn.serving.context import Context
+from pronghorn.serving.context import ChildContext, Context
 from pronghorn.serving.conversations import LEAVE, Conversations
 from pronghorn.serving.rehearsal import rehearse
 from pronghorn.system.drain import ANYBODY, Drain
@@ -53,6 +54,11 @@ class Parent:
     def __init__(self, drain: Drain) -> None:
         self.pid, self._supervisor, self.signal_at_death = os.getpid(), os.getppid(), death_signal()
         self._drain, self._missed = drain, False
+
+    def wake(self) -> None:
+        """In a child: have the worker look at what its children have written down."""
+        if os.getppid() == self.pid:
+            os.kill(self.pid, signal.SIGCHLD)
 
     def look(self) -> None:
         """In a child: if the worker has died, and no supervisor has taken its place, drain, and be ended if that hangs.
@@ -79,15 +85,19 @@ def first_look(flows: Flows) -> float:
     return flows.timeouts.first_look(kernel_knows)
 
 
-def handle_signals(flows: Flows, own: list[Conversations], parent: Parent) -> Any:
-    """SIGCHLD for the parent, SIGURG for its children, which may come more than once: `own` holds what a child has to
+def handle_signals(
+    flows: Flows, mine: list[Conversations], own: ChildContext, children: ConnectionsApart, parent: Parent
+) -> Any:
+    """SIGCHLD for the parent, SIGURG for its children, which may come more than once: `mine` holds what a child has to
     look after. Returns what SIGCHLD did before."""
 
     def look_after(*_: object) -> None:
         if os.getpid() != parent.pid:
-            if own:
-                _thread.start_new_thread(own.pop().look_after, ())
+            if mine:
+                _thread.start_new_thread(mine.pop().look_after, ())
             parent.look()
+            if children.wants(own):
+                _thread.start_new_thread(children.answer, (own, parent.wake))
 
     signal.signal(signal.SIGURG, look_after)
     previous = signal.signal(signal.SIGCHLD, lambda *_: flows.wake.set())
@@ -97,14 +107,14 @@ def handle_signals(flows: Flows, own: list[Conversations], parent: Parent) -> An
 
 
 def serve(context: Context) -> None:
-    flows = Flows(context, beside=lambda now: send(elders.since(now) & children.keys(), signal.SIGURG))
+    children = context.apart = ConnectionsApart(context.settings.max_children)
+    flows = Flows(context, beside=lambda now: look_at_children(children, elders, now))
     elders, own, parent = Elders(first_look(flows)), context.for_children(), Parent(context.drain)
     mine = Conversations(own, look=parent.look)
     rehearse(context)
     own.become_current()  # here, where no handler is called, and not in each process
     listeners, forks, limits = [*context.listeners], Forks(), context.process_limits()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
-    children = context.apart = ConnectionsApart()
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
 
     def settle() -> None:
@@ -115,8 +125,8 @@ def serve(context: Context) -> None:
         if context.drain.begun and not context.drain.spread:
             tell(children, context.drain)  # also those of a queue that waits for room
 
-    flows.told, flows.tell = children, partial(tell_one, children, context.drain)
-    previous = handle_signals(flows, [mine], parent)
+    flows.told, flows.tell, flows.look_by = children, partial(tell_one, children, context.drain), children.due
+    previous = handle_signals(flows, [mine], own, children, parent)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
         forks.look()
@@ -136,6 +146,12 @@ def serve(context: Context) -> None:
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
     signal.signal(signal.SIGURG, signal.SIG_DFL)
+
+
+def look_at_children(children: ConnectionsApart, elders: Elders, now: float) -> None:
+    """What the parent does at each look at its deadlines."""
+    wake(elders.since(now) & children.keys())
+    children.late(now)
 
 
 def forked(drain: Drain) -> int:
@@ -180,12 +196,15 @@ def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, paren
         os._exit(CUT if own.context.cut else 0)
 
 
-def settle_dead(context: Context, shared: ChildCounts, children: Children) -> None:
-    """Take what dead children have counted, and observe those that died before they had closed their connection."""
+def settle_dead(context: Context, shared: ChildCounts, children: ConnectionsApart) -> None:
+    """Take what dead children have counted, and observe those that died before they had closed their connection; and
+    what the living have told."""
+    children.collect()
     for pid, status, (peer, counts, opened, offer, number) in reap(children):
         program = counts.words[PROGRAM]
         offer.take_child(counts)
-        killed = shared.settle(counts, context.row)
+        ended = bool(counts.words[ENDED])
+        killed = shared.settle(counts, context.row, End.OPERATOR if ended else End.KILLED)
         if status == CUT and not killed and context.drain.begun:  # before its parent woke up at the deadline
             context.note_cut(pid, peer, opened)
         if killed and program > 1:
@@ -194,7 +213,7 @@ def settle_dead(context: Context, shared: ChildCounts, children: Children) -> No
         if not killed:
             continue
         context.note_killed(offer, opened)
-        cut = status == -signal.SIGKILL and time.monotonic() >= context.drain.deadline
+        cut = status == -signal.SIGKILL and (ended or time.monotonic() >= context.drain.deadline)
         if not cut:
             stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""
             context.observe(ChildDied(peer, pid, status, stack, offer.told, context.id_of(number)))

@@ -25,6 +25,8 @@ COUNTERS = 24  # CLOSED and what follows: one word for each reason, and room for
 PID, PROGRAM, BORN, ADDRESS = COUNTERS, COUNTERS + 1, COUNTERS + 2, COUNTERS + 3  # of an entry, see ChildCounts
 END_BY = COUNTERS + 5
 """Of an entry: when the child has to have ended that is told to drain (monotonic, ns); 0: it knows, NEVER: no time."""
+ASKED, ENDED = COUNTERS + 6, COUNTERS + 7
+"""Of an entry, written by the parent: the child shall tell of its connection; the operator has ended it."""
 NEVER = -1
 ENTRY_WORDS = COUNTERS + 8  # words
 _NOTHING = memoryview(bytes(ENTRY_WORDS * 8)).cast("q")

@@ -11,10 +11,14 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import msgspec
 
+from pronghorn.connection.base import AnyConnection
+from pronghorn.connection.blocking import Connection, ConnectionBase, cut
+from pronghorn.connection.channel import AnyChannel
+from pronghorn.errors import EndedByOperator
 from pronghorn.peers import Networks, Peer
 from pronghorn.serving.connection_rows import ConnectionRow, Facts, State
 
@@ -64,6 +68,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     reverse: bool = False
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = 100
 
+    @property
+    def needs_details(self) -> bool:
+        """Whether more than peer, listener and age decides."""
+        return bool(self.idle or self.state or self.fields) or self.sort not in ("age", "peer", "id")
+
     def order(self, row: ConnectionRow | Facts) -> tuple[bool, Any, int]:
         """By what rows are put in order, the smallest first. What is not known comes last."""
         value = row.number if self.sort == "id" else getattr(row, self.sort)
@@ -109,6 +118,9 @@ class Apart(Protocol):
 
     def facts(self, number: int, now: float) -> Facts | None:
         """Of one, at an instant (monotonic); None if it is not open any more."""
+
+    def gather(self, numbers: Iterable[int], then: Callable[[], None]) -> None:
+        """Asks the processes of these connections; `then` is called when all have told, or time is up: now or later."""
 
     def end(self, number: int) -> bool:
         """Has it ended as a cut does; False if it is not open any more."""
@@ -170,6 +182,14 @@ class Inquiry:
         if query.state and facts.state != query.state:
             return False
         return not query.fields or query.fields.items() <= facts.fields.items()
+
+
+def end_now(conn: AnyConnection) -> None:
+    """End a connection as a cut does, because the operator says so: its handler learns of it as of a broken one."""
+    if isinstance(conn, AnyChannel):
+        conn.cut(EndedByOperator())
+    elif isinstance(conn, ConnectionBase):
+        cut(cast(Connection, conn), EndedByOperator())
 
 
 def _first(pair: tuple[Any, Any]) -> Any:

@@ -120,9 +120,10 @@ class Inquiries:
     def _ask(self, asked: Asked, questions: list[tuple[Worker, Query | list[int]]]) -> None:
         self._last += 1
         self._asked[self._last] = asked
+        now = time.monotonic()
         for worker, what in questions:
             if isinstance(what, Query):
-                question: ListConnections | EndConnections = ListConnections(self._last, what, time.monotonic())
+                question: ListConnections | EndConnections = ListConnections(self._last, what, now)
             else:
                 question = EndConnections(self._last, what)
             if worker.reports.ask(question):

@@ -6,14 +6,10 @@ or which connections were cut. Whatever a handler's objects raise, the answer co
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterable
 
 from pronghorn.connection.base import AnyConnection
-from pronghorn.connection.blocking import Connection, ConnectionBase, cut
-from pronghorn.connection.channel import AnyChannel
-from pronghorn.errors import EndedByOperator
-from pronghorn.serving.connection_inquiry import MOST_AT_ONCE, Inquiry
+from pronghorn.serving.connection_inquiry import MOST_AT_ONCE, Apart, Inquiry, end_now
 from pronghorn.serving.connection_rows import ConnectionRow, Facts
 from pronghorn.serving.context import Context
 from pronghorn.worker_process.reports import EndConnections, Ended, ListConnections, Listed, Question, Report
@@ -27,18 +23,52 @@ class Answers:
         self._inquiries: dict[int, Inquiry] = {}
 
     def answer(self, question: Question) -> None:
-        """Answer a question of the supervisor's. Never raises."""
-        self._context.guarded(self._end if isinstance(question, EndConnections) else self._list, question)
+        """Answer a question of the supervisor's, now or a moment later. Never raises."""
+        match question:
+            case EndConnections():
+                self._context.guarded(self._end, question)
+            case ListConnections():
+                self._context.guarded(self._list, question)
+            case _:
+                self._context.guarded(self._go_on, question.ask)
 
-    def _list(self, question: Question) -> None:
+    def _list(self, question: ListConnections) -> None:
+        query, now, still = question.query, question.now, self._context.open
+        if (apart := self._context.apart) is not None:
+            self._gather(question, apart)
+            return
+
+        def facts(conn: AnyConnection) -> Facts | None:
+            return Facts(conn, now) if still.get(conn.number) is conn else None
+
+        self._begin(question.ask, Inquiry(query, still.values(), facts))
+
+    def _gather(self, question: ListConnections, apart: Apart) -> None:
+        """Processes of their own have the connections: they are asked first, those that may be told of."""
+        query, now = question.query, question.now
+        numbers: Iterable[int] = apart.numbers()
+        if not query.needs_details:
+            chosen = Inquiry(query, numbers, lambda number: apart.facts(number, now))
+            numbers = []
+            while not chosen.over:
+                numbers += [row.number for row in chosen.step()]
+
+        def begin() -> None:
+            found = [apart.facts(number, now) for number in apart.numbers()]
+            self._begin(question.ask, Inquiry(query, found, lambda facts: facts))
+
+        apart.gather(numbers, begin)
+
+    def _begin(self, ask: int, inquiry: Inquiry) -> None:
+        while len(self._inquiries) >= MOST_AT_ONCE:  # whoever has asked the oldest has left
+            del self._inquiries[next(iter(self._inquiries))]
+        self._inquiries[ask] = inquiry
+        self._go_on(ask)
+
+    def _go_on(self, ask: int) -> None:
         rows: list[ConnectionRow] = []
-        inquiry = None
+        inquiry = self._inquiries.get(ask)
         try:
-            if isinstance(question, ListConnections):
-                while len(self._inquiries) >= MOST_AT_ONCE:  # whoever has asked the oldest has left
-                    del self._inquiries[next(iter(self._inquiries))]
-                self._inquiries[question.ask] = self._begun(question)
-            inquiry = self._inquiries.get(question.ask)
             rows = inquiry.step() if inquiry is not None else []
         except BaseException:
             inquiry = None
@@ -46,18 +76,8 @@ class Answers:
         finally:
             over = inquiry is None or inquiry.over
             if over:
-                self._inquiries.pop(question.ask, None)
-            self._say(Listed(question.ask, rows, inquiry.matched if inquiry is not None else 0, over))
-
-    def _begun(self, question: ListConnections) -> Inquiry:
-        query, now, still = question.query, question.now, self._context.open
-
-        def facts(conn: AnyConnection) -> Facts | None:
-            return Facts(conn, now) if still.get(conn.number) is conn else None
-
-        if (apart := self._context.apart) is not None:
-            return Inquiry(query, apart.numbers(), lambda number: apart.facts(number, now))
-        return Inquiry(query, still.values(), facts)
+                self._inquiries.pop(ask, None)
+            self._say(Listed(ask, rows, inquiry.matched if inquiry is not None else 0, over))
 
     def _end(self, question: EndConnections) -> None:
         ended: list[int] = []
@@ -75,11 +95,3 @@ class Answers:
             return False
         end_now(conn)
         return True
-
-
-def end_now(conn: AnyConnection) -> None:
-    """End a connection as a cut does, because the operator says so: its handler learns of it as of a broken one."""
-    if isinstance(conn, AnyChannel):
-        conn.cut(EndedByOperator())
-    elif isinstance(conn, ConnectionBase):
-        cut(cast(Connection, conn), EndedByOperator())

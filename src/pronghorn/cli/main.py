@@ -6,6 +6,7 @@ Law: a command raises; only this file prints errors. A command's file is importe
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ class Commands(click.RichGroup):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"pronghorn.cli.{cmd_name.replace('-', '_')}").command
+        command.short_help = command.short_help or re.split(r"[.:;(]", command.help or "", maxsplit=1)[0].strip()
         return command
 
     def resolve_command(

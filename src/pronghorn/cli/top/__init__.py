@@ -43,7 +43,7 @@ FILTER = (
 )
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, **values: Any) -> int:
-    """Watch a running server: listeners, workers and connections, with the rates of the last seconds.
+    """Watch a running server: its listeners, workers and connections, and the rates of the last seconds.
 
     On the screen, ? tells the keys: among them / to filter, < and > to sort, Enter for all about a connection, k to end
     it, q to leave.

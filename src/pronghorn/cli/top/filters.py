@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pronghorn.cli.top.model import SORTS
+from pronghorn.cli.ctl.filters import SORTS, STATES
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings.values import quantity
 
-STATES = ("OPENING", "OPEN", "HALF_CLOSED", "CLOSING")
 NAMES = {"rtt": "rtt_us", "in": "bytes_in", "out": "bytes_out", "retr": "retransmits", "sndq": "send_queue"} | {
     "rcvq": "receive_queue",
     "msgs": "messages",
 }
-ASCENDING = ("peer", "id")  # the others begin with the greatest
 HINT = "For example: 192.0.2.0/24 state=open age>10m device=4711"
 
 

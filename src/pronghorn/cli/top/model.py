@@ -20,8 +20,6 @@ OF_A_CONNECTION = ("messages", "bytes_in", "bytes_out")
 PER_SECOND = "_per_second"
 NUMBERS = ("open", *COUNTED, *(key + PER_SECOND for key in COUNTED))
 BARS = "▁▂▃▄▅▆▇█"
-SORTS = tuple("age idle bytes bytes_in bytes_out messages rtt_us retransmits send_queue receive_queue peer id".split())
-"""By what a server puts connections in order: the greatest first, `peer` and `id` from the smallest."""
 ROWS = 100  # connections that are asked for
 
 
@@ -94,8 +92,9 @@ class History:
         base = self._base(answer)
         self._answers.append(answer)
         server = with_rates(answer.status, base and base.status, "uptime", COUNTED)
+        whole = base is not None and _clock(answer.status) - _clock(base.status) >= WINDOW
         for key in ("accepted", "messages"):
-            if (rate := server[key + PER_SECOND]) is not None:
+            if whole and (rate := server[key + PER_SECOND]) is not None:
                 self._past.setdefault(key, deque(maxlen=PAST)).append(rate)
         found = answer.connections or {}
         return Frame(

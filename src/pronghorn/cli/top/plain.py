@@ -20,10 +20,10 @@ from rich.text import Text
 from pronghorn.cli.ctl import request
 from pronghorn.cli.top.asking import Asking
 from pronghorn.cli.top.columns import CONNECTIONS, GAP, LISTENERS, WORKERS, Column, grid, head, title
-from pronghorn.cli.top.filters import ASCENDING
 from pronghorn.cli.top.model import Frame, Row, View
 from pronghorn.cli.top.summary import shown, summary
 from pronghorn.errors import PronghornError, printable
+from pronghorn.serving.connection_inquiry import ASCENDING
 
 PIPE = 160  # columns
 FEW = 4  # rows of listeners, and of workers, that a small terminal has room for

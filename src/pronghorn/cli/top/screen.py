@@ -31,6 +31,7 @@ from pronghorn.cli.top.model import Frame, Row, in_order
 from pronghorn.cli.top.plain import gone, mark
 from pronghorn.cli.top.summary import shown, summary
 from pronghorn.errors import PronghornError, printable
+from pronghorn.serving.connection_inquiry import ASCENDING
 
 Part = TypeVar("Part", bound=Widget)
 LATE = 3.0  # seconds after which it is said that no answer has come
@@ -77,9 +78,11 @@ class Table(DataTable[Text]):
         """What the row under the cursor is known by; empty without a row."""
         return self._keys[self.cursor_row] if 0 <= self.cursor_row < len(self._keys) else ""
 
-    def fill(self, rows: list[Row], keys: list[str], sort: str, descending: bool) -> None:
-        """Shows these rows; the cursor stays with its row, or its place where that is gone."""
-        drawn = grid(self._all, rows, self.size.width or self.app.size.width)
+    def fill(self, rows: list[Row], room: int, key: str, sort: str, descending: bool) -> None:
+        """Shows these rows, known by their `key`, `room` of them at once; the cursor stays with its row, or its place
+        where that is gone."""
+        keys = [str(row.get(key)) for row in rows]
+        drawn = grid(self._all, rows, self.app.size.width - (len(rows) > room))
         self.shown_columns = drawn.columns
         heads = [
             (
@@ -110,7 +113,7 @@ class Top(App[int]):
     CSS = """
     Screen { layout: vertical; }
     #summary, #notice, #title { height: auto; max-height: 4; }
-    #notice { display: none; text-style: bold; color: ansi_red; }
+    #notice { display: none; text-style: bold; }
     #title { height: 1; text-style: dim; }
     Table { overflow-x: hidden; scrollbar-size-vertical: 1; background: transparent; }
     Table > .datatable--header, Table:ansi > .datatable--header {
@@ -195,15 +198,15 @@ class Top(App[int]):
     def _notice(self) -> None:
         """What is wrong, or has been done."""
         age = time.monotonic() - self._answered
-        words = self._trouble
+        words, style = self._trouble, "red"
         if not words and age > LATE + self._interval:
             words = "The server does not answer: its supervisor is stopped, or the machine is very busy."
         if words and age > 1:
             words += f" These numbers are {span(age)} old."
         elif self._told and time.monotonic() < self._told_until:
-            words = self._told
+            words, style = self._told, ""
         notice = self._one("#notice", Static)
-        notice.update(Text(words))
+        notice.update(Text(words, style))
         notice.display = bool(words)
 
     def _table(self, name: str) -> Table:
@@ -227,23 +230,22 @@ class Top(App[int]):
         workers = frame.workers
         if self._workers_by:
             workers = in_order(workers, self._workers_by, self._workers_reverse)
-        self._heights(len(lines), len(listeners), len(workers), len(frame.connections))
-        descending = view.reverse is (view.sort in filters.ASCENDING)
-        for name, rows, key, by, falling in (
-            ("listeners", listeners, "address", "", False),
-            ("workers", workers, "pid", self._workers_by, self._workers_reverse),
-            ("connections", frame.connections, "id", view.sort, descending),
-        ):
-            self._table(name).fill(rows, [str(row.get(key)) for row in rows], by, falling)
+        rooms = self._heights(len(lines), len(listeners), len(workers), len(frame.connections))
+        descending = view.reverse is (view.sort in ASCENDING)
+        self._table("listeners").fill(listeners, rooms[0], "address", "", False)
+        self._table("workers").fill(workers, rooms[1], "pid", self._workers_by, self._workers_reverse)
+        self._table("connections").fill(frame.connections, rooms[2], "id", view.sort, descending)
 
-    def _heights(self, lines: int, listeners: int, workers: int, connections: int) -> None:
-        """Shares the lines: listeners and workers have what they need, if connections keep a part."""
+    def _heights(self, lines: int, listeners: int, workers: int, connections: int) -> tuple[int, int, int]:
+        """Shares the lines: listeners and workers have what they need, if connections keep a part. How many rows each
+        table shows at once."""
         room = self.size.height - lines - 6  # 6: heads, title, notice, keys
         least = min(max(FEWEST, room // 3), max(connections, 1))
         listeners = min(listeners, max(1, (room - least) // 2))
         workers = min(workers, max(1, room - least - listeners))
         self._table("listeners").styles.height = listeners + 1
         self._table("workers").styles.height = workers + 1
+        return listeners, workers, room - listeners - workers
 
     def action_leave(self) -> None:
         self.exit(0)

@@ -14,6 +14,7 @@ from pronghorn.cli.top.columns import rate, word
 from pronghorn.cli.top.model import PER_SECOND, Frame, Row, View, chart
 
 CHART = 30
+HEADS = {"rtt_us": "round-trip time", "tcp_state": "TCP state", "pid": "process"}
 WORDS = {"idle": "idle time", "rtt_us": "round-trip time", "bytes_in": "bytes in", "bytes_out": "bytes out"}
 
 
@@ -89,19 +90,19 @@ def details(row: Row) -> list[tuple[str, str]]:
     """Everything that is known of one connection: head and words."""
     found = []
     for key, value in row.items():
-        if value is None or value == {} or (key.endswith(PER_SECOND) and not value):
+        if value is None or value is False or value == {} or (key.endswith(PER_SECOND) and not value):
             continue
         if isinstance(value, dict):
-            for name, each in value.items():
-                found.append((f"{word(name)}" if key == "fields" else f"{key} {word(name)}", word(each)))
+            head = "" if key == "fields" else f"{'TLS' if key == 'tls' else key} "
+            found += [(f"{head}{word(name)}", word(each)) for name, each in value.items() if each is not None]
         else:
-            found.append((word(key.replace(PER_SECOND, "/s").replace("_", " ")), _detail(key, value)))
+            found.append((word(HEADS.get(key) or key.replace(PER_SECOND, "/s").replace("_", " ")), _detail(key, value)))
     return found
 
 
 def _detail(key: str, value: Any) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return "yes"
     if isinstance(value, (int, float)):
         if key in ("age", "idle"):
             return span(float(value))

@@ -19,6 +19,7 @@ from pronghorn.supervisor.health import health
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system.processes import cpu_seconds, resident_memory
+from pronghorn.worker_process.plan import PlannedService
 
 MOST_WORKERS = 512
 
@@ -46,6 +47,7 @@ class Commands:
                 "handler": ", ".join(dict.fromkeys(each.name for each in plan.facts)),
                 "style": ", ".join(dict.fromkeys(each.style for each in plan.facts)),
                 "model": plan.model.name,
+                "max_connections": plan.settings.max_connections,
                 "listening": [listener.address for listener in plan.listeners],
                 "tls": any(each.settings.tls_at_once for each in plan.services),
                 "listeners": self._listeners(),
@@ -84,11 +86,13 @@ class Commands:
                 offered.name,
                 {
                     "name": offered.name,
+                    "number": offered.number,
                     "listening": [],
                     "accept_queue": [],
                     "handler": service.facts.name,
                     "style": service.facts.style,
                     "tls": settings.tls if service.certificates is not None else "off",
+                    "certificates": _certificates(service),
                     **(plan.board.totals_at(offered.number) if offered.number >= 0 else {}),
                 },
             )
@@ -191,3 +195,9 @@ class Commands:
         if not supervisor.fleet.serving.slots:
             return "DRAINING" if supervisor.workers.living else "DRAINED"
         return "SERVING" if supervisor.fleet.served else "STARTING"
+
+
+def _certificates(service: PlannedService) -> list[dict[str, Any]]:
+    """The certificates that a service has in use: the first name of each, and when it ends (seconds since 1970)."""
+    described = service.certificates.described if service.certificates is not None else []
+    return [{"name": each.names[0] if each.names else each.serial, "until": each.until} for each in described]

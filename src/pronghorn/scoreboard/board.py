@@ -207,6 +207,11 @@ class Scoreboard(Map):
         return sum(self.row(index).taken_over for index in (0, *self.taken()))
 
     @property
+    def probes(self) -> int:
+        """Connections that have ended without a byte from either side, and without a fault."""
+        return sum(self.row(index).probes for index in (0, *self.taken()))
+
+    @property
     def longest_pause(self) -> float:
         """Seconds for which a connection that moved was held up at most."""
         return believed(self.words[H_PAUSE]) / 1e9

@@ -33,7 +33,6 @@ COUNTED = (
         "refused_proxy",
         "refused_descriptors",
         "refused_resources",
-        "probes",
         "log_dropped",
         "access_dropped",
     ),

@@ -223,6 +223,21 @@ def cpu_seconds(pid: int) -> float | None:
         return None
 
 
+def descriptors_of(pid: int) -> tuple[int | None, int | None]:
+    """How many descriptors a process has open, and how many it may have; None for what the system does not tell, as of
+    another user's."""
+    try:
+        has: int | None = len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        has = None
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            words = next((line.split() for line in file if line.startswith(b"Max open files")), [])
+        return has, int(words[3])
+    except (OSError, ValueError, IndexError):
+        return has, None
+
+
 def name_process(title: str) -> None:
     """The name that `ps` shows."""
     try:

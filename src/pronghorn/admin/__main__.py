@@ -13,6 +13,7 @@ import traceback
 from typing import Any
 
 from pronghorn.admin.agent_check import AgentCheck
+from pronghorn.admin.gathering import Gatherer
 from pronghorn.admin.supervisor_line import SupervisorLine
 from pronghorn.system.side_boot import LEAVE, Side, begin
 
@@ -35,6 +36,7 @@ class Admin:
         self.over = asyncio.Event()
         self.line = SupervisorLine(side, self.over.set, self._told)
         self.agent = AgentCheck(self.line)
+        self.gatherer = Gatherer(side.descriptors["board"], self.line)
         self.http: Any = None
 
     async def run(self) -> None:
@@ -64,7 +66,7 @@ class Admin:
         if self.http is None:
             if MISSING is not None:
                 raise MISSING
-            self.http = HttpServer(routes(self.side, self.line), self.failed)
+            self.http = HttpServer(routes(self.side, self.line, self.gatherer), self.failed)
         return self.http
 
     def failed(self, what: str, error: BaseException) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,17 @@ def test_the_accept_queue_of_a_listener_and_its_overflows(family: int, host: str
         for client in clients:
             client.close()
     assert sock_diag.accept_queues({port}) == []
+
+
+def test_the_accept_queue_of_a_unix_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(tmp_path / "s"))
+        server.listen(3)
+        client.connect(str(tmp_path / "s"))
+        assert sock_diag.unix_socket(os.fstat(server.fileno()).st_ino) == (os.geteuid(), 1, 3)
+        inode = os.fstat(server.fileno()).st_ino
+    with pytest.raises(OSError):
+        sock_diag.unix_socket(inode)
 
 
 def test_listeners_of_one_address_have_a_queue_each() -> None:

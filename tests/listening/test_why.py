@@ -17,9 +17,11 @@ import pytest
 
 from launch import wait_for
 from pronghorn.listening import bind_trial, owners, sock_diag, why, why_words
-from pronghorn.listening.why import Asked, Cause, Finding, Verdict
+from pronghorn.listening.why import Asked, Cause, Finding, Owner, Verdict
 from pronghorn.listening.why_words import Told
+from pronghorn.system.process_facts import Group, ProcessFacts, group_of_path
 
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has it since Python 3.12
 ME = f"Process {os.getpid()} ("
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's tables are Linux's")
 
@@ -172,7 +174,7 @@ def test_a_connection_that_no_process_has(closes: bool, state: str) -> None:
         finding, words, said = asked_of(address)
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LEFTOVER), said
         assert words.why[0].startswith(
-            f"No process holds it: 1 connection of an earlier server is in {state}, which ends"
+            f"No process holds it: 1 connection of an earlier server is in {state} (ends in "
         )
         assert ("In FIN_WAIT2 the client has not closed its end" in said) is not closes
         assert "A bind with SO_REUSEADDR was tried, and fails" in said
@@ -191,7 +193,7 @@ def test_where_reuse_address_helps_it_was_tried(closes: bool, state: str) -> Non
             wait_for(lambda: states_at(port) >= {state}, state)
             finding, _, said = asked_of(address)
             assert (finding.verdict, finding.plainly) == (Verdict.FREE, False), said
-            assert f"At that port 1 connection is in {state}, which ends in " in said
+            assert f"At that port 1 connection is in {state} (ends in " in said
             assert "A bind with SO_REUSEADDR was tried, and succeeds; one without it fails." in said
             finding, words, said = asked_of(address, Asked(reuse_address=False))
             assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LEFTOVER), said
@@ -230,11 +232,16 @@ def only_me(listdir: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
 
 @pytest.mark.usefixtures("way")
 def test_an_outgoing_connection_that_took_the_port() -> None:
-    with listener() as far, socket.create_connection(far.getsockname()) as outgoing, far.accept()[0]:
+    with listener() as far, socket.socket() as outgoing:
+        if sys.platform == "linux":  # an address where no other test's connection has the same port
+            outgoing.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            outgoing.bind((f"127.{os.getpid() % 250 + 1}.77.1", 0))
+        outgoing.connect(far.getsockname())
         finding, words, said = asked_of(spoken(outgoing))
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.CONNECTION), said
         assert words.why[0].endswith(f"1 connection is in ESTABLISHED, to {spoken(far)}.")
         assert "Outgoing connections get their ports from " in said
+        assert words.advice.startswith("Stop it, or choose a port below ")
 
 
 @linux
@@ -333,6 +340,63 @@ def test_a_command_line_is_escaped_and_cut() -> None:
         words = asked_of(f"127.0.0.1:{process.stdout.readline().strip()}")[1]
         assert len(words.why[0]) < 500 and words.why[0].isprintable(), words
         process.stdin.close()
+
+
+def said_of(facts: ProcessFacts, role: str = "", control: str = "") -> Told:
+    """What is said of a listener that such a process has."""
+    place = (socket.AF_INET, ("127.0.0.1", 8000))
+    listening = sock_diag.Sockets(socket.AF_INET, "127.0.0.1", "LISTEN", True, os.geteuid(), pids={facts.pid})
+    owner = Owner(facts, role, control)
+    return why_words.told(
+        [Finding(place, Verdict.TAKEN, Cause.LISTENER, 98, (listening,), (listening,), (owner,), shares=None)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "pid", "group", "advice", "then"),
+    [
+        ("nginx: master process", 7, "0::/system.slice/nginx.service", "Stop the unit", "systemctl stop nginx.service"),
+        ("x", 7, "0::/system.slice/a\x1bb;c.service", "Stop the unit", r"systemctl stop 'a\x1bb;c.service'"),
+        (
+            "x",
+            7,
+            "0::/user.slice/user-1.slice/user@1.service/app.slice/web.service",
+            "Stop the unit",
+            "systemctl --user stop web.service",
+        ),
+        ("x", 7, "0::/user.slice/user-1.slice/user@1.service/app.slice/x.scope", "Stop it", "kill 7"),
+        ("x", 7, f"0::/system.slice/docker-{64 * 'a'}.scope", "Stop the container", f"docker stop {12 * 'a'}"),
+        ("x", 7, f"0::/machine.slice/libpod-{64 * 'b'}.scope", "Stop the container", f"podman stop {12 * 'b'}"),
+        ("x", 7, f"0::/kubepods/burstable/pod1/{64 * 'c'}", "Stop the container", f"crictl stop {12 * 'c'}"),
+        ("x", 7, f"4:memory:/lxc/{64 * 'd'}", "Stop it", "kill 7"),
+        ("/usr/bin/docker-proxy -proto tcp", 7, "", "Find and stop that one", "docker ps --filter publish=8000"),
+        ("/sbin/init splash", 1, "0::/init.scope", "systemd holds it", "systemctl list-sockets --all | grep -w 8000"),
+        ("/lib/systemd/systemd --user", 7, "", "systemd holds it", "systemctl list-sockets --all | grep -w 8000"),
+        ("sh -c serve", 1, "", "It is the first process of this system or container", ""),
+        ("python -m http.server", 7, "", "Stop it", "kill 7"),
+    ],
+)
+def test_what_to_do_about_a_process(command: str, pid: int, group: str, advice: str, then: str) -> None:
+    path = group.partition(":/")[2] and "/" + group.partition(":/")[2]
+    words = said_of(ProcessFacts(pid, command, os.geteuid(), group=group_of_path(path)))
+    assert advice in words.advice and words.command == then, words
+    assert words.advice.endswith(", or choose another port:") or (pid == 1 and "Choose another port." in words.advice)
+
+
+def test_what_another_user_owns_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert said_of(ProcessFacts(7, "x", 0)).command == "sudo kill 7"
+    assert said_of(ProcessFacts(7, "x", 1000)).command == "kill 7"
+    words = said_of(ProcessFacts(7, "pronghorn: supervisor :1", 0), "supervisor", "/run/pronghorn/a b.sock")
+    assert words.command == "sudo pronghorn ctl stop --socket '/run/pronghorn/a b.sock'"
+    unit = ProcessFacts(7, "x", 0, group=Group("web.service", of_user=True))
+    assert said_of(unit).command == "sudo systemctl --user -M root@ stop web.service"
+
+
+def test_the_container_that_this_process_is_in_as_well_is_no_news() -> None:
+    path = f"/system.slice/docker-{64 * 'a'}.scope"
+    assert group_of_path(path).container == 12 * "a"
+    assert group_of_path(path, ours=path) == Group()
 
 
 # Unix paths

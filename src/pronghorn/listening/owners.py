@@ -131,10 +131,25 @@ def _of_path(path: str | bytes) -> list[Sockets]:
         found.setdefault("LISTEN" if row.listens else sock_diag.BOUND, set()).add(row.inode)
     ours = sock_diag.own() if found else set()
     # A path that was taken from us still stands with the socket we have.
-    return [
-        Sockets(socket.AF_UNIX, path, state, True, number=len(inodes), inodes=inodes - ours or inodes)
-        for state, inodes in sorted(found.items(), reverse=True)
-    ]
+    return [_unix(path, state, inodes - ours or inodes) for state, inodes in sorted(found.items(), reverse=True)]
+
+
+def _unix(path: str, state: str, inodes: set[int]) -> Sockets:
+    try:
+        user, waiting, backlog = sock_diag.unix_socket(min(inodes))
+    except OSError:
+        user, waiting, backlog = None, 0, 0
+    return Sockets(
+        socket.AF_UNIX,
+        path,
+        state,
+        True,
+        user,
+        number=len(inodes),
+        inodes=inodes,
+        waiting=waiting,
+        backlog=backlog,
+    )
 
 
 def _of_path_by_psutil(path: str, spellings: set[bytes]) -> list[Sockets]:

@@ -27,7 +27,7 @@ told as 7 (CLOSE)."""
 
 LISTENING, OTHERS = 1 << 10, 0xFFFF & ~(1 << 10)  # states by bits; bit 13 asks for BOUND, since Linux 6.8
 SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
-BY_FAMILY, DUMP, ERROR, DONE = 20, 0x301, 2, 3  # linux/sock_diag.h, linux/netlink.h
+BY_FAMILY, GET, DUMP, ERROR, DONE = 20, 0x1, 0x301, 2, 3  # linux/sock_diag.h, linux/netlink.h
 HEAD = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, number, process id
 REQUEST = struct.Struct("=BBBBIHH44s")  # inet_diag_req_v2: family, protocol, ..., states, source port, ...
 ANY_PEER = bytes(36) + b"\xff" * 8
@@ -39,6 +39,9 @@ ATTRIBUTE = struct.Struct("=HH")
 IPV6_ONLY, CONTROL_GROUP = 11, 21  # INET_DIAG_SKV6ONLY, INET_DIAG_CGROUP_ID
 TIMED, TIMERS_OF_AN_END = {"FIN_WAIT2", "TIME_WAIT"}, {2, 3}  # keepalive (an orphan's is its end), TIME_WAIT
 QUEUES = struct.Struct("=xBxxHxx16s32xII8x")  # the same: state, source port and address, queue, backlog
+UNIX_REQUEST = struct.Struct("=BxxxIII8s")  # unix_diag_req: family, states, inode, what to show, cookie
+UNIX_HEAD, UNIX_SHOWN, UNIX_QUEUES, UNIX_USER = 16, 0x50, 4, 7  # linux/unix_diag.h
+UNIX_QUEUE = struct.Struct("=II")
 ERRNO = struct.Struct("=i")
 LONGEST_REPLY = 65536
 MOST_INODES = 256
@@ -188,14 +191,39 @@ def _host(family: int, packed: bytes) -> str:
     return socket.inet_ntop(family, packed[:4] if family == socket.AF_INET else packed)
 
 
+class UnixSocket(NamedTuple):
+    """A unix socket's user, and for one that listens its accept queue, as that of an AcceptQueue."""
+
+    user: int | None
+    waiting: int
+    backlog: int
+
+
+def unix_socket(inode: int) -> UnixSocket:
+    """What the kernel tells of the unix socket with that inode, whosever it is. Raises OSError where the kernel cannot
+    be asked, or there is no such socket."""
+    request = UNIX_REQUEST.pack(socket.AF_UNIX, 0, inode, UNIX_SHOWN, b"\xff" * 8)
+    for message in _asked(request, GET):
+        told = dict(_attributes(message[UNIX_HEAD:]))
+        user = int.from_bytes(told[UNIX_USER], sys.byteorder) if UNIX_USER in told else None
+        waiting, backlog = UNIX_QUEUE.unpack(told[UNIX_QUEUES]) if UNIX_QUEUES in told else (0, 0)
+        return UnixSocket(user, waiting, backlog)
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
 def _dump(family: int, port: int, states: int) -> Iterator[memoryview]:
     """Each inet_diag_msg of the answer."""
     request = REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states, socket.htons(port), 0, ANY_PEER)
+    return _asked(request, DUMP)
+
+
+def _asked(request: bytes, flags: int) -> Iterator[memoryview]:
+    """Each message of the answer; one alone is the whole answer of a GET."""
     if not hasattr(socket, "AF_NETLINK"):
         raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as kernel:
         kernel.settimeout(1)
-        kernel.sendall(HEAD.pack(HEAD.size + len(request), BY_FAMILY, DUMP, 1, 0) + request)
+        kernel.sendall(HEAD.pack(HEAD.size + len(request), BY_FAMILY, flags, 1, 0) + request)
         while reply := memoryview(kernel.recv(LONGEST_REPLY)):
             while reply:
                 length, what, *_ = HEAD.unpack_from(reply)
@@ -206,6 +234,8 @@ def _dump(family: int, port: int, states: int) -> Iterator[memoryview]:
                     number = -ERRNO.unpack_from(body)[0]
                     raise OSError(number, os.strerror(number))
                 yield body
+                if flags == GET:
+                    return
                 reply = reply[length + 3 & ~3 :]
 
 

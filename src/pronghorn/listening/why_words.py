@@ -22,7 +22,7 @@ from pronghorn.listening.bind_errors import bind_error
 from pronghorn.listening.sock_diag import BOUND, Sockets
 from pronghorn.listening.why import DEFAULT, Asked, Cause, Finding, Owner, Verdict, decisive
 from pronghorn.settings import Settings
-from pronghorn.system.process_facts import Group, group_of_id, user_name
+from pronghorn.system.process_facts import Group, ProcessFacts, group_of_id, user_name
 
 MOST_NAMED = 3
 ANOTHER_PORT = "or choose another port"
@@ -137,7 +137,7 @@ def _connection(finding: Finding) -> list[str]:
 
 
 def _leftover(finding: Finding) -> Told:
-    lines = [f"No process holds it: {_counted(finding.culprits, ' of an earlier server')}{_ends(finding.culprits)}."]
+    lines = [f"No process holds it: {_counted(finding.culprits, ' of an earlier server')}."]
     if any(each.state == "FIN_WAIT2" for each in finding.culprits):
         lines.append("In FIN_WAIT2 the client has not closed its end; when it does, TIME_WAIT follows, a minute more.")
     if finding.note == "reuse-address":
@@ -270,10 +270,22 @@ def _what_to_do(finding: Finding) -> tuple[str, str]:
     if group.container and group.tool:
         return f"Stop the container, {another}:", f"{sudo}{group.tool} stop {group.container}"
     if group.unit:
-        how = "systemctl --user" if group.of_user else f"{sudo}systemctl"
-        return f"Stop the unit, {another}:", f"{how} stop {shlex.quote(group.unit)}"
+        return f"Stop the unit, {another}:", f"{_systemctl(first.facts)} stop {shlex.quote(group.unit)}"
+    low, high = _outgoing_ports()
+    if finding.cause is Cause.CONNECTION and low <= port <= high:
+        another = f"or choose a port below {low}"
     pids = " ".join(str(each.facts.pid) for each in roots)
     return f"Stop {'it' if len(roots) == 1 else 'them'}, {another}:", f"{sudo}kill {pids}"
+
+
+def _systemctl(facts: ProcessFacts) -> str:
+    """The command that asks the manager of a process's unit: the system's, or that of the user."""
+    sudo = _sudo(facts.uid)
+    if not facts.group.of_user:
+        return f"{sudo}systemctl"
+    if facts.uid is None or facts.uid == os.geteuid():
+        return "systemctl --user"
+    return f"{sudo}systemctl --user -M {shlex.quote(user_name(facts.uid))}@"
 
 
 def _of_unseen(finding: Finding, another: str) -> tuple[str, str]:
@@ -297,17 +309,18 @@ def _sudo(uid: int | None) -> str:
 
 
 def _rest(sockets: Iterable[Sockets]) -> str:
-    """`At that port there are 12 connections in ESTABLISHED, 40 in TIME_WAIT, the last of which ends in 41 s.`"""
+    """`At that port 12 connections are in ESTABLISHED, 40 in TIME_WAIT (the last ends in 41 s).`"""
     sockets = [each for each in sockets if each.state != "LISTEN"]
     if not sockets:
         return ""
     late = sum(each.number for each in sockets if each.state == "CLOSE_WAIT")
     hint = " In CLOSE_WAIT the client has ended, and the process has not closed its end." if late else ""
-    return f"At that port {_counted(sockets)}{_ends(sockets)}.{hint}"
+    return f"At that port {_counted(sockets)}.{hint}"
 
 
 def _counted(sockets: Iterable[Sockets], whose: str = "") -> str:
     counts: Counter[str] = Counter()
+    sockets = list(sockets)
     for each in sockets:
         counts[each.state] += each.number
     bound = counts.pop(BOUND, 0)
@@ -315,17 +328,18 @@ def _counted(sockets: Iterable[Sockets], whose: str = "") -> str:
     if counts:
         (state, count), *others = sorted(counts.items())
         first = f"1 connection{whose} is in {state}" if count == 1 else f"{count} connections{whose} are in {state}"
-        words += [first, *(f"{count} in {state}" for state, count in others)]
+        words += [first + _ends(sockets, state)]
+        words += [f"{count} in {state}{_ends(sockets, state)}" for state, count in others]
     return ", ".join(words)
 
 
-def _ends(sockets: Iterable[Sockets]) -> str:
-    timed = [each for each in sockets if each.ends_within is not None]
+def _ends(sockets: Iterable[Sockets], state: str) -> str:
+    """When those in that state go by themselves, if the kernel has a timer for it."""
+    timed = [each for each in sockets if each.ends_within is not None and each.state == state]
     if not timed:
         return ""
     last = math.ceil(max(each.ends_within or 0.0 for each in timed))
-    which = "which ends" if sum(each.number for each in timed) == 1 else "the last of which ends"
-    return f", {which} in {last} s"
+    return f" (ends in {last} s)" if sum(each.number for each in timed) == 1 else f" (the last ends in {last} s)"
 
 
 def _outgoing_ports() -> tuple[int, int]:

@@ -321,6 +321,10 @@ class Server:
         passed += self._admin.descriptors() if self._admin is not None else []
         return NewProgram(boot, passed, self._folder)
 
+    def readiness_changed(self) -> None:
+        if self._admin is not None:
+            self._admin.state_changed()
+
     def handed_over(self) -> None:
         for listener in self._supervisor.fleet.serving.plan.listeners:
             listener.hand_over()

@@ -53,10 +53,10 @@ class Admin:
         self.agent.leave()
         if self.http is not None:
             self.http.leave()
-            for _ in range(100):
-                if not self.http.connections:
-                    break
-                await asyncio.sleep(LAST_RESPONSES / 100)
+        for _ in range(100):
+            await asyncio.sleep(LAST_RESPONSES / 100)  # first, for a connection that asyncio has accepted just now
+            if not self.agent.open and (self.http is None or not self.http.connections):
+                break
 
     def _told(self, message: dict[str, Any]) -> None:
         if LEAVE in message:  # an upgrade: who is connected gets an answer, and others the new program's

@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import h11
 import msgspec
 
+from pronghorn.admin.agent_check import stop_accepting
 from pronghorn.errors import PronghornError
 
 MOST_CONNECTIONS = 128
@@ -108,8 +109,7 @@ class HttpServer:
     def leave(self) -> None:
         """Accepts no more; a connection is closed once it has no request under way, but not before its first."""
         self.leaving = True
-        for each in self._servers:
-            each.close()
+        stop_accepting(self._servers)
         for connection in [each for each in self.connections if each.is_spent]:
             connection.cut()
 

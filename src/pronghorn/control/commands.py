@@ -62,6 +62,7 @@ class Commands:
                 "under_way": supervisor.changes.under_way or None,
                 "last_reload": supervisor.changes.last_reload,
                 "ready": health(supervisor),
+                "drains_in": round(supervisor.delay.left, 1),
                 "side_processes": supervisor.sides.state(),
                 "faults": supervisor.guard.failures,
                 "last_fault": supervisor.guard.last or None,
@@ -154,6 +155,8 @@ class Commands:
         done({"workers": sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))})
 
     def reload(self, done: Done) -> None:
+        if not self._supervisor.delay.stops:
+            self._supervisor.delay.end()
         self._supervisor.changes.reload("ctl reload", done)
 
     def upgrade(self, done: Done) -> None:
@@ -173,7 +176,7 @@ class Commands:
         `resize` or `reload`. Answers when the last worker is gone."""
         if (refusal := self._supervisor.changes.no_resize()) is not None:
             return done(refusal)
-        self._supervisor.resize(0, "ctl drain")
+        self._supervisor.empty("ctl drain")
         self._supervisor.when_empty(done)
 
     def stop(self, done: Done) -> None:
@@ -188,12 +191,15 @@ class Commands:
         self._supervisor.inquiries.end(ids, done)
 
     def _state(self) -> str:
-        """STARTING, SERVING, DRAINING, or DRAINED when no worker is left but the supervisor stays."""
+        """STARTING, SERVING, STOPPING (not ready, and accepting: --drain-delay), DRAINING, or DRAINED when no worker is
+        left but the supervisor stays."""
         supervisor = self._supervisor
         if supervisor.draining:
             return "DRAINING"
         if not supervisor.fleet.serving.slots:
             return "DRAINING" if supervisor.workers.living else "DRAINED"
+        if supervisor.delay.stops:
+            return "STOPPING"
         return "SERVING" if supervisor.fleet.served else "STARTING"
 
 

@@ -52,6 +52,7 @@ from pronghorn.events.server import UpgradeFailed as UpgradeFailed
 from pronghorn.events.server import UpgradeStarted as UpgradeStarted
 from pronghorn.events.server import WorkersChosen as WorkersChosen
 from pronghorn.events.server import WorkersStarted as WorkersStarted
+from pronghorn.events.workers import DrainDelayed as DrainDelayed
 from pronghorn.events.workers import DrainFinished as DrainFinished
 from pronghorn.events.workers import DrainStarted as DrainStarted
 from pronghorn.events.workers import GoodbyesBegin as GoodbyesBegin

@@ -15,6 +15,15 @@ class DrainStarted(Event, frozen=True):
     open: int
 
 
+class DrainDelayed(Event, frozen=True):
+    """The server says from here on that it is not ready, and goes on accepting for `seconds` (--drain-delay); then it
+    drains, and `stops`, unless only its workers are to leave."""
+
+    why: str
+    seconds: float
+    stops: bool = True
+
+
 class DrainFinished(Event, frozen=True):
     """A worker's drain is over; `cut` connections did not finish in time, the first of them those of `cut_off`: each
     peer, and how many seconds it had been connected. Their handler is of this `style`."""

@@ -348,6 +348,7 @@ WORDS: dict[type[Event], Line] = {
         risk=lambda event: AT_RISK[event.setting],
     ),
     events.SecretsExposed: Line(WARNING, "Everybody may read the --env-file {path}: chmod 640 it, or 600"),
+    events.DrainDelayed: Line(INFO, "Draining in {seconds:g} s ({why}): not ready, and accepting until then"),
     events.DrainStarted: Line(INFO, _draining),
     events.DrainFinished: Line(
         WARNING,

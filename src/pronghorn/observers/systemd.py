@@ -69,6 +69,8 @@ class SystemdObserver:
                 # systemd has ignored the new process so far: it listens to the service's main process alone.
                 self._say(f"MAINPID={pid}", f"STATUS={self._serving}")
                 self._address = ""  # this process stops; the service does not
+            case events.DrainDelayed(why=why, seconds=seconds, stops=True):
+                self._say("STOPPING=1", f"STATUS=Draining in {seconds:g} s ({why})")
             case events.DrainStarted(why=why):
                 self._say("STOPPING=1", f"STATUS=Draining ({why})")
             case events.Pulse():

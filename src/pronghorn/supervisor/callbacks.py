@@ -38,5 +38,8 @@ class Callbacks(Protocol):
         """What an upgrade starts, whose first generation has this number. Raises PronghornError if this server cannot
         be upgraded."""
 
+    def readiness_changed(self) -> None:
+        """Whether the server takes new clients may be another than a moment ago."""
+
     def handed_over(self) -> None:
         """The new program of an upgrade serves: what has a name in the file system is the new program's now."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pronghorn.supervisor.supervisor import Supervisor
+from pronghorn.supervisor.supervisor import DrainDelay, Supervisor
 from pronghorn.system.descriptors import descriptors_for_connections
 
 
@@ -16,17 +16,22 @@ def health(supervisor: Supervisor) -> dict[str, Any]:
     and how many connections are `open` of the `most` that the server has room for (0: it does not say)."""
     fleet = supervisor.fleet
     ready, wanted = fleet.serving.ready, len(fleet.serving.slots)
-    stays = not supervisor.draining
-    if supervisor.leaving and stays:  # another program serves, with the same listeners
+    delay = supervisor.delay
+    stays = not supervisor.draining and not delay.under_way
+    if supervisor.leaving and not supervisor.draining:  # another program serves, with the same listeners
         return {"ready": True, "why": "", "checks": [], "open": 0, "most": 0}
     checks = [
         ("start", fleet.served, "ok" if fleet.served else "the server starts, and no worker was ready yet"),
-        ("workers", ready > 0, f"{ready} of {wanted} ready" if wanted else "there is none, as after ctl drain"),
-        ("stays", stays, "ok" if stays else "the server stops"),
+        ("workers", ready > 0, f"{ready} of {wanted} ready" if wanted else "there is no worker (as after ctl drain)"),
+        ("stays", stays, "ok" if stays else _leaves(delay)),
     ]
     why = next((words for _, good, words in checks if not good), "")
     board = fleet.serving.plan.board
     return {"ready": not why, "why": why, "checks": checks, "open": board.totals()["open"], "most": most(supervisor)}
+
+
+def _leaves(delay: DrainDelay) -> str:
+    return f"the server is about to drain ({delay.why})" if delay.under_way else "the server stops"
 
 
 def most(supervisor: Supervisor) -> int:

@@ -81,6 +81,7 @@ class Supervisor:
         self._early: set[int] = set()  # signals that came before the server serves
         self._rereading = Rereading(self.fleet)
         self._deadline = self._workers_at = NEVER  # of the drain, with the grace; when workers begin it
+        self.delay = DrainDelay()
         self._stopped: list[Done] = []  # to be called when the server has stopped
         self._emptied: list[Done] = []  # to be called when no worker is left
         self._forced, self._look_at, self._mend_at = 0, 0.0, 0.0  # the exit status; when: listeners, scoreboard
@@ -155,6 +156,7 @@ class Supervisor:
         if self.fleet.served or not self._sides_wait:
             yield "look after its side processes", self.sides.turn
         yield "answer ctl drain", self._tell_emptied
+        yield "end its delay", self._end_delay
         yield "answer those who ask of connections", self.inquiries.turn
         yield "open its log anew", self._rereading.turn_log
         yield "change over", self._change  # while it leaves, too: an upgrade is not over before the handover
@@ -226,7 +228,7 @@ class Supervisor:
 
     def _rest(self, now: float) -> float:
         """Seconds until something falls due, at most a tick."""
-        due = [now + TICK, self._deadline, self._workers_at]
+        due = [now + TICK, self._deadline, self._workers_at, self.delay.until]
         due += [self.changes.due(), self.sides.due() if self.fleet.served or not self._sides_wait else NEVER]
         due += [self.inquiries.due()]
         due += [self.workers.due()] if self.leaving else [self.fleet.due(), self._rereading.due()]
@@ -251,7 +253,8 @@ class Supervisor:
                 self._end_at_once(number)
             elif number in ends:
                 if not self.draining:
-                    self.drain(signal.Signals(number).name)
+                    name = signal.Signals(number).name
+                    self.stop_later(name) if number == signal.SIGTERM else self.drain(name)
             elif number == signal.SIGUSR1 and not self.draining:
                 if not self._aside:  # a new program may have opened the old file; one that serves gets its own signal
                     self.changes.defers(number)
@@ -287,9 +290,35 @@ class Supervisor:
         for worker in self.workers.living.values():
             kill(worker.pid, signal.SIGUSR1)
 
+    def stop_later(self, why: str) -> None:
+        """Stops when `--drain-delay` is over: until then the server says that it is not ready, and accepts. At once
+        where there is no delay, or nothing is accepted, or a delay is under way: this is the second wish to stop."""
+        seconds = self.fleet.serving.plan.settings.drain_delay
+        accepts = self.fleet.served and not self._aside and self.fleet.serving.slots
+        if not seconds or not accepts or self.delay.stops:
+            return self.drain(why)
+        self.changes.close()
+        self.delay.begin(why, seconds, stops=True)
+        self.observe(events.DrainDelayed(why, seconds))
+        self._callbacks.readiness_changed()
+
+    def empty(self, why: str) -> None:
+        """Has all workers drain, and none take their places until `resize` or a reload; after `--drain-delay`, too."""
+        seconds = self.fleet.serving.plan.settings.drain_delay
+        if not seconds or self.delay.under_way or not self.fleet.served or not self.fleet.serving.slots:
+            return self.resize(0, why)
+        self.delay.begin(why, seconds, stops=False)
+        self.observe(events.DrainDelayed(why, seconds, False))
+        self._callbacks.readiness_changed()
+
+    def _end_delay(self, now: float) -> None:
+        if now >= self.delay.until:
+            self.drain(self.delay.why) if self.delay.stops else self.resize(0, self.delay.why)
+
     def drain(self, why: str) -> None:
         """Stops: nothing new is accepted, conversations finish, and then `run` returns."""
         timeout = self.fleet.serving.plan.settings.drain_timeout
+        self.delay.end()
         self.changes.close()
         self._rereading.close()
         whole, own = self.fleet.serving.plan.board.totals()["open"], self.workers.left_open()
@@ -301,6 +330,7 @@ class Supervisor:
         for listener in listeners:  # workers empty the queue; when the last has, clients are refused
             listener.close()
         self._tell_predecessors(signal.SIGTERM)
+        self._callbacks.readiness_changed()
 
     def _tell_predecessors(self, number: signal.Signals) -> None:
         if self.fleet.served:  # else the one before is the one that serves
@@ -310,7 +340,7 @@ class Supervisor:
         """Drains; `done` hears of the end, just before `run` returns."""
         self._stopped.append(done)
         if not self.draining:
-            self.drain("ctl stop")
+            self.stop_later("ctl stop")
 
     def when_empty(self, done: Done) -> None:
         """`done` is called once no worker is left."""
@@ -331,9 +361,12 @@ class Supervisor:
 
     def resize(self, count: int, why: str) -> None:
         """From now on there are `count` workers; with 0 clients wait in the queue: see Fleet.resize."""
-        if self.leaving or (count and count == len(self.fleet.serving.slots)):
+        if self.leaving or (count and count == len(self.fleet.serving.slots) and not self.delay.under_way):
             return
+        if not self.delay.stops:
+            self.delay.end()
         self.fleet.resize(count, why)
+        self._callbacks.readiness_changed()
         if not count:
             self._tell_predecessors(signal.SIGTERM)
 
@@ -341,6 +374,32 @@ class Supervisor:
         """Sets the name of this process that `ps` shows."""
         if self._alone:
             name_process(f"supervisor {' '.join(listener.address for listener in self.fleet.serving.plan.listeners)}")
+
+
+class DrainDelay:
+    """The time in which the server says that it is not ready, and goes on accepting: `until` an instant (monotonic),
+    and `why`. It `stops` after that, or else only its workers leave."""
+
+    __slots__ = ("stops", "until", "why")
+
+    def __init__(self) -> None:
+        self.end()
+
+    def begin(self, why: str, seconds: float, *, stops: bool) -> None:
+        self.why, self.until, self.stops = why, time.monotonic() + seconds, stops
+
+    def end(self) -> None:
+        """It is over, or nobody wants it any more."""
+        self.why, self.until, self.stops = "", NEVER, False
+
+    @property
+    def under_way(self) -> bool:
+        return self.until < NEVER
+
+    @property
+    def left(self) -> float:
+        """Seconds; 0 if none is under way."""
+        return max(0.0, self.until - time.monotonic()) if self.under_way else 0.0
 
 
 def _at_terminal() -> bool:

@@ -21,7 +21,7 @@ from pronghorn.errors import printable
 WIDE = 1000  # columns of a pipe
 SILENT = 3.0  # seconds without a heartbeat that stand out
 GOOD, BAD, DIM = "green", "yellow", "dim"
-COLOURS = {"SERVING": GOOD, "STARTING": BAD, "DRAINING": BAD, "DRAINED": BAD, "LEAVING": DIM}
+COLOURS = {"SERVING": GOOD, "STARTING": BAD, "STOPPING": BAD, "DRAINING": BAD, "DRAINED": BAD, "LEAVING": DIM}
 
 
 def show(what: str, result: dict[str, Any]) -> None:
@@ -70,6 +70,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
     workers = status["workers"]
     state = text(status["state"], COLOURS.get(status["state"], ""))
     state.append(f", up {span(status['uptime'])}")
+    state.append(f"; drains in {left:.0f} s" if (left := status.get("drains_in", 0.0)) else "", BAD)
     change = status.get("under_way")
     state.append(f"; {'an' if change == 'upgrade' else 'a'} {printable(change)} is under way" if change else "", BAD)
     ready = f"{workers['ready']} of {workers['wanted']} ready"

@@ -158,6 +158,23 @@ def test_a_lone_listener_without_a_name_has_the_servers_counts() -> None:
     assert (row["open"], row["accepted_per_second"], columns.title(row)["title"]) == (2, 10.0, "127.0.0.1:8000")
 
 
+def test_latencies_are_of_the_last_minute() -> None:
+    def timed(age: float, *times: tuple[float | None, int]) -> Row:
+        return {**worker(1, age), "service_times": [*times]}
+
+    history = History()
+    first = history.add(Answer(status(10.0), [timed(9.0, (0.001, 1000))]))
+    assert first.workers[0]["p99_seconds"] is None  # of what was before nobody knows when
+    after = history.add(Answer(status(70.0), [timed(69.0, (0.001, 1060), (0.5, 40))]))
+    assert (after.workers[0]["p50_seconds"], after.workers[0]["p99_seconds"]) == (0.001, 0.5)
+    assert after.server["p99_seconds"] == 0.5 and "service_times" not in after.workers[0]
+    text = "\n".join(line.plain for line in plain.page(after, View(), "", 80, 24))
+    assert "p50 1.0ms  p99 500ms" in text and "p99" in text.split()
+    later = history.add(Answer(status(130.0), [timed(129.0, (0.001, 1061), (0.5, 40), (None, 100))]))
+    assert later.workers[0]["p99_seconds"] is None  # beyond all that is measured
+    assert history.add(Answer(status(190.0), [worker(1, 189.0)])).workers[0]["p50_seconds"] is None
+
+
 def test_what_is_missing_is_said() -> None:
     silent = [{"worker": 2, "pid": 77, "open": 5000}]
     found = {**told(connection(1), matched=9000), "silent": silent, "elsewhere": {"open": 12}}

@@ -12,6 +12,8 @@ from typing import Any
 
 from pronghorn import __version__
 from pronghorn.errors import BadSetting
+from pronghorn.scoreboard.details import service_times
+from pronghorn.scoreboard.histograms import BOUNDS, Histogram
 from pronghorn.scoreboard.row import STATES
 from pronghorn.serving.connection_inquiry import Query
 from pronghorn.serving.handover import Outcome
@@ -132,7 +134,7 @@ class Commands:
 
     def workers(self, done: Done) -> None:
         """Each worker, of every generation, and those of the program that an upgrade replaces."""
-        now = time.monotonic()
+        now, board = time.monotonic(), self._supervisor.fleet.serving.plan.board
         rows = [
             {
                 "slot": row.slot,
@@ -149,8 +151,9 @@ class Commands:
                 "beat_age": round(max(0.0, now - row.beat), 3),
                 "memory": resident_memory(row.pid),
                 "cpu_seconds": cpu_seconds(row.pid),
+                "service_times": _pairs(service_times(board.fileno(), row.index)),
             }
-            for row in self._supervisor.fleet.serving.plan.board.rows()
+            for row in board.rows()
         ]
         done({"workers": sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))})
 
@@ -207,3 +210,10 @@ def _certificates(service: PlannedService) -> list[dict[str, Any]]:
     """The certificates that a service has in use: the first name of each, and when it ends (seconds since 1970)."""
     described = service.certificates.described if service.certificates is not None else []
     return [{"name": each.names[0] if each.names else each.serial, "until": each.until} for each in described]
+
+
+def _pairs(times: Histogram | None) -> list[tuple[float | None, int]] | None:
+    """A histogram as the bounds of its buckets, in seconds, and what counts there; None is beyond all bounds."""
+    if times is None:
+        return None
+    return [(bound, count) for bound, count in zip((*BOUNDS, None), times.counts, strict=True) if count]

@@ -188,3 +188,10 @@ def read(fd: int, index: int) -> Counted | None:
         return None
     raw = os.pread(fd, END * 8, where)
     return Counted(raw) if len(raw) == END * 8 else None
+
+
+def service_times(fd: int, index: int) -> Histogram | None:
+    """How long messages have taken in the worker of a row, of those that are timed; None if it counts no details."""
+    where, size = REGIONS + index * REGION, histograms.BUCKETS * 8
+    raw = os.pread(fd, size, where + SERVICE * 8) if any(os.pread(fd, 8, where)) else b""
+    return Histogram(array("q", raw)) if len(raw) == size else None

@@ -75,6 +75,11 @@ def microseconds(value: float) -> str:
     return f"{value / 1e6:.1f}s"
 
 
+def seconds(value: float) -> str:
+    """A time as `microseconds` writes it."""
+    return microseconds(value * 1e6)
+
+
 def queue(value: Row) -> str:
     return f"{number(value['waiting'])}/{number(value['backlog'])}"
 
@@ -138,12 +143,14 @@ WORKERS = (
     Column("Open", "open", number, 6, 6),
     Column("New/s", "accepted" + PER_SECOND, rate, 6, 6),
     Column("Msg/s", "messages" + PER_SECOND, rate, 6, 6),
-    Column("In/s", "bytes_in" + PER_SECOND, short_size, 6, 6, rank=1),
-    Column("Out/s", "bytes_out" + PER_SECOND, short_size, 6, 6, rank=1),
-    Column("Age", "age", short_span, 4, 5, rank=2),
-    Column("Accepted", "accepted", number, 8, 8, rank=3),
-    Column("Messages", "messages", number, 8, 8, rank=3),
-    Column("Refused", "refused", number, 7, 7, rank=4),
+    Column("p50", "p50_seconds", seconds, 6, 6, rank=1),
+    Column("p99", "p99_seconds", seconds, 6, 6, rank=1),
+    Column("In/s", "bytes_in" + PER_SECOND, short_size, 6, 6, rank=2),
+    Column("Out/s", "bytes_out" + PER_SECOND, short_size, 6, 6, rank=2),
+    Column("Age", "age", short_span, 4, 5, rank=3),
+    Column("Accepted", "accepted", number, 8, 8, rank=4),
+    Column("Messages", "messages", number, 8, 8, rank=4),
+    Column("Refused", "refused", number, 7, 7, rank=5),
 )
 CONNECTIONS = (
     Column("Peer", "peer", word, 16, 48, left=True, sort="peer"),
@@ -201,7 +208,7 @@ def head(column: Column, width: int, mark: str = "") -> str:
 
 
 def _filled(row: Row, column: Column) -> bool:
-    value = row.get(column.key)
+    value = row.get(column.key.removesuffix(PER_SECOND))  # a rate comes with the second answer
     return value not in (None, {}, "", "off")
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
+Times = dict[float, int]  # how many messages took that long at most, in seconds, and longer than the bound before
 
 WINDOW = 2.5  # seconds that a rate is of, at least: workers tell messages and bytes once or twice a second
+REMEMBERED = 60.0  # seconds of which latencies are: only one message in many is timed
 PAST = 60  # rates that are kept for the little charts
 COUNTED = ("accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors")
 OF_A_CONNECTION = ("messages", "bytes_in", "bytes_out")
@@ -83,15 +86,21 @@ class History:
     def __init__(self) -> None:
         self._answers: deque[Answer] = deque()
         self._past: dict[str, deque[float]] = {}
+        self._timed: deque[tuple[float, dict[str, Times]]] = deque()
 
     def add(self, answer: Answer) -> Frame:
         """The frame of this answer."""
         last = self._answers[-1].status if self._answers else answer.status
         if last.get("pid") != answer.status.get("pid") or _clock(last) > _clock(answer.status):
             self._answers.clear()
+            self._timed.clear()
         base = self._base(answer)
         self._answers.append(answer)
-        server = with_rates(answer.status, base and base.status, "uptime", COUNTED)
+        times = self._times(answer)
+        server = {
+            **with_rates(answer.status, base and base.status, "uptime", COUNTED),
+            **quantiles(*times.values()),
+        }
         whole = base is not None and _clock(answer.status) - _clock(base.status) >= WINDOW
         for key in ("accepted", "messages"):
             if whole and (rate := server[key + PER_SECOND]) is not None:
@@ -100,13 +109,30 @@ class History:
         return Frame(
             server,
             listeners(answer.status, base and base.status),
-            _workers(answer.workers, base.workers if base else ()),
+            _workers(answer.workers, base.workers if base else (), times),
             _connections(found.get("connections") or (), (base and base.connections) or {}),
             found.get("matched"),
             missing(found),
             answer.why,
             {key: [*rates] for key, rates in self._past.items()},
         )
+
+    def _times(self, answer: Answer) -> dict[str, Times]:
+        """How long messages have taken in each worker lately, by its process id."""
+        now = {
+            str(each.get("pid")): {_number(bound) if bound is not None else inf: count for bound, count in times}
+            for each in answer.workers
+            if (times := each.get("service_times"))
+        }
+        clock = _clock(answer.status)
+        self._timed.append((clock, now))
+        while clock - self._timed[0][0] > REMEMBERED:
+            self._timed.popleft()
+        before = self._timed[0][1]
+        return {
+            pid: {bound: count - before.get(pid, {}).get(bound, 0) for bound, count in times.items()}
+            for pid, times in now.items()
+        }
 
     def _base(self, answer: Answer) -> Answer | None:
         """The answer that rates are counted from: the last one that is WINDOW old, or else the oldest."""
@@ -144,7 +170,22 @@ def listeners(status: Row, before: Row | None) -> list[Row]:
     return found
 
 
-def _workers(rows: list[Row], before: Iterable[Row]) -> list[Row]:
+def quantiles(*times: Times) -> Row:
+    """What half of the messages have not exceeded, and 99 in a hundred, in seconds."""
+    found = sorted((bound, count) for each in times for bound, count in each.items() if count > 0)
+    whole = sum(count for _, count in found)
+    row: Row = {"p50_seconds": None, "p99_seconds": None}
+    for key, part in (("p50_seconds", 0.5), ("p99_seconds", 0.99)):
+        left = part * whole
+        for bound, count in found:
+            left -= count
+            if left <= 0:
+                row[key] = bound if bound < inf else None
+                break
+    return row
+
+
+def _workers(rows: list[Row], before: Iterable[Row], times: dict[str, Times]) -> list[Row]:
     earlier = {str(each.get("pid")): each for each in before}
     found = []
     for row in rows:
@@ -153,7 +194,9 @@ def _workers(rows: list[Row], before: Iterable[Row]) -> list[Row]:
             old = None  # another process that has got the number
         more = with_rates(row, old, "age", (*COUNTED[:-1], "cpu_seconds"))
         cpu = more.pop("cpu_seconds" + PER_SECOND)
-        found.append({**more, "cpu_percent": None if cpu is None else round(cpu * 100, 1)})
+        more.pop("service_times", None)
+        cpu_percent = None if cpu is None else round(cpu * 100, 1)
+        found.append({**more, "cpu_percent": cpu_percent, **quantiles(times.get(str(row.get("pid")), {}))})
     return found
 
 

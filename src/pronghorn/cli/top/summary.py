@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from pronghorn.cli.ctl.tables import BAD, COLOURS, DIM, number, size, span
-from pronghorn.cli.top.columns import rate, word
+from pronghorn.cli.top.columns import rate, seconds, word
 from pronghorn.cli.top.model import PER_SECOND, Frame, Row, View, chart
 
 CHART = 30
@@ -57,6 +57,8 @@ def _messages(server: Row) -> Text:
     for words, key in (("in", "bytes_in"), ("out", "bytes_out")):
         each = server.get(key + PER_SECOND)
         line.append(f"  {words} {'-' if each is None else size(round(each))}/s")
+    if server.get("p99_seconds") is not None:
+        line.append(f"  p50 {seconds(_number(server, 'p50_seconds'))}  p99 {seconds(_number(server, 'p99_seconds'))}")
     return line
 
 

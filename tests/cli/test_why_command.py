@@ -32,7 +32,10 @@ def test_free_and_taken(capsys: pytest.CaptureFixture[str]) -> None:
         status, output, errors = status_of(capsys, address)
         assert (status, errors) == (1, "")
         lines = output.splitlines()
-        assert lines[0] == f"{address} is taken." and lines[-1] == f"    kill {os.getpid()}"
+        assert lines[0] == f"{address} is taken." and lines[1].startswith(f"Process {os.getpid()} (")
+        done = subprocess.run([*PRONGHORN, "why", address], capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert done.stdout.splitlines()[-2:] == ["Stop it, or choose another port:", f"    kill {os.getpid()}"]
     assert status_of(capsys, address) == (0, f"{address} is free.\n", "")
 
 
@@ -95,6 +98,7 @@ def test_a_pronghorn_server_is_named_with_the_command_that_stops_it(tmp_path: Pa
         assert server.exit() == 0
 
 
+@pytest.mark.slow
 def test_a_second_server_that_shares_a_port_which_the_first_does_not_share(tmp_path: Path) -> None:
     for first, second, said in (
         (False, True, "The listener is without SO_REUSEPORT, and both need it"),
@@ -149,6 +153,7 @@ def test_watch_prints_changes_and_ends_by_the_last_state(tmp_path: Path) -> None
                 each.process.wait()
 
 
+@pytest.mark.slow
 def test_watch_ends_when_nobody_reads_any_more() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         command = [*PRONGHORN, "why", f"127.0.0.1:{server.getsockname()[1]}", "--watch"]

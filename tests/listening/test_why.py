@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -80,7 +83,7 @@ def test_another_listener() -> None:
         assert words.what == f"{spoken(server)} is taken."
         assert words.why[0].startswith(ME) and words.why[0].endswith(f") listens at {spoken(server)}.")
         assert f"Process {os.getpid()} runs as " in said and "s ago)" in said
-        assert words.command == f"kill {os.getpid()}"
+        assert words.hint.startswith("It is this process itself: close that socket first")
     finding, words, said = asked_of(finding.address)
     assert (finding.verdict, said.strip()) == (Verdict.FREE, f"{finding.address} is free.")
 
@@ -208,7 +211,7 @@ def test_bound_and_not_listening() -> None:
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.BOUND), said
         assert words.why[0].startswith(ME)
         assert f"has bound {spoken(bound)} without listening, which most tools do not show." in words.why[0]
-        assert words.command == f"kill {os.getpid()}"
+        assert words.hint.startswith("It is this process itself: close that socket first")
 
 
 @linux
@@ -241,7 +244,6 @@ def test_an_outgoing_connection_that_took_the_port() -> None:
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.CONNECTION), said
         assert words.why[0].endswith(f"1 connection is in ESTABLISHED, to {spoken(far)}.")
         assert "Outgoing connections get their ports from " in said
-        assert words.advice.startswith("Stop it, or choose a port below ")
 
 
 @linux
@@ -323,6 +325,18 @@ def test_a_port_that_takes_a_privilege() -> None:
     assert said.startswith("127.0.0.1:1 cannot be bound.\nA port below 1024 takes a privilege that user 65534 does not")
 
 
+@linux
+def test_a_port_that_takes_a_privilege_and_is_taken() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root binds such a port")
+    for port in range(1023, 900, -1):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            said = as_nobody(f"127.0.0.1:{port}")[1]
+            assert f"which this user may not see, listens at 127.0.0.1:{port}." in said
+            assert "A port below 1024 takes a privilege that user 65534 does not have here." in said
+            return
+
+
 def test_an_address_that_is_not_of_this_host() -> None:
     finding, _, said = asked_of("192.0.2.1:8000")
     assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.ABSENT)
@@ -342,14 +356,30 @@ def test_a_command_line_is_escaped_and_cut() -> None:
         process.stdin.close()
 
 
-def said_of(facts: ProcessFacts, role: str = "", control: str = "") -> Told:
-    """What is said of a listener that such a process has."""
-    place = (socket.AF_INET, ("127.0.0.1", 8000))
-    listening = sock_diag.Sockets(socket.AF_INET, "127.0.0.1", "LISTEN", True, os.geteuid(), pids={facts.pid})
+@linux
+def test_a_process_that_was_suspended_by_ctrl_z() -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    with process:
+        address = f"127.0.0.1:{process.stdout.readline().strip()}"
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the stop")
+        words = asked_of(address)[1]
+        assert f"Process {process.pid} is suspended (Ctrl-Z in a shell, or SIGSTOP), and answers nobody." in words.why
+        subprocess.run(["sh", "-c", words.command], check=True)
+        assert process.wait(20) == -signal.SIGTERM
+        assert asked_of(address)[0].verdict is Verdict.FREE
+
+
+def said_of(
+    facts: ProcessFacts, role: str = "", control: str = "", cause: Cause = Cause.LISTENER, port: int = 8000
+) -> Told:
+    """What is said of a socket that such a process has."""
+    place = (socket.AF_INET, ("127.0.0.1", port))
+    sockets = (sock_diag.Sockets(socket.AF_INET, "127.0.0.1", "LISTEN", True, os.geteuid(), pids={facts.pid}),)
     owner = Owner(facts, role, control)
-    return why_words.told(
-        [Finding(place, Verdict.TAKEN, Cause.LISTENER, 98, (listening,), (listening,), (owner,), shares=None)]
-    )
+    return why_words.told([Finding(place, Verdict.TAKEN, cause, errno.EADDRINUSE, sockets, sockets, (owner,))])
 
 
 @pytest.mark.parametrize(
@@ -393,6 +423,13 @@ def test_what_another_user_owns_takes_root(monkeypatch: pytest.MonkeyPatch) -> N
     assert said_of(unit).command == "sudo systemctl --user -M root@ stop web.service"
 
 
+@linux
+def test_a_port_of_outgoing_connections_is_no_good_choice() -> None:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    said = said_of(ProcessFacts(7, "x", os.geteuid()), cause=Cause.CONNECTION, port=high)
+    assert (said.advice, said.command) == (f"Stop it, or choose a port below {low}:", "kill 7")
+
+
 def test_the_container_that_this_process_is_in_as_well_is_no_news() -> None:
     path = f"/system.slice/docker-{64 * 'a'}.scope"
     assert group_of_path(path).container == 12 * "a"
@@ -416,7 +453,7 @@ def test_a_live_unix_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             finding, words, said = asked_of(f"unix:{spelled}")
             assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LISTENER), said
             assert words.why[0].startswith(ME) and words.why[0].endswith(") listens there.")
-            assert words.command == f"kill {os.getpid()}"
+            assert words.hint.startswith("It is this process itself: close that socket first")
 
 
 @linux
@@ -453,6 +490,26 @@ def test_other_things_at_a_unix_path(tmp_path: Path) -> None:
     ):
         finding, _, said = asked_of(f"unix:{path}")
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, cause) and words in said
+
+
+@linux
+def test_a_path_whose_lock_another_server_has(tmp_path: Path) -> None:
+    with open(tmp_path / "s.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        finding, words, said = asked_of(f"unix:{tmp_path}/s")
+        assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LOCKED), said
+        assert words.why[0].startswith(f"A Pronghorn server has the lock of that path, {tmp_path}/s.lock: process ")
+
+
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[2J")
+    for left in (False, True):
+        if left:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(path)
+        finding, words, _ = asked_of(f"unix:{path}")
+        assert finding.cause is (Cause.STALE if left else Cause.FREE)
+        assert all(each.isprintable() for each in (words.what, *words.why, words.command)), words
 
 
 @linux

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pronghorn.errors import CannotBind
+from pronghorn.errors import CannotBind, printable
 from pronghorn.listening import bind_trial, owners, sock_diag, unix_state
 from pronghorn.listening.addresses import Bind, Place, parse_bind, places, spoken
 from pronghorn.listening.bind_errors import lacks_address
@@ -96,7 +96,7 @@ class Finding(NamedTuple):
 
     @property
     def address(self) -> str:
-        return spoken(self.place)
+        return printable(spoken(self.place), 400, kept="")
 
     @property
     def roots(self) -> tuple[Owner, ...]:

@@ -6,6 +6,7 @@ sentence before it says, on this machine and for this user.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shlex
@@ -25,6 +26,7 @@ from pronghorn.settings import Settings
 from pronghorn.system.process_facts import Group, ProcessFacts, group_of_id, user_name
 
 MOST_NAMED = 3
+LONGEST = 2000  # characters of a sentence
 ANOTHER_PORT = "or choose another port"
 
 
@@ -50,14 +52,22 @@ def told(found: Sequence[Finding], asked: Asked = DEFAULT) -> Told:
     names = ", ".join(each.address for each in of_verdict)
     are = "are" if len(of_verdict) > 1 else "is"
     if first.verdict is Verdict.FREE:
-        return Told(f"{names} {are} free.", _notes(of_verdict))
+        return _safe(Told(f"{names} {are} free.", _notes(of_verdict)))
     told_of_it = _of_path(first) if first.place[0] == socket.AF_UNIX else _of_port(first, asked)
     what = f"{names} {are} taken." if _is_held(first) else f"{names} cannot be bound."
     if first.verdict is Verdict.UNKNOWN:
         what = f"Whether {names} {are} free cannot be told."
     free = [each.address for each in found if each.verdict is Verdict.FREE]
     also = [f"{' and '.join(free)} {'are' if len(free) > 1 else 'is'} free."] if free else []
-    return Told(what, [*told_of_it.why, *also], told_of_it.advice, told_of_it.command)
+    return _safe(Told(what, [*told_of_it.why, *also], told_of_it.advice, told_of_it.command))
+
+
+def _safe(words: Told) -> Told:
+    """For a terminal: paths and names are escaped, and a command that would have to be is left out."""
+    why = [printable(each, LONGEST, kept="") for each in words.why]
+    if words.command.isprintable():
+        return words._replace(why=why)
+    return words._replace(why=why, advice=f"{words.advice.rstrip(':')}.", command="")
 
 
 def _is_held(finding: Finding) -> bool:
@@ -106,6 +116,9 @@ def _of_port(finding: Finding, asked: Asked) -> Told:
     lines += _reuse_port(finding, asked) if finding.cause is Cause.LISTENER else []
     if finding.note == "reuse-address":
         return Told("", lines, "With SO_REUSEADDR the bind succeeds, as was tried: leave out --no-reuse-address.")
+    if finding.number == errno.EACCES:
+        error = bind_error(OSError(finding.number, ""), finding.place, Settings())
+        lines.append(error.why)
     rest = [each for each in finding.sockets if each not in finding.culprits]
     lines += [_rest(rest)] if rest else []
     return Told("", lines, *_what_to_do(finding))
@@ -166,9 +179,10 @@ def _reuse_port(finding: Finding, asked: Asked) -> list[str]:
     if finding.shares is False:
         both = ", and both need it" if asked.reuse_port else ""
         return [f"The listener is without SO_REUSEPORT{both}: no other can be beside it."]
-    if finding.shares and others:
+    if (finding.shares or asked.reuse_port) and others:
         name = user_name(others[0])
-        return [f"The listener has SO_REUSEPORT, by which only sockets of one user share an address, here of {name}."]
+        has = "The listener has SO_REUSEPORT, by which only" if finding.shares else "By SO_REUSEPORT only"
+        return [f"{has} sockets of one user share an address, and this one is of {name}."]
     if finding.shares and not asked.reuse_port:
         return ["The listener has SO_REUSEPORT: a server of the same user that sets it as well can share the address."]
     return []
@@ -232,6 +246,8 @@ def _facts(finding: Finding) -> list[str]:
     parts += [f"in {facts.group.words}"] if facts.group.words else []
     parts += [f"since {since(facts.started)}"] if facts.started is not None else []
     lines = [f"Process {facts.pid} runs {', '.join(parts)}."] if parts else []
+    if facts.suspended:
+        lines.append(f"Process {facts.pid} is suspended (Ctrl-Z in a shell, or SIGSTOP), and answers nobody.")
     if roots[0].role == "worker" and roots[0].left_behind:
         lines.append("That is a Pronghorn worker whose supervisor has ended; workers let go as soon as they notice.")
     elif roots[0].role:
@@ -253,7 +269,11 @@ def _what_to_do(finding: Finding) -> tuple[str, str]:
     if not roots:
         return _of_unseen(finding, another)
     first = roots[0]
+    if first.facts.pid == os.getpid():
+        return f"It is this process itself: close that socket first, {another}.", ""
     command, sudo = first.facts.command, _sudo(first.facts.uid)
+    if first.facts.suspended:
+        return f"Stop it, {another}:", f"{sudo}kill {first.facts.pid} && {sudo}kill -CONT {first.facts.pid}"
     if first.role in ("supervisor", "script"):
         if first.control:
             return f"Stop that server, {another}:", f"{sudo}pronghorn ctl stop --socket {shlex.quote(first.control)}"

@@ -48,6 +48,8 @@ class ProcessFacts(NamedTuple):
     group_leader: int | None = None
     started: float | None = None
     group: Group = Group()
+    suspended: bool = False
+    """Whether a signal has stopped it, as Ctrl-Z does in a shell: it goes on with SIGCONT."""
 
 
 def process_facts(pid: int) -> ProcessFacts:
@@ -66,7 +68,8 @@ def process_facts(pid: int) -> ProcessFacts:
         started = _booted() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
         uid = int(uids[2]) if len(uids) > 2 else None
         group = group_of_path(_path_of(pid), ours=_path_of(None))
-        return ProcessFacts(pid, short(words), uid, int(fields[1]), int(fields[2]), started, group)
+        suspended = fields[0] == b"T"
+        return ProcessFacts(pid, short(words), uid, int(fields[1]), int(fields[2]), started, group, suspended)
     except (OSError, ValueError, IndexError):
         return ProcessFacts(pid)
 
@@ -142,7 +145,13 @@ def _by_psutil(pid: int) -> ProcessFacts:
         with process.oneshot():
             words = " ".join(process.cmdline()).strip() or process.name()
             return ProcessFacts(
-                pid, short(words), process.uids().effective, process.ppid(), os.getpgid(pid), process.create_time()
+                pid,
+                short(words),
+                process.uids().effective,
+                process.ppid(),
+                os.getpgid(pid),
+                process.create_time(),
+                suspended=process.status() == psutil.STATUS_STOPPED,
             )
     except (psutil.Error, OSError):
         return ProcessFacts(pid)

@@ -188,6 +188,7 @@ TALKS: dict[str, tuple[str, list[str], Callable[[Served], None]]] = {
     "guessing.py": ("message", OWN, guessing),
     "tracker.py": ("message", ["thread", "asyncio"], tracker),
     "keyvalue.py": ("message", ["thread", "select"], keyvalue),
+    "observer.py": ("message", [], upper),
     "resp.py": ("message", ["thread"], resp),
     "chat.py": ("protocol", ["thread", "poll"], chat),
     "notebook.py": ("message", ["prefork", "asyncio"], notebook),

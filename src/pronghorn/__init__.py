@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pronghorn.handlers.messages import conversation as conversation
     from pronghorn.handlers.messages import message as message
     from pronghorn.handlers.protocols import Protocol as Protocol
+    from pronghorn.handlers.user_observers import Observer as Observer
     from pronghorn.identity import WorkerFacts as WorkerFacts
     from pronghorn.identity import worker as worker
     from pronghorn.lifespans import current_lifespan as current_lifespan
@@ -115,6 +116,7 @@ if not TYPE_CHECKING:
             "handlers.message_timers": "Timer",
             "handlers.messages": "conversation message",
             "handlers.protocols": "Protocol",
+            "handlers.user_observers": "Observer",
             "identity": "WorkerFacts worker",
             "lifespans": "current_lifespan lifespan",
             "metrics": "metrics",

@@ -33,7 +33,6 @@ from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers, absolute, named_folder
-from pronghorn.settings.listeners import HANDLER, LISTENERS
 from pronghorn.settings.model import AUTO
 from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from pronghorn.control.admin_process import AdminProcess
     from pronghorn.settings.keywords import Keywords
     from pronghorn.supervisor.autoreload import Autoreload
+    from pronghorn.supervisor.observer_side import ObserverSide
 
     Servable = str | Callable[..., object] | BaseServer | None
     """A handler of any style, or its name as the command takes it."""
@@ -101,6 +101,7 @@ class Server:
         self._log_process: LogProcess | None = None
         self._autoreload: Autoreload | None = None
         self._admin: AdminProcess | None = None
+        self._observer_side: ObserverSide | None = None
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -219,6 +220,7 @@ class Server:
                     self._log.hear, fleet.workers.helpers, lambda: [*fleet.poller.descriptors(), *fleet.kept()]
                 )
                 self._log.have_told_by(self._log_process.tell)
+            self._follow_observers()
             return self._supervisor.run()
 
     def _answer_and_watch(self, file: str) -> None:
@@ -233,6 +235,13 @@ class Server:
             self._autoreload = Autoreload(
                 sources, [file, *self.settings.env_file], self._since, supervisor.fleet, supervisor.changes
             )
+
+    def _follow_observers(self) -> None:
+        plan, sides = self._supervisor.fleet.serving.plan, self._supervisor.sides
+        if plan.settings.observer or self._observer_side is not None:
+            from pronghorn.supervisor.observer_side import follow  # here: few servers have observers
+
+            self._observer_side = follow(self._observer_side, plan, sides, self._observe.add)
 
     def _control_descriptors(self) -> list[int]:
         return self._control.descriptors() if self._control is not None else []
@@ -293,6 +302,7 @@ class Server:
             self._control.tick(now)
 
     def reloaded(self, sources: Sequence[Any], files: Sequence[str], since: int) -> None:
+        self._follow_observers()
         if self._autoreload is not None:
             file = self._layers.file if self._layers is not None else ""
             self._autoreload.follow(sources, [file, *files], since)
@@ -358,23 +368,6 @@ def _close(listeners: list[Listener]) -> None:
             undo.callback(listener.close)
 
 
-def hold_handlers(settings: dict[str, Any]) -> dict[str, Any]:
-    """The handlers of `listeners` that are objects, by the names that take their places there."""
-    held: dict[str, Any] = {}
-    listeners = settings.get(LISTENERS)
-    if isinstance(listeners, list | tuple):
-        made = []
-        for place, each in enumerate(listeners, 1):
-            handler = each.get(HANDLER) if isinstance(each, Mapping) else None
-            if handler is not None and not isinstance(handler, str):
-                name = f"{loading.handler_name(handler)} (listener {place})"
-                held[name] = handler
-                each = {**each, HANDLER: name}
-            made.append(each)
-        settings[LISTENERS] = made
-    return held
-
-
 def serve(handler: Servable = None, *, config: str = "", **settings: Unpack[Keywords]) -> None:
     """Serve from a script what the command would serve; returns when the server was stopped in order.
 
@@ -394,7 +387,7 @@ def serve(handler: Servable = None, *, config: str = "", **settings: Unpack[Keyw
         source = Source(name=handler) if isinstance(handler, str) else None
         file = absolute(config) if config else ""
         given: dict[str, Any] = {**settings}
-        held = hold_handlers(given)
+        held = loading.hold_handlers(given)
         layers = Layers(given, {name: name for name in given}, source, file)
         status = Server(handler if source is None else None, layers=layers, held=held).run()
     except PronghornError as error:

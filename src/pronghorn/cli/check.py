@@ -99,14 +99,14 @@ def taken_now(addresses: Iterable[str]) -> list[dict[str, str]]:
 
 def looked_at(asked: list[Asked], settings: Settings) -> list[HandlerFacts]:
     """What is known of the handlers, after their import where they are the user's code."""
-    from pronghorn.handlers.loading import load_all
+    from pronghorn.handlers.loading import load_all, takes_probe
     from pronghorn.system import env_file
     from pronghorn.system.preload import preload
     from pronghorn.worker_process import probe
 
     preload(settings, [each.source for each in asked])
     variables = env_file.read(settings)
-    if any(each.source.is_users_code for each in asked):
+    if takes_probe(asked):
         return [*probe.ask(asked, settings, environment=variables)]
     return [each.facts for each in load_all(asked)]
 

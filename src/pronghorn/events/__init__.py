@@ -3,6 +3,10 @@
 Law: the core only ever calls `observe(event)`; it never logs, prints or counts for show. A record holds facts, no
 sentences: observers choose the words. There is no event per message: messages are counted on their connection, and
 the sums travel in `ConnectionClosed`.
+
+Public are the classes of `PUBLIC`, for observers of the user's own (`--observer`, docs/observers.md): these classes and
+their fields keep their names, types and meaning. Fields may be added, at the end and with defaults, and so may classes.
+All other names here may change at any time.
 """
 
 from __future__ import annotations
@@ -76,3 +80,48 @@ from pronghorn.events.workers import WorkerRetired as WorkerRetired
 from pronghorn.events.workers import WorkerSilent as WorkerSilent
 from pronghorn.events.workers import WorkerStarted as WorkerStarted
 from pronghorn.events.workers import WorkLeft as WorkLeft
+
+OF_WORKERS: tuple[type[Event], ...] = (
+    ConnectionOpened,
+    ConnectionClosed,
+    ConnectionRefused,
+    ConnectionTakenOver,
+    HandshakeFailed,
+    HandlerFailed,
+    PeerFailed,
+    ChildDied,
+    SlowCallback,
+    SlowCallbackEnded,
+    LoopFailed,
+    LifespanFailed,
+    WorkLeft,
+    DrainStarted,
+    DrainFinished,
+    AcceptFailed,
+    ClientsWait,
+)
+"""Told in the worker that they happen in, or in the process of one connection, under the fork model."""
+OF_SUPERVISOR: tuple[type[Event], ...] = (
+    ServerStarted,
+    ServerStopped,
+    Resized,
+    ReloadStarted,
+    Reloaded,
+    ReloadFailed,
+    UpgradeStarted,
+    Upgraded,
+    UpgradeFailed,
+    CertificateLoaded,
+    CertificateExpires,
+    CertificateRefused,
+    WorkerStarted,
+    WorkerReady,
+    WorkerNotStarted,
+    WorkerExited,
+    WorkerSilent,
+    WorkerRetired,
+    ReplacementsWait,
+    SourceSuspected,
+)
+"""Told in the process of observers, beside the supervisor."""
+PUBLIC = (*OF_WORKERS, *OF_SUPERVISOR)

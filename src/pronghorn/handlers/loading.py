@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from pronghorn.handlers import importing
 from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.recognise import could_be, is_marked, recognise
 from pronghorn.settings import Settings
+from pronghorn.settings.listeners import HANDLER, LISTENERS
 from pronghorn.settings.services import blamed
 from pronghorn.settings.source import BUILT_IN, Source
 from pronghorn.system.processes import program_path
@@ -50,6 +51,13 @@ def load_all(asked: Sequence[Asked]) -> list[Handler]:
     return loaded
 
 
+def takes_probe(asked: Sequence[Asked]) -> bool:
+    """Whether the user's code has to be imported to know the handlers, or to see that the observers can be."""
+    return any(
+        each.settings.observer or (isinstance(each.source, Source) and each.source.is_users_code) for each in asked
+    )
+
+
 def load_handler(source: Any, settings: Settings, found: dict[Any, Any] | None = None) -> Handler:
     """The handler, from its Source or from the object itself; raises BadHandler. `found` has the objects that were
     found before.
@@ -75,6 +83,23 @@ def handler_name(handler: Any) -> str:
     """What a handler object is called in logs and messages."""
     named = handler if hasattr(handler, "__qualname__") else type(handler)
     return str(named.__qualname__)
+
+
+def hold_handlers(settings: dict[str, Any]) -> dict[str, Any]:
+    """The handlers of `listeners` that are objects, by the names that take their places there."""
+    held: dict[str, Any] = {}
+    listeners = settings.get(LISTENERS)
+    if isinstance(listeners, list | tuple):
+        made = []
+        for place, each in enumerate(listeners, 1):
+            handler = each.get(HANDLER) if isinstance(each, Mapping) else None
+            if handler is not None and not isinstance(handler, str):
+                name = f"{handler_name(handler)} (listener {place})"
+                held[name] = handler
+                each = {**each, HANDLER: name}
+            made.append(each)
+        settings[LISTENERS] = made
+    return held
 
 
 def load(source: Source, settings: Settings, known: dict[Any, Any] | None = None) -> Handler:

@@ -39,6 +39,10 @@ class Observers:
             except BaseException as error:
                 self._failed(place, event, error)
 
+    def add(self, *observers: Observer) -> None:
+        """Call these too from now on, in this process and those that it forks."""
+        self._observers += observers
+
     def hears(self, kind: type[Event]) -> bool:
         """Whether any observer does something with such an event, as long as the level of the log stays what it is. An
         observer without a `hears` of its own takes every event."""
@@ -50,7 +54,8 @@ class Observers:
 
     def _failed(self, place: int, event: Event, error: BaseException) -> None:
         self._resting[place] = self._clock() + REST
-        failure = ObserverFailed(type(self._observers[place]).__name__, type(event).__name__, error)
+        failed = self._observers[place]
+        failure = ObserverFailed(getattr(failed, "title", type(failed).__name__), type(event).__name__, error)
         for observer in self._observers:  # the failed one too: it may manage this short event
             try:
                 observer(failure)

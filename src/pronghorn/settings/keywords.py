@@ -146,6 +146,7 @@ class Keywords(TypedDict, total=False):
     log_format: Literal["text", "json"]
     log_config: str
     log_level: Literal["debug", "info", "warning", "error"]
+    observer: str | Iterable[str]
     statsd: str
     statsd_prefix: str
     statsd_tags: str

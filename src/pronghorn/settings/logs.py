@@ -29,3 +29,9 @@ class Logs(Process, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Option(metavar="PATH", at=RESTART),
     ] = ""
     log_level: Annotated[str, "Least important record that is logged.", Option(choices=LOG_LEVELS, at=NOW)] = "info"
+    observer: Annotated[
+        tuple[str, ...],
+        "Observer of your own, module:name or path/file.py:name: called with the server's events, in workers and in a "
+        "process beside the supervisor. May be given more than once.",
+        Option(metavar="NAME"),
+    ] = ()

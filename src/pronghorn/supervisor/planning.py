@@ -157,7 +157,7 @@ class Planner:
 
     def facts(self, asked: Sequence[Asked]) -> list[HandlerFacts] | None:
         """What is known of the handlers without importing user code; None if that takes a probe."""
-        if any(isinstance(each.source, Source) and each.source.is_users_code for each in asked):
+        if loading.takes_probe(asked):
             return None
         return [each.facts for each in loading.load_all(asked)]
 

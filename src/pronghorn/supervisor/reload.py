@@ -114,7 +114,7 @@ class Reload(Change):
         self._folder, self._environment = read.folder, read.environment
         self._look_at_services()
         asked, settings, fleet = self._asked, self._settings, self.fleet
-        if not any(isinstance(each.source, Source) for each in asked):
+        if not any(isinstance(each.source, Source) or each.settings.observer for each in asked):
             return self._prepare([each.facts for each in loading.load_all(asked)])
         self._take(
             lambda: Probe(asked, settings, fleet.workers.helpers, fleet.kept(), read.folder, read.environment),

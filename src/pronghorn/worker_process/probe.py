@@ -128,7 +128,12 @@ def _look(asked: Sequence[Asked], settings: Settings, folder: str, environment: 
     die_with_parent(signal.SIGKILL)  # a change of user has cleared it
     env_file.apply(environment)
     try:
-        return msgspec.json.encode([each.facts for each in load_all(asked)]), []
+        found = load_all(asked)
+        if settings.observer:
+            from pronghorn.handlers import user_observers  # here: few servers have any
+
+            user_observers.check(settings.observer)
+        return msgspec.json.encode([each.facts for each in found]), []
     finally:
         process_exit.remove_temporary_folders()
         process_exit.flush_files(process_exit.open_files())

@@ -193,6 +193,7 @@ class WorkerProcess:
         self.line.send(Starting("it imported its handler"))
         handlers = load_all([Asked(each.source, each.settings, each.title) for each in plan.services])
         identity.become(self._facts())
+        self._make_observers()
         keep_signals_in_forks(self._leave_term)
         turns = turning(plan.settings)
         offers = self._offers(handlers)
@@ -217,6 +218,14 @@ class WorkerProcess:
             cut = registry.run(plan.model, context)
         process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
         return CUT_AT_DEADLINE if cut else 0
+
+    def _make_observers(self) -> None:
+        """The user's observers, for this process."""
+        add = getattr(self._plan.observe, "add", None)
+        if self._plan.settings.observer and add is not None:
+            from pronghorn.handlers import user_observers  # here: few servers have any
+
+            add(*user_observers.make(self._plan.settings.observer))
 
     def _facts(self) -> WorkerFacts:
         row = self._row

@@ -63,6 +63,8 @@ class Handed(msgspec.Struct):
     """Where the scoreboard counts for each listener, by its name."""
     admin: list[dict[str, Any]] = []
     """The listeners of the admin process."""
+    statsd: int = -1
+    """The file of what StatsD was told."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 

@@ -174,12 +174,13 @@ class Server:
 
     @property
     def _has_admin(self) -> bool:
-        return bool(self.settings.admin or self.settings.agent_check)
+        return bool(self.settings.wants_metrics or self.settings.agent_check)
 
     def _admin_process(self) -> AdminProcess:
         from pronghorn.control.admin_process import AdminProcess  # here: what is imported, every fork copies
 
-        admin = AdminProcess(self.settings, self._observe, self._handed.admin if self._handed else ())
+        handed = (self._handed.admin, self._handed.statsd) if self._handed else ()
+        admin = AdminProcess(self.settings, self._observe, *handed)
         admin.start(self._supervisor, self._commands)
         return admin
 
@@ -325,6 +326,7 @@ class Server:
             workers=fleet.resized,
             listener_numbers=self._numbers.known,
             admin=self._admin.inherited() if self._admin is not None else [],
+            statsd=self._admin.statsd if self._admin is not None else -1,
         )
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *handed.queue, *(fd for each in listeners for fd in each.descriptors())]

@@ -10,10 +10,12 @@ import asyncio
 import socket
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from pronghorn.admin.agent_check import AgentCheck
 from pronghorn.admin.gathering import Gatherer
+from pronghorn.admin.statsd import State, StatsD, Target
 from pronghorn.admin.supervisor_line import SupervisorLine
 from pronghorn.system.side_boot import LEAVE, Side, begin
 
@@ -28,6 +30,13 @@ else:
 LAST_RESPONSES = 1.0  # seconds that responses under way get at the end
 
 
+class Exporter(Protocol):
+    """What tells others of the metrics: round after round, and once more at the end."""
+
+    async def run(self) -> None: ...
+    async def tell(self) -> object: ...
+
+
 class Admin:
     """Everything that runs in the loop of the admin process."""
 
@@ -38,9 +47,10 @@ class Admin:
         self.agent = AgentCheck(self.line)
         self.gatherer = Gatherer(side.descriptors["board"], self.line)
         self.http: Any = None
+        self.exporters: list[Exporter] = []
 
-    async def run(self) -> None:
-        """Answers until the line has ended, and then what is under way."""
+    async def run(self, exporter: Callable[[Gatherer, str], Exporter] | None = None) -> None:
+        """Answers until the line has ended, and then what is under way; exporters tell once more."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._noticed)
         for name, fd in self.side.descriptors.items():
@@ -48,8 +58,16 @@ class Admin:
                 await self._http().serve(socket.socket(fileno=fd))
             elif name.startswith("agent"):
                 await self.agent.serve(socket.socket(fileno=fd))
+        if statsd := self.side.settings.get("statsd"):
+            state = State(self.side.descriptors["statsd"])
+            self.exporters.append(StatsD(Target.of(*statsd), self.gatherer, state))
+        if exporter is not None:
+            self.exporters.append(exporter(self.gatherer, self.side.settings["name"]))
+        rounds = [asyncio.ensure_future(each.run()) for each in self.exporters]
         self.side.ready()
         await self.over.wait()
+        for each in rounds:
+            each.cancel()
         self.agent.leave()
         if self.http is not None:
             self.http.leave()
@@ -57,6 +75,13 @@ class Admin:
             await asyncio.sleep(LAST_RESPONSES / 100)  # first, for a connection that asyncio has accepted just now
             if not self.agent.open and (self.http is None or not self.http.connections):
                 break
+        await self._tell_last()
+
+    async def _tell_last(self) -> None:
+        self.gatherer.forget()
+        last = [asyncio.ensure_future(each.tell()) for each in self.exporters]
+        if last:
+            await asyncio.wait(last, timeout=LAST_RESPONSES)
 
     def _told(self, message: dict[str, Any]) -> None:
         if LEAVE in message:  # an upgrade: who is connected gets an answer, and others the new program's
@@ -80,12 +105,13 @@ class Admin:
             self.failed(str(context.get("message")), error)
 
 
-async def run(side: Side) -> None:
-    await Admin(side).run()
+async def run(side: Side, exporter: Callable[[Gatherer, str], Exporter] | None) -> None:
+    await Admin(side).run(exporter)
 
 
-def main() -> int:
-    asyncio.run(run(begin()))
+def main(exporter: Callable[[Gatherer, str], Exporter] | None = None) -> int:
+    """Until the line has ended. `exporter` makes one that has more to import (otel.py)."""
+    asyncio.run(run(begin(), exporter))
     return 0
 
 

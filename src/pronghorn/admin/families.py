@@ -41,13 +41,12 @@ HANDSHAKES = {
     "handshake_done": "done",
     "handshake_timeout": "timeout",
     "handshake_untrusted": "untrusted",
-    "handshake_peer_left": "peer_left",
-    "handshake_hello": "no_tls",
+    "handshake_unfinished": "unfinished",
+    "handshake_no_tls": "no_tls",
     "handshake_failed": "failed",
 }
 PLAIN = {
     "loop_failures_total": "loop_failures",
-    "slow_callbacks_total": "slow_callbacks",
     "resizes_total": "resized",
     "supervisor_faults_total": "faults",
     "observer_failures_total": "observer_failures",
@@ -84,11 +83,26 @@ class Buckets(NamedTuple):
 
     up_to: list[tuple[float, int]]
     sum: float
+    fine: tuple[tuple[float, int], ...] = ()
+    """Narrower buckets, where there are any: for each bound how many values are in its bucket alone."""
 
     @property
     def values(self) -> int:
         """How many there are."""
         return self.up_to[-1][1]
+
+    @property
+    def each(self) -> list[tuple[float, int]]:
+        """How many values are in each bucket alone, the narrowest that there are; those without any are left out."""
+        if self.fine:
+            return [*self.fine]
+        before = (0, *(count for _, count in self.up_to))
+        return [(bound, count - less) for (bound, count), less in zip(self.up_to, before, strict=False) if count > less]
+
+    @property
+    def largest(self) -> float:
+        """The last bound that is a number."""
+        return self.up_to[-2][0]
 
 
 class Sample(NamedTuple):
@@ -212,11 +226,12 @@ def _of_connections(found: Families, sums: Sums) -> None:
     for reason, count in totals["closed"].items():
         if reason != "moved":
             found.add("connections_closed_total", count, reason=reason)
+    found.add("slow_callbacks_total", totals["slow_callbacks"])
     found.add("connection_probes_total", sums.probes)
     found.add("connections_moved_total", sums.moved)
     for name, (start, bounds) in HISTOGRAMS.items():
         histogram = sums.counted.histogram(start)
-        found.add(name.removeprefix("pronghorn_"), Buckets(histogram.up_to(bounds), histogram.sum))
+        found.add(name.removeprefix("pronghorn_"), Buckets(histogram.up_to(bounds), histogram.sum, histogram.each))
 
 
 def _of_listeners(found: Families, sums: Sums, status: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ up no probe. A supervisor that does not answer leaves out what only it knows.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from pronghorn.admin.families import Family, Source
@@ -24,7 +25,7 @@ class Gatherer:
         self._line = line
         self._under_way: asyncio.Task[list[Family]] | None = None
         self._known: list[Family] = []
-        self._at = -FRESH
+        self._at = -math.inf
 
     async def families(self) -> list[Family]:
         """All, as they are now or were a moment ago."""
@@ -33,6 +34,10 @@ class Gatherer:
         if self._under_way is None:
             self._under_way = asyncio.ensure_future(self._gather())
         return await asyncio.shield(self._under_way)
+
+    def forget(self) -> None:
+        """Gather anew next time: something has changed for good."""
+        self._at = -math.inf
 
     async def _gather(self) -> list[Family]:
         try:

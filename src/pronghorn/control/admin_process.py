@@ -23,12 +23,15 @@ from pronghorn.events import Event, Observer
 from pronghorn.listening.binding import open_listeners
 from pronghorn.listening.listener import Listener
 from pronghorn.settings import Settings
+from pronghorn.settings.metrics import statsd_place
 from pronghorn.supervisor.health import health
 from pronghorn.supervisor.side_process import SideProcess
 from pronghorn.supervisor.supervisor import Supervisor
+from pronghorn.system.memory import anonymous_file
 
 ADMIN, AGENT = "admin", "agent_check"
 NICENESS = 5  # who serves goes first
+OTLP = "opentelemetry.exporter.otlp.proto.http"
 EXTRA = ("h11", "prometheus_client")
 
 
@@ -38,14 +41,31 @@ def check(settings: Settings) -> None:
     if missing:
         what = f"--admin needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}."
         raise MissingExtra(what, "The extra admin is not installed.", "Install it: pip install 'pronghorn[admin]'")
+    if settings.otel and not _is_there(OTLP):
+        what = f"--otel needs the package {OTLP.replace('.', '-')}."
+        raise MissingExtra(what, "The extra otel is not installed.", "Install it: pip install 'pronghorn[otel]'")
+    if settings.statsd:
+        statsd_place(settings.statsd)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a package above it is missing
+        return False
 
 
 class AdminProcess:
     """The listeners of the admin process, and the process. `handed` are the listeners of the program before an upgrade.
     Raises BadSetting, AddressInUse and CannotBind; nothing is left open then."""
 
-    def __init__(self, settings: Settings, observe: Observer, handed: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(
+        self, settings: Settings, observe: Observer, handed: Sequence[dict[str, Any]] = (), statsd: int = -1
+    ) -> None:
         self._settings = settings
+        self._statsd = statsd  # a file of what StatsD was told
+        if settings.statsd and statsd < 0:
+            self._statsd = anonymous_file("statsd")
         self._opened: dict[str, list[Listener]] = {}
         self._spare = [Listener.adopt(each) for each in handed]
         with ExitStack() as undo:
@@ -84,10 +104,14 @@ class AdminProcess:
             for place, listener in enumerate(listeners)
         }
         descriptors["board"] = supervisor.fleet.serving.plan.board.fileno()
-        settings: dict[str, Any] = {}
+        asked = self._settings
+        settings: dict[str, Any] = {"name": supervisor.fleet.serving.plan.server}
+        if asked.statsd:
+            settings["statsd"] = [asked.statsd, asked.statsd_prefix, asked.statsd_tags]
+            descriptors["statsd"] = self._statsd
         side = SideProcess(
             "admin",
-            "pronghorn.admin",
+            "pronghorn.admin.otel" if asked.otel else "pronghorn.admin",
             settings=settings,
             descriptors=descriptors,
             shown=self.addresses(),
@@ -137,7 +161,13 @@ class AdminProcess:
 
     def descriptors(self) -> list[int]:
         """What no worker keeps, and an upgrade hands on."""
-        return [fd for each in self.listeners() for fd in each.descriptors()]
+        own = [self._statsd] if self._statsd >= 0 else []
+        return [*own, *(fd for each in self.listeners() for fd in each.descriptors())]
+
+    @property
+    def statsd(self) -> int:
+        """The file of what StatsD was told, or -1: an upgrade hands it on."""
+        return self._statsd
 
     def take_over(self) -> None:
         """This program serves: the paths of unix sockets are its own."""

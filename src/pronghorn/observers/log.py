@@ -23,7 +23,7 @@ from pronghorn.observers.capture import Capture
 from pronghorn.observers.escaping import with_count
 from pronghorn.observers.log_line import DEBUG, ERROR, INFO, WARNING
 from pronghorn.observers.log_lines import WORDS
-from pronghorn.system.stdio import outlet
+from pronghorn.system.stdio import dropped, outlet
 
 NAME = "pronghorn.error"
 QUIET = 10.0
@@ -179,6 +179,7 @@ class StandardError(logging.Handler):
             self._dropped = 0
         except (OSError, ValueError, TypeError, MemoryError):
             self._dropped += 1
+            dropped["log"] += 1
 
 
 def formatter(coloured: bool, terminal: bool) -> logging.Formatter:

@@ -160,10 +160,10 @@ class Scoreboard(Map):
         with self._locked():
             return self._free(index)
 
-    def count(self, name: str) -> None:
-        """One more of what supervisors count (details.COUNTED)."""
+    def count(self, name: str, count: int = 1) -> None:
+        """More of what supervisors count (details.COUNTED)."""
         with self._locked():
-            self._details.count(name, shared=bool(self._others))
+            self._details.count(name, count, shared=bool(self._others))
 
     # What everybody may do.
 

@@ -14,7 +14,7 @@ import os
 import time
 from _thread import RLock
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pronghorn.errors import End
 from pronghorn.scoreboard import histograms
@@ -26,21 +26,15 @@ from pronghorn.system.memory import mapped
 # The words of a region. New counters are added at the end of COUNTED: a word keeps its meaning over upgrades.
 USED = 0
 COUNTED = (
-    *("handshake_done", "handshake_timeout", "handshake_untrusted", "handshake_peer_left", "handshake_failed"),
+    *("handshake_done", "handshake_timeout", "handshake_untrusted", "handshake_unfinished", "handshake_failed"),
     *("refused_access", "refused_source_count", "refused_rate", "refused_source_rate", "refused_crash_penalty"),
-    *(
-        "refused_proxy_header",
-        "refused_proxy",
-        "refused_descriptors",
-        "refused_resources",
-        "log_dropped",
-        "access_dropped",
-    ),
-    *("slow_callbacks", "loop_failures", "handshake_hello", "paused_accepts"),
+    *("refused_proxy_header", "refused_proxy", "refused_descriptors", "refused_resources"),
+    *("log_dropped", "access_dropped"),
+    *("loop_failures", "handshake_no_tls"),
     # By supervisors, in region 0.
     *("reload_done", "reload_failed", "upgrade_done", "upgrade_failed", "worker_started", "worker_not_started"),
     *("exit_wanted", "exit_unwanted", "exit_signal", "worker_silent", "worker_doomed", "worker_retired"),
-    *("faults", "sources_suspected", "resized", "certificate_refused", "observer_failures", "children_died"),
+    *("faults", "sources_suspected", "resized", "certificate_refused", "observer_failures"),
 )
 WORD = {name: 8 + index for index, name in enumerate(COUNTED)}
 ENDS_AT = 256  # and what follows: MOST_REASONS words for each listener, by its number
@@ -73,7 +67,7 @@ def lock_of(fd: int, index: int) -> Lock:
 class Details:
     """What one process counts in a region of its own, which it keeps in memory of its own too."""
 
-    __slots__ = ("floats", "guard", "own", "own_floats", "words")
+    __slots__ = ("dropped", "floats", "guard", "own", "own_floats", "words")
 
     def __init__(self, words: memoryview[int]) -> None:
         self.words = words[:END]
@@ -82,6 +76,7 @@ class Details:
         self.own_floats: memoryview[float] = memoryview(self.own).cast("B").cast("d")
         self.guard = RLock()  # flows of control count at the same time
         self.own[USED] = words[USED] = 1
+        self.dropped: dict[str, int] = {}
 
     def add(self, word: int, count: int = 1) -> None:
         """Count."""
@@ -102,6 +97,13 @@ class Details:
         """Connections of the listener of this number have ended; `reason` is one of REASONS."""
         if number >= 0:
             self.add(ENDS_AT + number * MOST_REASONS + reason, count)
+
+    def drops(self, dropped: Mapping[str, int]) -> None:
+        """So many records has each log of this process not taken so far; from a flow of control that stays the same."""
+        for log, count in dropped.items():
+            if count != self.dropped.get(log, 0):
+                self.add(WORD[f"{log}_dropped"], count - self.dropped.get(log, 0))
+                self.dropped[log] = count
 
     def copy(self) -> None:
         """Write all anew, should somebody else have written there."""

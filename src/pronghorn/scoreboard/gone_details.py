@@ -36,11 +36,11 @@ class GoneDetails:
         self._reader = OwnReader()
         self._look()
 
-    def count(self, name: str, *, shared: bool) -> None:
-        """One more."""
+    def count(self, name: str, count: int, *, shared: bool) -> None:
+        """So many more."""
         if shared:
             self._look()
-        self._details.add(WORD[name])
+        self._details.add(WORD[name], count)
         self._write()
 
     def take(self, index: int, killed: Sequence[int], *, shared: bool) -> None:

@@ -71,6 +71,11 @@ class Histogram:
         place = bisect_left([*accumulate(self.counts)], rank)
         return BOUNDS[place] if place < len(BOUNDS) else math.inf
 
+    @property
+    def each(self) -> tuple[tuple[float, int], ...]:
+        """The bound of each bucket that has values, and how many."""
+        return tuple((bound, count) for bound, count in zip((*BOUNDS, math.inf), self.counts, strict=True) if count)
+
     def up_to(self, bounds: Sequence[float]) -> list[tuple[float, int]]:
         """For each of these bounds, which are some of BOUNDS, and for inf: how many values are not beyond."""
         sums = [*accumulate(self.counts)]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pronghorn import events
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.states import is_peers_fault
-from pronghorn.errors import End, HandshakeFailed, end_of
+from pronghorn.errors import End, HandshakeFailed, HandshakeTimeout, end_of
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import (
@@ -28,7 +28,7 @@ from pronghorn.scoreboard.counts import (
     TAKEN_OVER,
     Counts,
 )
-from pronghorn.scoreboard.details import DURATION, FIRST_BYTE, REASONS, Details
+from pronghorn.scoreboard.details import DURATION, FIRST_BYTE, REASONS, WORD, Details
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission
 from pronghorn.serving.end_states import state_of_end
@@ -97,6 +97,8 @@ class ConnectionEnds(Admission):
     def failed(self, conn: AnyConnection, error: BaseException) -> None:
         """An error ended a conversation: one event, of the handler's fault or the peer's."""
         if isinstance(error, HandshakeFailed):
+            if self.details is not None:
+                self.details.add(_handshake_word(error))
             self.observe(
                 events.HandshakeFailed(conn.number, conn.peer, error.what, self.told(conn), self.id_of(conn.number))
             )
@@ -171,7 +173,15 @@ class ConnectionEnds(Admission):
         details.observe(DURATION, time.monotonic() - conn.opened)
         if conn.first_sent:
             details.observe(FIRST_BYTE, max(0.0, conn.first_sent - conn.opened))
-        details.ended(self.by_name[conn.listener].number, REASONS[word])
+        offer = self.by_name[conn.listener]
+        details.ended(offer.number, REASONS[word])
+        if offer.service.tls_at_once and conn.tls is None and word != End.HANDSHAKE:
+            details.add(WORD["handshake_unfinished"])
+
+    def note_handshake(self) -> None:
+        """A TLS handshake is done."""
+        if self.details is not None:
+            self.details.add(WORD["handshake_done"])
 
     def note_killed(self, offer: Offer, opened: float) -> None:
         """The process of a connection has died with it."""
@@ -281,6 +291,16 @@ class ConnectionEnds(Admission):
             self.cut += 1
             if len(self.cut_off) < TOLD_BY_NAME:
                 self.cut_off[number] = peer, time.monotonic() - opened
+
+
+def _handshake_word(error: HandshakeFailed) -> int:
+    """Where a handshake that failed is counted, by what went wrong."""
+    if isinstance(error, HandshakeTimeout):
+        return WORD["handshake_timeout"]
+    if "certificate" in error.what or "authority" in error.what:
+        return WORD["handshake_untrusted"]
+    is_tls = not any(each in error.what for each in ("without TLS", "does not speak TLS", "ClientHello"))
+    return WORD["handshake_failed" if is_tls else "handshake_no_tls"]
 
 
 def _fields_of(conn: AnyConnection) -> tuple[tuple[str, str], ...]:

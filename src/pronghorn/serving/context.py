@@ -35,6 +35,7 @@ from pronghorn.serving.goodbyes import Goodbyes, Say, part_of
 from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
+from pronghorn.system.stdio import dropped
 
 if TYPE_CHECKING:
     from pronghorn.serving.callback_frames import Turn
@@ -185,6 +186,8 @@ class Context(ConnectionEnds):
         """Write the heartbeat of the loop that serves; and now and then the sums, in a two-hundredth of its time: of
         the processor's, for a machine that is busy would have them written seldom."""
         self.turns()
+        if self.details is not None:
+            self.details.drops(dropped)
         self.row.tick(now)
         self._ended = [self._ended[1], self.row.own[ACCEPTED] - self.row.own[OPEN]]
         if now >= self._fold_at:

@@ -86,6 +86,7 @@ class Conversations:
             if service.certificates is not None and service.tls_at_once:
                 seconds = service.settings.handshake_timeout
                 cast("TlsConnection", conn).shake_hands(service.certificates.context, seconds)
+                context.note_handshake()
             service.handler.converse(conn)
         except BaseException as raised:
             error = raised

@@ -64,6 +64,7 @@ class Handshakes:
 
     def _done(self, channel: AnyTlsChannel) -> None:
         self._shaking.pop(channel.number, None)
+        self._context.note_handshake()
         self._begin(channel)
 
     def _look(self) -> None:

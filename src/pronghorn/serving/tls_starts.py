@@ -58,6 +58,7 @@ class TlsStarts:
         drained = channel.draining
 
         def done() -> None:
+            self._context.note_handshake()
             if channel.draining and not drained:
                 self._drains(channel)
 
@@ -70,6 +71,7 @@ class TlsStarts:
 
         self.check(conn, context)
         starttls.hold(conn, self._contexts(conn, context), after, self._seconds(conn, timeout))
+        self._context.note_handshake()
 
     def _contexts(self, conn: AnyConnection, given: ssl.SSLContext | None) -> Callable[[], ssl.SSLContext]:
         if given is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pronghorn.errors import BadSetting
 from pronghorn.settings.fields import RESTART, Option
 from pronghorn.settings.logs import Logs
 
@@ -36,3 +37,16 @@ class Metrics(Logs, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def wants_metrics(self) -> bool:
         """Whether anybody reads what only metrics tell."""
         return any(getattr(self, each, "") for each in ("admin", "statsd", "otel"))
+
+
+def statsd_place(address: str) -> tuple[str, int] | str:
+    """Host and port of a StatsD server, or the path of its socket. Raises BadSetting."""
+    if address.startswith("unix:") and len(address) > len("unix:"):
+        return address.removeprefix("unix:")
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise BadSetting(
+            f"--statsd is {address!r}.", "It is HOST:PORT, [IPV6]:PORT or unix:PATH.", "As in --statsd 127.0.0.1:8125"
+        )
+    return host, int(port)

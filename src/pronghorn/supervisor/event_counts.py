@@ -7,6 +7,7 @@ import os
 from pronghorn import events
 from pronghorn.events import Event
 from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.system.stdio import dropped
 
 NAMES: dict[type[Event], str] = {
     events.Reloaded: "reload_done",
@@ -27,19 +28,26 @@ NAMES: dict[type[Event], str] = {
 
 
 class EventCounts:
-    """Counts the events of this process, and none of those that its workers observe by the same observers."""
+    """Counts the events of this process, and none of those that its workers observe by the same observers; and with
+    each event what its logs have not taken."""
 
-    __slots__ = ("_board", "_pid")
+    __slots__ = ("_board", "_dropped", "_pid")
 
     def __init__(self, board: Scoreboard) -> None:
         self._board, self._pid = board, os.getpid()
+        self._dropped = dict(dropped)
 
     def __call__(self, event: Event) -> None:
         name = NAMES.get(type(event), "")
         if isinstance(event, events.WorkerExited):
             name = "exit_wanted" if event.wanted else "exit_signal" if event.status < 0 else "exit_unwanted"
-        if name and os.getpid() == self._pid:
-            self._board.count(name)
+        if (name or dropped != self._dropped) and os.getpid() == self._pid:
+            if name:
+                self._board.count(name)
+            for log, count in dropped.items():
+                if new := count - self._dropped[log]:
+                    self._board.count(f"{log}_dropped", new)
+            self._dropped = dict(dropped)
 
     def hears(self, kind: type[Event]) -> bool:
         """Whether it does something with such an event."""

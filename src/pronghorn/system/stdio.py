@@ -30,6 +30,10 @@ def keep_standard_descriptors() -> None:
         sys.stderr = open(2, "w", closefd=False)
 
 
+dropped = {"log": 0, "access": 0}
+"""Records that were not taken, of this process, by the log that they were for; see scoreboard/details.py."""
+
+
 class Outlet:
     """Standard error, written to without waiting for its reader: 50 ms at the first time that it takes no more, and not
     at all from then on until it takes something again.

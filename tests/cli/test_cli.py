@@ -70,6 +70,18 @@ def test_alone_it_is_a_quick_start() -> None:
         )
 
 
+def test_a_closed_output_is_no_error() -> None:
+    for command in ("models", "config"):
+        closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *PRONGHORN, command], capture_output=True, timeout=30)
+        assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_what_an_encoding_does_not_have_is_shown_as_a_question_mark() -> None:
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii", "PRONGHORN_NAME": "\u30b7\u30e7\u30c3\u30d7"}
+    done = subprocess.run([*PRONGHORN, "config"], capture_output=True, timeout=30, env=variables)
+    assert done.returncode == 0 and b"????" in done.stdout
+
+
 def test_version() -> None:
     assert run("--version").stdout == f"pronghorn {pronghorn.__version__}\n"
 

@@ -262,7 +262,7 @@ def test_a_filter_is_words_that_all_have_to_fit() -> None:
     assert filters.parsed("  ") == {}
 
 
-@pytest.mark.parametrize("text", ["state=opne", "age>soon", "worker=first"])
+@pytest.mark.parametrize("text", ["state=opne", "age>soon", "worker=first", "10.0.0.0/33", "peer=garbage!"])
 def test_a_wrong_filter_is_explained(text: str) -> None:
     with pytest.raises(BadSetting, match=re.escape(text.partition("=")[2] or text)):
         filters.parsed(text)
@@ -335,6 +335,7 @@ def words(top: Any, name: str) -> str:
     return str(top.screen_stack[0].query_one(name).render())
 
 
+@pytest.mark.slow
 def test_keys_sort_filter_and_choose() -> None:
     async def play(pilot: Any, top: Any, asking: Played) -> None:
         table = top.query_one("#connections")
@@ -355,17 +356,20 @@ def test_keys_sort_filter_and_choose() -> None:
         await until(
             pilot, lambda: "39 of 10,000 connections by idle time, reversed, only device=1" in words(top, "#title")
         )
-        await pilot.press("/", *" age>x", "enter")
+        await pilot.press("/")
+        top.query_one("#filter").value = "age>x"
+        await pilot.press("enter")
         await until(pilot, lambda: "has no duration" in words(top, "#notice"))
         await pilot.press("escape")
         assert top.focused is table
-        await pilot.press("shift+tab", *">>>>>>")  # workers, by CPU
+        await pilot.press("shift+tab", ">", "r")  # workers, the last one first
         await until(pilot, lambda: top.query_one("#workers").get_row_at(0)[0].plain.strip() == "2")
         await pilot.press("q")
 
     played(play)
 
 
+@pytest.mark.slow
 def test_a_connection_is_shown_in_detail_and_ended_after_a_question() -> None:
     async def play(pilot: Any, top: Any, asking: Played) -> None:
         await until(pilot, lambda: top.query_one("#connections").row_count == 40)
@@ -425,8 +429,23 @@ def test_one_frame_of_a_real_server(shop: tuple[Launched, str], capsys: pytest.C
     code, output, errors = ran(capsys, "--once", "--interval", "100ms", "--socket", path)
     assert (code, errors) == (0, "")
     assert "3 open" in output and "workers 2/2" in output and "\x1b" not in output
-    assert f"127.0.0.1:{server.address[1]}" in output
+    assert f"127.0.0.1:{server.address[1]}" in output and "3 connections by age" in output
     assert len([line for line in output.splitlines() if " SERVING " in line and line.startswith("      ")]) == 2
+
+
+def test_a_connection_of_a_real_server_is_found_and_ended(shop: tuple[Launched, str]) -> None:
+    server, path = shop
+    with server.connect() as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
+        host, port = client.getsockname()
+        asking = Asking(lambda: path, View(filters=filters.parsed(f"{host}:{port} state=open")))
+        (row,) = asking.frame().connections
+        assert (row["peer"], row["tcp_state"], row["bytes_in"]) == (f"{host}:{port}", "ESTABLISHED", 6)
+        assert asking.end(row["id"]) == f"Connection {row['id']} has been ended."
+        assert client.recv(100) == b""
+        wait_for(lambda: not asking.frame().connections, "the end of the connection")
+        assert asking.end(row["id"]) == f"Connection {row['id']} has ended already."
 
 
 def test_a_frame_as_json(shop: tuple[Launched, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -533,6 +552,18 @@ def test_the_terminal_is_restored(shop: tuple[Launched, str], watched: Callable[
         assert b"\x1b[?1049h" in top.seen and b"Traceback" not in top.seen
         colours = re.findall(rb"\x1b\[([0-9;]*)m", top.seen)
         assert not [each for each in colours if re.search(rb"(^|;)(3[0-8]|4[0-8]|9[0-7])(;|$)", each)]
+
+
+@pytest.mark.slow
+def test_plain_frames_are_drawn_over_each_other(shop: tuple[Launched, str], watched: Callable[..., Watched]) -> None:
+    top = watched("--plain", "--interval", "100ms", "--socket", shop[1], LINES="20")
+    top.until(b"SERVING")
+    first = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", top.seen).partition(b"\n")[0]
+    assert b"under epoll" in first and b"Connections" not in first
+    top.until(b"\x1b[1A")  # back to the first line
+    top.process.send_signal(signal.SIGINT)
+    assert top.process.wait(PATIENCE) == 130
+    assert top.seen.rstrip().endswith(b"\x1b[?25h") and b"Traceback" not in top.seen
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ Law: a command raises; only this file prints errors. A command's file is importe
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -105,10 +106,10 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status, after any error has been printed."""
     keep_standard_descriptors()
+    _keep_standard_output()
     try:
         status = group.main(arguments, prog_name="pronghorn", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except PronghornError as error:
         return complain(error)
@@ -126,6 +127,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f": {error.filename}" if error.filename else "."
         return complain(PronghornError(f"{error.strerror or error}{place}"))
+
+
+def _keep_standard_output() -> None:
+    """Gives a closed one a place where nothing is read; and one of an encoding that does not have all letters, `?` in
+    place of those."""
+    if sys.stdout is None:  # as Python has it when 1 was closed
+        sys.stdout = open(1, "w", closefd=False)
+    elif isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

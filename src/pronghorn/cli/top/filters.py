@@ -6,6 +6,7 @@ from typing import Any
 
 from pronghorn.cli.ctl.filters import SORTS, STATES
 from pronghorn.errors import BadSetting, nearest
+from pronghorn.serving.connection_inquiry import Peers
 from pronghorn.settings.values import quantity
 
 NAMES = {"rtt": "rtt_us", "in": "bytes_in", "out": "bytes_out", "retr": "retransmits", "sndq": "send_queue"} | {
@@ -27,7 +28,7 @@ def parsed(text: str) -> dict[str, Any]:
             continue
         name, mark, value = word.partition("=")
         if not mark or name == "peer":
-            found["peer"] = [*found.get("peer", ()), value if mark else word]
+            found["peer"] = [*found.get("peer", ()), _peer(value if mark else word)]
         elif name == "listener":
             found[name] = value
         elif name == "worker":
@@ -50,6 +51,14 @@ def order(text: str) -> str:
         words = (*(each for each in SORTS if each != "rtt_us"), "rtt")
         raise BadSetting(f"Connections cannot be sorted by {text!r}.", hint=nearest(text, words))
     return name
+
+
+def _peer(text: str) -> str:
+    try:
+        Peers([text])
+    except ValueError as error:
+        raise BadSetting(f"The filter {text!r} names no peer.", f"{error}.", HINT) from None
+    return text
 
 
 def _seconds(word: str, value: str) -> float:

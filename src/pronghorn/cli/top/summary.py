@@ -22,7 +22,7 @@ def summary(frame: Frame, width: int) -> list[Text]:
     """The server, in three lines and what is wrong with it."""
     server = frame.server
     state = str(server.get("state", "?"))
-    first = Text(word(server.get("name", "?")), "bold")
+    first = Text().append(word(server.get("name", "?")), "bold")
     first.append("  ").append(word(state), COLOURS.get(state, ""))
     first.append(f"  up {span(_number(server, 'uptime'))}")
     first.append(f"  generation {word(server.get('generation', '?'))}")
@@ -118,7 +118,6 @@ def _detail(key: str, value: Any) -> str:
 
 def _fitting(line: Text, width: int) -> Text:
     line.no_wrap = True
-    line.end = ""
     line.truncate(width, overflow="ellipsis")
     return line
 

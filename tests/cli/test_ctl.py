@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,16 +17,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn.cli import main
-from pronghorn.cli.ctl import request, tables
+from pronghorn.cli.ctl import connection_table, request, stats, tables
 from pronghorn.control import client, paths
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.control.server import ControlServer
 from pronghorn.errors import BadHandler
+from pronghorn.serving.connection_inquiry import Query
 from pronghorn.supervisor.poller import Done, Poller
 
 STATUS: dict[str, Any] = {
@@ -77,6 +80,7 @@ class MadeUp:
         self.over = False
 
     def __getattr__(self, command: str) -> Any:
+        command = command.replace("_", "-")
         if command not in COMMANDS:
             raise AttributeError(command)
 
@@ -206,6 +210,11 @@ def test_without_workers_there_is_no_table(shop: MadeUp, capsys: pytest.CaptureF
         ("resize 1", {"workers": 1}, "Resized: 1 worker."),
         ("resize 3", {"workers": 3}, "Resized: 3 workers."),
         ("drain", {}, "Drained: no worker is left, and new clients wait. To go on: pronghorn ctl resize N"),
+        (
+            "log-level debug",
+            {"level": "debug", "before": "info"},
+            "The log begins at debug (before: info), until a reload says otherwise.",
+        ),
         ("stop", {"status": 0, "cut": 0}, "Stopped."),
         ("stop", {"status": 6, "cut": 1}, "Stopped; the drain deadline cut 1 connection."),
         ("stop", {"status": 6, "cut": 3}, "Stopped; the drain deadline cut 3 connections."),
@@ -215,12 +224,119 @@ def test_what_was_done_is_told_for_eyes_and_for_programs(
     shop: MadeUp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str, result: Any, said: str
 ) -> None:
     monkeypatch.setattr(client, "LINGER", 0.0)
-    command, *count = what.split()
+    command, *arguments = what.split()
     shop.answers[command] = result
     assert ran(capsys, *what.split()) == (0, f"{said}\n", "")
     status, output, errors = ran(capsys, *what.split(), "--json")
     assert (status, json.loads(output), errors) == (0, result, "")
-    assert shop.asked == [[command, *map(int, count)]] * 2
+    assert shop.asked == [[command, *(int(each) if each.isdigit() else each for each in arguments)]] * 2
+
+
+CONNECTION: dict[str, Any] = {
+    "id": "4194303-123456",
+    "worker": 128,
+    "pid": 4194303,
+    "generation": 300,
+    "peer": "255.255.255.255:65535",
+    "proxy": None,
+    "listener": "127.0.0.1:8000",
+    "age": 8640000.0,
+    "idle": 86400.0,
+    "bytes_in": 2**60,
+    "bytes_out": 1023,
+    "messages": 10**15,
+    "state": "CLOSING",
+    "tls": {"version": "TLSv1.3", "sni": "a\x1b.example"},
+    "draining": False,
+    "staying": False,
+    "program": None,
+    "fields": {},
+    "tcp_state": "ESTABLISHED",
+    "rtt_us": 123456,
+    "retransmits": 7,
+    "send_queue": 0,
+    "receive_queue": 2**20,
+}
+LISTED: dict[str, Any] = {
+    "connections": [CONNECTION, {**CONNECTION, "fields": {"device": "4711\x1b[31m"}, "idle": None, "rtt_us": None}],
+    "matched": 1000,
+    "silent": [{"worker": 2, "pid": 4711, "generation": 1, "open": 3}],
+    "elsewhere": {"programs": 1, "open": 5},
+}
+
+
+def test_connections_are_told_with_what_is_missing(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers["connections"] = LISTED
+    status, output, _ = ran(capsys, "connections")
+    head, _, first, second, *remarks = output.splitlines()
+    assert status == 0 and "\x1b" not in output
+    assert head.split()[:8] == "Id Peer State Age Idle In Out Msgs".split() and head.endswith("Fields")
+    assert first.split()[:8] == "4194303-123456 255.255.255.255:65535 CLOSE 100d 1d 1.0E 1023 1.0P".split()
+    assert "TLSv1.3 a\\x1b.example" in first and second.endswith("device=4711\\x1b[31m")
+    assert remarks == [
+        "2 of 1,000 that fit are shown. For more: --limit N",
+        "Worker 2 (process 4711) has not answered in time; it has 3 connections. A handler may hold it up: "
+        "pronghorn ctl workers",
+        "5 more are with the program before an upgrade, which is not asked.",
+    ]
+    assert json.loads(ran(capsys, "connections", "--json")[1]) == LISTED
+
+
+def test_connections_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    connection_table.show_connections({**LISTED, "connections": [CONNECTION], "silent": []})
+    head, *_ = lines = capsys.readouterr().out.splitlines()
+    assert "Msgs" in head and "RTT" not in head
+    assert max(map(len, (re.sub("\x1b[^m]*m", "", line) for line in lines))) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "request_"),
+    [
+        ("--peer 192.0.2.0/24 --peer unix", {"peer": ["192.0.2.0/24", "unix"]}),
+        ("--older 1h --idle 5m --state half-closed", {"older": 3600.0, "idle": 300.0, "state": "HALF_CLOSED"}),
+        ("--field a=b=c --field d=", {"fields": {"a": "b=c", "d": ""}}),
+        ("--sort rtt-us --reverse --limit 7", {"sort": "rtt_us", "reverse": True, "limit": 7}),
+        ("--listener web --worker 2", {"listener": "web", "worker": 2}),
+    ],
+)
+def test_filters_become_a_query(
+    shop: MadeUp, capsys: pytest.CaptureFixture[str], arguments: str, request_: dict[str, Any]
+) -> None:
+    shop.answers["connections"] = {**LISTED, "connections": [], "matched": 0}
+    assert ran(capsys, "connections", *arguments.split())[0] == 0
+    ((command, query),) = shop.asked
+    assert command == "connections" and query == msgspec.convert(request_, Query)
+
+
+KILLED = {"ended": ["1-2"], "gone": [], "late": [], "silent": []}
+
+
+def test_connections_are_killed_by_ids_and_by_filters(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers.update({"kill-connection": KILLED, "connections": {**LISTED, "silent": []}})
+    assert ran(capsys, "kill-connection", "1-2") == (0, "Ended 1 connection.\n", "")
+    assert ran(capsys, "kill-connection", "--idle", "1h", "--yes") == (0, "Ended 1 connection.\n", "")
+    assert shop.asked[-1] == ["kill-connection", [CONNECTION["id"]] * 2]
+    status, _, errors = ran(capsys, "kill-connection", "--idle", "1h")
+    assert status == 2 and "2 connections would end." in errors and "--yes" in errors
+    shop.answers["kill-connection"] = {**KILLED, "ended": [], "gone": ["1-2"], "late": ["3-4"]}
+    status, output, _ = ran(capsys, "kill-connection", "1-2", "3-4")
+    assert (status, output.split(". ")[0]) == (1, "No connection was ended")
+    assert "Not open: 1-2" in output and "not answered in time: 3-4" in output
+
+
+def test_rates_are_those_between_two_looks() -> None:
+    before = {
+        "totals": {"accepted": 10, "closed": {"done": 3}},
+        "listeners": [],
+        "workers": [{"pid": 1, "messages": 5}],
+    }
+    after = {"totals": {"accepted": 30, "closed": {"done": 7}}, "listeners": [], "workers": [{"pid": 1, "messages": 6}]}
+    after["workers"] = [{"pid": 1, "messages": 6}, {"pid": 2, "messages": 100}]
+    found = stats.with_rates(before, after, 2.0)
+    assert found["rates"] == {"accepted": 10.0, "closed": {"done": 2.0}}
+    assert [each["rates"] for each in found["workers"]] == [{"messages": 0.5}, None]
 
 
 @pytest.mark.parametrize("what", ["status", "workers"])
@@ -244,7 +360,17 @@ def test_a_failure_says_why_and_ends_with_its_code(shop: MadeUp, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("stats", "There is no command 'stats' for a running server.\nDid you mean 'status'?"),
+        ("statuts", "There is no command 'statuts' for a running server.\nDid you mean 'status'?"),
+        ("connections --state ajar", "--state cannot be 'AJAR'."),
+        ("connections --sort colour", "--sort cannot be 'colour'."),
+        ("connections --peer nobody", "--peer cannot be 'nobody'."),
+        ("connections --field device", "--field cannot be 'device'."),
+        ("connections --limit 0", "--limit cannot be 0."),
+        ("connections --older soon", "--older cannot be 'soon'."),
+        ("kill-connection", "Which connections shall end?"),
+        ("kill-connection 1-2 --idle 1h", "Ids and filters do not go together."),
+        ("log-level loud", "The log has no level 'loud'."),
+        ("stats --interval 0", "--interval cannot be '0'."),
         ("--name shop status", "--name stands behind the command.\nFor example: pronghorn ctl status --name NAME"),
         ("--json status", "--json stands behind the command.\nFor example: pronghorn ctl status --json"),
         ("--jason status", "No such option '--jason'."),

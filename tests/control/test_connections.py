@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -197,3 +199,28 @@ def test_a_child_that_computes_is_told_of_and_killed(tmp_path: Path) -> None:
         assert ends(busy)
         wait_for(lambda: it.ask("status")["closed"]["operator"] == 1)
         assert [row["peer"] for row in it.rows()] == [name_of(quiet)]
+
+
+def test_the_level_of_the_log_is_everybodys(tmp_path: Path) -> None:
+    with asked(tmp_path, model="epoll", workers=1) as it:
+        it.greet().close()
+        assert it.ask("log-level", level="debug") == {"level": "debug", "before": "info"}
+        it.greet().close()
+        wait_for(lambda: "[DEBUG] received from" in it.server.log())
+        assert it.server.log().count("received from") == 1
+        (worker,) = it.ask("workers")["workers"]
+        os.kill(worker["pid"], signal.SIGKILL)
+        wait_for(lambda: it.ask("status")["workers"]["ready"] and it.ask("workers")["workers"][0] != worker)
+        it.greet().close()  # a later worker
+        wait_for(lambda: it.server.log().count("received from") == 2)
+        it.ask("reload")
+        it.greet().close()
+        wait_for(lambda: it.ask("status")["closed"]["done"] >= 3)
+        assert it.server.log().count("received from") == 2
+        assert it.ask("stats")["totals"]["messages"] == 4
+
+
+@pytest.mark.parametrize("level", [None, "loud", 10])
+def test_what_is_no_level(one: Asked, level: object) -> None:
+    with pytest.raises(PronghornError, match="log-level takes a level"):
+        one.ask("log-level", level=level)

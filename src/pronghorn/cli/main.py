@@ -20,7 +20,7 @@ from pronghorn import __version__
 from pronghorn.errors import PronghornError, nearest
 from pronghorn.system.stdio import complain, keep_standard_descriptors
 
-COMMANDS = ("serve", "ctl", "top", "why", "check", "config", "connect", "dev-cert", "models")
+COMMANDS = ("serve", "ctl", "top", "why", "health", "doctor", "check", "config", "connect", "dev-cert", "models")
 QUICK_START = f"""\
 Pronghorn {__version__}: an application server for TCP.
 
@@ -34,7 +34,7 @@ Pronghorn {__version__}: an application server for TCP.
   pronghorn why 8000                  who holds that port, and what to do
   pronghorn check module:handler      would it serve? binds nothing
   pronghorn models                    what each model is for, and what it costs
-  pronghorn --help                    all commands: also config, dev-cert
+  pronghorn --help                    also config, dev-cert, health, doctor
 
 A handler is a function of one message, a Protocol, def handle(conn), async def
 handle(reader, writer), or a program. More: pronghorn serve --help"""

@@ -17,7 +17,7 @@ from pronghorn.events import ControlAsked, Observer
 
 SO_PEERGROUPS = 59  # Linux 4.13
 LONGEST = 1024  # bytes that Python asks for at most: 256 groups; a caller who is in more is in none
-ONLY_LOOK = frozenset({"status", "workers", "connections"})
+ONLY_LOOK = frozenset({"status", "workers", "stats", "connections"})
 MAY = frozenset(COMMANDS) - {"stop"}
 
 

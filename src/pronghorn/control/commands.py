@@ -12,6 +12,8 @@ from typing import Any
 
 from pronghorn import __version__
 from pronghorn.errors import BadSetting
+from pronghorn.scoreboard import details
+from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.details import service_times
 from pronghorn.scoreboard.histograms import BOUNDS, Histogram
 from pronghorn.scoreboard.row import STATES
@@ -134,6 +136,9 @@ class Commands:
 
     def workers(self, done: Done) -> None:
         """Each worker, of every generation, and those of the program that an upgrade replaces."""
+        done({"workers": self._worker_rows()})
+
+    def _worker_rows(self) -> list[dict[str, Any]]:
         now, board = time.monotonic(), self._supervisor.fleet.serving.plan.board
         rows = [
             {
@@ -155,7 +160,7 @@ class Commands:
             }
             for row in board.rows()
         ]
-        done({"workers": sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))})
+        return sorted(rows, key=lambda row: (row["generation"], row["slot"], row["pid"]))
 
     def reload(self, done: Done) -> None:
         if not self._supervisor.delay.stops:
@@ -184,6 +189,30 @@ class Commands:
 
     def stop(self, done: Done) -> None:
         self._supervisor.stop(done)
+
+    def stats(self, done: Done) -> None:
+        """What all workers have counted, by listener and by worker, and quantiles of times if metrics are read."""
+        plan = self._supervisor.fleet.serving.plan
+        totals = plan.board.totals()
+        done(
+            {
+                "uptime": round(time.monotonic() - self._supervisor.started_at, 3),
+                "totals": totals,
+                "listeners": [each for each in self._listeners() if "accepted" in each],
+                "workers": self._worker_rows(),
+                "times": times(plan.board),
+            }
+        )
+
+    def log_level(self, level: str, done: Done) -> None:
+        """The level of the log of all processes, until a reload says otherwise."""
+        fleet = self._supervisor.fleet
+        if fleet.serving.plan.settings.log_config:
+            what, hint = "The log has levels of its own.", "Change the file of --log-config, and reload."
+            return done(BadSetting(what, "They stand in the file of --log-config.", hint))
+        before = fleet.serving.plan.settings.log_level
+        fleet.set_log_level(level)
+        done({"level": level, "before": before})
 
     def connections(self, query: Query, done: Done) -> None:
         """Rows of the open connections that are meant: see serving/connection_rows.py."""
@@ -217,3 +246,25 @@ def _pairs(times: Histogram | None) -> list[tuple[float | None, int]] | None:
     if times is None:
         return None
     return [(bound, count) for bound, count in zip((*BOUNDS, None), times.counts, strict=True) if count]
+
+
+def times(board: Scoreboard) -> dict[str, dict[str, float]] | None:
+    """How long connections lasted, how long until their first byte was sent, and how long messages took (a sample), in
+    seconds: the number of values, and quantiles. None where nobody reads metrics, and so nothing is measured."""
+    parts = [details.read(board.fileno(), index) for index in (0, *(row.index for row in board.rows()))]
+    if not any(parts):
+        return None
+    whole = details.Counted()
+    for each in filter(None, parts):
+        whole.add(each)
+    told = {}
+    for name, start in (
+        ("duration", details.DURATION),
+        ("first_byte", details.FIRST_BYTE),
+        ("service", details.SERVICE),
+    ):
+        values = whole.histogram(start)
+        if values.count:
+            quantiles = {f"p{percent}": values.quantile(percent / 100) for percent in (50, 90, 99)}
+            told[name] = {"count": values.count, **quantiles}
+    return told

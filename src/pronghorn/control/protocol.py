@@ -18,6 +18,7 @@ import msgspec
 
 from pronghorn.errors import BadRequest, PronghornError, nearest
 from pronghorn.serving.connection_inquiry import Peers, Query
+from pronghorn.settings.logs import LOG_LEVELS
 from pronghorn.supervisor.poller import Done, Poller
 from pronghorn.system.lines import LineReader
 
@@ -35,6 +36,8 @@ class CommandSet(Protocol):
     def resize(self, count: int, done: Done) -> None: ...
     def drain(self, done: Done) -> None: ...
     def stop(self, done: Done) -> None: ...
+    def stats(self, done: Done) -> None: ...
+    def log_level(self, level: str, done: Done) -> None: ...
     def connections(self, query: Query, done: Done) -> None: ...
     def kill_connection(self, ids: list[str], done: Done) -> None: ...
 
@@ -178,6 +181,14 @@ def _count(request: dict[str, Any]) -> list[Any]:
     return [count]
 
 
+def _level(request: dict[str, Any]) -> list[Any]:
+    level = request.pop("level", None)
+    if level not in LOG_LEVELS:
+        hint = 'For example: {"command": "log-level", "level": "debug"}'
+        raise BadRequest(f"log-level takes a level: {', '.join(LOG_LEVELS)}.", hint=hint)
+    return [level]
+
+
 def _query(request: dict[str, Any]) -> list[Any]:
     try:
         query = msgspec.convert(request, Query)
@@ -203,6 +214,7 @@ def _ids(request: dict[str, Any]) -> list[Any]:
 
 ARGUMENTS: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
     "resize": _count,
+    "log-level": _level,
     "connections": _query,
     "kill-connection": _ids,
 }

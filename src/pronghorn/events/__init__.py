@@ -28,11 +28,13 @@ from pronghorn.events.server import CertificateExpires as CertificateExpires
 from pronghorn.events.server import CertificateLoaded as CertificateLoaded
 from pronghorn.events.server import CertificateRefused as CertificateRefused
 from pronghorn.events.server import ClientsWait as ClientsWait
+from pronghorn.events.server import ConnectionsKilled as ConnectionsKilled
 from pronghorn.events.server import ControlAsked as ControlAsked
 from pronghorn.events.server import ControlMissing as ControlMissing
 from pronghorn.events.server import ListenerChanged as ListenerChanged
 from pronghorn.events.server import ListenerOpened as ListenerOpened
 from pronghorn.events.server import ListenerSkipped as ListenerSkipped
+from pronghorn.events.server import LogLevelAsked as LogLevelAsked
 from pronghorn.events.server import LogLevelSet as LogLevelSet
 from pronghorn.events.server import LogNotReopened as LogNotReopened
 from pronghorn.events.server import ModelChosen as ModelChosen

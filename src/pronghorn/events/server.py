@@ -77,6 +77,20 @@ class ControlAsked(Event, frozen=True):
     group: str
 
 
+class ConnectionsKilled(Event, frozen=True):
+    """The operator has ended so many connections by `pronghorn ctl kill-connection`; `ids` are the first of them."""
+
+    count: int
+    ids: tuple[str, ...]
+
+
+class LogLevelAsked(Event, frozen=True):
+    """The operator has set the level of the log, in the place of `before`, by `pronghorn ctl log-level`."""
+
+    level: str
+    before: str
+
+
 class PathAtRisk(Event, frozen=True):
     """The user whom workers serve as, `uid`, may change the file at `path`, which is the one of that `setting`."""
 

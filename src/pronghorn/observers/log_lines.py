@@ -72,6 +72,10 @@ def _stopped(event: events.ServerStopped) -> str:
     return f"Stopped; connections: {', '.join(cut)}" if cut else "Stopped"
 
 
+def _names(names: tuple[str, ...], count: int) -> str:
+    return ", ".join(map(escaped, names)) + (", ..." if count > len(names) else "")
+
+
 def _in_brackets(*details: str) -> str:
     return "".join(f" ({escaped(each)})" for each in details if each)
 
@@ -210,6 +214,12 @@ WORDS: dict[type[Event], Line] = {
     events.ListenerSkipped: Line(WARNING, "Not listening at {address}: {why}"),
     events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
     events.ControlAsked: Line(INFO, "User {uid}, of group {group}, asks for it: ctl {command}"),
+    events.ConnectionsKilled: Line(
+        INFO,
+        lambda event: "The operator has ended {count connection}: {which}",
+        which=lambda event: _names(event.ids, event.count),
+    ),
+    events.LogLevelAsked: Line(WARNING, "The operator has set the level of the log: {level}, before {before}"),
     events.ServerStarted: Line(INFO, "At most {max_connections connection}: {why_max_connections}"),
     events.ReloadWay: Line(INFO, _reload_way),
     events.ModelChosen: Line(INFO, "Model {model}: {why}"),

@@ -68,10 +68,7 @@ class Admission:
         self.settings = settings
         """The server's."""
         self.observe = observe
-        hears = getattr(observe, "hears", None)
-        self.tells_of_begins = hears is None or hears(ConnectionOpened)
-        self.tells = hears is None or hears(ConnectionClosed)
-        """Whether an observer wants the events of each connection: of its begin, of its end."""
+        self.ask_who_hears()
         self.notes_first: bool = getattr(observe, "wants_first_byte", False) or row.details is not None
         """Whether somebody wants to know when the first byte of each was sent."""
         self.count = 0
@@ -89,6 +86,13 @@ class Admission:
         self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
         self._pauses = 0
         self._paused_until = 0.0
+
+    def ask_who_hears(self) -> None:
+        """Find out which events an observer wants: now, and when the level of the log has changed."""
+        hears = getattr(self.observe, "hears", None)
+        self.tells_of_begins = hears is None or hears(ConnectionOpened)
+        self.tells = hears is None or hears(ConnectionClosed)
+        """Whether an observer wants the events of each connection: of its begin, of its end."""
 
     def accept(self, listener: Listener) -> tuple[int, Peer] | None:
         """One connection that no limit refuses, if there is one; it is counted among the open ones.

@@ -100,6 +100,7 @@ class Context(ConnectionEnds):
     exhausted = False
     is_child = False
     """The process has one connection, and no other: see ChildContext."""
+    _of_children: ChildContext | None = None
     _short_at: tuple[float, ...] = ()  # when memory was missing lately
 
     def __init__(
@@ -239,7 +240,14 @@ class Context(ConnectionEnds):
 
     def for_children(self) -> ChildContext:
         """The context of processes that are forked from here, each for one connection."""
-        return ChildContext(self)
+        made = ChildContext(self)
+        self._of_children = self._of_children or made  # the first is the one that serves: see rehearsal.py
+        return made
+
+    def ask_who_hears(self) -> None:
+        super().ask_who_hears()
+        if self._of_children is not None:
+            self._of_children.ask_who_hears()
 
 
 class ChildContext(Context):
@@ -250,6 +258,7 @@ class ChildContext(Context):
 
     def __init__(self, parent: Context) -> None:
         self.__dict__.update(parent.__dict__)
+        self._of_children = None
         self.open = {}
         self._done, self._written = [0, 0, 0], [0, 0, 0]
         self._keeps_limits = False

@@ -15,6 +15,8 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from pronghorn import events
 from pronghorn.errors import WorkerFailedToStart
 from pronghorn.events import Observer
@@ -24,6 +26,7 @@ from pronghorn.scoreboard.suspects import name
 from pronghorn.serving.handover import Outcome
 from pronghorn.settings import Settings
 from pronghorn.settings.lifecycle import HANDOVER
+from pronghorn.settings.logs import LOG_LEVELS
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.crash_penalty import Suspicion
 from pronghorn.supervisor.debuggers import Question
@@ -35,6 +38,7 @@ from pronghorn.supervisor.workers import Workers
 from pronghorn.system import memory
 from pronghorn.system.processes import leave_orphans, resident_memory
 from pronghorn.worker_process.plan import Plan
+from pronghorn.worker_process.reports import SetLogLevel
 
 TICK = 1.0
 HANDING_OVER = 10.0  # seconds that an old worker gets to hand its connections over, however many generations live
@@ -134,6 +138,22 @@ class Fleet:
                 self.release(worker for slot in taken for worker in (slot.worker, slot.successor) if worker is not None)
         if not count:
             self.drain()
+
+    def set_log_level(self, level: str) -> None:
+        """From now on this process and all its workers log records of this level and above, and so do later workers of
+        the generations that there are: until a reload says otherwise."""
+        asked = events.LogLevelAsked(level, before := self.serving.plan.settings.log_level)
+        quieter = LOG_LEVELS.index(level) > LOG_LEVELS.index(before)
+        if quieter:
+            self.observe(asked)  # while it is still heard
+        for each in self.generations:
+            settings = msgspec.structs.replace(each.plan.settings, log_level=level)
+            each.plan = msgspec.structs.replace(each.plan, settings=settings)
+        for worker in self.workers.living.values():
+            worker.reports.send(SetLogLevel(level))  # type: ignore[arg-type]  # the control socket has checked it
+        self.observe(events.LogLevelSet(level))
+        if not quieter:
+            self.observe(asked)
 
     def _take_over(self) -> None:
         """The workers that serve take what old ones hand over, and no others do."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from pronghorn.events import ConnectionsKilled, Observer
 from pronghorn.serving.connection_inquiry import Query
 from pronghorn.serving.connection_rows import ConnectionRow
 from pronghorn.supervisor.generation import NEVER, Worker
@@ -21,6 +22,7 @@ from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.workers import Workers
 from pronghorn.worker_process.reports import Answer, EndConnections, Ended, GoOn, ListConnections, Listed
 
+TOLD = 10  # ids of connections in the log
 PATIENCE = 0.8  # seconds
 MOST_TEXT = 8 * 1024 * 1024  # characters of handlers' fields in one answer: what is beyond is left out
 
@@ -90,8 +92,9 @@ def _row(worker: Worker, row: ConnectionRow) -> dict[str, Any]:
 class Inquiries:
     """The questions that are under way."""
 
-    def __init__(self, workers: Workers, elsewhere: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, workers: Workers, elsewhere: Callable[[], dict[str, int]], observe: Observer) -> None:
         """`elsewhere` counts the programs before an upgrade, and the connections of their workers."""
+        self._observe = observe
         self._workers, self._elsewhere = workers, elsewhere
         self._asked: dict[int, Asked] = {}
         self._last = 0
@@ -167,6 +170,8 @@ class Inquiries:
     def _tell(self, number: int) -> None:
         asked = self._asked.pop(number)
         result = asked.result()
+        if asked.ended:
+            self._observe(ConnectionsKilled(len(asked.ended), tuple(result["ended"][:TOLD])))
         if asked.query is not None:
             result["elsewhere"] = self._elsewhere()
         asked.done(result)

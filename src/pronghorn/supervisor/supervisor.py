@@ -73,7 +73,7 @@ class Supervisor:
         self._sides_wait = handed is not None  # for the moment when this program serves, and no longer the one before
         self.changes = Changes(planner, self.fleet, callbacks)
         self.predecessors = Predecessors(handed.predecessors if handed is not None else ())
-        self.inquiries = Inquiries(self.workers, self._elsewhere)
+        self.inquiries = Inquiries(self.workers, self._elsewhere, self.observe)
         self.started_at = time.monotonic()
         self._callbacks = callbacks
         self._alone = alone

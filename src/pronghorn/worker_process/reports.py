@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -111,6 +112,12 @@ class TakeOver(msgspec.Struct, tag=True, frozen=True):
     """Take the connections that old workers offer, from now on."""
 
 
+class SetLogLevel(msgspec.Struct, tag=True, frozen=True):
+    """Log records of this level and above from now on."""
+
+    level: Literal["debug", "info", "warning", "error"]
+
+
 class ListConnections(msgspec.Struct, tag=True, frozen=True):
     """Tell of the open connections that the query means: the inquiry has this number."""
 
@@ -135,7 +142,7 @@ class EndConnections(msgspec.Struct, tag=True, frozen=True):
 
 Question = ListConnections | GoOn | EndConnections
 """Orders that are answered, once each."""
-Order = ReleaseListeners | BeginDrain | HandOver | TakeOver | Question
+Order = ReleaseListeners | BeginDrain | HandOver | TakeOver | SetLogLevel | Question
 
 _reports = msgspec.json.Decoder(Report)
 _orders = msgspec.json.Decoder(Order)

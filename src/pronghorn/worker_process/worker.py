@@ -74,6 +74,7 @@ from pronghorn.worker_process.reports import (
     Question,
     Ready,
     ReleaseListeners,
+    SetLogLevel,
     StartFailed,
     Starting,
     TakeOver,
@@ -176,6 +177,7 @@ class WorkerProcess:
         self._on_term = self._term  # one object, by which its place among the signals' handlers is known
         self.line = LineToSupervisor(end, self._abandoned, self._obey)
         self._handover: Handover | None = None
+        self._context: Context | None = None
         self._answers: Answers | None = None
         if plan.queue is not None and not plan.stay_because:
             self._handover = Handover(plan.queue, lambda outcome: self.line.send(HandedOver(outcome)))
@@ -214,7 +216,7 @@ class WorkerProcess:
                 lifespans=on_loop,
                 handover=self._handover,
             )
-            self._answers = Answers(context, self.line.send)
+            self._context, self._answers = context, Answers(context, self.line.send)
             cut = registry.run(plan.model, context)
         process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
         return CUT_AT_DEADLINE if cut else 0
@@ -337,6 +339,10 @@ class WorkerProcess:
             self._drain.let_go(order.alone, order.spread)
         elif isinstance(order, BeginDrain):
             self._drain.begin(order.why)
+        elif isinstance(order, SetLogLevel):
+            self._plan.observe(LogLevelSet(order.level))
+            if self._context is not None:
+                self._context.ask_who_hears()
         elif isinstance(order, Question):
             if self._answers is not None:
                 self._answers.answer(order)

@@ -13,22 +13,27 @@ from typing import Any
 
 import rich_click as click
 
-from pronghorn.cli.ctl import filters, kill, request, whom
+from pronghorn.cli.ctl import filters, kill, request, stats, whom
 from pronghorn.cli.layers import takes_json
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.errors import BadRequest, PronghornError, nearest
+from pronghorn.settings.logs import LOG_LEVELS
 
 NOT_SERVING = NOT_ENDED = 1  # exit statuses
 
 READY = "The exit status is 1 unless the server is SERVING and a worker is ready."
+INTERVAL = f"Over how long the rates are taken. [default: {stats.SECONDS:g}s]"
 PARAMETERS = {
     "status": (click.option("--ready", is_flag=True, help=READY),),
     "resize": (click.argument("count", metavar="N", help="The number of workers."),),
+    "stats": (click.option("--interval", metavar="DURATION", help=INTERVAL),),
+    "log-level": (click.argument("level", metavar="LEVEL", help=f"One of {', '.join(LOG_LEVELS)}."),),
     "connections": (*filters.FILTERS, *filters.ORDER),
     "kill-connection": kill.PARAMETERS,
 }
 ARGUMENTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "resize": lambda values: {"count": request.count(values.pop("count"))},
+    "log-level": lambda values: {"level": request.level(values.pop("level"))},
     "connections": filters.taken,
 }
 """What a request carries beside its command."""
@@ -83,6 +88,8 @@ def _add(what: str) -> None:
         try:
             if what == "kill-connection":
                 result = kill.kill(values, find, timeout)
+            elif what == "stats":
+                result = stats.taken(values, find, timeout)
             else:
                 arguments = ARGUMENTS[what](values) if what in ARGUMENTS else {}
                 result = request.answer({"command": what, **arguments}, find, timeout)
@@ -106,10 +113,12 @@ def _add(what: str) -> None:
 
 def _show(what: str, result: dict[str, Any]) -> None:
     """The result for a person: only here is rich needed."""
-    from pronghorn.cli.ctl import connection_table, tables
+    from pronghorn.cli.ctl import connection_table, stat_tables, tables
 
     if what == "connections":
         connection_table.show_connections(result)
+    elif what == "stats":
+        stat_tables.show_stats(result)
     elif what == "kill-connection":
         tables.say(kill.sentence(result))
     else:

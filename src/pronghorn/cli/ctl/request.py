@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import rich_click as click
 
 from pronghorn.control import client
-from pronghorn.errors import BadRequest, BadSetting
+from pronghorn.errors import BadRequest, BadSetting, nearest
+from pronghorn.settings.logs import LOG_LEVELS
 from pronghorn.settings.values import quantity
 
 QUICK, CHANGE, DRAIN = 10.0, 300.0, 3600.0
@@ -43,6 +44,8 @@ REQUESTS = {
         "Let all workers finish and leave, while new clients wait; resize or reload goes on.", DRAIN, FINISH
     ),
     "stop": Request("Let open connections finish, and end the server.", DRAIN, FINISH),
+    "stats": Request("What is counted, in all and a second: by listener, worker and reason."),
+    "log-level": Request("Log records of this level and above, in all processes, until a reload says otherwise."),
     "connections": Request("The open connections, the oldest first: who, since when, how much, in which state."),
     "kill-connection": Request("End connections at once, as a cut does: by their ids, or all that fit."),
 }
@@ -72,6 +75,13 @@ def count(text: str) -> int:
         why, hint = "It takes a whole number, at least 1.", "To have no worker at all: pronghorn ctl drain"
         raise BadRequest(f"There cannot be {text!r} workers.", why, hint)
     return int(text)
+
+
+def level(text: str) -> str:
+    """A level of the log; raises BadRequest."""
+    if text.lower() not in LOG_LEVELS:
+        raise BadRequest(f"The log has no level {text!r}.", hint=nearest(text, LOG_LEVELS))
+    return text.lower()
 
 
 def duration(text: str, option: str = "--timeout") -> float:

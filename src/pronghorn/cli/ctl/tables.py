@@ -48,6 +48,8 @@ def sentence(what: str, result: dict[str, Any]) -> str:
     if what == "resize":
         count = result["workers"]
         return f"Resized: {count} worker{'s' if count > 1 else ''}."
+    if what == "log-level":
+        return f"The log begins at {result['level']} (before: {result['before']}), until a reload says otherwise."
     if what == "drain":
         return "Drained: no worker is left, and new clients wait. To go on: pronghorn ctl resize N"
     cut = result.get("cut", 0)

@@ -38,6 +38,13 @@ OPTIONS = (
 )
 
 
+def takes_server(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options that say which server is meant; `finder` takes their values."""
+    for option in reversed(OPTIONS):
+        function = option(function)
+    return function
+
+
 def finder(ctx: click.Context, values: dict[str, Any]) -> Callable[[], str]:
     """A function that finds the control socket anew at each call, as `socket_of` does; takes the values of OPTIONS out
     of the command's."""

@@ -138,9 +138,8 @@ def admin_of(server: Launched, before: int = 0) -> psutil.Process:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["no.such.host.invalid:8125", "unix:/no/such/socket"])
-def test_nobody_there_harms_nobody(address: str, tmp_path: Path) -> None:
-    with launched(tmp_path, statsd=address) as server:
+def test_nobody_there_harms_nobody(tmp_path: Path) -> None:
+    with launched(tmp_path, statsd="no.such.host.invalid:8125") as server:
         assert server.ask(b"hello\n") == b"HELLO\n"
         assert server.stop() == 0
         assert "ERROR" not in server.log, server.log

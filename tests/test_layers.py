@@ -14,7 +14,7 @@ import make_house
 from house import DEPTH, files, imports, modules, name, nodes, package, packages, tree, uses
 
 LONGEST_FIRST_LINE = 117
-OBSERVERS_MAY = {"observers", "errors", "events", "system"}
+OBSERVERS_MAY = {"observers", "errors", "events", "settings", "system"}
 WORKERS_LAW = {"signal", "logging"}
 # These start processes, and a child has signals of its own; or end those that a handler has started; or serve the
 # supervisor: what system/ has is used from above the worker too.

@@ -70,8 +70,10 @@ if TYPE_CHECKING:
     from pronghorn.serving.adopted import adopted as adopted
     from pronghorn.settings import Settings as Settings
     from pronghorn.settings.keywords import Listener as Listener
+    from pronghorn.system.connection_filter import ConnectionFilter as ConnectionFilter
     from pronghorn.system.drain import Drain as Drain
     from pronghorn.system.drain import current_drain as current_drain
+    from pronghorn.system.drain import current_log as current_log
     from pronghorn.system.drain import stay as stay
     from pronghorn.tls.certificates import current_tls as current_tls
 
@@ -125,7 +127,8 @@ if not TYPE_CHECKING:
             "serving.adopted": "adopt adopted",
             "settings": "Settings",
             "settings.keywords": "Listener",
-            "system.drain": "Drain current_drain stay",
+            "system.connection_filter": "ConnectionFilter",
+            "system.drain": "Drain current_drain current_log stay",
             "tls.certificates": "current_tls",
         },
     )

@@ -28,6 +28,7 @@ from pronghorn.listening.binding import activated_listeners, renew
 from pronghorn.listening.conflicts import explained, held_by_orphans, once_free
 from pronghorn.listening.listener import Listener
 from pronghorn.observers import Observers
+from pronghorn.observers.access_log import AccessLog
 from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.scoreboard.board import Scoreboard
@@ -36,6 +37,7 @@ from pronghorn.settings.layers import Layers, absolute, named_folder
 from pronghorn.settings.model import AUTO
 from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
+from pronghorn.supervisor.access_writer import AccessWriter
 from pronghorn.supervisor.callbacks import NewProgram
 from pronghorn.supervisor.event_counts import EventCounts
 from pronghorn.supervisor.exception_guard import Guard
@@ -102,6 +104,7 @@ class Server:
         self._autoreload: Autoreload | None = None
         self._admin: AdminProcess | None = None
         self._observer_side: ObserverSide | None = None
+        self._access_writer = AccessWriter()
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -132,18 +135,13 @@ class Server:
         if self.settings.log_config:
             log_config.apply(self.settings.log_config)
         outlet.keep()
-        self._log = log = LogObserver(
-            self.settings.log_level, form=self.settings.log_format, configured=bool(self.settings.log_config)
-        )
         self._board, self._queue = self._shared()
-        counts = EventCounts(self._board)
-        self._observe = Observers(log, counts, *([self._systemd] if self._systemd else []))
-        planner = self._planner()
         with ExitStack() as undo:
             undo.callback(self._board.close)
             undo.callback(self._queue.close)
             undo.callback(outlet.release)
-            undo.callback(log.close)
+            self._watch(undo)
+            planner = self._planner()
             if self._has_admin:
                 from pronghorn.control.admin_process import check
 
@@ -154,6 +152,7 @@ class Server:
             facts = planner.facts(asked)
             facts = facts or probe.ask(asked, self.settings, self._signals.descriptors(), variables)
             draft = planner.draft(self.source, self.settings, asked, facts, "", variables)
+            self._access_writer.open(draft.access_log().path)
             plan = once_free(lambda: planner.plan(draft, served, self._inherited), held_by_orphans)
             self._supervise(planner, plan)
             return self._run()
@@ -183,6 +182,16 @@ class Server:
         admin = AdminProcess(self.settings, self._observe, *handed)
         admin.start(self._supervisor, self._commands)
         return admin
+
+    def _watch(self, undo: ExitStack) -> None:
+        """Puts the observers together."""
+        level, form, config = self.settings.log_level, self.settings.log_format, bool(self.settings.log_config)
+        self._log = log = LogObserver(level, form=form, configured=config)
+        self._access_log = access_log = AccessLog(log, self._access_writer.follow)
+        for each in (log, access_log, self._access_writer):
+            undo.callback(each.close)
+        systemd = [self._systemd] if self._systemd else []
+        self._observe = Observers(log, EventCounts(self._board), *systemd, access_log)
 
     def _preload(self, sources: Iterable[object]) -> None:
         if self.settings.preload:
@@ -222,6 +231,7 @@ class Server:
                 )
                 self._log.have_told_by(self._log_process.tell)
             self._follow_observers()
+            self._access_writer.attach(fleet, self._supervisor.sides, lambda: self._access_log.lines)
             return self._supervisor.run()
 
     def _answer_and_watch(self, file: str) -> None:
@@ -294,11 +304,15 @@ class Server:
     def kept(self) -> list[int]:
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
         ours = [*self._signals.descriptors(), *self._setup.descriptors(), *self._control_descriptors()]
-        ours += self._log_process.descriptors() if self._log_process is not None else []
-        ours += self._admin.descriptors() if self._admin is not None else []
+        for each in (self._log_process, self._access_writer, self._admin):
+            ours += each.descriptors() if each is not None else []
         return [*self._starter.descriptors(), *ours, *inherited, *self._supervisor.sides.descriptors()]
 
+    def reopen(self) -> None:
+        self._access_writer.reopen()
+
     def turn(self, now: float) -> None:
+        self._access_writer.turn(now)
         if self._control is not None:
             self._control.tick(now)
 

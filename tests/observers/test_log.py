@@ -52,8 +52,8 @@ def told(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def test_every_event_has_words() -> None:
-    silent = {events.Pulse, events.LogLevelSet}
-    assert set(WORDS) == set(Event.__subclasses__()) - silent, "a pulse keeps a watchdog quiet, a level is obeyed"
+    silent = {events.Pulse, events.LogLevelSet, events.AccessLogSet}
+    assert set(WORDS) == set(Event.__subclasses__()) - silent, "a pulse keeps a watchdog quiet, settings are obeyed"
 
 
 def test_a_record_has_the_prefix_that_log_parsers_know(log: LogObserver, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,9 @@ from pronghorn.lifespans import lifespan_at
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain, OwnDrain
 
+MOST_FIELDS, LONGEST_FIELD = 32, 1024
+"""Of a handler's own fields, in the record of a connection's end: how many, and characters of each."""
+
 
 class AnyConnection:
     """One accepted connection, whether it may block or not."""
@@ -41,6 +44,8 @@ class AnyConnection:
     """Why this connection is being ended, and not all of its process: AGE, or DRAINING where goodbyes are spread; else
     empty. Its handler has learned of it."""
     seen: Seen | None
+    own_fields: dict[str, object] | None
+    """What `log` has, if anybody has used it."""
     program_end: str = ""
     """How the program behind it ended: `exit status 1`, `killed by SIGSEGV`; empty where there is none."""
     first_sent: float = 0.0
@@ -78,10 +83,20 @@ class AnyConnection:
         return getattr(self.protocol, "unfinished", False)
 
     @property
+    def log(self) -> dict[str, object]:
+        """Fields for the line that a log has at the end of this connection: `conn.log["device"] = name`. Their values
+        are written as text, escaped, and cut off if they are very long."""
+        if self.own_fields is None:
+            self.own_fields = {}  # type: ignore[misc]  # a slot, as below
+        return self.own_fields
+
+    @property
     def log_fields(self) -> dict[str, object] | None:
         """What the handler wants the line at the end of the connection to tell beside the rest."""
         fields = getattr(self.protocol, "log_fields", None)
-        return fields if type(fields) is dict else None
+        if type(fields) is dict:
+            return {**fields, **self.own_fields} if self.own_fields else fields
+        return self.own_fields
 
     @property
     def draining(self) -> bool:
@@ -113,3 +128,16 @@ class AnyConnection:
         """The handler wants to go on although the server drains: until it ends the conversation, or until the drain
         deadline."""
         self.stays = True  # type: ignore[misc]  # a slot of each class below
+
+
+def fields_as_text(fields: dict[str, object] | None) -> tuple[tuple[str, str], ...]:
+    """What a handler has put into `log`, as text and within bounds: of a value that cannot be text, its class."""
+    if not fields:
+        return ()
+    found = []
+    for name, value in list(fields.items())[:MOST_FIELDS]:
+        try:
+            found.append((str(name)[:LONGEST_FIELD], str(value)[:LONGEST_FIELD]))
+        except Exception:
+            found.append((name if isinstance(name, str) else "?", f"<{type(value).__name__}>"))
+    return tuple(found)

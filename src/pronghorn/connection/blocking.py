@@ -107,7 +107,7 @@ class ConnectionBase(AnyConnection):
         self.reading_shut = self.hears_drain = self.stays = False
         self.goodbye = ""
         self.partial = self.on_cut = self.leave = self.cancel = self.note_program = self.note_idle = None
-        self.protocol = self.proxy = self.seen = None
+        self.protocol = self.proxy = self.seen = self.own_fields = None
         self.tls_starts = None
         self.files = ()
         self.leaves_by = self.silent_since = math.inf

@@ -36,8 +36,8 @@ OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
 
 SLOTS = tuple(
     "_asked _backlog _burst _dead _error _fd _fills _high _lingering _lost _low _most _name _paused _throttled "
-    "bytes_in bytes_out context ended first_sent goodbye inode listener loop number opened own_drain peer peer_ended "
-    "process_drain protocol proxy seen sock state stays wants_read wants_write wrote_eof".split()
+    "bytes_in bytes_out context ended first_sent goodbye inode listener loop number opened own_drain own_fields peer "
+    "peer_ended process_drain protocol proxy seen sock state stays wants_read wants_write wrote_eof".split()
 )
 NOTHING: tuple[str, ...] = ()
 
@@ -66,6 +66,7 @@ class AnyChannel(Transport):
         self.ended = self.peer_ended = False  # the protocol has been told the end of input; it was the peer's own
         self.context = context if context is not None else copy_context()
         self.protocol: Any = None
+        self.own_fields = None
         self._fills = False  # the protocol has a buffer of its own
         self.own_drain, self.goodbye = None, ""
         self.stays = False  # whether the handler wants to stay while draining

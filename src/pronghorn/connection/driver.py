@@ -62,6 +62,10 @@ class BlockingTransport(Transport):
         self.conn.stay()
 
     @property
+    def log(self) -> dict[str, object]:
+        return self.conn.log
+
+    @property
     def draining(self) -> bool:
         return self.conn.draining
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pronghorn.connection.base import AnyConnection
+from pronghorn.connection.base import AnyConnection, fields_as_text
 from pronghorn.connection.channel import BURST, CLOSED, OPEN, OPENING, AnyChannel
 from pronghorn.connection.closing import let_go
 from pronghorn.connection.interfaces import Cancellable, Loop, Watchable
@@ -49,6 +49,8 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     seen: list[float] | None
     """What passes over the open connections have noted, in the order of SEEN: so its deadlines run on."""
     first_sent: float = 0.0
+    fields: dict[str, str] = {}
+    """What its handler has put into `log`."""
 
 
 class Holder(Loop, Protocol):
@@ -87,6 +89,7 @@ def facts_of(channel: AnyChannel) -> Facts:
         channel._high,
         [getattr(seen, name) for name in SEEN] if seen is not None else None,
         channel.first_sent,
+        dict(fields_as_text(channel.own_fields)),
     )
 
 
@@ -125,6 +128,7 @@ def restore(channel: AnyChannel, facts: Facts) -> None:
     channel.opened, channel.stays = facts.opened, facts.stays
     channel.bytes_in, channel.bytes_out, channel.first_sent = facts.bytes_in, facts.bytes_out, facts.first_sent
     channel._asked = facts.bytes_out
+    channel.own_fields = {**facts.fields} or None
     channel._paused, channel._throttled = facts.paused, facts.throttled
     channel._low, channel._high = facts.low, facts.high
     channel._backlog = bytearray(facts.unsent)

@@ -105,7 +105,7 @@ class Transport(AnyConnection):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`peername`, `sockname` and `socket`, as asyncio has them, and its words for TLS (`ssl_object`, `peercert`,
         `cipher`); and ours, for streams: `connection`, which is this transport, `lifespan`, `draining`,
-        `drain`, `tls`, and `proxy`, the PROXY header if there was one."""
+        `drain`, `log`, `tls`, and `proxy`, the PROXY header if there was one."""
         if name == "peername":
             return four_part(self.peer) if self.proxy is None else self.peer  # a header has neither flow nor scope
         if name == "proxy":
@@ -114,7 +114,7 @@ class Transport(AnyConnection):
             return self.sockname
         if name == "socket":
             return self.view()
-        if name in ("lifespan", "drain", "draining", "tls"):
+        if name in ("lifespan", "drain", "draining", "log", "tls"):
             return getattr(self, name)
         if name == "connection":
             return self

@@ -23,6 +23,8 @@ from pronghorn.events.connections import HandlerFailed as HandlerFailed
 from pronghorn.events.connections import HandshakeFailed as HandshakeFailed
 from pronghorn.events.connections import PeerFailed as PeerFailed
 from pronghorn.events.server import AcceptFailed as AcceptFailed
+from pronghorn.events.server import AccessLogDropped as AccessLogDropped
+from pronghorn.events.server import AccessLogSet as AccessLogSet
 from pronghorn.events.server import AdminOpened as AdminOpened
 from pronghorn.events.server import CertificateExpires as CertificateExpires
 from pronghorn.events.server import CertificateLoaded as CertificateLoaded

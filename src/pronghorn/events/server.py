@@ -105,6 +105,22 @@ class SecretsExposed(Event, frozen=True):
     path: str
 
 
+class AccessLogSet(Event, frozen=True):
+    """The access log of a generation: its `path`, absolute or `-`, empty for none, and its format. `planned`: the
+    generation is about to be started; else it serves, or this worker is of it."""
+
+    path: str
+    form: str
+    planned: bool = False
+
+
+class AccessLogDropped(Event, frozen=True):
+    """So many lines of the access log could not be written since the last such event, for one reason."""
+
+    lines: int
+    why: str
+
+
 class LogLevelSet(Event, frozen=True):
     """From here on this process logs records of this level and above, as the settings say that it serves with."""
 

@@ -1,8 +1,8 @@
 """Observers: callables that take an event, and many of them called as one.
 
-Law: an observer imports errors, events and system/, never the packages whose events it gets; only the server puts
-observers together. An observer that raises, whatever it raises, is reported and not called for ten seconds: a broken
-log must not end a connection, and memory that was short for a moment must not end the log.
+Law: an observer imports errors, events, settings and system/, never the packages whose events it gets; only the server
+puts observers together. An observer that raises, whatever it raises, is reported and not called for ten seconds: a
+broken log must not end a connection, and memory that was short for a moment must not end the log.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ class Observers:
         """Whether any observer does something with such an event, as long as the level of the log stays what it is. An
         observer without a `hears` of its own takes every event."""
         return any(getattr(each, "hears", _always)(kind) for each in self._observers)
+
+    @property
+    def wants_first_byte(self) -> bool:
+        """Whether any observer wants to know when the first byte of a connection was sent, which has to be noted."""
+        return any(getattr(each, "wants_first_byte", False) for each in self._observers)
 
     def __len__(self) -> int:
         """How many observers are called now."""

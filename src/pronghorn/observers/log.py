@@ -15,18 +15,25 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
 from pronghorn.events import Event, LogLevelSet
 from pronghorn.observers.capture import Capture
-from pronghorn.observers.escaping import with_count
+from pronghorn.observers.escaping import escaped, kind_and_text, with_count
 from pronghorn.observers.log_line import DEBUG, ERROR, INFO, WARNING
 from pronghorn.observers.log_lines import WORDS
+from pronghorn.system.connection_filter import fields_here, peer_text
 from pronghorn.system.stdio import dropped, outlet
 
 NAME = "pronghorn.error"
 QUIET = 10.0
+Tell = Callable[[str, int, str, dict[str, Any]], bool]
+FIELD_NAMES = {"slot": "worker", "limit": "reason", "why": "reason", "seconds": "duration"}
+NOT_FIELDS = frozenset({"stack", "trace", "number", "cut_off"})
+"""Of the message alone; and what `id` says."""
+MOST_MEMBERS = 32  # of a list in a field
 COLOURS = {DEBUG: 36, INFO: 32, WARNING: 33, ERROR: 31}
 
 
@@ -52,12 +59,13 @@ class LogObserver:
         self._floods = Floods()
         self._logger = logging.getLogger(NAME)
         self._ours: logging.Handler | None = None
-        self._tell: Callable[[str, int, str], bool] | None = None
+        self._tell: Tell | None = None
+        self._tells_fields = True  # users' handlers find them in `record.fields`
         if self._logger.handlers or (configured and self._logger.hasHandlers()):
             self._handlers = tuple(_heard_by(self._logger))
             self._level = self._logger.getEffectiveLevel()
             return
-        self._ours = StandardError(form)
+        self._ours, self._tells_fields = StandardError(form), form == "json"
         self._handlers = (self._ours,)
         self._logger.addHandler(self._ours)
         self._logger.setLevel(level.upper())
@@ -80,7 +88,7 @@ class LogObserver:
             level, text = line.level(event), line.text(event)
         except MemoryError:
             level, text = line.most, f"{type(event).__name__}: there is no memory to tell of it"
-        self._say(level, with_count(text, more))
+        self._say(level, with_count(text, more), fields=fields_of(event) if self._tells_fields else None)
 
     def hears(self, kind: type[Event]) -> bool:
         line = WORDS.get(kind)
@@ -101,11 +109,14 @@ class LogObserver:
             self._logger.propagate = True
             self._ours, self._handlers = None, ()
 
-    def _say(self, level: int, text: str, name: str = NAME) -> None:
+    def _say(self, level: int, text: str, name: str = NAME, fields: dict[str, Any] | None = None) -> None:
         if level < self._level:
             return
-        if self._tell is None or not self._tell(name, level, text):
-            self.hear(logging.LogRecord(name, level, "", 0, text, None, None))
+        if self._tell is None or not self._tell(name, level, text, fields or {}):
+            record = logging.LogRecord(name, level, "", 0, text, None, None)
+            if fields is not None:
+                record.fields = fields
+            self.hear(record)
 
     def hear(self, record: logging.LogRecord) -> None:
         """Hands a record to the handlers."""
@@ -113,9 +124,9 @@ class LogObserver:
             if record.levelno >= handler.level:
                 handler.handle(record)
 
-    def have_told_by(self, tell: Callable[[str, int, str], bool]) -> None:
-        """From now on `tell` gets each record first (logger, level, text), if the handlers are not the log's own; a
-        record that it does not take, by returning False, goes to the handlers. What they hold is flushed."""
+    def have_told_by(self, tell: Tell) -> None:
+        """From now on `tell` gets each record first (logger, level, text, fields), if the handlers are not the log's
+        own; a record that it does not take, by returning False, goes to the handlers. What they hold is flushed."""
         if self._ours is None:
             for handler in self._handlers:
                 handler.flush()
@@ -203,9 +214,40 @@ class Terminal(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """A record as one JSON object in one line: time (RFC 3339), level, process and message."""
+    """A record as one JSON object in one line: time (RFC 3339), level, process and message; what the event holds that
+    it is about, by name; of a handler's record, which connection it is of."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC)
         said = {"time": when, "level": record.levelname, "process": record.process, "message": record.getMessage()}
+        fields = getattr(record, "fields", None)
+        said |= fields_here() if fields is None else {key: each for key, each in fields.items() if key not in said}
         return msgspec.json.encode(said).decode()
+
+
+def fields_of(event: Event) -> dict[str, Any]:
+    """What an event holds, as plain fields for a record: those that mean the same have the names of the access log, and
+    `event` is the kind. Texts are escaped and capped; of an error there are class and text, and no traceback."""
+    found: dict[str, Any] = {"event": type(event).__name__}
+    for name, value in msgspec.structs.asdict(event).items():
+        if name in NOT_FIELDS or value is None or value == "" or value == ():
+            continue
+        if name in ("peer", "proxy"):
+            found[name] = peer_text(value)
+        elif name == "error":
+            found["error"] = kind_and_text(value)
+        elif name == "fields":
+            found["log"] = {escaped(key): escaped(each) for key, each in value}
+        else:
+            found[FIELD_NAMES.get(name, name)] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value[:MOST_MEMBERS]]
+    return escaped(value)

@@ -351,6 +351,11 @@ WORDS: dict[type[Event], Line] = {
     events.Upgraded: Line(INFO, "Upgraded: process {pid} serves"),
     events.UpgradeFailed: Line(ERROR, "Upgrade failed, and nothing has changed: {reasons}"),
     events.LifespanFailed: Line(ERROR, "Lifespan {name} failed at its end: {error}{trace}"),
+    events.AccessLogDropped: Line(
+        WARNING,
+        "{lines line} of the access log lost: {why}",
+        flood=lambda event: event.why if event.lines == 1 else None,  # of many children; sums come once in a while
+    ),
     events.LogNotReopened: Line(ERROR, "The log file {path} cannot be opened anew: {why}; the old one stays"),
     events.PathAtRisk: Line(
         WARNING,

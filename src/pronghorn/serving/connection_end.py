@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from pronghorn import events
-from pronghorn.connection.base import AnyConnection
+from pronghorn.connection.base import AnyConnection, fields_as_text
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import End, HandshakeFailed, HandshakeTimeout, end_of
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
@@ -36,7 +36,6 @@ from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.tracebacks import is_ours
 
-MOST_FIELDS = 32  # of a handler's own, in the record of a connection's end
 OF_PROBES = frozenset({End.DONE, End.DRAINING, End.RESET, End.TIMEOUT})
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
@@ -154,7 +153,7 @@ class ConnectionEnds(Admission):
                 conn.program_end,
                 reason if reason != word else "",
                 offer.told,
-                _fields_of(conn) if conn.log_fields else (),
+                fields_as_text(conn.log_fields),
                 self.id_of(conn.number),
                 state_of_end(word, reason, faulty=faulty, cut=cut, sealed=sealed, unacknowledged=conn.unacknowledged),
                 conn.measured,
@@ -301,14 +300,3 @@ def _handshake_word(error: HandshakeFailed) -> int:
         return WORD["handshake_untrusted"]
     is_tls = not any(each in error.what for each in ("without TLS", "does not speak TLS", "ClientHello"))
     return WORD["handshake_failed" if is_tls else "handshake_no_tls"]
-
-
-def _fields_of(conn: AnyConnection) -> tuple[tuple[str, str], ...]:
-    """What the handler wants the log to tell of a connection, as text: of a value that cannot be text, its class."""
-    found = []
-    for name, value in list((conn.log_fields or {}).items())[:MOST_FIELDS]:
-        try:
-            found.append((str(name), str(value)))
-        except Exception:
-            found.append((str(name) if isinstance(name, str) else "?", f"<{type(value).__name__}>"))
-    return tuple(found)

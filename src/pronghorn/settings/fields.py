@@ -28,6 +28,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 TAKES = {
     "time": "a duration (500ms, 30s, 2m, 1h; a plain number is seconds)",
     "size": "a size (65536, 64KiB, 1MiB, 10MB; a plain number is bytes)",
+    "access log format": "text, json, or a text with fields between braces",
     "mode": "three figures from 0 to 7, such as 027",
 }
 METAVARS = {"time": "DURATION", "size": "SIZE"}

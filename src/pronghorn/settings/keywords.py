@@ -145,6 +145,8 @@ class Keywords(TypedDict, total=False):
     log_file: str
     log_format: Literal["text", "json"]
     log_config: str
+    access_log: str
+    access_log_format: str
     log_level: Literal["debug", "info", "warning", "error"]
     observer: str | Iterable[str]
     statsd: str

@@ -28,6 +28,16 @@ class Logs(Process, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "the logger pronghorn.error. Read at the start.",
         Option(metavar="PATH", at=RESTART),
     ] = ""
+    access_log: Annotated[
+        str,
+        "File that the access log is appended to, one line for each connection at its end; - is standard output.",
+        Option(metavar="PATH", at=NOW),
+    ] = ""
+    access_log_format: Annotated[
+        str,
+        "Form of the access log: text, json, or fields between braces, such as '{peer} {state} {log.device}'.",
+        Option(metavar="FORMAT", unit="access log format"),
+    ] = "text"
     log_level: Annotated[str, "Least important record that is logged.", Option(choices=LOG_LEVELS, at=NOW)] = "info"
     observer: Annotated[
         tuple[str, ...],

@@ -14,6 +14,7 @@ import msgspec
 
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.peers import UNIX, network
+from pronghorn.settings.access_format import check_format
 from pronghorn.settings.fields import BOUNDS, Field
 
 THOUSANDS = (("", 1000), ("b", 1000), ("ib", 1024))
@@ -128,5 +129,6 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "mode": _mode,
     "network": network,
     "network or unix": _network_or_unix,
+    "access log format": check_format,
 }
 """What a text must be, by its unit; each raises ValueError, which says why the text is not that."""

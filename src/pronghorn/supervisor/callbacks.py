@@ -30,6 +30,9 @@ class Callbacks(Protocol):
     def turn(self, now: float) -> None:
         """About once a second, with the monotonic clock."""
 
+    def reopen(self) -> None:
+        """Logs have been renamed: open them anew."""
+
     def reloaded(self, sources: Sequence[Any], files: Sequence[str], since: int) -> None:
         """A reload that began at `since` (ns of the wall clock) is over, whether it succeeded or failed: it asked for
         the handlers of these `sources`, and for these `files` of environment variables."""

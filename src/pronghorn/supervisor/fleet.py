@@ -94,6 +94,7 @@ class Fleet:
         serving = self.serving
         resized = len(serving.slots) and plan.workers == serving.plan.workers
         count = len(serving.slots) if resized else plan.workers
+        self.observe(plan.access_log(planned=True))
         self.candidate = Generation(serving.number + 1, plan, count, candidate=True)
 
     def promote(self) -> None:
@@ -106,6 +107,7 @@ class Fleet:
         for listener in plan.listeners:
             renew([listener], plan.service_at(listener).settings)
         self.observe(events.LogLevelSet(plan.settings.log_level))
+        self.observe(plan.access_log())
         self._take_over()
         for worker in self.workers.retiring():
             self.workers.hand_over(worker)

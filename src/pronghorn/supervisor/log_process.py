@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -37,6 +38,7 @@ class Said(msgspec.Struct, array_like=True):
     text: str
     created: float
     process: int
+    fields: dict[str, Any] = {}
 
 
 class LogProcess:
@@ -54,12 +56,12 @@ class LogProcess:
         self._start_at = 0.0
         self._possible = hasattr(socket, "SOCK_SEQPACKET") and threading.active_count() == 1
 
-    def tell(self, name: str, level: int, text: str) -> bool:
+    def tell(self, name: str, level: int, text: str, fields: dict[str, Any]) -> bool:
         """Sends a record to the process. False if this process has to hand it on itself."""
         if not self._possible or os.getpid() != self._owner:
             return False
         more = f" ({self._dropped:,} records before were dropped: the log did not take them)" if self._dropped else ""
-        said = msgspec.msgpack.encode(Said(name, level, text[:LONGEST] + more, time.time(), self._owner))
+        said = msgspec.msgpack.encode(Said(name, level, text[:LONGEST] + more, time.time(), self._owner, fields))
         self._dropped = 0 if self._sent(said) else self._dropped + 1
         return True
 
@@ -131,6 +133,7 @@ def _listen(line: socket.socket, hear: Callable[[logging.LogRecord], None]) -> A
         record = logging.LogRecord(each.name, each.level, "", 0, each.text, None, None)
         record.created, record.process = each.created, each.process
         record.msecs = float(int(each.created % 1 * 1000))
+        record.fields = each.fields
         try:
             hear(record)
         except Exception:

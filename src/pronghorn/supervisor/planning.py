@@ -35,6 +35,7 @@ from pronghorn.supervisor.listener_numbers import ListenerNumbers
 from pronghorn.system import env_file
 from pronghorn.system.descriptor_queue import DescriptorQueue
 from pronghorn.system.helper import Answer
+from pronghorn.system.log_file import open_access_log
 from pronghorn.system.processors import processors
 from pronghorn.worker_process.plan import Offered, Plan, PlannedService
 
@@ -221,6 +222,8 @@ class Planner:
         ones. Raises as `plan`."""
         if draft.folder:
             os.chdir(draft.folder)
+        if path := draft.access_log().path:
+            os.close(open_access_log(path))
         loaded = [msgspec.msgpack.encode(each) if each is not None else None for each in read_files(draft.services)]
         for each in keep:
             each.take_over()  # to see whether a path is lost; here nothing is ever removed

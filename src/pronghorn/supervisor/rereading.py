@@ -112,13 +112,13 @@ class Rereading:
         if task.busy or task.last in helpers:
             return False
         try:
-            task.begin(lambda: Helper(work, PATIENCE, helpers, fleet.kept()), lambda helper: then(_answer_of(helper)))
+            task.begin(lambda: Helper(work, PATIENCE, helpers, fleet.kept()), lambda helper: then(answer_of(helper)))
         except OSError:
             return False
         return True
 
 
-def _answer_of(helper: Helper) -> Answer | PronghornError:
+def answer_of(helper: Helper) -> Answer | PronghornError:
     try:
         return helper.answer() or PronghornError("The process that did it ended.")
     except PronghornError as error:

@@ -286,6 +286,7 @@ class Supervisor:
     def reopen_log(self) -> None:
         """Opens the log file anew, here and in every worker: it has been renamed."""
         self._rereading.reopen_log()
+        self._callbacks.reopen()
         self._tell_predecessors(signal.SIGUSR1)
         for worker in self.workers.living.values():
             kill(worker.pid, signal.SIGUSR1)

@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Protocol
 
+from pronghorn.peers import Peer
+
 ANYBODY = 0
 """The owner of a Drain while its process forks."""
 ONE = (1).to_bytes(8, sys.byteorder)
@@ -266,10 +268,16 @@ class OwnDrain(Drain):
 
 
 class Ends(Protocol):
-    """A connection, as far as its end goes."""
+    """A connection, as far as its end goes, and what a log tells of it."""
+
+    number: int
+    peer: Peer
+    listener: str
 
     @property
     def drain(self) -> Drain | None: ...
+    @property
+    def log(self) -> dict[str, object]: ...
     def stay(self) -> None: ...
 
 
@@ -293,6 +301,17 @@ def stay() -> None:
     if conn is None:
         raise RuntimeError("pronghorn.stay() was called by code that serves no connection, or one that has ended")
     conn.stay()
+
+
+def current_log() -> dict[str, object]:
+    """Fields for the line that a log has at the end of the connection that the calling code serves, whatever its style:
+    `pronghorn.current_log()["device"] = name`. For code that sees no connection object: `conn.log` is the same.
+    RuntimeError outside of a conversation.
+    """
+    conn = connection_here()
+    if conn is None:
+        raise RuntimeError("pronghorn.current_log() was called by code that serves no connection, or an ended one")
+    return conn.log
 
 
 def current_drain() -> Drain:

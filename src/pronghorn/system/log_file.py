@@ -11,6 +11,7 @@ is given to the workers' user when it is created, and never one that was there b
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from types import FrameType
@@ -24,6 +25,7 @@ from pronghorn.system.stdio import outlet
 from pronghorn.system.trusted_paths import Place, Untrusted, may_write
 
 MODE = 0o640
+STANDARD_OUTPUT = "-"  # as an --access-log
 
 
 class LogFile:
@@ -36,10 +38,7 @@ class LogFile:
         self._path = os.path.abspath(path) if path else ""
         self._before = -1
         if path:
-            try:
-                fd = _opened(self._path)
-            except OSError as error:
-                raise BadSetting(f"--log-file is {path!r}.", f"{error.strerror}.", _hint(self._path, error)) from None
+            fd = open_log(self._path, "--log-file")
             self._before = os.dup(2)
             _become_standard_error(fd)
 
@@ -109,6 +108,20 @@ class Reopener:
             self._wake.set()
 
 
+def open_log(path: str, flag: str) -> int:
+    """A log file to append to, whose path is the value of this `flag`; a new one belongs to the workers' user. Raises
+    BadSetting if it cannot be opened."""
+    try:
+        return _opened(path)
+    except OSError as error:
+        raise BadSetting(f"{flag} is {path!r}.", f"{error.strerror or error}.", _hint(path, error)) from None
+
+
+def open_access_log(path: str) -> int:
+    """A descriptor of the access log at this absolute path, or of standard output for `-`. Raises BadSetting."""
+    return os.dup(1) if path == STANDARD_OUTPUT else open_log(path, "--access-log")
+
+
 def _opened(path: str) -> int:
     """A descriptor to append to; a pipe without a reader is an error and no wait."""
     person = privileges.person if os.geteuid() == 0 else None
@@ -124,6 +137,8 @@ def _opened(path: str) -> int:
 
 def _hint(path: str, error: OSError) -> str:
     person = privileges.person
+    if error.errno == errno.ENXIO:
+        return "It is a named pipe that nobody reads yet: start its reader first."
     if isinstance(error, Untrusted):
         return "Remove it, or choose a folder that only root may write to."
     if isinstance(error, PermissionError) and person is not None and os.path.lexists(path):

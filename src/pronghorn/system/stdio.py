@@ -72,7 +72,7 @@ class Outlet:
             while rest:
                 rest = rest[self._some(status, rest) :]
         except OSError:
-            if len(rest) < len(data) and _taken_back(self.fd, status, data[: len(data) - len(rest)]):
+            if len(rest) < len(data) and taken_back(self.fd, status, data[: len(data) - len(rest)]):
                 rest = data
             raise
         finally:
@@ -158,7 +158,7 @@ class Outlet:
         return self._own
 
 
-def _taken_back(fd: int, before: os.stat_result, piece: bytes) -> bool:
+def taken_back(fd: int, before: os.stat_result, piece: bytes) -> bool:
     """Cut off the piece of a line that still fitted into a file, if it is what the file ends with."""
     try:
         start = os.fstat(fd).st_size - len(piece)

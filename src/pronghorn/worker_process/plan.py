@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pronghorn.events import Event, Observer
+from pronghorn.events import AccessLogSet, Event, Observer
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.listening.listener import Listener
 from pronghorn.models.model import Model
@@ -15,6 +16,7 @@ from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
 from pronghorn.settings.lifecycle import HANDOVER
 from pronghorn.system.descriptor_queue import DescriptorQueue
+from pronghorn.system.log_file import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from pronghorn.tls.certificates import Certificates
@@ -91,6 +93,13 @@ class Plan(msgspec.Struct, frozen=True):
         old = before.certificates if before is not None else []
         known = {each.serial for one in old for each in one.described} if before is not None else None
         return [*dict.fromkeys(event for each in self.certificates for event in each.events(known))]
+
+    def access_log(self, *, planned: bool = False) -> AccessLogSet:
+        """The access log of the generation, for observers."""
+        path = self.settings.access_log
+        if path not in ("", STANDARD_OUTPUT):
+            path = os.path.join(self.folder or os.getcwd(), path)
+        return AccessLogSet(path, self.settings.access_log_format, planned)
 
     @property
     def runs_programs(self) -> bool:

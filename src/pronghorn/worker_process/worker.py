@@ -262,6 +262,7 @@ class WorkerProcess:
         for listener in plan.listeners:
             listener.expect(options(plan.service_at(listener).settings))
         plan.observe(LogLevelSet(plan.settings.log_level))
+        plan.observe(plan.access_log())
         registry.prepare(plan.model, plan.facts)
 
     def _keep_certificates(self) -> None:

@@ -1,0 +1,154 @@
+"""The access log: one line for each connection at its end, through a pipe to the process that writes it.
+
+Law: no line is written here to anything that may wait. The pipe is the server's own and does not block; a line is no
+longer than the pipe takes in one piece (PIPE_BUF), so that those of many processes never mix, and what it does not take
+is dropped, counted, and told once in ten seconds. What a peer or a handler has chosen is escaped and capped. Formats
+are in access_format.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+
+from pronghorn.events import (
+    AccessLogDropped,
+    AccessLogSet,
+    ConnectionClosed,
+    ConnectionRefused,
+    DrainFinished,
+    Event,
+    Observer,
+)
+
+ROOM = 1024 * 1024  # bytes that wait for the process that writes
+HIGH = 64  # the lowest number of the pipe's descriptors: those below are soon given out anew
+QUIET = 10.0  # seconds between two records of what was dropped
+MOST_REFUSALS = 100  # lines in a second, of one process: the rest is counted
+FULL = "the process that writes it does not keep up"
+FLOOD = f"more than {MOST_REFUSALS} refusals in a second"
+
+Line = Callable[[ConnectionClosed | ConnectionRefused], bytes]
+
+
+class AccessLog:
+    """Off until `AccessLogSet` names a path, in the supervisor or in a worker; then `hears` of connections. `tell` is
+    called with events of the access log itself; `changed`, in the process that made this object, with each new path.
+    `clock` is monotonic."""
+
+    def __init__(
+        self, tell: Observer, changed: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tell, self._changed, self._clock = tell, changed, clock
+        self._owner = os.getpid()
+        self._line: Line | None = None
+        self._form = ""
+        self._pipe: tuple[int, ...] = ()  # what `_fd` leads to
+        self._fd = self.lines = -1
+        """Where lines are written, and where they are read."""
+        self.wants_first_byte = False
+        self._dropped: dict[str, int] = {}
+        self._tell_at = 0.0
+        self._second, self._refusals = 0.0, 0
+
+    def __call__(self, event: Event) -> None:
+        if self._line is not None and isinstance(event, ConnectionClosed):
+            if not event.probe:
+                self._write(self._line(event))
+        elif self._line is not None and isinstance(event, ConnectionRefused):
+            if self._refusal_fits():
+                self._write(self._line(event))
+        elif isinstance(event, AccessLogSet):
+            self._set(event)
+        elif isinstance(event, DrainFinished):
+            self.tell_dropped()
+
+    def hears(self, kind: type[Event]) -> bool:
+        return kind is AccessLogSet or (self._line is not None and kind in (ConnectionClosed, ConnectionRefused))
+
+    def close(self) -> None:
+        """Closes the pipe's end to write; what waits in it can still be read."""
+        if self._fd >= 0 and self._is_ours():
+            os.close(self._fd)
+        self._fd = -1
+
+    def tell_dropped(self) -> None:
+        """Tells what was dropped since it was told last, if anything."""
+        for why, count in self._dropped.items():
+            self._tell(AccessLogDropped(count, why))
+        self._dropped.clear()
+
+    def _set(self, event: AccessLogSet) -> None:
+        if event.path and self._fd < 0:
+            if os.getpid() != self._owner:
+                return  # without a pipe from before the fork there is none
+            self._open_pipe()
+        if event.planned:
+            return
+        if not event.path:
+            self._line, self.wants_first_byte = None, False
+        elif event.form != self._form or self._line is None:
+            from pronghorn.observers.access_format import line_of  # here: few servers have an access log
+
+            self._form = event.form
+            self._line, self.wants_first_byte = line_of(event.form)
+        if os.getpid() == self._owner:
+            self._changed(event.path)
+
+    def _open_pipe(self) -> None:
+        ends = os.pipe()
+        try:
+            self.lines, self._fd = (fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, HIGH) for each in ends)
+        finally:
+            for each in ends:
+                os.close(each)
+        for fd in (self.lines, self._fd):
+            os.set_blocking(fd, False)
+        try:
+            fcntl.fcntl(self._fd, getattr(fcntl, "F_SETPIPE_SZ", -1), ROOM)
+        except OSError:
+            pass  # as large as this system makes it (pipe(7))
+        self._pipe = _identity(self._fd)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            if not self._is_ours():
+                raise OSError
+            os.write(self._fd, line)
+        except OSError:  # it is full; or has lost its reader, with the supervisor
+            self._drop(FULL)
+        else:
+            if self._dropped and self._clock() >= self._tell_at:
+                self._tell_now()
+
+    def _is_ours(self) -> bool:
+        """A handler may have closed the descriptor, whose number is a client's then."""
+        return _identity(self._fd) == self._pipe
+
+    def _refusal_fits(self) -> bool:
+        now = self._clock()
+        if now - self._second >= 1.0:
+            self._second, self._refusals = now, 0
+        self._refusals += 1
+        if self._refusals > MOST_REFUSALS:
+            self._drop(FLOOD)
+        return self._refusals <= MOST_REFUSALS
+
+    def _drop(self, why: str) -> None:
+        self._dropped[why] = self._dropped.get(why, 0) + 1
+        if self._clock() >= self._tell_at:
+            self._tell_now()
+
+    def _tell_now(self) -> None:
+        self._tell_at = self._clock() + QUIET
+        self.tell_dropped()
+
+
+def _identity(fd: int) -> tuple[int, ...]:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino

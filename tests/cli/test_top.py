@@ -112,6 +112,37 @@ def frame(connections: Row | None = None, **more: Any) -> Frame:
     return history.add(Answer(status(12.0, 20, **more), [worker(1, 11.0, 1.5), worker(2, 11.0, 0.0)], found))
 
 
+class Played(Asking):
+    """A server whose answers are here."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: "nowhere", View())
+        self.asked: list[Row] = []
+        self.uptime = 10.0
+        self.rows = [connection(number) for number in range(1, 41)]
+        self.error: PronghornError | None = None
+        self.answers: dict[str, Any] = {}
+
+    def _ask(self, path: str, request: Row, waiting: Callable[[], None] = lambda: None) -> Any:
+        if self.error is not None:
+            raise self.error
+        if (command := request["command"]) in self.answers:
+            return self.answers[command]
+        self.asked.append(request)
+        self.uptime += 0.5
+        if request["command"] == "status":
+            return status(self.uptime)
+        if request["command"] == "workers":
+            return {"workers": [worker(1, self.uptime, 0.0), worker(2, self.uptime, self.uptime / 2)]}
+        if request["command"] == "kill-connection":
+            self.rows = [each for each in self.rows if each["id"] not in request["ids"]]
+            return {"ended": request["ids"], "gone": [], "late": [], "silent": []}
+        return told(*self.rows, matched=10_000)
+
+    def last(self, command: str) -> Row:
+        return next(each for each in reversed(self.asked) if each["command"] == command)
+
+
 # ---- rates -----------------------------------------------------------------------------------------------------------
 
 
@@ -228,14 +259,28 @@ def test_no_byte_of_a_peer_or_handler_drives_the_terminal() -> None:
 
 
 def test_a_server_of_another_version_is_shown_as_far_as_it_is_understood() -> None:
-    odd = {
-        "state": "SERVING",
-        "listeners": [{"listening": ["a"], "accept_queue": ["?"]}],
-        "open": "many",
-        "workers": None,
-    }
-    shown = History().add(Answer(odd, [{"pid": [1], "cpu_seconds": "much"}], told({"id": 7, "age": "old"})))
-    assert plain.page(shown, View(), "", 80, 24)
+    asking = Played()
+    asking.answers = {"status": {"state": "NEW", "more": [1]}, "workers": {"workers": [{}]}, "connections": {}}
+    assert "NEW" in plain.page(asking.frame(), View(), "", 80, 24)[0].plain
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("status", []),
+        ("status", {"workers": "many"}),
+        ("status", {"uptime": float("inf")}),
+        ("status", {"listeners": [{"listening": ["a"], "accept_queue": ["?"]}]}),
+        ("workers", {}),
+        ("workers", {"workers": [{"service_times": [[1]]}]}),
+        ("connections", {"connections": [{"fields": {"a": 1}}]}),
+    ],
+)
+def test_what_is_no_answer_is_an_error(command: str, answer: Any) -> None:
+    asking = Played()
+    asking.answers[command] = answer
+    with pytest.raises(PronghornError, match="cannot be understood"):
+        asking.frame()
 
 
 def test_wide_letters_are_cut_by_their_width() -> None:
@@ -280,34 +325,6 @@ def test_an_order_has_the_names_of_columns_too() -> None:
 
 
 # ---- the screen ------------------------------------------------------------------------------------------------------
-
-
-class Played(Asking):
-    """A server whose answers are here."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: "nowhere", View())
-        self.asked: list[Row] = []
-        self.uptime = 10.0
-        self.rows = [connection(number) for number in range(1, 41)]
-        self.error: PronghornError | None = None
-
-    def _ask(self, path: str, request: Row, waiting: Callable[[], None] = lambda: None) -> Any:
-        if self.error is not None:
-            raise self.error
-        self.asked.append(request)
-        self.uptime += 0.5
-        if request["command"] == "status":
-            return status(self.uptime)
-        if request["command"] == "workers":
-            return {"workers": [worker(1, self.uptime, 0.0), worker(2, self.uptime, self.uptime / 2)]}
-        if request["command"] == "kill-connection":
-            self.rows = [each for each in self.rows if each["id"] not in request["ids"]]
-            return {"ended": request["ids"], "gone": [], "late": [], "silent": []}
-        return told(*self.rows, matched=10_000)
-
-    def last(self, command: str) -> Row:
-        return next(each for each in reversed(self.asked) if each["command"] == command)
 
 
 def played(play: Callable[[Any, Any, Played], Any], size: tuple[int, int] = (80, 24)) -> None:

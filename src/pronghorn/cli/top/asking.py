@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn.cli.top import shapes
 from pronghorn.cli.top.model import Answer, Frame, History, View
+from pronghorn.cli.top.shapes import checked
 from pronghorn.control import client
 from pronghorn.errors import PronghornError
 
@@ -30,21 +32,23 @@ class Asking:
         """What there is now; `waiting` is called once if it takes a while. Raises PronghornError if nobody answers, or
         the server refuses."""
         path, view = self._find(), self.view
-        status = self._ask(path, {"command": "status"}, waiting)
-        workers = self._ask(path, {"command": "workers"})["workers"]
+        status = checked(self._ask(path, {"command": "status"}, waiting), shapes.Status)
+        workers = checked(self._ask(path, {"command": "workers"}), shapes.Workers)["workers"]
         connections, why = None, ""
         try:
-            connections = self._ask(path, view.request())
+            found = self._ask(path, view.request())
         except client.NoServer:
             raise
         except PronghornError as error:
             why = NO_CONNECTIONS if "no command" in error.what else " ".join(str(error).split())
+        else:
+            connections = checked(found, shapes.Connections)
         return self._history.add(Answer(status, workers, connections, why))
 
     def end(self, connection: str) -> str:
         """Ends one connection, known by its id; what has become of it, in words. Raises PronghornError if the server
         cannot be asked, or refuses."""
-        result = self._ask(self._find(), {"command": "kill-connection", "ids": [connection]})
+        result = checked(self._ask(self._find(), {"command": "kill-connection", "ids": [connection]}), shapes.Ended)
         if connection in result["ended"]:
             return f"Connection {connection} has been ended."
         if connection in result["gone"]:
@@ -80,8 +84,8 @@ class Turns(threading.Thread):
                 found: Frame | PronghornError = self._asking.frame()
             except PronghornError as error:
                 found = error
-            except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-                found = PronghornError("The server's answer cannot be understood.", f"{type(error).__name__}: {error}")
+            except OSError as error:
+                found = PronghornError(f"{error.strerror or error}.")
             if not self._over:
                 self._deliver(found)
                 self._now.wait(self._interval)

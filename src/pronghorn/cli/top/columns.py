@@ -212,25 +212,11 @@ def _filled(row: Row, column: Column) -> bool:
     return value not in (None, {}, "", "off")
 
 
-ODD = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
-"""What a value raises that a server of another version tells under this key."""
-
-
 def _words(row: Row, column: Column) -> str:
     value = row.get(column.key)
     if value is None:
         return "" if column.left else UNKNOWN
-    try:
-        return column.words(value)
-    except ODD:
-        return "?"
-
-
-def _style(row: Row, column: Column) -> str:
-    try:
-        return column.style(row)
-    except ODD:
-        return ""
+    return column.words(value)
 
 
 def _cell(row: Row, column: Column, width: int) -> Text:
@@ -240,4 +226,4 @@ def _cell(row: Row, column: Column, width: int) -> Text:
         words = set_cell_size(words, width - 1) + "…" if width > 1 else "…"
     else:
         words = words + " " * (width - wide) if column.left else " " * (width - wide) + words
-    return Text(words, _style(row, column), no_wrap=True, end="")
+    return Text(words, column.style(row), no_wrap=True, end="")

@@ -355,8 +355,6 @@ class Top(App[int]):
                 told = Told(self._asking.end(name))
             except PronghornError as error:
                 told = Told(" ".join(printable(str(error), kept="\n").split()))
-            except (KeyError, TypeError):
-                told = Told("The server's answer cannot be understood.")
             with contextlib.suppress(RuntimeError):
                 self.post_message(told)
 

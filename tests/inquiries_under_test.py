@@ -67,3 +67,10 @@ def counting(conn: socket.socket) -> None:
         conn.sendall(data)
         if data == b"count":
             sum(range(10**12))
+
+
+def sleeping(conn: socket.socket) -> None:
+    """It owes a reply for a while."""
+    while data := conn.recv(65536):
+        time.sleep(8)
+        conn.sendall(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +18,7 @@ from launch import wait_for
 from pronghorn.control import client
 from pronghorn.errors import PronghornError
 from pronghorn.testing.served import Served, serving
+from tls_under_test import Authority
 
 SECONDS = 10.0
 DEVICE = "inquiries_under_test:device"
@@ -35,9 +37,13 @@ class Asked:
         found: list[dict[str, Any]] = self.ask("connections", **query)["connections"]
         return found
 
+    def connect(self) -> socket.socket:
+        """A client that has said nothing."""
+        return socket.create_connection(self.server.addresses[0], timeout=SECONDS)
+
     def greet(self, word: bytes = b"a\n") -> socket.socket:
         """A client that has been answered."""
-        sock = socket.create_connection(self.server.addresses[0], timeout=SECONDS)
+        sock = self.connect()
         sock.sendall(word)
         assert sock.recv(100) == word
         return sock
@@ -73,11 +79,7 @@ MODELS = [
     *(
         pytest.param(model, handler, marks=pytest.mark.slow)
         for model, handler in (
-            ("select", "inquiries_under_test:Echo"),
-            ("pool", DEVICE),
             ("gevent", "inquiries_under_test:blocking"),
-            ("uvloop", DEVICE),
-            ("thread", "inquiries_under_test:streams"),
             ("fork", "inquiries_under_test:streams"),
         )
     ),
@@ -113,24 +115,24 @@ def test_one_of_two_is_listed_and_ended(tmp_path: Path, model: str, handler: str
         assert it.ask("kill-connection", ids=[row["id"]])["gone"] == [row["id"]]
 
 
-def test_filters_and_order(tmp_path: Path) -> None:
-    with asked(tmp_path, model="epoll", workers=2) as it:
-        clients = [it.greet(b"%d\n" % number) for number in range(12)]
-        peers = [name_of(each) for each in clients]
-        clients[5].sendall(b"5\n" * 100)
-        assert [row["peer"] for row in it.rows()] == peers
-        assert [row["peer"] for row in it.rows(sort="age", reverse=True, limit=2)] == peers[:-3:-1]
-        assert [row["fields"] for row in it.rows(fields={"device": "7"})] == [{"device": "7"}]
-        wait_for(lambda: it.rows(sort="bytes", limit=1)[0]["peer"] == peers[5])
-        assert it.ask("connections", limit=3)["matched"] == 12
-        assert it.rows(peer=["127.0.0.0/8"], limit=12) and not it.rows(peer=["192.0.2.1", "::/0"])
-        assert [row["peer"] for row in it.rows(peer=[peers[3]])] == [peers[3]]
-        assert not it.rows(older=3600) and not it.rows(idle=3600) and not it.rows(state="CLOSING")
-        first = it.rows(limit=1)[0]
-        for name in ("worker", "pid"):
-            assert {row["pid"] for row in it.rows(worker=first[name])} == {first["pid"]}
-        for each in clients:
-            each.close()
+def test_filters_and_order(one: Asked) -> None:
+    wait_for(lambda: not one.rows())
+    clients = [one.greet(b"%d\n" % number) for number in range(12)]
+    peers = [name_of(each) for each in clients]
+    clients[5].sendall(b"5\n" * 100)
+    assert [row["peer"] for row in one.rows()] == peers
+    assert [row["peer"] for row in one.rows(sort="age", reverse=True, limit=2)] == peers[:-3:-1]
+    assert [row["fields"] for row in one.rows(fields={"device": "7"})] == [{"device": "7"}]
+    wait_for(lambda: one.rows(sort="bytes", limit=1)[0]["peer"] == peers[5])
+    assert one.ask("connections", limit=3)["matched"] == 12
+    assert one.rows(peer=["127.0.0.0/8"], limit=12) and not one.rows(peer=["192.0.2.1", "::/0"])
+    assert [row["peer"] for row in one.rows(peer=[peers[3]])] == [peers[3]]
+    assert not one.rows(older=3600) and not one.rows(idle=3600) and not one.rows(state="CLOSING")
+    first = one.rows(limit=1)[0]
+    for name in ("worker", "pid"):
+        assert {row["pid"] for row in one.rows(worker=first[name])} == {first["pid"]}
+    for each in clients:
+        each.close()
 
 
 @pytest.mark.parametrize(
@@ -163,23 +165,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
         yield it
 
 
-@pytest.mark.slow
-def test_a_worker_that_hangs_is_named_in_time(one: Asked) -> None:
-    with closing(one.greet()) as client_, closing(one.greet(b"x\n")) as other:
-        pids = {row["pid"] for row in one.rows()}
-        client_.sendall(b"block\n")
-        began = time.monotonic()
-        result = wait_for(lambda: (told := one.ask("connections"))["silent"] and told)
-        assert time.monotonic() - began < SECONDS / 2
-        assert pids.issuperset(each["pid"] for each in result["silent"])
-        assert other.fileno() >= 0
-        late = one.ask("kill-connection", ids=[f"{result['silent'][0]['pid']}-1"])
-        assert late["late"] and not late["ended"]
-
-
-def test_a_handlers_fields_are_bounded(tmp_path: Path) -> None:
-    with asked(tmp_path, model="epoll", workers=1) as it, closing(it.greet(b"hostile\n")):
-        (row,) = it.rows()
+def test_a_handlers_fields_are_bounded(one: Asked) -> None:
+    with closing(one.greet(b"hostile\n")) as sock:
+        (row,) = one.rows(peer=[name_of(sock)])
         assert len(row["fields"]) == 2 and "<Unspeakable>" in row["fields"].values()
         assert all(len(name) <= 64 and len(value) <= 256 for name, value in row["fields"].items())
 
@@ -201,6 +189,7 @@ def test_a_child_that_computes_is_told_of_and_killed(tmp_path: Path) -> None:
         assert [row["peer"] for row in it.rows()] == [name_of(quiet)]
 
 
+@pytest.mark.slow
 def test_the_level_of_the_log_is_everybodys(tmp_path: Path) -> None:
     with asked(tmp_path, model="epoll", workers=1) as it:
         it.greet().close()
@@ -224,3 +213,40 @@ def test_the_level_of_the_log_is_everybodys(tmp_path: Path) -> None:
 def test_what_is_no_level(one: Asked, level: object) -> None:
     with pytest.raises(PronghornError, match="log-level takes a level"):
         one.ask("log-level", level=level)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["thread", "iterative"])
+def test_a_worker_that_drains_answers(tmp_path: Path, model: str) -> None:
+    with asked(tmp_path, "inquiries_under_test:sleeping", model=model, workers=1) as it, it.connect() as sock:
+        sock.sendall(b"x")
+        wait_for(lambda: sum(row["bytes_in"] for row in it.rows()))
+        threading.Thread(target=it.ask, args=["drain"], daemon=True).start()
+        (row,) = wait_for(lambda: (rows := it.rows()) and rows[0]["draining"] and rows)
+        assert it.ask("kill-connection", ids=[row["id"]])["ended"] == [row["id"]]
+        assert ends(sock)
+
+
+@pytest.mark.slow
+def test_a_silent_client_of_tls_is_listed_and_ended(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).sign("server")
+    tls = {"tls_cert": certificate, "tls_key": key}
+    with asked(tmp_path, "inquiries_under_test:blocking", model="thread", **tls) as it, it.connect() as sock:
+        (row,) = wait_for(it.rows)
+        assert (row["state"], row["tls"], row["peer"]) == ("OPENING", None, name_of(sock))
+        assert it.ask("kill-connection", ids=[row["id"]])["ended"] == [row["id"]]
+        assert ends(sock)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_named_in_time(one: Asked) -> None:
+    with closing(one.greet()) as client_, closing(one.greet(b"x\n")) as other:
+        pids = {row["pid"] for row in one.rows()}
+        client_.sendall(b"block\n")
+        began = time.monotonic()
+        result = wait_for(lambda: (told := one.ask("connections"))["silent"] and told)
+        assert time.monotonic() - began < SECONDS / 2
+        assert pids.issuperset(each["pid"] for each in result["silent"])
+        assert other.fileno() >= 0
+        late = one.ask("kill-connection", ids=[f"{result['silent'][0]['pid']}-1"])
+        assert late["late"] and not late["ended"]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pronghorn.errors import from_parts
+from pronghorn.serving.connection_inquiry import MOST_AT_ONCE
 from pronghorn.supervisor.generation import NEVER, Slot, Worker
 from pronghorn.supervisor.report_reader import LONGEST_REPORT, MOST_REPORTS, ReportReader
 from pronghorn.system.lines import BUFFER
@@ -20,6 +21,8 @@ from pronghorn.worker_process.reports import (
     LONGEST_TRACE,
     Crashed,
     Drained,
+    GoOn,
+    Listed,
     ListenersReleased,
     Ready,
     StartFailed,
@@ -57,6 +60,57 @@ def test_the_longest_report_that_a_worker_makes_fits(line: Line) -> None:
         theirs.sendall(said[start : start + BUFFER // 2])
         found += reports.take()
     assert found == [Crashed("\x00" * LONGEST_TRACE)] and not reports.fault
+
+
+ROW = b'{"number":1,"peer":"x","age":0.5}'
+ANSWER = b'{"type":"Listed","ask":1,"rows":[%s],"matched":1,"over":true}\n'
+
+
+def test_an_answer_is_heard_once_for_each_question(line: Line) -> None:
+    reports, theirs = line
+    for number in range(MOST_REPORTS * 2):  # which are no part of the few reports of a life
+        assert reports.ask(GoOn(number))
+        theirs.sendall(ANSWER % ROW)
+        assert len(reports.take()) == 1 and not reports.fault
+    theirs.sendall(ANSWER % ROW)
+    reports.take()
+    assert "unasked" in reports.fault
+
+
+def test_a_worker_that_does_not_answer_is_not_asked_without_end(line: Line) -> None:
+    reports, _ = line
+    assert [reports.ask(GoOn(1)) for _ in range(MOST_AT_ONCE + 1)] == [True] * MOST_AT_ONCE + [False]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b'"bytes_in":-5,"messages":99999999999999999999999999999999,"rtt_us":-1',
+        b'"listener":"%s"' % (b"x" * 10_000),
+        b'"tls":{"version":"%s","sni":"%s"}' % (b"v" * 9999, b"s" * 9999),
+        b'"fields":{%s}' % b",".join(b'"%d%s":"%s"' % (number, b"n" * 300, b"v" * 999) for number in range(99)),
+        b'"age":1e308,"idle":-1e308',
+    ],
+)
+def test_a_row_is_believed_within_bounds(line: Line, more: bytes) -> None:
+    reports, theirs = line
+    reports.ask(GoOn(1))
+    theirs.setblocking(True)
+    theirs.sendall(ANSWER % (ROW[:-1] + b"," + more + b"}"))
+    (answer,) = reports.take() or reports.take() or reports.take()
+    assert isinstance(answer, Listed) and not reports.fault
+    (row,) = answer.rows
+    assert len(msgspec.json.encode(row)) < 12_000
+    assert row.bytes_in >= 0 and 0 <= row.messages <= 2**53 and 0 <= row.age <= 2**53
+    assert (row.idle is None or row.idle >= 0) and (row.rtt_us is None or row.rtt_us >= 0)
+
+
+@pytest.mark.parametrize("row", [b"{}", b"7", ROW[:-1] + b',"state":"AJAR"}', ROW.replace(b"0.5", b"NaN")])
+def test_what_is_no_row_is_a_fault(line: Line, row: bytes) -> None:
+    reports, theirs = line
+    reports.ask(GoOn(1))
+    theirs.sendall(ANSWER % row)
+    assert reports.take() == [] and "is no report" in reports.fault
 
 
 @pytest.mark.parametrize(

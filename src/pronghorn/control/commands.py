@@ -19,6 +19,7 @@ from pronghorn.scoreboard.histograms import BOUNDS, Histogram
 from pronghorn.scoreboard.row import STATES
 from pronghorn.serving.connection_inquiry import Query
 from pronghorn.serving.handover import Outcome
+from pronghorn.settings.lifecycle import HANDOVER
 from pronghorn.supervisor.health import health
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.supervisor import Supervisor
@@ -75,10 +76,14 @@ class Commands:
 
     def _handover(self) -> dict[str, Any]:
         """Connections that have moved to new workers since the server was started, by how long at most each was held
-        up, and those that have stayed with a worker which is there still, by the reason."""
+        up, and those that have stayed with a worker which is there still, by the reason; and how many are with the
+        programs before an upgrade, which know the reason."""
         board, outcomes = self._supervisor.fleet.serving.plan.board, self._supervisor.workers.retiring()
         stay = sum((each.outcome.at_most(each.row.open) for each in outcomes if each.outcome), Outcome()).stay
-        return {"moved": board.moved, "longest_pause": board.longest_pause, "stay": stay}
+        told = {"moved": board.moved, "longest_pause": board.longest_pause, "stay": stay}
+        if self._supervisor.fleet.serving.plan.settings.on_reload == HANDOVER:
+            told["elsewhere"] = self._supervisor.elsewhere()["open"]
+        return told
 
     def _listeners(self) -> list[dict[str, Any]]:
         """Each listener by its name: its addresses, what is served there, and what is counted for it; a server's only

@@ -73,7 +73,7 @@ class Supervisor:
         self._sides_wait = handed is not None  # for the moment when this program serves, and no longer the one before
         self.changes = Changes(planner, self.fleet, callbacks)
         self.predecessors = Predecessors(handed.predecessors if handed is not None else ())
-        self.inquiries = Inquiries(self.workers, self._elsewhere, self.observe)
+        self.inquiries = Inquiries(self.workers, self.elsewhere, self.observe)
         self.started_at = time.monotonic()
         self._callbacks = callbacks
         self._alone = alone
@@ -354,7 +354,7 @@ class Supervisor:
         for done in waiting:
             done({})
 
-    def _elsewhere(self) -> dict[str, int]:
+    def elsewhere(self) -> dict[str, int]:
         """The programs before this one in upgrades: how many there are, and the connections of their workers."""
         rows = self.fleet.serving.plan.board.rows()
         count = sum(row.open for row in rows if row.supervisor != os.getpid())

@@ -33,15 +33,24 @@ class Answers:
                 self._context.guarded(self._go_on, question.ask)
 
     def _list(self, question: ListConnections) -> None:
-        query, now, still = question.query, question.now, self._context.open
+        query, now = question.query, question.now
         if (apart := self._context.apart) is not None:
             self._gather(question, apart)
             return
 
         def facts(conn: AnyConnection) -> Facts | None:
-            return Facts(conn, now) if still.get(conn.number) is conn else None
+            return Facts(conn, now) if self._is_held(conn) else None
 
-        self._begin(question.ask, Inquiry(query, still.values(), facts))
+        self._begin(question.ask, Inquiry(query, self._held(), facts))
+
+    def _held(self) -> list[AnyConnection]:
+        """The connections of this process: those that are open, and those that wait for their client's first word."""
+        still, held = self._context.open, list(self._context.holders.values())
+        return [*list(still.values()), *(conn for conn in held if conn.number not in still)]
+
+    def _is_held(self, conn: AnyConnection) -> bool:
+        context = self._context
+        return context.open.get(conn.number) is conn or context.holders.get(conn.fileno()) is conn
 
     def _gather(self, question: ListConnections, apart: Apart) -> None:
         """Processes of their own have the connections: they are asked first, those that may be told of."""
@@ -55,6 +64,7 @@ class Answers:
 
         def begin() -> None:
             found = [apart.facts(number, now) for number in apart.numbers()]
+            found += [Facts(conn, now) for conn in self._held()]
             self._begin(question.ask, Inquiry(query, found, lambda facts: facts))
 
         apart.gather(numbers, begin)
@@ -89,9 +99,10 @@ class Answers:
             self._say(Ended(question.ask, ended))
 
     def _end_one(self, number: int) -> bool:
-        if (apart := self._context.apart) is not None:
-            return apart.end(number)
-        if (conn := self._context.open.get(number)) is None:
+        if (apart := self._context.apart) is not None and apart.end(number):
+            return True
+        conn = self._context.open.get(number) or next((each for each in self._held() if each.number == number), None)
+        if conn is None:
             return False
         end_now(conn)
         return True

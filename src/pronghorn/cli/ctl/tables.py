@@ -141,10 +141,13 @@ def _moved(count: int, pause: float) -> str:
 
 def _handover(handover: dict[str, Any]) -> list[tuple[str, Text]]:
     moved, stay = handover.get("moved", 0), handover.get("stay", {})
-    if not moved and not stay:
+    elsewhere = handover.get("elsewhere", 0)
+    if not (moved or stay or elsewhere):
         return []
     words = [_moved(moved, handover["longest_pause"])] if moved else []
     words += [f"{count:,} stay{'s' * (count == 1)}: {why}" for why, count in stay.items()]
+    if elsewhere:
+        words.append(f"{elsewhere:,} with the program before an upgrade: the log says why, there")
     return [("Handover", text("\n".join(words)))]
 
 

@@ -17,6 +17,7 @@ from pronghorn.admin.agent_check import AgentCheck
 from pronghorn.admin.gathering import Gatherer
 from pronghorn.admin.statsd import State, StatsD, Target
 from pronghorn.admin.supervisor_line import SupervisorLine
+from pronghorn.system.processes import forgo_privileges
 from pronghorn.system.side_boot import LEAVE, Side, begin
 
 try:  # the extra is asked for where --admin is set, and for nothing else
@@ -111,6 +112,7 @@ async def run(side: Side, exporter: Callable[[Gatherer, str], Exporter] | None) 
 
 def main(exporter: Callable[[Gatherer, str], Exporter] | None = None) -> int:
     """Until the line has ended. `exporter` makes one that has more to import (otel.py)."""
+    forgo_privileges()
     asyncio.run(run(begin(), exporter))
     return 0
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pronghorn.control.quantities import number, size, span
 from pronghorn.errors import printable
 
 WIDE = 1000  # columns of a pipe
@@ -220,43 +221,6 @@ def put(what: Text | Table) -> None:
 def text(words: str, style: str = "") -> Text:
     """Words as they stand, printable."""
     return Text(printable(words), style)
-
-
-def number(value: int) -> str:
-    """A count in at most 6 characters: `1,234`, `56.7k`, `89.0M`."""
-    if value < 10_000:
-        return f"{value:,}"
-    return _scaled(value, 1000, "kMGTPE")
-
-
-def size(value: int | None, short: bool = False) -> str:
-    """Bytes, as `12 B`, `3.4 KiB`; short in at most 6 characters, as `3.4K`."""
-    if value is None:
-        return "?"
-    if value < 1024:
-        return f"{value}" if short else f"{value} B"
-    scaled = _scaled(value, 1024, "KMGTPE")
-    return scaled if short else f"{scaled[:-1]} {scaled[-1]}iB"
-
-
-def _scaled(value: float, step: int, units: str) -> str:
-    power = 0
-    while value >= step - 0.05 and power < len(units):
-        value /= step
-        power += 1
-    return f"{value:.1f}{units[power - 1]}" if value < 99.95 else f"{value:.0f}{units[power - 1]}"
-
-
-def span(seconds: float, short: bool = False) -> str:
-    """A time as `0.4 s`, `3 min 12 s`, `2 d 3 h`; short as `3m`."""
-    if seconds < 9.95 and not short:
-        return f"{seconds:.1f} s"
-    left = round(seconds)
-    for unit, length, part, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if left >= length:
-            whole = f"{left // length}"
-            return f"{whole}{unit[0]}" if short else f"{whole} {unit} {left % length // smaller} {part}"
-    return f"{left}s" if short else f"{left} s"
 
 
 def _short_size(value: int | None) -> str:

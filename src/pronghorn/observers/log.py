@@ -61,6 +61,7 @@ class LogObserver:
         self._ours: logging.Handler | None = None
         self._tell: Tell | None = None
         self._tells_fields = True  # users' handlers find them in `record.fields`
+        self._copy: Callable[[int, str], None] | None = None
         if self._logger.handlers or (configured and self._logger.hasHandlers()):
             self._handlers = tuple(_heard_by(self._logger))
             self._level = self._logger.getEffectiveLevel()
@@ -112,6 +113,8 @@ class LogObserver:
     def _say(self, level: int, text: str, name: str = NAME, fields: dict[str, Any] | None = None) -> None:
         if level < self._level:
             return
+        if self._copy is not None:
+            self._copy(level, text)
         if self._tell is None or not self._tell(name, level, text, fields or {}):
             record = logging.LogRecord(name, level, "", 0, text, None, None)
             if fields is not None:
@@ -123,6 +126,10 @@ class LogObserver:
         for handler in self._handlers:
             if record.levelno >= handler.level:
                 handler.handle(record)
+
+    def copy_to(self, copy: Callable[[int, str], None]) -> None:
+        """From now on `copy` gets the level and the text of each record too, in this process and all that it forks."""
+        self._copy = copy
 
     def have_told_by(self, tell: Tell) -> None:
         """From now on `tell` gets each record first (logger, level, text, fields), if the handlers are not the log's

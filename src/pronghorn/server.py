@@ -142,7 +142,7 @@ class Server:
             undo.callback(outlet.release)
             self._watch(undo)
             planner = self._planner()
-            if self._has_admin:
+            if self._has_admin or self.settings.admin_write:
                 from pronghorn.control.admin_process import check
 
                 check(self.settings)
@@ -180,6 +180,8 @@ class Server:
 
         handed = (self._handed.admin, self._handed.statsd) if self._handed else ()
         admin = AdminProcess(self.settings, self._observe, *handed)
+        if admin.copies is not None:
+            self._log.copy_to(admin.copies.send)
         admin.start(self._supervisor, self._commands)
         return admin
 
@@ -204,9 +206,8 @@ class Server:
         handed = self._handed
         if handed is None:
             return Scoreboard.create(), DescriptorQueue.create()
-        return Scoreboard.adopt(handed.board), DescriptorQueue.adopt(
-            handed.queue
-        ) if handed.queue else DescriptorQueue.create()
+        queue = DescriptorQueue.adopt(handed.queue) if handed.queue else DescriptorQueue.create()
+        return Scoreboard.adopt(handed.board), queue
 
     def _planner(self) -> Planner:
         self._numbers = ListenerNumbers(self._handed.listener_numbers if self._handed else {})

@@ -188,11 +188,15 @@ def test_what_the_admin_process_may_not_ask_is_refused(admin: Admin, folder: Pat
 
     side: Any = Side()
     process: Any = object.__new__(AdminProcess)
+    process._token = ""
     for command in ("stop", "drain", "reload", "resize", "nonsense", "__class__", ""):
         process._answer({"id": 1, "command": command, "count": 3}, side, None, None)
         process._answer({"id": 1, "command": command}, side, None, None)
     process._answer({"command": "status"}, side, None, None)
-    assert len(side.sent) == 14 and not any(each["ok"] for each in side.sent)
+    process._token = "with --admin-write"
+    for command in ("stop", "upgrade", "log-level", "nonsense", ""):
+        process._answer({"id": 1, "command": command}, side, None, None)
+    assert len(side.sent) == 19 and not any(each["ok"] for each in side.sent)
 
 
 @pytest.mark.slow

@@ -23,13 +23,8 @@ import pytest
 
 from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn.cli import main
-<<<<<<< HEAD
 from pronghorn.cli.ctl import connection_table, request, stats, tables
 from pronghorn.control import client, paths
-=======
-from pronghorn.cli.ctl import request, tables
-from pronghorn.control import client, paths, quantities
->>>>>>> 1ad3485 (Write counts, sizes and spans of time in one place: the status page writes them as ctl and top do)
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.control.server import ControlServer
 from pronghorn.errors import BadHandler
@@ -665,7 +660,7 @@ def test_no_colour_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ("value", "said"), [(0, "0"), (9999, "9,999"), (10_000, "10.0k"), (999_960, "1.0M"), (10**21, "1000E")]
 )
 def test_counts_stay_short(value: int, said: str) -> None:
-    assert quantities.number(value) == said
+    assert tables.number(value) == said
 
 
 @pytest.mark.parametrize(
@@ -679,7 +674,7 @@ def test_counts_stay_short(value: int, said: str) -> None:
     ],
 )
 def test_sizes(value: int | None, long: str, short: str) -> None:
-    assert (quantities.size(value), quantities.size(value, short=True)) == (long, short)
+    assert (tables.size(value), tables.size(value, short=True)) == (long, short)
 
 
 @pytest.mark.parametrize(
@@ -693,7 +688,7 @@ def test_sizes(value: int | None, long: str, short: str) -> None:
     ],
 )
 def test_spans(value: float, long: str, short: str) -> None:
-    assert (quantities.span(value), quantities.span(value, short=True)) == (long, short)
+    assert (tables.span(value), tables.span(value, short=True)) == (long, short)
 
 
 # With a real server

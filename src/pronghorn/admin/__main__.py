@@ -21,8 +21,11 @@ from pronghorn.system.processes import forgo_privileges
 from pronghorn.system.side_boot import LEAVE, Side, begin
 
 try:  # the extra is asked for where --admin is set, and for nothing else
+    from pronghorn.admin.feed import Feed
     from pronghorn.admin.http import HttpServer
     from pronghorn.admin.routes import routes
+    from pronghorn.admin.samples import Samples
+    from pronghorn.scoreboard.board import Scoreboard
 except ImportError as missing:
     MISSING: ImportError | None = missing
 else:
@@ -49,6 +52,7 @@ class Admin:
         self.gatherer = Gatherer(side.descriptors["board"], self.line)
         self.http: Any = None
         self.exporters: list[Exporter] = []
+        self.feed: Any = None
 
     async def run(self, exporter: Callable[[Gatherer, str], Exporter] | None = None) -> None:
         """Answers until the line has ended, and then what is under way; exporters tell once more."""
@@ -70,6 +74,8 @@ class Admin:
         for each in rounds:
             each.cancel()
         self.agent.leave()
+        if self.feed is not None:
+            self.feed.close()
         if self.http is not None:
             self.http.leave()
         for _ in range(100):
@@ -92,7 +98,11 @@ class Admin:
         if self.http is None:
             if MISSING is not None:
                 raise MISSING
-            self.http = HttpServer(routes(self.side, self.line, self.gatherer), self.failed)
+            descriptors = self.side.descriptors
+            samples = Samples(Scoreboard(descriptors["board"]), descriptors.get("records", -1))
+            self.feed = Feed(samples, self.line.asked)
+            self.feed.begin(self.failed)
+            self.http = HttpServer(routes(self.side, self.line, self.gatherer, self.feed), self.failed)
         return self.http
 
     def failed(self, what: str, error: BaseException) -> None:

@@ -47,13 +47,15 @@ SAFETY = {
 
 
 class Request(NamedTuple):
-    """One request, whole. Names of headers are in lower case; of several of one name the last counts."""
+    """One request, whole. Names of headers are in lower case; of several of one name the last counts. `client` is its
+    address without the port; empty for a unix socket."""
 
     method: str
     path: str
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
+    client: str = ""
 
 
 class Response(NamedTuple):
@@ -236,8 +238,14 @@ class HttpConnection(asyncio.Protocol):
         self._timer.cancel()
         del self._server.connections[self]
         self._server.connections[self] = None
-        self._task = asyncio.get_running_loop().create_task(self._respond(request_of(self._head, self._body)))
+        self._task = asyncio.get_running_loop().create_task(self._respond(self._request()))
         self._task.add_done_callback(self._responded)
+
+    def _request(self) -> Request:
+        assert self._head is not None
+        peer = self._transport.get_extra_info("peername")
+        client = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        return request_of(self._head, self._body)._replace(client=client)
 
     async def _respond(self, request: Request) -> None:
         response = await self._server.answer(request)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pronghorn.admin import prometheus
+from pronghorn.admin.feed import Feed
 from pronghorn.admin.gathering import Gatherer
 from pronghorn.admin.health import Health
 from pronghorn.admin.http import Request, Response, Route
+from pronghorn.admin.site import page_routes
 from pronghorn.admin.supervisor_line import SupervisorLine
 from pronghorn.system.side_boot import Side
 
 
-def routes(side: Side, line: SupervisorLine, gatherer: Gatherer) -> dict[str, Route]:
+def routes(side: Side, line: SupervisorLine, gatherer: Gatherer, feed: Feed) -> dict[str, Route]:
     """Every path, and what answers it. `side.settings` are those of control/admin_process.py."""
     health = Health(line)
 
@@ -29,4 +31,5 @@ def routes(side: Side, line: SupervisorLine, gatherer: Gatherer) -> dict[str, Ro
         "/readyz": Route(health.ready),
         "/metrics": Route(metrics),
         "/status.json": Route(status),
+        **page_routes(feed, line, side.settings, side.say),
     }

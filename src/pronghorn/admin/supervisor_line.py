@@ -16,6 +16,7 @@ from pronghorn.errors import PronghornError, from_parts
 from pronghorn.system.side_boot import Side
 
 PATIENCE = 0.8  # seconds: less than what Kubernetes gives a probe
+QUESTION = 1.5  # seconds for a question to all workers
 FRESH = {"health": 0.05, "status": 0.25, "workers": 0.25}  # seconds for which an answer is used again
 MOST_ACTIONS = 16  # actions under way at once
 
@@ -51,12 +52,22 @@ class SupervisorLine:
             asked.add_done_callback(lambda done: self._settled(command, done))
         return await self._answer(asked, PATIENCE)
 
+    async def asked(self, command: str, arguments: dict[str, Any]) -> Any:
+        """The answer to a command that only looks, in good time. Raises as `look`."""
+        if not arguments:
+            return await self.look(command)
+        return await self.ask(command, QUESTION, **arguments)
+
+    async def ask(self, command: str, seconds: float, **arguments: Any) -> Any:
+        """The answer to a question with `arguments`, within `seconds`. Raises as `look`."""
+        if len(self._waiting) >= MOST_ACTIONS + len(self._asked):
+            raise PronghornError("Too many questions are under way.", "", "Try again in a moment.")
+        return await self._answer(self._send(command, arguments), seconds)
+
     async def act(self, command: str, seconds: float, **arguments: Any) -> Any:
         """The answer to a command that changes the server, within `seconds`. Raises as `look`."""
-        if len(self._waiting) >= MOST_ACTIONS + len(self._asked):
-            raise PronghornError("Too many actions are under way.", "", "Try again in a moment.")
         self._known.clear()
-        return await self._answer(self._send(command, arguments), seconds)
+        return await self.ask(command, seconds, **arguments)
 
     def _send(self, command: str, arguments: dict[str, Any]) -> asyncio.Future[Any]:
         self._number += 1

@@ -22,21 +22,26 @@ from pronghorn.errors import BadRequest, BadSetting, CannotBind, MissingExtra, P
 from pronghorn.events import Event, Observer
 from pronghorn.listening.binding import open_listeners
 from pronghorn.listening.listener import Listener
-from pronghorn.settings import Settings
+from pronghorn.settings import Settings, fields
 from pronghorn.settings.metrics import statsd_place
 from pronghorn.supervisor.health import health
 from pronghorn.supervisor.side_process import SideProcess
 from pronghorn.supervisor.supervisor import Supervisor
+from pronghorn.system import trusted_paths
 from pronghorn.system.memory import anonymous_file
+from pronghorn.system.record_copies import Copies
 
 ADMIN, AGENT = "admin", "agent_check"
 NICENESS = 5  # who serves goes first
 OTLP = "opentelemetry.exporter.otlp.proto.http"
 EXTRA = ("h11", "prometheus_client")
+MAY_WRITE = ONLY_LOOK | {"reload", "resize", "drain", "kill-connection"}
+SHORTEST_TOKEN, LONGEST_TOKEN = 16, 512  # characters
+TOKEN_HINT = "Make one: (umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE)"
 
 
 def check(settings: Settings) -> None:
-    """Raises MissingExtra where the settings ask for what is not installed."""
+    """Raises MissingExtra where the settings ask for what is not installed, BadSetting for a token that cannot be."""
     missing = [name for name in EXTRA if settings.admin and importlib.util.find_spec(name) is None]
     if missing:
         what = f"--admin needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}."
@@ -46,6 +51,7 @@ def check(settings: Settings) -> None:
         raise MissingExtra(what, "The extra otel is not installed.", "Install it: pip install 'pronghorn[otel]'")
     if settings.statsd:
         statsd_place(settings.statsd)
+    token_of(settings)
 
 
 def _is_there(module: str) -> bool:
@@ -55,14 +61,49 @@ def _is_there(module: str) -> bool:
         return False
 
 
+def token_of(settings: Settings) -> str:
+    """The token of `--admin-token-file`, empty without `--admin-write`. Raises BadSetting, in which no token is."""
+    if not settings.admin_write:
+        return ""
+    if not settings.admin or not settings.admin_token_file:
+        missing = "--admin-token-file" if settings.admin else "--admin"
+        raise BadSetting(f"--admin-write needs {missing}.", "Nobody else shall change the server.", TOKEN_HINT)
+    what = f"--admin-token-file is {settings.admin_token_file!r}."
+    try:
+        raw = trusted_paths.read(settings.admin_token_file, LONGEST_TOKEN + 3).strip()
+    except OSError as error:
+        raise BadSetting(what, f"{error.strerror}.", "Name a file that the server may read.") from None
+    if not SHORTEST_TOKEN <= len(raw) <= LONGEST_TOKEN or not all(33 <= each <= 126 for each in raw):
+        why = f"It does not hold one line of {SHORTEST_TOKEN} to {LONGEST_TOKEN} printable ASCII characters."
+        raise BadSetting(what, why, TOKEN_HINT)
+    return raw.decode("ascii")
+
+
+def changed(settings: Settings) -> dict[str, str]:
+    """The settings that are not their defaults, as people write them; paths of secrets, but no secret, among them."""
+    found = {}
+    for field in fields():
+        value = getattr(settings, field.name)
+        if value != field.default:
+            found[field.flag] = field.shown(value)
+    return found
+
+
 class AdminProcess:
-    """The listeners of the admin process, and the process. `handed` are the listeners of the program before an upgrade.
-    Raises BadSetting, AddressInUse and CannotBind; nothing is left open then."""
+    """The listeners of the admin process, and the process. `handed` are the listeners of the program before an upgrade;
+    `copies` is where the log shall send copies of its records to, if anywhere. Raises BadSetting,
+    AddressInUse and CannotBind; nothing is left open then."""
 
     def __init__(
-        self, settings: Settings, observe: Observer, handed: Sequence[dict[str, Any]] = (), statsd: int = -1
+        self,
+        settings: Settings,
+        observe: Observer,
+        handed: Sequence[dict[str, Any]] = (),
+        statsd: int = -1,
     ) -> None:
         self._settings = settings
+        self._token = token_of(settings)
+        self.copies = Copies() if settings.admin else None
         self._statsd = statsd  # a file of what StatsD was told
         if settings.statsd and statsd < 0:
             self._statsd = anonymous_file("statsd")
@@ -105,10 +146,13 @@ class AdminProcess:
         }
         descriptors["board"] = supervisor.fleet.serving.plan.board.fileno()
         asked = self._settings
-        settings: dict[str, Any] = {"name": supervisor.fleet.serving.plan.server}
+        settings: dict[str, Any] = {"name": supervisor.fleet.serving.plan.server, "token": self._token}
+        settings["changed"] = changed(asked)
         if asked.statsd:
             settings["statsd"] = [asked.statsd, asked.statsd_prefix, asked.statsd_tags]
             descriptors["statsd"] = self._statsd
+        if self.copies is not None:
+            descriptors["records"] = self.copies.reader
         side = SideProcess(
             "admin",
             "pronghorn.admin.otel" if asked.otel else "pronghorn.admin",
@@ -141,9 +185,9 @@ class AdminProcess:
             return done(health(supervisor))
         try:
             command, arguments = understood(msgspec.json.encode(message))
-            if command not in ONLY_LOOK:
-                raise BadRequest(f"The admin port may not {command}.", "It only looks.")
-            getattr(commands, command)(*arguments, done)
+            if command not in (MAY_WRITE if self._token else ONLY_LOOK):
+                raise BadRequest(f"The admin port may not {command}.", "It only looks." * (not self._token))
+            getattr(commands, command.replace("-", "_"))(*arguments, done)
         except PronghornError as error:
             done(error)
 
@@ -187,6 +231,8 @@ class AdminProcess:
         for each in self.listeners():
             each.close()
         self._opened, self._spare = {}, []
+        if self.copies is not None:
+            self.copies.close()
 
 
 def parts(result: Any) -> dict[str, Any]:

@@ -100,9 +100,10 @@ class PathAtRisk(Event, frozen=True):
 
 
 class SecretsExposed(Event, frozen=True):
-    """Every user of the machine may read the file of environment variables at `path` (`--env-file`)."""
+    """Every user of the machine may read the file of secrets at `path`, which a setting names: `flag`."""
 
     path: str
+    flag: str = "--env-file"
 
 
 class AccessLogSet(Event, frozen=True):

@@ -362,7 +362,7 @@ WORDS: dict[type[Event], Line] = {
         "User {uid}, whom workers serve as, may change {path}: {risk}; let root alone write to its folder",
         risk=lambda event: AT_RISK[event.setting],
     ),
-    events.SecretsExposed: Line(WARNING, "Everybody may read the --env-file {path}: chmod 640 it, or 600"),
+    events.SecretsExposed: Line(WARNING, "Everybody may read the {flag} {path}: chmod 640 it, or 600"),
     events.DrainDelayed: Line(INFO, "Draining in {seconds:g} s ({why}): not ready, and accepting until then"),
     events.DrainStarted: Line(INFO, _draining),
     events.DrainFinished: Line(

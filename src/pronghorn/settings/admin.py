@@ -18,6 +18,17 @@ class Admin(Metrics, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "more than once.",
         Option(metavar="ADDRESS", at=RESTART),
     ] = ()
+    admin_write: Annotated[
+        bool,
+        "Let whoever has the token of --admin-token-file reload, resize and drain the server and end connections, by "
+        "the admin port and its page. Without it nothing there changes anything.",
+        Option(at=RESTART),
+    ] = False
+    admin_token_file: Annotated[
+        str,
+        "File with the token for --admin-write: one line of 16 to 512 printable characters. Read at the start.",
+        Option(metavar="PATH", at=RESTART),
+    ] = ""
     agent_check: Annotated[
         tuple[str, ...],
         "Address where HAProxy's agent-check is answered: how much of the load this server takes. May be given more "

@@ -154,5 +154,7 @@ class Keywords(TypedDict, total=False):
     statsd_tags: str
     otel: bool
     admin: str | Iterable[str]
+    admin_write: bool
+    admin_token_file: str
     agent_check: str | Iterable[str]
     drain_delay: float | str

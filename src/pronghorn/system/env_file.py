@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterable
 
 from pronghorn.errors import BadSetting
 from pronghorn.settings import Settings, fields
@@ -35,10 +36,10 @@ def read(settings: Settings) -> dict[str, str]:
     return found
 
 
-def exposed(settings: Settings) -> list[str]:
+def exposed(paths: Iterable[str]) -> list[str]:
     """The files that every user of the machine may read."""
     found = []
-    for path in settings.env_file:
+    for path in paths:
         try:
             if os.stat(path).st_mode & stat.S_IROTH:
                 found.append(path)

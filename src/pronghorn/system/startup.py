@@ -57,7 +57,10 @@ class ProcessSetup:
         """The files by which the workers' user could have root do something: the settings file `config`, that of
         `--log-config`, and the process id file; and files of secrets that everybody may read."""
         settings = self._settings
-        exposed: list[Event] = [SecretsExposed(each) for each in env_file.exposed(settings)]
+        exposed: list[Event] = [SecretsExposed(each) for each in env_file.exposed(settings.env_file)]
+        if settings.admin_write:
+            tokens = env_file.exposed([settings.admin_token_file])
+            exposed += [SecretsExposed(each, "--admin-token-file") for each in tokens]
         person = privileges.person
         if person is None or person.uid == 0:
             return exposed

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pronghorn.control.quantities import number, size, span
+from pronghorn.control.quantities import number as number
+from pronghorn.control.quantities import size as size
+from pronghorn.control.quantities import span as span
 from pronghorn.errors import printable
 
 WIDE = 1000  # columns of a pipe

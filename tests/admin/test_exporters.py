@@ -18,6 +18,7 @@ import pytest
 from launch import Launched, launched, wait_for
 from pronghorn.admin.families import Buckets, Family, Sample
 from pronghorn.admin.statsd import MOST_BYTES, Target, datagrams, lines
+from pronghorn.control import client
 from pronghorn.errors import BadSetting
 from pronghorn.settings.metrics import statsd_place
 
@@ -102,7 +103,7 @@ class Heard:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["udp", "unix"])
 def test_everything_is_told_once(family: str, tmp_path: Path) -> None:
-    """The admin process is killed, and the server upgraded, between the rounds."""
+    """The admin process is killed, or the server upgraded, in between."""
     if family == "udp":
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind(("127.0.0.1", 0))
@@ -111,16 +112,23 @@ def test_everything_is_told_once(family: str, tmp_path: Path) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         sock.bind(str(tmp_path / "s"))
         address = f"unix:{tmp_path / 's'}"
-    with sock, launched(tmp_path, statsd=address, statsd_tags="env:test", workers=2) as server:
+    settings = {"statsd_tags": "env:test", "workers": 2, "control_socket": str(tmp_path / "control")}
+    with sock, launched(tmp_path, statsd=address, **settings) as server:
         heard = Heard(sock)
         for _ in range(10):
             assert server.ask(b"hello\n") == b"HELLO\n"
         admin = admin_of(server)
-        admin.kill()
-        wait_for(lambda: admin_of(server, admin.pid))
+        if family == "udp":
+            admin.kill()
+            wait_for(lambda: admin_of(server, admin.pid))
+        else:
+            client.ask(str(tmp_path / "control"), {"command": "upgrade"}, 30)
+            wait_for(lambda: not admin.is_running())
+            assert heard.take()["pronghorn.messages"] == 10, "told at its end"
         for _ in range(5):
             assert server.ask(b"hello\n") == b"HELLO\n"
-        assert server.stop() == 0
+        client.ask(str(tmp_path / "control"), {"command": "stop"}, 30)
+        wait_for(lambda: heard.take()["pronghorn.messages"] >= 15)
         sums = heard.take()
         assert sums["pronghorn.connections_accepted"] == sums["pronghorn.messages"] == 15
         assert sums["pronghorn.connection_duration"] == 15

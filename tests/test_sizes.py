@@ -30,6 +30,7 @@ SHORT = {
     "settings/": "a panel of --help is a file",
     "supervisor/autoreload.py": "server.py imports it with --reload only",
     "supervisor/observer_side.py": "server.py imports it with --observer only",
+    "handlers/timed_messages.py": "where nobody reads metrics no worker imports it",
     "handlers/paced_messages.py": "without --message-rate-per-source no worker imports it",
     "handlers/message_types.py": "types only, which nothing that runs imports",
     "observers/__init__.py": "what observers share, and server.py puts together",

@@ -236,10 +236,8 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
     """An async message function, or a class with async methods, as a conversation over streams. `awaits`: what it
     returns for a message is to be awaited."""
 
-    style.awaits = awaits
-
     async def hold(protocol: CoroutineProtocol, conn: Conversation) -> None:
-        timer = sampler() if awaits else None
+        timer = sampler()
         found, protocol.handed_over = protocol.handed_over, None
         if protocol.object is not None and not protocol.moved:
             found = style.tell_connected(protocol)
@@ -248,7 +246,7 @@ def messages_as_streams(style: MessageStyle, awaits: bool) -> Converse:
         channel = protocol.transport
         while (message := await protocol.next()) is not None:
             answer = protocol.answer(message, awaits)
-            reply = await (answer if timer is None else timer.awaited(answer))
+            reply = await (answer if timer is None or not timer.due() else timer.awaited(answer))
             if reply is not None:
                 try:
                     channel.write(style.frame(reply))

@@ -12,7 +12,6 @@ from pronghorn.framing import Framing, stream
 from pronghorn.framing.marks import TextLines
 from pronghorn.handlers.message_connection import MessageConnection
 from pronghorn.handlers.message_protocol import MessageProtocol, Reply
-from pronghorn.scoreboard.service_times import sampler
 
 if TYPE_CHECKING:
     from pronghorn.handlers.message_types import (
@@ -100,7 +99,7 @@ class MessageStyle:
 
     __slots__ = tuple(
         "_both _closed _connected _connects _handler _kind _takes alone frame framing high_water max_size "
-        "awaits rate tells_closed".split()
+        "rate tells_closed".split()
     )
 
     def __init__(
@@ -113,7 +112,6 @@ class MessageStyle:
     ) -> None:
         """`kind` is what the handler sees of its connection."""
         self.framing = framing
-        self.awaits = False  # what the function returns is to be awaited
         self.rate: MessageRate | None = None  # at which a coroutine's messages are handled
         self.frame: Callable[[Any], bytes] = framing.frame
         self.max_size = max_size
@@ -150,11 +148,6 @@ class MessageStyle:
     def reply_for(self, protocol: MessageProtocol, moved: Any = None) -> Reply:
         """The reply function of one connection: the handler, or an object of its own, which may know the connection:
         the one that was `moved` from another process, if there is one."""
-        reply = self._reply_for(protocol, moved)
-        timer = sampler()
-        return reply if timer is None or self.awaits else timer.timed(reply)
-
-    def _reply_for(self, protocol: MessageProtocol, moved: Any) -> Reply:
         reply: Any = self._handler
         connection = self.connect(protocol) if self._connects else None
         if isinstance(reply, type):

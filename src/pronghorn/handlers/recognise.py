@@ -7,6 +7,7 @@ serve no client is refused (refusals.py). Nothing is called to find out what it 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from pronghorn.handlers.messages import CONVERSATION, FRAMING, MessageStyle
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
 from pronghorn.scoreboard.message_rates import MessageRate
+from pronghorn.scoreboard.service_times import sampler
 from pronghorn.settings import Settings
 
 
@@ -121,13 +123,9 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
     awaits, *others = [callable(each) and callables.is_coroutine_function(callables.leads_to(each)) for each in methods]
     if not (awaits or any(others)):
         messages = MessageStyle(handler, rule, *limits)
+        messages.alone = messages.alone and rate is None
         facts = HandlerFacts(name, "message", moves=True)
-        if rate is not None:
-            from pronghorn.handlers.paced_messages import PacedProtocol  # here: few servers have a rate
-
-            messages.alone = False
-            return Handler(facts, protocol=lambda: PacedProtocol(messages, rate), framing=rule, made=handler)
-        return Handler(facts, protocol=lambda: MessageProtocol(messages), framing=rule, made=handler)
+        return Handler(facts, protocol=_protocol(messages, rate), framing=rule, made=handler)
     from pronghorn.handlers.conversations import messages_as_streams
 
     if not made and not callables.is_coroutine_function(handler):
@@ -138,6 +136,18 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
     if rate is None:  # else a message that waits for its turn would be left behind
         found.made, found.facts = handler, msgspec.structs.replace(found.facts, moves=True)
     return found
+
+
+def _protocol(style: MessageStyle, rate: MessageRate | None) -> Callable[[], MessageProtocol]:
+    """What makes the protocol of a connection: chosen once, so that what is not used costs no message anything."""
+    kind: type[Any] = MessageProtocol
+    if rate is not None:
+        from pronghorn.handlers.paced_messages import PacedProtocol as kind  # here: few servers have a rate
+    if (timer := sampler()) is not None:
+        from pronghorn.handlers.timed_messages import timed
+
+        kind = timed(kind, timer)
+    return (lambda: kind(style)) if rate is None else (lambda: kind(style, rate))
 
 
 def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:

@@ -78,6 +78,10 @@ class Details:
         self.own[USED] = words[USED] = 1
         self.dropped: dict[str, int] = {}
 
+    def aside(self) -> Details:
+        """One that counts for nobody, for a rehearsal."""
+        return Details(memoryview(bytearray(END * 8)).cast("q"))
+
     def add(self, word: int, count: int = 1) -> None:
         """Count."""
         with self.guard:
@@ -136,6 +140,9 @@ class Shared(Details):
     def __init__(self, words: memoryview[int], lock: Lock) -> None:
         super().__init__(words)
         self._lock = lock
+
+    def aside(self) -> Details:
+        return Shared(memoryview(bytearray(END * 8)).cast("q"), self._lock)
 
     def add(self, word: int, count: int = 1) -> None:
         with self.guard:

@@ -1,7 +1,7 @@
 """How long a handler takes for one message: one message in 64 is timed, where somebody reads the server's metrics.
 
-Law: by count, over all connections of a process, so that the clock is read for no other message. Where no details are
-counted a reply function is called as it is.
+Law: by count, so that the clock is read for no other message. A connection begins its count somewhere in these 64, each
+elsewhere than the one before: of connections with one message each, one in 64 is timed.
 """
 
 from __future__ import annotations
@@ -13,51 +13,66 @@ from typing import Any
 from pronghorn.scoreboard.details import SERVICE, Details
 
 EVERY = 64
+STRIDE = 27  # from one connection to the next: it comes by each of the 64
 
 _sampler: Sampler | None = None
 
 
 class Sampler:
-    """Counts down to the next message that is timed."""
+    """Says which messages are timed, and times them."""
 
-    __slots__ = ("_details", "left")
+    __slots__ = ("_details", "_left", "_phase")
 
     def __init__(self, details: Details) -> None:
         self._details = details
-        self.left = 1
+        self._phase = 0
+        self._left = 1
 
-    def timed(self, reply: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """A reply function that is timed now and then."""
+    def phase(self) -> int:
+        """After how many messages of a new connection the first one is timed."""
+        phase, self._phase = self._phase, (self._phase + STRIDE) % EVERY
+        return phase
 
-        def call(message: Any) -> Any:
-            self.left -= 1
-            return reply(message) if self.left > 0 else self._call(reply, message)
+    def due(self) -> bool:
+        """Whether the next message is timed, of all those of this process that ask here."""
+        self._left -= 1
+        if self._left > 0:
+            return False
+        self._left = EVERY
+        return True
 
-        return call
-
-    def _call(self, reply: Callable[[Any], Any], message: Any) -> Any:
-        self.left, began = EVERY, time.perf_counter()
+    def timed(self, reply: Callable[[Any], Any], message: Any) -> Any:
+        """What the handler answers."""
+        began = time.perf_counter()
         try:
             return reply(message)
         finally:
             self._details.observe(SERVICE, time.perf_counter() - began)
 
     async def awaited(self, answer: Awaitable[Any]) -> Any:
-        """The same of what a coroutine answers."""
-        self.left -= 1
-        if self.left > 0:
-            return await answer
-        self.left, began = EVERY, time.perf_counter()
+        """The same of a coroutine."""
+        began = time.perf_counter()
         try:
             return await answer
         finally:
             self._details.observe(SERVICE, time.perf_counter() - began)
 
+    def begin_at(self, number: int) -> None:
+        """In a process of one connection, the one of this number."""
+        self._phase = (number - 1) * STRIDE % EVERY
+        self._left = self._phase + 1
+
 
 def keep_in(details: Details | None) -> None:
-    """In a worker: this is where its details are counted, if they are."""
+    """In a worker, before handlers are made: this is where its details are counted, if they are."""
     global _sampler
     _sampler = Sampler(details) if details is not None else None
+
+
+def begin_at(number: int) -> None:
+    """In a process that was forked for the connection of this number."""
+    if _sampler is not None:
+        _sampler.begin_at(number)
 
 
 def sampler() -> Sampler | None:

@@ -136,7 +136,6 @@ class Context(ConnectionEnds):
         self._watcher: Watcher | None = None
         self.become_current()
         message_rates.keep_in(row.map)
-        service_times.keep_in(row.details)
 
     def become_current(self) -> None:
         """From now on `current_drain` and `stay` find the connections that are open here."""
@@ -268,6 +267,7 @@ class ChildContext(Context):
         """In the process: its connection, and where it counts, which its worker has lent to it."""
         self.counts = counts
         self.open[conn.number] = conn
+        service_times.begin_at(conn.number)
 
     def refused(self, offer: Offer, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         self._count_refused(offer, peer, limit, detail)

@@ -69,6 +69,7 @@ def rehearse(context: Context) -> None:
         mine = Offer(offer.listener, "", alike)
         own.offers, own.by_name, own.tells = {offer.listener: mine}, {"": mine}, False
         own.observe = lambda event: None
+        own.details = own.details.aside() if own.details is not None else None
         framing, counts = alike.handler.framing, Counts()
         conversations = Conversations(own)
         try:

@@ -39,7 +39,7 @@ from pronghorn.identity import WorkerFacts
 from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
 from pronghorn.models import registry
-from pronghorn.scoreboard import details
+from pronghorn.scoreboard import details, service_times
 from pronghorn.scoreboard.details import Details, Shared
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
@@ -133,6 +133,7 @@ def keep_details(plan: Plan, row: Row) -> None:
     lock = details.lock_of(fd, row.index) if plan.model.in_children else None
     if plan.settings.wants_metrics:
         row.details = Shared(words, lock) if lock is not None else Details(words)
+        service_times.keep_in(row.details)
 
     def store() -> object:
         from pronghorn.scoreboard.own_metrics import OwnStore  # here: only what is used

@@ -89,6 +89,10 @@ def test_counting_in_this_process() -> None:
     for value in (1, 2, 100):
         sizes.observe(value)
     assert (sizes.count, sizes.sum) == (3, 103.0)
+    waits = metrics.histogram("waits_seconds", "Waits.", labels=("who",), buckets=(0.1, 1, float("inf")))
+    with pytest.raises(KeyError), waits.labels("me\udcff").time():
+        raise KeyError
+    assert waits.labels("me\udcff").count == 1 and 0 <= waits.labels("me\udcff").sum < 60
 
 
 def test_declared_twice_it_is_the_same() -> None:

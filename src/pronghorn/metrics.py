@@ -13,7 +13,9 @@ in memory that the server's processes share (`attach`); anywhere else, as in a u
 
 from __future__ import annotations
 
+import math
 import re
+import time
 import warnings
 from _thread import RLock
 from bisect import bisect_left
@@ -176,7 +178,7 @@ class Metric:
         return tuple(named[each] for each in wanted)
 
     def _new(self, values: tuple[object, ...]) -> Self:
-        texts = tuple(str(each)[:LONGEST_VALUE] for each in values)
+        texts = tuple(_clean(each, LONGEST_VALUE) for each in values)
         with _guard:
             if (found := self._series.get(texts)) is None:
                 found = type(self)(self.description, *_placed(self.description, texts))
@@ -241,6 +243,10 @@ class Histogram(Metric):
         bounds = self.description.buckets
         self._store.observe(self._place, bisect_left(bounds, value), len(bounds) + 1, value)
 
+    def time(self) -> Timing:
+        """`with histogram.time():` observes how many seconds that took, whatever it raised."""
+        return Timing(self)
+
     @property
     def count(self) -> int:
         """How many values this worker has observed, or this process outside of a server."""
@@ -252,6 +258,21 @@ class Histogram(Metric):
         return self._store.get(self._place + len(self.description.buckets) + 1)
 
 
+class Timing:
+    """See Histogram.time."""
+
+    __slots__ = ("_began", "_histogram")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._histogram.observe(max(0.0, time.perf_counter() - self._began))
+
+
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 
@@ -259,18 +280,19 @@ def counter(name: str, help: str, labels: Sequence[str] = ()) -> Counter:
     """Declare a counter; the name ends in `_total`, which is added where it is missing. Declared twice alike, it is
     the same object. ValueError for a name or a label that cannot be exported, or that is another metric's."""
     whole = name if name.endswith("_total") else f"{name}_total"
-    return _declare(Counter, Description(COUNTER, whole, help[:LONGEST_HELP], _names(labels)))
+    return _declare(Counter, Description(COUNTER, whole, _clean(help, LONGEST_HELP), _names(labels)))
 
 
 def gauge(name: str, help: str, labels: Sequence[str] = (), across: str = "sum") -> Gauge:
     """Declare a gauge. Of the values that the workers have, the `sum`, `min` or `max` is exported. Else as counter."""
-    return _declare(Gauge, Description(GAUGE, name, help[:LONGEST_HELP], _names(labels), (), across))
+    return _declare(Gauge, Description(GAUGE, name, _clean(help, LONGEST_HELP), _names(labels), (), across))
 
 
 def histogram(name: str, help: str, labels: Sequence[str] = (), buckets: Sequence[float] = BUCKETS) -> Histogram:
     """Declare a histogram; `buckets` are the bounds, ascending, and what is beyond them counts too. Else as counter."""
     bounds = tuple(map(float, buckets))
-    return _declare(Histogram, Description(HISTOGRAM, name, help[:LONGEST_HELP], _names(labels), bounds))
+    bounds = bounds[:-1] if bounds and bounds[-1] == math.inf else bounds  # it is there anyhow
+    return _declare(Histogram, Description(HISTOGRAM, name, _clean(help, LONGEST_HELP), _names(labels), bounds))
 
 
 def attach(store: Store) -> None:
@@ -286,6 +308,11 @@ def detach() -> None:
     global _guard
     _guard = RLock()  # a thread that is not here may hold the other
     attach(Memory())
+
+
+def _clean(value: object, most: int) -> str:
+    """As text that can be written, cut short."""
+    return str(value)[:most].encode("utf-8", "replace").decode()
 
 
 def _names(labels: Sequence[str]) -> tuple[str, ...]:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pronghorn.cli.check import examined
 from pronghorn.control.admin_process import check, token_of
 from pronghorn.errors import BadSetting
 from pronghorn.settings import settle
+from pronghorn.settings.layers import Layers
+from pronghorn.settings.source import Source
 
 pytest.importorskip("h11")
 TOKEN = "only-for-this-test-0123456789"
@@ -47,3 +50,9 @@ def test_a_file_that_holds_no_token_is_refused_and_not_quoted(tmp_path: Path, ra
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="No such file"):
         asked(tmp_path / "token")
+
+
+def test_check_looks_at_it_too(tmp_path: Path) -> None:
+    settled = Layers({"admin": "127.0.0.1:0", "admin_write": True}, {}, Source(name="upper")).settle()
+    with pytest.raises(BadSetting, match="--admin-write needs --admin-token-file"):
+        examined(settled)

@@ -40,12 +40,10 @@ def command(layers: Layers, as_json: bool) -> None:
 
 def examined(settled: Settled) -> dict[str, Any]:
     """What would be served; raises PronghornError for the first thing that would keep serve from starting."""
-    from pronghorn.control.server import group_number
     from pronghorn.handlers.loading import Asked
     from pronghorn.listening.binding import check_binds
     from pronghorn.listening.unix_path import owner_of
     from pronghorn.supervisor.planning import judged, read_files
-    from pronghorn.system import log_config
     from pronghorn.system.processors import processors
     from pronghorn.system.startup import ProcessSetup
     from pronghorn.worker_process.plan import PlannedService
@@ -57,13 +55,9 @@ def examined(settled: Settled) -> dict[str, Any]:
         model, why = judged(asked, facts, settings)
         loaded = read_files([PlannedService(*one[:2], known, one[2]) for one, known in zip(asked, facts, strict=True)])
         check_binds(settings)
-        group_number(settings.control_group)
+        check_beside(settings)
         for each in served:
             owner_of(each.settings.unix_owner)
-        for name in ("log_file", "pid_file"):
-            refuse_missing_folder(name, getattr(settings, name))
-        if settings.log_config:
-            log_config.read(settings.log_config)
     at = [
         {
             "name": each.name,
@@ -79,6 +73,20 @@ def examined(settled: Settled) -> dict[str, Any]:
     first = {key: at[0][key] for key in ("handler", "style", "lifespan", "bind", "certificates")}
     more = {"model": model.name, "why": why, "workers": settings.effective_workers(model.name, processors().usable)}
     return {**first, **more, "listeners": at, "taken": taken_now(text for each in served for _, text in each.bind)}
+
+
+def check_beside(settings: Settings) -> None:
+    """What stands beside the listeners: the control socket, the admin process, the log. Raises PronghornError."""
+    from pronghorn.control import admin_process
+    from pronghorn.control.server import group_number
+    from pronghorn.system import log_config
+
+    group_number(settings.control_group)
+    admin_process.check(settings)
+    for name in ("log_file", "pid_file"):
+        refuse_missing_folder(name, getattr(settings, name))
+    if settings.log_config:
+        log_config.read(settings.log_config)
 
 
 def taken_now(addresses: Iterable[str]) -> list[dict[str, str]]:

@@ -67,7 +67,8 @@ def token_of(settings: Settings) -> str:
         return ""
     if not settings.admin or not settings.admin_token_file:
         missing = "--admin-token-file" if settings.admin else "--admin"
-        raise BadSetting(f"--admin-write needs {missing}.", "Nobody else shall change the server.", TOKEN_HINT)
+        hint = TOKEN_HINT if settings.admin else "Say where: --admin 127.0.0.1:9000"
+        raise BadSetting(f"--admin-write needs {missing}.", "It lets people change the server by that port.", hint)
     what = f"--admin-token-file is {settings.admin_token_file!r}."
     try:
         raw = trusted_paths.read(settings.admin_token_file, LONGEST_TOKEN + 3).strip()

@@ -110,7 +110,7 @@ class Feed:
         """Server-sent events for one who watches: the history, then each view; one who is slow misses some."""
         self._streams += 1
         try:
-            yield event("history", self.history.columns())
+            yield b"retry: 1000\n\n" + event("history", self.history.columns())
             await self.page()
             yield self._encoded
             while not self._over:

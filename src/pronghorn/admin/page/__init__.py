@@ -59,21 +59,21 @@ CHARTS = (  # title, unit, kind, series; the first series of a line fills its ar
 )
 
 
-@cache
+OWN = {name: (Path(__file__).parent / name).read_bytes() for name in "page.html page.css page.js change.html".split()}
+"""The page's own files, read with the package: later this process may be a user who cannot."""
+
+
 def file(name: str) -> bytes:
     """One of the page's files: page.css, page.js, icon-good.svg."""
     if name.startswith("icon-"):
         return ICON.format(*LEVELS[name.removeprefix("icon-").removesuffix(".svg")]).encode()
-    return (Path(__file__).parent / name).read_bytes()
+    return OWN[name]
 
 
 @cache
 def build() -> str:
     """A text that changes with the page's own files."""
-    whole = hashlib.sha256()
-    for name in ("page.html", "page.css", "page.js", "change.html"):
-        whole.update(file(name))
-    return whole.hexdigest()[:16]
+    return hashlib.sha256(b"".join(OWN.values())).hexdigest()[:16]
 
 
 FILES = {

@@ -67,7 +67,7 @@ def token_of(settings: Settings) -> str:
         return ""
     if not settings.admin or not settings.admin_token_file:
         missing = "--admin-token-file" if settings.admin else "--admin"
-        hint = TOKEN_HINT if settings.admin else "Say where: --admin 127.0.0.1:9000"
+        hint = TOKEN_HINT if settings.admin else "Say where: --admin 127.0.0.1:9901"
         raise BadSetting(f"--admin-write needs {missing}.", "It lets people change the server by that port.", hint)
     what = f"--admin-token-file is {settings.admin_token_file!r}."
     try:

@@ -216,6 +216,16 @@ def test_what_is_missing_is_said() -> None:
     )
 
 
+def test_trouble_has_a_line() -> None:
+    history = History()
+    history.add(Answer(status(10.0, kernel_listen_overflows=5, refused=3), []))
+    shown = history.add(Answer(status(13.0, kernel_listen_overflows=11, refused=6), []))
+    (line,) = [each.plain for each in summary.summary(shown, 120) if each.plain.startswith("Trouble")]
+    assert "6 refused (1.0/s)" in line and "2.0 connections/s come to full accept queues" in line
+    quiet = History().add(Answer(status(10.0, kernel_listen_overflows=11), []))
+    assert not [each for each in summary.summary(quiet, 80) if each.plain.startswith("Trouble")]
+
+
 def test_a_chart_is_as_high_as_its_greatest_value() -> None:
     assert model.chart([0, 50, 100], 10) == "▁▅█"
     assert model.chart([0.0, 0.0], 10) == "▁▁" and model.chart([5.0], 0) == ""
@@ -404,7 +414,7 @@ def test_a_connection_is_shown_in_detail_and_ended_after_a_question() -> None:
         await pilot.press("p", "question_mark", "escape", "ctrl+c")
         assert top.return_value == 0
 
-    played(play, (160, 50))
+    played(play, (100, 30))
 
 
 def test_a_server_that_is_gone_is_waited_for() -> None:

@@ -87,6 +87,14 @@ def test_the_queue_tells_its_length_and_its_bound(opened: Open) -> None:
         assert here.queued() == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the length of the queue")
+def test_the_queue_of_a_unix_socket_tells_its_length_too(opened: Open, tmp_path: Path) -> None:
+    (here,) = opened(f"unix:{tmp_path}/s", backlog=17)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/s")
+        assert here.queue() == (1, 17)
+
+
 def test_addresses_are_shared_by_choice_only(opened: Open) -> None:
     (usual,) = opened("127.0.0.1:0")
     assert option(usual, socket.SOL_SOCKET, socket.SO_REUSEADDR)

@@ -28,7 +28,7 @@ READY = "Whether clients that connect now are served: some worker is ready, and 
 LIVE = "Whether the server is alive: its supervisor answers."
 
 
-@click.command("health")
+@click.command("health", short_help="Check the health of the server that runs here")
 @click.option("--ready", "probe", flag_value="ready", default=True, help=READY)
 @click.option("--live", "probe", flag_value="live", help=LIVE)
 @click.option("--admin", metavar="ADDRESS", envvar="PRONGHORN_ADMIN", show_envvar=True, help=ADMIN)

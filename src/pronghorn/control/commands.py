@@ -69,6 +69,7 @@ class Commands:
                 "ready": health(supervisor),
                 "drains_in": round(supervisor.delay.left, 1),
                 "side_processes": supervisor.sides.state(),
+                "kernel_listen_overflows": _overflows(),
                 "faults": supervisor.guard.failures,
                 "last_fault": supervisor.guard.last or None,
             }
@@ -244,6 +245,17 @@ def _certificates(service: PlannedService) -> list[dict[str, Any]]:
     """The certificates that a service has in use: the first name of each, and when it ends (seconds since 1970)."""
     described = service.certificates.described if service.certificates is not None else []
     return [{"name": each.names[0] if each.names else each.serial, "until": each.until} for each in described]
+
+
+def _overflows() -> int | None:
+    """How many connections have come to full accept queues, of all programs of this network namespace; None where the
+    kernel does not tell."""
+    from pronghorn.listening.sock_diag import overflows  # here: a worker has no use for it
+
+    try:
+        return overflows().overflowed
+    except OSError:
+        return None
 
 
 def _pairs(times: Histogram | None) -> list[tuple[float | None, int]] | None:

@@ -120,18 +120,24 @@ class Listener:
         return None
 
     def queue(self) -> tuple[int, int] | None:
-        """Connections that wait to be accepted, and how many the kernel lets wait, by TCP_INFO (Linux: of a listener,
-        tcpi_unacked is the length of the queue and tcpi_sacked its bound); None where the kernel does not tell."""
-        if self.family != socket.AF_UNIX and sys.platform == "linux":
-            try:
-                return struct.unpack_from("=II", self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)
-            except (OSError, struct.error):
-                pass
-        return None
+        """Connections that wait to be accepted, and how many the kernel lets wait: by TCP_INFO (Linux: of a listener,
+        tcpi_unacked is the length of the queue and tcpi_sacked its bound), of a unix socket over netlink. None where
+        the kernel does not tell."""
+        if sys.platform != "linux":
+            return None
+        try:
+            if self.family == socket.AF_UNIX:
+                from pronghorn.listening.sock_diag import unix_socket  # here: a worker does not ask
+
+                found = unix_socket(os.fstat(self.fileno()).st_ino)
+                return found.waiting, found.backlog
+            return struct.unpack_from("=II", self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)
+        except (OSError, struct.error):
+            return None
 
     def queued(self) -> int:
-        """Connections that wait to be accepted; a large number where the kernel does not tell."""
-        found = self.queue()
+        """Connections that wait to be accepted, of a TCP listener; a large number where the kernel does not tell."""
+        found = self.queue() if self.family != socket.AF_UNIX else None
         return MANY if found is None else found[0]
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ MARKS = {"ok": "ok  ", "warn": "WARN"}
 INDENT = 7
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Look for limits and settings of this machine that are too low")
 @whom.takes_server
 @takes_json
 @click.pass_context

@@ -41,6 +41,7 @@ FILTER = (
 @click.option(
     "--rows", default=100, show_default=True, metavar="N", type=click.IntRange(1, 10_000), help="Connections, at most."
 )
+@whom.takes_server
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, **values: Any) -> int:
     """Watch a running server: its listeners, workers and connections, and the rates of the last seconds.
@@ -55,10 +56,6 @@ def command(ctx: click.Context, /, as_json: bool, **values: Any) -> int:
             raise
         click.echo(json.dumps({"error": error.parts()}))
         return error.exit_code
-
-
-for _option in reversed(whom.OPTIONS):
-    command = _option(command)
 
 
 def _run(

@@ -19,6 +19,7 @@ WINDOW = 2.5  # seconds that a rate is of, at least: workers tell messages and b
 REMEMBERED = 60.0  # seconds of which latencies are: only one message in many is timed
 PAST = 60  # rates that are kept for the little charts
 COUNTED = ("accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors")
+OVERFLOWS = "kernel_listen_overflows"
 OF_A_CONNECTION = ("messages", "bytes_in", "bytes_out")
 PER_SECOND = "_per_second"
 NUMBERS = ("open", *COUNTED, *(key + PER_SECOND for key in COUNTED))
@@ -98,7 +99,7 @@ class History:
         self._answers.append(answer)
         times = self._times(answer)
         server = {
-            **with_rates(answer.status, base and base.status, "uptime", COUNTED),
+            **with_rates(answer.status, base and base.status, "uptime", (*COUNTED, OVERFLOWS)),
             **quantiles(*times.values()),
         }
         whole = base is not None and _clock(answer.status) - _clock(base.status) >= WINDOW

@@ -67,6 +67,7 @@ class Status(Counts, total=False):
     old: Old
     under_way: str | None
     last_reload: Reload | None
+    kernel_listen_overflows: Count | None
     faults: Count
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pronghorn.cli.ctl.tables import BAD, COLOURS, DIM, number, size, span
 from pronghorn.cli.top.columns import rate, seconds, word
-from pronghorn.cli.top.model import PER_SECOND, Frame, Row, View, chart
+from pronghorn.cli.top.model import OVERFLOWS, PER_SECOND, Frame, Row, View, chart
 
 CHART = 30
 HEADS = {"rtt_us": "round-trip time", "tcp_state": "TCP state", "pid": "process"}
@@ -69,6 +69,8 @@ def _trouble(server: Row) -> list[Text]:
         if count := _count(server, key):
             each = server.get(key + PER_SECOND)
             found.append(f"{number(count)} {words}" + (f" ({rate(each)}/s)" if each else ""))
+    if each := server.get(OVERFLOWS + PER_SECOND):
+        found.append(f"{rate(each)} connections/s come to full accept queues of this host")
     last = server.get("last_reload")
     if isinstance(last, dict) and not last.get("ok"):
         found.append(f"the last reload failed: {word(' '.join(str(last.get('why', '')).split()))}")

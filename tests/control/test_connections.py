@@ -115,6 +115,18 @@ def test_one_of_two_is_listed_and_ended(tmp_path: Path, model: str, handler: str
         assert it.ask("kill-connection", ids=[row["id"]])["gone"] == [row["id"]]
 
 
+@pytest.mark.slow
+def test_a_child_tells_whom_its_proxy_speaks_for(tmp_path: Path) -> None:
+    fork = {"model": "fork", "workers": 1, "proxy_from": ["127.0.0.1"]}
+    with asked(tmp_path, "inquiries_under_test:blocking", **fork) as it, it.connect() as sock:
+        (row,) = wait_for(lambda: it.rows(state="OPENING"))
+        assert row["peer"] == name_of(sock)
+        sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\nx")
+        assert sock.recv(100) == b"x"
+        (row,) = wait_for(lambda: it.rows(peer=["192.0.2.7:4711"]))
+        assert (row["peer"], row["proxy"]) == ("192.0.2.7:4711", name_of(sock))
+
+
 def test_filters_and_order(one: Asked) -> None:
     wait_for(lambda: not one.rows())
     clients = [one.greet(b"%d\n" % number) for number in range(12)]

@@ -185,6 +185,11 @@ class ConnectionBase(AnyConnection):
         finally:
             self.partial = None
 
+    @property
+    def awaits_header(self) -> bool:
+        """Its proxy has not said yet for whom it speaks."""
+        return self.partial is _never
+
     def take_header(self, header: ProxyHeader) -> None:
         """A proxy has said for which client it made the connection: its `peer` is that client from now on."""
         self.proxy = msgspec.structs.replace(header, via=self.peer)

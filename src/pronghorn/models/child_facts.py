@@ -18,7 +18,7 @@ from pronghorn.connection.socket_facts import KernelFacts
 from pronghorn.models.children import Child, Children, kill, wake
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import ASKED, ENDED
-from pronghorn.serving.connection_inquiry import end_now
+from pronghorn.serving.connection_inquiry import end_now, endpoint
 from pronghorn.serving.connection_rows import ConnectionRow, Facts, State, peer_text
 from pronghorn.serving.context import ChildContext
 from pronghorn.serving.conversations import LEAVE
@@ -41,10 +41,14 @@ class ChildFacts(Facts):
 
     @property
     def address(self) -> Peer:
+        if self.told is not None and self.told.proxy is not None:
+            return endpoint(self.told.peer) or self.told.peer.removeprefix("unix:")
         return self.child.peer
 
     @property
     def peer(self) -> str:
+        if self.told is not None and self.told.proxy is not None:
+            return self.told.peer  # what the proxy has said to the child
         return peer_text(self.child.peer)
 
     @property

@@ -70,8 +70,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def needs_details(self) -> bool:
-        """Whether more than peer, listener and age decides."""
-        return bool(self.idle or self.state or self.fields) or self.sort not in ("age", "peer", "id")
+        """Whether more than listener and age decides. (Behind a proxy, only who has read its header knows the peer.)"""
+        return bool(self.idle or self.state or self.fields or self.peer) or self.sort not in ("age", "id")
 
     def order(self, row: ConnectionRow | Facts) -> tuple[bool, Any, int]:
         """By what rows are put in order, the smallest first. What is not known comes last."""
@@ -90,19 +90,22 @@ class Peers:
         self._exact: set[Peer] = set()
         networks = []
         for text in texts:
-            host, _, port = text.rpartition(":")
-            if (ends := _endpoint(host, port)) is not None:
+            if (ends := endpoint(text)) is not None:
                 self._exact.add(ends)
             else:
                 networks.append(text)
         self._networks = Networks(networks)
 
     def holds(self, peer: Peer) -> bool:
-        return peer in self._exact or self._networks.holds(peer)
+        try:
+            return peer in self._exact or self._networks.holds(peer)
+        except ValueError:  # a child has told of no address
+            return False
 
 
-def _endpoint(host: str, port: str) -> tuple[str, int] | None:
-    """Of `192.0.2.7:4711` or `[2001:db8::1]:4711`; None for another text."""
+def endpoint(text: str) -> tuple[str, int] | None:
+    """Address and port of `192.0.2.7:4711` or `[2001:db8::1]:4711`; None for another text."""
+    host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not (port.isascii() and port.isdigit()) or (":" in host and not bracketed) or not host:
         return None

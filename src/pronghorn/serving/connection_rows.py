@@ -200,7 +200,9 @@ class Facts:
             return "CLOSING" if conn.state.name == "CLOSED" else cast(State, conn.state.name)
         if getattr(conn, "cut_by", None) is not None:
             return "CLOSING"
-        if not getattr(conn, "flow", 0) or (hasattr(conn, "records") and conn.tls is None):
+        if not getattr(conn, "flow", 0) or getattr(conn, "awaits_header", False):
+            return "OPENING"
+        if hasattr(conn, "records") and conn.tls is None:
             return "OPENING"
         if self.kernel is None or self.kernel.tcp_state == "ESTABLISHED":
             return "OPEN"

@@ -2,7 +2,8 @@
 
 Law: the supervisor never waits, and believes no worker. A worker that has not told everything in PATIENCE seconds is
 named as silent, and what it has told counts. Which worker a row is of is written down here, from the supervisor's own
-book-keeping. The workers of programs before an upgrade have another supervisor: they are counted, and not asked.
+book-keeping. The workers of programs before an upgrade have another supervisor: they are counted, and not asked; nor
+are processes that a dead worker has left.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Inquiries:
     """The questions that are under way."""
 
     def __init__(self, workers: Workers, elsewhere: Callable[[], dict[str, int]], observe: Observer) -> None:
-        """`elsewhere` counts the programs before an upgrade, and the connections of their workers."""
+        """`elsewhere` counts the programs before an upgrade, and the connections of those that are not asked."""
         self._observe = observe
         self._workers, self._elsewhere = workers, elsewhere
         self._asked: dict[int, Asked] = {}

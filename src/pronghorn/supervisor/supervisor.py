@@ -355,10 +355,12 @@ class Supervisor:
             done({})
 
     def elsewhere(self) -> dict[str, int]:
-        """The programs before this one in upgrades: how many there are, and the connections of their workers."""
+        """The programs before this one in upgrades: how many there are, and the connections of their workers; and
+        the connections of processes that dead workers have left."""
         rows = self.fleet.serving.plan.board.rows()
         count = sum(row.open for row in rows if row.supervisor != os.getpid())
-        return {"programs": len(self.predecessors.living()), "open": count}
+        orphans = sum(len(set(each.living.values())) for each in self.workers.left)
+        return {"programs": len(self.predecessors.living()), "open": count, "orphans": orphans}
 
     def resize(self, count: int, why: str) -> None:
         """From now on there are `count` workers; with 0 clients wait in the queue: see Fleet.resize."""

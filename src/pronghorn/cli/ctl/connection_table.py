@@ -65,6 +65,10 @@ def remarks(result: dict[str, Any], shown: int) -> list[str]:
         said.append(
             f"{count:,} more {'are' if count > 1 else 'is'} with the program before an upgrade, which is not asked."
         )
+    if count := elsewhere.get("orphans", 0):
+        said.append(
+            f"{count:,} more {'have' if count > 1 else 'has'} a process that a dead worker has left; it is not asked."
+        )
     return said
 
 

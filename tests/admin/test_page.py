@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from html.parser import HTMLParser
 from typing import Any
 
@@ -96,6 +97,17 @@ def test_a_full_accept_queue_is_told() -> None:
     told["listeners"][0]["accept_queue"] = [{"waiting": 128, "backlog": 128}]
     shown = seen(told)
     assert shown.level == "bad" and "128 of 128 clients" in shown.verdict
+
+
+@pytest.mark.parametrize(
+    ("days", "level", "said"),
+    [(30, "good", "All is well"), (3, "warn", "mine.example at plain expires in 2 d"), (-1, "bad", "has expired")],
+)
+def test_a_certificate_that_ends_soon_is_told(days: int, level: str, said: str) -> None:
+    told = status()
+    told["listeners"][0]["certificates"] = [{"name": "mine.example", "until": time.time() + days * 86400 - 9}]
+    shown = seen(told)
+    assert shown.level == level and said in shown.verdict
 
 
 def test_of_several_the_worst_comes_first() -> None:

@@ -262,7 +262,7 @@ class Page {
     for (const each of document.querySelectorAll(".tabs input")) each.addEventListener("change", () => this.choose());
     this.choose();
     addEventListener("resize", () => this.draw());
-    document.addEventListener("visibilitychange", () => (document.hidden ? this.close() : this.open()));
+    document.addEventListener("visibilitychange", () => this.appear());
     setInterval(() => this.look(), 1000);
     this.open();
   }
@@ -274,7 +274,7 @@ class Page {
   }
 
   open() {
-    if (this.stream || document.hidden) return;
+    if (this.stream) return;
     this.stream = new EventSource("events");
     this.stream.addEventListener("history", (event) => { this.history.replace(JSON.parse(event.data)); this.draw(); });
     this.stream.addEventListener("view", (event) => this.show(JSON.parse(event.data)));
@@ -284,6 +284,12 @@ class Page {
         setTimeout(() => this.open(), REST);
       }
     });
+  }
+
+  appear() { // a hidden tab goes on, for its title; but a browser may have put it to sleep
+    if (document.hidden) return;
+    if (Date.now() - this.heard > STALE) { this.close(); this.open(); }
+    this.draw();
   }
 
   close() {

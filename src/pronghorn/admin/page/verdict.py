@@ -6,6 +6,7 @@ that says more or mends it. A look at the page shall be enough to know whether t
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import msgspec
@@ -20,7 +21,8 @@ SILENT = 3.0  # seconds without a heartbeat that stand out
 DEAF = 10.0  # seconds without one that mean a worker serves nobody
 FULL = 0.8  # of an accept queue
 MOST_NAMED = 3
-SOON = 14 * 86400.0  # seconds before a certificate's end
+DAY = 86400.0  # seconds
+SOON = 14 * DAY  # before a certificate's end
 
 # How a connection may end for a fault of ours, or of the handler's.
 OURS: dict[str, tuple[Level, str, str]] = {
@@ -87,13 +89,20 @@ def _of_listeners(status: dict[str, Any]) -> list[Problem]:
             if queue and queue.get("backlog") and queue["waiting"] >= FULL * queue["backlog"]:
                 text = f"{queue['waiting']:,} of {queue['backlog']:,} clients that can wait at {printable(address)} do"
                 found.append(Problem("bad", f"{text}: workers do not accept them fast enough."))
-        expires = each.get("certificate_expires_in")
-        if expires is not None and expires < SOON:
-            words = "has expired" if expires <= 0 else f"expires in {span(expires)}"
-            found.append(
-                Problem("bad" if expires < 86400 else "warn", f"A certificate of {printable(each['name'])} {words}.")
-            )
+        found += [_of_certificate(each["name"], one) for one in each.get("certificates", ()) if _soon(one) < SOON]
     return found
+
+
+def _soon(certificate: dict[str, Any]) -> float:
+    """Seconds until it ends."""
+    return float(certificate["until"]) - time.time()
+
+
+def _of_certificate(listener: object, certificate: dict[str, Any]) -> Problem:
+    left = _soon(certificate)
+    words = "has expired: clients refuse it" if left <= 0 else f"expires in {span(left)}"
+    what = f"The certificate for {printable(str(certificate['name']), 100, '')} at {printable(str(listener), 100, '')}"
+    return Problem("bad" if left < DAY else "warn", f"{what} {words}.")
 
 
 def _of_workers(workers: list[dict[str, Any]]) -> list[Problem]:

@@ -20,6 +20,7 @@ from pronghorn.errors import printable
 
 LONGEST = 120  # characters of one cell
 LONGEST_RECORD = 2000
+HALF_A_DAY = 43200.0  # seconds
 MOST_ROWS = 200  # of one table
 NONE = "\N{EN DASH}"
 
@@ -249,7 +250,8 @@ def _records(records: list[Record]) -> list[Row]:
     for each in reversed(records[-MOST_ROWS:]):
         level = text(each.level).upper()
         said = printable(each.text, LONGEST_RECORD)
-        when = time.strftime("%H:%M:%S", time.gmtime(each.at))
+        today = abs(time.time() - each.at) < HALF_A_DAY
+        when = time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", time.gmtime(each.at))
         tone = "bad" if level in ("ERROR", "CRITICAL") else "warn"
         rows.append(Row(f"{each.at} {each.process} {hash(said)}", [when, (level, tone), str(each.process), said]))
     return rows

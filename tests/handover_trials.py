@@ -19,7 +19,7 @@ from ledger_reloads import put, spread
 from ledger_trials import Result, living, until
 from pronghorn.control import client
 
-HAS = re.compile(r"\[(\d+)\] \[DEBUG\] (?:received|connection \d+) from (127\.\S+) at PORT (\d+)")
+HAS = re.compile(r"\[(\d+)\] \[DEBUG\] (?:received|connection [\d-]+) from (127\.\S+) at PORT (\d+)")
 OVER = re.compile(r"\] Reload(?:ed in | failed)")  # a worker that is killed before it is ready ends its reload
 KILL_WITHIN = 0.25  # seconds after the reload was asked for
 

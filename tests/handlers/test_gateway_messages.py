@@ -38,7 +38,7 @@ def notes(server: Served) -> list[str]:
 
 def ends(server: Served) -> dict[int, str]:
     """What the log tells of each connection's end, behind its number."""
-    return {int(n): told for n, told in re.findall(r"closed connection (\d+) from [^:]*: (.*)", server.log())}
+    return {int(n): told for n, told in re.findall(r"closed connection \d+-(\d+) from [^:]*: (.*)", server.log())}
 
 
 @pytest.mark.slow

@@ -405,6 +405,6 @@ def test_a_handler_that_raises_is_logged_once_by_a_server(tmp_path: Path) -> Non
     with launched(tmp_path, "mine:fail") as server:
         assert server.ask(b"\x1b[31mred\n") == b""
         assert server.stop() == 0
-        assert server.log.count("Handler failed on connection 1 from 127.0.0.1 at PORT") == 1
+        assert server.log.count("Handler failed on connection ") == 1
         assert "\x1b" not in server.log
         assert "pronghorn/handlers" not in server.log and "mine.py" in server.log

@@ -137,7 +137,9 @@ def test_limits_and_deadlines_are_each_listeners_own(limited: Served) -> None:
     with limited.connect(4) as denied:
         assert denied.recv(1) == b""
     wait_for(lambda: "to closed: --allow or --deny" in limited.log(), "the refusal")
-    wait_for(lambda: re.search(r"closed connection \d+ from \S+ at PORT \d+ to hasty: timeout \(idle\)", limited.log()))
+    wait_for(
+        lambda: re.search(r"closed connection [\d-]+ from \S+ at PORT \d+ to hasty: timeout \(idle\)", limited.log())
+    )
     assert re.search(r"received from 192\.0\.2\.9 at PORT 5 to proxied", limited.log())
 
 

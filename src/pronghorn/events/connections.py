@@ -1,7 +1,8 @@
 """Events of one connection, from accept(2) to its end.
 
 `listener` is the name of the listener that it came to; empty where the server has only one, without a name. `id` is the
-connection's in the whole server: the process id of its worker, and its number there (`12411-37`).
+connection's in the whole server: the process id of its worker, and its number there (`12411-37`). `listener_name` is
+the name that there is, or the address.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class ConnectionClosed(Event, frozen=True):
     worker: int = 0
     generation: int = 0
     probe: bool = False
+    listener_name: str = ""
 
 
 class ConnectionRefused(Event, frozen=True):
@@ -63,6 +65,7 @@ class ConnectionRefused(Event, frozen=True):
     state: str = "PA"
     worker: int = 0
     generation: int = 0
+    listener_name: str = ""
 
 
 class HandshakeFailed(Event, frozen=True):

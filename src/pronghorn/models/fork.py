@@ -217,7 +217,7 @@ def settle_dead(context: Context, shared: ChildCounts, children: ConnectionsApar
         if not cut:
             stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""
             context.observe(ChildDied(peer, pid, status, stack, offer.told, context.id_of(number)))
-        context.child_killed(number, peer, opened, offer.told, cut)
+        context.child_killed(number, peer, opened, offer, cut)
 
 
 def reap(children: Children) -> list[tuple[int, int, Child]]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pronghorn.events import Event, Observer, ObserverFailed
+from pronghorn.events import AccessLogSet, Event, LogLevelSet, Observer, ObserverFailed
 
 REST = 10.0  # seconds
+CHANGES = (AccessLogSet, LogLevelSet)
+"""Events by which observers change what they hear."""
 
 
 def _always(kind: type[Event]) -> bool:
@@ -23,15 +25,18 @@ class Observers:
     """Many observers as one: calling it hands the event to each, in the order in which they were added. `clock` is
     monotonic, in seconds."""
 
-    __slots__ = ("_clock", "_observers", "_resting")
+    __slots__ = ("_clock", "_hearing", "_observers", "_resting")
 
     def __init__(self, *observers: Observer, clock: Callable[[], float] = time.monotonic) -> None:
         self._observers = observers
+        self._hearing: dict[type[Event], list[tuple[int, Observer]]] = {}  # who does something with each kind, so far
         self._clock = clock
         self._resting: dict[int, float] = {}  # by place: until when
 
     def __call__(self, event: Event) -> None:
-        for place, observer in enumerate(self._observers):
+        kind = type(event)
+        hearing = self._hearing.get(kind)
+        for place, observer in self._find(kind) if hearing is None else hearing:
             if self._resting and self._clock() < self._resting.get(place, 0.0):
                 continue
             try:
@@ -39,9 +44,20 @@ class Observers:
             except BaseException as error:
                 self._failed(place, event, error)
 
+    def _find(self, kind: type[Event]) -> list[tuple[int, Observer]]:
+        """Who hears of such an event. Those that change what is heard all hear of, and ask anew."""
+        every = [*enumerate(self._observers)]
+        if kind in CHANGES:
+            self._hearing.clear()
+            return every
+        found = [(place, each) for place, each in every if getattr(each, "hears", _always)(kind)]
+        self._hearing[kind] = found
+        return found
+
     def add(self, *observers: Observer) -> None:
         """Call these too from now on, in this process and those that it forks."""
         self._observers += observers
+        self._hearing.clear()
 
     def hears(self, kind: type[Event]) -> bool:
         """Whether any observer does something with such an event, as long as the level of the log stays what it is. An

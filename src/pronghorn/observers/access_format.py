@@ -21,10 +21,10 @@ from pronghorn.system.connection_filter import peer_text
 LONGEST = min(select.PIPE_BUF, 4096) - 1  # bytes of a line, without its end
 LONGEST_NAME, LONGEST_VALUE = 64, 256  # characters of what a handler sets, and of what a peer does
 NOTHING = "-"
+MOST_WORDS = 1000
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 Ended = ConnectionClosed | ConnectionRefused
-Getter = Callable[[Any], Any]
 
 
 def line_of(form: str) -> tuple[Callable[[Ended], bytes], bool]:
@@ -32,35 +32,35 @@ def line_of(form: str) -> tuple[Callable[[Ended], bytes], bool]:
     if form == JSON:
         return _json, True
     found = parts(form)
-    names = [name for _, name in found if name]
-    template = "".join(text.replace("%", "%%") + ("%s" if name else "") for text, name in found)
-    getters = tuple(_getter(name) for name in names)
+    closed, refused = _compiled(found, CLOSED), _compiled(found, REFUSED)
 
     def line(event: Ended) -> bytes:
-        text = template % tuple([get(event) for get in getters])
+        text = closed(event) if type(event) is ConnectionClosed else refused(event)
         data = text.rstrip(" ").encode("utf-8", "backslashreplace")
         if len(data) > LONGEST:
             data = data[: LONGEST - 3].decode("utf-8", "ignore").encode() + b"..."
         return data + b"\n"
 
-    return line, any(name.startswith("first_byte") for name in names)
+    return line, any(name.startswith("first_byte") for _, name in found)
 
 
-def _getter(name: str) -> Getter:
-    if name.startswith(PREFIX):
-        wanted = name.removeprefix(PREFIX)
-        return lambda event: next((_quoted(value) for key, value in _fields(event) if key == wanted), NOTHING)
-    return GETTERS[name]
+def _compiled(found: list[tuple[str, str]], table: dict[str, str]) -> Callable[[Any], str]:
+    """One function for all fields: a call for each would cost as much as the rest. It is made of the constants of
+    `table` alone; texts and names of a user are values in its namespace."""
+    names: dict[str, Any] = {"template": "".join(text.replace("%", "%%") + "%s" * bool(name) for text, name in found)}
+    calls = []
+    for number, (_, name) in enumerate(found):
+        if name.startswith(PREFIX):
+            names[f"name{number}"] = name.removeprefix(PREFIX)
+            calls.append(f"one_of(e, name{number})")
+        elif name:
+            calls.append(table[name])
+    code = f"lambda e: template % ({''.join(f'{call}, ' for call in calls)})"
+    made: Callable[[Any], str] = eval(code, {**FUNCTIONS, **names})
+    return made
 
 
 # What every line may tell, of a connection that was served, and of one that was refused.
-
-_closed = ConnectionClosed
-
-
-def _accepted(event: Ended) -> float:
-    return time.time() - event.seconds if type(event) is _closed else time.time()
-
 
 _last: tuple[int, str, str] = (0, "", "")
 
@@ -77,14 +77,15 @@ def _second(whole: int) -> tuple[int, str, str]:
     return last
 
 
-def _time(event: Ended) -> str:
-    at = _accepted(event)
+def _time(seconds: float) -> str:
+    """The instant so many seconds ago."""
+    at = time.time() - seconds
     whole = int(at)
     return f"{_second(whole)[1]}.{int((at - whole) * 1000):03}Z"
 
 
-def _date(event: Ended) -> str:
-    at = _accepted(event)
+def _date(seconds: float) -> str:
+    at = time.time() - seconds
     whole = int(at)
     return f"{_second(whole)[2]}.{int((at - whole) * 1000):03} +0000]"
 
@@ -106,70 +107,107 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _fields(event: Ended) -> tuple[tuple[str, str], ...]:
-    return event.fields if type(event) is _closed else ()
+class _Words(dict[str, str]):
+    """Texts of the server's own, quoted once each: there are few."""
+
+    def __missing__(self, text: str) -> str:
+        quoted = _quoted(text) if text else NOTHING
+        if len(self) < MOST_WORDS:
+            self[text] = quoted
+        return quoted
 
 
 def _log(event: Ended) -> str:
     return " ".join([f"{_quoted(key[:LONGEST_NAME])}={_quoted(value)}" for key, value in _fields(event)])
 
 
-def _more(event: Ended) -> str:
-    found = [f"{name}={value}" for name in IN_MORE if (value := GETTERS[name](event)) != NOTHING]
-    return " ".join([*found, _log(event)])
+def _fields(event: Ended) -> tuple[tuple[str, str], ...]:
+    return event.fields if isinstance(event, ConnectionClosed) else ()
+
+
+def _one_of(event: Ended, name: str) -> str:
+    return next((_quoted(value) for key, value in _fields(event) if key == name), NOTHING)
 
 
 def _detail(event: Ended) -> str:
-    if type(event) is _closed:
-        return ", ".join(filter(None, (event.detail, event.program)))
+    if isinstance(event, ConnectionClosed) and event.program:
+        return f"{event.detail}, {event.program}" if event.detail else event.program
     return event.detail
 
 
-def _first_byte(event: Ended) -> float | None:
-    return event.first_byte if type(event) is _closed else None
+def _quoted_detail(event: Ended) -> str:
+    return _quoted(detail) if (detail := _detail(event)) else NOTHING
 
 
-def _number(name: str) -> Getter:
-    """A count of a connection that was served."""
+def _more(event: Ended) -> str:
+    told = [f"detail={_quoted(detail)}"] if (detail := _detail(event)) else []
+    if isinstance(event, ConnectionClosed):
+        told += [f"tls={event.tls}"] if event.tls else []
+        told += [f"sni={_quoted(event.sni)}"] if event.sni else []
+        told += [f"proxy={peer_text(event.proxy)}"] if event.proxy else []
+    return " ".join([*told, _log(event)])
 
-    def get(event: Ended) -> Any:
-        return getattr(event, name) if type(event) is _closed and (event.measured or name == "messages") else NOTHING
 
-    return get
-
-
-GETTERS: dict[str, Getter] = {
-    "time": _time,
+FUNCTIONS = {
     "date": _date,
-    "id": lambda event: event.id if type(event) is _closed else NOTHING,
-    "peer": lambda event: peer_text(event.peer),
-    "proxy": lambda event: peer_text(event.proxy) if type(event) is _closed and event.proxy else NOTHING,
-    "listener": lambda event: _quoted(event.listener) if event.listener else NOTHING,
-    "worker": lambda event: event.worker,
-    "generation": lambda event: event.generation,
-    "pid": lambda event: event.id.partition("-")[0] if type(event) is _closed else NOTHING,
-    "duration": lambda event: f"{event.seconds:.3f}" if type(event) is _closed else "0.000",
-    "duration_ms": lambda event: int(event.seconds * 1000) if type(event) is _closed else 0,
-    "first_byte": lambda event: NOTHING if (first := _first_byte(event)) is None else f"{first:.3f}",
-    "first_byte_ms": lambda event: NOTHING if (first := _first_byte(event)) is None else int(first * 1000),
-    "bytes_in": _number("bytes_in"),
-    "bytes_out": _number("bytes_out"),
-    "messages": _number("messages"),
-    "state": lambda event: event.state,
-    "reason": lambda event: _quoted(event.reason if type(event) is _closed else event.limit),
-    "detail": lambda event: _quoted(_detail(event)) if _detail(event) else NOTHING,
-    "tls": lambda event: event.tls if type(event) is _closed and event.tls else NOTHING,
-    "sni": lambda event: _quoted(event.sni) if type(event) is _closed and event.sni else NOTHING,
+    "detail": _quoted_detail,
     "log": _log,
     "more": _more,
+    "one_of": _one_of,
+    "peer": peer_text,
+    "quoted": _quoted,
+    "time": _time,
+    "words": _Words(),
 }
-IN_MORE = ("detail", "tls", "sni", "proxy")
+BOTH = {
+    "peer": "peer(e.peer)",
+    "listener": "words[e.listener_name or e.listener]",
+    "worker": "e.worker",
+    "generation": "e.generation",
+    "state": "e.state",
+    "detail": "detail(e) if e.detail else '-'",
+}
+CLOSED = BOTH | {
+    "time": "time(e.seconds)",
+    "date": "date(e.seconds)",
+    "id": "e.id",
+    "proxy": "peer(e.proxy) if e.proxy else '-'",
+    "pid": "e.id.partition('-')[0]",
+    "duration": "'%.3f' % e.seconds",
+    "duration_ms": "int(e.seconds * 1000)",
+    "first_byte": "'-' if e.first_byte is None else '%.3f' % e.first_byte",
+    "first_byte_ms": "'-' if e.first_byte is None else int(e.first_byte * 1000)",
+    "bytes_in": "e.bytes_in if e.measured else '-'",
+    "bytes_out": "e.bytes_out if e.measured else '-'",
+    "messages": "e.messages",
+    "reason": "words[e.reason]",
+    "detail": "detail(e) if e.detail or e.program else '-'",
+    "tls": "e.tls or '-'",
+    "sni": "quoted(e.sni) if e.sni else '-'",
+    "log": "log(e) if e.fields else ''",
+    "more": "more(e) if e.fields or e.detail or e.program or e.tls or e.proxy else ''",
+}
+REFUSED = (
+    dict.fromkeys(CLOSED, "'-'")
+    | BOTH
+    | {
+        "time": "time(0.0)",
+        "date": "date(0.0)",
+        "duration": "'0.000'",
+        "duration_ms": "0",
+        "reason": "quoted(e.limit)",
+        "log": "''",
+        "more": "more(e) if e.detail else ''",
+    }
+)
+"""How each field of FIELDS is found in an event `e`: of a connection that was served, and of one that was refused."""
 
 
 def _json(event: Ended) -> bytes:
-    said: dict[str, Any] = {"time": _time(event), "peer": peer_text(event.peer)}
-    if event.listener:
-        said["listener"] = _plain(event.listener)
+    seconds = event.seconds if isinstance(event, ConnectionClosed) else 0.0
+    said: dict[str, Any] = {"time": _time(seconds), "peer": peer_text(event.peer)}
+    if listener := event.listener_name or event.listener:
+        said["listener"] = _plain(listener)
     said["worker"], said["generation"] = event.worker, event.generation
     if isinstance(event, ConnectionClosed):
         said |= {"id": event.id, "duration": round(event.seconds, 6), "messages": event.messages}

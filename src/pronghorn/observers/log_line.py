@@ -88,6 +88,7 @@ class _Fields:
 
 PARTS: dict[str, Part] = {
     "at": lambda event: f" to {escaped(event.listener)}" if event.listener else "",
+    "connection": lambda event: escaped(event.id or event.number, 64),
     "ending": lambda event: ending(event.status),
     "error": lambda event: kind_and_text(event.error),
     "frames": lambda event: frames(event.stack),

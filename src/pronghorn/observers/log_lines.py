@@ -229,7 +229,7 @@ WORDS: dict[type[Event], Line] = {
     events.ConnectionOpened: Line(DEBUG, "received from {peer}{at}"),
     events.ConnectionClosed: Line(
         DEBUG,
-        "closed connection {number} from {peer}{at}: {reason}{more} after {seconds:.3f} s, {bytes_in} bytes in, "
+        "closed connection {connection} from {peer}{at}: {reason}{more} after {seconds:.3f} s, {bytes_in} bytes in, "
         "{bytes_out} bytes out{fields}",
         fields=lambda event: "".join(f", {escaped(name)}={escaped(value)}" for name, value in event.fields),
         more=lambda event: _in_brackets(event.detail, event.program),
@@ -239,7 +239,7 @@ WORDS: dict[type[Event], Line] = {
         "The handler cannot go on with the connection from {peer}, which stays with an old worker: {error}{trace}",
         flood=_error_and_place,
     ),
-    events.ConnectionTakenOver: Line(DEBUG, "connection {number} from {peer} goes on here: before, {before}"),
+    events.ConnectionTakenOver: Line(DEBUG, "connection {connection} from {peer} goes on here: before, {before}"),
     events.ConnectionRefused: Line(
         WARNING,
         "Refused {peer}{at}: {limit}{more}",
@@ -252,11 +252,11 @@ WORDS: dict[type[Event], Line] = {
         flood=lambda event: event.address,
     ),
     events.HandlerFailed: Line(
-        ERROR, "Handler failed on connection {number} from {peer}{at}: {error}{trace}", flood=_error_and_place
+        ERROR, "Handler failed on connection {connection} from {peer}{at}: {error}{trace}", flood=_error_and_place
     ),
     events.PeerFailed: Line(
         INFO,
-        "Connection {number} from {peer}{at} failed: {error}",
+        "Connection {connection} from {peer}{at} failed: {error}",
         level=lambda event: DEBUG if isinstance(event.error, OSError) else INFO,
         flood=lambda event: None if isinstance(event.error, OSError) else type(event.error),
     ),

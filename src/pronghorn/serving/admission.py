@@ -250,7 +250,7 @@ class Admission:
                 offer.counts.add(REFUSED)
                 offer.counts.add(OPEN, -1)
         row, state = self.row, state_of_refusal(limit)
-        self.observe(ConnectionRefused(peer, limit, detail, offer.told, state, row.slot, row.generation))
+        self.observe(ConnectionRefused(peer, limit, detail, offer.told, state, row.slot, row.generation, offer.name))
 
     def gives_way(self) -> bool:
         """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.

@@ -164,6 +164,7 @@ class ConnectionEnds(Admission):
                 row.slot,
                 row.generation,
                 probe,
+                offer.name,
             )
         )
 
@@ -209,7 +210,7 @@ class ConnectionEnds(Admission):
                 events.ConnectionTakenOver(conn.number, conn.peer, before, self.told(conn), self.id_of(conn.number))
             )
 
-    def child_killed(self, number: int, peer: Peer, opened: float, listener: str, cut: bool) -> None:
+    def child_killed(self, number: int, peer: Peer, opened: float, offer: Offer, cut: bool) -> None:
         """Observe the end of a connection whose process, under the fork model, was killed before it could do so, and
         before it had said what it received and sent; at the drain deadline it was `cut`."""
         if self.tells:
@@ -223,12 +224,13 @@ class ConnectionEnds(Admission):
                     0,
                     0,
                     0,
-                    listener=listener,
+                    listener=offer.told,
                     id=self.id_of(number),
                     state="KD" if cut else "HD",
                     measured=False,
                     worker=row.slot,
                     generation=row.generation,
+                    listener_name=offer.name,
                 )
             )
 

@@ -38,6 +38,8 @@ def state_of_end(end: End, detail: str, *, faulty: bool, cut: bool, sealed: bool
     """Of a connection that was served. `detail` may say more than `end`: the deadline, or an error's class. `faulty`:
     its handler has raised; `cut`: the drain deadline was over; `sealed`: it needed no TLS handshake, or is through
     with it."""
+    if detail == End.DONE and sealed and not (faulty or cut or unacknowledged):
+        return NORMAL
     if cut:
         first = "K"
     elif faulty:

@@ -257,6 +257,28 @@ def test_a_port_that_is_taken_is_refused_by_its_own_name(tmp_path: Path) -> None
             assert server.exit() == 5
             error = server.report["error"]
             assert address in error["what"] and "--bind" not in json.dumps(error)
+            assert str(os.getpid()) in error["why"], "who holds it"
+
+
+@pytest.mark.parametrize(
+    "admin, agent, words",
+    [
+        ("http://127.0.0.1:9901", (), "an address alone"),
+        ("127.0.0.1:0,tls=on", (), "an address alone"),
+        ("127.0.0.1", (), "It has no port"),
+        ("127.0.0.1:9901", "127.0.0.1:9901", "--admin and --agent-check are both at 127.0.0.1:9901"),
+        ("127.0.0.1:8000", (), "--bind :8000 is at :8000, and --admin at 127.0.0.1:8000"),
+        ("unix:/nowhere/sock", (), "/nowhere"),
+    ],
+)
+def test_an_address_that_cannot_be_is_told_of_by_its_setting(admin: str, agent: str, words: str) -> None:
+    from pronghorn.control.admin_process import check
+    from pronghorn.errors import PronghornError
+    from pronghorn.settings import settle
+
+    with pytest.raises(PronghornError, match=words) as raised:
+        check(settle({"admin": (admin,), "agent_check": agent, "bind": ":8000"}))
+    assert "--bind is" not in str(raised.value)
 
 
 def test_a_missing_extra_is_told_before_anything_is_bound(tmp_path: Path) -> None:

@@ -115,11 +115,17 @@ def test_when_the_delay_is_over_the_server_drains(tmp_path: Path) -> None:
 
 
 SLOW = """
-import time, pronghorn
-time.sleep(0.5)
+import os, time, pronghorn
+while os.path.exists("admin") and not os.path.exists("go"):  # it is there in the worker, and not in the probe
+    time.sleep(0.01)
 @pronghorn.message(pronghorn.lines)
 def handler(line): return line
 """
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
 
 
 @pytest.mark.slow
@@ -140,10 +146,13 @@ def test_a_server_that_starts_is_alive_and_not_ready(tmp_path: Path) -> None:
                 wait_for(lambda: asked("/readyz").startswith(b"HTTP/1.1 200"))
 
         served = pool.submit(serve)
-        wait_for(path.exists)
-        answer = asked("/readyz")
-        assert answer.startswith(b"HTTP/1.1 503") and b"the server starts" in answer
-        assert asked("/livez").startswith(b"HTTP/1.1 200")
+        try:
+            wait_for(lambda: listens(path))
+            answer = asked("/readyz")
+            assert answer.startswith(b"HTTP/1.1 503") and b"the server starts" in answer
+            assert asked("/livez").startswith(b"HTTP/1.1 200")
+        finally:
+            (tmp_path / "go").touch()
         served.result()
 
 

@@ -102,7 +102,7 @@ def proxied(folder: Path, option: str, check: str, **settings: object) -> Iterat
 
 def test_a_server_that_stops_loses_no_client_behind_a_check_of_readiness(tmp_path: Path) -> None:
     check = "check port {admin} inter 100ms fall 1 rise 1"
-    with proxied(tmp_path, "option httpchk GET /readyz", check, drain_delay=1.5) as proxy:
+    with proxied(tmp_path, "option httpchk GET /readyz", check, drain_delay=1.0) as proxy:
         answers: list[str] = []
         failures: list[BaseException] = []
         over = threading.Event()

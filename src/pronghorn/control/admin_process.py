@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -18,12 +18,15 @@ import msgspec
 from pronghorn import events
 from pronghorn.control.callers import ONLY_LOOK
 from pronghorn.control.protocol import CommandSet, understood
-from pronghorn.errors import BadRequest, BadSetting, CannotBind, MissingExtra, PronghornError
+from pronghorn.errors import AddressInUse, BadRequest, BadSetting, CannotBind, MissingExtra, PronghornError
 from pronghorn.events import Event, Observer
-from pronghorn.listening.binding import open_listeners
+from pronghorn.listening.addresses import parse_bind, places, refuse_overlaps
+from pronghorn.listening.binding import check_binds, open_listeners
+from pronghorn.listening.conflicts import explained
 from pronghorn.listening.listener import Listener
 from pronghorn.settings import Settings, fields
 from pronghorn.settings.metrics import statsd_place
+from pronghorn.settings.services import services
 from pronghorn.supervisor.health import health
 from pronghorn.supervisor.side_process import SideProcess
 from pronghorn.supervisor.supervisor import Supervisor
@@ -41,7 +44,8 @@ TOKEN_HINT = "Make one: (umask 077; python3 -c 'import secrets; print(secrets.to
 
 
 def check(settings: Settings) -> None:
-    """Raises MissingExtra where the settings ask for what is not installed, BadSetting for a token that cannot be."""
+    """Raises MissingExtra where the settings ask for what is not installed, BadSetting for a token that cannot be; and
+    as `check_addresses`."""
     missing = [name for name in EXTRA if settings.admin and importlib.util.find_spec(name) is None]
     if missing:
         what = f"--admin needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}."
@@ -52,6 +56,8 @@ def check(settings: Settings) -> None:
     if settings.statsd:
         statsd_place(settings.statsd)
     token_of(settings)
+    if settings.admin or settings.agent_check:
+        check_addresses(settings)
 
 
 def _is_there(module: str) -> bool:
@@ -118,18 +124,11 @@ class AdminProcess:
 
     def _open(self, name: str, observe: Observer) -> list[Listener]:
         """The listeners of a setting that has addresses."""
-        bind = getattr(self._settings, name)
-        if not bind:
+        if not getattr(self._settings, name):
             return []
-        asked = msgspec.structs.replace(self._settings, bind=bind, listeners=(), tls="off", reuse_port=False, backlog=0)
-        flag = f"--{name.replace('_', '-')}"
-        try:
+        with blamed_on(name):
+            asked = as_bound(self._settings, name)
             opened = open_listeners(asked, told(name, self._settings, observe), inherited=self._spare)
-        except (BadSetting, CannotBind) as error:
-            error.what, error.why, error.hint = (
-                part.replace("--bind", flag) for part in (error.what, error.why, error.hint)
-            )
-            raise
         self._spare = [each for each in self._spare if each not in opened]
         return opened
 
@@ -234,6 +233,44 @@ class AdminProcess:
         self._opened, self._spare = {}, []
         if self.copies is not None:
             self.copies.close()
+
+
+def check_addresses(settings: Settings) -> None:
+    """Raises BadSetting and CannotBind for addresses of the admin process that can never be bound, or that the server
+    has for its clients."""
+    binds = [(each.title, parse_bind(text)) for each in services(settings) for _, text in each.bind]
+    for name in (ADMIN, AGENT):
+        for text in getattr(settings, name):
+            if "," in text or ("://" in text and not text.startswith("fd://")):
+                why = "It takes an address alone, and what answers there speaks no TLS."
+                raise BadSetting(f"{flag_of(name)} is {text!r}.", why, "For example: 127.0.0.1:9901, or unix:PATH.")
+        if getattr(settings, name):
+            with blamed_on(name):
+                check_binds(as_bound(settings, name))
+            binds += [(flag_of(name), parse_bind(text)) for text in getattr(settings, name)]
+    refuse_overlaps([(title, bind, places(bind)) for title, bind in binds if not bind.fd])
+
+
+def as_bound(settings: Settings, name: str) -> Settings:
+    """Settings by which the addresses of a setting are opened."""
+    bind = getattr(settings, name)
+    return msgspec.structs.replace(settings, bind=bind, listeners=(), tls="off", reuse_port=False, backlog=0)
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@contextmanager
+def blamed_on(name: str) -> Iterator[None]:
+    """Errors of `--bind` tell of this setting, and of who holds an address that is taken."""
+    try:
+        yield
+    except (BadSetting, CannotBind) as error:
+        blamed = explained(error) if isinstance(error, AddressInUse) else error
+        known = (blamed.what, blamed.why, blamed.hint)
+        blamed.what, blamed.why, blamed.hint = (part.replace("--bind", flag_of(name)) for part in known)
+        raise blamed from None
 
 
 def parts(result: Any) -> dict[str, Any]:

@@ -103,6 +103,14 @@ def test_supervisors_count_and_mend(board: Scoreboard) -> None:
     assert Scoreboard.adopt(os.dup(board.fileno())) and read(board)["reload_done"] == 2
 
 
+def test_what_logs_drop_is_counted_once(board: Scoreboard, words: Callable[[int], memoryview]) -> None:
+    row = board.take(1, 1)
+    counting = Details(words(row.index))
+    for dropped in ({"log": 0, "access": 2}, {"log": 0, "access": 2}, {"log": 1, "access": 5}):
+        counting.drops(dropped)
+    assert [read(board, row.index)[f"{log}_dropped"] for log in ("log", "access")] == [1, 5]
+
+
 def test_a_program_after_an_upgrade_goes_on(board: Scoreboard, words: Callable[[int], memoryview]) -> None:
     row = board.take(1, 1)
     OwnStore(words(row.index)).add(OwnStore(words(row.index)).place(ORDERS, ("new",)), 3.0)

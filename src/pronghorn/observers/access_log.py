@@ -22,6 +22,7 @@ from pronghorn.events import (
     Event,
     Observer,
 )
+from pronghorn.system.stdio import dropped
 
 ROOM = 1024 * 1024  # bytes that wait for the process that writes
 HIGH = 64  # the lowest number of the pipe's descriptors: those below are soon given out anew
@@ -135,6 +136,7 @@ class AccessLog:
 
     def _drop(self, why: str) -> None:
         self._dropped[why] = self._dropped.get(why, 0) + 1
+        dropped["access"] += 1
         if self._clock() >= self._tell_at:
             self._tell_now()
 

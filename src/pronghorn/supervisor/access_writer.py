@@ -22,6 +22,7 @@ from pronghorn.supervisor.side_process import SideProcess, SideProcesses
 from pronghorn.system.access_writer import ANEW, DROPPED, END, WANTED, WHY
 from pronghorn.system.helper import Answer, Helper
 from pronghorn.system.log_file import STANDARD_OUTPUT, open_access_log
+from pronghorn.system.stdio import dropped
 
 if TYPE_CHECKING:
     from pronghorn.supervisor.fleet import Fleet
@@ -164,6 +165,7 @@ class AccessWriter:
         elif WANTED in message:
             self._send()
         elif isinstance(lost := message.get(DROPPED), int):
+            dropped["access"] += believed(lost)
             self._fleet.observe(events.AccessLogDropped(believed(lost), str(message.get(WHY))[:300]))
 
 

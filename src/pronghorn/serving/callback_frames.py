@@ -42,13 +42,11 @@ def loops_frames(thread: int) -> list[FrameType]:
     """The stack of a thread from the loop's own function on, the innermost frame last."""
     frames: list[FrameType] = []
     frame = sys._current_frames().get(thread)
-    last = 0
     while frame is not None:
         frames.append(frame)
-        if frame.f_code.co_filename.startswith(PAGES):
-            last = len(frames)
+        if frame.f_code.co_filename.startswith(PAGES):  # what stands below has nothing to say, such as a script
+            break
         frame = frame.f_back
-    del frames[last or len(frames) :]  # a script stands below, which has called serve()
     frames.reverse()
     return frames
 

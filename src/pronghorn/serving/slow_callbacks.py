@@ -38,7 +38,7 @@ from pronghorn.settings import Settings
 from pronghorn.system.signals import leave_signals_to_others
 from pronghorn.tracebacks import debugger_in
 
-LOOKS = 4  # in the time after which a callback is slow
+LOOKS, QUIET_LOOKS = 4, 2  # in the time after which a callback is slow: while one runs, and before
 LONGEST_REST = 1.0  # seconds between two looks
 SHORTEST_REST = 0.01
 PATIENCE = 0.2  # seconds for the end of the thread
@@ -149,7 +149,7 @@ class Watcher:
         try:
             leave_signals_to_others()
             self._native_id = _thread.get_native_id()
-            self._before = self._clocks()
+            self._before = self._clocks(False)
             while self._watches:
                 rest = self._next_rest()
                 if not self._rest.acquire(timeout=rest):
@@ -158,16 +158,19 @@ class Watcher:
             self._over.release()
 
     def _next_rest(self) -> float:
-        rest = self._limit if self._seen is None and not self._context.open else self._limit / LOOKS
+        if self._seen is not None:
+            rest = self._limit / LOOKS
+        else:
+            rest = self._limit / QUIET_LOOKS if self._context.open else self._limit
         return max(SHORTEST_REST, min(LONGEST_REST, rest))
 
     def _look(self, rest: float) -> None:
         """Look at the loop's thread, `rest` seconds after the last look if nothing has held up this thread."""
-        before, clocks = self._before, self._clocks()
-        self._before = clocks
-        counted, locked = _counted(before, clocks, rest)
         frames = loops_frames(self._loops_thread)
         callback = callback_of(frames)
+        before, clocks = self._before, self._clocks(callback is not None)
+        self._before = clocks
+        counted, locked = _counted(before, clocks, rest)
         turn = self._turn() if callback is not None else None
         seen = self._seen
         if seen is not None and (callback is None or not seen.again(turn, callback)):
@@ -202,11 +205,12 @@ class Watcher:
             seconds = seen.head + seen.seconds + since / 2
             self._context.observe(msgspec.structs.replace(seen.told, seconds=seconds))
 
-    def _clocks(self) -> Clocks:
+    def _clocks(self, all_of_them: bool) -> Clocks:
+        """Without a callback, of which there is nothing to be known, only those that cost little."""
         used = time.clock_gettime(self._clock) if self._clock is not None else 0.0
         who = getattr(resource, "RUSAGE_THREAD", None)
         waits = resource.getrusage(who).ru_nvcsw if who is not None else 0
-        return Clocks(time.monotonic(), used, self._queued(), waits)
+        return Clocks(time.monotonic(), used, self._queued() if all_of_them else 0.0, waits)
 
     def _queued(self) -> float:
         """Seconds for which the loop's thread was ready to run and no processor was free; 0 where nothing says so."""

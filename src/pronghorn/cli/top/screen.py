@@ -131,6 +131,7 @@ class Top(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "leave", "Quit"),
         Binding("ctrl+c", "leave", "Quit", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", "Suspend", show=False),
         Binding("question_mark,h,f1", "help", "Help", key_display="?"),
         Binding("slash,f4", "filter", "Filter", key_display="/"),
         Binding("less_than_sign,comma", "sort(-1)", "Sort", key_display="< >"),
@@ -367,6 +368,7 @@ class Top(App[int]):
     def _fatal_error(self) -> None:
         """A fault of this program: one line, and not the stack with all its values."""
         error = self._exception
-        words = f"The screen has failed: {type(error).__name__}: {error}. Without it: pronghorn top --plain"
+        words = f"The screen has failed: {type(error).__name__}: {printable(str(error))}."
+        words += " Without it: pronghorn top --plain"
         self._exit_renderables.append(Text(words))
         self._close_messages_no_wait()

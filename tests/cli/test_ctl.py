@@ -4,6 +4,7 @@ ones."""
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -324,6 +325,20 @@ def test_connections_are_killed_by_ids_and_by_filters(shop: MadeUp, capsys: pyte
     status, output, _ = ran(capsys, "kill-connection", "1-2", "3-4")
     assert (status, output.split(". ")[0]) == (1, "No connection was ended")
     assert "Not open: 1-2" in output and "not answered in time: 3-4" in output
+
+
+@pytest.mark.parametrize(("typed", "ended"), [("y", True), ("n", False), ("", False)])
+def test_a_person_is_asked_before_many_end(
+    shop: MadeUp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: str, ended: bool
+) -> None:
+    rows = [{**CONNECTION, "id": f"1-{number}", "peer": "\x1b[31m"} for number in range(12)]
+    shop.answers.update({"kill-connection": KILLED, "connections": {**LISTED, "connections": rows, "matched": 12}})
+    terminal = io.StringIO(typed + "\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    status, _, errors = ran(capsys, "kill-connection", "--idle", "1h")
+    assert (status == 0) is ended is (shop.asked[-1][0] == "kill-connection")
+    assert errors.startswith("  1-0 from \\x1b[31m\n  1-1 ") and "  and 2 more\nEnd 12 connections? [y/N]: " in errors
 
 
 def test_rates_are_those_between_two_looks() -> None:

@@ -40,7 +40,7 @@ def kill(values: dict[str, Any], find: Callable[[], str], timeout: str | None) -
         found = request.answer({"command": "connections", "limit": MOST_ROWS, **query}, find, timeout)
         ids, silent = [each["id"] for each in found["connections"]], found["silent"]
         if ids and not sure:
-            _ask(ids, found["matched"])
+            _ask(found["connections"], found["matched"])
     whole = {key: [*value] for key, value in NONE.items()}
     for start in range(0, len(ids), MOST_IDS):
         part = ids[start : start + MOST_IDS]
@@ -51,11 +51,15 @@ def kill(values: dict[str, Any], find: Callable[[], str], timeout: str | None) -
     return whole
 
 
-def _ask(ids: list[str], matched: int) -> None:
-    count = f"{len(ids):,} connection{'s' * (len(ids) != 1)}"
+def _ask(rows: list[dict[str, Any]], matched: int) -> None:
+    count = f"{len(rows):,} connection{'s' * (len(rows) != 1)}"
     if sys.stdin is None or not sys.stdin.isatty():
         raise BadRequest(f"{count} would end.", "Nobody is there to be asked.", "If that is meant: --yes")
-    more = f" ({matched:,} fit; those beyond stay)" if matched > len(ids) else ""
+    for row in rows[:TOLD]:
+        click.echo(printable(f"  {row['id']} from {row['peer']}", kept=""), err=True)
+    if len(rows) > TOLD:
+        click.echo(f"  and {len(rows) - TOLD:,} more", err=True)
+    more = f" ({matched:,} fit; those beyond stay)" if matched > len(rows) else ""
     click.confirm(f"End {count}{more}?", abort=True, err=True)
 
 

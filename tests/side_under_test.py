@@ -26,7 +26,9 @@ def main() -> None:
         }
     )
     while not side.ended:
-        select([side], [], [])
+        if side.settings.get("beats"):
+            side.beat()
+        select([side], [], [], 0.02 if side.settings.get("beats") else None)
         for message in side.take():
             match message:
                 case {"say": text}:

@@ -165,6 +165,7 @@ def test_one_that_is_killed_comes_back_at_the_same_port(admin: Admin, folder: Pa
     assert admin.server.ask(b"still\n") == b"STILL\n"
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_does_not_answer_is_not_alive(admin: Admin) -> None:
     admin.server.send(signal.SIGSTOP)
     try:
@@ -220,6 +221,7 @@ def test_a_thousand_connections_keep_no_probe_out(admin: Admin) -> None:
             each.close()
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_server_and_leaves_no_path(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     about = {"admin": f"unix:{path}", "agent_check": "127.0.0.1:0", "control_socket": str(tmp_path / "control")}
@@ -231,6 +233,7 @@ def test_it_ends_with_the_server_and_leaves_no_path(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+@pytest.mark.slow
 def test_an_upgrade_hands_the_port_on(tmp_path: Path) -> None:
     about = {"admin": "127.0.0.1:0", "control_socket": str(tmp_path / "control")}
     with launched(tmp_path, **about) as server:
@@ -292,6 +295,7 @@ def test_a_missing_extra_is_told_before_anything_is_bound(tmp_path: Path) -> Non
     assert "pip install 'pronghorn[admin]'" in server.report["error"]["hint"] and "Listening" not in server.log
 
 
+@pytest.mark.slow
 def test_it_is_the_workers_user(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")

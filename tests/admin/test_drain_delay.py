@@ -46,6 +46,7 @@ def test_a_second_signal_ends_the_delay(admin: Admin, tmp_path: Path) -> None:
     assert time.monotonic() - began < LONG / 2
 
 
+@pytest.mark.slow
 def test_ctl_stop_is_delayed_too_and_nothing_is_changed_meanwhile(admin: Admin, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         stopped = pool.submit(ctl, tmp_path, "stop", 60.0)
@@ -71,6 +72,7 @@ def test_ctrl_c_is_not_delayed(admin: Admin) -> None:
     assert not delayed(admin.server)
 
 
+@pytest.mark.slow
 def test_ctl_drain_is_delayed_too_and_resize_takes_it_back(admin: Admin, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(ctl, tmp_path, "drain", 0.5)
@@ -81,6 +83,7 @@ def test_ctl_drain_is_delayed_too_and_resize_takes_it_back(admin: Admin, tmp_pat
         assert admin.get("/readyz")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_drained_server_is_not_ready_and_one_that_comes_back_is(tmp_path: Path) -> None:
     with launched(tmp_path, admin="127.0.0.1:0", control_socket=str(tmp_path / "control")) as server:
         admin = Admin(server)
@@ -92,6 +95,7 @@ def test_a_drained_server_is_not_ready_and_one_that_comes_back_is(tmp_path: Path
         wait_for(admin.ready)
 
 
+@pytest.mark.slow
 def test_when_the_delay_is_over_the_server_drains(tmp_path: Path) -> None:
     """And under a stream of new clients each is answered until listeners close."""
     about = {"admin": "127.0.0.1:0", "drain_delay": 0.3}

@@ -131,11 +131,15 @@ def test_a_server_that_stops_loses_no_client_behind_a_check_of_readiness(tmp_pat
         assert not failures and set(answers[before + 4 :]) == {"two"}
 
 
-def test_ctl_drain_empties_the_backend_and_resize_fills_it(tmp_path: Path) -> None:
+def test_the_weight_goes_with_the_load_and_ctl_drain_empties_the_backend(tmp_path: Path) -> None:
     check = "check port {admin} inter 1s agent-check agent-port {agent_check} agent-inter 100ms weight 100"
     with proxied(tmp_path, "", check, drain_delay=1.0, max_connections=10) as proxy:
-        _, folder = proxy.servers["one"]
+        one, folder = proxy.servers["one"]
         assert wait_for(lambda: (told := proxy.state("one")).startswith("UP") and told) == "UP 100"
+        held = [one.connect() for _ in range(5)]
+        wait_for(lambda: proxy.state("one") == "UP 50", "half the weight for one that is half full")
+        for each in held:
+            each.close()
         drained = threading.Thread(target=ctl, args=(folder, "drain"))
         drained.start()
         wait_for(lambda: proxy.state("one") == "UP 0", "the weight to be nothing")
@@ -144,16 +148,3 @@ def test_ctl_drain_empties_the_backend_and_resize_fills_it(tmp_path: Path) -> No
         ctl(folder, "resize", count=1)
         wait_for(lambda: proxy.state("one") == "UP 100", "the weight to be back")
         assert {proxy.ask() for _ in range(10)} == {"one", "two"}
-
-
-def test_a_server_that_is_half_full_has_half_the_weight(tmp_path: Path) -> None:
-    check = "check port {admin} inter 1s agent-check agent-port {agent_check} agent-inter 100ms weight 100"
-    with proxied(tmp_path, "", check, max_connections=10) as proxy:
-        one, _ = proxy.servers["one"]
-        held = [one.connect() for _ in range(5)]
-        try:
-            wait_for(lambda: proxy.state("one") == "UP 50", "half the weight")
-        finally:
-            for each in held:
-                each.close()
-        wait_for(lambda: proxy.state("one") == "UP 100", "the weight to be back")

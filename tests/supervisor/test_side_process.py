@@ -162,6 +162,16 @@ def test_one_that_does_not_read_holds_nobody_up_and_is_killed_at_the_end(scene: 
     assert not lives(pid)
 
 
+def test_one_that_hangs_is_killed_and_a_sign_of_life_counts(scene: Scene) -> None:
+    hangs, beats = scene.side(silence=0.3), scene.side(settings={"beats": True})
+    scene.until(lambda: hangs.ready and beats.ready)
+    heard = beats._heard_at
+    scene.until(scene.ends, "the end of the one that hangs")
+    assert hangs.restarts == 1 and scene.ends()[0].status == -signal.SIGKILL
+    assert any("has said nothing for 0.3 s" in each for each in scene.said())
+    scene.until(lambda: beats._heard_at > heard, "a sign of life")
+
+
 def test_what_is_sent_before_the_start_is_held_if_it_is_to_be(scene: Scene) -> None:
     one, other = scene.side(holds=True), scene.side()
     assert one.send({"held": 1}) and not other.send({"lost": 1})

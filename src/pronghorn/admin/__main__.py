@@ -31,6 +31,7 @@ except ImportError as missing:
 else:
     MISSING = None
 
+BEAT_PAUSE = 5.0  # seconds between two signs of life
 LAST_RESPONSES = 1.0  # seconds that responses under way get at the end
 
 
@@ -70,6 +71,7 @@ class Admin:
             self.exporters.append(exporter(self.gatherer, self.side.settings["name"]))
         rounds = [asyncio.ensure_future(each.run()) for each in self.exporters]
         self.side.ready()
+        self._beat()
         await self.over.wait()
         for each in rounds:
             each.cancel()
@@ -83,6 +85,10 @@ class Admin:
             if not self.agent.open and (self.http is None or not self.http.connections):
                 break
         await self._tell_last()
+
+    def _beat(self) -> None:
+        self.side.beat()
+        asyncio.get_running_loop().call_later(BEAT_PAUSE, self._beat)
 
     async def _tell_last(self) -> None:
         self.gatherer.forget()

@@ -35,6 +35,7 @@ from pronghorn.system.memory import anonymous_file
 from pronghorn.system.record_copies import Copies
 
 ADMIN, AGENT = "admin", "agent_check"
+SILENCE = 30.0  # seconds after which an admin process hangs: it gives a sign of life every few
 NICENESS = 5  # who serves goes first
 OTLP = "opentelemetry.exporter.otlp.proto.http"
 EXTRA = ("h11", "prometheus_client")
@@ -161,6 +162,7 @@ class AdminProcess:
             shown=self.addresses(),
             hear=lambda message: self._answer(message, side, supervisor, commands),
             leaves=True,
+            silence=SILENCE,
             nice=NICENESS,
         )
         self._side = side

@@ -46,7 +46,7 @@ from pronghorn.system import privileges
 from pronghorn.system.helper import Reaper, status_of
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.processes import flush_streams, kill, prefer_when_out_of_memory
-from pronghorn.system.side_boot import LEAVE, LEVEL, LOG, LONGEST, READY, SideBoot
+from pronghorn.system.side_boot import BEAT, LEAVE, LEVEL, LOG, LONGEST, READY, SideBoot
 from pronghorn.system.signals import SignalPipe, reset_signals
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a process is started again
@@ -71,7 +71,8 @@ class SideProcess:
     `descriptors` are the numbers, by name, of what it inherits; they stay the caller's, who closes them after the
     server's end. `shown` is told with its state. `stays` and `outlives`: see above. With `holds`, what is sent while
     there is no process waits for the next one. One that `leaves` ends by itself at an upgrade, when it is told to, and
-    can talk to the supervisor until then. `nice` is added to its niceness.
+    can talk to the supervisor until then. One that is ready and says nothing for `silence` seconds hangs, and is
+    killed: side_boot.py has a BEAT for those that have nothing to say. `nice` is added to its niceness.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class SideProcess:
         outlives: bool = False,
         holds: bool = False,
         leaves: bool = False,
+        silence: float = NEVER,
         patience: float = PATIENCE,
         nice: int = 0,
     ) -> None:
@@ -98,6 +100,7 @@ class SideProcess:
         self.dropped = 0  # messages that were not sent
         self._module, self._settings, self._outlives, self._nice = module, dict(settings or {}), outlives, nice
         self._hear, self._holds, self._leaves = hear, holds, leaves
+        self._silence, self._heard_at = silence, 0.0
         self._backlog = bytearray()  # what waits for the next start
         self._line: Line | None = None
         self._errors: Errors | None = None
@@ -137,12 +140,16 @@ class SideProcess:
                 self._died(status, now)
             elif now >= self._kill_at:
                 kill(self.pid, signal.SIGKILL)
+            elif now >= self._silent_at:
+                self._listen(now)
         elif now >= self._start_at and not self._over:
             self._start(now)
 
     def due(self) -> float:
         """The instant (monotonic) at which `turn` has something to do."""
-        return min(self._tell_at, self._kill_at if self.pid else NEVER if self._over else self._start_at)
+        return min(
+            self._tell_at, min(self._kill_at, self._silent_at) if self.pid else NEVER if self._over else self._start_at
+        )
 
     def end(self, leave: bool = False) -> None:
         """Ends its line, behind what was sent, and has it killed if it is late; it is not started again. One that
@@ -154,6 +161,16 @@ class SideProcess:
                 self.send({LEAVE: True})
             elif self._line is not None:
                 self._line.finish()
+
+    @property
+    def _silent_at(self) -> float:
+        return self._heard_at + self._silence if self.ready and not self._over else NEVER
+
+    def _listen(self, now: float) -> None:
+        """It has said nothing for so long, unless this process has not listened."""
+        self._heard()
+        if self.pid and now >= self._silent_at:
+            self._fault(f"has said nothing for {self._silence:g} s")
 
     def _start(self, now: float) -> None:
         self.ready, self._kill_at, self._started_at = False, NEVER, now
@@ -204,6 +221,7 @@ class SideProcess:
         if line is None:
             return
         for each in line.lines.take():
+            self._heard_at = time.monotonic()
             try:
                 message = msgspec.json.decode(each, type=dict[str, Any])
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -212,7 +230,7 @@ class SideProcess:
                 self._log(str(message.get(LEVEL)), str(message[LOG]))
             elif READY in message:
                 self.ready = True
-            else:
+            elif BEAT not in message:
                 self._hear(message)
         if line.lines.too_long:
             self._fault(f"sent more than {LONGEST:,} bytes in one line")

@@ -25,8 +25,9 @@ from pronghorn.system.processes import death_signal, name_process
 from pronghorn.system.signals import SignalPipe, nothing
 
 LONGEST = 1024 * 1024  # bytes of one line, in either direction
-LOG, READY, LEVEL = "log", "ready", "level"
-"""What the supervisor understands by itself on a line: a record for the log with its level, and that it is up."""
+LOG, READY, LEVEL, BEAT = "log", "ready", "level", "beat"
+"""What the supervisor understands by itself on a line: a record for the log with its level, that it is up, and a sign
+of life."""
 LEAVE = "leave"
 """What the supervisor says by itself, to a side process that wants to know: end soon, another one takes over."""
 
@@ -77,6 +78,10 @@ class Side:
     def ready(self) -> None:
         """The process is up: `ctl status` says so, and a later death of it is followed by a short pause."""
         self.send({READY: True})
+
+    def beat(self) -> None:
+        """A sign of life, for a process that is killed when it is silent."""
+        self.send({BEAT: True})
 
     def say(self, level: str, text: str) -> None:
         """A record for the server's log: debug, info, warning or error."""

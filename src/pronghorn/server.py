@@ -179,7 +179,7 @@ class Server:
         from pronghorn.control.admin_process import AdminProcess  # here: what is imported, every fork copies
 
         handed = (self._handed.admin, self._handed.statsd) if self._handed else ()
-        admin = AdminProcess(self.settings, self._observe, *handed)
+        admin = once_free(lambda: AdminProcess(self.settings, self._observe, *handed), held_by_orphans, explained)
         if admin.copies is not None:
             self._log.copy_to(admin.copies.send)
         admin.start(self._supervisor, self._commands)

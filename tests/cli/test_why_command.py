@@ -98,6 +98,33 @@ def test_a_pronghorn_server_is_named_with_the_command_that_stops_it(tmp_path: Pa
         assert server.exit() == 0
 
 
+def test_the_address_of_metrics_that_is_taken(tmp_path: Path) -> None:
+    pytest.importorskip("h11")
+    pytest.importorskip("prometheus_client")
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        with launched(tmp_path, admin=[address]) as server:
+            assert server.exit() == 5
+            error = server.report["error"]
+        assert error["what"] == f"Cannot listen on {address}."
+        assert error["why"].startswith(f"Process {os.getpid()} (")
+
+
+def test_check_reads_the_address_of_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("h11")
+    pytest.importorskip("prometheus_client")
+    for wrong, said in (
+        (["--admin", "foo"], "--admin is 'foo'."),
+        (["--agent-check", "127.0.0.1:99999"], "--agent-check is '127.0.0.1:99999'."),
+    ):
+        assert main.run(["check", *wrong]) == 2
+        assert capsys.readouterr().err.startswith(f"Error: {said}\n")
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        assert main.run(["check", "--admin", address, "--json"]) == 0
+        assert address in [each["bind"] for each in json.loads(capsys.readouterr().out)["taken"]]
+
+
 @pytest.mark.slow
 def test_a_second_server_that_shares_a_port_which_the_first_does_not_share(tmp_path: Path) -> None:
     for first, second, said in (

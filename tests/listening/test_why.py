@@ -83,7 +83,7 @@ def test_another_listener() -> None:
         assert words.what == f"{spoken(server)} is taken."
         assert words.why[0].startswith(ME) and words.why[0].endswith(f") listens at {spoken(server)}.")
         assert f"Process {os.getpid()} runs as " in said and "s ago)" in said
-        assert words.hint.startswith("It is this process itself: close that socket first")
+        assert words.hint.startswith("This process itself has it: close that socket, or choose another ")
     finding, words, said = asked_of(finding.address)
     assert (finding.verdict, said.strip()) == (Verdict.FREE, f"{finding.address} is free.")
 
@@ -211,7 +211,7 @@ def test_bound_and_not_listening() -> None:
         assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.BOUND), said
         assert words.why[0].startswith(ME)
         assert f"has bound {spoken(bound)} without listening, which most tools do not show." in words.why[0]
-        assert words.hint.startswith("It is this process itself: close that socket first")
+        assert words.hint.startswith("This process itself has it: close that socket, or choose another ")
 
 
 @linux
@@ -453,7 +453,7 @@ def test_a_live_unix_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             finding, words, said = asked_of(f"unix:{spelled}")
             assert (finding.verdict, finding.cause) == (Verdict.TAKEN, Cause.LISTENER), said
             assert words.why[0].startswith(ME) and words.why[0].endswith(") listens there.")
-            assert words.hint.startswith("It is this process itself: close that socket first")
+            assert words.hint.startswith("This process itself has it: close that socket, or choose another ")
 
 
 @linux

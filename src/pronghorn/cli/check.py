@@ -70,9 +70,10 @@ def examined(settled: Settled) -> dict[str, Any]:
         }
         for each, one, known, files in zip(served, asked, facts, loaded, strict=True)
     ]
+    addresses = [*(text for each in served for _, text in each.bind), *settings.admin, *settings.agent_check]
     first = {key: at[0][key] for key in ("handler", "style", "lifespan", "bind", "certificates")}
     more = {"model": model.name, "why": why, "workers": settings.effective_workers(model.name, processors().usable)}
-    return {**first, **more, "listeners": at, "taken": taken_now(text for each in served for _, text in each.bind)}
+    return {**first, **more, "listeners": at, "taken": taken_now(addresses)}
 
 
 def check_beside(settings: Settings) -> None:

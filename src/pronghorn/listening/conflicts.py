@@ -19,9 +19,13 @@ PAUSE = 0.02
 T = TypeVar("T")
 
 
-def once_free(attempt: Callable[[], T], held_by_orphans: Callable[[str], bool]) -> T:
+def once_free(
+    attempt: Callable[[], T],
+    held_by_orphans: Callable[[str], bool],
+    explain: Callable[[AddressInUse], AddressInUse] = lambda error: error,
+) -> T:
     """What `attempt` returns. As long as it raises AddressInUse of an address that is `held_by_orphans`, it is called
-    again, for PATIENCE seconds."""
+    again, for PATIENCE seconds; the last error is raised as `explain` has it."""
     deadline, orphans = time.monotonic() + PATIENCE, False
     for number in itertools.count():
         try:
@@ -30,7 +34,7 @@ def once_free(attempt: Callable[[], T], held_by_orphans: Callable[[str], bool]) 
             orphans = orphans or held_by_orphans(error.address)
             # One more try at least: orphans may have let go before it was asked who they were.
             if time.monotonic() >= deadline or not (orphans or number == 0):
-                raise
+                raise explain(error) from None
             time.sleep(PAUSE)
     raise AssertionError
 

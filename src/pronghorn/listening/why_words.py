@@ -270,7 +270,7 @@ def _what_to_do(finding: Finding) -> tuple[str, str]:
         return _of_unseen(finding, another)
     first = roots[0]
     if first.facts.pid == os.getpid():
-        return f"It is this process itself: close that socket first, {another}.", ""
+        return f"This process itself has it: close that socket, {another}.", ""
     command, sudo = first.facts.command, _sudo(first.facts.uid)
     if first.facts.suspended:
         return f"Stop it, {another}:", f"{sudo}kill {first.facts.pid} && {sudo}kill -CONT {first.facts.pid}"

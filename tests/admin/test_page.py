@@ -81,7 +81,7 @@ def test_all_is_well() -> None:
         ({}, [worker(beat_age=50.0)], [], "bad", "Worker 1 (process 4712)"),
         ({}, None, [{"ended.killed": 3.0}], "bad", "3 connections were lost with a process that died"),
         ({}, None, [{"ended.error": 1.0}], "warn", "1 connection was ended by errors of the handler"),
-        ({}, None, [{"refused.max-connections": 2.0}], "warn", "2 max-connections"),
+        ({}, None, [{"refused.--accept-rate": 2.0}], "warn", "(2 --accept-rate)"),
         ({}, None, [{"overflows": 2.0}], "warn", "dropped 2 clients"),
     ],
 )

@@ -23,6 +23,7 @@ PERIOD = 1.0  # seconds
 REST = 10.0  # seconds after a fault of ours
 MOST_STREAMS = 32
 WATCHED = 15.0  # seconds for which somebody who has loaded the page is believed to look at it
+MOMENT = 0.2  # seconds
 ROWS = 10  # of each list of connections
 LISTS: dict[str, dict[str, Any]] = {
     "longest": {"sort": "age"},
@@ -67,6 +68,7 @@ class Feed:
         self._lists: dict[str, list[dict[str, Any]]] = {which: [] for which in LISTS}
         self._why = ""
         self._looking = asyncio.Lock()
+        self._listing: asyncio.Future[None] | None = None
 
     def begin(self, failed: Callable[[str, BaseException], None]) -> None:
         """Samples from now on, until `close`; a fault is told to `failed`, and does not end it."""
@@ -123,8 +125,9 @@ class Feed:
         """Ends all streams."""
         self._over = True
         self._news.set()
-        if self._task is not None:
-            self._task.cancel()
+        for each in (self._task, self._listing):
+            if each is not None:
+                each.cancel()
 
     async def _look(self) -> None:
         """Asks the supervisor, and makes a view of what it says."""
@@ -157,16 +160,19 @@ class Feed:
             self._encoded, self._looked_at = event("view", self._view), now
 
     async def _list(self, now: float) -> None:
-        """The lists of connections: looking through many is work for those who serve them, so it is done less often."""
-        if now < self._listed_at + max(PERIOD / 2, self._status.get("open", 0) / OPEN_PER_SECOND):
-            return
-        self._listed_at = now
-        for which, query in LISTS.items():
-            try:
-                result = await self._ask("connections", {"limit": ROWS, **query})
-            except PronghornError:
-                continue  # the last list stays
-            self._lists[which] = result["connections"]
+        """Has the lists of connections made, which takes a while where a worker hangs: nobody waits for more than a
+        moment. Looking through many is work for those who serve them, so it is done less often."""
+        due = self._listed_at + max(PERIOD / 2, self._status.get("open", 0) / OPEN_PER_SECOND)
+        if now >= due and (self._listing is None or self._listing.done()):
+            self._listed_at = now
+            self._listing = asyncio.ensure_future(self._lists_made())
+            await asyncio.wait([self._listing], timeout=MOMENT)
+
+    async def _lists_made(self) -> None:
+        asked = [self._ask("connections", {"limit": ROWS, **query}) for query in LISTS.values()]
+        for which, result in zip(LISTS, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if not isinstance(result, BaseException):  # else the last list stays
+                self._lists[which] = result["connections"]
 
 
 def event(name: str, value: object) -> bytes:

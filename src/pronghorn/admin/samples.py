@@ -33,6 +33,17 @@ PARTS = {"p50": 0.5, "p99": 0.99}
 SMOOTH = 10  # seconds over which a quantile is told: one message in 64 is timed
 ALONE = ("ended.", "refused.", "deaths", "overflows")  # counters that are series of their own
 DEATHS = ("exit_signal", "exit_unwanted")
+REFUSED = {
+    "refused_access": "--allow or --deny",
+    "refused_source_count": "--max-connections-per-source",
+    "refused_rate": "--accept-rate",
+    "refused_source_rate": "--accept-rate-per-source",
+    "refused_crash_penalty": "--crash-penalty",
+    "refused_proxy_header": "PROXY header late",
+    "refused_proxy": "no PROXY header",
+    "refused_descriptors": "no descriptor",
+    "refused_resources": "no resources",
+}
 PAUSE = 1.0  # seconds without reading after more records than anybody could look at
 
 
@@ -92,11 +103,7 @@ class Samples:
                     total[place] += value
         self._times.append(times)
         by_name = dict(zip(COUNTED, counts, strict=True))
-        found = {
-            f"refused.{name.removeprefix('refused_')}": float(count)
-            for name, count in by_name.items()
-            if name.startswith("refused_")
-        }
+        found = {f"refused.{why}": float(by_name[name]) for name, why in REFUSED.items()}
         found["refused.other"] = max(0.0, refused - sum(found.values()))
         return found | {"deaths": float(sum(by_name[name] for name in DEATHS))}
 

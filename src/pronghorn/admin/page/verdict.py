@@ -131,7 +131,7 @@ def _lately(history: History) -> list[Problem]:
         found.append(Problem("warn", f"{some}, and {'are' if died > 1 else 'is'} replaced: the log says why."))
     refused = {name.removeprefix("refused."): round(history.lately(name)) for name in history.names("refused.")}
     if total := sum(refused.values()):
-        by = ", ".join(f"{number(count)} {printable(why).replace('_', ' ')}" for why, count in refused.items() if count)
+        by = ", ".join(f"{number(count)} {printable(why)}" for why, count in refused.items() if count)
         some = f"{number(total)} connection{'s were' if total > 1 else ' was'} refused in the last minute"
         found.append(Problem("warn", f"{some}{f' ({by})' if by else ''}."))
     if lost := round(history.lately("overflows")):

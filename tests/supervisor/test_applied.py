@@ -31,6 +31,8 @@ def other(field: Field) -> Any:
         return next(each for each in field.choices if each != field.default)
     if field.type is bool:
         return not field.default
+    if field.name == "access_log_format":
+        return "json"
     if field.name == "env_file":  # it is read
         return [str(Path(pronghorn.__file__).with_name("py.typed"))]
     if field.type == tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Lines of the access log: from the event of a connection's end to bytes, by a format with named fields.
+"""Lines of the access log, and the process that writes them: from records to bytes, by a format with named fields.
 
 Law: a line is one line whatever a peer or a handler has put into it, and no longer than PIPE_BUF. What is unknown, or
 was not there, is `-` in text, and left out of JSON.
@@ -16,7 +16,9 @@ import msgspec
 from pronghorn.errors import printable
 from pronghorn.events import ConnectionClosed, ConnectionRefused
 from pronghorn.settings.access_format import JSON, PREFIX, parts
+from pronghorn.system.access_writer import Writer
 from pronghorn.system.connection_filter import peer_text
+from pronghorn.system.side_boot import begin
 
 LONGEST = min(select.PIPE_BUF, 4096) - 1  # bytes of a line, without its end
 LONGEST_NAME, LONGEST_VALUE = 64, 256  # characters of what a handler sets, and of what a peer does
@@ -27,24 +29,37 @@ MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 Ended = ConnectionClosed | ConnectionRefused
 
 
-def line_of(form: str) -> tuple[Callable[[Ended], bytes], bool]:
-    """The function that makes a line of an event; and whether that tells of the first byte."""
+def line_of(form: str) -> Callable[[bytes], bytes]:
+    """The function that makes a line of a record, as access_log.py writes it; it raises ValueError, TypeError and their
+    like for what is no record."""
+    make = written(form)
+
+    def line(record: bytes) -> bytes:
+        now, *members = msgspec.json.decode(record)
+        made = ConnectionClosed if len(members) == len(ConnectionClosed.__struct_fields__) else ConnectionRefused
+        return make(made(*members), now)
+
+    return line
+
+
+def written(form: str) -> Callable[[Ended, float], bytes]:
+    """The function that makes a line of an event that came at this instant of the wall clock."""
     if form == JSON:
-        return _json, True
+        return _json
     found = parts(form)
     closed, refused = _compiled(found, CLOSED), _compiled(found, REFUSED)
 
-    def line(event: Ended) -> bytes:
-        text = closed(event) if type(event) is ConnectionClosed else refused(event)
+    def line(event: Ended, now: float) -> bytes:
+        text = closed(event, now) if type(event) is ConnectionClosed else refused(event, now)
         data = text.rstrip(" ").encode("utf-8", "backslashreplace")
         if len(data) > LONGEST:
             data = data[: LONGEST - 3].decode("utf-8", "ignore").encode() + b"..."
         return data + b"\n"
 
-    return line, any(name.startswith("first_byte") for _, name in found)
+    return line
 
 
-def _compiled(found: list[tuple[str, str]], table: dict[str, str]) -> Callable[[Any], str]:
+def _compiled(found: list[tuple[str, str]], table: dict[str, str]) -> Callable[[Any, float], str]:
     """One function for all fields: a call for each would cost as much as the rest. It is made of the constants of
     `table` alone; texts and names of a user are values in its namespace."""
     names: dict[str, Any] = {"template": "".join(text.replace("%", "%%") + "%s" * bool(name) for text, name in found)}
@@ -55,8 +70,8 @@ def _compiled(found: list[tuple[str, str]], table: dict[str, str]) -> Callable[[
             calls.append(f"one_of(e, name{number})")
         elif name:
             calls.append(table[name])
-    code = f"lambda e: template % ({''.join(f'{call}, ' for call in calls)})"
-    made: Callable[[Any], str] = eval(code, {**FUNCTIONS, **names})
+    code = f"lambda e, now: template % ({''.join(f'{call}, ' for call in calls)})"
+    made: Callable[[Any, float], str] = eval(code, {**FUNCTIONS, **names})
     return made
 
 
@@ -77,15 +92,12 @@ def _second(whole: int) -> tuple[int, str, str]:
     return last
 
 
-def _time(seconds: float) -> str:
-    """The instant so many seconds ago."""
-    at = time.time() - seconds
+def _time(at: float) -> str:
     whole = int(at)
     return f"{_second(whole)[1]}.{int((at - whole) * 1000):03}Z"
 
 
-def _date(seconds: float) -> str:
-    at = time.time() - seconds
+def _date(at: float) -> str:
     whole = int(at)
     return f"{_second(whole)[2]}.{int((at - whole) * 1000):03} +0000]"
 
@@ -168,8 +180,8 @@ BOTH = {
     "detail": "detail(e) if e.detail else '-'",
 }
 CLOSED = BOTH | {
-    "time": "time(e.seconds)",
-    "date": "date(e.seconds)",
+    "time": "time(now - e.seconds)",
+    "date": "date(now - e.seconds)",
     "id": "e.id",
     "proxy": "peer(e.proxy) if e.proxy else '-'",
     "pid": "e.id.partition('-')[0]",
@@ -191,8 +203,8 @@ REFUSED = (
     dict.fromkeys(CLOSED, "'-'")
     | BOTH
     | {
-        "time": "time(0.0)",
-        "date": "date(0.0)",
+        "time": "time(now)",
+        "date": "date(now)",
         "duration": "'0.000'",
         "duration_ms": "0",
         "reason": "quoted(e.limit)",
@@ -203,9 +215,9 @@ REFUSED = (
 """How each field of FIELDS is found in an event `e`: of a connection that was served, and of one that was refused."""
 
 
-def _json(event: Ended) -> bytes:
+def _json(event: Ended, now: float) -> bytes:
     seconds = event.seconds if isinstance(event, ConnectionClosed) else 0.0
-    said: dict[str, Any] = {"time": _time(seconds), "peer": peer_text(event.peer)}
+    said: dict[str, Any] = {"time": _time(now - seconds), "peer": peer_text(event.peer)}
     if listener := event.listener_name or event.listener:
         said["listener"] = _plain(listener)
     said["worker"], said["generation"] = event.worker, event.generation
@@ -236,3 +248,7 @@ def _json(event: Ended) -> bytes:
     if len(data) > LONGEST:  # texts of a peer, all as long as they may be
         data = msgspec.json.encode({name: each[:64] if isinstance(each, str) else each for name, each in said.items()})
     return data + b"\n"
+
+
+if __name__ == "__main__":
+    Writer(begin(), line_of).run()

@@ -1,18 +1,23 @@
-"""The access log: one line for each connection at its end, through a pipe to the process that writes it.
+"""The access log: one record for each connection at its end, through a pipe to the process that writes its line.
 
-Law: no line is written here to anything that may wait. The pipe is the server's own and does not block; a line is no
-longer than the pipe takes in one piece (PIPE_BUF), so that those of many processes never mix, and what it does not take
-is dropped, counted, and told once in ten seconds. What a peer or a handler has chosen is escaped and capped. Formats
-are in access_format.py.
+Law: nothing is written here that may wait. The pipe is the server's own and does not block; a record is a line of JSON
+no longer than the pipe takes in one piece (PIPE_BUF), so that those of many processes never mix, and what it does not
+take is dropped, counted, and told once in ten seconds. How the line of a connection looks is the business of the
+process that writes it (access_format.py): to write it here would cost a worker three times as much.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 import time
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
+
+from pronghorn.errors import printable
 from pronghorn.events import (
     AccessLogDropped,
     AccessLogSet,
@@ -22,8 +27,11 @@ from pronghorn.events import (
     Event,
     Observer,
 )
+from pronghorn.settings.access_format import READY
 from pronghorn.system.stdio import dropped
 
+LONGEST = min(select.PIPE_BUF, 4096)  # bytes of a record
+LONGEST_NAME, LONGEST_VALUE = 64, 256  # characters, where a record would be longer
 ROOM = 1024 * 1024  # bytes that wait for the process that writes
 HIGH = 64  # the lowest number of the pipe's descriptors: those below are soon given out anew
 QUIET = 10.0  # seconds between two records of what was dropped
@@ -32,21 +40,46 @@ SIZE: int = getattr(fcntl, "F_GETPIPE_SZ", 0)
 FULL = "the process that writes it does not keep up"
 FLOOD = f"more than {MOST_REFUSALS} refusals in a second"
 
-Line = Callable[[ConnectionClosed | ConnectionRefused], bytes]
+Told = ConnectionClosed | ConnectionRefused
+_encode = msgspec.json.Encoder().encode
+_members = msgspec.structs.astuple
+
+
+def record(event: Told, now: float) -> bytes:
+    """What the process is sent of an event that came `now` (wall clock): its members in their order, in one line."""
+    try:
+        data: bytes = _encode((now, *_members(event)))
+        if len(data) < LONGEST:
+            return data + b"\n"
+    except UnicodeEncodeError:  # a path that is no text
+        pass
+    members: list[Any] = [_short(each) for each in _members(event)]
+    fields = [(_short(name)[:LONGEST_NAME], _short(value)) for name, value in getattr(event, "fields", ())]
+    if isinstance(event, ConnectionClosed):
+        place = event.__struct_fields__.index("fields")
+        members[place] = fields
+        while fields and len(_encode((now, *members))) >= LONGEST:
+            fields.pop()
+    return _encode((now, *members)) + b"\n"
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_short(each) for each in value]
+    return printable(value, LONGEST_VALUE, "") if isinstance(value, str) else value
 
 
 class AccessLog:
     """Off until `AccessLogSet` names a path, in the supervisor or in a worker; then `hears` of connections. `tell` is
-    called with events of the access log itself; `changed`, in the process that made this object, with each new path.
-    `clock` is monotonic."""
+    called with events of the access log itself; `changed`, in the process that made this object, with each new path and
+    format. `clock` is monotonic."""
 
     def __init__(
-        self, tell: Observer, changed: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self, tell: Observer, changed: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._tell, self._changed, self._clock = tell, changed, clock
         self._owner = os.getpid()
-        self._line: Line | None = None
-        self._form = ""
+        self._on = False
         self._pipe: tuple[int, ...] = ()  # what `_fd` leads to
         self._fd = self.lines = -1
         """Where lines are written, and where they are read."""
@@ -56,19 +89,19 @@ class AccessLog:
         self._second, self._refusals = 0.0, 0
 
     def __call__(self, event: Event) -> None:
-        if self._line is not None and type(event) is ConnectionClosed:
+        if self._on and type(event) is ConnectionClosed:
             if not event.probe:
-                self._write(self._line(event))
-        elif self._line is not None and isinstance(event, ConnectionRefused):
+                self._write(record(event, time.time()))
+        elif self._on and isinstance(event, ConnectionRefused):
             if self._refusal_fits():
-                self._write(self._line(event))
+                self._write(record(event, time.time()))
         elif isinstance(event, AccessLogSet):
             self._set(event)
         elif isinstance(event, DrainFinished):
             self.tell_dropped()
 
     def hears(self, kind: type[Event]) -> bool:
-        return kind is AccessLogSet or (self._line is not None and kind in (ConnectionClosed, ConnectionRefused))
+        return kind is AccessLogSet or (self._on and kind in (ConnectionClosed, ConnectionRefused))
 
     def close(self) -> None:
         """Closes the pipe's end to write; what waits in it can still be read."""
@@ -89,15 +122,10 @@ class AccessLog:
             self._open_pipe()
         if event.planned:
             return
-        if not event.path:
-            self._line, self.wants_first_byte = None, False
-        elif event.form != self._form or self._line is None:
-            from pronghorn.observers.access_format import line_of  # here: few servers have an access log
-
-            self._form = event.form
-            self._line, self.wants_first_byte = line_of(event.form)
+        self._on = bool(event.path)
+        self.wants_first_byte = self._on and (event.form in READY or "first_byte" in event.form)
         if os.getpid() == self._owner:
-            self._changed(event.path)
+            self._changed(event.path, event.form)
 
     def _open_pipe(self) -> None:
         ends = os.pipe()

@@ -36,7 +36,7 @@ class Logs(Process, frozen=True, kw_only=True, forbid_unknown_fields=True):
     access_log_format: Annotated[
         str,
         "Form of the access log: text, json, or fields between braces, such as '{peer} {state} {log.device}'.",
-        Option(metavar="FORMAT", unit="access log format"),
+        Option(metavar="FORMAT", unit="access log format", at=NOW),
     ] = "text"
     log_level: Annotated[str, "Least important record that is logged.", Option(choices=LOG_LEVELS, at=NOW)] = "info"
     observer: Annotated[

@@ -49,7 +49,7 @@ class AccessWriter:
     """No log, until `open` or `follow` names one; none is written before `attach`."""
 
     def __init__(self) -> None:
-        self._path, self._fd = "", -1
+        self._path, self._fd, self._form = "", -1, ""
         self._fleet: Fleet
         self._sides: SideProcesses
         self._pipe: Callable[[], int] = _no_pipe
@@ -70,11 +70,16 @@ class AccessWriter:
         for planned in (True, False):  # of the first generation
             fleet.observe(fleet.serving.plan.access_log(planned=planned))
 
-    def follow(self, path: str) -> None:
-        """The log is at this path from now on, for all workers. Where there shall be none any more, older workers go on
+    def follow(self, path: str, form: str) -> None:
+        """The log is at this path from now on, in this format, for all workers.
+
+        Where there shall be none any more, older workers go on
         with the one that there was."""
         if path and self._opening is None:
             self._start()
+        if form != self._form:
+            self._form = form
+            self._send()
         self._wanted = path if path != self._path else ""
 
     def _start(self) -> None:
@@ -84,7 +89,7 @@ class AccessWriter:
         self._opening = HelperTask(self._fleet.poller)
         process = _Process(
             "access log",
-            "pronghorn.system.access_writer",
+            "pronghorn.observers.access_format",
             descriptors={"lines": self._lines, "files": theirs.fileno()},
             hear=self._hear,
             stays=True,
@@ -150,10 +155,10 @@ class AccessWriter:
         self._send()
 
     def _send(self) -> None:
-        if self._fd < 0:
+        if self._fd < 0 or not self._socks:
             return
         try:
-            socket.send_fds(self._socks[0], [os.fsencode(self._path)], [self._fd])
+            socket.send_fds(self._socks[0], [os.fsencode(f"{self._form}\0{self._path}")], [self._fd])
         except OSError:
             pass  # it does not read: it asks again, when it goes on or is another
 

@@ -1,4 +1,4 @@
-"""The process that writes the access log: whole lines out of a pipe, into a file, a pipe or whatever the log is.
+"""The process that writes the access log: records out of a pipe, as lines into a file, a pipe or whatever the log is.
 
 Law: this is the only process that waits for the log's disk or reader. The supervisor opens the log, since this process
 may not be allowed to, and sends its descriptor over a socket of their own; once a second in which there is something to
@@ -14,9 +14,10 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 
 from pronghorn.system.log_file import STANDARD_OUTPUT
-from pronghorn.system.side_boot import Side, begin
+from pronghorn.system.side_boot import Side
 from pronghorn.system.stdio import taken_back
 
 DROPPED, WHY, WANTED, END = "dropped", "why", "wanted", "end"
@@ -30,10 +31,14 @@ PATIENCE = 1.0  # seconds for the supervisor's answer
 
 
 class Writer:
-    """Lines come from descriptor `lines`, and the log's descriptors over the socket `files`."""
+    """Records come from descriptor `lines`, and the log's descriptors over the socket `files`. `line_of` gives, for the
+    name of a format, the function that makes a line of a record; what that raises costs the record."""
 
-    def __init__(self, side: Side) -> None:
-        self._side = side
+    def __init__(self, side: Side, line_of: Callable[[str], Callable[[bytes], bytes]]) -> None:
+        self._side, self._line_of = side, line_of
+        self._line = line_of("text")
+        self._form = "text"
+        self._begun = b""  # of a record that has not come whole
         self._lines = side.descriptors["lines"]
         self._files = socket.socket(fileno=side.descriptors["files"])
         self._files.setblocking(False)
@@ -66,7 +71,7 @@ class Writer:
             if self._over or self._lines in ready:
                 data = self._read()
                 if data:
-                    self.write(data)
+                    self.write(self._lines_of(data))
                 elif self._over or data is not None:
                     break
         self._tell()
@@ -82,6 +87,17 @@ class Writer:
             return os.read(self._lines, CHUNK)
         except BlockingIOError:
             return None
+
+    def _lines_of(self, data: bytes) -> bytes:
+        """The lines of the records that have come whole."""
+        *records, self._begun = (self._begun + data).split(b"\n")
+        made = []
+        for each in records:
+            try:
+                made.append(self._line(each))
+            except Exception:  # the rest of a record of which a process before this one had a part
+                self._lose(1, "a record was cut")
+        return b"".join(made)
 
     def write(self, data: bytes) -> None:
         """All of it, however long that takes, but for what cannot be written: that is lost."""
@@ -103,14 +119,14 @@ class Writer:
             done = data[: len(data) - len(rest)]
             piece = done[done.rfind(b"\n") + 1 :]
             self._torn = bool(piece) and not (status is not None and taken_back(self._log, status, piece))
-            self._lose(rest.count(b"\n"), error)
+            why = error.strerror or str(error)
+            if self._log < 0:
+                why = "it is not open"
+            elif error.errno == errno.EPIPE:
+                why = "nobody reads it any more (Broken pipe)"
+            self._lose(rest.count(b"\n"), why)
 
-    def _lose(self, lines: int, error: OSError) -> None:
-        why = error.strerror or str(error)
-        if self._log < 0:
-            why = "it is not open"
-        elif error.errno == errno.EPIPE:
-            why = "nobody reads it any more (Broken pipe)"
+    def _lose(self, lines: int, why: str) -> None:
         self._lost[why] = self._lost.get(why, 0) + lines
         if time.monotonic() >= self._tell_at:
             self._tell()
@@ -150,7 +166,8 @@ class Writer:
         """The newest that was sent."""
         while True:
             try:
-                path, fds, _, _ = socket.recv_fds(self._files, 65536, 8)
+                message, fds, _, _ = socket.recv_fds(self._files, 65536, 8)
+                form, _, path = os.fsdecode(message).partition("\0")
             except OSError:
                 return
             if not path:
@@ -160,8 +177,6 @@ class Writer:
                     os.close(self._log)
                 self._log, self._torn = fd, False
                 os.set_inheritable(fd, False)
-            self._path = "" if path == STANDARD_OUTPUT.encode() else os.fsdecode(path)
-
-
-if __name__ == "__main__":
-    Writer(begin()).run()
+            self._path = "" if path == STANDARD_OUTPUT else path
+            if form != self._form:
+                self._line, self._form = self._line_of(form), form

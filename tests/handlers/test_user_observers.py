@@ -121,6 +121,34 @@ def test_the_example_keeps_connections_in_a_database(tmp_path: Path, monkeypatch
     assert len({each[0] for each in found}) == 5
 
 
+SLOW = """
+import os, time
+import pronghorn
+from pronghorn import events
+
+class Slow(pronghorn.Observer):
+    hears = (events.ConnectionClosed,)
+
+    def __call__(self, event):
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+"""
+
+
+@pytest.mark.slow
+def test_an_observer_that_holds_up_the_loop_is_named_with_the_connection(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SLOW)
+    with launched(
+        tmp_path, "upper", observer=("mine.py:Slow",), workers=1, model="epoll", slow_callback=0.05
+    ) as server:
+        server.ready()
+        assert server.ask(b"hello\n") == b"HELLO\n"
+        wait_for(lambda: "holds up this worker's loop" in server.log, "the observer in the log")
+        assert f"at {tmp_path}/mine.py:11 in __call__" in server.log
+        assert "-1 from 127.0.0.1 at PORT" in server.log
+        (tmp_path / "go").touch()
+
+
 def test_an_observer_that_cannot_be_imported_is_refused_before_anything_is_bound(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("1 / 0\n")
     with launched(tmp_path, "upper", observer=("mine:Watch",)) as server:

@@ -91,7 +91,8 @@ def connection_of(
 ) -> AnyConnection | None:
     """The connection for which a callback runs, on this asyncio loop if it is one; None if nothing says so."""
     for frame in reversed(frames):
-        if not frame.f_code.co_filename.startswith(HOUSE):
+        file = frame.f_code.co_filename
+        if not file.startswith(HOUSE) or file.startswith(PAGES):  # a page's frame lasts as long as the worker
             continue
         noted: Mapping[str, object] = frame.f_locals
         for name in HOLDERS:

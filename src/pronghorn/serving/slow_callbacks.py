@@ -186,11 +186,11 @@ class Watcher:
         if debugger_in((each.f_code.co_filename, each.f_code.co_name) for each in frames):
             seen.seconds = 0.0
         elif seen.seconds >= self._limit and seen.told is None:
-            self._tell(seen, frames[frames.index(callback) :])
+            self._tell(seen, frames, frames.index(callback))
 
-    def _tell(self, seen: Seen, frames: list[FrameType]) -> None:
-        context = self._context
-        conn = connection_of(frames, context.open, self._loop)
+    def _tell(self, seen: Seen, below: list[FrameType], begin: int) -> None:
+        context, frames = self._context, below[begin:]
+        conn = connection_of(below, context.open, self._loop)
         place, listener, id = place_of(frames), "", ""
         number, peer = (conn.number, conn.peer) if conn is not None else (0, "")
         if conn is not None:

@@ -86,7 +86,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
     )
     short = workers["ready"] < workers["wanted"]
     failed, faults = status.get("handler_errors", 0), status.get("faults", 0)
-    last = printable(str(status.get("last_fault") or ""))
+    last, slow = printable(str(status.get("last_fault") or "")), status.get("slow_callbacks", 0)
     return [
         ("Server", text(f"{status['name']} (process {status['pid']}, Pronghorn {status['version']})")),
         ("State", state),
@@ -100,6 +100,7 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         ("Bytes", text(f"{size(status['bytes_in'])} in, {size(status['bytes_out'])} out")),
         *_side_processes(status.get("side_processes", ())),
         *([("Handler errors", text(f"{failed:,}", BAD))] if failed else []),
+        *([("Slow callbacks", text(f"{slow:,}: see the log", BAD))] if slow else []),
         *([("Faults", text(f"{faults:,} of the supervisor, which goes on; the last: {last}", BAD))] if faults else []),
         ("Last reload", _last_reload(status["last_reload"])),
     ]

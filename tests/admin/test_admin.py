@@ -234,7 +234,7 @@ def test_it_ends_with_the_server_and_leaves_no_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_upgrade_hands_the_port_on(tmp_path: Path) -> None:
+def test_no_probe_fails_while_a_reload_or_an_upgrade_goes_on(tmp_path: Path) -> None:
     about = {"admin": "127.0.0.1:0", "control_socket": str(tmp_path / "control")}
     with launched(tmp_path, **about) as server:
         admin = Admin(server)
@@ -242,10 +242,11 @@ def test_an_upgrade_hands_the_port_on(tmp_path: Path) -> None:
         before = side_of(tmp_path)
         seen = []
         with ThreadPoolExecutor() as pool:
-            upgraded = pool.submit(ctl, tmp_path, "upgrade", 30.0)
-            while not upgraded.done():
-                seen.append(admin.get("/readyz"))
-            upgraded.result()
+            for command in ("reload", "upgrade"):
+                changed = pool.submit(ctl, tmp_path, command, 30.0)
+                while not changed.done():
+                    seen.append(admin.get("/readyz"))
+                changed.result()
         assert set(seen) == {(200, b"ok\n")}
         after = wait_for(lambda: (side := side_of(tmp_path))["pid"] and side, "the new process")
         assert after["pid"] != before["pid"] and after["admin"] == before["admin"]

@@ -72,6 +72,7 @@ def test_all_is_well() -> None:
     ("changed", "workers", "samples", "level", "said"),
     [
         ({"state": "DRAINED"}, None, [], "bad", "pronghorn ctl resize"),
+        ({"state": "STOPPING", "drains_in": 4.2}, None, [], "warn", "drains in 4 s"),
         ({"state": "STARTING"}, None, [], "warn", "starting"),
         ({"workers": {"wanted": 3, "ready": 2}}, None, [], "warn", "1 of 3 workers is not ready"),
         ({"workers": {"wanted": 3, "ready": 0}}, None, [], "bad", "3 of 3 workers are not ready"),

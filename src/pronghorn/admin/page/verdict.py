@@ -66,6 +66,8 @@ def _of_server(status: dict[str, Any]) -> list[Problem]:
             level: Level = "bad" if not workers.get("ready") else "warn"
             some = f"{missing} of {workers.get('wanted', 0)} workers {'is' if missing == 1 else 'are'} not ready"
             found.append(Problem(level, f"{some}: they are being replaced. The log says what happened."))
+    if left := status.get("drains_in"):
+        found.append(Problem("warn", f"The server drains in {left:.0f} s: it is not ready, and accepts until then."))
     if change := status.get("under_way"):
         found.append(Problem("note", f"{'An' if change == 'upgrade' else 'A'} {printable(str(change))} is under way."))
     last = status.get("last_reload")

@@ -9,9 +9,11 @@ import pytest
 from pronghorn.cli.check import examined
 from pronghorn.control.admin_process import check, token_of
 from pronghorn.errors import BadSetting
+from pronghorn.events import SecretsExposed
 from pronghorn.settings import settle
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
+from pronghorn.system.startup import ProcessSetup
 
 pytest.importorskip("h11")
 TOKEN = "only-for-this-test-0123456789"
@@ -56,3 +58,14 @@ def test_check_looks_at_it_too(tmp_path: Path) -> None:
     settled = Layers({"admin": "127.0.0.1:0", "admin_write": True}, {}, Source(name="upper")).settle()
     with pytest.raises(BadSetting, match="--admin-write needs --admin-token-file"):
         examined(settled)
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_a_token_that_everybody_may_read_is_told_in_the_log(tmp_path: Path, mode: int, told: bool) -> None:
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(mode)
+    settings = settle({"admin": "127.0.0.1:0", "admin_write": True, "admin_token_file": str(path)})
+    with ProcessSetup(settings) as setup:
+        found = [each for each in setup.at_risk("") if isinstance(each, SecretsExposed)]
+    assert [(each.path, each.flag) for each in found] == [(str(path), "--admin-token-file")] * told

@@ -159,6 +159,12 @@ def test_no_text_of_others_becomes_markup() -> None:
     assert not any(each in str(shown) for each in "\u202e\x1b")
 
 
+def test_of_very_many_workers_the_rest_is_counted() -> None:
+    shown = seen(status(), [worker(slot=slot, pid=5000 + slot) for slot in range(500)])
+    assert len(shown.tables["workers"]) == 201 and shown.tables["workers"][-1].cells[1] == "and 300 more"
+    assert b"and 300 more" in page(shown, History(), {}, write=False)
+
+
 def test_a_page_has_buttons_only_with_write() -> None:
     shown = seen(status(), connections={"longest": [connection()]})
     assert b"<button" not in page(shown, History(), {}, write=False)

@@ -190,6 +190,8 @@ def _workers(facts: Facts) -> list[Row]:
                 ],
             )
         )
+    if more := len(facts.workers) - len(rows):
+        rows.append(Row("more", ["", f"and {more:,} more", *[""] * (len(rows[0].cells) - 2)]))
     return rows
 
 

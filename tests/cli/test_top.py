@@ -4,6 +4,7 @@ they are watched."""
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn.cli import main
@@ -362,6 +364,13 @@ def words(top: Any, name: str) -> str:
     return str(top.screen_stack[0].query_one(name).render())
 
 
+def content(top: Any) -> str:
+    """What the box in front of the screen says."""
+    console = Console(width=90, file=io.StringIO())
+    console.print(top.screen.query_one("#content").content)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
 @pytest.mark.slow
 def test_keys_sort_filter_and_choose() -> None:
     async def play(pilot: Any, top: Any, asking: Played) -> None:
@@ -401,17 +410,21 @@ def test_a_connection_is_shown_in_detail_and_ended_after_a_question() -> None:
     async def play(pilot: Any, top: Any, asking: Played) -> None:
         await until(pilot, lambda: top.query_one("#connections").row_count == 40)
         asking.rows[0]["fields"] = {"note": HOSTILE}
-        await pilot.press("p", "enter")
+        await pilot.press("enter")
         await until(pilot, lambda: len(top.screen_stack) == 2)
-        await pilot.press("k")
-        await until(pilot, lambda: type(top.screen).__name__ == "Question")
-        await pilot.press("n")
-        await until(pilot, lambda: len(top.screen_stack) == 1)
-        await pilot.press("k", "y")
+        first, asking.rows = asking.rows[0], asking.rows[1:]
+        await until(pilot, lambda: "no longer shown" in content(top))
+        asking.rows.insert(0, first)
+        await until(pilot, lambda: "no longer shown" not in content(top))
+        assert "\\x1b]0;owned" in content(top) and "example.org" in content(top)
+        await pilot.press("k")  # that one, although the cursor has moved on meanwhile
+        await until(pilot, lambda: type(top.screen).__name__ == "Question" and "4194301-1 of" in content(top))
+        await pilot.press("y")
         await until(pilot, lambda: "Connection 4194301-1 has been ended." in words(top, "#notice"))
-        assert asking.last("kill-connection")["ids"] == ["4194301-1"]
-        assert len([each for each in asking.asked if each["command"] == "kill-connection"]) == 1
-        await pilot.press("p", "question_mark", "escape", "ctrl+c")
+        await pilot.press("k", "n")
+        await until(pilot, lambda: len(top.screen_stack) == 1)
+        assert [each["ids"] for each in asking.asked if each["command"] == "kill-connection"] == [["4194301-1"]]
+        await pilot.press("p", "p", "question_mark", "escape", "ctrl+c")
         assert top.return_value == 0
 
     played(play, (100, 30))

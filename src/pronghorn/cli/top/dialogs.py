@@ -33,6 +33,9 @@ KEYS = (
 )
 
 
+GONE = ("no longer shown", "it has ended, or others come first; this was known last")
+
+
 class Box(ModalScreen[bool]):
     """A frame in the middle, which Esc closes."""
 
@@ -72,13 +75,15 @@ class Details(Box):
 
     def __init__(self, row: Row) -> None:
         super().__init__(_pairs(details(row)))
-        self._id = row.get("id")
+        self._id, self._row = row.get("id"), row
 
     def renew(self, rows: list[Row]) -> None:
         """The newest that is known of it."""
         row = next((each for each in rows if each.get("id") == self._id), None)
-        if row is not None and self.is_mounted:
-            self.query_one("#content", Static).update(_pairs(details(row)))
+        self._row = row or self._row
+        if self.is_mounted:
+            lines = details(self._row)
+            self.query_one("#content", Static).update(_pairs(lines if row else [GONE, *lines]))
 
     def action_end(self) -> None:
         self.dismiss(True)

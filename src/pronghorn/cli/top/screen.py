@@ -331,11 +331,7 @@ class Top(App[int]):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if event.data_table.id == "connections" and (row := self._chosen()):
-            self.push_screen(Details(row), self._after_details)
-
-    def _after_details(self, end: bool | None) -> None:
-        if end:
-            self.action_end()
+            self.push_screen(Details(row), lambda end: self._question(row) if end else None)
 
     def _chosen(self) -> Row | None:
         chosen = self._table("connections").current
@@ -343,10 +339,12 @@ class Top(App[int]):
 
     def action_end(self) -> None:
         """Asks, and ends the connection under the cursor: the one that was there when the key was pressed."""
-        row = self._chosen()
-        if row is None:
+        if row := self._chosen():
+            self._question(row)
+        else:
             self._say("No connection is chosen.")
-            return
+
+    def _question(self, row: Row) -> None:
         name, peer = str(row.get("id")), row.get("peer")
         self.push_screen(Question(f"End connection {name} of {peer}?"), lambda yes: self._end(name) if yes else None)
 

@@ -91,9 +91,11 @@ def test_facts_travel_as_bytes_and_make_the_other_channel_the_same(pair: tuple[C
         channel.write(b"x" * 65536)
         sent += 65536
     moving.hold_still(channel, Loop())  # type: ignore[arg-type]
+    channel.log["device"], channel.first_sent = 4711, 1.5
     facts = msgspec.msgpack.decode(msgspec.msgpack.encode(moving.facts_of(channel)), type=moving.Facts)
     other = Channel(channel.sock.dup(), 1, "", Terms(LOOP, None, 1 << 30, 1 << 20))  # type: ignore[arg-type]
     moving.restore(other, facts)
+    assert other.log == {"device": "4711"} and other.first_sent == 1.5
     other.set_protocol(Protocol())
     other.write(b"end")  # before it is ours: it waits
     assert (other.stays, other.opened, other.bytes_in, other.bytes_out) == (True, 5.0, 11, channel.bytes_out)

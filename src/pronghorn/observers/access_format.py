@@ -15,7 +15,7 @@ import msgspec
 
 from pronghorn.errors import printable
 from pronghorn.events import ConnectionClosed, ConnectionRefused
-from pronghorn.settings.access_format import JSON, PREFIX, parts
+from pronghorn.settings.access_format import JSON, PREFIX, READY, parts
 from pronghorn.system.access_writer import Writer
 from pronghorn.system.connection_filter import peer_text
 from pronghorn.system.side_boot import begin
@@ -251,4 +251,5 @@ def _json(event: Ended, now: float) -> bytes:
 
 
 if __name__ == "__main__":
+    parts(READY["text"])  # imports what it needs, which the user that this process becomes might not be able to read
     Writer(begin(), line_of).run()

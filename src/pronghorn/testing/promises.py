@@ -222,7 +222,7 @@ def _fail(subject: Subject, word: bytes, error: str) -> None:
     until(lambda: FAILED in subject.said_since(mark), "the error is in the log")
     said = subject.said_since(mark)
     assert said.count(FAILED) == 1, f"it is logged {said.count(FAILED)} times: {said}"
-    assert re.search(FAILED + r"\d+ from .*" + error, said), f"the log says: {said}"
+    assert re.search(FAILED + r"[\d-]+ from .*" + error, said), f"the log says: {said}"
     assert server.worker_pids() == workers, "a worker has died"
 
 

@@ -31,7 +31,7 @@ from pronghorn.scoreboard.counts import (
 from pronghorn.scoreboard.details import DURATION, FIRST_BYTE, REASONS, WORD, Details
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission
-from pronghorn.serving.end_states import state_of_end
+from pronghorn.serving.end_states import NORMAL, state_of_end
 from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.tracebacks import is_ours
@@ -140,7 +140,11 @@ class ConnectionEnds(Admission):
         now, row, proxy = time.monotonic(), self.row, conn.proxy
         offer, tls = self.by_name[conn.listener], conn.tls
         cut, sealed = conn.number in self._noted, tls is not None or not offer.service.tls_at_once
-        first = conn.first_sent - conn.opened if conn.first_sent else None
+        first, late = conn.first_sent - conn.opened if conn.first_sent else None, conn.unacknowledged
+        if reason == End.DONE and sealed and not (faulty or cut or late):
+            state = NORMAL  # of most, without a call
+        else:
+            state = state_of_end(word, reason, faulty=faulty, cut=cut, sealed=sealed, unacknowledged=late)
         self.observe(
             ConnectionClosed(
                 conn.number,
@@ -155,7 +159,7 @@ class ConnectionEnds(Admission):
                 offer.told,
                 fields_as_text(conn.log_fields),
                 self.id_of(conn.number),
-                state_of_end(word, reason, faulty=faulty, cut=cut, sealed=sealed, unacknowledged=conn.unacknowledged),
+                state,
                 conn.measured,
                 first if conn.bytes_out or not conn.measured else None,
                 proxy.via or "" if proxy is not None else "",

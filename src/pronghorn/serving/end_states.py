@@ -18,6 +18,7 @@ from pronghorn.errors import AGE, HANDSHAKE_TIMEOUT, WRITE_BUFFER, End
 from pronghorn.scoreboard.connection_limits import POLICY
 
 NORMAL = "--"
+"""Of a conversation that came to its end."""
 LETTERS = {
     End.DONE: "-",
     End.DRAINING: "D",
@@ -38,8 +39,6 @@ def state_of_end(end: End, detail: str, *, faulty: bool, cut: bool, sealed: bool
     """Of a connection that was served. `detail` may say more than `end`: the deadline, or an error's class. `faulty`:
     its handler has raised; `cut`: the drain deadline was over; `sealed`: it needed no TLS handshake, or is through
     with it."""
-    if detail == End.DONE and sealed and not (faulty or cut or unacknowledged):
-        return NORMAL
     if cut:
         first = "K"
     elif faulty:

@@ -203,8 +203,8 @@ def settle_dead(context: Context, shared: ChildCounts, children: ConnectionsApar
     for pid, status, (peer, counts, opened, offer, number) in reap(children):
         program = counts.words[PROGRAM]
         offer.take_child(counts)
-        ended = bool(counts.words[ENDED])
-        killed = shared.settle(counts, context.row, End.OPERATOR if ended else End.KILLED)
+        end = End.OPERATOR if counts.words[ENDED] else End.KILLED
+        killed = shared.settle(counts, context.row, end)
         if status == CUT and not killed and context.drain.begun:  # before its parent woke up at the deadline
             context.note_cut(pid, peer, opened)
         if killed and program > 1:
@@ -212,12 +212,12 @@ def settle_dead(context: Context, shared: ChildCounts, children: ConnectionsApar
         offer.service.limits.left(peer)
         if not killed:
             continue
-        context.note_killed(offer, opened)
-        cut = status == -signal.SIGKILL and (ended or time.monotonic() >= context.drain.deadline)
+        context.note_killed(offer, opened, end)
+        cut = status == -signal.SIGKILL and (end is End.OPERATOR or time.monotonic() >= context.drain.deadline)
         if not cut:
             stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""
             context.observe(ChildDied(peer, pid, status, stack, offer.told, context.id_of(number)))
-        context.child_killed(number, peer, opened, offer, cut)
+        context.child_killed(number, peer, opened, offer, cut, end)
 
 
 def reap(children: Children) -> list[tuple[int, int, Child]]:

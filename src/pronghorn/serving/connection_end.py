@@ -187,11 +187,11 @@ class ConnectionEnds(Admission):
         if self.details is not None:
             self.details.add(WORD["handshake_done"])
 
-    def note_killed(self, offer: Offer, opened: float) -> None:
+    def note_killed(self, offer: Offer, opened: float, end: End = End.KILLED) -> None:
         """The process of a connection has died with it."""
         if self.details is not None:
             self.details.observe(DURATION, time.monotonic() - opened)
-            self.details.ended(offer.number, REASONS[End.KILLED])
+            self.details.ended(offer.number, REASONS[end])
 
     def handed_over(self, conn: AnyConnection) -> None:
         """Account for a connection that goes on in another worker, and whose descriptor is closed here."""
@@ -214,16 +214,18 @@ class ConnectionEnds(Admission):
                 events.ConnectionTakenOver(conn.number, conn.peer, before, self.told(conn), self.id_of(conn.number))
             )
 
-    def child_killed(self, number: int, peer: Peer, opened: float, offer: Offer, cut: bool) -> None:
+    def child_killed(
+        self, number: int, peer: Peer, opened: float, offer: Offer, cut: bool, end: End = End.KILLED
+    ) -> None:
         """Observe the end of a connection whose process, under the fork model, was killed before it could do so, and
-        before it had said what it received and sent; at the drain deadline it was `cut`."""
+        before it had said what it received and sent; at the drain deadline, or by the operator, it was `cut`."""
         if self.tells:
             seconds, row = time.monotonic() - opened, self.row
             self.observe(
                 ConnectionClosed(
                     number,
                     peer,
-                    End.KILLED,
+                    end,
                     seconds,
                     0,
                     0,

@@ -161,6 +161,19 @@ def test_one_frame_in_many_turns_is_not_one_slow_callback(serve: Callable[[Any],
     assert context.observed == []
 
 
+def test_a_debugger_in_the_stack_is_no_slow_callback(serve: Callable[[Any], None]) -> None:
+    names: dict[str, Any] = {"wait": busy(0.15)}
+    exec(compile("def interaction():\n    wait()", "/usr/lib/python3/pdb.py", "exec"), names)
+    context = Watched(slow_callback=0.04)
+    watcher = watched(context, lambda: 1.0)
+    watcher.start()
+    try:
+        serve([names["interaction"]])
+    finally:
+        watcher.stop()
+    assert context.observed == []
+
+
 @linux
 def test_the_thread_is_gone_while_the_process_forks(serve: Callable[[Any], None]) -> None:
     before = len(os.listdir("/proc/self/task"))

@@ -90,9 +90,9 @@ def test_sums_of_those_that_live_and_those_that_are_gone(scene: Scene) -> None:
         row.add(OPEN, 1)
         row.add(CLOSED_WORD["done"], count - 1)
         for _ in range(count - 1):
-            counting.observe(DURATION, 0.2)
-            counting.ended(0, 0)
+            counting.connection(0, 0, 0.2, None)
         counting.add(details.WORD["refused_rate"])
+        counting.copy()
         if dies:
             scene.board.release(row.index)
     found = scene.collect()
@@ -179,6 +179,7 @@ def test_the_page_is_what_the_parsers_take(scene: Scene, accept: str, parser: Ca
     row, counting, store = scene.worker(1)
     row.add(ACCEPTED, 3)
     counting.observe(SERVICE, 0.0003)
+    counting.copy()
     store.add(store.place(Description(COUNTER, "odd_total", "Odd \\ \n.", ("a",)), ('"\n\\',)), 1.0)
     page, content_type = prometheus.page(scene.collect(), accept)
     assert accept.split(";")[0] in content_type
@@ -216,6 +217,7 @@ def test_a_page_of_many_workers_is_made_fast(scene: Scene) -> None:
     for slot in range(1, 65):
         _, counting, store = scene.worker(slot)
         counting.observe(DURATION, 0.1)
+        counting.copy()
         for kind in range(20):
             store.add(store.place(orders, (str(kind),)), 1.0)
     source = Source(scene.board.fileno())

@@ -80,14 +80,15 @@ def test_what_a_dead_worker_has_counted_is_kept(board: Scoreboard, words: Callab
         counting.observe(DURATION, 0.25)
         counting.observe(DURATION, 3.0)
         counting.add(details.WORD["refused_rate"], 5)
-        counting.ended(2, 0)
+        counting.connection(2, 0, 2.0, None)
+        counting.copy()
         row.words[LISTENERS + 3 * LISTENER_WORDS] = 2  # open at the third listener
         board.release(row.index)
         assert details.read(board.fileno(), row.index) is None, "the next worker of this row begins at nothing"
     gone = read(board)
     assert gone["refused_rate"] == 10
     found = gone.histogram(DURATION)
-    assert (found.count, found.sum) == (4, 6.5)
+    assert (found.count, found.sum) == (6, 10.5)
     assert gone.ends_at(2)["done"] == 2
     assert gone.ends_at(3)["killed"] == 4
 
@@ -108,6 +109,7 @@ def test_what_logs_drop_is_counted_once(board: Scoreboard, words: Callable[[int]
     counting = Details(words(row.index))
     for dropped in ({"log": 0, "access": 2}, {"log": 0, "access": 2}, {"log": 1, "access": 5}):
         counting.drops(dropped)
+    counting.copy()
     assert [read(board, row.index)[f"{log}_dropped"] for log in ("log", "access")] == [1, 5]
 
 

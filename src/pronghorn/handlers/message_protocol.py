@@ -139,11 +139,8 @@ class MessageProtocol(Protocol):
         try:
             messages = self._cutter.feed(data)
         except BadMessage as error:
-            cutter = self._cutter
-            self._answer(error.complete)
-            if self._cutter is not cutter:
-                return  # TLS has begun: what came behind in the clear was thrown away
-            raise
+            self._refuse(error)
+            return
         if len(messages) == 1 and self.style.alone and self._waiting is None:
             self.messages += 1
             reply = self._reply(messages[0])
@@ -156,6 +153,13 @@ class MessageProtocol(Protocol):
             self._answer(messages)
         if self._left:
             self._leave()
+
+    def _refuse(self, error: BadMessage) -> None:
+        """Answer what came before what is no message, and raise; unless TLS has begun with these."""
+        cutter = self._cutter
+        self._answer(error.complete)
+        if self._cutter is cutter:
+            raise error  # else what came behind in the clear was thrown away
 
     def eof_received(self) -> bool:
         self._answer(self._cutter.finish())

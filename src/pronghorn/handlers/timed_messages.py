@@ -1,12 +1,15 @@
 """Connections of a message handler of whose messages one in 64 is timed (scoreboard/service_times.py).
 
-Law: where nobody reads metrics no connection has such a class. What a message costs beside is one comparison.
+Law: where nobody reads metrics no connection has such a class. What a message costs beside is one comparison: so the
+way of a single message stands here a second time, because a call around `MessageProtocol.data_received` costs four
+times as much.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from pronghorn.errors import BadMessage
 from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.scoreboard.service_times import EVERY, Sampler
 
@@ -14,7 +17,6 @@ from pronghorn.scoreboard.service_times import EVERY, Sampler
 def timed(kind: type[MessageProtocol], sampler: Sampler) -> type[Any]:
     """The class `kind`, with messages that are timed."""
     base: Any = kind
-    received = kind.data_received
 
     class Timed(base):  # type: ignore[misc]  # known when it is called
         __slots__ = ("_next",)
@@ -23,10 +25,26 @@ def timed(kind: type[MessageProtocol], sampler: Sampler) -> type[Any]:
             super().__init__(*arguments)
             self._next = sampler.phase()
 
-        def data_received(self, data: bytes) -> None:
+        def data_received(self: Any, data: bytes) -> None:
             if self.messages >= self._next:
                 self._time_next()
-            received(self, data)
+            try:
+                messages = self._cutter.feed(data)
+            except BadMessage as error:
+                self._refuse(error)
+                return
+            if len(messages) == 1 and self.style.alone and self._waiting is None:
+                self.messages += 1
+                reply = self._reply(messages[0])
+                if reply is not None:
+                    try:
+                        self.transport.write(self._frame(reply))
+                    except (TypeError, AttributeError) as error:
+                        raise self.style.unfit(reply, error) from None
+            elif messages:
+                self._answer(messages)
+            if self._left:
+                self._leave()
 
         def _time_next(self: Any) -> None:
             """The next message is timed, which may be a while away."""

@@ -14,12 +14,13 @@ import os
 import time
 from _thread import RLock
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from pronghorn.errors import End
 from pronghorn.scoreboard import histograms
 from pronghorn.scoreboard.counts import MOST, believed
-from pronghorn.scoreboard.histograms import Histogram, believed_sum, place_of
+from pronghorn.scoreboard.histograms import BOUNDS, Histogram, believed_sum, place_of
 from pronghorn.scoreboard.map import MOST_LISTENERS, REGION, REGION_LOCKS, REGIONS, Lock
 from pronghorn.system.memory import mapped
 
@@ -46,6 +47,7 @@ OWN = 4096  # and what follows: the handler's own metrics (own_metrics.py)
 REGION_WORDS = REGION // 8
 REASONS = {end.value: index for index, end in enumerate(End)}
 PATIENCE = 0.25  # seconds for a lock that is held for microseconds
+DURATION_SUM, FIRST_BYTE_SUM = DURATION + histograms.SUM, FIRST_BYTE + histograms.SUM
 SUMS = tuple(start + histograms.SUM for start in (DURATION, FIRST_BYTE, SERVICE))
 
 assert END <= OWN and len(COUNTED) + 8 <= ENDS_AT and len(End) <= MOST_REASONS
@@ -65,15 +67,16 @@ def lock_of(fd: int, index: int) -> Lock:
 
 
 class Details:
-    """What one process counts in a region of its own, which it keeps in memory of its own too."""
+    """What one process counts in a region of its own: in memory of its own, which it copies there once or twice a
+    second, as bytes and messages, and at its end. A process that is killed takes that much with it."""
 
-    __slots__ = ("dropped", "floats", "guard", "own", "own_floats", "words")
+    __slots__ = ("dropped", "floats", "guard", "own", "sums", "words")
 
     def __init__(self, words: memoryview[int]) -> None:
         self.words = words[:END]
         self.floats: memoryview[float] = self.words.cast("B").cast("d")
         self.own: array[int] = array("q", bytes(END * 8))
-        self.own_floats: memoryview[float] = memoryview(self.own).cast("B").cast("d")
+        self.sums = dict.fromkeys(SUMS, 0.0)
         self.guard = RLock()  # flows of control count at the same time
         self.own[USED] = words[USED] = 1
         self.dropped: dict[str, int] = {}
@@ -85,22 +88,25 @@ class Details:
     def add(self, word: int, count: int = 1) -> None:
         """Count."""
         with self.guard:
-            self.own[word] = value = self.own[word] + count
-            self.words[word] = value
+            self.own[word] += count
 
     def observe(self, start: int, seconds: float) -> None:
         """A value of the histogram that begins at this word."""
-        word, total = start + place_of(seconds), start + histograms.SUM
         with self.guard:
-            self.own[word] = value = self.own[word] + 1
-            self.words[word] = value
-            self.own_floats[total] = seconds = self.own_floats[total] + seconds
-            self.floats[total] = seconds
+            self.own[start + place_of(seconds)] += 1
+            self.sums[start + histograms.SUM] += seconds
 
-    def ended(self, number: int, reason: int, count: int = 1) -> None:
-        """Connections of the listener of this number have ended; `reason` is one of REASONS."""
+    def connection(self, number: int, reason: int, seconds: float, first: float | None) -> None:
+        """A connection of the listener of this number has ended, and for the `first` byte it took so long. For callers
+        that hold a lock of their own: nobody else counts these words."""
+        own, sums = self.own, self.sums
+        own[DURATION + bisect_left(BOUNDS, seconds)] += 1
+        sums[DURATION_SUM] += seconds
+        if first is not None:
+            own[FIRST_BYTE + bisect_left(BOUNDS, first)] += 1
+            sums[FIRST_BYTE_SUM] += first
         if number >= 0:
-            self.add(ENDS_AT + number * MOST_REASONS + reason, count)
+            own[ENDS_AT + number * MOST_REASONS + reason] += 1
 
     def drops(self, dropped: Mapping[str, int]) -> None:
         """So many records has each log of this process not taken so far; from a flow of control that stays the same."""
@@ -110,9 +116,11 @@ class Details:
                 self.dropped[log] = count
 
     def copy(self) -> None:
-        """Write all anew, should somebody else have written there."""
+        """Write all, also what somebody else may have written there."""
         with self.guard:
             self.words[:] = self.own
+            for word, total in self.sums.items():
+                self.floats[word] = total
 
     def take(self, other: Counted) -> None:
         """Add what another has counted."""
@@ -120,7 +128,7 @@ class Details:
             if value and word != USED and word not in other.floats:
                 self.add(word, min(value, MOST - self.own[word]))
         for word, total in other.floats.items():
-            self.own_floats[word] = self.floats[word] = self.own_floats[word] + total
+            self.sums[word] += total
 
     def inherit(self) -> None:
         """Go on with what stands there, as far as it can be true: of each word with the greater one."""
@@ -129,11 +137,11 @@ class Details:
             if word not in there.floats:
                 self.own[word] = max(self.own[word], value)
         for word, total in there.floats.items():
-            self.own_floats[word] = max(self.own_floats[word], total)
+            self.sums[word] = max(self.sums[word], total)
 
 
 class Shared(Details):
-    """The same of several processes: what counts is what stands in the region."""
+    """The same of several processes: what counts is what stands in the region, at once."""
 
     __slots__ = ("_lock",)
 
@@ -145,18 +153,27 @@ class Shared(Details):
         return Shared(memoryview(bytearray(END * 8)).cast("q"), self._lock)
 
     def add(self, word: int, count: int = 1) -> None:
-        with self.guard:
-            held = self._lock.take()
-            self.words[word] = min(believed(self.words[word]) + count, MOST)
-            if held:
-                self._lock.give_back()
+        self._write({word: count}, {})
 
     def observe(self, start: int, seconds: float) -> None:
-        word, total = start + place_of(seconds), start + histograms.SUM
+        self._write({start + place_of(seconds): 1}, {start + histograms.SUM: seconds})
+
+    def connection(self, number: int, reason: int, seconds: float, first: float | None) -> None:
+        counts, sums = {DURATION + place_of(seconds): 1}, {DURATION_SUM: seconds}
+        if first is not None:
+            counts[FIRST_BYTE + place_of(first)] = 1
+            sums[FIRST_BYTE_SUM] = first
+        if number >= 0:
+            counts[ENDS_AT + number * MOST_REASONS + reason] = 1
+        self._write(counts, sums)
+
+    def _write(self, counts: Mapping[int, int], sums: Mapping[int, float]) -> None:
         with self.guard:
             held = self._lock.take()
-            self.words[word] = min(believed(self.words[word]) + 1, MOST)
-            self.floats[total] = believed_sum(self.floats[total]) + seconds
+            for word, count in counts.items():
+                self.words[word] = min(believed(self.words[word]) + count, MOST)
+            for word, total in sums.items():
+                self.floats[word] = believed_sum(self.floats[word]) + total
             if held:
                 self._lock.give_back()
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pronghorn.errors import End
 from pronghorn.scoreboard import details
 from pronghorn.scoreboard.counts import believed
-from pronghorn.scoreboard.details import END, OWN, REASONS, USED, WORD, Details
+from pronghorn.scoreboard.details import END, ENDS_AT, MOST_REASONS, OWN, REASONS, USED, WORD, Details
 from pronghorn.scoreboard.map import REGION, REGIONS
 from pronghorn.scoreboard.own_metrics import OwnReader, OwnStore
 
@@ -54,7 +54,7 @@ class GoneDetails:
             self._details.take(counted)
             for number, count in enumerate(killed):
                 if believed(count):
-                    self._details.ended(number, REASONS[End.KILLED], min(count, MOST_OPEN))
+                    self._details.add(ENDS_AT + number * MOST_REASONS + REASONS[End.KILLED], min(count, MOST_OPEN))
         if own is not None:
             self._own.take(own)
         self._write()

@@ -28,7 +28,7 @@ from pronghorn.scoreboard.counts import (
     TAKEN_OVER,
     Counts,
 )
-from pronghorn.scoreboard.details import DURATION, FIRST_BYTE, REASONS, WORD, Details
+from pronghorn.scoreboard.details import REASONS, WORD, Details
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission
 from pronghorn.serving.end_states import NORMAL, state_of_end
@@ -131,8 +131,8 @@ class ConnectionEnds(Admission):
             probe = not (conn.bytes_in or conn.bytes_out) and conn.measured and word in OF_PROBES
             if probe:
                 self.counts.add(PROBES)
-        if self.details is not None:
-            self._detail(self.details, conn, word)
+            if self.details is not None:
+                self._detail(self.details, conn, word)
         if self.tells:
             self._tell_closed(conn, word, reason, faulty, probe)
 
@@ -172,14 +172,12 @@ class ConnectionEnds(Admission):
             )
         )
 
-    def _detail(self, details: Details, conn: AnyConnection, word: str) -> None:
+    def _detail(self, details: Details, conn: AnyConnection, word: End) -> None:
         """What metrics tell of a connection that has ended."""
-        details.observe(DURATION, time.monotonic() - conn.opened)
-        if conn.first_sent:
-            details.observe(FIRST_BYTE, max(0.0, conn.first_sent - conn.opened))
-        offer = self.by_name[conn.listener]
-        details.ended(offer.number, REASONS[word])
-        if offer.service.tls_at_once and conn.tls is None and word != End.HANDSHAKE:
+        opened, offer = conn.opened, self.by_name[conn.listener]
+        first = max(0.0, conn.first_sent - opened) if conn.first_sent else None
+        details.connection(offer.number, REASONS[word], time.monotonic() - opened, first)
+        if conn.tls is None and offer.service.tls_at_once and word != End.HANDSHAKE:
             details.add(WORD["handshake_unfinished"])
 
     def note_handshake(self) -> None:
@@ -190,8 +188,7 @@ class ConnectionEnds(Admission):
     def note_killed(self, offer: Offer, opened: float, end: End = End.KILLED) -> None:
         """The process of a connection has died with it."""
         if self.details is not None:
-            self.details.observe(DURATION, time.monotonic() - opened)
-            self.details.ended(offer.number, REASONS[end])
+            self.details.connection(offer.number, REASONS[end], time.monotonic() - opened, None)
 
     def handed_over(self, conn: AnyConnection) -> None:
         """Account for a connection that goes on in another worker, and whose descriptor is closed here."""

@@ -219,6 +219,8 @@ class WorkerProcess:
             )
             self._context, self._answers = context, Answers(context, self.line.send)
             cut = registry.run(plan.model, context)
+            if row.details is not None:
+                row.details.copy()
         process_exit.end(lambda: drain.deadline, drain.lost, lambda: row.tick(time.monotonic()))
         return CUT_AT_DEADLINE if cut else 0
 

@@ -26,15 +26,15 @@ def timed(kind: type[MessageProtocol], sampler: Sampler) -> type[Any]:
             self._next = sampler.phase()
 
         def data_received(self: Any, data: bytes) -> None:
-            if self.messages >= self._next:
-                self._time_next()
             try:
                 messages = self._cutter.feed(data)
             except BadMessage as error:
                 self._refuse(error)
                 return
             if len(messages) == 1 and self.style.alone and self._waiting is None:
-                self.messages += 1
+                self.messages = count = self.messages + 1
+                if count > self._next:
+                    self._time_next()
                 reply = self._reply(messages[0])
                 if reply is not None:
                     try:
@@ -42,12 +42,14 @@ def timed(kind: type[MessageProtocol], sampler: Sampler) -> type[Any]:
                     except (TypeError, AttributeError) as error:
                         raise self.style.unfit(reply, error) from None
             elif messages:
+                if self.messages >= self._next:
+                    self._time_next()
                 self._answer(messages)
             if self._left:
                 self._leave()
 
         def _time_next(self: Any) -> None:
-            """The next message is timed, which may be a while away."""
+            """The message that is answered next is timed."""
             self._next = self.messages + EVERY
             reply = self._reply
 

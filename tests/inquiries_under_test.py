@@ -26,6 +26,7 @@ class Device:
         elif line == b"hostile":
             self.conn.log["\x1b[31m" * 100] = Unspeakable()
             self.conn.log["long"] = "\x1b]0;x\x07" * 1000
+            self.conn.log["path"] = "no text: \udcff"
         else:
             self.conn.log["device"] = line.decode()
         return line

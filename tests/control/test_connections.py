@@ -177,10 +177,25 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
         yield it
 
 
+def test_a_client_whose_path_is_no_text_hides_nobody(tmp_path: Path) -> None:
+    with (
+        asked(tmp_path, model="epoll", workers=1, bind=f"unix:{tmp_path}/socket") as it,
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        sock.bind(bytes(tmp_path) + b"/\xff\x1b")
+        sock.connect(f"{tmp_path}/socket")
+        sock.sendall(b"a\n")
+        assert sock.recv(100) == b"a\n"
+        result = it.ask("connections")
+        assert not result["silent"]
+        assert [row["peer"].endswith("/\\udcff\x1b") for row in result["connections"]] == [True]
+
+
 def test_a_handlers_fields_are_bounded(one: Asked) -> None:
     with closing(one.greet(b"hostile\n")) as sock:
         (row,) = one.rows(peer=[name_of(sock)])
-        assert len(row["fields"]) == 2 and "<Unspeakable>" in row["fields"].values()
+        assert len(row["fields"]) == 3 and "<Unspeakable>" in row["fields"].values()
+        assert row["fields"]["path"] == "no text: \\udcff"
         assert all(len(name) <= 64 and len(value) <= 256 for name, value in row["fields"].items())
 
 

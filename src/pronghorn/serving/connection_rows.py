@@ -254,14 +254,19 @@ class Facts:
 def as_text(value: object) -> str:
     """A handler's field as text: of a value that cannot be text, its class."""
     try:
-        return str(value)
+        return sendable(str(value))
     except Exception:
         return f"<{type(value).__name__}>"
+
+
+def sendable(text: str) -> str:
+    """The text as UTF-8 can carry it: what was no text, as in a path that a client has bound, is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode() if not text.isascii() else text
 
 
 def peer_text(peer: Any) -> str:
     """An address as `--bind` takes it: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:/run/x`."""
     if not isinstance(peer, tuple):
-        return f"unix:{peer if isinstance(peer, str) else ''}"
+        return f"unix:{sendable(peer) if isinstance(peer, str) else ''}"
     host = plain(str(peer[0]))
     return f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1]}"

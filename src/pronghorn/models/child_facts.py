@@ -141,6 +141,8 @@ class ConnectionsApart(Children):
         self._awaited: set[int] = set()
         self._then: list[Callable[[], None]] = []
         self._ending: dict[int, float] = {}  # until when a child may end by itself
+        self._pids: dict[int, int] = {}  # by the connection's number, up to the one that was the newest
+        self._newest = -1
 
     # What the parent is asked.
 
@@ -176,7 +178,12 @@ class ConnectionsApart(Children):
         return True
 
     def _found(self, number: int) -> tuple[int, Child] | None:
-        return next(((pid, each) for pid, each in self.items() if each.number == number), None)
+        newest = next(reversed(self.values())).number if self else -1
+        if newest != self._newest:
+            self._pids, self._newest = {each.number: pid for pid, each in self.items()}, newest
+        pid = self._pids.get(number, 0)
+        child = self.get(pid)
+        return None if child is None or child.number != number else (pid, child)
 
     # What the parent's flow of control calls.
 

@@ -35,6 +35,8 @@ def main() -> None:
                     side.say("info", text)
                 case {"print": text}:
                     print(text, flush=True)
+                case {"dots": count}:
+                    print("." * count, end="", flush=True)
                 case {"write": text}:
                     os.write(side.descriptors["file"], text.encode())
                 case {"raise": text}:

@@ -20,6 +20,7 @@ from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
 from pronghorn.system.helper import Reaper
 from pronghorn.system.processes import lives
+from pronghorn.system.side_boot import LONGEST
 
 MODULE = "side_under_test"
 NOBODY = 65534
@@ -135,6 +136,28 @@ def test_one_that_sends_rubbish_is_killed(scene: Scene) -> None:
         side.send({"rubbish": rubbish})
         scene.until(lambda count=count: len(scene.ends()) == count, "its death")  # type: ignore[misc]
         assert scene.ends()[-1].status == -signal.SIGKILL
+
+
+def test_one_that_prints_a_line_without_an_end_does_not_stand_still(scene: Scene) -> None:
+    side = scene.side()
+    scene.up(side)
+    side.send({"dots": 2 * LONGEST})
+    scene.until(scene.ends, "its death")
+    assert scene.ends()[0].status == -signal.SIGKILL
+    assert any("printed more than" in each for each in scene.said())
+
+
+def test_one_that_the_kernel_holds_costs_the_supervisor_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = scene.side(patience=0.0)
+    scene.up(side)
+    signals: list[int] = []
+    with monkeypatch.context() as held:
+        held.setattr(side_process, "kill", lambda pid, number: signals.append(pid))
+        os.kill(side.pid, signal.SIGSTOP)
+        side.end()
+        scene.until(lambda: signals, "the signal")
+        assert side.due() > time.monotonic() + side_process.AGAIN / 2
+    os.kill(side.pid, signal.SIGKILL)
 
 
 def test_what_floods_the_log_is_bounded(scene: Scene) -> None:

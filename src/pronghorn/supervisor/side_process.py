@@ -53,6 +53,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds before a process is starte
 STEADY = 30.0  # seconds after which the next death is a first one
 PATIENCE = 2.0  # seconds that it gets to end by itself, once its line has ended
 LAST_MOMENTS = 1.0  # seconds for SIGKILL; a process that the kernel holds is left behind
+AGAIN = 1.0  # seconds between two SIGKILLs for such a process
 LEVELS = ("debug", "info", "warning", "error")
 MOST_RECORDS, WINDOW = 50, 10.0  # records of one process in the log, in so many seconds
 LONGEST_RECORD = 8192  # characters
@@ -140,6 +141,7 @@ class SideProcess:
                 self._died(status, now)
             elif now >= self._kill_at:
                 kill(self.pid, signal.SIGKILL)
+                self._kill_at = now + AGAIN  # not in each turn: the kernel may hold it for as long as its disk hangs
             elif now >= self._silent_at:
                 self._listen(now)
         elif now >= self._start_at and not self._over:
@@ -251,6 +253,8 @@ class SideProcess:
             return
         if errors.take():
             self._tell_at = min(self._tell_at, time.monotonic() + ONE_PIECE)
+        if errors.lines.too_long:  # it would wait for ever for somebody who reads on
+            self._fault(f"printed more than {LONGEST:,} bytes in one line")
         if errors.lines.ended:
             self._poller.remove(errors.sock)
 

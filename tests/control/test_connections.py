@@ -136,6 +136,10 @@ def test_filters_and_order(one: Asked) -> None:
     assert [row["peer"] for row in one.rows(sort="age", reverse=True, limit=2)] == peers[:-3:-1]
     assert [row["fields"] for row in one.rows(fields={"device": "7"})] == [{"device": "7"}]
     wait_for(lambda: one.rows(sort="bytes", limit=1)[0]["peer"] == peers[5])
+    assert one.rows(sort="rate", limit=1)[0]["peer"] == peers[5]
+    trips = [row["rtt_us"] for row in wait_for(lambda: not any(row["send_queue"] for row in one.rows()) and one.rows())]
+    found = [row["rtt_us"] for row in one.rows(sort="send_queue")]
+    assert found == sorted(found, reverse=True) and len(found) == len(trips)
     assert one.ask("connections", limit=3)["matched"] == 12
     assert one.rows(peer=["127.0.0.0/8"], limit=12) and not one.rows(peer=["192.0.2.1", "::/0"])
     assert [row["peer"] for row in one.rows(peer=[peers[3]])] == [peers[3]]

@@ -28,7 +28,7 @@ ROWS = 10  # of each list of connections
 LISTS: dict[str, dict[str, Any]] = {
     "longest": {"sort": "age"},
     "slowest": {"sort": "send_queue"},
-    "busiest": {"sort": "bytes"},
+    "busiest": {"sort": "rate"},
 }
 OPEN_PER_SECOND = 1000  # with more connections the lists are made less often: so many are looked through a second
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]

@@ -35,6 +35,7 @@ Sort = Literal[
     "bytes",
     "bytes_in",
     "bytes_out",
+    "rate",
     "messages",
     "rtt_us",
     "retransmits",
@@ -74,12 +75,16 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return bool(self.idle or self.state or self.fields or self.peer) or self.sort not in ("age", "id")
 
     def order(self, row: ConnectionRow | Facts) -> tuple[bool, Any, int]:
-        """By what rows are put in order, the smallest first. What is not known comes last."""
+        """By what rows are put in order, the smallest first. What is not known comes last. Of connections with as many
+        unsent bytes, as with none, that with the longer round trip is the slower one."""
         value = row.number if self.sort == "id" else getattr(row, self.sort)
         if value is None:
             return True, 0, row.number
         if (self.sort in ASCENDING) is self.reverse:
             value = [-ord(each) for each in value] if isinstance(value, str) else -value
+        if self.sort == "send_queue":
+            trip = row.rtt_us or 0
+            value = value, trip if self.reverse else -trip
         return False, value, row.number
 
 

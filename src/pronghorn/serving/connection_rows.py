@@ -82,6 +82,10 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
     def bytes(self) -> int:
         return self.bytes_in + self.bytes_out
 
+    @property
+    def rate(self) -> float:
+        return rate(self.bytes, self.age)
+
     def believed(self) -> ConnectionRow:
         """The same with nothing absurd in it: another process has written it."""
         changes: dict[str, Any] = {}
@@ -164,6 +168,10 @@ class Facts:
     @property
     def bytes(self) -> int:
         return sum(self.both_ways)
+
+    @property
+    def rate(self) -> float:
+        return rate(self.bytes, self.age)
 
     @property
     def bytes_in(self) -> int:
@@ -249,6 +257,11 @@ class Facts:
             return peer_text(self.sock.getpeername())
         except OSError:
             return ""
+
+
+def rate(count: int, age: float) -> float:
+    """Bytes a second since a connection was accepted; one that has just come is measured over a whole second."""
+    return count / max(age, 1.0)
 
 
 def as_text(value: object) -> str:

@@ -45,7 +45,7 @@ ICON = (
 LISTS = {
     "longest": ("Longest-lived", "by age"),
     "slowest": ("Slowest", "by unsent bytes, then by round trip"),
-    "busiest": ("Busiest", "by bytes a second"),
+    "busiest": ("Busiest", "by bytes a second since accepted"),
 }
 CHARTS = (  # title, unit, kind, series; the first series of a line fills its area
     ("Open connections", "count", "line", "open"),

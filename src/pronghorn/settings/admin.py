@@ -14,14 +14,14 @@ class Admin(Metrics, frozen=True, kw_only=True, forbid_unknown_fields=True):
     admin: Annotated[
         tuple[str, ...],
         "Address of the admin port, HOST:PORT, [IPV6]:PORT or unix:PATH, where a process of its own answers HTTP: "
-        "/livez and /readyz for probes, /metrics, /status.json and a page. Whoever connects may read. May be given "
-        "more than once.",
+        "/livez and /readyz for probes, /metrics, /status.json and the status page; needs the extra admin. Whoever "
+        "connects may read. May be given more than once.",
         Option(metavar="ADDRESS", at=RESTART),
     ] = ()
     admin_write: Annotated[
         bool,
         "Let whoever has the token of --admin-token-file reload, resize and drain the server and end connections, by "
-        "the admin port and its page. Without it nothing there changes anything.",
+        "the admin port and the status page. Without it nothing there changes anything.",
         Option(at=RESTART),
     ] = False
     admin_token_file: Annotated[

@@ -16,7 +16,7 @@ class Metrics(Logs, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         "StatsD server that is sent the metrics once in ten seconds: HOST:PORT (UDP), or unix:PATH for a datagram "
         "socket.",
-        Option(metavar="ADDR", at=RESTART),
+        Option(metavar="ADDRESS", at=RESTART),
     ] = ""
     statsd_prefix: Annotated[
         str, "What the names of the metrics begin with that StatsD is sent.", Option(metavar="TEXT", at=RESTART)

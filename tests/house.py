@@ -16,6 +16,7 @@ ORDER = (
     "testing",
     "cli admin",
     "server",
+    "beside",
     "control observers",
     "supervisor",
     "worker_process",

@@ -1,8 +1,9 @@
 """The facade: from a handler and settings to a server that serves, and its exit status.
 
 Law: everything that can be refused is refused before anything is bound; then the listeners are opened, and the
-supervisor has the rest. Only this room puts observers together. Run as `python -P -m pronghorn.server FD` it is the
-lean process that the command line turns itself into: it imports no command line, and the user's handler never.
+supervisor has the rest; what stands beside it is put together in beside.py. Run as `python -P -m pronghorn.server FD`
+it is the lean process that the command line turns itself into: it imports no command line, and the user's handler
+never.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pronghorn import events
+from pronghorn.beside import Beside
 from pronghorn.boot import Boot, Handed, Starter
 from pronghorn.control.commands import Commands
 from pronghorn.control.server import open_control
@@ -27,9 +29,6 @@ from pronghorn.handlers import loading
 from pronghorn.listening.binding import activated_listeners, renew
 from pronghorn.listening.conflicts import explained, held_by_orphans, once_free
 from pronghorn.listening.listener import Listener
-from pronghorn.observers import Observers
-from pronghorn.observers.access_log import AccessLog
-from pronghorn.observers.log import LogObserver
 from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
@@ -37,12 +36,9 @@ from pronghorn.settings.layers import Layers, absolute, named_folder
 from pronghorn.settings.model import AUTO
 from pronghorn.settings.services import services
 from pronghorn.settings.source import Source
-from pronghorn.supervisor.access_writer import AccessWriter
 from pronghorn.supervisor.callbacks import NewProgram
-from pronghorn.supervisor.event_counts import EventCounts
 from pronghorn.supervisor.exception_guard import Guard
 from pronghorn.supervisor.listener_numbers import ListenerNumbers
-from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.planning import ASKED, Planner, judged
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system import descriptors, env_file, log_config
@@ -59,10 +55,7 @@ if TYPE_CHECKING:
     from socketserver import BaseServer
     from typing import Unpack
 
-    from pronghorn.control.admin_process import AdminProcess
     from pronghorn.settings.keywords import Keywords
-    from pronghorn.supervisor.autoreload import Autoreload
-    from pronghorn.supervisor.observer_side import ObserverSide
 
     Servable = str | Callable[..., object] | BaseServer | None
     """A handler of any style, or its name as the command takes it."""
@@ -100,11 +93,6 @@ class Server:
         self._held = held or {}
         self._folder = named_folder()
         self._since = time.time_ns()  # later changes of files lead to a reload, with --reload
-        self._log_process: LogProcess | None = None
-        self._autoreload: Autoreload | None = None
-        self._admin: AdminProcess | None = None
-        self._observer_side: ObserverSide | None = None
-        self._access_writer = AccessWriter()
 
     def run(self) -> int:
         """Serves until a signal ends it; the exit status is 0, 6 when the drain deadline cut connections, 128 + n when
@@ -140,19 +128,18 @@ class Server:
             undo.callback(self._board.close)
             undo.callback(self._queue.close)
             undo.callback(outlet.release)
-            self._watch(undo)
+            systemd = [self._systemd] if self._systemd else []
+            self._beside = Beside(self.settings, self._board, systemd, self._handed, undo)
+            self._observe = self._beside.observe
             planner = self._planner()
-            if self._has_admin or self.settings.admin_write:
-                from pronghorn.control.admin_process import check
-
-                check(self.settings)
+            self._beside.check()
             variables, served = env_file.read(self.settings), services(self.settings)
             asked = planner.asked(self.source, served)
             self._preload(each.source for each in asked)
             facts = planner.facts(asked)
             facts = facts or probe.ask(asked, self.settings, self._signals.descriptors(), variables)
             draft = planner.draft(self.source, self.settings, asked, facts, "", variables)
-            self._access_writer.open(draft.access_log().path)
+            self._beside.open_access_log(draft.access_log().path)
             plan = once_free(lambda: planner.plan(draft, served, self._inherited), held_by_orphans)
             self._supervise(planner, plan)
             return self._run()
@@ -163,37 +150,12 @@ class Server:
         try:
             self._supervisor = Supervisor(planner, plan, self, self._signals, alone=self._alone, handed=handed)
             self._commands = Commands(self._supervisor, plan.server)
-            if self._has_admin:
-                self._admin = self._admin_process()
+            self._beside.open_admin(self._supervisor, self._commands)
             address, control = plan.listeners[0].address, handed.control if handed else ()
             self._control = open_control(self.settings, address, self._observe, control)
         except BaseException:
-            _close([*plan.listeners, *(self._admin.listeners() if self._admin is not None else ())])
+            _close([*plan.listeners, *self._beside.listeners()])
             raise
-
-    @property
-    def _has_admin(self) -> bool:
-        return bool(self.settings.wants_metrics or self.settings.agent_check)
-
-    def _admin_process(self) -> AdminProcess:
-        from pronghorn.control.admin_process import AdminProcess  # here: what is imported, every fork copies
-
-        handed = (self._handed.admin, self._handed.statsd) if self._handed else ()
-        admin = once_free(lambda: AdminProcess(self.settings, self._observe, *handed), held_by_orphans, explained)
-        if admin.copies is not None:
-            self._log.copy_to(admin.copies.send)
-        admin.start(self._supervisor, self._commands)
-        return admin
-
-    def _watch(self, undo: ExitStack) -> None:
-        """Puts the observers together."""
-        level, form, config = self.settings.log_level, self.settings.log_format, bool(self.settings.log_config)
-        self._log = log = LogObserver(level, form=form, configured=config)
-        self._access_log = access_log = AccessLog(log, self._access_writer.follow)
-        for each in (log, access_log, self._access_writer):
-            undo.callback(each.close)
-        systemd = [self._systemd] if self._systemd else []
-        self._observe = Observers(log, EventCounts(self._board), *systemd, access_log)
 
     def _preload(self, sources: Iterable[object]) -> None:
         if self.settings.preload:
@@ -216,55 +178,18 @@ class Server:
         return Planner(*about, held=self._held, numbers=self._numbers)
 
     def _run(self) -> int:
-        fleet = self._supervisor.fleet
-        last_step = Guard(self._observe).last_step
+        fleet, guard = self._supervisor.fleet, Guard(self._observe)
         with ExitStack() as undo:
-            undo.callback(last_step, "end the process of its log", self._end_log)
-            undo.callback(last_step, "close its addresses", lambda: _close(fleet.serving.plan.listeners))
-            if self._admin is not None:
-                undo.callback(last_step, "close the addresses of its admin process", self._admin.close)
+            self._beside.end_log(undo, guard)
+            undo.callback(guard.last_step, "close its addresses", lambda: _close(fleet.serving.plan.listeners))
             if self._control is not None:
-                undo.callback(last_step, "close its control socket", self._control.close)
-            undo.callback(last_step, "end the process that watches files", self._end_autoreload)
-            if self.settings.log_config:
-                self._log_process = LogProcess(
-                    self._log.hear, fleet.workers.helpers, lambda: [*fleet.poller.descriptors(), *fleet.kept()]
-                )
-                self._log.have_told_by(self._log_process.tell)
-            self._follow_observers()
-            self._access_writer.attach(fleet, self._supervisor.sides, lambda: self._access_log.lines)
+                undo.callback(guard.last_step, "close its control socket", self._control.close)
+            self._beside.end(undo, guard)
+            self._beside.attach(self._supervisor)
             return self._supervisor.run()
-
-    def _answer_and_watch(self, file: str) -> None:
-        """From now on requests are answered, and files watched with `--reload`."""
-        supervisor = self._supervisor
-        if self._control is not None:
-            self._control.serve(supervisor.poller, self._commands)
-        if self.settings.reload:
-            from pronghorn.supervisor.autoreload import Autoreload  # here: what is imported, every fork copies
-
-            sources = [each.source for each in supervisor.fleet.serving.plan.services]
-            self._autoreload = Autoreload(
-                sources, [file, *self.settings.env_file], self._since, supervisor.fleet, supervisor.changes
-            )
-
-    def _follow_observers(self) -> None:
-        plan, sides = self._supervisor.fleet.serving.plan, self._supervisor.sides
-        if plan.settings.observer or self._observer_side is not None:
-            from pronghorn.supervisor.observer_side import follow  # here: few servers have observers
-
-            self._observer_side = follow(self._observer_side, plan, sides, self._observe.add)
 
     def _control_descriptors(self) -> list[int]:
         return self._control.descriptors() if self._control is not None else []
-
-    def _end_autoreload(self) -> None:
-        if self._autoreload is not None:
-            self._autoreload.close()
-
-    def _end_log(self) -> None:
-        if self._log_process is not None:
-            self._log_process.close()
 
     # What the supervisor calls: see supervisor/callbacks.py.
 
@@ -291,12 +216,13 @@ class Server:
             listener.take_over()
             if listener not in plan.listeners:
                 listener.close()
-        if self._admin is not None:
-            self._admin.take_over()
-        self._answer_and_watch(file)
+        self._beside.take_over()
+        if self._control is not None:
+            self._control.serve(self._supervisor.poller, self._commands)
+        self._beside.watch_files(file, self._since)
         addresses, takes = [listener.address for listener in plan.listeners], not plan.stay_because
         report = {"listening": addresses, "model": plan.model.name, "pid": os.getpid(), "takes": takes}
-        self._starter.tell({**report, **(self._admin.addresses() if self._admin is not None else {})})
+        self._starter.tell({**report, **self._beside.addresses()})
 
     def started(self, ready: int, wanted: int) -> None:
         started = self._started
@@ -305,23 +231,20 @@ class Server:
     def kept(self) -> list[int]:
         inherited = [fd for listener in self._inherited for fd in listener.descriptors()]
         ours = [*self._signals.descriptors(), *self._setup.descriptors(), *self._control_descriptors()]
-        for each in (self._log_process, self._access_writer, self._admin):
-            ours += each.descriptors() if each is not None else []
-        return [*self._starter.descriptors(), *ours, *inherited, *self._supervisor.sides.descriptors()]
+        beside = [*self._beside.descriptors(), *self._supervisor.sides.descriptors()]
+        return [*self._starter.descriptors(), *ours, *inherited, *beside]
 
     def reopen(self) -> None:
-        self._access_writer.reopen()
+        self._beside.reopen()
 
     def turn(self, now: float) -> None:
-        self._access_writer.turn(now)
+        self._beside.turn(now)
         if self._control is not None:
             self._control.tick(now)
 
     def reloaded(self, sources: Sequence[Any], files: Sequence[str], since: int) -> None:
-        self._follow_observers()
-        if self._autoreload is not None:
-            file = self._layers.file if self._layers is not None else ""
-            self._autoreload.follow(sources, [file, *files], since)
+        file = self._layers.file if self._layers is not None else ""
+        self._beside.reloaded(sources, [file, *files], since)
 
     def new_program(self, generation: int) -> NewProgram:
         if not self._alone or self._layers is None:
@@ -329,6 +252,7 @@ class Server:
             raise PronghornError("This server cannot be upgraded.", why, "Restart the script.")
         fleet, predecessors = self._supervisor.fleet, self._supervisor.predecessors
         listeners, control = fleet.serving.plan.listeners, self._control_descriptors()
+        admin, statsd, of_admin = self._beside.handed()
         handed = Handed(
             board=self._board.fileno(),
             listeners=[listener.inherited() for listener in listeners],
@@ -340,27 +264,22 @@ class Server:
             queue=self._queue.descriptors(),
             workers=fleet.resized,
             listener_numbers=self._numbers.known,
-            admin=self._admin.inherited() if self._admin is not None else [],
-            statsd=self._admin.statsd if self._admin is not None else -1,
+            admin=admin,
+            statsd=statsd,
         )
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *handed.queue, *(fd for each in listeners for fd in each.descriptors())]
-        passed += self._admin.descriptors() if self._admin is not None else []
-        return NewProgram(boot, passed, self._folder)
+        return NewProgram(boot, [*passed, *of_admin], self._folder)
 
     def readiness_changed(self) -> None:
-        if self._admin is not None:
-            self._admin.state_changed()
+        self._beside.readiness_changed()
 
     def handed_over(self) -> None:
         for listener in self._supervisor.fleet.serving.plan.listeners:
             listener.hand_over()
         if self._control is not None:
             self._control.hand_over()
-        if self._admin is not None:
-            self._admin.hand_over()
-        self._supervisor.sides.hand_over()
-        self._end_autoreload()
+        self._beside.handed_over()
 
     def _raise_limit(self) -> None:
         """Raises the soft limit of descriptors to the hard one; programs get the original one back."""

@@ -77,8 +77,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def admin(folder: Path) -> Iterator[Admin]:
     """One server that all tests share which leave it as it was."""
+    (folder / "settings.toml").write_text("drain_timeout = 7.0\n")
     about = {"admin": "127.0.0.1:0", "agent_check": "127.0.0.1:0", "control_socket": str(folder / "control")}
-    with launched(folder, workers=2, max_connections=10, **about) as server:
+    with launched(folder, config=str(folder / "settings.toml"), workers=2, max_connections=10, **about) as server:
         server.ready(2)
         admin = Admin(server)
         wait_for(admin.ready)
@@ -96,6 +97,14 @@ def test_probes_and_status(admin: Admin, folder: Path) -> None:
     assert json.loads(admin.get("/status.json")[1])["status"]["pid"] == admin.server.pid
     side = side_of(folder)
     assert side["name"] == "admin" and side["state"] == "running" and side["admin"] == admin.server.report["admin"]
+
+
+def test_the_page_shows_the_settings_of_the_last_reload(admin: Admin, folder: Path) -> None:
+    for seconds in (b"11", b"7"):
+        (folder / "settings.toml").write_text(f"drain_timeout = {seconds.decode()}.0\n")
+        ctl(folder, "reload")
+        wait_for(lambda seconds=seconds: b"<dt>--drain-timeout</dt><dd>%s" % seconds in admin.get("/")[1])  # type: ignore[misc]
+    wait_for(admin.ready)
 
 
 def test_what_is_safe_in_a_browser(admin: Admin) -> None:

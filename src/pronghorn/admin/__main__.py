@@ -18,7 +18,7 @@ from pronghorn.admin.gathering import Gatherer
 from pronghorn.admin.statsd import State, StatsD, Target
 from pronghorn.admin.supervisor_line import SupervisorLine
 from pronghorn.system.processes import forgo_privileges
-from pronghorn.system.side_boot import LEAVE, Side, begin
+from pronghorn.system.side_boot import CHANGED, LEAVE, Side, begin
 
 try:  # the extra is asked for where --admin is set, and for nothing else
     from pronghorn.admin.feed import Feed
@@ -99,6 +99,8 @@ class Admin:
     def _told(self, message: dict[str, Any]) -> None:
         if LEAVE in message:  # an upgrade: who is connected gets an answer, and others the new program's
             self.over.set()
+        elif CHANGED in message:  # the page shows them
+            self.side.settings[CHANGED] = message[CHANGED]
 
     def _http(self) -> Any:
         if self.http is None:

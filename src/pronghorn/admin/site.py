@@ -17,6 +17,7 @@ from pronghorn.admin.feed import MOST_STREAMS, Feed
 from pronghorn.admin.http import Request, Response, Route
 from pronghorn.admin.supervisor_line import SupervisorLine
 from pronghorn.errors import PronghornError
+from pronghorn.system.side_boot import CHANGED
 
 HTML, EVENTS = "text/html; charset=utf-8", "text/event-stream"
 MOST_FACTS = 40
@@ -25,19 +26,19 @@ Say = Callable[[str, str], None]
 
 def page_routes(feed: Feed, line: SupervisorLine, settings: Mapping[str, Any], say: Say) -> dict[str, Route]:
     """The paths and what answers them; `say` takes records for the log, a level and a text. Of `settings` it takes
-    `token`, which is empty without `--admin-write`, and `changed`: the settings that are not their defaults."""
+    `token`, which is empty without `--admin-write`, and CHANGED: the settings that are not their defaults, which a
+    reload may change."""
     token = str(settings.get("token") or "").encode()
     facts = {
         "Pronghorn": __version__,
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "System": f"{platform.system()} {platform.release()} on {platform.node()}",
-        **dict([*settings.get("changed", {}).items()][:MOST_FACTS]),
     }
 
     async def whole(request: Request) -> Response:
         """The page as HTML."""
-        view = await feed.page()
-        return Response(200, page.page(view, feed.history, facts, write=bool(token)), HTML, dict(page.HEADERS))
+        view, shown = await feed.page(), {**facts, **dict([*settings.get(CHANGED, {}).items()][:MOST_FACTS])}
+        return Response(200, page.page(view, feed.history, shown, write=bool(token)), HTML, dict(page.HEADERS))
 
     async def file(request: Request) -> Response:
         """What the page asks for."""

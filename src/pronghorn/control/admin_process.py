@@ -33,6 +33,7 @@ from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.system import trusted_paths
 from pronghorn.system.memory import anonymous_file
 from pronghorn.system.record_copies import Copies
+from pronghorn.system.side_boot import CHANGED
 
 ADMIN, AGENT = "admin", "agent_check"
 SILENCE = 30.0  # seconds after which an admin process hangs: it gives a sign of life every few
@@ -148,7 +149,7 @@ class AdminProcess:
         descriptors["board"] = supervisor.fleet.serving.plan.board.fileno()
         asked = self._settings
         settings: dict[str, Any] = {"name": supervisor.fleet.serving.plan.server, "token": self._token}
-        settings["changed"] = changed(asked)
+        settings[CHANGED] = changed(asked)
         if asked.statsd:
             settings["statsd"] = [asked.statsd, asked.statsd_prefix, asked.statsd_tags]
             descriptors["statsd"] = self._statsd
@@ -168,9 +169,15 @@ class AdminProcess:
         self._side = side
         supervisor.sides.add(side)
 
+    def reloaded(self, settings: Settings) -> None:
+        """The server has these settings now. What the process itself was started with does not change."""
+        shown = changed(settings)
+        self._side.set(CHANGED, shown)
+        self._side.send({CHANGED: shown})
+
     def state_changed(self) -> None:
         """What the process knows of the supervisor's state is out of date."""
-        self._side.send({"changed": True})
+        self._side.send({"state": "changed"})
 
     def _answer(self, message: dict[str, Any], side: SideProcess, supervisor: Supervisor, commands: CommandSet) -> None:
         number = message.pop("id", None)

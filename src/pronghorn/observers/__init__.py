@@ -1,8 +1,8 @@
 """Observers: callables that take an event, and many of them called as one.
 
 Law: an observer imports errors, events, settings and system/, never the packages whose events it gets; only the server
-puts observers together. An observer that raises, whatever it raises, is reported and not called for ten seconds: a
-broken log must not end a connection, and memory that was short for a moment must not end the log.
+(beside.py) puts observers together. An observer that raises, whatever it raises, is reported and not called for ten
+seconds: a broken log must not end a connection, and memory that was short for a moment must not end the log.
 """
 
 from __future__ import annotations

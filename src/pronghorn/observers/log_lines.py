@@ -1,9 +1,9 @@
 """The words of the log: for each kind of event a level and a format string, and what makes a flood.
 
 Law: the words are chosen here and nowhere else. A format string is made of constants; what an event holds stands in the
-string's fields (log_line.py).
-Attributes are escaped and capped, so that one record is one line and nobody can forge another (CVE-2013-1862 is what
-happens otherwise); a part is a function of the event, and escapes the texts that it returns.
+string's fields (log_line.py). Attributes are escaped and capped, so that one record is one line and nobody can forge
+another (CVE-2013-1862 is what happens otherwise); a part is a function of the event, and escapes the texts that it
+returns.
 """
 
 from __future__ import annotations

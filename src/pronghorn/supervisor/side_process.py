@@ -132,6 +132,10 @@ class SideProcess:
         self.dropped += not sent
         return sent
 
+    def set(self, name: str, value: Any) -> None:
+        """Another value of a setting, for the next process that is started; the one that runs has to be told of it."""
+        self._settings[name] = value
+
     def turn(self, now: float) -> None:
         """In each turn of the supervisor: reaps it, starts it, kills it when it is late."""
         if now >= self._tell_at:

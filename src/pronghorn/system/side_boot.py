@@ -28,6 +28,8 @@ LONGEST = 1024 * 1024  # bytes of one line, in either direction
 LOG, READY, LEVEL, BEAT = "log", "ready", "level", "beat"
 """What the supervisor understands by itself on a line: a record for the log with its level, that it is up, and a sign
 of life."""
+CHANGED = "changed"
+"""What the admin process is told after a reload: the settings that are not their defaults, as people write them."""
 LEAVE = "leave"
 """What the supervisor says by itself, to a side process that wants to know: end soon, another one takes over."""
 

@@ -13,6 +13,7 @@ import pytest
 from boards import board_of
 from launch import Launched, launched_code, wait_for
 from pronghorn import metrics
+from pronghorn.connection.base import fields_as_text
 from pronghorn.scoreboard import details
 from pronghorn.scoreboard.details import DURATION, SERVICE
 from pronghorn.scoreboard.own_metrics import OwnReader
@@ -135,6 +136,34 @@ def test_wrong_use_is_told() -> None:
             metrics.gauge(name, "A name of a counter.")
     with pytest.raises(ValueError, match="across"):
         metrics.gauge("load", "Load.", across="last")
+    with pytest.raises(TypeError, match=r"pronghorn\.metrics\.counter\('orders'"):
+        metrics.Counter("orders", "As prometheus_client has it.")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"orders_total has labels: count by \.labels\(kind\)"):
+        orders.inc()
+    with pytest.raises(TypeError, match=r"labels: kind; got 'a', 'b'"):
+        orders.labels("a", "b")
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (b"new", "new"),
+        (bytearray(b"caf\xc3\xa9"), "caf\xe9"),
+        (b"\xff", "\\xff"),
+        (3, "3"),
+        (Unspeakable(), "<Unspeakable>"),
+    ],
+)
+def test_what_a_handler_has_at_hand_is_told_as_the_same_text_by_metrics_and_fields(value: object, text: str) -> None:
+    orders = metrics.counter("orders", "Orders.", labels=("kind",))
+    orders.labels(value).inc()
+    assert orders.labels(text).value == 1
+    assert fields_as_text({"kind": value}) == (("kind", text),)
 
 
 def test_threads_lose_nothing() -> None:

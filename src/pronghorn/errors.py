@@ -50,6 +50,15 @@ def printable(text: str, longest: int = LONGEST_PART, kept: str = "\n") -> str:
     )
 
 
+def as_text(value: object) -> str:
+    """A value of a handler's as text: bytes as the UTF-8 that they are, what is none as escapes; of a value that cannot
+    be text, its class."""
+    try:
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes | bytearray) else str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """A hint that names the nearest right word, or all of them."""
     from difflib import get_close_matches  # here: workers import this file, and need no difflib

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from pronghorn import identity
+from pronghorn.errors import as_text
 
 if TYPE_CHECKING:
     from typing import Self
@@ -133,10 +134,14 @@ class _Dropped(Memory):
 class _Unlabelled(Memory):
     """Of a metric with labels, where none of its series was chosen."""
 
-    __slots__ = ()
+    __slots__ = ("_says",)
+
+    def __init__(self, metric: Description) -> None:
+        super().__init__()
+        self._says = f"{metric.name} has labels: count by .labels({', '.join(metric.labels)}), one value for each"
 
     def add(self, place: int, amount: float) -> None:
-        raise TypeError("this metric has labels: count by .labels(...), one value for each")
+        raise TypeError(self._says)
 
     def set(self, place: int, value: float) -> None:
         self.add(place, value)
@@ -145,7 +150,7 @@ class _Unlabelled(Memory):
         self.add(place, value)
 
 
-_dropped, _unlabelled = _Dropped(), _Unlabelled()
+_dropped = _Dropped()
 _store: Store = Memory()
 _declared: dict[str, Metric] = {}
 _told: set[str] = set()
@@ -157,24 +162,32 @@ class Metric:
 
     __slots__ = ("_place", "_series", "_store", "description")
 
-    def __init__(self, description: Description, store: Store = _unlabelled, place: int = 0) -> None:
+    def __init__(self, description: Description, store: Store | None = None, place: int = 0) -> None:
+        if type(description) is not Description:  # who knows prometheus_client writes Counter(name, help)
+            kind = type(self).__name__
+            raise TypeError(f"a {kind} is declared by pronghorn.metrics.{kind.lower()}({description!r}, ...)")
         self.description = description
-        self._store, self._place = store, place
+        self._store, self._place = store or _Unlabelled(description), place
         self._series: dict[tuple[str, ...], Self] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.description.name}>"
 
     def labels(self, *values: object, **named: object) -> Self:
         """The series with these values, in the order of the labels or by their names: the same object each time. A
         value is written as text, of 120 characters at most. TypeError for other labels than the metric has."""
         if named or len(values) != len(self.description.labels):
             values = self._by_name(values, named)
-        texts = values if all(type(each) is str for each in values) else tuple(map(str, values))
+        texts = values if all(type(each) is str for each in values) else tuple(map(as_text, values))
         found = self._series.get(texts)  # type: ignore[arg-type]  # they are texts
         return found if found is not None else self._new(texts)
 
     def _by_name(self, values: tuple[object, ...], named: dict[str, object]) -> tuple[object, ...]:
         wanted = self.description.labels
         if values or not wanted or named.keys() != {*wanted}:
-            raise TypeError(f"{self.description.name} has these labels: {', '.join(wanted) or 'none'}")
+            given = [*map(repr, values), *(f"{name}={value!r}" for name, value in named.items())]
+            have, got = (", ".join(each) or "none" for each in (wanted, given))
+            raise TypeError(f"{self.description.name} has these labels: {have}; got {got}")
         return tuple(named[each] for each in wanted)
 
     def _new(self, values: tuple[object, ...]) -> Self:
@@ -312,7 +325,7 @@ def detach() -> None:
 
 def _clean(value: object, most: int) -> str:
     """As text that can be written, cut short."""
-    return str(value)[:most].encode("utf-8", "replace").decode()
+    return as_text(value)[:most].encode("utf-8", "replace").decode()
 
 
 def _names(labels: Sequence[str]) -> tuple[str, ...]:

@@ -343,3 +343,4 @@ def test_records_in_json_have_the_fields_of_their_events(tmp_path: Path) -> None
     ready = next(each for each in said if each.get("event") == "WorkerReady")
     assert ready["worker"] == 1 and failed["id"] == f"{ready['pid']}-1"
     assert failed["peer"].startswith("127.0.0.1:") and failed["error"] == "ValueError"
+    assert failed["worker"] == 1

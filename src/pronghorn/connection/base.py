@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen
 from pronghorn.connection.tls_facts import TlsFacts
-from pronghorn.errors import End
+from pronghorn.errors import End, as_text
 from pronghorn.lifespans import lifespan_at
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain, OwnDrain
@@ -131,13 +131,8 @@ class AnyConnection:
 
 
 def fields_as_text(fields: dict[str, object] | None) -> tuple[tuple[str, str], ...]:
-    """What a handler has put into `log`, as text and within bounds: of a value that cannot be text, its class."""
+    """What a handler has put into `log`, as text and within bounds."""
     if not fields:
         return ()
-    found = []
-    for name, value in list(fields.items())[:MOST_FIELDS]:
-        try:
-            found.append((str(name)[:LONGEST_FIELD], str(value)[:LONGEST_FIELD]))
-        except Exception:
-            found.append((name if isinstance(name, str) else "?", f"<{type(value).__name__}>"))
-    return tuple(found)
+    few = list(fields.items())[:MOST_FIELDS]
+    return tuple([(as_text(name)[:LONGEST_FIELD], as_text(value)[:LONGEST_FIELD]) for name, value in few])

@@ -228,7 +228,10 @@ class Json(logging.Formatter):
         when = datetime.fromtimestamp(record.created, UTC)
         said = {"time": when, "level": record.levelname, "process": record.process, "message": record.getMessage()}
         fields = getattr(record, "fields", None)
-        said |= fields_here() if fields is None else {key: each for key, each in fields.items() if key not in said}
+        here = fields_here()
+        if fields is not None:  # an event, which may be of another connection than the one that is served here
+            here = {**fields, "worker": here["worker"]} if "worker" in here else fields
+        said |= {key: each for key, each in here.items() if key not in said}
         return msgspec.json.encode(said).decode()
 
 

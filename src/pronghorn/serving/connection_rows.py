@@ -39,6 +39,7 @@ from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import AnyChannel
 from pronghorn.connection.socket_facts import KernelFacts, kernel_facts, unread, unsent
 from pronghorn.connection.transport import Transport
+from pronghorn.errors import as_text
 from pronghorn.peers import Peer, plain
 
 State = Literal["OPENING", "OPEN", "HALF_CLOSED", "CLOSING"]
@@ -219,7 +220,7 @@ class Facts:
     @property
     def fields(self) -> dict[str, str]:
         return {
-            as_text(name)[:LONGEST_NAME]: as_text(value)[:LONGEST_VALUE]
+            sendable(as_text(name))[:LONGEST_NAME]: sendable(as_text(value))[:LONGEST_VALUE]
             for name, value in list((self.conn.log_fields or {}).items())[:MOST_FIELDS]
         }
 
@@ -262,14 +263,6 @@ class Facts:
 def rate(count: int, age: float) -> float:
     """Bytes a second since a connection was accepted; one that has just come is measured over a whole second."""
     return count / max(age, 1.0)
-
-
-def as_text(value: object) -> str:
-    """A handler's field as text: of a value that cannot be text, its class."""
-    try:
-        return sendable(str(value))
-    except Exception:
-        return f"<{type(value).__name__}>"
 
 
 def sendable(text: str) -> str:

@@ -176,6 +176,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("", "mine.py", "names no observer"),
         ("", "mine.py:Watch", "has no 'Watch'"),
         ("Watch = 1", "mine.py:Watch", "cannot be called"),
+        ("class Watch: pass", "mine.py:Watch", "has no method __call__"),
+        ("import pronghorn\nclass Watch(pronghorn.Observer): pass", "mine.py:Watch", "has no method __call__"),
+        ("import pronghorn\nwatch = pronghorn.Observer()", "mine.py:watch", "has no method __call__"),
+        ("class Watch:\n    def __call__(self): pass", "mine.py:Watch", "takes no event"),
+        ("class Watch:\n    def __call__(self, one, two): pass\nwatch = Watch()", "mine.py:watch", "takes no event"),
+        ("def watch(): pass", "mine.py:watch", "takes no event"),
+        (
+            "class Watch:\n    def __init__(self, more): pass\n    def __call__(self, event): 1",
+            "mine.py:Watch",
+            "without arguments, and wants more",
+        ),
         ("async def watch(event): pass", "mine.py:watch", "not awaited"),
         ("class Watch:\n    async def __call__(self, event): pass", "mine.py:Watch", "not awaited"),
         ("def watch(event): pass\nwatch.hears = 1", "mine.py:watch", "tuple of events"),
@@ -195,11 +206,13 @@ def test_what_is_no_observer_is_refused_with_the_reason(folder: Path, code: str,
 
 def test_an_observer_that_cannot_be_made_is_named(folder: Path) -> None:
     (folder / "mine.py").write_text(
-        "class Watch:\n    def __init__(self, more): pass\n    def __call__(self, event): 1"
+        "class Watch:\n    def __init__(self): raise TypeError('no DSN')\n    def __call__(self, event): 1\n"
+        "def watch(*events): pass\npartly = __import__('functools').partial(print, 'heard')\nlines = [].append\n"
     )
     with pytest.raises(BadHandler, match=r"'mine.py:Watch' cannot be made") as caught:
         make(["mine.py:Watch"])
-    assert "TypeError" in caught.value.why
+    assert "no DSN" in caught.value.why and "handler" not in caught.value.hint
+    make(["mine.py:watch", "mine.py:partly", "mine.py:lines"])
 
 
 class Failures(pronghorn.Observer):

@@ -305,6 +305,7 @@ handler = logging.StreamHandler()
 handler.addFilter(pronghorn.ConnectionFilter())
 logging.basicConfig(handlers=[handler], format="%(id)s %(peer)s %(worker)s %(message)s", level="INFO")
 logging.info("imported")
+structured = pronghorn.ConnectionFilter.fields
 
 @pronghorn.message(pronghorn.lines)
 def reply(line):
@@ -312,6 +313,7 @@ def reply(line):
     return line
 
 async def copy(reader, writer):
+    logging.info("structured %s", structured()["id"])
     logging.info("got %s", (await reader.readline()).decode().strip())
     writer.write(b"x")
 
@@ -331,6 +333,7 @@ def test_a_handlers_own_records_tell_their_connection(name: str, model: str, tmp
             said = f"{worker(server)}-1 {'{}:{}'.format(*sock.getsockname())} 1 got hello"
         wait_for(lambda: said in server.log, said)
         assert "- - - imported" in server.log
+        assert name != "copy" or f"structured {worker(server)}-1" in server.log
 
 
 def test_records_in_json_have_the_fields_of_their_events(tmp_path: Path) -> None:

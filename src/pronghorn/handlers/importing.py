@@ -158,7 +158,7 @@ def _mend(error: BaseException) -> str:
             for name in TAKEN:
                 if f"'{name}'" in text and os.path.exists(file := os.path.join(folder, f"{name}.py")):
                     return f"{file} has the same name as a module of Python's, which is what is imported: rename it."
-    return "Mend that; the handler is imported from here."
+    return "Mend that; modules are looked for from here." if isinstance(error, ImportError) else "Mend that."
 
 
 def the_one(found: ModuleType, place: str, is_marked: Callable[[Any], bool], could_be: Callable[[Any], bool]) -> str:

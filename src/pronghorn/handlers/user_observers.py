@@ -15,6 +15,7 @@ from typing import Any
 from pronghorn.errors import BadHandler
 from pronghorn.events import PUBLIC, ConnectionClosed, Event
 from pronghorn.handlers import importing
+from pronghorn.handlers.callables import fits, required
 
 
 class Observer:
@@ -95,13 +96,27 @@ def find(name: str) -> Any:
         found = importing.attribute_of(importing.module(place, name), place, attribute)
     except BadHandler as error:
         raise BadHandler(f"--observer: {error.what}", error.why, error.hint) from None
-    if not callable(found):
-        why = f"It is {type(found).__name__!r}, which cannot be called with an event."
+    if why := _unfit(found):
         raise BadHandler(f"{name!r} is no observer.", why, "Write a class with the base pronghorn.Observer.")
     if inspect.iscoroutinefunction(found if inspect.isroutine(found) else getattr(found, "__call__", None)):  # noqa: B004
         raise BadHandler(f"{name!r} is a coroutine function.", "An observer is called, and not awaited.", "Write def.")
     kinds_of(name, found)
     return found
+
+
+def _unfit(found: Any) -> str:
+    """Why no event can be told to it; empty if one can. Nothing is called to find out."""
+    if not callable(found):
+        return f"It is {type(found).__name__!r}, which cannot be called with an event."
+    if inspect.isclass(found) and (wanted := required(found)):
+        return f"It is made without arguments, and wants {', '.join(wanted)}."
+    kind = found if inspect.isclass(found) else type(found)
+    call = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
+    if call is None or call is Observer.__call__:
+        return "It has no method __call__(self, event), which is called with each event."
+    if inspect.isfunction(call):
+        return "" if fits(call, 2) else "Its __call__ takes no event: write __call__(self, event)."
+    return "" if inspect.isclass(found) or fits(found, 1) else "It takes no event: write one parameter for it."
 
 
 def check(names: Sequence[str]) -> None:

@@ -31,6 +31,11 @@ class ConnectionFilter(logging.Filter):
             record.__dict__.setdefault(name, value)
         return True
 
+    @staticmethod
+    def fields() -> dict[str, str | int]:
+        """The same where there is no record, as in a processor of structlog; what is not known is left out."""
+        return fields_here()
+
 
 _NOWHERE: dict[str, str | int] = dict.fromkeys(("id", "peer", "listener", "worker"), NOTHING)
 

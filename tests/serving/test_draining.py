@@ -38,18 +38,29 @@ STYLES = {
     "blocking": FLOWS,
     "OldStyle": ("fork", "thread", "gevent"),
 }
-PAIRS = [(name, model) for name, fit in STYLES.items() for model in fit]
 
 
-@pytest.mark.parametrize(("name", "model"), PAIRS)
-def test_every_handler_sees_it_and_can_say_goodbye(name: str, model: str) -> None:
-    """One in the middle of a question, and one that is idle. TERM may come before the question is read, or after."""
+@pytest.mark.parametrize("model", EVERY)
+def test_every_handler_sees_it_and_can_say_goodbye(model: str) -> None:
+    """In every style, at a listener of its own: one in the middle of a question, and one that is idle. TERM may come
+    before the question is read, or after."""
     needs(model)
-    with serving(f"{HANDLERS}:{name}", model=model) as server, server.connect() as busy, server.connect() as idle:
-        busy.sendall(b"wait\n")
+    names = [name for name, fit in STYLES.items() if model in fit]
+    listeners = [{"name": each, "bind": "127.0.0.1:0", "handler": f"{HANDLERS}:{each}"} for each in names]
+    workers = len(names) if model in HOLDS_ONE else 1
+    with (
+        serving(f"{HANDLERS}:{names[0]}", model=model, workers=workers, listeners=listeners) as server,
+        ExitStack() as stack,
+    ):
+        busy = [stack.enter_context(server.connect(index)) for index in range(len(names))]
+        idle = [stack.enter_context(server.connect(index)) for index in range(len(names))]
+        for each in busy:
+            each.sendall(b"wait\n")
         server.send_signal(signal.SIGTERM)
-        assert exchange(busy) == b"goodbye\n"
-        assert exchange(idle) == (b"" if name.startswith("message") else b"goodbye\n")
+        for name, each in zip(names, busy, strict=True):
+            assert exchange(each) == b"goodbye\n", name
+        for name, each in zip(names, idle, strict=True):
+            assert exchange(each) == (b"" if name.startswith("message") else b"goodbye\n"), name
         assert server.wait() == 0
         assert "Traceback" not in server.log()
 

@@ -98,15 +98,15 @@ def test_every_missing_model_is_told_of() -> None:
 def test_every_style_is_served_and_half_close_loses_nothing(
     model: str, pair: dict[str, Any], authority: Authority
 ) -> None:
-    page = registry.page(model)
-    for form in STYLES:
-        if form.style not in registry.styles(page):
-            continue
-        question, answer = (form.framing.frame(each) for each in (b"a herd is watched", b"A HERD IS WATCHED"))
-        with serving(form.source, model=model, workers=1, **pair) as server:
+    forms = [each for each in STYLES if each.style in registry.styles(registry.page(model))]
+    listeners: Any = [{"name": each.name, "bind": "127.0.0.1:0", "handler": each.source.name} for each in forms]
+    with serving("upper", model=model, workers=1, listeners=listeners, **pair) as server:
+        for index, form in enumerate(forms):
+            question, answer = (form.framing.frame(each) for each in (b"a herd is watched", b"A HERD IS WATCHED"))
             for _ in range(3):
-                assert ask(server, question, authority.path) == answer, form.name
-            assert clean(server), server.log()
+                with over_tls(server.connect(index), authority.path) as connection:
+                    assert exchange(connection, question, end=True) == answer, form.name
+        assert clean(server), server.log()
 
 
 @pytest.mark.parametrize("model", ["thread", "epoll", "asyncio"])
@@ -352,36 +352,38 @@ def test_a_client_without_a_certificate_is_refused_where_one_is_demanded(
         assert clean(server)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize(
-    "model", ["iterative", "fork", "thread", "pool", "gevent", "select", "epoll", "asyncio", "uvloop"]
-)
-def test_mute_clients_disturb_nobody_and_are_cut_in_time(
-    model: str, pair: dict[str, Any], many_descriptors: int
-) -> None:
-    if model not in MODELS:
-        pytest.skip(f"{registry.page(model).missing()}")
-    with serving("upper", model=model, handshake_timeout=2, **pair) as server, contextlib.ExitStack() as stack:
-        began = time.monotonic()
-        mute = [stack.enter_context(server.connect()) for _ in range(200)]
-        for _ in range(10):
-            assert ask(server, b"x") == b"X"
-        assert time.monotonic() - began < 2, "the good ones waited for the mute ones"
-        for each in mute:
-            assert each.recv(100) == b""
-        assert 1.5 < time.monotonic() - began < 8
-        assert "within 2 s" in server.log()
-        assert clean(server), server.log()
+def test_mute_clients_disturb_nobody_and_are_cut_in_time(pair: dict[str, Any], many_descriptors: int) -> None:
+    """Under each kind of model at the same time: what it takes is the wait."""
+    kinds = ["iterative", "fork", "thread", "pool", "gevent", "select", "epoll", "asyncio", "uvloop"]
+    with contextlib.ExitStack() as stack:
+        held = []
+        for model in (each for each in kinds if each in MODELS):
+            server = stack.enter_context(serving("upper", model=model, handshake_timeout=2, **pair))
+            began = time.monotonic()
+            mute = [stack.enter_context(server.connect()) for _ in range(100)]
+            for _ in range(10):
+                assert ask(server, b"x") == b"X", model
+            told = server.log()
+            assert "within 2 s" not in told, f"{model}: the good ones waited for the mute ones"
+            held.append((model, server, began, mute))
+        for model, server, began, mute in held:
+            for each in mute:
+                assert each.recv(100) == b"", model
+            assert time.monotonic() - began > 1.5, model
+            until(lambda server=server: "within 2 s" in server.log(), f"the reason under {model}")  # type: ignore[misc]
+            assert clean(server), server.log()
 
 
 @pytest.mark.parametrize("model", ["thread", "fork", "epoll", "asyncio"])
 def test_who_stops_in_the_middle_of_the_handshake_is_cut(model: str, pair: dict[str, Any]) -> None:
-    with serving("upper", model=model, handshake_timeout=1, **pair) as server, server.connect() as connection:
-        connection.sendall(b"\x16\x03\x01")
+    with serving("upper", model=model, handshake_timeout=0.5, **pair) as server, server.connect() as connection:
         began = time.monotonic()
+        connection.sendall(b"\x16\x03\x01")
         assert exchange(connection) == b""
-        assert 0.8 < time.monotonic() - began < 8
-        until(lambda: "within 1 s" in server.log(), "the reason")
+        assert time.monotonic() - began > 0.3
+        until(lambda: "within 0.5 s" in server.log(), "the reason")
 
 
 @pytest.mark.parametrize("model", ["thread", "epoll"])
@@ -461,10 +463,8 @@ def test_a_proxy_speaks_before_the_handshake(model: str, pair: dict[str, Any]) -
 def test_an_idle_client_is_told_goodbye(model: str, pair: dict[str, Any]) -> None:
     if model not in MODELS:
         pytest.skip(f"{registry.page(model).missing()}")
-    with serving("upper", model=model, idle_timeout=1, **pair) as server, client(server) as connection:
-        began = time.monotonic()
+    with serving("upper", model=model, idle_timeout=0.5, **pair) as server, client(server) as connection:
         assert exchange(connection) == b""
-        assert 0.8 < time.monotonic() - began < 8
         assert connection.records is not None
         assert connection.records.ended, "no close_notify came"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import select
 import socket
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,29 +34,37 @@ def row_of(server: Launched) -> Row:
     return row
 
 
-def beats(row: Row, times: int = 2) -> None:
+def beats(row: Row, server: Launched, times: int = 2) -> None:
     """Waits for so many heartbeats."""
     for _ in range(times):
         last = row.beat
-        wait_for(lambda last=last: row.beat > last, "a heartbeat", seconds=5)  # type: ignore[misc]
-
-
-def falls_silent(row: Row, seconds: float) -> None:
-    wait_for(lambda: time.monotonic() - row.beat > seconds, f"{seconds} s of silence")
+        wait_for(lambda last=last: row.beat > last, f"a heartbeat of {server.errors.parent.name}")  # type: ignore[misc]
 
 
 # The heartbeat.
 
 
+@contextmanager
+def all_launched(folder: Path, *started: tuple[str, str | Source]) -> Iterator[list[tuple[Launched, Row]]]:
+    """A server of one worker for each of these models and handlers, side by side, so that they are waited for once, and
+    the rows of their workers; none of a model that is missing here."""
+    with ExitStack() as stack:
+        found = []
+        for number, (model, handler) in enumerate(started):
+            if registry.page(model).missing() is None:
+                own = folder / f"{number}-{model}"
+                own.mkdir()
+                server = stack.enter_context(launched(own, handler, model=model, workers=1))
+                found.append((server, row_of(server)))
+        yield found
+
+
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_a_worker_without_clients_beats(model: str, tmp_path: Path) -> None:
-    missing = registry.page(model).missing()
-    if missing is not None:
-        pytest.skip(f"{model}: {missing}")
-    with launched(tmp_path, model=model, workers=1) as server:
-        beats(row_of(server))
+def test_a_worker_without_clients_beats_under_every_model(tmp_path: Path) -> None:
+    with all_launched(tmp_path, *((model, "upper") for model in MODELS)) as servers:
+        for server, row in servers:
+            beats(row, server)
 
 
 WAITING = {
@@ -70,12 +80,13 @@ WAITING = {
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "way"), [*(("iterative", way) for way in WAITING), ("prefork", "message")])
-def test_the_only_flow_beats_while_it_waits_for_its_client(model: str, way: str, tmp_path: Path) -> None:
-    with launched(tmp_path, WAITING[way], model=model, workers=1) as server, server.connect() as client:
-        row = row_of(server)
-        ask(client)
-        beats(row, 3)
+def test_the_only_flow_beats_while_it_waits_for_its_client_in_any_way(tmp_path: Path) -> None:
+    started = [*(("iterative", handler) for handler in WAITING.values()), ("prefork", "upper")]
+    with all_launched(tmp_path, *started) as servers, ExitStack() as stack:
+        for server, _ in servers:
+            ask(stack.enter_context(server.connect()))
+        for server, row in servers:
+            beats(row, server, 3)
 
 
 @linux
@@ -85,36 +96,44 @@ def test_a_socket_that_the_handler_has_wrapped_is_trusted(tmp_path: Path) -> Non
         row = row_of(server)
         with anonymous_tls(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(raw) as client:
             assert ask(client) == b"hello\n"
-            beats(row)
+            beats(row, server)
             assert ask(client) == b"hello\n"
 
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["iterative", "epoll", "asyncio", "gevent"])
-def test_a_handler_that_computes_is_silence(model: str, tmp_path: Path) -> None:
-    missing = registry.page(model).missing()
-    if missing is not None:
-        pytest.skip(f"{model}: {missing}")
-    handler = "computes" if model != "gevent" else "spins"  # gevent's sleep lets others run
-    with launched(tmp_path, f"{HANDLERS}:{handler}", model=model, workers=1) as server, server.connect() as client:
-        row = row_of(server)
-        client.sendall(b"2\n")
-        falls_silent(row, 1.3)
-        assert client.recv(100) == b"2\n"
-        beats(row, 1)
+def test_a_handler_that_computes_is_silence(tmp_path: Path) -> None:
+    computing = [(model, f"{HANDLERS}:computes") for model in ("iterative", "epoll", "asyncio")]
+    computing.append(("gevent", f"{HANDLERS}:spins"))  # gevent's sleep lets others run
+    with all_launched(tmp_path, *computing) as servers, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for server, _ in servers]
+        for client in clients:
+            client.sendall(b"3\n")
+        longest = [0.0] * len(servers)
+
+        def silent() -> bool:
+            for number, (_, row) in enumerate(servers):
+                longest[number] = max(longest[number], time.monotonic() - row.beat)
+            return min(longest) > 1.3
+
+        wait_for(silent, "1.3 s of silence under each model")
+        for (server, row), client in zip(servers, clients, strict=True):
+            assert client.recv(100) == b"3\n"
+            beats(row, server, 1)
 
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["thread", "pool", "fork"])
-def test_a_long_conversation_is_no_silence_where_another_flow_accepts(model: str, tmp_path: Path) -> None:
-    with launched(tmp_path, f"{HANDLERS}:computes", model=model, workers=1) as server, server.connect() as client:
-        row = row_of(server)
-        client.sendall(b"2\n")
-        wait_for(lambda: row.open == 1)
-        beats(row)
-        assert client.recv(100) == b"2\n"
+def test_a_long_conversation_is_no_silence_where_another_flow_accepts(tmp_path: Path) -> None:
+    computing = [(model, f"{HANDLERS}:computes") for model in ("thread", "pool", "fork")]
+    with all_launched(tmp_path, *computing) as servers, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for server, _ in servers]
+        for client in clients:
+            client.sendall(b"60\n")
+        for server, row in servers:
+            wait_for(lambda row=row: row.open == 1)  # type: ignore[misc]
+            beats(row, server)
+        assert not select.select(clients, [], [], 0)[0], "they compute all the time"
 
 
 # A seen connection is a blocking socket like any other.

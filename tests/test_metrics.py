@@ -185,7 +185,7 @@ def test_threads_lose_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["epoll", "thread", "fork"])
+@pytest.mark.parametrize("model", ["epoll", "fork"])
 def test_workers_and_children_that_die_take_nothing_with_them(model: str, tmp_path: Path) -> None:
     settings = {"model": model, "workers": 2, "statsd": "127.0.0.1:9"}
     with launched_code(tmp_path, CODE, **settings) as server:

@@ -33,7 +33,7 @@ def test_handshakes_by_how_they_end(model: str, tmp_path: Path) -> None:
     authority.configure_trust(knows)
     pair = str(tmp_path / "pair.pem")
     settings = {"tls_cert": [pair], "tls_key": [pair], "handshake_timeout": "1s", "statsd": "127.0.0.1:9"}
-    with launched(tmp_path, model=model, workers=1, **settings) as server:
+    with launched(tmp_path, model=model, workers=1, **settings) as server, server.connect() as silent:
         with (
             socket.create_connection(server.address) as plain,
             knows.wrap_socket(plain, server_hostname="localhost") as tls,
@@ -45,8 +45,7 @@ def test_handshakes_by_how_they_end(model: str, tmp_path: Path) -> None:
         with socket.create_connection(server.address) as plain:
             plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
             plain.recv(100)
-        with socket.create_connection(server.address) as silent:
-            silent.recv(100)
+        silent.recv(100)
         wait_for(lambda: counted(server)["handshake_timeout"] == 1)
         names = ("done", "untrusted", "no_tls", "timeout", "failed")
         wait_for(lambda: [counted(server)[f"handshake_{each}"] for each in names] == [1, 1, 1, 1, 0])

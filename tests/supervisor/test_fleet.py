@@ -53,27 +53,29 @@ def replaced(server: Launched, dead: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["epoll", "asyncio", "iterative"])
-def test_a_worker_that_hangs_writes_its_stacks_and_is_replaced(tmp_path: Path, model: str) -> None:
-    (tmp_path / "stuck.py").write_text(STUCK)
-    with launched(tmp_path, "stuck:reply", model=model, worker_silence="3s") as server:
-        (worker,) = server.ready()
-        with server.connect() as sock:
-            sock.sendall(b"stick\n")
-            replaced(server, worker)
-        assert "no sign of life" in server.log
-        assert re.search(r'stuck.py", line [67] in reply', server.log)
-        assert server.ask(b"x\n") == b"X\n"
-        assert server.stop() == 0
-
-
-@pytest.mark.slow
-def test_a_worker_that_was_stopped_is_killed(tmp_path: Path) -> None:
-    with launched(tmp_path, worker_silence="3s") as server:
-        (worker,) = server.ready()
+def test_a_worker_that_hangs_writes_its_stacks_and_is_replaced(tmp_path: Path) -> None:
+    """Under each kind of loop, and where the worker was stopped, side by side: what it takes is the silence."""
+    with ExitStack() as stack:
+        served = []
+        for model in ("epoll", "asyncio", "iterative"):
+            folder = tmp_path / model
+            folder.mkdir()
+            (folder / "stuck.py").write_text(STUCK)
+            server = stack.enter_context(launched(folder, "stuck:reply", model=model, worker_silence="3s"))
+            (worker,) = server.ready()
+            stack.enter_context(server.connect()).sendall(b"stick\n")
+            served.append((model, server, worker))
+        stopped = stack.enter_context(launched(tmp_path, worker_silence="3s"))
+        (worker,) = stopped.ready()
         os.kill(worker, signal.SIGSTOP)
-        replaced(server, worker)
-        assert server.ask(b"x") == b"X"
+        for model, server, hung in served:
+            replaced(server, hung)
+            assert "no sign of life" in server.log, model
+            assert re.search(r'stuck.py", line [67] in reply', server.log), model
+            assert server.ask(b"x\n") == b"X\n", model
+            assert server.stop() == 0, model
+        replaced(stopped, worker)
+        assert stopped.ask(b"x") == b"X"
 
 
 @pytest.mark.slow

@@ -205,11 +205,12 @@ def test_handlers_learn_of_version_cipher_alpn_name_and_certificate(
         version, cipher, alpn, name, names = json.loads(ask(server, b"?\n", context=context))
         assert (version, alpn, name, names) == ("TLSv1.3", "herd/1", "localhost", ["badger.example"])
         assert cipher.startswith("TLS_")
-    with serving(f"tls_under_test:{handler}", model=model, **pair) as server:
+    listeners: Any = [{"name": "tls", "bind": "127.0.0.1:0"}, {"name": "plain", "bind": "127.0.0.1:0", "tls": "off"}]
+    with serving(f"tls_under_test:{handler}", model=model, listeners=listeners, **pair) as server:
         assert json.loads(ask(server, b"?\n"))[2:] == [None, "localhost", None]
-    if handler != "by_streams":
-        with serving(f"tls_under_test:{handler}", model=model) as server, server.connect() as plain:
-            assert exchange(plain, b"?\n", end=True) == b"none\n"
+        if handler != "by_streams":
+            with server.connect(1) as plain:
+                assert exchange(plain, b"?\n", end=True) == b"none\n"
 
 
 @pytest.mark.parametrize("model", ["thread", "gevent", "epoll", "asyncio"])

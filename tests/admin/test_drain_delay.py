@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -57,6 +58,23 @@ def test_ctl_stop_is_delayed_too_and_nothing_is_changed_meanwhile(admin: Admin, 
         admin.server.send(signal.SIGINT)
         assert stopped.result(60)["status"] == 0
     assert admin.server.exit() == 0
+
+
+def test_a_signal_to_the_whole_group_leaves_established_connections_alone(admin: Admin) -> None:
+    """As systemd's default KillMode= sends it, timeout(1), and a shell that ends its job."""
+    with admin.server.connect() as sock:
+        sock.sendall(b"before\n")
+        assert sock.recv(100) == b"BEFORE\n"
+        os.killpg(admin.server.pid, signal.SIGTERM)
+        wait_for(lambda: delayed(admin.server))
+        sock.settimeout(1.0)  # longer than a quiet connection of a worker that drains would last
+        with pytest.raises(TimeoutError):
+            sock.recv(100)
+        sock.settimeout(LONG)
+        sock.sendall(b"during\n")
+        assert sock.recv(100) == b"DURING\n"
+    os.killpg(admin.server.pid, signal.SIGTERM)
+    assert admin.server.exit() == 0 and "WARNING" not in admin.server.log
 
 
 def test_a_signal_that_ends_at_once_does(admin: Admin) -> None:

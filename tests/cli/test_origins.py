@@ -282,6 +282,8 @@ REFUSED = {
     "--bind tls://127.0.0.1:8000": (2, "no certificate"),
     "--log-file nowhere/log": (2, "There is no folder"),
     "--pid-file nowhere/pid": (2, "There is no folder"),
+    "--access-log nowhere/log": (2, "There is no folder"),
+    "--access-log .": (2, "That is a folder"),
 }
 
 

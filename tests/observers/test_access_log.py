@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -161,6 +162,16 @@ def test_probes_are_left_out_and_refusals_are_few_in_a_second(log: Log) -> None:
     assert log.read().count(b"\n") == MOST_REFUSALS
     log.log(DrainFinished(0, 0.0))
     assert sum(each.lines for each in log.told if isinstance(each, AccessLogDropped)) == 50
+
+
+def test_a_low_limit_of_descriptors_is_none_for_the_access_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pipe is moved out of the way of the descriptors of connections, unless `ulimit -n` has no room there."""
+    monkeypatch.setattr("pronghorn.observers.access_log.HIGH", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    made = Log()
+    made.log(ENDED)
+    assert line_of("{id}")(made.read().rstrip()) == b"12411-37\n"
+    made.log.close()
+    os.close(made.log.lines)
 
 
 def test_a_descriptor_that_somebody_has_closed_is_not_written_to(log: Log) -> None:

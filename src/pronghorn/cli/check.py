@@ -84,8 +84,8 @@ def check_beside(settings: Settings) -> None:
 
     group_number(settings.control_group)
     admin_process.check(settings)
-    for name in ("log_file", "pid_file"):
-        refuse_missing_folder(name, getattr(settings, name))
+    for name in ("log_file", "pid_file", "access_log"):
+        refuse_no_place(name, getattr(settings, name))
     if settings.log_config:
         log_config.read(settings.log_config)
 
@@ -120,11 +120,12 @@ def looked_at(asked: list[Asked], settings: Settings) -> list[HandlerFacts]:
     return [each.facts for each in load_all(asked)]
 
 
-def refuse_missing_folder(name: str, path: str) -> None:
-    """Raises BadSetting for a file whose folder does not exist."""
-    folder = os.path.dirname(os.path.abspath(path))
+def refuse_no_place(name: str, path: str) -> None:
+    """Raises BadSetting for a file whose folder does not exist, or that is a folder itself."""
+    folder, flag = os.path.dirname(os.path.abspath(path)), f"--{name.replace('_', '-')}"
+    if path and os.path.isdir(path):
+        raise BadSetting(f"{flag} is {path!r}.", "That is a folder.", "Name a file in it.")
     if path and not os.path.isdir(folder):
-        flag = f"--{name.replace('_', '-')}"
         raise BadSetting(f"{flag} is {path!r}.", f"There is no folder {folder}.", "Make it, or name another file.")
 
 

@@ -131,12 +131,7 @@ class AccessLog:
             self._changed(event.path, event.form)
 
     def _open_pipe(self) -> None:
-        ends = os.pipe()
-        try:
-            self.lines, self._fd = (fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, HIGH) for each in ends)
-        finally:
-            for each in ends:
-                os.close(each)
+        self.lines, self._fd = (_moved_up(each) for each in os.pipe())
         for fd in (self.lines, self._fd):
             os.set_blocking(fd, False)
         try:
@@ -174,6 +169,16 @@ class AccessLog:
     def _tell_now(self) -> None:
         self._tell_at = self._clock() + QUIET
         self.tell_dropped()
+
+
+def _moved_up(fd: int) -> int:
+    """A descriptor from `HIGH` on in the place of this one; or the same, where the limit (ulimit -n) is that low."""
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    except OSError:
+        return fd
+    os.close(fd)
+    return high
 
 
 def _identity(fd: int) -> tuple[int, ...]:

@@ -300,6 +300,7 @@ class Supervisor:
             return self.drain(why)
         self.changes.close()
         self.delay.begin(why, seconds, stops=True)
+        self.workers.begin_delay()
         self.observe(events.DrainDelayed(why, seconds))
         self._callbacks.readiness_changed()
 

@@ -80,6 +80,7 @@ class Workers:
         self.answered: Callable[[Worker, Answer], None] = lambda worker, answer: None
         """Called with the answer to a question: see inquiries.py."""
         self._draining = False  # the server stops: the exit of a worker in order is expected
+        self._delaying = False  # it will, when its delay is over
         self._adopts = False
         self._spares_sessions = False  # adopted processes with a session of their own were detached on purpose
         self._told: set[int] = set()  # adopted processes that have been told to drain
@@ -107,6 +108,13 @@ class Workers:
         """From now on this process is the parent of what its workers leave behind; with `spare_sessions` what has a
         session of its own lives on when the server ends."""
         self._adopts, self._spares_sessions = adopt_orphans(), spare_sessions
+
+    def begin_delay(self) -> None:
+        """The server stops when a delay is over. A worker that has heard SIGTERM, as its process group may have, goes
+        on until then."""
+        self._delaying = True
+        for worker in self.living.values():
+            worker.answer_at = NEVER
 
     def begin_drain(self) -> None:
         """The server stops: what is cut or killed counts from now on."""
@@ -197,7 +205,7 @@ class Workers:
                     worker.stage = printable(report.what, LONGEST_STAGE)
                 case ListenersReleased():
                     worker.let_go = True
-                case TermReceived():
+                case TermReceived() if not self._delaying:
                     worker.answer_at = min(worker.answer_at, time.monotonic() + HEARD_BY_ALL)
                 case StartFailed():
                     worker.failure = from_parts(report.parts)

@@ -26,7 +26,7 @@ from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.interfaces import TlsStarts
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.proxy_wait import read_header
-from pronghorn.connection.socket_facts import TcpInfo, identity, tcp_info, unsent
+from pronghorn.connection.socket_facts import CLOSED, WE_HAVE_ENDED, TcpInfo, identity, tcp_info, unsent
 from pronghorn.connection.transport import Bytes, Transport, own_address
 from pronghorn.errors import End, PeerError, PeerTimeout, reason_of
 from pronghorn.peers import Peer
@@ -87,6 +87,8 @@ class ConnectionBase(AnyConnection):
     """The number that its descriptor had at first."""
     inode: int
     """Of its socket: the descriptor's number may be given to another socket later."""
+    counted: bool
+    """The handler has closed it by itself, and its bytes were counted before: the kernel forgets them."""
     lost: bool
     """A handler or a library has closed its descriptor by its number."""
     files: tuple[weakref.ref[Any], ...]
@@ -117,7 +119,7 @@ class ConnectionBase(AnyConnection):
         self.measured, self.unacknowledged = True, False
         self.fd = self.fileno()
         self.inode = identity(self.fd)
-        self.lost = False
+        self.lost = self.counted = False
 
     def start_on(
         self,
@@ -288,11 +290,22 @@ class ConnectionBase(AnyConnection):
         return wait_channel.UNKNOWN
 
     def measure(self) -> None:
-        """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them."""
+        """Count the bytes of a handler that reads and writes by itself, as far as the kernel knows them. What is on its
+        way counts as sent, unless the connection is cut or broken: the last reply is never acknowledged yet."""
         info = tcp_info(self)  # type: ignore[arg-type]
         if info is not None:
             self.bytes_in, self.bytes_out = info.bytes_in, info.bytes_out
-        self.measured = info is not None
+            if self.cut_by is None and info.state != CLOSED:
+                self.bytes_out += unsent(self) - (info.state in WE_HAVE_ENDED)  # type: ignore[arg-type]
+        self.measured = info is not None or self.counted
+
+    def end_by_itself(self) -> None:
+        """The handler, or a library, closes it: in order, and not before its bytes are counted."""
+        if hasattr(self, "reading_shut"):  # a copy that dup() made has no facts: the connection goes on without it
+            if self.protocol is None:
+                self.measure()
+                self.counted = self.measured
+            self.linger()
 
     def linger(self, until: float = math.inf) -> None:
         """Half-close, and let the peer take what was sent: see closing.linger."""
@@ -317,8 +330,7 @@ class Connection(ConnectionBase, socket.socket):
 
     def _real_close(self, _ss: Any = None) -> None:
         # Where socket.close() and the last makefile() object both end up: the only door to linger behind.
-        if hasattr(self, "reading_shut"):  # a copy that dup() made has no facts: the connection goes on without it
-            self.linger()
+        self.end_by_itself()
         _socket.socket.close(self)
 
 

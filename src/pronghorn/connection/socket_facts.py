@@ -44,6 +44,11 @@ def unread(sock: socket.socket) -> int:
         return 0
 
 
+WE_HAVE_ENDED = frozenset((4, 5, 6, 9, 11))
+"""FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK and CLOSING: our FIN is sent, and counts as a byte."""
+CLOSED = 7
+
+
 class TcpInfo(tuple[int, int, int, int, int]):
     """The five facts of the kernel's TCP_INFO (tcp(7)) that serving needs."""
 

@@ -61,8 +61,7 @@ def connection_class() -> type[Any]:
             self._sock.shutdown(how)  # type: ignore[attr-defined]
 
         def _real_close(self, *args: Any, **kwargs: Any) -> None:
-            if hasattr(self, "reading_shut"):  # not so in a copy that dup() made
-                self.linger()
+            self.end_by_itself()
             super()._real_close(*args, **kwargs)  # type: ignore[misc]
 
     return GreenConnection

@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -37,16 +38,20 @@ def late_replies_arrive(
     kinds: tuple[str, ...],
     how: signal.Signals,
     sealed: Callable[[socket.socket], socket.socket] = lambda sock: sock,
+    others: Sequence[tuple[str, ...]] = (),
 ) -> None:
-    """Everybody asks, then the server is told; everybody is answered, and at a stop then finds an end in order."""
+    """Everybody asks, then the server is told; everybody is answered, and at a stop then finds an end in order.
+    `others` are the kinds of further listeners."""
     with ExitStack() as stack:
-        clients = {}
-        for question in (f"{kind} {when}\n".encode() for kind in kinds for when in ("soon", "late")):
-            clients[question] = stack.enter_context(sealed(server.connect()))
-            clients[question].sendall(question)
+        clients = []
+        for place, each in enumerate((kinds, *others)):
+            for question in (f"{kind} {when}\n".encode() for kind in each for when in ("soon", "late")):
+                client = stack.enter_context(sealed(server.connect(place)))
+                client.sendall(question)
+                clients.append((question, client))
         until(server.is_at_rest, "the questions are in hand")
         server.send_signal(how)
-        for question, client in clients.items():
+        for question, client in clients:
             answer = (b"wait\n" if question.startswith(b"ack") else b"") + question.upper()
             if how == signal.SIGTERM:
                 assert exchange(client) == answer
@@ -54,15 +59,19 @@ def late_replies_arrive(
                 assert exchange(client, expect=len(answer)) == answer
 
 
-PAIRS = [(handler, model) for handler in KINDS for model in (FLOWS if handler == "blocking" else ASYNC)]
+def listeners(handlers: list[str]) -> Any:
+    return [{"name": each, "bind": "127.0.0.1:0", "handler": f"{HANDLERS}:{each}"} for each in handlers]
 
 
-@pytest.mark.parametrize(("handler", "model"), PAIRS)
-def test_a_late_reply_arrives_at_a_stop(handler: str, model: str) -> None:
+@pytest.mark.parametrize("model", [*ASYNC, *(model for model in FLOWS if model not in ASYNC)])
+def test_a_late_reply_arrives_at_a_stop(model: str) -> None:
+    """In every style, at a listener of its own."""
     needs(model)
-    workers = 4 if model == "prefork" else 1
-    with serving(f"{HANDLERS}:{handler}", model=model, workers=workers, drain_quiet=0.3, pool_size=16) as server:
-        late_replies_arrive(server, KINDS[handler], signal.SIGTERM)
+    handlers = [each for each in KINDS if model in (FLOWS if each == "blocking" else ASYNC)]
+    settings: Any = {"workers": 4 if model == "prefork" else 1, "drain_quiet": 0.3, "pool_size": 16}
+    with serving(f"{HANDLERS}:{handlers[0]}", model=model, listeners=listeners(handlers), **settings) as server:
+        first, *others = (KINDS[each] for each in handlers)
+        late_replies_arrive(server, first, signal.SIGTERM, others=others)
         assert server.wait() == 0
         assert "Traceback" not in server.log()
 
@@ -133,18 +142,27 @@ STAYS = {
 }
 
 
-@pytest.mark.parametrize(("handler", "model"), [(handler, model) for handler, fit in STAYS.items() for model in fit])
-def test_one_who_asks_to_stay_is_heard_until_it_ends(handler: str, model: str) -> None:
+@pytest.mark.parametrize("model", sorted({model for fit in STAYS.values() for model in fit}))
+def test_one_who_asks_to_stay_is_heard_until_it_ends(model: str) -> None:
     """`stay()` is the same for every style."""
     needs(model)
-    with serving(f"{HANDLERS}:{handler}", model=model, workers=2, drain_quiet=0.1) as server:
+    handlers = [each for each, fit in STAYS.items() if model in fit]
+    with (
+        serving(
+            f"{HANDLERS}:{handlers[0]}", model=model, listeners=listeners(handlers), workers=2, drain_quiet=0.1
+        ) as server,
+        ExitStack() as stack,
+    ):
         until(lambda: server.log().count("is ready") == 2, "two workers: under prefork one serves one client")
-        with server.connect() as client, server.connect() as other:  # who does not ask
-            assert exchange(client, b"one\n", expect=6) == b"0 ONE\n"
-            server.send_signal(signal.SIGTERM)
-            assert exchange(other) == b""
-            assert exchange(client, b"two\n", expect=6) == b"1 TWO\n"
-            assert exchange(client, b"quit\n") == b"1 QUIT\n"
+        clients = [stack.enter_context(server.connect(place)) for place in range(len(handlers))]
+        others = [stack.enter_context(server.connect(place)) for place in range(len(handlers))]  # who do not ask
+        for handler, client in zip(handlers, clients, strict=True):
+            assert exchange(client, b"one\n", expect=6) == b"0 ONE\n", handler
+        server.send_signal(signal.SIGTERM)
+        for handler, client, other in zip(handlers, clients, others, strict=True):
+            assert exchange(other) == b"", handler
+            assert exchange(client, b"two\n", expect=6) == b"1 TWO\n", handler
+            assert exchange(client, b"quit\n") == b"1 QUIT\n", handler
         assert server.wait() == 0
         assert "Traceback" not in server.log()
 

@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,26 +49,33 @@ def can_bind(address: object) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "handler"),
-    [
-        ("iterative", "sleeps"),
-        ("fork", "computes"),
-        ("thread", "sleeps"),
-        ("prefork", "computes"),
-    ],
+    ("handler", "models"), [("sleeps", ("iterative", "thread")), ("computes", ("fork", "prefork"))]
 )
-def test_a_hung_orphan_of_a_killed_supervisor_leaves(model: str, handler: str, tmp_path: Path) -> None:
-    settings = {"model": model, "workers": 1, "drain_timeout": "500ms", "worker_silence": "1s"}
-    with launched(tmp_path, f"{HANDLERS}:{handler}_for_ever", **settings) as server, hung(server):
-        everybody = family(server)
-        if handler == "computes":
-            before = {each: each.cpu_times().user for each in everybody}
-            wait_for(lambda: any(each.cpu_times().user > before[each] + 0.2 for each in everybody), "the computing")
-        os.kill(server.pid, signal.SIGKILL)
-        server.exit()
+def test_a_hung_orphan_of_a_killed_supervisor_leaves(handler: str, models: tuple[str, str], tmp_path: Path) -> None:
+    """Under two models side by side: what it takes is the silence."""
+    settings: Any = {"workers": 1, "drain_timeout": "500ms", "worker_silence": "1s"}
+    with ExitStack() as stack:
+        servers, everybody = list[Launched](), list[psutil.Process]()
+        for model in models:
+            (tmp_path / model).mkdir()
+            source = f"{HANDLERS}:{handler}_for_ever"
+            servers.append(stack.enter_context(launched(tmp_path / model, source, model=model, **settings)))
+            stack.enter_context(hung(servers[-1]))
+            mine = family(servers[-1])
+            if handler == "computes":
+                before = {each: each.cpu_times().user for each in mine}
+                wait_for(
+                    lambda before=before: any(each.cpu_times().user > then + 0.2 for each, then in before.items()),  # type: ignore[misc]
+                    "the computing",
+                )
+            everybody += mine
+        for server in servers:
+            os.kill(server.pid, signal.SIGKILL)
+            server.exit()
         wait_for(lambda: not any(map(lives, everybody)), "the end of all", 60)
         # A process counts as dead once its first thread is; another may hold the listener for a moment longer.
-        wait_for(lambda: can_bind(server.address), "the address")
+        for server in servers:
+            wait_for(lambda server=server: can_bind(server.address), "the address")  # type: ignore[misc]
 
 
 @pytest.mark.slow

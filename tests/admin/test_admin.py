@@ -165,6 +165,7 @@ def test_one_connection_takes_many_requests_in_their_order(admin: Admin) -> None
     assert answer.count(b"HTTP/1.1 200 ") == 50 and answer.rindex(b"HTTP/1.1 404 ") > answer.rindex(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_comes_back_at_the_same_port(admin: Admin, folder: Path) -> None:
     before = side_of(folder)
     os.kill(before["pid"], signal.SIGKILL)

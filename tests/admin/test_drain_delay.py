@@ -32,6 +32,7 @@ def delayed(server: Launched) -> bool:
     return "Draining in 30 s (" in server.log
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_delay(admin: Admin, tmp_path: Path) -> None:
     admin.server.send(signal.SIGTERM)
     wait_for(lambda: delayed(admin.server))

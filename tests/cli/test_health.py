@@ -37,6 +37,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_server_is_healthy_until_it_has_no_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "control")
     with serving(model="epoll", workers=1, control_socket=path):

@@ -78,6 +78,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
             assert (row["waiting"], row["backlog"]) == (0, 7)
 
 
+@pytest.mark.slow
 def test_a_pronghorn_server_is_named_with_the_command_that_stops_it(tmp_path: Path) -> None:
     pytest.importorskip("setproctitle")
     control = tmp_path / "control.sock"

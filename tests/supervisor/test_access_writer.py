@@ -265,6 +265,7 @@ def test_a_killed_writer_an_upgrade_and_a_stop_lose_no_line(tmp_path: Path) -> N
         assert sorted(map(int, path.read_text().split())) == list(range(1, asked + 1))
 
 
+@pytest.mark.slow
 def test_standard_output_keeps_its_flags_and_may_have_no_reader(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         "import pronghorn\n"
@@ -335,6 +336,7 @@ def test_a_handlers_own_records_tell_their_connection(name: str, model: str, tmp
         assert name != "copy" or f"structured {worker(server)}-1" in server.log
 
 
+@pytest.mark.slow
 def test_records_in_json_have_the_fields_of_their_events(tmp_path: Path) -> None:
     with serving(upper, model="epoll", log_format="json") as server:
         ask(server, b"fail\n")

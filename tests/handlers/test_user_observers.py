@@ -81,11 +81,14 @@ def test_workers_and_the_supervisor_are_heard_and_a_reload_imports_anew(tmp_path
         assert aside not in (worker, server.pid)
         (tmp_path / "mine.py").write_text(OBSERVER.replace("VERSION = 1", "VERSION = 2"))
         server.send(signal.SIGHUP)
-        hears(tmp_path, "Reloaded", version=2)
+        second = hears(tmp_path, "Reloaded", version=2)[1]
         hears(tmp_path, "close", worker)
         hears(tmp_path, "close", aside)
         assert server.ask(b"hello\n") == b"hello\n"
         hears(tmp_path, "ConnectionClosed", version=2)
+        (tmp_path / "mine.py").write_text(OBSERVER.replace("pronghorn.Observer", "pronghorn.Obsever"))
+        server.send(signal.SIGHUP)
+        hears(tmp_path, "ReloadFailed", second, version=2)
         assert server.stop() == 0
     names = [each[0] for each in heard(tmp_path) if each[3] == 2]
     assert {"ServerStopped", "WorkerExited"} <= {*names}

@@ -1,7 +1,7 @@
 """The supervisor's events for the user's observers, sent to a side process that imports them (observer_process.py).
 
 Law: the supervisor imports no observer, and never waits for one: what the process does not read is dropped and counted.
-With each reload the process is replaced, and imports the observers anew.
+With each reload that succeeds the process is replaced, and imports the observers anew; one that fails changes nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class ObserverSide:
         self._sides = sides
         self._owner = os.getpid()
         self._side: SideProcess | None = None
+        self._plan: Plan | None = None
 
     def __call__(self, event: Event) -> None:
         if self._side is not None and type(event) in OF_SUPERVISOR and os.getpid() == self._owner:
@@ -35,7 +36,10 @@ class ObserverSide:
         return self._side is not None and kind in OF_SUPERVISOR
 
     def follow(self, plan: Plan) -> None:
-        """From now on events go to the observers of this plan, imported anew."""
+        """From now on events go to the observers of this plan, imported anew if it is another plan than before."""
+        if plan is self._plan:
+            return
+        self._plan = plan
         before, self._side = self._side, None
         if before is not None:
             self._sides.remove(before)

@@ -276,9 +276,10 @@ def reason_of(error: BaseException) -> str:
 
 def end_of(detail: str) -> End:
     """What is counted for an End, a detail of one, or the name of an error's class."""
-    return ENDS.get(detail, End.ERROR)
+    return ENDS.get(detail, _ERROR)
 
 
+_ERROR = End.ERROR  # an access to the class calls a function (Python 3.11), and this is done for each connection
 ENDS: dict[str, End] = {
     **{each: each for each in End},
     **dict.fromkeys((IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT, "PeerTimeout", "TimeoutError"), End.TIMEOUT),

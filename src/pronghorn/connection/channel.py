@@ -32,6 +32,7 @@ BURST = 1 << 20  # bytes that a protocol sends at most before others have their 
 NO_SOCKET = frozenset({errno.EBADF, errno.ENOTSOCK})  # the descriptor is not what it was
 READ_OUT = 64  # reads at most, of what had come before draining began
 OPENING, OPEN, HALF_CLOSED, CLOSING, CLOSED = State
+ABORTED, DRAINING, DONE = End.ABORTED, End.DRAINING, End.DONE  # an access to the class calls a function (Python 3.11)
 
 
 SLOTS = tuple(
@@ -124,7 +125,7 @@ class AnyChannel(Transport):
             self._end()
             return
         self.bytes_in += len(data)
-        self._asked = self.bytes_out if self._backlog is None else self._written()
+        self._asked = self._written() if self._backlog else self.bytes_out
         try:
             if self._fills:
                 self.context.run(fill, self.protocol, data)
@@ -188,15 +189,13 @@ class AnyChannel(Transport):
         if self.state is CLOSING or self.state is CLOSED or not data:
             check_bytes(data)
             return
-        if self._backlog is not None:
-            if not self._backlog and self.state is not OPENING:
-                self._write_first(data)
-                return
+        backlog = self._backlog
+        if backlog is not None and (backlog or self.state is OPENING):
             check_bytes(data)
-            if len(self._backlog) > self._most:
-                self.cut(TooMuchUnsent(len(self._backlog)))
+            if len(backlog) > self._most:
+                self.cut(TooMuchUnsent(len(backlog)))
                 return
-            self._backlog += data
+            backlog += data
         else:
             try:
                 sent = self.sock.send(data) if self.bytes_out < self._burst else 0
@@ -206,17 +205,14 @@ class AnyChannel(Transport):
                 self._gone(error)
                 return
             self.bytes_out += sent
+            if backlog is not None:  # nothing was sent before, and that is to be noted
+                self._backlog, self.first_sent = None, time.monotonic() if self.bytes_out else 0.0
             if sent == len(data):
                 return
-            self._backlog = bytearray(memoryview(data)[sent:])
+            self._backlog = backlog = bytearray(memoryview(data)[sent:])
             self._wish()
-        if not self._throttled and (len(self._backlog) > self._high or self.bytes_out >= self._burst):
+        if not self._throttled and (len(backlog) > self._high or self.bytes_out >= self._burst):
             self._throttle(True)  # after a burst too: what the loop will send in a moment need not pile up here
-
-    def _write_first(self, data: Bytes) -> None:
-        self._backlog = None
-        AnyChannel.write(self, data)
-        self.first_sent = time.monotonic() if self.bytes_out else 0.0
 
     def write_eof(self) -> None:
         """Half-close once all is sent: the peer finds our end, and may go on speaking."""
@@ -307,7 +303,7 @@ class AnyChannel(Transport):
             return reason_of(self._error)
         if self.goodbye:
             return self.goodbye
-        return End.ABORTED if self._dead else End.DRAINING if self.draining else End.DONE
+        return ABORTED if self._dead else DRAINING if self.draining else DONE
 
     def read_out(self) -> None:
         """Take what came before draining began, so that it is answered."""

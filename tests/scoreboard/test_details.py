@@ -12,7 +12,7 @@ from pronghorn import metrics
 from pronghorn.metrics import COUNTER, GAUGE, HISTOGRAM, Description
 from pronghorn.scoreboard import details, own_metrics
 from pronghorn.scoreboard.board import Scoreboard
-from pronghorn.scoreboard.details import DURATION, Details, Shared
+from pronghorn.scoreboard.details import AT_ONCE, DURATION, FIRST_BYTE, Details, Shared
 from pronghorn.scoreboard.map import LISTENER_WORDS, LISTENERS, REGION, REGIONS
 from pronghorn.scoreboard.own_metrics import MOST_SERIES, Own, OwnReader, OwnStore
 
@@ -91,6 +91,22 @@ def test_what_a_dead_worker_has_counted_is_kept(board: Scoreboard, words: Callab
     assert (found.count, found.sum) == (6, 10.5)
     assert gone.ends_at(2)["done"] == 2
     assert gone.ends_at(3)["killed"] == 4
+
+
+def test_connections_are_counted_together_and_none_is_left_out(
+    board: Scoreboard, words: Callable[[int], memoryview]
+) -> None:
+    row = board.take(1, 1)
+    counting = Details(words(row.index))
+    for number in range(AT_ONCE + 3):
+        counting.connection(number % 2, 0, 0.25, 0.125 if number % 2 else None)
+    counting.connection(-1, 0, 1.0, -1e-9)
+    counting.copy()
+    found = read(board, row.index)
+    assert found.ends_at(0)["done"] == AT_ONCE // 2 + 2 and found.ends_at(1)["done"] == AT_ONCE // 2 + 1
+    lasted, first = found.histogram(DURATION), found.histogram(FIRST_BYTE)
+    assert (lasted.count, lasted.sum) == (AT_ONCE + 4, (AT_ONCE + 3) * 0.25 + 1.0)
+    assert (first.count, first.sum) == (AT_ONCE // 2 + 2, (AT_ONCE // 2 + 1) * 0.125)
 
 
 def test_supervisors_count_and_mend(board: Scoreboard) -> None:

@@ -26,8 +26,8 @@ class Timed(Base):
     sampler: Sampler
     _next: int
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, style: Any) -> None:
+        super().__init__(style)
         self._next = self.sampler.phase()
 
     def data_received(self, data: bytes) -> None:

@@ -15,7 +15,9 @@ import time
 from _thread import RLock
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 from pronghorn.errors import End
 from pronghorn.scoreboard import histograms
@@ -46,6 +48,7 @@ END = SERVICE + histograms.WORDS
 OWN = 4096  # and what follows: the handler's own metrics (own_metrics.py)
 REGION_WORDS = REGION // 8
 REASONS = {end.value: index for index, end in enumerate(End)}
+AT_ONCE = 256  # ended connections: to count many together takes half as long as one by one
 PATIENCE = 0.25  # seconds for a lock that is held for microseconds
 DURATION_SUM, FIRST_BYTE_SUM = DURATION + histograms.SUM, FIRST_BYTE + histograms.SUM
 SUMS = tuple(start + histograms.SUM for start in (DURATION, FIRST_BYTE, SERVICE))
@@ -70,7 +73,7 @@ class Details:
     """What one process counts in a region of its own: in memory of its own, which it copies there once or twice a
     second, as bytes and messages, and at its end. A process that is killed takes that much with it."""
 
-    __slots__ = ("dropped", "floats", "guard", "own", "sums", "words")
+    __slots__ = ("_ended", "dropped", "floats", "guard", "own", "sums", "words")
 
     def __init__(self, words: memoryview[int]) -> None:
         self.words = words[:END]
@@ -80,6 +83,7 @@ class Details:
         self.guard = RLock()  # flows of control count at the same time
         self.own[USED] = words[USED] = 1
         self.dropped: dict[str, int] = {}
+        self._ended: list[tuple[int, float, float | None]] = []  # connections that are not counted yet
 
     def aside(self) -> Details:
         """One that counts for nobody, for a rehearsal."""
@@ -97,16 +101,28 @@ class Details:
             self.sums[start + histograms.SUM] += seconds
 
     def connection(self, number: int, reason: int, seconds: float, first: float | None) -> None:
-        """A connection of the listener of this number has ended, and for the `first` byte it took so long. For callers
-        that hold a lock of their own: nobody else counts these words."""
-        own, sums = self.own, self.sums
-        own[DURATION + bisect_left(BOUNDS, seconds)] += 1
-        sums[DURATION_SUM] += seconds
-        if first is not None:
-            own[FIRST_BYTE + bisect_left(BOUNDS, first)] += 1
-            sums[FIRST_BYTE_SUM] += first
-        if number >= 0:
-            own[ENDS_AT + number * MOST_REASONS + reason] += 1
+        """A connection of the listener of this number has ended, and for the `first` byte it took so long."""
+        ended = self._ended
+        ended.append((ENDS_AT + number * MOST_REASONS + reason if number >= 0 else 0, seconds, first))
+        if len(ended) >= AT_ONCE:
+            self._count_ended()
+
+    def _count_ended(self) -> None:
+        with self.guard:
+            ended = self._ended[:]  # others may add to it meanwhile
+            del self._ended[: len(ended)]
+            if not ended:
+                return
+            words, durations, _ = zip(*ended, strict=True)
+            firsts = [max(first, 0.0) for _, _, first in ended if first is not None]
+            own, sums = self.own, self.sums
+            for start, values in ((DURATION, durations), (FIRST_BYTE, firsts)):
+                for place, count in Counter(map(bisect_left, repeat(BOUNDS), values)).items():
+                    own[start + place] += count
+                sums[start + histograms.SUM] += sum(values)
+            for word, count in Counter(words).items():
+                if word:
+                    own[word] += count
 
     def drops(self, dropped: Mapping[str, int]) -> None:
         """So many records has each log of this process not taken so far; from a flow of control that stays the same."""
@@ -118,6 +134,7 @@ class Details:
     def copy(self) -> None:
         """Write all, also what somebody else may have written there."""
         with self.guard:
+            self._count_ended()
             self.words[:] = self.own
             for word, total in self.sums.items():
                 self.floats[word] = total

@@ -12,6 +12,7 @@ import pytest
 
 from pronghorn.errors import BadSetting
 from pronghorn.events import AccessLogDropped, AccessLogSet, ConnectionClosed, ConnectionRefused, DrainFinished, Event
+from pronghorn.observers import Observers
 from pronghorn.observers.access_format import LONGEST, line_of
 from pronghorn.observers.access_log import MOST_REFUSALS, AccessLog, record
 from pronghorn.settings import settle
@@ -116,6 +117,14 @@ def test_a_wrong_format_is_refused_with_the_nearest_right_one(form: str, hint: s
         settle({"access_log_format": form})
 
 
+class Silent:
+    def __call__(self, event: Event) -> None:
+        raise AssertionError
+
+    def hears(self, kind: type[Event]) -> bool:
+        return False
+
+
 class Log:
     """An access log with a clock of its own, and what it tells."""
 
@@ -152,6 +161,37 @@ def test_what_the_pipe_does_not_take_is_dropped_counted_and_told_once_in_ten_sec
     assert [each.lines for each in log.told if isinstance(each, AccessLogDropped)] == [1, 100]
     log.log(ENDED)
     assert line_of("{id}")(log.read().rstrip()) == b"12411-37\n"
+
+
+@pytest.mark.parametrize("peer", [PEER, "", "/run/\udc80 x"])
+@pytest.mark.parametrize("first", [None, 0.0123])
+def test_a_plain_end_that_is_noted_has_the_line_of_its_event(log: Log, peer: Any, first: float | None) -> None:
+    note = log.log.notes(12411, 2, 3, "tls")
+    assert note is not None
+    note(peer, 37, 1.5234, first, 1204, 88231, 14)
+    noted = log.read()
+    log.log(
+        ConnectionClosed(
+            *(37, peer, "done", 1.5234, 1204, 88231, 14),
+            id="12411-37",
+            first_byte=first,
+            worker=2,
+            generation=3,
+            listener_name="tls",
+        )
+    )
+    told = log.read().rstrip()
+    for form in ("{peer} {first_byte} {id} {listener} w{worker} {generation} {duration_ms} {state} {reason}", "{more}"):
+        assert line_of(form)(noted.rstrip()) == line_of(form)(told)
+
+
+def test_ends_are_noted_only_where_nobody_else_hears_of_them(log: Log) -> None:
+    observers = Observers(log.log, Silent())
+    assert observers.only(ConnectionClosed) is log.log
+    observers.add(log.told.append)
+    assert observers.only(ConnectionClosed) is None
+    log.log(AccessLogSet("", ""))
+    assert Observers(log.log).only(ConnectionClosed) is None
 
 
 def test_probes_are_left_out_and_refusals_are_few_in_a_second(log: Log) -> None:

@@ -64,6 +64,11 @@ class Observers:
         observer without a `hears` of its own takes every event."""
         return any(getattr(each, "hears", _always)(kind) for each in self._observers)
 
+    def only(self, kind: type[Event]) -> Observer | None:
+        """The observer that does something with such an event, if there is one, and no other."""
+        found = [each for each in self._observers if getattr(each, "hears", _always)(kind)]
+        return found[0] if len(found) == 1 else None
+
     @property
     def wants_first_byte(self) -> bool:
         """Whether any observer wants to know when the first byte of a connection was sent, which has to be noted."""

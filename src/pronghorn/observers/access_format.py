@@ -15,6 +15,7 @@ import msgspec
 
 from pronghorn.errors import printable
 from pronghorn.events import ConnectionClosed, ConnectionRefused
+from pronghorn.observers.access_log import plain
 from pronghorn.settings.access_format import JSON, PREFIX, READY, parts
 from pronghorn.system.access_writer import Writer
 from pronghorn.system.connection_filter import peer_text
@@ -36,6 +37,9 @@ def line_of(form: str) -> Callable[[bytes], bytes]:
 
     def line(record: bytes) -> bytes:
         now, *members = msgspec.json.decode(record)
+        if type(now) is list:
+            facts, now = now, members.pop(0)
+            return make(plain((facts, *members)), now)
         made = ConnectionClosed if len(members) == len(ConnectionClosed.__struct_fields__) else ConnectionRefused
         return make(made(*members), now)
 

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import turn_away
@@ -30,6 +30,7 @@ from pronghorn.serving.service import Offer, set_limits
 from pronghorn.settings import Settings
 from pronghorn.system.stdio import keep_standard_descriptors
 
+Note = Callable[[Peer, int, float, float | None, int, int, int], None]
 REFUSALS_IN_A_ROW = 64  # before others have their turn
 LOWEST = 3  # descriptor of a connection: what is below is standard input, output and error
 NO_DESCRIPTOR = "no descriptor"
@@ -93,6 +94,10 @@ class Admission:
         self.tells_of_begins = hears is None or hears(ConnectionOpened)
         self.tells = hears is None or hears(ConnectionClosed)
         """Whether an observer wants the events of each connection: of its begin, of its end."""
+        only = getattr(self.observe, "only", None)
+        self.notes: Callable[..., Note | None] | None = getattr(only(ConnectionClosed) if only else None, "notes", None)
+        """Of the only observer of ends, if it takes those of plain connections without an event."""
+        self.notes_at: dict[str, Note | None] = {}
 
     def accept(self, listener: Listener) -> tuple[int, Peer] | None:
         """One connection that no limit refuses, if there is one; it is counted among the open ones.

@@ -30,12 +30,13 @@ from pronghorn.scoreboard.counts import (
 )
 from pronghorn.scoreboard.details import REASONS, WORD, Details
 from pronghorn.scoreboard.row import Row
-from pronghorn.serving.admission import Admission
+from pronghorn.serving.admission import Admission, Note
 from pronghorn.serving.end_states import NORMAL, state_of_end
 from pronghorn.serving.service import Offer
 from pronghorn.settings import Settings
 from pronghorn.tracebacks import is_ours
 
+DONE, ERROR, HANDSHAKE = End.DONE, End.ERROR, End.HANDSHAKE  # an access to the class calls a function (Python 3.11)
 OF_PROBES = frozenset({End.DONE, End.DRAINING, End.RESET, End.TIMEOUT})
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
@@ -124,24 +125,61 @@ class ConnectionEnds(Admission):
 
     def closed(self, conn: AnyConnection, reason: str) -> None:
         """Account for a connection that is over, and whose descriptor is closed."""
+        seconds, details = time.monotonic() - conn.opened, self.details
         with self.lock:
             faulty = conn.number in self._faulty
-            word = End.ERROR if faulty else end_of(reason)
+            word = ERROR if faulty else end_of(reason)
             self._leaves(conn, CLOSED_WORD[word])
             probe = not (conn.bytes_in or conn.bytes_out) and conn.measured and word in OF_PROBES
             if probe:
                 self.counts.add(PROBES)
-            if self.details is not None:
-                self._detail(self.details, conn, word)
-        if self.tells:
-            self._tell_closed(conn, word, reason, faulty, probe)
+            if details is not None:
+                self._detail(details, conn, word, seconds)
+        if self.tells and (self.notes is None or faulty or probe or not self._note(conn, reason, seconds)):
+            self._tell_closed(conn, word, reason, faulty, probe, seconds)
 
-    def _tell_closed(self, conn: AnyConnection, word: End, reason: str, faulty: bool, probe: bool) -> None:
-        now, row, proxy = time.monotonic(), self.row, conn.proxy
+    def _note(self, conn: AnyConnection, reason: str, seconds: float) -> bool:
+        """Have the end of a connection noted without an event, if it is a plain one."""
+        if (
+            reason != DONE
+            or conn.tls is not None
+            or conn.proxy is not None
+            or conn.unacknowledged
+            or not conn.measured
+            or conn.program_end
+            or conn.log_fields
+            or conn.number in self._noted
+        ):
+            return False
+        name = conn.listener
+        try:
+            note = self.notes_at[name]
+        except KeyError:
+            note = self.notes_at[name] = self._note_of(self.by_name[name])
+        if note is None:
+            return False
+        first, bytes_out = conn.first_sent, conn.bytes_out
+        after = first - conn.opened if first and bytes_out else None
+        try:
+            note(conn.peer, conn.number, seconds, after, conn.bytes_in, bytes_out, conn.messages)
+        except BaseException:  # no memory: an observer that raises is the business of who calls it
+            return False
+        return True
+
+    def _note_of(self, offer: Offer) -> Note | None:
+        row = self.row
+        if self.notes is None or offer.service.tls_at_once:
+            return None
+        return self.notes(self.pid, row.slot, row.generation, offer.name)
+
+    def _tell_closed(
+        self, conn: AnyConnection, word: End, reason: str, faulty: bool, probe: bool, seconds: float
+    ) -> None:
+        row, proxy = self.row, conn.proxy
         offer, tls = self.by_name[conn.listener], conn.tls
         cut, sealed = conn.number in self._noted, tls is not None or not offer.service.tls_at_once
         first, late = conn.first_sent - conn.opened if conn.first_sent else None, conn.unacknowledged
-        if reason == End.DONE and sealed and not (faulty or cut or late):
+        if reason == DONE and sealed and not (faulty or cut or late):
             state = NORMAL  # of most, without a call
         else:
             state = state_of_end(word, reason, faulty=faulty, cut=cut, sealed=sealed, unacknowledged=late)
@@ -150,7 +188,7 @@ class ConnectionEnds(Admission):
                 conn.number,
                 conn.peer,
                 word,
-                now - conn.opened,
+                seconds,
                 conn.bytes_in,
                 conn.bytes_out,
                 conn.messages,
@@ -172,12 +210,11 @@ class ConnectionEnds(Admission):
             )
         )
 
-    def _detail(self, details: Details, conn: AnyConnection, word: End) -> None:
+    def _detail(self, details: Details, conn: AnyConnection, word: End, seconds: float) -> None:
         """What metrics tell of a connection that has ended."""
-        opened, offer = conn.opened, self.by_name[conn.listener]
-        first = max(0.0, conn.first_sent - opened) if conn.first_sent else None
-        details.connection(offer.number, REASONS[word], time.monotonic() - opened, first)
-        if conn.tls is None and offer.service.tls_at_once and word != End.HANDSHAKE:
+        offer, first = self.by_name[conn.listener], conn.first_sent
+        details.connection(offer.number, REASONS[word], seconds, first - conn.opened if first else None)
+        if offer.service.tls_at_once and conn.tls is None and word != HANDSHAKE:
             details.add(WORD["handshake_unfinished"])
 
     def note_handshake(self) -> None:

@@ -10,6 +10,8 @@ waits for. Whatever is started here is ended here, by its process id, on Ctrl-C 
     python benchmarks/compare.py memory                   # resident memory per idle connection
     python benchmarks/compare.py start                    # time until the server answers
     python benchmarks/compare.py guards                   # CPU per message with every deadline and limit, and with none
+    python benchmarks/compare.py observers                # CPU per connection with access log and metrics
+    python benchmarks/compare.py observers-messages       # the same per message
 """
 
 from __future__ import annotations
@@ -50,6 +52,14 @@ COLUMNS = {  # by mode: what the cost is, and what is shown beside it
     "memory": ("bytes/connection", {"idle": "connections", "worker": "worker MiB"}),
     "start": ("ms to accept", {"reply": "ms to reply"}),
     "guards": ("CPU µs/message", RATES),
+    "observers": ("worker CPU µs/connection", RATES),
+    "observers-messages": ("worker CPU µs/message", RATES),
+}
+OBSERVERS = {
+    "unobserved": "",
+    "access-log": "--access-log /dev/null",
+    "metrics": "--statsd 127.0.0.1:9",
+    "both": "--access-log /dev/null --statsd 127.0.0.1:9",
 }
 MUCH = str(10**6)
 GUARDS = {  # none at all, or each of them, without a bound that the load would reach
@@ -59,6 +69,7 @@ GUARDS = {  # none at all, or each of them, without a bound that the load would 
     f"--user-timeout 60s --allow 127.0.0.0/8 --deny 127.9.9.0/24 --max-connections {MUCH} "
     f"--max-connections-per-source {MUCH} --accept-rate {MUCH}",
 }
+VARIANTS = {"guards": GUARDS, "observers": OBSERVERS, "observers-messages": OBSERVERS}
 Row = dict[str, Any]
 Subject = TypeVar("Subject")
 
@@ -82,11 +93,11 @@ def contenders(options: argparse.Namespace) -> list[Contender]:
         serve += ["--tls-cert", options.tls[0], "--tls-key", options.tls[1]]
         bare = [name for name in bare if name in baselines.SPEAK_TLS]
     serve += ["--model"]
-    if options.mode == "guards":
+    if options.mode in VARIANTS:
         return [
-            Contender(f"{model} {name}", [*serve, model, *guards.split()])
+            Contender(f"{model} {name}", [*serve, model, *settings.split()])
             for model in options.models
-            for name, guards in GUARDS.items()
+            for name, settings in VARIANTS[options.mode].items()
         ]
     found = [Contender(f"pronghorn {model}", [*serve, model]) for model in options.models]
     if options.mode == "start":  # the others cannot be told their port
@@ -167,19 +178,33 @@ def bounds(options: argparse.Namespace) -> list[object]:
     return ["--connections", options.connections, "--size", options.size, "--seconds", options.seconds, *tls]
 
 
+def measured(server: Server, options: argparse.Namespace) -> int:
+    """The process whose CPU counts, with all below it: the worker where it is set beside one with observers."""
+    if options.mode not in ("observers", "observers-messages"):
+        return server.pid
+    deadline = time.monotonic() + PATIENCE
+    while not (match := re.search(r"Worker 1 is ready, process id (\d+)", text_of(server.log))):
+        if time.monotonic() > deadline:
+            raise NotServing(f"{server.contender.name} has no worker: {last_line(server.log)}")
+        time.sleep(0.01)
+    return int(match[1])
+
+
 def measure_messages(server: Server, options: argparse.Namespace) -> Row:
+    root = measured(server, options)
     with load(server, *bounds(options), "--paced") as following:
         following()
-        before = settled(server.pid)
+        before = settled(root)
         result: Row = json.loads(following("go"))
-        return with_cost(result, spent(server.pid) - before)
+        return with_cost(result, spent(root) - before)
 
 
 def measure_connections(server: Server, options: argparse.Namespace) -> Row:
-    before = settled(server.pid)
+    root = measured(server, options)
+    before = settled(root)
     with load(server, *bounds(options), "--per-connection", "--messages", 20_000) as following:
         result: Row = json.loads(following())
-    return with_cost(result, settled(server.pid) - before)
+    return with_cost(result, settled(root) - before)
 
 
 def with_cost(result: Row, seconds: float) -> Row:
@@ -241,7 +266,7 @@ def rounds(options: argparse.Namespace, chosen: list[Contender]) -> dict[str, li
         for contender in chosen * options.rounds:
             results.setdefault(contender.name, []).append(attempt(measure_fresh, contender, options))
         return results
-    measure = measure_connections if options.mode == "connections" else measure_messages
+    measure = measure_connections if options.mode in ("connections", "observers") else measure_messages
     warm_up = argparse.Namespace(**vars(options))
     warm_up.seconds = min(0.3, options.seconds)
     with ExitStack() as stack:
@@ -269,8 +294,8 @@ def attempt(
 
 def rival(mode: str, name: str) -> str:
     """Whom the ratio compares with."""
-    if mode == "guards":
-        return f"{name.split()[0]} unguarded"
+    if mode in VARIANTS:
+        return f"{name.split()[0]} {next(iter(VARIANTS[mode]))}"
     return RIVALS.get(name, REFERENCE) if mode == "connections" else REFERENCE
 
 

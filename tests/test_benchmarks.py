@@ -97,11 +97,17 @@ def test_a_comparison_gives_costs_and_ratios(tmp_path: Path) -> None:
     assert "| 1.00 asyncio-protocol |" in table.read_text()
 
 
-def test_the_guards_are_set_beside_none_of_them(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "line"),
+    [("guards", "epoll guarded .* epoll unguarded"), ("observers", "epoll both .* epoll unobserved")],
+)
+def test_settings_are_set_beside_none_of_them(mode: str, line: str, tmp_path: Path) -> None:
     table = tmp_path / "table.md"
-    command = [sys.executable, str(BENCHMARKS / "compare.py"), "guards", "--models", "epoll", "--rounds", "1"]
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), mode, "--models", "epoll", "--rounds", "1"]
     done = subprocess.run(
         [*command, "--seconds", "0.1", "--markdown", str(table)], capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\| epoll guarded .* \d\.\d\d epoll unguarded \|", table.read_text())
+    beside, _, other = line.partition(" .* ")
+    assert re.search(rf"\| {beside} .* \d\.\d\d {other} \|", table.read_text())

@@ -129,16 +129,16 @@ class ConnectionEnds(Admission):
         with self.lock:
             faulty = conn.number in self._faulty
             word = ERROR if faulty else end_of(reason)
-            self._leaves(conn, CLOSED_WORD[word])
+            messages = self._leaves(conn, CLOSED_WORD[word])
             probe = not (conn.bytes_in or conn.bytes_out) and conn.measured and word in OF_PROBES
             if probe:
                 self.counts.add(PROBES)
             if details is not None:
                 self._detail(details, conn, word, seconds)
-        if self.tells and (self.notes is None or faulty or probe or not self._note(conn, reason, seconds)):
+        if self.tells and (self.notes is None or faulty or probe or not self._note(conn, reason, seconds, messages)):
             self._tell_closed(conn, word, reason, faulty, probe, seconds)
 
-    def _note(self, conn: AnyConnection, reason: str, seconds: float) -> bool:
+    def _note(self, conn: AnyConnection, reason: str, seconds: float, messages: int) -> bool:
         """Have the end of a connection noted without an event, if it is a plain one."""
         if (
             reason != DONE
@@ -147,7 +147,8 @@ class ConnectionEnds(Admission):
             or conn.unacknowledged
             or not conn.measured
             or conn.program_end
-            or conn.log_fields
+            or conn.own_fields
+            or getattr(conn.protocol, "log_fields", None)
             or conn.number in self._noted
         ):
             return False
@@ -161,7 +162,7 @@ class ConnectionEnds(Admission):
         first, bytes_out = conn.first_sent, conn.bytes_out
         after = first - conn.opened if first and bytes_out else None
         try:
-            note(conn.peer, conn.number, seconds, after, conn.bytes_in, bytes_out, conn.messages)
+            note(conn.peer, conn.number, seconds, after, conn.bytes_in, bytes_out, messages)
         except BaseException:  # no memory: an observer that raises is the business of who calls it
             return False
         return True
@@ -274,7 +275,8 @@ class ConnectionEnds(Admission):
                 )
             )
 
-    def _leaves(self, conn: AnyConnection, word: int) -> None:
+    def _leaves(self, conn: AnyConnection, word: int) -> int:
+        """Count; gives how many messages there were."""
         self.open.pop(conn.number, None)
         self.counts.add(OPEN, -1)
         if self._keeps_limits:
@@ -284,12 +286,14 @@ class ConnectionEnds(Admission):
         done = self._done
         done[0] += conn.bytes_in
         done[1] += conn.bytes_out
-        done[2] += conn.messages
+        messages = conn.messages
+        done[2] += messages
         if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
             sums.counts.add(OPEN, -1)
             sums.end(conn, 1)
         if not self.open:
             self._fold()
+        return messages
 
     def _had_done(self, conn: AnyConnection) -> None:
         """What another worker has counted of a connection is not counted again when it ends here."""

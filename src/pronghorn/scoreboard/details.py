@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 from pronghorn.errors import End
 from pronghorn.scoreboard import histograms
@@ -83,7 +84,8 @@ class Details:
         self.guard = RLock()  # flows of control count at the same time
         self.own[USED] = words[USED] = 1
         self.dropped: dict[str, int] = {}
-        self._ended: list[tuple[int, float, float | None]] = []  # connections that are not counted yet
+        # Three members for each ended connection that is not counted yet: a tuple for each would wake the collector.
+        self._ended: list[Any] = []
 
     def aside(self) -> Details:
         """One that counts for nobody, for a rehearsal."""
@@ -103,8 +105,8 @@ class Details:
     def connection(self, number: int, reason: int, seconds: float, first: float | None) -> None:
         """A connection of the listener of this number has ended, and for the `first` byte it took so long."""
         ended = self._ended
-        ended.append((ENDS_AT + number * MOST_REASONS + reason if number >= 0 else 0, seconds, first))
-        if len(ended) >= AT_ONCE:
+        ended += (ENDS_AT + number * MOST_REASONS + reason if number >= 0 else 0, seconds, first)
+        if len(ended) >= 3 * AT_ONCE:
             self._count_ended()
 
     def _count_ended(self) -> None:
@@ -113,8 +115,8 @@ class Details:
             del self._ended[: len(ended)]
             if not ended:
                 return
-            words, durations, _ = zip(*ended, strict=True)
-            firsts = [max(first, 0.0) for _, _, first in ended if first is not None]
+            words, durations = ended[::3], ended[1::3]
+            firsts = [max(first, 0.0) for first in ended[2::3] if first is not None]
             own, sums = self.own, self.sums
             for start, values in ((DURATION, durations), (FIRST_BYTE, firsts)):
                 for place, count in Counter(map(bisect_left, repeat(BOUNDS), values)).items():

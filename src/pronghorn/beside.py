@@ -7,12 +7,14 @@ told what happens to the server, and tells each of them; nothing here waits.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.boot import Handed
 from pronghorn.listening.conflicts import explained, held_by_orphans, once_free
+from pronghorn.listening.listener import Listener
 from pronghorn.observers import Observers
 from pronghorn.observers.access_log import AccessLog
 from pronghorn.observers.log import LogObserver
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from pronghorn.control.admin_process import AdminProcess
     from pronghorn.control.protocol import CommandSet
     from pronghorn.events import Observer
-    from pronghorn.listening.listener import Listener
     from pronghorn.scoreboard.board import Scoreboard
     from pronghorn.supervisor.autoreload import Autoreload
     from pronghorn.supervisor.observer_side import ObserverSide
@@ -52,6 +53,7 @@ class Beside:
         self._autoreload: Autoreload | None = None
         self._admin: AdminProcess | None = None
         self._observer_side: ObserverSide | None = None
+        self._unwanted: list[Listener] = []  # admin listeners of the program before an upgrade
         self._supervisor: Supervisor
 
     def check(self) -> None:
@@ -73,7 +75,7 @@ class Beside:
         """The addresses of the admin process, if it has any, and the process as a part of the supervisor. Raises as
         AdminProcess does."""
         if not self._has_admin:
-            return
+            return self._take_unwanted()
         from pronghorn.control.admin_process import AdminProcess
 
         handed = (self._handed.admin, self._handed.statsd) if self._handed else ()
@@ -81,6 +83,13 @@ class Beside:
         if self._admin.copies is not None:
             self._log.copy_to(self._admin.copies.send)
         self._admin.start(supervisor, commands)
+
+    def _take_unwanted(self) -> None:
+        """The program before an upgrade had an admin process, and this one has none."""
+        if self._handed is not None:
+            self._unwanted = [Listener.adopt(each) for each in self._handed.admin]
+            if self._handed.statsd >= 0:
+                os.close(self._handed.statsd)
 
     def attach(self, supervisor: Supervisor) -> None:
         """Belongs to a supervisor that is about to run."""
@@ -116,6 +125,10 @@ class Beside:
         """This program serves."""
         if self._admin is not None:
             self._admin.take_over()
+        for each in self._unwanted:
+            each.take_over()
+            each.close()
+        self._unwanted = []
 
     def turn(self, now: float) -> None:
         self._access_writer.turn(now)
@@ -145,7 +158,7 @@ class Beside:
 
     def descriptors(self) -> list[int]:
         """What no worker and no helper keeps, beside those of side processes."""
-        found = []
+        found = [fd for listener in self._unwanted for fd in listener.descriptors()]
         for each in (self._log_process, self._access_writer, self._admin):
             found += each.descriptors() if each is not None else []
         return found
@@ -161,8 +174,8 @@ class Beside:
         return self._admin.addresses() if self._admin is not None else {}
 
     def listeners(self) -> list[Listener]:
-        """Of the admin process."""
-        return [*self._admin.listeners()] if self._admin is not None else []
+        """Of the admin process, of this program or the one before it."""
+        return [*(self._admin.listeners() if self._admin is not None else ()), *self._unwanted]
 
     # The end
 

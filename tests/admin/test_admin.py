@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -188,7 +189,7 @@ def test_a_supervisor_that_does_not_answer_is_not_alive(admin: Admin) -> None:
 
 def test_what_the_admin_process_may_not_ask_is_refused(admin: Admin, folder: Path) -> None:
     """It is asked by hand here, as by whoever has broken into it."""
-    from pronghorn.control.admin_process import AdminProcess
+    from pronghorn.control.admin_process import MOST_QUESTIONS, AdminProcess
 
     class Side:
         pid = 1
@@ -199,7 +200,7 @@ def test_what_the_admin_process_may_not_ask_is_refused(admin: Admin, folder: Pat
 
     side: Any = Side()
     process: Any = object.__new__(AdminProcess)
-    process._token = ""
+    process._token, process._second, process._questions = "", 0.0, 0
     for command in ("stop", "drain", "reload", "resize", "nonsense", "__class__", ""):
         process._answer({"id": 1, "command": command, "count": 3}, side, None, None)
         process._answer({"id": 1, "command": command}, side, None, None)
@@ -208,6 +209,9 @@ def test_what_the_admin_process_may_not_ask_is_refused(admin: Admin, folder: Pat
     for command in ("stop", "upgrade", "log-level", "nonsense", ""):
         process._answer({"id": 1, "command": command}, side, None, None)
     assert len(side.sent) == 19 and not any(each["ok"] for each in side.sent)
+    process._second, process._questions = time.monotonic() + 60.0, MOST_QUESTIONS
+    process._answer({"id": 1, "command": "health"}, side, None, None)
+    assert "asks too much" in side.sent[-1]["error"]["what"]
 
 
 @pytest.mark.slow
@@ -241,6 +245,26 @@ def test_it_ends_with_the_server_and_leaves_no_path(tmp_path: Path) -> None:
         assert server.stop() == 0
         assert not psutil.pid_exists(side["pid"])
         assert not path.exists()
+
+
+@pytest.mark.slow
+def test_an_upgrade_to_settings_without_it_leaves_no_address(tmp_path: Path) -> None:
+    path, file, word = (
+        tmp_path / "admin.sock",
+        tmp_path / "settings.toml",
+        {"control_socket": str(tmp_path / "control")},
+    )
+    file.write_text(f'admin = ["unix:{path}"]\nstatsd = "127.0.0.1:9"\n')
+    with launched(tmp_path, config=str(file), **word) as server:
+        wait_for(lambda: side_of(tmp_path)["state"] == "running")
+        file.write_text("")
+        ctl(tmp_path, "upgrade", 30.0)
+        assert not path.exists()
+        status = ctl(tmp_path, "status")
+        assert not status["side_processes"] and status["pid"] != server.pid
+        for process in (new := psutil.Process(status["pid"]), *new.children()):
+            assert not [each for each in process.net_connections("unix") if each.laddr == str(path)]
+            assert not any("statsd" in os.readlink(each) for each in Path(f"/proc/{process.pid}/fd").iterdir())
 
 
 @pytest.mark.slow

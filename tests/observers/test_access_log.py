@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from pronghorn.observers.access_format import LONGEST, line_of
 from pronghorn.observers.access_log import MOST_REFUSALS, AccessLog, record
 from pronghorn.settings import settle
 from pronghorn.settings.access_format import FIELDS
+from pronghorn.system.access_writer import CHUNK, Writer
 
 NOW = 1_795_410_719.6468  # 2026-11-23 05:11:59.647 UTC
 PEER = ("192.0.2.7", 51234)
@@ -223,3 +225,22 @@ def test_a_descriptor_that_somebody_has_closed_is_not_written_to(log: Log) -> No
         os.read(theirs, 100)
     for fd in (theirs, client):
         os.close(fd)
+
+
+def test_a_record_without_an_end_takes_no_memory_of_the_process_that_writes() -> None:
+    files, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    class Side:
+        descriptors = {"lines": -1, "files": files.detach()}  # noqa: RUF012
+
+        def send(self, message: dict[str, Any]) -> bool:
+            return True
+
+    side: Any = Side()
+    writer = Writer(side, line_of)
+    for _ in range(10):
+        assert writer._lines_of(b"x" * CHUNK) == b""
+        assert len(writer._begun) <= CHUNK
+    assert writer._lines_of(b"\n" + record(ENDED, NOW)).startswith(b"192.0.2.7:51234 ")
+    writer._files.close()
+    other.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -36,6 +37,7 @@ from pronghorn.system.record_copies import Copies
 from pronghorn.system.side_boot import CHANGED
 
 ADMIN, AGENT = "admin", "agent_check"
+MOST_QUESTIONS = 200  # in a second: several times as many as it has use for
 SILENCE = 30.0  # seconds after which an admin process hangs: it gives a sign of life every few
 NICENESS = 5  # who serves goes first
 OTLP = "opentelemetry.exporter.otlp.proto.http"
@@ -116,6 +118,7 @@ class AdminProcess:
         self._statsd = statsd  # a file of what StatsD was told
         if settings.statsd and statsd < 0:
             self._statsd = anonymous_file("statsd")
+        self._second, self._questions = 0.0, 0
         self._opened: dict[str, list[Listener]] = {}
         self._spare = [Listener.adopt(each) for each in handed]
         with ExitStack() as undo:
@@ -190,6 +193,8 @@ class AdminProcess:
                 good = not isinstance(result, PronghornError)
                 side.send({"id": number, "ok": good, **({"result": result} if good else {"error": parts(result)})})
 
+        if not self._may_ask():
+            return done(BadRequest("The admin process asks too much.", f"It may ask {MOST_QUESTIONS} times a second."))
         if message == {"command": "health"}:
             return done(health(supervisor))
         try:
@@ -199,6 +204,14 @@ class AdminProcess:
             getattr(commands, command.replace("-", "_"))(*arguments, done)
         except PronghornError as error:
             done(error)
+
+    def _may_ask(self) -> bool:
+        """Whether the questions of this second are still so few that they cost the supervisor next to nothing."""
+        now = time.monotonic()
+        if now >= self._second + 1.0:
+            self._second, self._questions = now, 0
+        self._questions += 1
+        return self._questions <= MOST_QUESTIONS
 
     # Listeners
 

@@ -92,6 +92,9 @@ class Writer:
         """The lines of the records that have come whole."""
         *records, self._begun = (self._begun + data).split(b"\n")
         made = []
+        if len(self._begun) > CHUNK:  # no record, whatever it is
+            self._begun = b""
+            self._lose(1, "a record was too long")
         for each in records:
             try:
                 made.append(self._line(each))

@@ -192,7 +192,7 @@ def test_a_client_whose_path_is_no_text_hides_nobody(tmp_path: Path) -> None:
         assert sock.recv(100) == b"a\n"
         result = it.ask("connections")
         assert not result["silent"]
-        assert [row["peer"].endswith("/\\udcff\x1b") for row in result["connections"]] == [True]
+        assert [row["peer"].endswith("/\\udcff\\x1b") for row in result["connections"]] == [True]
 
 
 def test_a_handlers_fields_are_bounded(one: Asked) -> None:

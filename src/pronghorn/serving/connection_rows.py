@@ -8,7 +8,7 @@ A row has these fields, in this order. Times are seconds, sizes are bytes; None 
 | field | is |
 |---|---|
 | `number` | the connection's number in its worker |
-| `peer` | the client's address, `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:`; what a proxy said, if one did |
+| `peer` | the client's address, `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:PATH`, `unix`; a proxy's word counts |
 | `proxy` | the address of the proxy that made the connection for its client; None without one |
 | `listener` | the name of its listener |
 | `age` | since it was accepted |
@@ -41,6 +41,7 @@ from pronghorn.connection.socket_facts import KernelFacts, kernel_facts, unread,
 from pronghorn.connection.transport import Transport
 from pronghorn.errors import as_text
 from pronghorn.peers import Peer, plain
+from pronghorn.system.connection_filter import peer_text as in_one_word
 
 State = Literal["OPENING", "OPEN", "HALF_CLOSED", "CLOSING"]
 LONGEST_NAME, LONGEST_VALUE, MOST_FIELDS = 64, 256, 32  # of a handler's fields; characters
@@ -266,13 +267,12 @@ def rate(count: int, age: float) -> float:
 
 
 def sendable(text: str) -> str:
-    """The text as UTF-8 can carry it: what was no text, as in a path that a client has bound, is escaped."""
+    """The text as UTF-8 can carry it: what was no text, as in a path, is escaped."""
     return text.encode("utf-8", "backslashreplace").decode() if not text.isascii() else text
 
 
 def peer_text(peer: Any) -> str:
-    """An address as `--bind` takes it: `192.0.2.1:4711`, `[2001:db8::1]:4711`, `unix:/run/x`."""
-    if not isinstance(peer, tuple):
-        return f"unix:{sendable(peer) if isinstance(peer, str) else ''}"
-    host = plain(str(peer[0]))
-    return f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1]}"
+    """An address as the access log tells it, also one that comes from the kernel: an abstract one is no text."""
+    if isinstance(peer, tuple):
+        return in_one_word((plain(str(peer[0])), peer[1]))
+    return in_one_word(peer if isinstance(peer, str) else "")

@@ -154,12 +154,15 @@ def test_the_peer_is_the_client_for_whom_the_proxy_speaks(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_proxy_that_says_something_else_is_turned_away_and_a_stranger_is_not_believed(model: str) -> None:
     with proxied(model) as server:
-        for wrong in (b"a\n", b"", b"PROXY TCP4 192.0.2.7", v2("192.0.2.7")[:20]):
+        for wrong in (b"", b"a\n", b"PROXY TCP4 192.0.2.7", v2("192.0.2.7")[:20]):
             with connected(server) as client:
                 assert told(client, wrong) == b""
         with connected(server, STRANGER) as client:
             assert told(client, LINE) == LINE.strip() + f": {client.getsockname()} None\n".encode()
         until(lambda: "no PROXY header (the PROXY header is wrong: the connection " in server.log())
+        assert "the connection begins with b'a" in server.log(), (
+            "the one without a byte is no refusal: a health check's"
+        )
 
 
 @pytest.mark.slow

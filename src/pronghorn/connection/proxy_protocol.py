@@ -65,6 +65,11 @@ class HeaderReader:
         self._data = b""
         self.needs = SHORTEST
 
+    @property
+    def began(self) -> bool:
+        """Whether a byte has come."""
+        return bool(self._data)
+
     def feed(self, data: bytes) -> ProxyHeader | None:
         """Take at most `needs` bytes: the header once it is whole, None before.
 

@@ -19,6 +19,7 @@ from pronghorn.peers import Peer
 
 TOO_LATE = "no PROXY header in time"
 WRONG = "no PROXY header"
+NO_BYTE = "no byte"  # no refusal: the connection has ended without one, as that of a health check over TCP
 
 
 def _nothing(thing: Watchable) -> None:
@@ -66,13 +67,13 @@ class HeaderWait:
         """There may be more of the header."""
         try:
             while self.wants_read:
-                self.header = _fed(self._reader, self.sock.recv(self._reader.needs))
+                self.header = _fed(self._reader, self.sock)
                 if self.header is not None:
                     self._end()
         except (BlockingIOError, InterruptedError):
             pass
         except (BadProxyHeader, OSError) as error:
-            self._end(WRONG, str(error))
+            self._end(limit_of(error), str(error))
 
     def late(self) -> None:
         """The deadline is there."""
@@ -100,12 +101,30 @@ def read_header(sock: socket.socket, timeout: float) -> ProxyHeader:
         if left <= 0:
             raise TimeoutError(TOO_LATE)
         if poller.poll(left * 1000):
-            header = _fed(reader, sock.recv(reader.needs))
+            header = _fed(reader, sock)
             if header is not None:
                 return header
 
 
-def _fed(reader: HeaderReader, data: bytes) -> ProxyHeader | None:
+class OnlyConnected(BadProxyHeader):
+    """The connection has ended without a byte."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection ended before it")
+
+
+def limit_of(error: BadProxyHeader | OSError) -> str:
+    """The limit that refuses a connection whose header did not come; `NO_BYTE` for a health check's."""
+    return NO_BYTE if isinstance(error, OnlyConnected) else WRONG
+
+
+def _fed(reader: HeaderReader, sock: socket.socket) -> ProxyHeader | None:
+    try:
+        data = sock.recv(reader.needs)
+    except ConnectionResetError:
+        if reader.began:
+            raise
+        raise OnlyConnected from None
     if not data:
-        raise BadProxyHeader("the connection ended before it")
+        raise BadProxyHeader("the connection ended before it") if reader.began else OnlyConnected
     return reader.feed(data)

@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.closing import turn_away
-from pronghorn.connection.proxy_wait import TOO_LATE, WRONG
+from pronghorn.connection.proxy_wait import NO_BYTE, TOO_LATE, WRONG
+from pronghorn.errors import End
 from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.connection_limits import CRASHED, DENIED, SOURCE_TOO_FAST, TOO_FAST, TOO_MANY, Limits
-from pronghorn.scoreboard.counts import ACCEPTED, OPEN, REFUSED, Counts
-from pronghorn.scoreboard.details import WORD
+from pronghorn.scoreboard.counts import ACCEPTED, CLOSED_WORD, OPEN, PROBES, REFUSED, Counts
+from pronghorn.scoreboard.details import REASONS, WORD
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.emfile import SpareDescriptor
 from pronghorn.serving.end_states import state_of_refusal
@@ -245,7 +246,20 @@ class Admission:
                 offer.service.limits.left(peer)
         self._count_refused(offer, peer, limit, detail)
 
+    def _count_probe(self, offer: Offer) -> None:
+        """A connection ended without a byte before its PROXY header: a health check's, and no refusal."""
+        if self.details is not None:
+            self.details.connection(offer.number, REASONS[End.DONE], 0.0, None)
+        with self.lock:
+            self.counts.add(CLOSED_WORD[End.DONE])
+            self.counts.add(PROBES)
+            self.counts.add(OPEN, -1)
+            if offer.counts is not None and self.counts is self.row:
+                offer.counts.add(OPEN, -1)
+
     def _count_refused(self, offer: Offer, peer: Peer, limit: str, detail: str = "") -> None:
+        if limit == NO_BYTE:
+            return self._count_probe(offer)
         if self.details is not None:
             self.details.add(REFUSED_FOR.get(limit, REFUSED_OTHERWISE))
         with self.lock:

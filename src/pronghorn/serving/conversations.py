@@ -17,7 +17,7 @@ from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
 from pronghorn.connection.closing import last_call, let_go
 from pronghorn.connection.in_flight import is_over, is_quiet
-from pronghorn.connection.proxy_wait import TOO_LATE, WRONG
+from pronghorn.connection.proxy_wait import TOO_LATE, limit_of
 from pronghorn.connection.quiet import shrunk
 from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, End, PeerTimeout
 from pronghorn.events import ConnectionOpened
@@ -124,7 +124,7 @@ class Conversations:
         except TimeoutError:
             limit = TOO_LATE
         except (BadProxyHeader, OSError) as error:
-            limit, detail = WRONG, str(error)
+            limit, detail = limit_of(error), str(error)
         else:
             conn.take_header(header)
             limit = context.refusal_of_client(offer, conn.peer)

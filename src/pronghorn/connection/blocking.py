@@ -106,8 +106,8 @@ class ConnectionBase(AnyConnection):
         self.process_drain, self.own_drain = drain, None
         self.opened = time.monotonic()
         self.bytes_in = self.bytes_out = 0
-        self.reading_shut = self.hears_drain = self.stays = False
-        self.goodbye = ""
+        self.reading_shut = self.hears_drain = self.stays = self.unacknowledged = False
+        self.goodbye = self.program_end = ""
         self.partial = self.on_cut = self.leave = self.cancel = self.note_program = self.note_idle = None
         self.protocol = self.proxy = self.seen = self.own_fields = None
         self.tls_starts = None
@@ -115,8 +115,7 @@ class ConnectionBase(AnyConnection):
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
         self.cut_by = self.gone = None
-        self.program_end, self.first_sent = "", 0.0
-        self.measured, self.unacknowledged = True, False
+        self.first_sent, self.measured = 0.0, True
         self.fd = self.fileno()
         self.inode = identity(self.fd)
         self.lost = self.counted = False

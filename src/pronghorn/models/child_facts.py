@@ -134,12 +134,15 @@ class ConnectionsApart(Children):
     def __init__(self, most: int) -> None:
         """For the parent, before the first fork; there are `most` children."""
         super().__init__()
+        self.look_by: Callable[[float], None] = lambda at: None
+        """Called with an instant (monotonic) by which `late` shall be called, whenever there is one."""
+        self.asked: list[Callable[[], None]] = []
+        """What is called when children have told; empty while nobody has asked: then `collect` has nothing to do."""
         self._look_by = self._answer_by = math.inf
         self._memory, self._free = mmap.mmap(-1, most * PLACE), [*range(most)]
         self._places: dict[int, int] = {}  # of children that were asked, by process id, while they live
         self._rows: dict[int, ConnectionRow] = {}
         self._awaited: set[int] = set()
-        self._then: list[Callable[[], None]] = []
         self._ending: dict[int, float] = {}  # until when a child may end by itself
         self._pids: dict[int, int] = {}  # by the connection's number, up to the one that was the newest
         self._newest = -1
@@ -163,7 +166,7 @@ class ConnectionsApart(Children):
             self[pid].counts.words[ASKED] = 1 + self._places[pid]
         wake(wanted - self._awaited)
         self._awaited |= wanted
-        self._then.append(then)
+        self.asked.append(then)
         self._answer_by = min(self._answer_by, time.monotonic() + ANSWER)
         self._answer_if_complete()
 
@@ -189,8 +192,6 @@ class ConnectionsApart(Children):
 
     def collect(self) -> None:
         """Some children may have answered."""
-        if not self._then:
-            return
         for pid in self._awaited & self.keys():
             if (length := -self[pid].counts.words[ASKED]) > 0:
                 start = self._places[pid] * PLACE
@@ -199,15 +200,11 @@ class ConnectionsApart(Children):
                     self._rows[pid] = _row.decode(self._memory[start : start + min(length, PLACE)]).believed()
         self._answer_if_complete()
 
-    def due(self) -> float:
-        """When `late` has something to do (monotonic)."""
-        return self._look_by
-
     def late(self, now: float) -> None:
         """Answers without those that have not spoken, and kills those that shall have ended."""
-        self.collect()
-        if now < self._look_by:
+        if self._look_by == math.inf:
             return
+        self.collect()
         if now >= self._answer_by:
             self._awaited.clear()
         for pid in [pid for pid, until in self._ending.items() if now >= until or pid not in self]:
@@ -218,7 +215,7 @@ class ConnectionsApart(Children):
     def _answer_if_complete(self) -> None:
         self._awaited &= self.keys()
         if not self._awaited:
-            then, self._then, self._answer_by = self._then, [], math.inf
+            then, self.asked, self._answer_by = self.asked, [], math.inf
             for each in then:
                 each()
             self._rows.clear()
@@ -226,6 +223,8 @@ class ConnectionsApart(Children):
 
     def _plan(self) -> None:
         self._look_by = min(self._answer_by, *self._ending.values(), math.inf)
+        if self._look_by < math.inf:
+            self.look_by(self._look_by)
 
     # What a child does.
 

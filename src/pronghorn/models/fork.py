@@ -33,7 +33,7 @@ from pronghorn.models.children import (
     wake,
 )
 from pronghorn.models.model import Model
-from pronghorn.scoreboard.counts import ENDED, PID, PROGRAM, ChildCounts
+from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import ChildContext, Context
 from pronghorn.serving.conversations import LEAVE, Conversations
@@ -125,7 +125,7 @@ def serve(context: Context) -> None:
         if context.drain.begun and not context.drain.spread:
             tell(children, context.drain)  # also those of a queue that waits for room
 
-    flows.told, flows.tell, flows.look_by = children, partial(tell_one, children, context.drain), children.due
+    flows.told, flows.tell, children.look_by = children, partial(tell_one, children, context.drain), flows.look_by
     previous = handle_signals(flows, [mine], own, children, parent)
     for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
@@ -199,25 +199,25 @@ def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, paren
 def settle_dead(context: Context, shared: ChildCounts, children: ConnectionsApart) -> None:
     """Take what dead children have counted, and observe those that died before they had closed their connection; and
     what the living have told."""
-    children.collect()
+    if children.asked:
+        children.collect()
     for pid, status, (peer, counts, opened, offer, number) in reap(children):
         program = counts.words[PROGRAM]
         offer.take_child(counts)
-        end = End.OPERATOR if counts.words[ENDED] else End.KILLED
-        killed = shared.settle(counts, context.row, end)
+        killed = shared.settle(counts, context.row)
         if status == CUT and not killed and context.drain.begun:  # before its parent woke up at the deadline
             context.note_cut(pid, peer, opened)
         if killed and program > 1:
             end_session(program)
         offer.service.limits.left(peer)
-        if not killed:
+        if killed is None:
             continue
-        context.note_killed(offer, opened, end)
-        cut = status == -signal.SIGKILL and (end is End.OPERATOR or time.monotonic() >= context.drain.deadline)
+        context.note_killed(offer, opened, killed)
+        cut = status == -signal.SIGKILL and (killed is End.OPERATOR or time.monotonic() >= context.drain.deadline)
         if not cut:
             stack = context.remains.stacks.take() if context.remains is not None and status < 0 else ""
             context.observe(ChildDied(peer, pid, status, stack, offer.told, context.id_of(number)))
-        context.child_killed(number, peer, opened, offer, cut, end)
+        context.child_killed(number, peer, opened, offer, cut, killed)
 
 
 def reap(children: Children) -> list[tuple[int, int, Child]]:

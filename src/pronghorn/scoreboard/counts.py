@@ -154,16 +154,18 @@ class ChildCounts:
         counts.words[:] = _NOTHING
         self._free.append(counts)
 
-    def settle(self, counts: Counts, into: Counts, reason: str = End.KILLED) -> bool:
-        """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more. True
-        if it has not said itself how that ended: then it is counted as closed for `reason`."""
-        silent = not counts.words[REFUSED] and not any(counts.words[CLOSED:COUNTERS])
-        if silent and reason:
-            counts.words[CLOSED_WORD[reason]] = 1
+    def settle(self, counts: Counts, into: Counts, reason: End | None = End.KILLED) -> End | None:
+        """Its child is gone: what it counted goes `into` others, and the connection that it had is open no more. If the
+        child has not said itself how that ended, it is counted as closed for `reason`, or for OPERATOR if it was killed
+        at the operator's word: then returns that, and None otherwise."""
+        words, counted = counts.words, None
+        if reason is not None and not words[REFUSED] and not any(words[CLOSED:COUNTERS]):
+            counted = End.OPERATOR if reason is End.KILLED and words[ENDED] else reason
+            words[CLOSED_WORD[counted]] = 1
         into.take(counts)
         into.add(OPEN, -1)
         self.back(counts)
-        return silent
+        return counted
 
     # For the supervisor, once the worker is dead.
 

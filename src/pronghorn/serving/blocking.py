@@ -7,7 +7,6 @@ does both, so that a second one watches beside it (heartbeat.py).
 from __future__ import annotations
 
 import functools
-import math
 import select
 import socket
 import sys
@@ -107,8 +106,6 @@ class Flows(Conversations):
             self._connection_classes = {name: noting(each) for name, each in self._connection_classes.items()}
         self._watched = {thing.fileno(): thing for thing in (context.watched if watched is None else watched)}
         self._beside = beside
-        self.look_by: Callable[[], float] = lambda: math.inf
-        """When `beside` has something to do (monotonic)."""
         self._gate = Gate(context.to_be_served_alone)
         self._beat_at = 0.0
         self._has_let_go = False
@@ -222,8 +219,9 @@ class Flows(Conversations):
         for fd, _ in poller.poll(0):
             self.context.observe(ClientsWait(listeners[fd].address, *most))
 
-    def wait(self, now: float) -> float:
-        return min(super().wait(now), max(0.0, self.look_by() - now))
+    def look_by(self, at: float) -> None:
+        """Have the next look at the deadlines, and with it the call of `beside`, no later than then (monotonic)."""
+        self.timeouts.look_by(at)
 
     def hear(self) -> None:
         """Take what has come for the things that are watched, while nothing polls them."""

@@ -267,7 +267,8 @@ class ChildContext(Context):
         """In the process: its connection, and where it counts, which its worker has lent to it."""
         self.counts = counts
         self.open[conn.number] = conn
-        service_times.begin_at(conn.number)
+        if self.details is not None:
+            service_times.begin_at(conn.number)
 
     def refused(self, offer: Offer, peer: Peer, limit: str, detail: str = "", *, admitted: bool = False) -> None:
         self._count_refused(offer, peer, limit, detail)

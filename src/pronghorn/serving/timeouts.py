@@ -62,6 +62,10 @@ class Timeouts(Generic[C]):
         """Seconds until the next pass."""
         return max(0.0, self._next - now)
 
+    def look_by(self, at: float) -> None:
+        """Have the next pass no later than then."""
+        self._next = min(self._next, at)
+
     def first_look(self, kernel_knows: bool) -> float:
         """The age at which a connection has to be looked at for the first time, in seconds: an unfinished message is
         timed from there, and so is everything else unless the kernel knows what happened before."""
@@ -118,6 +122,10 @@ class TimeoutsByListener(Generic[C]):
 
     def wait(self, now: float) -> float:
         return min((each.wait(now) for each in self._apart), default=math.inf)
+
+    def look_by(self, at: float) -> None:
+        for each in self._apart[:1]:
+            each.look_by(at)
 
     def first_look(self, kernel_knows: bool) -> float:
         return min((each.first_look(kernel_knows) for each in self._apart), default=math.inf)

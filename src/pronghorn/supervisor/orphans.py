@@ -46,7 +46,7 @@ class Orphans:
         row.inherit()
         for entry in self.children.used():
             if entry not in alive:
-                self.children.settle(self.children.block(entry), row, "")
+                self.children.settle(self.children.block(entry), row, None)
         lost = max(0, row.unaccounted - len(alive))
         row.add(CLOSED_WORD[End.KILLED], lost)
         self._write()

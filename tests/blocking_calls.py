@@ -116,14 +116,14 @@ RULES: dict[str, Callable[[Trace, str, str], bool]] = {
     **dict.fromkeys(
         """
         open openat openat2 stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat unlink unlinkat
-        rename renameat2 mkdir mkdirat chdir fchdir chmod chown fchownat getdents64 statfs inotify_add_watch execve
+        rename renameat2 mkdir mkdirat chdir fchdir chmod chown fchownat statfs inotify_add_watch execve
         """.split(),
         Trace.by_path,
     ),
     **dict.fromkeys(
         """
         read readv pread64 write writev pwrite64 recvfrom recvmsg sendto sendmsg accept accept4 connect ftruncate
-        sendfile splice fsync fdatasync fchmod fchown
+        sendfile splice fsync fdatasync fchmod fchown getdents64
         """.split(),
         Trace.by_descriptor,
     ),

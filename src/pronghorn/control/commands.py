@@ -12,6 +12,7 @@ from typing import Any
 
 from pronghorn import __version__
 from pronghorn.errors import BadSetting
+from pronghorn.listening.sock_diag import overflows
 from pronghorn.scoreboard import details
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.details import service_times
@@ -250,8 +251,6 @@ def _certificates(service: PlannedService) -> list[dict[str, Any]]:
 def _overflows() -> int | None:
     """How many connections have come to full accept queues, of all programs of this network namespace; None where the
     kernel does not tell."""
-    from pronghorn.listening.sock_diag import overflows  # here: a worker has no use for it
-
     try:
         return overflows().overflowed
     except OSError:

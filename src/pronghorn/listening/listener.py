@@ -127,7 +127,7 @@ class Listener:
             return None
         try:
             if self.family == socket.AF_UNIX:
-                from pronghorn.listening.sock_diag import unix_socket  # here: a worker does not ask
+                from pronghorn.listening.sock_diag import unix_socket  # the supervisor has imported it at its start
 
                 found = unix_socket(os.fstat(self.fileno()).st_ino)
                 return found.waiting, found.backlog

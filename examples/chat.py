@@ -26,9 +26,9 @@ class Member(pronghorn.Protocol):
             elif text.isalnum():
                 self.name = text
                 names = ", ".join(sorted(member.name for member in list(room))) or "nobody"
-                room.add(self)  # before the welcome: whoever has read it is here
-                self.transport.write(f"Welcome. Here now: {names}.\n".encode())
+                room.add(self)  # before the welcome: whoever has read it is here, and all others know
                 self.tell(f"* {text} came")
+                self.transport.write(f"Welcome. Here now: {names}.\n".encode())
             else:
                 self.transport.write(b"Letters and digits only. What is your name?\n")
 

@@ -284,6 +284,7 @@ REFUSED = {
     "--pid-file nowhere/pid": (2, "There is no folder"),
     "--access-log nowhere/log": (2, "There is no folder"),
     "--access-log .": (2, "That is a folder"),
+    "--control-socket nowhere/sock": (2, "There is no folder"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -94,6 +95,24 @@ def test_counting_in_this_process() -> None:
     with pytest.raises(KeyError), waits.labels("me\udcff").time():
         raise KeyError
     assert waits.labels("me\udcff").count == 1 and 0 <= waits.labels("me\udcff").sum < 60
+
+
+def test_a_decorator_times_each_call() -> None:
+    took = metrics.histogram("took_seconds", "Took.", buckets=(0.005, 60))
+
+    @took.time()
+    def count_down(number: int) -> int:
+        return number and count_down(number - 1)
+
+    @took.time()
+    async def waits(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    assert count_down(2) == 0 and took.count == 3
+    before = took.sum
+    assert asyncio.run(waits(0.01)) == 0.01
+    assert took.count == 4 and took.sum - before >= 0.009
 
 
 def test_declared_twice_it_is_the_same() -> None:

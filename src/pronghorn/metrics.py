@@ -19,8 +19,10 @@ import time
 import warnings
 from _thread import RLock
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -29,6 +31,9 @@ from pronghorn.errors import as_text
 
 if TYPE_CHECKING:
     from typing import Self
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 MOST_BUCKETS, MOST_LABELS, LONGEST_NAME, LONGEST_HELP, LONGEST_VALUE = 40, 8, 100, 200, 120
@@ -257,7 +262,8 @@ class Histogram(Metric):
         self._store.observe(self._place, bisect_left(bounds, value), len(bounds) + 1, value)
 
     def time(self) -> Timing:
-        """`with histogram.time():` observes how many seconds that took, whatever it raised."""
+        """`with histogram.time():` observes how many seconds the block took, whatever it raised; as a decorator, how
+        many each call of the function takes, or of the coroutine function until its coroutine is done."""
         return Timing(self)
 
     @property
@@ -284,6 +290,23 @@ class Timing:
 
     def __exit__(self, *_: object) -> None:
         self._histogram.observe(max(0.0, time.perf_counter() - self._began))
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        if iscoroutinefunction(function):
+
+            @wraps(function)
+            async def timed(*args: P.args, **kwargs: P.kwargs) -> Any:
+                with Timing(self._histogram):
+                    return await function(*args, **kwargs)
+
+            return cast("Callable[P, R]", timed)
+
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            with Timing(self._histogram):  # of its own: calls may overlap
+                return function(*args, **kwargs)
+
+        return called
 
 
 M = TypeVar("M", Counter, Gauge, Histogram)

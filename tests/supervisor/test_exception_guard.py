@@ -139,7 +139,7 @@ BROKEN = """
 import os, pronghorn
 from pronghorn.supervisor.supervisor import Supervisor
 from pronghorn.supervisor.workers import Workers
-from pronghorn.server import Server
+from pronghorn.beside import Beside
 
 def break_it(kind, name):
     real = getattr(kind, name)
@@ -152,7 +152,7 @@ def break_it(kind, name):
 break_it(Supervisor, "_look_at_certificates")
 break_it(Workers, "hear")
 break_it(Workers, "hurry_orphans")
-break_it(Server, "_end_autoreload")
+break_it(Beside, "_end_autoreload")
 
 @pronghorn.message(pronghorn.lines)
 def reply(line):

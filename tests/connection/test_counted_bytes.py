@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from launch import wait_for
 from pronghorn.connection.blocking import Connection
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Only Linux counts the bytes of a connection.")
@@ -29,7 +30,13 @@ def test_what_is_on_its_way_counts_as_sent_and_a_handler_that_closes_keeps_the_c
                 conn.shutdown(socket.SHUT_WR)
             conn.measure()
             assert (conn.measured, conn.bytes_in, conn.bytes_out) == (True, 5, 100_000)
-        taking = threading.Thread(target=lambda: (client.makefile("rb").read(), client.shutdown(socket.SHUT_WR)))
+
+        def take() -> None:
+            wait_for(lambda: conn.counted)  # once both sides have ended, the kernel counts the ends as bytes
+            client.makefile("rb").read()
+            client.shutdown(socket.SHUT_WR)
+
+        taking = threading.Thread(target=take)
         taking.start()
         conn.close()
         taking.join()

@@ -116,8 +116,11 @@ def test_ipv6s_wildcard_holds_ipv4() -> None:
 
 def test_ipv6_alone_leaves_ipv4_free() -> None:
     for host in ("::", "::1"):
-        with listener(host, dualstack_ipv6=False) as server:
-            port = server.getsockname()[1]
+        with socket.socket() as other:  # a port that nobody has under IPv4 either
+            other.bind(("", 0))
+            port = other.getsockname()[1]
+            server = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=False)
+        with server:
             assert asked_of(f"0.0.0.0:{port}")[0].verdict is Verdict.FREE
             assert asked_of(f"[::1]:{port}")[0].cause is Cause.LISTENER
             finding, words, said = asked_of(port)

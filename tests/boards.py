@@ -10,6 +10,7 @@ from typing import Any
 
 from launch import Launched, wait_for
 from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.details import Counted, total
 from pronghorn.scoreboard.row import SERVING, Row
 
 
@@ -20,6 +21,14 @@ def board_of(server: Launched) -> Scoreboard:
         if "pronghorn-scoreboard" in os.readlink(f"{folder}/{name}"):
             return Scoreboard.adopt(os.open(f"{folder}/{name}", os.O_RDWR))
     raise AssertionError("the supervisor has no scoreboard")
+
+
+def details_of(server: Launched) -> Counted:
+    """What all workers of a server, living and dead, have counted for metrics."""
+    board = board_of(server)
+    whole = total(board.fileno(), (0, *board.taken())) or Counted()
+    board.close()
+    return whole
 
 
 def serving_rows(board: Scoreboard, count: int = 1) -> list[Row]:

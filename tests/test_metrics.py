@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from boards import board_of
+from boards import board_of, details_of
 from launch import Launched, launched_code, wait_for
 from pronghorn import metrics
 from pronghorn.connection.base import fields_as_text
@@ -213,33 +213,24 @@ def test_workers_and_children_that_die_take_nothing_with_them(model: str, tmp_pa
             with server.connect() as client:
                 client.sendall(b"one\nlonger than that\n")
                 assert client.recv(100)
-        wait_for(lambda: sum_of(server).histogram(DURATION).count == 6)
+        wait_for(lambda: details_of(server).histogram(DURATION).count == 6)
         with server.connect() as client:
             client.sendall(b"die\n")
             client.recv(100)
         wait_for(lambda: own(server).get("lines_total/die") == [1.0])
         # A worker that is killed loses the last second, in which it has not written down the end of a child either.
-        wait_for(lambda: sum_of(server).histogram(DURATION).count == 6 + (model == "fork"))
+        wait_for(lambda: details_of(server).histogram(DURATION).count == 6 + (model == "fork"))
         server.ready(2)
         for pid in server.workers():
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: board_of(server).totals()["open"] == 0)
         wait_for(lambda: len(server.ready(2)) == 2)
         server.send(signal.SIGHUP)
-        wait_for(lambda: sum_of(server)["reload_done"] == 1 and sum_of(server)["exit_signal"] >= 2)
+        wait_for(lambda: details_of(server)["reload_done"] == 1 and details_of(server)["exit_signal"] >= 2)
         told = {"lines_total/one": [6.0], "lines_total/longer than that": [6.0], "line_bytes": [0.0, 7.0, 6.0, 117.0]}
         wait_for(lambda: told.items() <= own(server).items())
-        assert sum_of(server).histogram(DURATION).count == 6 + (model == "fork")
-        assert sum_of(server).histogram(SERVICE).count >= 1
-
-
-def sum_of(server: Launched) -> details.Counted:
-    board, whole = board_of(server), details.Counted()
-    for index in (0, *board.taken()):
-        if (found := details.read(board.fileno(), index)) is not None:
-            whole.add(found)
-    board.close()
-    return whole
+        assert details_of(server).histogram(DURATION).count == 6 + (model == "fork")
+        assert details_of(server).histogram(SERVICE).count >= 1
 
 
 @pytest.mark.slow

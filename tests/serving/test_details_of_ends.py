@@ -8,20 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from boards import board_of
-from launch import Launched, launched, wait_for
-from pronghorn.scoreboard import details
+from boards import details_of
+from launch import launched, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-def counted(server: Launched) -> details.Counted:
-    board, whole = board_of(server), details.Counted()
-    for index in (0, *board.taken()):
-        if (found := details.read(board.fileno(), index)) is not None:
-            whole.add(found)
-    board.close()
-    return whole
 
 
 @pytest.mark.parametrize("model", ["epoll", "fork"])
@@ -46,13 +36,13 @@ def test_handshakes_by_how_they_end(model: str, tmp_path: Path) -> None:
             plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
             plain.recv(100)
         silent.recv(100)
-        wait_for(lambda: counted(server)["handshake_timeout"] == 1)
+        wait_for(lambda: details_of(server)["handshake_timeout"] == 1)
         names = ("done", "untrusted", "no_tls", "timeout", "failed")
-        wait_for(lambda: [counted(server)[f"handshake_{each}"] for each in names] == [1, 1, 1, 1, 0])
+        wait_for(lambda: [details_of(server)[f"handshake_{each}"] for each in names] == [1, 1, 1, 1, 0])
 
 
 def test_refusals_by_their_limit(tmp_path: Path) -> None:
     with launched(tmp_path, workers=1, deny=["127.0.0.1"], statsd="127.0.0.1:9") as server:
         for _ in range(3):
             assert server.refuses()
-        wait_for(lambda: counted(server)["refused_access"] == 3)
+        wait_for(lambda: details_of(server)["refused_access"] == 3)

@@ -183,13 +183,12 @@ class Source:
         return sums
 
     def _read(self, numbers: Iterable[int]) -> Sums:
-        board, counted, own = self.board, Counted(), list[tuple[Row | None, Own]]()
+        board, own = self.board, list[tuple[Row | None, Own]]()
         board.look_again()
         rows = board.rows()
+        counted = details.total(board.fileno(), (0, *(row.index for row in rows))) or Counted()
         for row in (None, *rows):
             index = 0 if row is None else row.index
-            if (there := details.read(board.fileno(), index)) is not None:
-                counted.add(there)
             if (its_own := self._own.read(board.fileno(), index)) is not None:
                 own.append((row, its_own))
         listeners = {number: board.totals_at(number) for number in numbers}

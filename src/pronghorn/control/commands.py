@@ -267,12 +267,9 @@ def _pairs(times: Histogram | None) -> list[tuple[float | None, int]] | None:
 def times(board: Scoreboard) -> dict[str, dict[str, float]] | None:
     """How long connections lasted, how long until their first byte was sent, and how long messages took (a sample), in
     seconds: the number of values, and quantiles. None where nobody reads metrics, and so nothing is measured."""
-    parts = [details.read(board.fileno(), index) for index in (0, *(row.index for row in board.rows()))]
-    if not any(parts):
+    whole = details.total(board.fileno(), (0, *(row.index for row in board.rows())))
+    if whole is None:
         return None
-    whole = details.Counted()
-    for each in filter(None, parts):
-        whole.add(each)
     told = {}
     for name, start in (
         ("duration", details.DURATION),

@@ -16,7 +16,7 @@ from _thread import RLock
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -233,6 +233,17 @@ def read(fd: int, index: int) -> Counted | None:
         return None
     raw = os.pread(fd, END * 8, where)
     return Counted(raw) if len(raw) == END * 8 else None
+
+
+def total(fd: int, indexes: Iterable[int]) -> Counted | None:
+    """What stands in the regions of these rows, summed; None if nobody has counted there."""
+    parts = [part for index in indexes if (part := read(fd, index)) is not None]
+    if not parts:
+        return None
+    whole = Counted()
+    for part in parts:
+        whole.add(part)
+    return whole
 
 
 def service_times(fd: int, index: int) -> Histogram | None:

@@ -294,6 +294,15 @@ def upgraded(server: Launched, pid: int, times: int = 1) -> int:
     return int(server.log.rpartition("Upgraded: process ")[2].split()[0])
 
 
+def connection_of(server: Launched, program: int) -> socket.socket | None:
+    """An open connection, if a worker of this program has taken it: the old one accepts for a moment still."""
+    sock = server.connect()
+    if psutil.Process(said(sock)[1]).ppid() == program:
+        return sock
+    sock.close()
+    return None
+
+
 def is_gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or not lives(psutil.Process(pid))
 
@@ -319,8 +328,8 @@ def test_a_stop_ends_the_programs_before_it_too(tmp_path: Path, ends: signal.Sig
     with contextlib.ExitStack() as stack, served(tmp_path, model="thread") as server:
         pid, pids, held = server.pid, [server.pid], []
         for times in range(1, 3):
-            held.append(stack.enter_context(server.connect()))
-            said(held[-1])
+            sock = wait_for(lambda pid=pid: connection_of(server, pid), "a connection of this program")  # type: ignore[misc]
+            held.append(stack.enter_context(sock))
             pid = upgraded(server, pid, times)
             pids.append(pid)
         assert [said(sock)[0] for sock in held] == ["old", "old"]

@@ -15,7 +15,7 @@ ORDER = (
     "__main__",
     "testing",
     "cli admin",
-    "server",
+    "server bench",
     "beside",
     "control observers",
     "supervisor",

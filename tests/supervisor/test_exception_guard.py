@@ -18,8 +18,9 @@ from launch import script, wait_for
 from pronghorn.events import Event, SupervisorFailed
 from pronghorn.observers.log import LogObserver
 from pronghorn.supervisor import poller as poller_module
-from pronghorn.supervisor.exception_guard import Guard
+from pronghorn.supervisor.exception_guard import RESERVE, Guard
 from pronghorn.supervisor.poller import Poller
+from pronghorn.system.processes import resident_memory
 
 
 def unlucky() -> NoReturn:
@@ -195,3 +196,9 @@ def faults(folder: Path) -> int:
         status = msgspec.json.decode(b"".join(iter(lambda: sock.recv(65536), b"")))["result"]
     assert ("failed to" in (status["last_fault"] or "")) == (status["faults"] > 0)
     return int(status["faults"])
+
+
+def test_the_reserve_takes_no_memory() -> None:
+    before = resident_memory(os.getpid())
+    guards = [Guard() for _ in range(8)]
+    assert resident_memory(os.getpid()) - before < len(guards) * RESERVE / 4

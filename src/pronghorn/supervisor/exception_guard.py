@@ -33,14 +33,14 @@ class Guard:
         self.last = ""
         self._observe = observe
         self.pid = os.getpid()
-        self._reserve: bytearray | None = bytearray(RESERVE)
+        self._reserve: bytes | None = bytes(RESERVE)  # a bytearray would write its zeros: each page would be used
 
     def turn(self) -> None:
         """A new turn of the loop begins."""
         self.failed = False
         if self._reserve is None:
             try:
-                self._reserve = bytearray(RESERVE)
+                self._reserve = bytes(RESERVE)
             except MemoryError:
                 pass
 

@@ -1,7 +1,7 @@
 # make serve   set up what is missing, then serve the upper-case service on 127.0.0.1:8000 (ARGS='--model fork' adds options)
 # make test    set up what is missing, then run every test (ARGS='tests/cli/test_cli.py -x' picks some)
 # make check   the quick gate: format, lint, types, layers, sizes, and the tests that take no more than moments
-# make bench   what each model costs beside other servers (ARGS=connections, memory, start, guards)
+# make bench   what each model costs beside other servers; writes benchmarks/RESULTS.md (15 minutes; ARGS='connections memory' picks)
 # make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (forty minutes; ARGS='R3 R9')
 # make docs    write what is made from the code: docs/settings.md, docs/house.md and settings/keywords.py
 # make venv    only set up .venv, with all that development needs (VENV=.venv-3.13 PYTHON=python3.13: another beside it)
@@ -40,7 +40,7 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy --no-error-summary src
 	@exec $(BIN)/python -m pytest -q -x -n 4 --dist worksteal -m "not slow" $(patsubst %,--ignore=tests/%,$(LONG)) $(ARGS)
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	@exec $(BIN)/python $(BENCH) $(ARGS)
 
 proof: $(VENV)/.dev
@@ -67,6 +67,15 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@$(PIP) --upgrade 'pip>=25.1'
 	@$(PIP) --editable '.[all]' --group dev
 	@touch $@ $(VENV)/.core
+
+# A competitor that cannot be installed is left out of the comparison, which says so.
+$(VENV)/.bench: pyproject.toml $(VENV)/.dev
+	@echo "Installing what the comparison needs into $(VENV) ..." >&2
+	@$(PIP) --group bench || for package in $$($(BIN)/python -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"])'); do \
+	    $(PIP) "$$package" || echo "not installed: $$package (above)" >&2; \
+	done
+	@touch $@
 
 # PYTHON=... chooses; otherwise the first of these that is new enough and can make a virtual environment.
 # A .venv whose interpreter has gone has no $(BIN)/python (a dangling link), so it is made anew.

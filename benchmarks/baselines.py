@@ -1,4 +1,4 @@
-"""Bare competitors: the upper-case service, each as short as its library allows.
+"""Bare competitors: the upper-case service in loops of Python, by socketserver, and by the libraries of libraries.py.
 
 Law: no care beyond what the library gives (no limits, no draining, no deadlines, no counters), and no import beyond
 what the one that runs needs. Each listens on a free port of 127.0.0.1, says so on standard error, and serves until a
@@ -10,38 +10,26 @@ signal or LIFETIME ends it.
 
 from __future__ import annotations
 
+import os
 import resource
 import select
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import asyncio
-    import ssl
+from typing import Any
 
 LIFETIME = 3600
 BACKLOG = 4096
+FLOWS = 16
 
 
 def listening() -> socket.socket:
-    listener = socket.socket()
+    # With the protocol named, as getaddrinfo() names it: asyncio sets TCP_NODELAY on no other connections.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", 0))
     listener.listen(BACKLOG)
     return listener
-
-
-def secured() -> ssl.SSLContext | None:
-    """TLS with the certificate and the key of the command line, if there are any."""
-    if len(sys.argv) < 4:
-        return None
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*sys.argv[2:4])
-    return context
 
 
 def announce(listener: socket.socket) -> None:
@@ -70,66 +58,63 @@ def bare_epoll(listener: socket.socket) -> None:
                 connections.pop(descriptor).close()
 
 
-async def serve_protocol(listener: socket.socket) -> None:
-    import asyncio
+def converse(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data.upper())
+    connection.close()
 
-    class Upper(asyncio.Protocol):
-        __slots__ = ("transport",)
 
-        def connection_made(self, transport: Any) -> None:
-            self.transport = transport
+def accept_for_ever(listener: socket.socket) -> None:
+    while True:
+        converse(listener.accept()[0])
 
-        def data_received(self, data: bytes) -> None:
-            self.transport.write(data.upper())
 
-    server = await asyncio.get_running_loop().create_server(Upper, sock=listener, backlog=BACKLOG, ssl=secured())
+def bare_prefork(listener: socket.socket) -> None:
+    """16 processes, each of which accepts for itself and serves one connection at a time."""
     announce(listener)
-    await server.serve_forever()
+    for _ in range(FLOWS - 1):
+        if not os.fork():
+            break
+    accept_for_ever(listener)
 
 
-async def serve_streams(listener: socket.socket) -> None:
-    import asyncio
+def bare_pool(listener: socket.socket) -> None:
+    """16 threads, each of which accepts for itself and serves one connection at a time."""
+    import threading
 
-    async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data.upper())
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(upper, sock=listener, backlog=BACKLOG, ssl=secured())
     announce(listener)
-    await server.serve_forever()
+    for _ in range(FLOWS - 1):
+        threading.Thread(target=accept_for_ever, args=[listener], daemon=True).start()
+    accept_for_ever(listener)
 
 
-def asyncio_protocol(listener: socket.socket) -> None:
-    """asyncio's own loop and a Protocol."""
-    import asyncio
-
-    asyncio.run(serve_protocol(listener))
-
-
-def asyncio_streams(listener: socket.socket) -> None:
-    """asyncio's own loop, a reader and a writer."""
-    import asyncio
-
-    asyncio.run(serve_streams(listener))
-
-
-def uvloop_protocol(listener: socket.socket) -> None:
-    """uvloop and a Protocol."""
-    import uvloop
-
-    uvloop.run(serve_protocol(listener))
+def bare_fork(listener: socket.socket) -> None:
+    """A child for each connection; those that have ended are reaped before the next accept."""
+    announce(listener)
+    children = 0
+    while True:
+        connection = listener.accept()[0]
+        if not os.fork():
+            listener.close()
+            converse(connection)
+            os._exit(0)
+        connection.close()
+        children += 1
+        while children and os.waitpid(-1, os.WNOHANG)[0]:
+            children -= 1
 
 
-def uvloop_streams(listener: socket.socket) -> None:
-    """uvloop, a reader and a writer."""
-    import uvloop
+def serve_socketserver(mixin: type, listener: socket.socket, handler: type, **attributes: Any) -> None:
+    import socketserver
 
-    uvloop.run(serve_streams(listener))
+    server: Any = type("Server", (mixin, socketserver.TCPServer), attributes)(("", 0), handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    announce(listener)
+    server.serve_forever()
 
 
-def serve_socketserver(mixin: type, listener: socket.socket, **attributes: Any) -> None:
+def upper_request() -> type:
     import socketserver
 
     class Upper(socketserver.BaseRequestHandler):
@@ -137,47 +122,59 @@ def serve_socketserver(mixin: type, listener: socket.socket, **attributes: Any) 
             while data := self.request.recv(65536):
                 self.request.sendall(data.upper())
 
-    server: Any = type("Server", (mixin, socketserver.TCPServer), attributes)(("", 0), Upper, bind_and_activate=False)
-    server.socket.close()
-    server.socket = listener
-    announce(listener)
-    server.serve_forever()
+    return Upper
 
 
 def threading_server(listener: socket.socket) -> None:
     """socketserver.ThreadingTCPServer."""
     import socketserver
 
-    serve_socketserver(socketserver.ThreadingMixIn, listener, daemon_threads=True)
+    serve_socketserver(socketserver.ThreadingMixIn, listener, upper_request(), daemon_threads=True)
 
 
 def forking_server(listener: socket.socket) -> None:
     """socketserver.ForkingTCPServer, with as many children as Pronghorn's fork may have (its own default is 40)."""
     import socketserver
 
-    serve_socketserver(socketserver.ForkingMixIn, listener, max_children=200)
+    serve_socketserver(socketserver.ForkingMixIn, listener, upper_request(), max_children=200)
 
 
-SPEAK_TLS = ("asyncio-protocol", "asyncio-streams", "uvloop-protocol", "uvloop-streams")
-SERVERS = {
+def threading_lines(listener: socket.socket) -> None:
+    """ThreadingTCPServer with StreamRequestHandler's readline."""
+    import socketserver
+
+    class Upper(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                self.wfile.write(line.upper())
+
+    serve_socketserver(socketserver.ThreadingMixIn, listener, Upper, daemon_threads=True)
+
+
+BARE = {
     "bare-epoll": bare_epoll,
-    "asyncio-protocol": asyncio_protocol,
-    "asyncio-streams": asyncio_streams,
-    "uvloop-protocol": uvloop_protocol,
-    "uvloop-streams": uvloop_streams,
+    "bare-prefork": bare_prefork,
+    "bare-pool": bare_pool,
+    "bare-fork": bare_fork,
     "threading-server": threading_server,
     "forking-server": forking_server,
+    "threading-lines": threading_lines,
 }
 
 
 def main() -> None:
-    if len(sys.argv) not in (2, 4) or sys.argv[1] not in (SERVERS if len(sys.argv) == 2 else SPEAK_TLS):
-        sys.exit(f"usage: baselines.py {{{','.join(SERVERS)}}}, or {{{','.join(SPEAK_TLS)}}} CERTIFICATE KEY")
+    import libraries
+
+    servers = BARE | libraries.SERVERS
+    known = servers if len(sys.argv) == 2 else libraries.SPEAK_TLS
+    if len(sys.argv) not in (2, 4) or sys.argv[1] not in known:
+        speak = ",".join(libraries.SPEAK_TLS)
+        sys.exit(f"usage: baselines.py {{{','.join(servers)}}}, or {{{speak}}} CERTIFICATE KEY")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.alarm(LIFETIME)
-    SERVERS[sys.argv[1]](listening())
+    servers[sys.argv[1]](listening())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The load client: bare sockets over one epoll set, in a process of its own.
+"""The load client in Python, for TLS and where there is no C compiler: bare sockets over one epoll set.
 
 Law: it loads any server that answers each message with the message in upper case, and knows nothing of what serves
-it. Each connection keeps exactly one message in flight, so the server sets the pace. Every reply is checked, and
+it. Each connection keeps `--depth` messages in flight, so the server sets the pace. Every reply is checked, and
 everything is bounded: by a count, by seconds, and by the patience with a server that says nothing.
 
     python benchmarks/load.py 127.0.0.1:8000 --seconds 2
@@ -44,9 +44,9 @@ class Client:
 
     __slots__ = ("expected", "message", "partial", "sent_at", "socket", "unsent")
 
-    def __init__(self, number: int, size: int) -> None:
+    def __init__(self, number: int, size: int, depth: int = 1) -> None:
         text = f"client {number} " + "the quick brown fox jumps over the lazy dog " * (size // 44 + 1)
-        self.message = text[: size - 1].encode() + b"\n"
+        self.message = (text[: size - 1].encode() + b"\n") * depth
         self.expected = self.message.upper()
         self.partial = b""
         self.unsent = b""
@@ -121,29 +121,32 @@ class Client:
 class Tally:
     """Latencies in nanoseconds, and when the work began and ended."""
 
-    __slots__ = ("began", "ended", "latencies")
+    __slots__ = ("began", "cpu", "ended", "latencies")
 
     def __init__(self) -> None:
         self.latencies = array.array("q")
         self.began = self.ended = time.perf_counter_ns()
+        self.cpu = time.process_time()
 
-    def result(self) -> dict[str, float | int]:
+    def result(self, depth: int = 1) -> dict[str, float | int]:
+        cpu = time.process_time() - self.cpu
         ordered = sorted(self.latencies)
         count = len(ordered)
         return {
-            "messages": count,
+            "messages": count * depth,
             "seconds": (self.ended - self.began) / BILLION,
+            "cpu": cpu,
             "p50": ordered[count // 2] / 1000,
             "p99": ordered[min(count - 1, count * 99 // 100)] / 1000,
         }
 
 
-def open_all(address: Address, count: int, size: int, tls: bool = False) -> list[Client]:
-    """`count` open connections."""
+def open_all(address: Address, count: int, size: int, depth: int = 1, tls: bool = False) -> list[Client]:
+    """`count` open connections, of which each sends `depth` messages at once."""
     clients = []
     for number in range(count):
-        client = Client(number, size)
-        client.connect(address)
+        client = Client(number, size, depth)
+        client.connect(address, 1 + number % SOURCES)
         poller = select.poll()
         poller.register(client.socket, select.POLLOUT)
         if not poller.poll(PATIENCE * 1000):
@@ -255,15 +258,15 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(tally.result()), flush=True)
         return
     count = options.idle or min(options.connections, options.messages)
-    clients = open_all(address, count, options.size, options.tls)
+    clients = open_all(address, count, options.size, options.depth, options.tls)
     if options.idle:  # one message each: the server has then accepted all of them
         tally = exchange(clients, count, PATIENCE)
         print(json.dumps(tally.result()), flush=True)
         wait_for_line(True, seconds=options.seconds)
     else:
         wait_for_line(options.paced, "open")
-        tally = exchange(clients, options.messages, options.seconds)
-        print(json.dumps(tally.result()), flush=True)
+        tally = exchange(clients, options.messages // options.depth, options.seconds)
+        print(json.dumps(tally.result(options.depth)), flush=True)
         wait_for_line(options.paced)
     for client in clients:
         client.socket.close()
@@ -274,6 +277,7 @@ def main() -> None:
     parser.add_argument("address", help="HOST:PORT, IPv4")
     parser.add_argument("--connections", type=int, default=64, help="open at any time (%(default)s)")
     parser.add_argument("--size", type=int, default=64, help="bytes of a message, its newline included (%(default)s)")
+    parser.add_argument("--depth", type=int, default=1, help="messages in flight on each connection (%(default)s)")
     parser.add_argument("--messages", type=int, default=10_000_000, help="stop after so many (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="stop after so long (%(default)s)")
     parser.add_argument("--per-connection", action="store_true", help="one message per connection")
@@ -283,8 +287,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.tls and options.per_connection:
         parser.error("--tls is for connections that stay")
-    if min(options.connections, options.messages, options.size) < 1 or options.idle < 0:
-        parser.error("connections, messages and size are at least 1")
+    if min(options.connections, options.messages, options.size, options.depth) < 1 or options.idle < 0:
+        parser.error("connections, messages, size and depth are at least 1")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

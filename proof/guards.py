@@ -13,6 +13,7 @@ from typing import Any
 import fuzz
 
 import crash_trials as crashing
+import crowd_trials as crowds
 import fault_trials as failing
 import guard_trials as guards
 import hostile_trials as turning
@@ -23,6 +24,7 @@ from ledger_trials import Result
 Trial = Callable[[Path], Result]
 MODELS = ("epoll", "thread")
 IDLE_MODELS = ("epoll", "asyncio", "uvloop", "gevent")
+CROWD = 15_000
 TLS_MODELS = ("epoll", "thread", "pool", "asyncio", "gevent")
 
 
@@ -48,6 +50,8 @@ def experiments(scaled: Callable[[int], int], available: list[str]) -> Iterator[
         if model in available:
             count = scaled(10_000)
             yield "R6", f"{count:,} idle connections, {model}", _with(idling.idle, count, model)
+            count = scaled(CROWD)
+            yield "R22", f"{count:,} connections at once, {model}", _with(crowds.at_once, count, model)
     yield "R10", f"{scaled(1_000_000):,} false sources", _with(guards.false_sources, scaled(1_000_000))
     for model in available:
         count = sum(failing.fits(each, model) for each in failing.FAULTS)

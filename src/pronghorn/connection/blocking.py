@@ -91,6 +91,8 @@ class ConnectionBase(AnyConnection):
     """The handler has closed it by itself, and its bytes were counted before: the kernel forgets them."""
     lost: bool
     """A handler or a library has closed its descriptor by its number."""
+    peer_ended: bool
+    """The peer's end was read from the kernel, so that there is nothing more to read."""
     files: tuple[weakref.ref[Any], ...]
     """What makefile() has made: it reads ahead."""
     tls_starts: TlsStarts | None
@@ -118,7 +120,7 @@ class ConnectionBase(AnyConnection):
         self.first_sent, self.measured = 0.0, True
         self.fd = self.fileno()
         self.inode = identity(self.fd)
-        self.lost = self.counted = False
+        self.lost = self.counted = self.peer_ended = False
 
     def start_on(
         self,
@@ -308,7 +310,8 @@ class ConnectionBase(AnyConnection):
 
     def linger(self, until: float = math.inf) -> None:
         """Half-close, and let the peer take what was sent: see closing.linger."""
-        self.unacknowledged = linger(self, reading_shut=self.reading_shut, until=until)  # type: ignore[arg-type]
+        shut, ended = self.reading_shut, self.peer_ended
+        self.unacknowledged = linger(self, reading_shut=shut, ended=ended, until=until)  # type: ignore[arg-type]
 
 
 FACTS = {**AnyConnection.__annotations__, **ConnectionBase.__annotations__}.keys() - {"tls", "waits"}

@@ -69,15 +69,18 @@ def may_close(sock: socket.socket, lingering: Lingering, *, reading_shut: bool =
     return lingering.is_over(time.monotonic(), ended=ended, came=came, unsent=not ended and unsent(sock) > 0)
 
 
-def linger(sock: socket.socket, *, reading_shut: bool = False, until: float = math.inf) -> bool:
+def linger(sock: socket.socket, *, reading_shut: bool = False, ended: bool = False, until: float = math.inf) -> bool:
     """Half-close, then discard input until the peer has ended, or has acknowledged everything and says no more, or its
-    time is over (see Lingering); blocking. `reading_shut`: an end of input proves nothing; `until`: a deadline
-    (monotonic) that ends it sooner. Returns whether the peer had not acknowledged everything by then.
+    time is over (see Lingering); blocking. `reading_shut`: an end of input proves nothing; `ended`: the peer's end has
+    been read already; `until`: a deadline (monotonic) that ends it sooner. Returns whether the peer had not
+    acknowledged everything by then.
     """
     try:
+        sock.shutdown(socket.SHUT_WR)
+        if ended and not reading_shut:  # no more can come, and nothing is unread
+            return False
         sock.setblocking(False)  # a handler may have left a timeout, or none
         os.set_blocking(sock.fileno(), False)  # and a program needs it blocking, of which gevent's socket knows nothing
-        sock.shutdown(socket.SHUT_WR)
     except (OSError, ValueError):  # closed, by the handler or the peer
         return False
     lingering, poller = Lingering(time.monotonic(), until), None

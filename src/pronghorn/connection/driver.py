@@ -322,6 +322,7 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
                 transport.wait_closed()
                 break
             else:
+                conn.peer_ended = True
                 if transport.protocol.eof_received():
                     transport.wait_closed()
                 break

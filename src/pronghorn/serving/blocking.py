@@ -92,7 +92,8 @@ class Flows(Conversations):
         beside: Callable[[float], None] | None = None,
     ) -> None:
         self.wake = Wake()  # a conversation has ended: there may be room again
-        super().__init__(context, self.wake.set)
+        self._hears_ends = False  # somebody waits for that: else to wake him would cost each connection two calls
+        super().__init__(context, self._conversation_ended)
         self.parked: dict[int, Connection] = {}  # accepted, and the client has not spoken yet
         self._connection_classes = {each.name: connection_class for each in context.offers.values()}
         for each in context.offers.values():
@@ -135,7 +136,7 @@ class Flows(Conversations):
                 self._observe_waiting(room, listeners)
                 now = time.monotonic()
                 rest = self.wait(now)
-            ready = room() and self._gate.is_open(now)
+            ready = self._is_ready(room, now)
             if ready is not polled.on or polled.full:
                 polled.look(ready, now)
             waiting = []
@@ -156,9 +157,15 @@ class Flows(Conversations):
                 polled.drop(last)
         yield from self._last(listeners, parking, room, woken)
 
+    def _is_ready(self, room: Ask, now: float) -> bool:
+        """Whether to accept now; if not, or if a listener is full, the end of a conversation is waited for as well."""
+        ready = room() and self._gate.is_open(now)
+        self._hears_ends = not ready or self.context.drain.lets_go or bool(self._polled.full)
+        return ready if ready or not self._hears_ends else room() and self._gate.is_open(now)  # one may have ended
+
     def _last(self, listeners: dict[int, Listener], parking: Parking, room: Ask, woken: Tell) -> Iterator[Connection]:
         """Draining has begun: the clients that are in the queues already, and no others."""
-        self.context.row.state = DRAINING
+        self.context.row.state, self._hears_ends = DRAINING, True
         yield from self._queued(len(self.parked), parking.next, room, woken)
         for listener in [each for each in listeners.values() if each.fileno() >= 0]:
             yield from self._queued(listener.queued(), functools.partial(self._accept, listener), room, woken)
@@ -169,7 +176,7 @@ class Flows(Conversations):
     def _goes_on(self, polled: Polled, busy: Ask) -> bool:
         """Let go of the listeners, of those that no other worker serves when their queue is empty. What is open goes
         on; when nothing is, draining begins. Whether it has not begun."""
-        self.context.row.state = LEAVING
+        self.context.row.state, self._hears_ends = LEAVING, True
         for fd, listener in list(polled.listeners.items()):
             if listener.fileno() < 0 or not self._waits_for_us(listener):
                 polled.drop(fd)
@@ -202,6 +209,10 @@ class Flows(Conversations):
         poller = select.poll()
         poller.register(listener.fileno(), select.POLLIN)
         return bool(poller.poll(0))
+
+    def _conversation_ended(self) -> None:
+        if self._hears_ends:
+            self.wake.set()
 
     def _tell_let_go(self) -> None:
         if not self._has_let_go:
@@ -339,6 +350,7 @@ class Flows(Conversations):
             self._watched[fd].on_readable()
 
     def pause(self, seconds: float) -> bool:
+        self._hears_ends = True
         poller = select.poll()
         poller.register(self.wake, select.POLLIN)
         ended = bool(poller.poll(seconds * 1000))

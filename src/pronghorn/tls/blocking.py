@@ -265,7 +265,7 @@ class TlsCalls(Base):
                 pass  # the peer is gone
             finally:
                 self._writing.release()
-        self._bare = True
+        self._bare, self.peer_ended = True, False  # what has ended is TLS: there may be more below it
         super().linger(until)
 
     def _flush_until(self, deadline: float) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from pronghorn.connection.blocking import Connection
@@ -47,19 +48,19 @@ class ListenerStandIn:
     """What a server object finds as its `socket`: accept() gives the connection that this flow of control holds."""
 
     def __init__(self, pairs: bool) -> None:
-        self._here = threading.local()
+        self._here: ContextVar[Connection] = ContextVar("pronghorn_accepted")
         self._pairs = pairs  # http.server takes an address apart, which that of a unix socket does not allow
 
     def set_connection(self, conn: Connection) -> None:
-        self._here.conn = conn
+        self._here.set(conn)
 
     def accept(self) -> tuple[Connection, Any]:
-        conn: Connection = self._here.conn
+        conn = self._here.get()
         address = four_part(conn.peer)
         return conn, (address or "unix", 0) if self._pairs and isinstance(address, str) else address
 
     def getsockname(self) -> Any:
-        return self._here.conn.getsockname()
+        return self._here.get().getsockname()
 
     def fileno(self) -> int:
         return -1

@@ -1,7 +1,7 @@
-"""A thread for every connection: accept, start a thread that converses, accept the next.
+"""A thread for every connection: accept, have a thread converse, accept the next.
 
 It costs a stack per connection and the interpreter's lock between all of them. What fork could not do: all connections
-share one memory, and starting to serve one costs microseconds instead of a process.
+share one memory, and serving one more costs microseconds: a thread that is done waits a moment for the next.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from pronghorn.models.model import Model
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
-from pronghorn.system.process_exit import OwnThread
+from pronghorn.serving.threads import Threads
 
 
 def serve(context: Context) -> None:
-    flows = Flows(context)
+    threads = Threads(flows := Flows(context))
     for conn in flows.accepted(room=lambda: len(flows.open) < flows.settings.max_threads):
         try:
-            OwnThread(flows.hold, conn).start()
+            threads.hold(conn)
         except RuntimeError as error:  # can't start new thread
             flows.refuse(conn, str(error))
     flows.finish()

@@ -70,10 +70,6 @@ class Conversations:
         base.copy().run(self._converse, conn, offer)
         return offer.service
 
-    def hold(self, conn: Connection) -> None:
-        """The whole life of a flow of control that is there for one conversation."""
-        self.converse(conn).handler.leave()
-
     def _converse(self, conn: Connection, offer: Offer) -> None:
         context, error = self.context, None
         service, limits = offer.service, offer.service.limits

@@ -59,7 +59,7 @@ class AnyChannel(Transport):
     ) -> None:
         """`context` is what all of the handler is called in, for this connection; a copy of the caller's by default."""
         self.sock, self.number, self.peer, self.proxy = sock, number, peer, proxy
-        self.loop, self.process_drain, self._most, high_water, self.listener, notes = terms
+        self.loop, self.process_drain, self._most, high_water, self.listener, notes, self._name = terms
         self.opened, self.state = time.monotonic(), State.OPENING
         self.bytes_in = self.bytes_out = 0
         self.first_sent = 0.0
@@ -74,7 +74,6 @@ class AnyChannel(Transport):
         self._asked = 0  # what had been written when the last input came
         self._backlog: bytearray | None = bytearray() if notes else None
         self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
-        self._name = None  # our address, once the socket is gone
         self.seen: Seen | None = None
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
@@ -86,7 +85,7 @@ class AnyChannel(Transport):
 
     def open(self, protocol: Any) -> None:
         """Give the connection to `protocol`; it may write, or close, at once."""
-        self.set_protocol(protocol)
+        self.protocol, self._fills = protocol, hasattr(protocol, "get_buffer")
         self.state = moved(self.state, OPEN)
         self.wants_read = True
         try:
@@ -178,7 +177,7 @@ class AnyChannel(Transport):
                 self._lingering = Lingering(time.monotonic())
                 self._look()
                 return
-        self.state = moved(self.state, CLOSED)
+        self.state = CLOSED
 
     # What the protocol calls: asyncio.Transport.
 
@@ -224,7 +223,7 @@ class AnyChannel(Transport):
     def close(self) -> None:
         """Send what is unsent, then end; `connection_lost(None)` follows, never from within this call."""
         if self.state is not CLOSING and self.state is not CLOSED:
-            self.state = moved(self.state, CLOSING)
+            self.state = CLOSING
             self._wish()
 
     def abort(self) -> None:
@@ -303,7 +302,10 @@ class AnyChannel(Transport):
             return reason_of(self._error)
         if self.goodbye:
             return self.goodbye
-        return ABORTED if self._dead else DRAINING if self.draining else DONE
+        if self._dead:
+            return ABORTED
+        drain = self.process_drain
+        return DRAINING if drain is not None and drain.begun and not drain.spread else DONE  # as `draining`
 
     def read_out(self) -> None:
         """Take what came before draining began, so that it is answered."""
@@ -336,14 +338,16 @@ class AnyChannel(Transport):
             self.loop.failed(self, error)
             self._gone(error)
 
-    def release(self) -> None:
-        """The connection is over, and no loop watches it any more: close its descriptor, if it has it still."""
-        if not self.is_own():
+    def release(self, proven: bool = False) -> None:
+        """The connection is over, and no loop watches it any more: close its descriptor, if it has it still. `proven`:
+        it has, as the kernel has just told the loop."""
+        if not (proven or self.is_own()):
             if not self._dead:  # the handler closed it, and said that it had done
                 self._error = DescriptorLost()
                 self.loop.failed(self, self._error)
             self.sock.detach()
-        self.keep_sockname()
+        if self._name is None:
+            self.keep_sockname()
         end(self.sock)
         self._fd = -1
 
@@ -382,8 +386,7 @@ class AnyChannel(Transport):
     def _end(self) -> None:
         self.ended = True
         if self.state is OPEN:
-            self.state = moved(self.state, HALF_CLOSED)
-        self._wish()
+            self.state = HALF_CLOSED
         try:
             stay = self.context.run(self.protocol.eof_received)
         except BaseException as error:
@@ -391,6 +394,8 @@ class AnyChannel(Transport):
         else:
             if not stay:
                 self.close()
+        if self.wants_read:  # it is not closed, which would have told the loop
+            self._wish()
 
     def _half_close(self) -> None:
         if self.state is OPEN:
@@ -410,9 +415,9 @@ class AnyChannel(Transport):
         self._error = getattr(self.sock, "cut_by", None) or error  # a blocking connection that was cut
         self._backlog = None
         if self._lingering:
-            self.state = moved(self.state, CLOSED)
+            self.state = CLOSED
         elif self.state is not CLOSING:
-            self.state = moved(self.state, CLOSING)
+            self.state = CLOSING
         self._wish()
 
     def _failed(self, error: BaseException) -> None:

@@ -107,3 +107,6 @@ class Terms(NamedTuple):
     notes_first: bool = False
     """Channels note when their first byte was sent: they begin with an empty backlog, so that the first write takes
     another way than those that follow, which ask nothing."""
+    sockname: Any = None
+    """Our own address of all of them, as getsockname(2) tells it; None if they may differ in that, and each has to be
+    asked before its socket is closed."""

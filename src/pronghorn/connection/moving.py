@@ -128,6 +128,7 @@ def restore(channel: AnyChannel, facts: Facts) -> None:
     channel.opened, channel.stays = facts.opened, facts.stays
     channel.bytes_in, channel.bytes_out, channel.first_sent = facts.bytes_in, facts.bytes_out, facts.first_sent
     channel._asked = facts.bytes_out
+    channel._name = None  # a listener of this name may have had another address
     channel.own_fields = {**facts.fields} or None
     channel._paused, channel._throttled = facts.paused, facts.throttled
     channel._low, channel._high = facts.low, facts.high
@@ -247,7 +248,7 @@ class _Left:
     __slots__ = ()
     reason = MOVED
 
-    def release(self: Any) -> None:
+    def release(self: Any, proven: bool = False) -> None:
         """Close this process's descriptor, and leave the connection alone."""
         _close(self)
 

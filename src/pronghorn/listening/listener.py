@@ -40,6 +40,7 @@ NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0,
 alone is dropped, all others pass."""
 HANDSHAKE = 0.2  # seconds that handshakes get that have begun: the round trip of a distant client
 HANDSHAKE_HERE = 0.02  # the same within this machine
+WILDCARDS = ("0.0.0.0", "::")
 MANY = 65536  # more than a queue holds (SOMAXCONN)
 
 
@@ -95,6 +96,15 @@ class Listener:
     @property
     def place(self) -> Place:
         return self.family, self._socket.getsockname()
+
+    @property
+    def sockname(self) -> Any:
+        """Our own address of every connection that comes here, as getsockname(2) tells it of one; None where they may
+        differ in that: the address is a wildcard, or another program has opened the socket, with options that are not
+        known here (IP_TRANSPARENT, ip(7))."""
+        name = self._socket.getsockname()
+        unknown = self.foreign or (isinstance(name, tuple) and name[0] in WILDCARDS)
+        return None if unknown else name
 
     def accept(self) -> tuple[int, Peer] | None:
         """The descriptor and the peer of one new connection, or None if there is nothing to accept now.

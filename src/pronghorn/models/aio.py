@@ -44,8 +44,8 @@ class AsyncioLoops(Loops):
         self._received: dict[int, int] = {}
         super().__init__(context)
 
-    def release(self, thing: Watchable) -> None:
-        super().release(thing)
+    def release(self, thing: Watchable, proven: bool = False) -> None:
+        super().release(thing, proven)
         if not (self.open or self.header_waits) and self.context.drain.lets_go:
             if self.context.drain.begun:
                 self._last.set()

@@ -17,7 +17,7 @@ from pronghorn.serving.event_loop import Turns
 def serve(context: Context) -> None:
     turns = Turns(context)
     epoll = select.epoll()
-    things: dict[int, Watchable] = {}
+    things = turns.watched
     while turns.next():
         for thing in turns.changes():
             fd = thing.fileno()

@@ -22,7 +22,7 @@ from pronghorn.scoreboard.counts import OPEN
 from pronghorn.scoreboard.map import H_FILLING, H_RATES, H_REFUSED, RATE_LOCK, Lock, Map
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.sources import buckets, count_everywhere
-from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key
+from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key, key_of
 from pronghorn.settings import Settings
 from pronghorn.system.descriptors import descriptors_for_connections
 
@@ -184,7 +184,7 @@ class Limits:
             return DENIED
         if self.proxied and self.is_proxy(peer):
             return TOO_FAST if self._bucket is not None and not self._bucket.take() else ""
-        source = key(peer)
+        source = 0 if isinstance(peer, str) else key_of(peer[0])
         if source and self._refused.holds(source):
             return CRASHED
         if self._by_peer and (limit := self._too_many(peer)):
@@ -221,7 +221,7 @@ class Limits:
         """A connection that no limit refused is over."""
         if self._per_source:
             self._row.sources.remove(peer, self._at)
-        source = key(peer)
+        source = 0 if isinstance(peer, str) else key_of(peer[0])
         if source and not self.is_proxy(peer):
             self._connected.remove(source)
 

@@ -69,6 +69,18 @@ class Counts:
         self.own[index] = value = self.own[index] + count
         self.words[index] = value
 
+    def begin(self) -> None:
+        """Count a connection that begins."""
+        own, words = self.own, self.words
+        own[ACCEPTED] = words[ACCEPTED] = own[ACCEPTED] + 1
+        own[OPEN] = words[OPEN] = own[OPEN] + 1
+
+    def end(self, word: int) -> None:
+        """Count a connection that ends, under this word."""
+        own, words = self.own, self.words
+        own[word] = words[word] = own[word] + 1
+        own[OPEN] = words[OPEN] = own[OPEN] - 1
+
     open = word(OPEN, "Connections that are open now: a gauge.")
     accepted = word(ACCEPTED, "Connections that were accepted and given to the handler.")
     refused = word(REFUSED, "Connections that were accepted and closed unserved.")

@@ -24,11 +24,12 @@ MOST = 2**31  # connections of one source in one worker: what is more, or less t
 
 def key(peer: Peer) -> int:
     """The word of a peer's source; 0 if nothing can be said of it alone."""
-    return 0 if isinstance(peer, str) else _key(peer[0])
+    return 0 if isinstance(peer, str) else key_of(peer[0])
 
 
 @lru_cache(maxsize=4096)
-def _key(host: str) -> int:
+def key_of(host: str) -> int:
+    """The same of a host in figures."""
     try:
         raw = packed(host)
     except ValueError:

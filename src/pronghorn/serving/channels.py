@@ -65,7 +65,8 @@ class Entrance:
         self._protocol = service.handler.protocol
         settings = service.settings
         high_water, most_unsent = settings.write_high_water, settings.max_write_buffer
-        self.terms = Terms(loops, context.drain, most_unsent, high_water, offer.name, context.notes_first)
+        notes, own = context.notes_first, offer.listener.sockname
+        self.terms = Terms(loops, context.drain, most_unsent, high_water, offer.name, notes, own)
         self.contexts = offer.base()
         self._handshakes: Handshakes | None = None
         if service.tls_at_once:
@@ -185,22 +186,25 @@ class Loops:
     def failed(self, channel: AnyConnection, error: BaseException) -> None:
         self.context.failed(channel, error)
 
-    def release(self, thing: Watchable) -> None:
-        """The loop has let go of what is closed: close its descriptor, and account for it."""
-        if isinstance(thing, Acceptor):
+    def release(self, thing: Watchable, proven: bool = False) -> None:
+        """The loop has let go of what is closed: close its descriptor, and account for it. `proven`: that is still the
+        one which the loop has watched, as the kernel has just said."""
+        if isinstance(thing, AnyChannel):
+            self.context.holders.pop(thing.fileno(), None)
+            thing.release(proven)
+            if (reason := thing.reason) is MOVED:
+                self.context.handed_over(thing)
+            else:
+                self.context.closed(thing, reason)
+            for acceptor in self.acceptors:  # there may be room again
+                if not acceptor.wants_read:
+                    acceptor.relieve()
+        elif isinstance(thing, Acceptor):
             thing.listener.close()
             if all(acceptor.listener.fileno() < 0 for acceptor in self.acceptors):
                 self.context.let_go()
         elif isinstance(thing, HeaderWait):
             self.header_waits.pop(thing).header_came(thing)
-        elif isinstance(thing, AnyChannel):
-            self.context.holders.pop(thing.fileno(), None)
-            thing.release()
-            if (reason := thing.reason) is MOVED:
-                self.context.handed_over(thing)
-            else:
-                self.context.closed(thing, reason)
-            self.relieve()
 
     def relieve(self) -> None:
         """A connection has ended."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pronghorn import events
 from pronghorn.connection.base import AnyConnection, fields_as_text
 from pronghorn.connection.states import is_peers_fault
-from pronghorn.errors import End, HandshakeFailed, HandshakeTimeout, end_of
+from pronghorn.errors import ENDS, End, HandshakeFailed, HandshakeTimeout
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import (
@@ -125,17 +125,18 @@ class ConnectionEnds(Admission):
 
     def closed(self, conn: AnyConnection, reason: str) -> None:
         """Account for a connection that is over, and whose descriptor is closed."""
-        seconds, details = time.monotonic() - conn.opened, self.details
+        details, tells = self.details, self.tells
+        seconds = time.monotonic() - conn.opened if tells or details is not None else 0.0
         with self.lock:
             faulty = conn.number in self._faulty
-            word = ERROR if faulty else end_of(reason)
+            word = ERROR if faulty else ENDS.get(reason, ERROR)  # as end_of()
             messages = self._leaves(conn, CLOSED_WORD[word])
             probe = not (conn.bytes_in or conn.bytes_out) and conn.measured and word in OF_PROBES
             if probe:
                 self.counts.add(PROBES)
             if details is not None:
                 self._detail(details, conn, word, seconds)
-        if self.tells and (self.notes is None or faulty or probe or not self._note(conn, reason, seconds, messages)):
+        if tells and (self.notes is None or faulty or probe or not self._note(conn, reason, seconds, messages)):
             self._tell_closed(conn, word, reason, faulty, probe, seconds)
 
     def _note(self, conn: AnyConnection, reason: str, seconds: float, messages: int) -> bool:
@@ -278,11 +279,11 @@ class ConnectionEnds(Admission):
     def _leaves(self, conn: AnyConnection, word: int) -> int:
         """Count; gives how many messages there were."""
         self.open.pop(conn.number, None)
-        self.counts.add(OPEN, -1)
+        self.counts.end(word)
         if self._keeps_limits:
             (self._left or self.by_name[conn.listener].service.limits.left)(conn.peer)
-        self.counts.add(word)
-        self._faulty.discard(conn.number)
+        if self._faulty:
+            self._faulty.discard(conn.number)
         done = self._done
         done[0] += conn.bytes_in
         done[1] += conn.bytes_out

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from pronghorn.connection.channel import CLOSED
+from pronghorn.connection.channel import CLOSED, CLOSING
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.timer_queue import Entry, TimerQueue
 from pronghorn.serving.acceptor import Watched
@@ -60,6 +60,9 @@ class Turns(Loops):
 
     def __init__(self, context: Context) -> None:
         self._changed: list[Watchable] = []
+        self.watched: dict[int, Watchable] = {}
+        """For a page whose kernel keeps the set: what is in it, by descriptor. Whatever is taken out of both without an
+        error was still what had come in, since the kernel knows it by more than its number."""
         self.changed = self._changed.append
         self._deadlines = TimerQueue()
         super().__init__(context)
@@ -110,16 +113,19 @@ class Turns(Loops):
 
     def changes(self) -> Iterator[Watchable]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
-        changed = self._changed
+        changed, watched = self._changed, self.watched
         while changed:
             thing = changed.pop()
-            if thing.fileno() < 0:  # it has been released
+            if (fd := thing.fileno()) < 0:  # it has been released
                 continue
-            if thing.is_closing():
+            if (state := thing.state) is CLOSING or state is CLOSED:
                 thing.settle()
-            yield thing
-            if thing.is_closing() and thing.state is CLOSED:
-                self.release(thing)
+                known = watched.get(fd) is thing
+                yield thing
+                if thing.state is CLOSED:
+                    self.release(thing, known and fd not in watched and not self.doubted)
+            else:
+                yield thing
 
     def on_readable(self) -> None:
         """The kernel reports a descriptor that was closed here, and of which another process has a copy."""

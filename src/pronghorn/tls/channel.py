@@ -192,8 +192,8 @@ class AnyTlsChannel(AnyChannel):
         if self.state is OPENING and not (self.records.begun or invited or first_word_due(self)):
             self.close()  # a client that has sent nothing by now is owed nothing
 
-    def release(self) -> None:
-        AnyChannel.release(self)
+    def release(self, proven: bool = False) -> None:
+        AnyChannel.release(self, proven)
         if self.sock.owner is not None:
             self.sock.owner.detach()  # views of it may be about
 

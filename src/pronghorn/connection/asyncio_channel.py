@@ -10,17 +10,27 @@ step in, and neither bounds what a protocol writes that ignores `pause_writing`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from pronghorn.connection.asyncio_selectors import TRUST, make_anew
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import CLOSED, SLOTS, AnyChannel
 from pronghorn.connection.interfaces import TlsStarts, Watchable
 from pronghorn.connection.own_context import asked_by
+from pronghorn.connection.transport import SocketView
 from pronghorn.errors import DescriptorLost
+
+
+class View(TransportSocket):
+    """What a SocketView is, as asyncio's class of it."""
+
+    __slots__ = ()
+    family, type = SocketView.family, SocketView.type
+    dup, get_inheritable = SocketView.dup, SocketView.get_inheritable
 
 
 class AnyAsyncioChannel(AnyChannel):
@@ -34,7 +44,7 @@ class AnyAsyncioChannel(AnyChannel):
         self.context.run(asked_by.set, self.number)  # tasks of the handler are told by their context
 
     def view(self) -> TransportSocket:
-        return TransportSocket(self.sock)
+        return View(cast(socket.socket, self.sock))  # what is called of it, the class below has as well
 
     # How a conversation ends while its server drains: see asyncio_drain.py.
 

@@ -11,6 +11,7 @@ the batch of events, tells `connection_lost`, lingers, and ends in CLOSED; only 
 
 from __future__ import annotations
 
+import _socket
 import errno
 import socket
 import time
@@ -50,7 +51,7 @@ class AnyChannel(Transport):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: _socket.socket,
         number: int,
         peer: Peer,
         terms: Terms,

@@ -61,7 +61,7 @@ class Lingering:
         return now >= self.until
 
 
-def may_close(sock: socket.socket, lingering: Lingering, *, reading_shut: bool = False) -> bool:
+def may_close(sock: _socket.socket, lingering: Lingering, *, reading_shut: bool = False) -> bool:
     """One look at a connection that lingers: throw away what came; whether to close now. `reading_shut`: an end of
     input proves nothing."""
     came = unread(sock) > 0
@@ -103,7 +103,7 @@ def close(sock: _socket.socket) -> None:
         pass
 
 
-def end(sock: socket.socket) -> None:
+def end(sock: _socket.socket) -> None:
     """Close a descriptor, and end the connection with it: a copy of the descriptor in a child process that the handler
     has forked would keep it open, and its client waiting (shutdown(2) ends it for all copies)."""
     try:
@@ -134,7 +134,7 @@ def say_no(sock: _socket.socket) -> None:
         pass
 
 
-def let_go(sock: socket.socket) -> None:
+def let_go(sock: _socket.socket) -> None:
     """Close this process's descriptor and nothing else: no lingering, no half-close; others may hold the socket."""
     fd = sock.detach()
     if fd >= 0:
@@ -162,7 +162,7 @@ def last_call(deadline: float, timeout: float) -> float:
     return deadline - min(LAST_WORDS, timeout / 4)
 
 
-def drop_unsent(sock: socket.socket) -> None:
+def drop_unsent(sock: _socket.socket) -> None:
     """Have the kernel throw away what is unsent when the socket is closed; the peer then reads a reset (socket(7),
     SO_LINGER with a time of 0)."""
     try:

@@ -6,6 +6,7 @@ byte: TLS may follow, which reads for itself. A proxy that is too slow, or sends
 
 from __future__ import annotations
 
+import _socket
 import select
 import socket
 import time
@@ -33,7 +34,7 @@ class HeaderWait:
     __slots__ = tuple("_changed _reader deadline detail header peer refusal sock state wants_read".split())
     wants_write = False
 
-    def __init__(self, sock: socket.socket, peer: Peer, deadline: float) -> None:
+    def __init__(self, sock: _socket.socket, peer: Peer, deadline: float) -> None:
         """`deadline` is monotonic; the caller looks at it, and calls `late()`."""
         self.sock, self.peer, self.deadline = sock, peer, deadline
         self.header: ProxyHeader | None = None
@@ -118,7 +119,7 @@ def limit_of(error: BadProxyHeader | OSError) -> str:
     return NO_BYTE if isinstance(error, OnlyConnected) else WRONG
 
 
-def _fed(reader: HeaderReader, sock: socket.socket) -> ProxyHeader | None:
+def _fed(reader: HeaderReader, sock: _socket.socket) -> ProxyHeader | None:
     try:
         data = sock.recv(reader.needs)
     except ConnectionResetError:

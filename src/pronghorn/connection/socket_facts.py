@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import socket
@@ -28,7 +29,7 @@ def identity(fd: int) -> int:
         return 0
 
 
-def unsent(sock: socket.socket) -> int:
+def unsent(sock: _socket.socket) -> int:
     """Bytes that the peer's kernel has not acknowledged yet, our FIN included (SIOCOUTQ, tcp(7)); 0 if unknown."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
@@ -36,7 +37,7 @@ def unsent(sock: socket.socket) -> int:
         return 0
 
 
-def unread(sock: socket.socket) -> int:
+def unread(sock: _socket.socket) -> int:
     """Bytes that wait in the receive queue (SIOCINQ, tcp(7)); 0 if unknown."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))[0])
@@ -60,7 +61,7 @@ class TcpInfo(tuple[int, int, int, int, int]):
     bytes_in = property(lambda self: self[4] - (self[0] in PEER_HAS_ENDED))  # the kernel counts a FIN as a byte
 
 
-def tcp_info(sock: socket.socket) -> TcpInfo | None:
+def tcp_info(sock: _socket.socket) -> TcpInfo | None:
     """What the kernel knows of a TCP connection, or None where it does not tell (unix sockets, other systems)."""
     if not hasattr(socket, "TCP_INFO"):
         return None
@@ -86,7 +87,7 @@ class KernelFacts(NamedTuple):
     bytes_out: int
 
 
-def kernel_facts(sock: socket.socket) -> KernelFacts | None:
+def kernel_facts(sock: _socket.socket) -> KernelFacts | None:
     """The same of one socket, or None where the kernel does not tell (unix sockets, other systems, a closed one)."""
     if not hasattr(socket, "TCP_INFO"):
         return None

@@ -5,6 +5,7 @@ Law: only calls that follow from the others. How bytes are sent and received dif
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ class Transport(AnyConnection):
     asyncio.Transport, and what there is to know of the connection."""
 
     __slots__ = ()
-    sock: socket.socket
+    sock: _socket.socket
     _name: Any
     _low: int
     _high: int
@@ -147,23 +148,24 @@ class Transport(AnyConnection):
 
 
 class SocketView:
-    """What asyncio's TransportSocket allows of a socket, without asyncio."""
+    """What asyncio's TransportSocket allows of a socket, without asyncio. The socket may be one of the class below
+    Python's own, which has no more than the system calls."""
 
     __slots__ = ("_sock",)
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
 
     def __repr__(self) -> str:
         return f"<SocketView fd={self.fileno()}>"
 
     @property
-    def family(self) -> int:
-        return self._sock.family
+    def family(self) -> socket.AddressFamily:
+        return socket.AddressFamily(self._sock.family)
 
     @property
-    def type(self) -> int:
-        return self._sock.type
+    def type(self) -> socket.SocketKind:
+        return socket.SocketKind(self._sock.type)
 
     @property
     def proto(self) -> int:
@@ -174,10 +176,13 @@ class SocketView:
 
     def dup(self) -> socket.socket:
         """A socket with a descriptor of its own, which may be closed."""
-        return self._sock.dup()
+        sock = self._sock
+        copy = socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
+        copy.settimeout(sock.gettimeout())
+        return copy
 
     def get_inheritable(self) -> bool:
-        return self._sock.get_inheritable()
+        return os.get_inheritable(self._sock.fileno())
 
     def shutdown(self, how: int) -> None:
         self._sock.shutdown(how)

@@ -173,7 +173,7 @@ async def _natively(loop: Any, channel: AnyChannel, file: Any, offset: int, coun
     channel.set_write_buffer_limits(high=0)
     try:
         await sending.room()  # what was written before goes first
-        with channel.sock.dup() as sock:
+        with channel.view().dup() as sock:
             while count is None or total < count:
                 size = PIECE if count is None else min(PIECE, count - total)
                 call = loop.sock_sendfile(sock, file, offset + total, size, fallback=False)

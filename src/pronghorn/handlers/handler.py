@@ -64,7 +64,8 @@ class Handler:
         rule, of which each connection has an object. `holds`: whether, at a stop, its lifespan still is to close the
         connections, so that the server ends none."""
         self.facts = facts
-        self._protocol = protocol
+        self.make = protocol
+        """What makes a new protocol for one connection, where the handler has any: see `protocol()`."""
         self._converse = converse
         self._leave = leave
         self.framing = framing
@@ -74,8 +75,8 @@ class Handler:
 
     def protocol(self) -> Any:
         """A new protocol for one connection; of asyncio's styles only inside a running loop."""
-        assert self._protocol is not None, "a blocking handler has no protocol"
-        return self._protocol()
+        assert self.make is not None, "a blocking handler has no protocol"
+        return self.make()
 
     def converse(self, conn: Connection) -> None:
         """Hold one whole conversation, blocking; what the handler raises passes through."""

@@ -147,7 +147,8 @@ def _protocol(style: MessageStyle, rate: MessageRate | None) -> Callable[[], Mes
         from pronghorn.handlers.timed_messages import timed
 
         kind = timed(kind, timer)
-    return (lambda: kind(style)) if rate is None else (lambda: kind(style, rate))
+    make: Callable[..., MessageProtocol] = kind
+    return functools.partial(make, style) if rate is None else functools.partial(make, style, rate)
 
 
 def _of_asyncio(handler: Any, settings: Settings, name: str) -> Handler:

@@ -153,6 +153,11 @@ class Limits:
         """Whether a peer's connection has to begin with a PROXY header, which then says whose it is."""
         return self.proxied and self._proxies.holds(peer)
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether nothing but `most` limits how many connections are open."""
+        return self._all is None and self._here is None
+
     def reserve(self) -> bool:
         """Count one more open connection, unless that is too many."""
         row = self._row

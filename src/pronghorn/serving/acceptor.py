@@ -79,15 +79,19 @@ class Acceptor(Watched):
         finds one, and where clients come one by one every second call would find none."""
         if not self.wants_read:
             return
-        context = self._context
+        context, listener = self._context, self.listener
         try:
             for _ in range(1 if self._gate.alone else int(self._most)):
                 if context.gives_way():
                     self.rest(FAIR_PAUSE)
                     return
-                if not self._one():
+                if (got := context.accept(listener)) is None:
                     self._most = 1.0
                     return
+                try:
+                    self._adopt(listener, *got)
+                except BaseException as error:
+                    self._not_adopted(got, error)
             self._most = min(self._most * 1.1, ACCEPTS_PER_TURN)
             if self._gate.alone:
                 self._gate.took_one(time.monotonic())
@@ -104,15 +108,18 @@ class Acceptor(Watched):
             context.fault(error)
 
     def _one(self) -> bool:
+        if (got := self._context.accept(self.listener)) is None:
+            return False
+        try:
+            self._adopt(self.listener, *got)
+        except BaseException as error:
+            self._not_adopted(got, error)
+        return True
+
+    def _not_adopted(self, got: tuple[int, Peer], error: BaseException) -> None:
         context = self._context
-        got = context.accept(self.listener)
-        if got is not None:
-            try:
-                self._adopt(self.listener, *got)
-            except BaseException as error:
-                context.refuse(context.offers[self.listener], *got, type(error).__name__, admitted=True)
-                context.fault(error)
-        return got is not None
+        context.refuse(context.offers[self.listener], *got, type(error).__name__, admitted=True)
+        context.fault(error)
 
     def cut(self, error: BaseException) -> None:
         """The loop could not watch it: try again in a while."""

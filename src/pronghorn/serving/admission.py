@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -85,6 +86,7 @@ class Admission:
         self.spare = SpareDescriptor()
         self.holders: dict[int, AnyConnection] = {}
         """The open connections by descriptor: one whose number accept(2) returns has lost its descriptor."""
+        self._places = 0  # connections for which there is room without a look at what other workers and flows have
         self._ended = [0, 0]  # connections that had ended at the tick before last, and at the last
         self._pauses = 0
         self._paused_until = 0.0
@@ -100,40 +102,55 @@ class Admission:
         """Of the only observer of ends, if it takes those of plain connections without an event."""
         self.notes_at: dict[str, Note | None] = {}
 
+    def count_alone(self) -> None:
+        """All connections begin on one flow of control from now on. Where no limit is shared with other workers, that
+        flow need not reserve a place before it accepts, nor hold the lock when it counts."""
+        if self.limits.unbounded and all(each.service.limits.unbounded for each in self.offers.values()):
+            self._places = int(min(self.limits.most, sys.maxsize))
+
     def accept(self, listener: Listener) -> tuple[int, Peer] | None:
         """One connection that no limit refuses, if there is one; it is counted among the open ones.
 
         Raises Exhausted when descriptors or memory ran out, or when as many are open as may be; another OSError when
         the listener has died, which then is left out.
         """
-        offer = self.offers[listener]
+        offer, row = self.offers[listener], self.row
         counts = offer.counts
         for _ in range(REFUSALS_IN_A_ROW):
-            self._reserve(offer)
+            if reserved := row.own[OPEN] >= self._places:
+                self._reserve(offer)
             try:
                 got = listener.accept()
             except OSError as error:
-                self._give_back(counts)
+                if reserved:
+                    self._give_back(counts)
                 self._failed_to_accept(listener, error)
                 raise
             if got is None:
-                self._give_back(counts)
+                if reserved:
+                    self._give_back(counts)
                 return None
-            with self.lock:
-                self.row.add(ACCEPTED)
+            fd, peer = got
+            if reserved:
+                with self.lock:
+                    row.add(ACCEPTED)
+                    if counts is not None:
+                        counts.add(ACCEPTED)
+                    limit = offer.service.limits.refusal(peer)
+            else:
+                row.begin()
                 if counts is not None:
-                    counts.add(ACCEPTED)
-                limit = offer.service.limits.refusal(got[1])
+                    counts.begin()
+                limit = offer.service.limits.refusal(peer)
             if not limit:
-                fd, peer = got
                 if fd < LOWEST or fd in self.holders:
                     fd = self._elsewhere(fd)
                 if fd >= 0:
                     return fd, peer
                 self.refused(offer, peer, NO_DESCRIPTOR, admitted=True)
                 continue
-            turn_away(got[0])
-            self._count_refused(offer, got[1], limit)
+            turn_away(fd)
+            self._count_refused(offer, peer, limit)
         return None
 
     def let_go_of(self, fd: int, holder: AnyConnection) -> None:

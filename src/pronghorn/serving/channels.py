@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import contextvars
 import math
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -62,7 +62,7 @@ class Entrance:
         self.service = service = offer.service
         self._channel_class = loops.channel_class
         self._limits, self._descriptors = service.limits, context.model.descriptors
-        self._protocol = service.handler.protocol
+        self._protocol = service.handler.make or service.handler.protocol
         settings = service.settings
         high_water, most_unsent = settings.write_high_water, settings.max_write_buffer
         notes, own = context.notes_first, offer.listener.sockname
@@ -84,7 +84,7 @@ class Entrance:
             context.refuse(self.offer, fd, peer, limit, admitted=not limits.is_proxy(peer))
             return
         try:
-            sock = socket.socket(listener.family, socket.SOCK_STREAM, 0, fileno=fd)
+            sock = _socket.socket(listener.family, _socket.SOCK_STREAM, 0, fd)  # twice as fast as Python's class
             sock.setblocking(False)
         except OSError as error:  # of this connection, and none of the listener's
             context.refuse(self.offer, fd, peer, str(error), admitted=not limits.is_proxy(peer))
@@ -116,14 +116,13 @@ class Entrance:
                 header = msgspec.structs.replace(header, via=header_wait.peer)
             self._open(header_wait.sock, peer, header)
 
-    def _open(self, sock: socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
+    def _open(self, sock: _socket.socket, peer: Peer, header: ProxyHeader | None = None) -> None:
         context = self.context
         if self._handshakes is not None:
             sock = self._handshakes.sealed(sock)
         number = context.number(self.offer, peer)
         channel = self._channel_class(sock, number, peer, self.terms, header, self.contexts.copy())
-        self.loops.open[number] = channel
-        context.holders[channel.fileno()] = channel
+        self.loops.open[number] = context.holders[channel._fd] = channel
         if self._handshakes is None:
             self.begin(channel)
         else:
@@ -157,6 +156,7 @@ class Loops:
         self.acceptors = [
             Acceptor(each.offer.listener, context, each.adopt, self.changed, self.call_later) for each in self.entrances
         ]
+        context.count_alone()
         self.draining = False
         self._endings: dict[int, Ending] = {}
         self._goodbyes = ChannelGoodbyes(self)

@@ -6,7 +6,7 @@ There is no timer for each: one timer looks at the oldest from time to time.
 
 from __future__ import annotations
 
-import socket
+import _socket
 import time
 from collections.abc import Callable
 
@@ -37,7 +37,7 @@ class Handshakes:
         self._looking = False
 
     @staticmethod
-    def sealed(sock: socket.socket) -> SealedSocket:
+    def sealed(sock: _socket.socket) -> SealedSocket:
         """The same socket, to be read through records."""
         return SealedSocket(sock.family, sock.detach())
 

@@ -9,6 +9,7 @@ Tried and dropped: to note the time of each read on its connection, which costs 
 
 from __future__ import annotations
 
+import _socket
 import math
 import select
 import socket
@@ -86,7 +87,7 @@ class Timeouts(Generic[C]):
     def _over(self, conns: list[C], now: float) -> Iterator[tuple[C, str]]:
         raise NotImplementedError
 
-    def _message(self, conn: C, sock: socket.socket, seen: Seen, now: float) -> str:
+    def _message(self, conn: C, sock: _socket.socket, seen: Seen, now: float) -> str:
         """Of an unfinished message. Nothing of it waits to be read: else it is not the peer that is slow."""
         if not conn.unfinished:
             seen.partial = 0.0
@@ -183,7 +184,7 @@ def _look_at_unsent(channel: AnyChannel, seen: Seen, now: float) -> None:
     seen.take(taken, held, channel.wants_write, now)
 
 
-def _is_silent(sock: socket.socket, seconds: float) -> bool:
+def _is_silent(sock: _socket.socket, seconds: float) -> bool:
     """Whether nothing came for so long, and nothing that came is unread."""
     if not unread(sock):
         return True

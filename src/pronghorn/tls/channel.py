@@ -37,7 +37,7 @@ class SealedSocket(socket.socket):
     then: Step | None
     over: Callable[[BaseException | None], None] | None
 
-    def __init__(self, family: int, descriptor: int, owner: socket.socket | None = None) -> None:
+    def __init__(self, family: int, descriptor: int, owner: _socket.socket | None = None) -> None:
         """Takes the `descriptor`; `owner` is the socket that has it too, if there is one."""
         super().__init__(family, socket.SOCK_STREAM, 0, descriptor)
         self.owner = owner

@@ -33,6 +33,7 @@ class AsyncioLoops(Loops):
     """Acceptors and channels on the running asyncio loop."""
 
     channel_class = AsyncioChannel
+    parts = False  # a task that is about to begin asks its channel for it
 
     def __init__(self, context: Context) -> None:
         self._loop = asyncio.get_running_loop()

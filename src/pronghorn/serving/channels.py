@@ -147,6 +147,8 @@ class Loops:
     call_soon_threadsafe: Callable[[Callable[[], object]], None]
     changed: Callable[[Watchable], None]
     channel_class: type[AnyChannel] = Channel
+    parts = True
+    """A channel that is over lets go of its protocol, which has it: else only the collector could free the two."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -196,6 +198,8 @@ class Loops:
                 self.context.handed_over(thing)
             else:
                 self.context.closed(thing, reason)
+                if self.parts:
+                    thing.protocol = None
             for acceptor in self.acceptors:  # there may be room again
                 if not acceptor.wants_read:
                     acceptor.relieve()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio.trsock import TransportSocket
+from asyncio import trsock
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -25,7 +25,7 @@ from pronghorn.connection.transport import SocketView
 from pronghorn.errors import DescriptorLost
 
 
-class View(TransportSocket):
+class TransportSocket(trsock.TransportSocket):
     """What a SocketView is, as asyncio's class of it."""
 
     __slots__ = ()
@@ -44,7 +44,7 @@ class AnyAsyncioChannel(AnyChannel):
         self.context.run(asked_by.set, self.number)  # tasks of the handler are told by their context
 
     def view(self) -> TransportSocket:
-        return View(cast(socket.socket, self.sock))  # what is called of it, the class below has as well
+        return TransportSocket(cast(socket.socket, self.sock))  # what is called of it, the class below has as well
 
     # How a conversation ends while its server drains: see asyncio_drain.py.
 

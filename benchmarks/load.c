@@ -199,16 +199,10 @@ static struct client *open_all(long count) {
     return clients;
 }
 
-/* Where a server serves few at a time, the others wait: those that have had their replies are closed. */
-static long make_room(struct client *clients, long count) {
-    long closed = 0;
-    for (long i = 0; i < count; i++)
-        if (!clients[i].busy && clients[i].open) {
-            close(clients[i].descriptor);
-            clients[i].open = 0;
-            closed++;
-        }
-    return closed;
+static void end(struct client *client) {
+    if (client->open)
+        close(client->descriptor);
+    client->open = 0;
 }
 
 static void exchange(struct client *clients, long count, long long messages, double seconds) {
@@ -216,6 +210,7 @@ static void exchange(struct client *clients, long count, long long messages, dou
     int poller = epoll_create1(EPOLL_CLOEXEC);
     long long stop_at = (began = ended = now()) + (long long)(seconds * 1e9), left = messages - count;
     long owed = count;
+    int crowded = 0; /* few are served at a time, and the others wait: who has had all replies makes room */
 
     cpu_began = cpu();
     for (long i = 0; i < count; i++)
@@ -225,8 +220,12 @@ static void exchange(struct client *clients, long count, long long messages, dou
         if (ready <= 0) {
             if (now() - ended > PATIENCE * BILLION)
                 refuse("no reply within 10 s");
-            if (left <= 0 || now() >= stop_at)
-                make_room(clients, count);
+            if (!crowded && !options.idle && (left <= 0 || now() >= stop_at)) {
+                crowded = 1;
+                for (long i = 0; i < count; i++)
+                    if (!clients[i].busy)
+                        end(&clients[i]);
+            }
         }
         for (int i = 0; i < ready; i++) {
             struct client *client = events[i].data.ptr;
@@ -243,6 +242,8 @@ static void exchange(struct client *clients, long count, long long messages, dou
             } else {
                 owed--;
                 client->busy = 0;
+                if (crowded)
+                    end(client);
             }
         }
     }

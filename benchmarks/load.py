@@ -158,17 +158,17 @@ def open_all(address: Address, count: int, size: int, depth: int = 1, tls: bool 
     return clients
 
 
-def exchange(clients: list[Client], messages: int, seconds: float) -> Tally:
+def exchange(clients: list[Client], messages: int, seconds: float, stay: bool = False) -> Tally:
     """Messages over open connections, one in flight on each, until `messages` are sent or `seconds` have passed.
 
     A server that serves a few connections at a time lets the others wait: when nothing moves after the end, those that
-    have their reply are closed, so that the rest are served too.
+    have their reply are closed, so that the rest are served too, unless all are to `stay`.
     """
     with select.epoll() as poller:
-        return _exchange(poller, clients, messages, seconds)
+        return _exchange(poller, clients, messages, seconds, stay)
 
 
-def _exchange(poller: select.epoll, clients: list[Client], messages: int, seconds: float) -> Tally:
+def _exchange(poller: select.epoll, clients: list[Client], messages: int, seconds: float, stay: bool) -> Tally:
     tally, clock = Tally(), time.perf_counter_ns
     note = tally.latencies.append
     waiting = {client.socket.fileno(): client for client in clients}
@@ -184,7 +184,7 @@ def _exchange(poller: select.epoll, clients: list[Client], messages: int, second
         events = poller.poll(PAUSE)
         if not events:
             now = clock()
-            crowded = left <= 0 or now >= stop_at
+            crowded = not stay and (crowded or left <= 0 or now >= stop_at)
             if now - tally.ended > PATIENCE * BILLION:
                 raise LoadFailed(f"no reply within {PATIENCE:g} s; {owed} connections wait")
         for descriptor, mask in events:
@@ -260,7 +260,7 @@ def run(options: argparse.Namespace) -> None:
     count = options.idle or min(options.connections, options.messages)
     clients = open_all(address, count, options.size, options.depth, options.tls)
     if options.idle:  # one message each: the server has then accepted all of them
-        tally = exchange(clients, count, PATIENCE)
+        tally = exchange(clients, count, PATIENCE, stay=True)
         print(json.dumps(tally.result()), flush=True)
         wait_for_line(True, seconds=options.seconds)
     else:

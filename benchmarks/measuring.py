@@ -21,7 +21,7 @@ from servers import PATIENCE, Contender, Field, NotServing, Server, serving
 
 from pronghorn.bench.tree import held, settled, spent
 
-WARM_UP = 0.2
+WARM_UP = 0.15
 IN_A_ROUND = 20_000
 IDLE = 5000
 MOST_IDLE = {"select": 900, "thread": 900, "threading-server": 900, "c-select": 900}

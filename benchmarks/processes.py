@@ -1,4 +1,4 @@
-"""Processes that end when their block does, and how connections are shared among the workers of one."""
+"""Processes that end when their block does, and what the kernel says of one process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from pronghorn.bench.tree import family
-from pronghorn.system.processes import children_of, resident_memory
+from pronghorn.system.processes import resident_memory
 
-__all__ = ["process", "sockets_of_children", "worker_resident"]
+__all__ = ["process", "sockets_of", "worker_resident"]
 
 
 def worker_resident(root: int) -> int:
@@ -21,12 +21,8 @@ def worker_resident(root: int) -> int:
     return max(map(resident_memory, below or [root]))
 
 
-def sockets_of_children(root: int) -> list[int]:
-    """How many sockets each child of `root` holds; a child that has ended by now holds none."""
-    return [_sockets(pid) for pid in children_of(root)]
-
-
-def _sockets(pid: int) -> int:
+def sockets_of(pid: int) -> int:
+    """How many sockets a process holds; one that has ended holds none."""
     count = 0
     with suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):

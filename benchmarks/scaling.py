@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 import resource
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 
 from loading import Row, crowd, load, result
 from measuring import MOST_IDLE, Results, attempt, messages, warm
-from processes import sockets_of_children
+from processes import sockets_of
 from scenarios import SCENARIOS
-from servers import Contender, Field, Server, has_compiled, missing, peer, pronghorn, serving
+from servers import PATIENCE, Contender, Field, NotServing, Server, has_compiled, missing, peer, pronghorn, serving
 
-from pronghorn.bench.tree import held
+from pronghorn.bench.tree import held, settled
 
 CLIENTS = 64
-LONG_LIVED = 200
+LONG_LIVED = 1000
 SPARE = 200  # descriptors that are no connections
 HANDLER_MS = (0.0, 1.0, 5.0, 20.0)
 Curves = dict[str, list[tuple[float, float]]]
@@ -40,7 +41,7 @@ class Extent:
     handler_ms: tuple[float, ...] = HANDLER_MS
 
 
-WHOLE = Extent(5, 0.5, 15_000, (1, 16, 64, 256, 900, 4000, 15_000), (100, 900, 5000, 15_000))
+WHOLE = Extent(5, 0.3, 15_000, (1, 16, 64, 256, 900, 4000, 15_000), (100, 900, 5000, 15_000))
 QUICK = Extent(1, 0.1, 1000, (16, 256), (100, 500), (0.0, 1.0))
 
 
@@ -84,28 +85,33 @@ def two_workers(field: Field, extent: Extent) -> Results:
 
 
 def shares(field: Field, extent: Extent) -> Results:
-    """How 200 connections that stay are shared between two workers: the larger share by the smaller."""
+    """How two workers share a thousand connections that come at once and stay: the larger share by the smaller."""
     results: Results = {}
     names = [name for name in ("epoll", "poll", "select", "asyncio", "uvloop", "gevent", "thread") if not missing(name)]
     for server in field.start(pronghorn(name, "--workers", "2") for name in names):
+        workers = [server.worker(number) for number in (1, 2)]
+        settled(server.pid)
+        empty = [sockets_of(pid) for pid in workers]
         for _ in range(extent.rounds):
-            results.setdefault(server.name, []).append(attempt(share, server))
+            results.setdefault(server.name, []).append(attempt(share, server, workers, empty))
     return results
 
 
-def share(server: Server) -> Row:
-    before = sockets_of_children(server.pid)
+def share(server: Server, workers: list[int], empty: list[int]) -> Row:
+    until = time.monotonic() + PATIENCE
+    while [sockets_of(pid) for pid in workers] != empty:  # the connections of the round before
+        if time.monotonic() > until:
+            raise NotServing(f"{server.name} holds connections of clients that have left")
+        time.sleep(0.05)
     with crowd(server, LONG_LIVED):
-        after = sockets_of_children(server.pid)
-    held_by = sorted(new - old for new, old in zip(after, before, strict=True) if new > old)
-    fewest = held_by[0] if len(held_by) > 1 else 0
-    return {"cost": held_by[-1] / max(fewest, 1), "most": held_by[-1], "fewest": fewest}
+        fewest, most = sorted(sockets_of(pid) - count for pid, count in zip(workers, empty, strict=True))
+    return {"cost": most / max(fewest, 1), "most": most, "fewest": fewest}
 
 
 def among_idle(field: Field, extent: Extent) -> Results:
     """CPU for each message of 64 clients: alone, and beside thousands of connections that say nothing."""
     results: Results = {}
-    names = ("pronghorn epoll", "compiled epoll", "pronghorn uvloop", "pronghorn asyncio", "c-epoll", "uvloop-protocol")
+    names = ("pronghorn epoll", "compiled epoll", "pronghorn uvloop", "c-epoll")
     count, scenario = possible(extent.crowd), SCENARIOS["messages"]
     for server in field.start(known(*names)):
         for _ in range(extent.rounds):
@@ -132,7 +138,7 @@ def by_connections(field: Field, extent: Extent) -> Curves:
             if count > MOST_IDLE.get(server.name.rpartition(" ")[2], 4000 if server.name in few else count):
                 continue
             scenario = replace(SCENARIOS["messages"], connections=count)
-            rows = [attempt(messages, server, scenario, extent.seconds) for _ in range(min(extent.rounds, 3))]
+            rows = [attempt(messages, server, scenario, extent.seconds) for _ in range(min(extent.rounds, 2))]
             add(curves, server.name, count, [row["cost"] for row in rows if row])
     return curves
 
@@ -146,7 +152,7 @@ def by_idle(field: Field, extent: Extent) -> Curves:
             if count > MOST_IDLE.get(server.name.rpartition(" ")[2], count):
                 continue
             with crowd(server, count) if count else nullcontext():
-                rows = [attempt(messages, server, scenario, extent.seconds) for _ in range(min(extent.rounds, 3))]
+                rows = [attempt(messages, server, scenario, extent.seconds) for _ in range(min(extent.rounds, 2))]
             add(curves, server.name, count, [row["cost"] for row in rows if row])
     return curves
 

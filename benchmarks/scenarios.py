@@ -54,7 +54,7 @@ class Scenario:
     bases: dict[str, str] = field(default_factory=lambda: BASES)  # those of models that have others
     variants: dict[str, str] = field(default_factory=dict)  # each model under these settings, the first the base
     worker_only: bool = False  # the CPU of the worker, and not of what is set beside it
-    rounds: int = 5
+    rounds: int = 3
 
     def base_of(self, name: str) -> str:
         """With which server `name` is compared."""
@@ -66,7 +66,7 @@ class Scenario:
 
 TLS_MODELS = ("epoll", "thread", "asyncio", "uvloop", "gevent")
 SCENARIOS = {
-    "messages": Scenario("64 clients, 64 B a message"),
+    "messages": Scenario("64 clients, 64 B a message", rounds=5),
     "slow-client": Scenario(
         "64 clients, 64 B a message, a client that is slower than the servers",
         models=("epoll", "thread", "asyncio", "uvloop", "gevent"),
@@ -83,9 +83,10 @@ SCENARIOS = {
         handler="handlers:upper_lines",
         base="asyncio-lines",
         bases=READLINE,
+        rounds=5,
     ),
     "size-16k": Scenario("64 clients, 16 KiB a message", models=LOOPS, peers=LOOP_PEERS, size=16384),
-    "connections": Scenario("a connection for each message, 16 at once", "connections", connections=16),
+    "connections": Scenario("a connection for each message, 16 at once", "connections", connections=16, rounds=5),
     "memory": Scenario("idle connections", "memory", rounds=1),
     "tls": Scenario(
         "TLS, 64 clients, 64 B a message",
@@ -104,8 +105,8 @@ SCENARIOS = {
         base="asyncio-protocol",
         bases={"uvloop": "uvloop-protocol"},
     ),
-    "start": Scenario("until `pronghorn serve` answers", "start", peers=(), base="pronghorn epoll", bases={}),
-    "guards": Scenario("every deadline and limit, and none", peers=(), variants=GUARDS),
+    "start": Scenario("until `pronghorn serve` answers", "start", peers=(), base="pronghorn epoll", bases={}, rounds=5),
+    "guards": Scenario("every deadline and limit, and none", peers=(), variants=GUARDS, rounds=5),
     "observers": Scenario(
         "access log and metrics, connections",
         "connections",
@@ -113,8 +114,9 @@ SCENARIOS = {
         connections=16,
         variants=OBSERVERS,
         worker_only=True,
+        rounds=5,
     ),
-    "observers-messages": Scenario("access log and metrics", peers=(), variants=OBSERVERS, worker_only=True),
+    "observers-messages": Scenario("access log and metrics", peers=(), variants=OBSERVERS, worker_only=True, rounds=5),
 }
 IN_RESULTS = "messages slow-client clients-500 depth-16 lines size-16k connections memory tls tls-16k".split()
 

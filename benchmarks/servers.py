@@ -125,9 +125,9 @@ class Server:
     def last_line(self) -> str:
         return (self.said.strip() or "it said nothing").splitlines()[-1]
 
-    def worker(self) -> int:
-        """The process id of the first worker."""
-        return int(self.await_words(r"Worker 1 is ready, process id (\d+)"))
+    def worker(self, number: int = 1) -> int:
+        """The process id of a worker, once it is ready."""
+        return int(self.await_words(rf"Worker {number} is ready, process id (\d+)"))
 
     def await_words(self, pattern: str) -> str:
         deadline = time.monotonic() + PATIENCE

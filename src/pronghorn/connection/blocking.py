@@ -14,6 +14,7 @@ import _socket
 import math
 import socket
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -98,6 +99,7 @@ class ConnectionBase(AnyConnection):
     tls_starts: TlsStarts | None
     """How it becomes a connection with TLS; None before `start_on`."""
     waits: Waits = Waits()
+    make_lock = staticmethod(threading.Lock)  # one that lets other flows of control go on while it is waited for
     if TYPE_CHECKING:
 
         def detach(self) -> int: ...

@@ -47,7 +47,7 @@ class BlockingTransport(Transport):
         self._closing = False
         self._told = False
         self._flow = threading.get_ident()
-        self._lock = threading.Lock()
+        self._lock = conn.make_lock()
         self._poller: select.poll | None = None
         self._stirs: Wake | Drain | None = None  # what the poller waits for beside input
         self._readable: threading.Event | None = None  # made by the first pause_reading()
@@ -307,8 +307,9 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
     error: BaseException | None = None
     try:
         protocol.connection_made(transport)
-        while not transport.is_closing():
-            transport.wait_readable()
+        while not transport._closing:
+            if transport._readable is not None:
+                transport.wait_readable()
             if transport.waits_beside and not transport.wait_for_input():
                 continue
             data = conn.recv(READ_SIZE)

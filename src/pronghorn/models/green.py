@@ -12,11 +12,9 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from pronghorn.connection.blocking import SLOTS, ConnectionBase
 from pronghorn.models.model import Model
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import Context
-from pronghorn.system.wait_channel import WaitsFor
 
 
 def prepare() -> None:
@@ -30,39 +28,7 @@ def prepare() -> None:
 
 def connection_class() -> type[Any]:
     """A blocking connection whose socket is gevent's."""
-    import gevent
-    import gevent.socket
-
-    class GreenConnection(ConnectionBase, gevent.socket.socket):
-        __slots__ = (*SLOTS, "greenlet", "waits_for_now")
-
-        def waits_for(self) -> WaitsFor:
-            # Only gevent knows where a greenlet waits: it does so here, and only if it has to.
-            return super().waits_for() if self.program else getattr(self, "waits_for_now", WaitsFor.ELSEWHERE)
-
-        def _wait(self, watcher: Any, *exception: Any) -> Any:
-            if watcher is self._read_event and gevent.getcurrent() is getattr(self, "greenlet", None):  # type: ignore[attr-defined]
-                self.waits_for_now = WaitsFor.CLIENT
-            try:
-                return super()._wait(watcher, *exception)  # type: ignore[misc]
-            finally:
-                if gevent.getcurrent() is getattr(self, "greenlet", None):
-                    self.waits_for_now = WaitsFor.ELSEWHERE
-
-        def end(self) -> None:
-            # By gevent's own close: its loop must forget the number, which the next descriptor will have.
-            try:
-                super()._real_close()  # type: ignore[misc]
-            except OSError:
-                pass
-
-        def shutdown(self, how: int) -> None:
-            # gevent's own also interrupts a greenlet that waits, with an error that no handler expects.
-            self._sock.shutdown(how)  # type: ignore[attr-defined]
-
-        def _real_close(self, *args: Any, **kwargs: Any) -> None:
-            self.end_by_itself()
-            super()._real_close(*args, **kwargs)  # type: ignore[misc]
+    from pronghorn.connection.green import GreenConnection
 
     return GreenConnection
 

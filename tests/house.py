@@ -16,7 +16,7 @@ ORDER = (
     "testing",
     "cli admin",
     "server bench",
-    "beside",
+    "beside server_process",
     "control observers",
     "supervisor",
     "worker_process",

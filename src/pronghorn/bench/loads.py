@@ -41,7 +41,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class LoadFailed(PronghornError):
-    """A load process could not do its job."""
+    """A load process could not do its job: its script raised, or the process has ended."""
 
 
 class Outcome(msgspec.Struct):
@@ -166,7 +166,7 @@ class _Process:
         found: list[dict[str, Any]] = [json.loads(line) for line in whole]
         for told in found:
             if "error" in told:
-                raise LoadFailed("The load cannot go on.", told["error"])
+                raise LoadFailed("The script failed.", f"{told['error']}.")
         if not data:
             self._said.seek(0)
             said = self._said.read().decode(errors="backslashreplace").strip().splitlines()

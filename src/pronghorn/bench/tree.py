@@ -100,3 +100,21 @@ def _spent_by_psutil(pid: int) -> float:
         return float(sum(psutil.Process(pid).cpu_times()[:4]))
     except psutil.Error:
         return 0.0
+
+
+def waited(root: int) -> float:
+    """Seconds that the living threads of the tree could have run, and others had the processors (Linux; 0 where the
+    kernel does not tell): proc(5), /proc/PID/task/TID/schedstat."""
+    total = 0
+    for pid in family(root):
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                    total += int(file.read().split()[1])
+            except (OSError, IndexError, ValueError):
+                continue
+    return total / 1e9

@@ -20,7 +20,20 @@ from pronghorn import __version__
 from pronghorn.errors import PronghornError, nearest
 from pronghorn.system.stdio import complain, keep_standard_descriptors
 
-COMMANDS = ("serve", "ctl", "top", "why", "health", "doctor", "check", "config", "connect", "dev-cert", "models")
+COMMANDS = (
+    "serve",
+    "ctl",
+    "top",
+    "why",
+    "health",
+    "doctor",
+    "check",
+    "config",
+    "connect",
+    "bench",
+    "dev-cert",
+    "models",
+)
 QUICK_START = f"""\
 Pronghorn {__version__}: an application server for TCP.
 
@@ -33,8 +46,8 @@ Pronghorn {__version__}: an application server for TCP.
   pronghorn top                       watch a running server
   pronghorn why 8000                  who holds that port, and what to do
   pronghorn check module:handler      would it serve? binds nothing
-  pronghorn models                    what each model is for, and what it costs
-  pronghorn --help                    also config, dev-cert, health, doctor
+  pronghorn bench module:handler      which model is best for it, measured
+  pronghorn --help                    also: models config dev-cert health doctor
 
 A handler is a function of one message, a Protocol, def handle(conn), async def
 handle(reader, writer), or a program. More: pronghorn serve --help"""

@@ -11,21 +11,18 @@ import contextlib
 import glob
 import os
 import secrets
-import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
-from pronghorn.boot import Boot
-from pronghorn.errors import PronghornError, from_parts
+from pronghorn.server_process import LATE, end, ready_report, started, whole
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.sockets import UNASKED
@@ -41,9 +38,7 @@ if TYPE_CHECKING:
     Startable = Servable | Sequence[str] | Source
     """A handler, its name, or a program and its arguments."""
 
-MARK = "PRONGHORN_SERVING"  # in the environment of the server's processes, to find them by
 DRAIN_QUIET = 0.1  # seconds
-LATE = 5.0  # seconds beyond --start-timeout, for the server to report that it is over
 
 Address = tuple[str, int] | str
 """(host, port), or the path of a unix socket."""
@@ -134,7 +129,7 @@ class Served:
 
     def log(self) -> str:
         """What the server, and the handler, have written to standard output and error so far."""
-        return self._said if self._log is None else _whole(self._log)
+        return self._said if self._log is None else whole(self._log)
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the supervisor, if it has not ended."""
@@ -178,21 +173,21 @@ def serving(handler: Startable = "upper", **settings: Unpack[Keywords]) -> Itera
     checked = settle(given)
     mark = secrets.token_hex()
     with tempfile.TemporaryFile("ab+") as log:
-        process, report = _started(source, checked, log, mark)
+        process, report = started(_layers(source, checked), log, mark)
         family: list[psutil.Process] = []
         try:
             with open(report, "rb", buffering=0) as reports:
-                ready = _ready_report(process, reports, checked.start_timeout + LATE, log)
+                ready = ready_report(process, reports, checked.start_timeout + LATE, log)
             served = Served(process, ready["listening"], ready["model"], checked)
             served._log = log
             try:
                 yield served
             finally:
                 family = served.processes()
-                _end(process, family, mark)
-                served._said, served._log = _whole(log), None
+                end(process, family, mark)
+                served._said, served._log = whole(log), None
         finally:
-            _end(process, family, mark)
+            end(process, family, mark)
 
 
 def source_of(handler: object) -> Source:
@@ -246,94 +241,15 @@ def _sleeps(process: psutil.Process) -> bool:
         return False  # a process or thread has just ended, which may wake others
 
 
+def _layers(source: Source, settings: Settings) -> Layers:
+    given = msgspec.structs.asdict(settings)
+    if settings.bind is UNASKED:
+        del given["bind"]
+    return Layers(given=given, source=source)
+
+
 def _address(text: str) -> Address:
     if text.startswith("unix:"):
         return text.removeprefix("unix:")
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _started(source: Source, settings: Settings, log: IO[bytes], mark: str) -> tuple[subprocess.Popen[bytes], int]:
-    """The process, and the descriptor on which it tells how the start went."""
-    reader, writer = os.pipe()
-    given = msgspec.structs.asdict(settings)
-    if settings.bind is UNASKED:
-        del given["bind"]
-    try:
-        with tempfile.TemporaryFile() as boot:
-            boot.write(msgspec.json.encode(Boot(Layers(given=given, source=source), report_fd=writer)))
-            boot.seek(0)
-            path = os.pathsep.join(each for each in sys.path if each)
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pronghorn.server", str(boot.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(boot.fileno(), writer),
-                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", MARK: mark},
-                process_group=0,
-            )
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    return process, reader
-
-
-def _ready_report(
-    process: subprocess.Popen[bytes], reports: IO[bytes], seconds: float, log: IO[bytes]
-) -> dict[str, Any]:
-    """The ready report. Raises PronghornError for any other."""
-    deadline = time.monotonic() + seconds
-    poller = select.poll()
-    poller.register(reports, select.POLLIN)
-    line = b""
-    while not line.endswith(b"\n"):
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise PronghornError("The server does not serve.", f"It said nothing for {seconds:g} s.", _whole(log))
-        more = reports.read(65536)
-        if not more:
-            break
-        line += more
-    if not line:
-        status = process.wait(PATIENCE)
-        raise PronghornError(f"The server ended with status {status} and said nothing.", _whole(log))
-    report: dict[str, Any] = msgspec.json.decode(line)
-    if "error" in report:
-        error = from_parts(report["error"])
-        error.exit_code = process.wait(PATIENCE)
-        raise error
-    return report
-
-
-def _whole(log: IO[bytes]) -> str:
-    # pread: the server writes through the same open file, whose offset must not move.
-    return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode("utf-8", "backslashreplace")
-
-
-def _end(process: subprocess.Popen[bytes], family: list[psutil.Process], mark: str) -> None:
-    """End the supervisor so that it ends all others; then kill the processes that are left."""
-    ended = False
-    if process.poll() is None:
-        process.send_signal(signal.SIGQUIT)
-        try:
-            ended = process.wait(PATIENCE) >= 0
-        except subprocess.TimeoutExpired:
-            pass
-    elif process.returncode >= 0:
-        ended = True
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for each in family if ended else [*family, *_strays(mark)]:
-        with contextlib.suppress(psutil.Error):
-            each.kill()  # only if it is still the same process
-    process.wait()
-
-
-def _strays(mark: str) -> Iterator[psutil.Process]:
-    """Programs in sessions of their own, whose supervisor was killed: MARK is in their environment."""
-    for each in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if each.environ().get(MARK) == mark:
-                yield each

@@ -28,6 +28,7 @@ EXTRAS = {
     "admin": "prometheus_client",
     "tui": "textual",
     "otel": "opentelemetry.sdk",
+    "bench": "matplotlib",
 }
 """Extras of the package, and a module of each."""
 TIME_ERROR, STA_UNSYNC = 5, 0x40  # adjtimex(2)

@@ -1,0 +1,230 @@
+"""`pronghorn bench` as it is called: real servers for some tenths of a second, and what is written of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from test_load import server
+
+from pronghorn.bench import learning
+from pronghorn.cli.main import run
+from pronghorn.testing import Served, serving
+
+SHORT = ["--duration", "100ms", "--warm-up", "0"]
+NEEDS = "--models epoll --clients 2".split()
+
+# A process for each connection, which burns 5 ms and ends; and a server that never answers.
+BURNS = """
+import os, socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=100)
+while True:
+    sock = listener.accept()[0]
+    pid = os.fork()
+    if not pid:
+        data = sock.recv(1000)
+        until = time.process_time() + 0.005
+        while time.process_time() < until: pass
+        sock.sendall(data.upper())
+        os._exit(0)
+    sock.close()
+    os.waitpid(pid, 0)
+"""
+COUNT = iter(range(1, 10))
+WRONG = {
+    "--models epol": "'epoll'",
+    "--models ,": "names none",
+    "--clients 0": "from 1 to",
+    "--clients 1,x": "from 1 to",
+    "--clients 999999": "descriptors",
+    "--duration 0": "50 ms",
+    "--duration soon": "--duration",
+    "--rate 1e9": "10,000,000",
+    "--size 1": "from 2 bytes",
+    "--depth 0": "1 at least",
+    "--connect --depth 2": "exclude",
+    "--loads many": "auto",
+    "--script nothing.py": "no script",
+    "--fail-if p99>20": "unit",
+    "--fail-if thrd:p99>1ms": "not measured",
+    "--against ''": "no program",
+    "--json /nowhere/at/all.json": "/nowhere/at",
+    "--html .": "folder",
+    "--idle-timeout 5s": "after --",
+    "-- --model epoll": "--models",
+    "-- --bind :1": "free port",
+    "-- --idle-timeout soon": "idle-timeout",
+    "--models epoll -- --exec cat": "flow of control",
+    "127.0.0.1:1": "Nobody listens",
+    "127.0.0.1:1 -- --idle-timeout 5s": "runs already",
+}
+
+
+@pytest.fixture(scope="module")
+def upper() -> Iterator[Served]:
+    with serving("upper", model="epoll") as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of these tests answer at once."""
+    for name, seconds in {"FIRST": 1.0, "QUIET": 0.05, "GREETING": 0.01}.items():
+        monkeypatch.setattr(learning, name, seconds)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
+
+
+def place(served: Served) -> str:
+    host, port = served.address
+    return f"{host}:{port}"
+
+
+def found(path: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(path.read_text())
+    return told
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_word_is_an_error_before_anything_starts(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [each.strip("'") for each in words.split()]
+    status = run(["bench", *arguments])
+    told = capsys.readouterr()
+    assert status in (1, 2) and told.err.startswith("Error: ") and WRONG[words] in told.err
+    assert told.out == ""
+
+
+def test_a_handler_that_cannot_be_imported_is_exit_status_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text("import nothing_of_this_name")
+    assert run(["bench", f"{tmp_path}/mine.py:handler"]) == 4
+    assert "nothing_of_this_name" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_models_beside_each_other_and_all_that_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    where = [f"--json={tmp_path}/a.json", f"--html={tmp_path}/a.html", f"--plots={tmp_path}/plots"]
+    status = run(["bench", *where, "--models=epoll,kqueue,iterative", "--clients=1,3", *SHORT, "--fail-if", "p99>1ns"])
+    told = capsys.readouterr()
+    assert status == 1 and "Failed: p99>1ns: epoll with 1 client has p99" in told.err
+    assert "Recommended: epoll" in told.out and "2 never got a reply" in told.out
+    assert "Not measured: kqueue" in told.out
+    findings = found(tmp_path / "a.json")
+    cells = {(each["name"], each["clients"]): each for each in findings["cells"]}
+    assert set(cells) == {(name, clients) for name in ("epoll", "iterative") for clients in (1, 3)}
+    for cell in cells.values():
+        assert cell["throughput"] > 0 and 0 < cell["latency"]["p50"] <= cell["latency"]["p99"] and cell["cpu"] > 0
+    assert cells["iterative", 3]["unserved"] == 2 and findings["recommended"]["model"] == "epoll"
+    assert findings["recommended"]["ruled_out"].keys() == {"iterative"} and findings["skipped"].keys() == {"kqueue"}
+    look_at_report((tmp_path / "a.html").read_text())
+    names = {each.name for each in (tmp_path / "plots").iterdir()}
+    kinds = ("throughput", "latency", "cpu", "percentiles")
+    assert names == {f"{name}.{end}" for name in kinds for end in ("svg", "png")}
+
+
+def look_at_report(page: str) -> None:
+    assert not re.search(r"<(script|link|iframe)|url\(|(src|href)=\"(?!data:)", page)
+    images = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)">', page)
+    assert len(images) == 4 and all(base64.b64decode(data).startswith(b"<?xml") for data, _ in images)
+    assert all("epoll" in alt for _, alt in images) and "Kernel" in page and "pronghorn bench" not in page[:20]
+
+
+@pytest.mark.slow
+def test_cpu_counts_children_that_have_ended(tmp_path: Path, upper: Served) -> None:
+    """Each connection's process burns 5 ms and is gone when the server's time is read."""
+    (tmp_path / "burns.py").write_text(BURNS)
+    other = f"burns={sys.executable} {tmp_path}/burns.py"
+    arguments = ["--connect", "--clients=2", "--warm-up=0", "--duration=0.3", f"--json={tmp_path}/a.json"]
+    assert run(["bench", place(upper), "--against", other, *arguments]) == 0
+    cells = {each["name"]: each for each in found(tmp_path / "a.json")["cells"]}
+    assert 0.005 <= cells["burns"]["cpu"] < 0.05
+    assert 0 < cells[place(upper)]["cpu"] < 0.005
+
+
+def test_a_server_that_runs_and_json_on_standard_output(upper: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    status = run(["bench", place(upper), "--clients=2", *SHORT, "--json=-", "--fail-if=errors>0", "--depth=4"])
+    told = capsys.readouterr()
+    findings = json.loads(told.out)
+    assert status == 0 and findings["cells"][0]["cpu"] > 0 and "p99.9" in told.err
+    assert findings["recommended"]["model"] is None and findings["cpu_unknown"] == {}
+
+
+def test_a_wrong_reply_is_counted_and_fails(upper: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "def request(n): return b'%d x' % n\n"
+        "def reply(n, received): return n != 3 and (len(received) if received.endswith(b'X') else None)\n"
+    )
+    arguments = ["--clients=2", *SHORT, f"--script={script}", "--fail-if=errors>0"]
+    assert run(["bench", place(upper), *arguments]) == 1
+    told = capsys.readouterr()
+    assert "wrong reply, first: reply(3, ...) returned False: b'3 X' came" in told.out
+    assert "errors>0" in told.err
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("def request(n): return 1 / (3 - n) and b'x'\ndef reply(n, received): return True", "ZeroDivisionError"),
+        ("def request(n): return b'x'\ndef reply(n, received): return False", "first reply is no good"),
+        ("def request(n): return b'x'\ndef reply(n, received): return None", "no first reply"),
+        ("def request(n): return b'x", "SyntaxError"),
+    ],
+)
+def test_a_script_that_raises_is_one_clear_error(
+    upper: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, why: str
+) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    assert run(["bench", place(upper), "--clients=1", *SHORT, f"--script={tmp_path}/mine.py"]) in (1, 2)
+    told = capsys.readouterr().err
+    assert told.startswith("Error: ") and why in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    "answer, kind",
+    [
+        (lambda data: data.upper(), "upper"),
+        (lambda data: data, "echo"),
+        (lambda data: b"ok", "same"),
+        (lambda data, count=COUNT: b"%d" % next(count), "length"),
+        (lambda data, count=COUNT: b"x" * next(count) + b".", "whole and right"),
+        (lambda data: b"", "No reply came"),
+    ],
+)
+def test_what_is_learnt_of_a_server(answer: Callable[[bytes], bytes], kind: str) -> None:
+    with server(lambda sock: [sock.sendall(answer(data)) for data in iter(lambda: sock.recv(65536), b"")]) as address:
+        try:
+            assert learning.learn(address, 40).spec["kind"] == kind
+        except learning.NothingLearnt as error:
+            assert kind in str(error) and "--script" in error.hint
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_and_reports_what_was_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pronghorn", "bench", *NEEDS, "--rounds=99", *SHORT, f"--json={tmp_path}/a.json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as bench:
+        assert bench.stdout is not None
+        while not (line := bench.stdout.readline()).startswith("epoll "):
+            assert line
+        others = psutil.Process(bench.pid).children(recursive=True)
+        assert others
+        bench.send_signal(signal.SIGINT)
+        out, err = bench.communicate(timeout=30)
+    assert bench.returncode == 130 and "Traceback" not in err
+    assert "Interrupted: " in out and "Recommended: epoll" in out and found(tmp_path / "a.json")["interrupted"]
+    assert not psutil.wait_procs(others, timeout=15)[1]

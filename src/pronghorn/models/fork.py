@@ -39,6 +39,7 @@ from pronghorn.serving.context import ChildContext, Context
 from pronghorn.serving.conversations import LEAVE, Conversations
 from pronghorn.serving.rehearsal import rehearse
 from pronghorn.system.drain import ANYBODY, Drain
+from pronghorn.system.lean_fork import LeanFork
 from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
 from pronghorn.system.watchdog import Watchdog
@@ -73,16 +74,13 @@ class Parent:
 def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
     """What belongs to the parent, and each child closes. Asked at the fork: what the parent has closed before may have
     left its number to the child's connection."""
-    held = [fd for each in listeners for fd in each.descriptors()]
-    held += [each.fileno() for each in context.watched]
-    return [*held, *(fd for fd in (context.spare.fileno(),) if fd >= 0)]
+    held = [*(each.fileno() for each in context.watched), context.spare.fileno()]
+    return [fd for fd in (*held, *(fd for each in listeners for fd in each.descriptors())) if fd >= 0]
 
 
 def first_look(flows: Flows) -> float:
-    kernel_knows = hasattr(socket, "TCP_INFO") and all(
-        each.family != socket.AF_UNIX for each in flows.context.listeners
-    )
-    return flows.timeouts.first_look(kernel_knows)
+    families = {each.family for each in flows.context.listeners}
+    return flows.timeouts.first_look(hasattr(socket, "TCP_INFO") and socket.AF_UNIX not in families)
 
 
 def handle_signals(
@@ -113,7 +111,7 @@ def serve(context: Context) -> None:
     mine = Conversations(own, look=parent.look)
     rehearse(context)
     own.become_current()  # here, where no handler is called, and not in each process
-    listeners, forks, limits = [*context.listeners], Forks(), context.process_limits()
+    fork, forks, listeners, limits = LeanFork(), Forks(), [*context.listeners], context.process_limits()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
 
@@ -131,7 +129,7 @@ def serve(context: Context) -> None:
         counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
         forks.look()
         try:
-            pid = forked(context.drain)
+            pid = forked(context.drain, fork)
         except OSError as error:
             shared.back(counts)
             flows.refuse(conn, f"fork: {error.strerror}")
@@ -154,11 +152,11 @@ def look_at_children(children: ConnectionsApart, elders: Elders, now: float) -> 
     children.late(now)
 
 
-def forked(drain: Drain) -> int:
+def forked(drain: Drain, fork: LeanFork) -> int:
     """fork(2). A signal may find the child before it has said that the drain is its own now."""
     owner, drain.owner, pid = drain.owner, ANYBODY, -1
     try:
-        pid = os.fork()
+        pid = fork()
     finally:
         drain.owner = owner if pid else os.getpid()
     return pid

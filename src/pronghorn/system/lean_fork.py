@@ -1,0 +1,67 @@
+"""fork(2) for a process that forks often: where it has one thread, without what is done about the others.
+
+Law: Python calls what os.register_at_fork was given around each fork(2), and every such call costs the new process
+pages of memory that it copies. What `threading` and `logging` register there puts right what other threads held, or
+were, at that moment. A process of which the kernel knows one thread has nothing to put right: so these are left out of
+that one fork(2), and no others are. In the new process they are there again, for what it forks itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+OF_THREADS = ("threading", "logging")
+ONE_THREAD = 3  # links of the folder of a process's threads: each is a folder, and there are the folder's own two
+
+Function = Callable[[], Any]
+
+
+def _registered() -> list[list[Function]]:
+    """The lists in which Python keeps what it calls before fork(2), and after it in the parent and in the child. They
+    are found by what stands in them; none of them where that cannot be."""
+    found: list[list[Function]] = []
+    marks: list[Function] = [lambda: None, lambda: None, lambda: None]
+    os.register_at_fork(before=marks[0], after_in_parent=marks[1], after_in_child=marks[2])
+    for mark in marks:
+        for each in gc.get_referrers(mark):
+            if type(each) is list and each is not marks and each[-1] is mark:
+                each.pop()
+                found.append(each)
+    return found
+
+
+def has_one_thread() -> bool:
+    """Whether this process has no thread but the one that calls, of whatever language (Linux; elsewhere nobody says
+    so). No Python thread can begin during the call."""
+    try:
+        return os.stat("/proc/self/task").st_nlink == ONE_THREAD
+    except OSError:
+        return False
+
+
+class LeanFork:
+    """Calls os.fork when it is called. To be made in the main thread, before gc.freeze."""
+
+    __slots__ = ("_lists",)
+
+    def __init__(self) -> None:
+        self._lists = [(each, [*each], _without_threads(each)) for each in _registered()]
+
+    def __call__(self) -> int:
+        """As os.fork: 0 in the child. Raises OSError."""
+        if not has_one_thread() or any(len(registered) != len(full) for registered, full, _ in self._lists):
+            return os.fork()  # in the second case something was registered since
+        for registered, _, lean in self._lists:
+            registered[:] = lean
+        try:
+            return os.fork()
+        finally:
+            for registered, full, _ in self._lists:
+                registered[:] = full
+
+
+def _without_threads(calls: list[Function]) -> list[Function]:
+    return [call for call in calls if getattr(call, "__module__", "") not in OF_THREADS]

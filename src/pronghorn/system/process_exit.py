@@ -16,6 +16,7 @@ handler's C code crash it now and then, and a crash at the end costs the exit st
 from __future__ import annotations
 
 import _io
+import _thread
 import atexit
 import gc
 import os
@@ -27,7 +28,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pronghorn.system.processes import children_of, kill
+from pronghorn.system.processes import child_asker, children_of, kill
 
 BEAT = 0.5  # seconds between two heartbeats, and between two looks at the deadline
 MOMENT = 0.3  # seconds that there are in any case, for what was cut at the deadline and cleans up
@@ -98,7 +99,7 @@ def end(deadline: Callable[[], float], late: Late, beat: Callable[[], None] = _n
 
 def _join_threads(deadline: Callable[[], float], late: Late, beat: Callable[[], None]) -> None:
     calls = getattr(threading, "_threading_atexits", ())  # executors: no more jobs, and their threads end
-    if not calls and (threading.active_count() == 1 or not any(True for _ in _others())):
+    if not calls and (_thread._count() == 0 or not any(True for _ in _others())):
         return
     done = threading.Event()
 
@@ -270,12 +271,18 @@ class Forks:
             if all(map(_is_unbuffered, handlers)):
                 self._logs = list(logging._handlerList)
         self._has_more = True
-        gc.freeze()
+        self._flushes = [each.flush for each in self._files if type(each).__module__ in ("_io", "io")]
+        self._all_plain = len(self._flushes) == len(self._files)
+        self._has_children = child_asker()
+        self._is_new = True
 
     def look(self) -> None:
         """Before each fork: note whether the child has more to forget than exit functions."""
         finalizers: Any = weakref.finalize
         self._has_more = bool(finalizers._registry) or "multiprocessing.process" in sys.modules
+        if self._is_new:  # here, when all is there that the process serves with: no child looks at it
+            self._is_new = False
+            gc.freeze()
 
     def begin(self) -> None:
         """In a child, at its begin."""
@@ -291,8 +298,19 @@ class Forks:
             _run_exit_functions(deadline, late, _nothing)
         self._end_logs()
         known = self._others.issuperset(map(type, gc.get_objects()))
-        flush_files(self._files if known else [*self._files, *open_files()])
-        end_children()
+        if known and self._all_plain:
+            self._flush()
+        else:
+            flush_files(self._files if known else [*self._files, *open_files()])
+        if self._has_children():
+            end_children()
+
+    def _flush(self) -> None:
+        for flush in self._flushes:
+            try:
+                flush()
+            except Exception:  # as _try
+                pass
 
     def _end_logs(self) -> None:
         logging: Any = sys.modules.get("logging")
@@ -306,7 +324,7 @@ class Forks:
 def end_children() -> None:
     """End the child processes that are left, and their children: SIGTERM, and SIGKILL half a second later. A child with
     a session of its own (setsid(2)) was detached on purpose, and lives on. Nothing happens where there is no /proc."""
-    left = _children() if _has_children() else []
+    left = _children() if child_asker()() else []
     if not left:
         return
     for pid in left:
@@ -316,15 +334,6 @@ def end_children() -> None:
         time.sleep(0.005)
     for pid in left:
         kill(pid, signal.SIGKILL)
-
-
-def _has_children() -> bool:
-    """One system call, and no file of /proc (waitid(2)); True where there is no such call."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def _children() -> list[int]:

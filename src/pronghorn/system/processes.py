@@ -42,23 +42,32 @@ def kill(pid: int, number: int) -> None:
         pass
 
 
-def _prctl() -> Callable[..., int]:
-    """prctl(2); where there is none, a function that fails as it does."""
+def _of_libc(name: str) -> Callable[..., int]:
+    """A system call that is Linux's; where there is none, a function that fails as it does."""
     if sys.platform.startswith("linux"):
         import ctypes
 
         try:
-            return ctypes.CDLL(None).prctl
+            return getattr(ctypes.CDLL(None), name)  # type: ignore[no-any-return]
         except (OSError, AttributeError):
             pass
     return lambda *arguments: -1
+
+
+def child_asker() -> Callable[[], bool]:
+    """A function that says whether this process has a child, a zombie too (waitid(2)); True where nobody can say. To be
+    made in the parent of the process that asks: the exception of os.waitid costs a new process twenty page faults."""
+    if not sys.platform.startswith("linux"):
+        return lambda: True
+    waitid, flags = _of_libc("waitid"), os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return lambda: waitid(os.P_ALL, 0, None, flags) == 0
 
 
 def death_signal() -> Callable[[int], object]:
     """A function for a new child: it asks for a signal when the parent dies, or a process that has adopted the child
     since (Linux, PR_SET_PDEATHSIG(2const)); elsewhere none comes. To be made in the parent, so that the child is fast.
     """
-    prctl = _prctl()
+    prctl = _of_libc("prctl")
     return lambda number: prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
@@ -70,18 +79,18 @@ def die_with_parent(number: int) -> None:
 
 def adopt_orphans() -> bool:
     """Makes this process the parent of all its descendants that lose theirs (Linux); False where that cannot be."""
-    return _prctl()(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return _of_libc("prctl")(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def forgo_privileges() -> bool:
     """No program that this process starts, nor any of its children, gains privileges by its file: by a setuid or setgid
     bit, or by capabilities (Linux, prctl(2), PR_SET_NO_NEW_PRIVS). For good; False where that cannot be."""
-    return _prctl()(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    return _of_libc("prctl")(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
 
 
 def leave_orphans() -> None:
     """The opposite of `adopt_orphans`; those that were adopted stay children of this process."""
-    _prctl()(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    _of_libc("prctl")(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def stat_fields(pid: int) -> list[str]:

@@ -35,7 +35,7 @@ import report
 from measuring import IDLE, Results, rounds
 from scaling import EXPERIMENTS, QUICK, SWEEPS, WHOLE, Curves, Extent
 from scenarios import IN_RESULTS, SCENARIOS, Scenario, absent, contenders
-from servers import COMPILED, HERE, MODELS, PEERS, ROOT, Field, has_compiled
+from servers import HERE, MODELS, PEERS, ROOT, Field, compiled_version
 from tables import Table, experiment, markdown, show, summary, sweep
 
 ALL = [*IN_RESULTS, *EXPERIMENTS, *SWEEPS]
@@ -62,8 +62,8 @@ def facts(runs: dict[str, Results], seconds: float) -> dict[str, object]:
         "load client": f"{load} (load.py for TLS and for slow-client){report.client_share(runs)}",
         "took": f"{seconds:.0f} s",
     }
-    if has_compiled():
-        found["compiled build"] = COMPILED.name
+    if version := compiled_version():
+        found["compiled"] = version
     return found
 
 

@@ -24,6 +24,11 @@ each design of a server, for messages over connections that stay, for connection
 `pronghorn` is this tree as it is, with all guards; `compiled` is the optional compiled build, where there is one.
 
 """
+TARGETS = """Each target is a ratio to another server of the same run; "medians" are the two costs. The targets for a
+message were set when the only load client was the slow one, which left servers idle between messages; here each is
+measured with both clients (`slow-client`, and the one in C that keeps servers busy all the time).
+
+"""
 GROUPS = {
     "C": ("c-epoll", "c-select"),
     "a bare loop in Python": ("bare-epoll", "bare-pool", "bare-prefork", "bare-fork"),
@@ -47,7 +52,7 @@ def text(
     facts: dict[str, object], runs: dict[str, Results], sweeps: dict[str, dict[str, list[tuple[float, float]]]]
 ) -> str:
     parts = [HEAD, "".join(f"- {name}: {value}\n" for name, value in facts.items()), "\n"]
-    parts += ["## Targets\n\n", markdown(targets.table(runs)), "\n"]
+    parts += ["## Targets\n\n", TARGETS, markdown(targets.table(runs)), "\n"]
     if short := targets.reasons(runs):
         parts += ["What falls short, and why:\n\n", *(f"- {each}\n" for each in short), "\n"]
     parts += [DESIGNS, markdown(designs(runs)), "\n"]

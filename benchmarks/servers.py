@@ -85,16 +85,20 @@ def missing(name: str) -> str:
 
 
 @cache
-def has_compiled() -> bool:
-    """Whether there is a compiled build: COMPILED is a virtual environment whose Pronghorn says that it is one."""
+def compiled_version() -> str:
+    """What the compiled build says of itself; empty where COMPILED is no virtual environment that has one."""
     python = COMPILED / "bin" / "python"
     if not python.exists():
-        return False
+        return ""
     done = subprocess.run([python, "-m", "pronghorn", "--version"], cwd=COMPILED, capture_output=True, text=True)
-    if "compiled" in done.stdout and "not compiled" not in done.stdout:
-        return True
+    if "(compiled" in done.stdout:
+        return done.stdout.strip()
     print(f"{COMPILED} has no compiled build: {(done.stdout + done.stderr).strip()[-200:]}", file=sys.stderr)
-    return False
+    return ""
+
+
+def has_compiled() -> bool:
+    return bool(compiled_version())
 
 
 @dataclass

@@ -48,7 +48,19 @@ class Target:
         return [self.words, target, shown, kept, beside]
 
 
-KERNEL = "C's loop spends what the kernel asks and next to nothing else; what is above it is the interpreter's."
+KERNEL = (
+    "The cost of C's loop beside is what the kernel asks, and the least there is. A server that is busy all the time "
+    "is hardly ever put to sleep, so the kernel's part shrinks to a receive and a send; the interpreter's part, some "
+    "calls of Python for each message, stays."
+)
+SLOW = "With a client slower than the servers most of a message is the kernel's: to be put to sleep, and to be woken."
+CONNECTION = (
+    "The least is C's cost; above it are the interpreter's calls, for each of accept, admission, counts and close."
+)
+SHARES = "A worker that gets no processor while a crowd comes leaves it to the other: give it a quiet machine."
+MEMORY = (
+    "What is kept for a connection are Python objects: a socket, a channel, a protocol, and an entry in a dictionary."
+)
 TWO = (
     "With two processors the load client and two workers share them: a worker finds fewer messages at each turn and is "
     "woken more often. C's two processes beside show how much of that is the kernel's."
@@ -65,16 +77,16 @@ def targets(workers: str = "x 64", crowd: str = "15000") -> list[Target]:
         Target("epoll, a message", "messages", epoll, uvloop, 1.0, reason=KERNEL),
         Target("epoll, a message, beside C", "messages", epoll, "c-epoll", 1.12, reason=KERNEL),
         Target("epoll compiled, a message, beside C", "messages", compiled, "c-epoll", 1.05, reason=KERNEL),
-        Target("epoll, a message, slow client", "slow-client", epoll, uvloop, 1.0, reason=KERNEL),
-        Target("epoll, a message, slow client, beside C", "slow-client", epoll, "c-epoll", 1.12, reason=KERNEL),
+        Target("epoll, a message, slow client", "slow-client", epoll, uvloop, 1.0, reason=SLOW),
+        Target("epoll, a message, slow client, beside C", "slow-client", epoll, "c-epoll", 1.12, reason=SLOW),
         Target(
-            "epoll compiled, a message, slow client, beside C", "slow-client", compiled, "c-epoll", 1.05, reason=KERNEL
+            "epoll compiled, a message, slow client, beside C", "slow-client", compiled, "c-epoll", 1.05, reason=SLOW
         ),
-        Target("epoll, a message, 500 clients", "clients-500", epoll, uvloop, 1.15),
+        Target("epoll, a message, 500 clients", "clients-500", epoll, uvloop, 1.15, reason=KERNEL),
         Target("`lines`, beside asyncio's readline", "lines", epoll, "asyncio-lines", 3.0, least=True),
         Target("`lines`, beside uvloop's readline", "lines", epoll, "uvloop-lines", 2.0, least=True),
-        Target("epoll, a connection", "connections", epoll, uvloop, 1.0),
-        Target("epoll compiled, a connection, beside C", "connections", compiled, "c-epoll", 1.1, reason=KERNEL),
+        Target("epoll, a connection", "connections", epoll, uvloop, 1.0, reason=CONNECTION),
+        Target("epoll compiled, a connection, beside C", "connections", compiled, "c-epoll", 1.1, reason=CONNECTION),
         Target("pool, a connection, beside the bare pool", "connections", f"{PURE} pool", "bare-pool", 1.5),
         Target("prefork, a connection, beside the bare one", "connections", f"{PURE} prefork", "bare-prefork", 1.5),
         Target("thread, a connection", "connections", f"{PURE} thread", "threading-server", 0.7),
@@ -97,13 +109,13 @@ def targets(workers: str = "x 64", crowd: str = "15000") -> list[Target]:
                 Target(f"{loop}, {what}, beside aiofastnet", scenario, f"{PURE} {loop}", f"aiofastnet-{loop}", None)
             )
     found += [
-        Target("epoll, bytes of an idle connection", "memory", epoll, "", 600),
+        Target("epoll, bytes of an idle connection", "memory", epoll, "", 600, reason=MEMORY),
         Target("epoll, a message, beside idle connections", "crowd", f"{epoll}, {crowd}", f"{epoll}, 0", 1.05),
         Target("C, a message, beside idle connections", "crowd", f"c-epoll, {crowd}", "c-epoll, 0", None),
         Target("two workers, a message", "workers", f"{epoll}, 2 {workers}", f"{epoll}, 1 {workers}", 1.05, reason=TWO),
         Target("two workers, 64 clients for each", "workers", f"{epoll}, 2 x 128", f"{epoll}, 1 x 64", None),
         Target("two processes of C, a message", "workers", f"c-epoll, 2 {workers}", f"c-epoll, 1 {workers}", None),
-        Target("two workers, long-lived connections: the larger share", "shares", epoll, "", 1.2),
+        Target("two workers, long-lived connections: the larger share", "shares", epoll, "", 1.2, reason=SHARES),
     ]
     for scenario, size in zip(tls, ("64 B", "16 KiB"), strict=True):
         found += [

@@ -231,8 +231,8 @@ it is with peers that are deaf, slow or too many, with certificates that change,
 calls that fail, and with a server that is short of something. `make test` makes the same trials with smaller numbers.
 [tests/ledger_trials.py](../tests/ledger_trials.py), [tests/ledger_reloads.py](../tests/ledger_reloads.py),
 [tests/guard_trials.py](../tests/guard_trials.py), [tests/line_trials.py](../tests/line_trials.py),
-[tests/fault_trials.py](../tests/fault_trials.py), [tests/crash_trials.py](../tests/crash_trials.py) and
-[tests/goodbye_trials.py](../tests/goodbye_trials.py) say
+[tests/fault_trials.py](../tests/fault_trials.py), [tests/crash_trials.py](../tests/crash_trials.py),
+[tests/crowd_trials.py](../tests/crowd_trials.py) and [tests/goodbye_trials.py](../tests/goodbye_trials.py) say
 what they demand; this page is written by
 [proof/run.py](../proof/run.py).
 

@@ -28,7 +28,7 @@ CLIENTS = 2
 SOURCES = 100
 BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)  # Python names it since 3.12
 PATIENCE = 60.0
-MOST = 0.02  # of a processor, while all are silent
+MOST = 0.05  # of a processor, while all are silent: gevent's are looked at one by one, for peers that have left
 
 
 class Crowd:

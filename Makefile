@@ -40,7 +40,9 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy --no-error-summary src
 	@exec $(BIN)/python -m pytest -q -x -n 4 --dist worksteal -m "not slow" $(patsubst %,--ignore=tests/%,$(LONG)) $(ARGS)
 
+# The compiled build, where there is one, gives each model a second line: as new as the sources.
 bench: $(VENV)/.bench
+	@[ ! -d .venv-compiled ] || $(MAKE) --no-print-directory compiled
 	@exec $(BIN)/python $(BENCH) $(ARGS)
 
 proof: $(VENV)/.dev

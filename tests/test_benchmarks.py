@@ -143,23 +143,19 @@ def test_the_load_client_in_c_finds_a_wrong_reply(c_programs: dict[str, str]) ->
     assert "wrong reply" in done.stderr
 
 
-def compare(*words: object, seconds: float = 40) -> str:
-    """What the comparison says on standard output."""
-    command = [sys.executable, str(BENCHMARKS / "compare.py"), *map(str, words), "--rounds", "1", "--seconds", "0.05"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_a_comparison_gives_costs_and_ratios(tmp_path: Path) -> None:
-    numbers, table = tmp_path / "numbers.json", tmp_path / "table.md"
-    words = ["messages", "--models", "", "--baselines", "asyncio-protocol,bare-epoll,forking-server"]
-    compare(*words, "--json", numbers, "--markdown", table, "--output", tmp_path)
-    rows = json.loads(numbers.read_text())["results"]["messages"]
-    assert rows.keys() == {"asyncio-protocol", "bare-epoll", "forking-server"}
-    assert all(row["cost"] > 0 for each in rows.values() for row in each)
-    assert "| asyncio-protocol |" in table.read_text()
+    """Three scenarios in one run: with competitors, with settings beside none of them, and with idle connections."""
+    words = ["messages", "guards", "memory", "--models", "epoll", "--baselines", "asyncio-protocol,bare-epoll"]
+    words += ["--rounds", "1", "--seconds", "0.05", "--idle", "50", "--output", str(tmp_path)]
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), *words, "--markdown", str(tmp_path / "table.md")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert results["messages"].keys() == {"pronghorn epoll", "asyncio-protocol", "bare-epoll"}
+    assert all(row["cost"] > 0 for rows in results["messages"].values() for row in rows)
+    assert results["memory"]["pronghorn epoll"][0]["idle"] == 50
+    assert re.search(r"\| pronghorn epoll guarded \| .* pronghorn epoll unguarded", (tmp_path / "table.md").read_text())
     assert "| bare-epoll | a bare loop in Python |" in (tmp_path / "RESULTS.md").read_text()
 
 
@@ -176,14 +172,3 @@ def test_targets_and_reasons_of_a_run() -> None:
     assert lines["epoll, a message, beside C"][1:] == ["<= 1.12x", "1.04x", "yes", "7.30 : 7.00"]
     assert lines["fork, a connection"][2:4] == ["", "not measured"]
     assert [each.partition(":")[0] for each in targets.reasons(runs)] == ["epoll, a message"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mode", "line"),
-    [("guards", "pronghorn epoll guarded .* pronghorn epoll unguarded"), ("memory", "pronghorn epoll .*")],
-)
-def test_settings_are_set_beside_none_of_them(mode: str, line: str, tmp_path: Path) -> None:
-    table = tmp_path / "table.md"
-    compare(mode, "--models", "epoll", "--baselines", "", "--idle", 50, "--markdown", table)
-    assert re.search(rf"\| {line} \|", table.read_text())

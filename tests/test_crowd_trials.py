@@ -23,6 +23,6 @@ def test_all_of_a_crowd_are_answered(tmp_path: Path) -> None:
 
 
 def test_lost_and_wrongly_answered_ones_are_seen(tmp_path: Path) -> None:
-    result = crowd_trials.at_once(tmp_path, 10, seconds=1.5, handler="echo", idle_timeout=0.5)
+    result = crowd_trials.at_once(tmp_path, 10, seconds=1.0, handler="echo", idle_timeout=0.4)
     assert "0 of 10 connections were left" in str(result.faults), str(result)
     assert "no right reply at first" in str(result.faults)

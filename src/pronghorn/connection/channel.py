@@ -87,7 +87,7 @@ class AnyChannel(Transport):
     def open(self, protocol: Any) -> None:
         """Give the connection to `protocol`; it may write, or close, at once."""
         self.protocol, self._fills = protocol, hasattr(protocol, "get_buffer")
-        self.state = moved(self.state, OPEN)
+        self.state = OPEN if self.state is OPENING else moved(self.state, OPEN)
         self.wants_read = True
         try:
             self.context.run(protocol.connection_made, self)

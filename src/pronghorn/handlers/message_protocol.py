@@ -162,7 +162,8 @@ class MessageProtocol(Protocol):
             raise error  # else what came behind in the clear was thrown away
 
     def eof_received(self) -> bool:
-        self._answer(self._cutter.finish())
+        if (messages := self._cutter.finish()) or self._waiting is not None:
+            self._answer(messages)
         self._left = True
         self._leave()
         return True
@@ -309,7 +310,7 @@ class MessageProtocol(Protocol):
         return not self.transport.is_closing() and self.transport.get_write_buffer_size() <= self.style.high_water
 
     def _leave(self) -> None:
-        if not self.partial:
+        if not (self._cutter.partial or self._waiting is not None):  # as `partial`
             self.transport.close()
 
 

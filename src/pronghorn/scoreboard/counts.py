@@ -81,6 +81,13 @@ class Counts:
         own[word] = words[word] = own[word] + 1
         own[OPEN] = words[OPEN] = own[OPEN] - 1
 
+    def pass_by(self, bytes_in: int, bytes_out: int, messages: int) -> None:
+        """Count what has come and gone."""
+        own, words = self.own, self.words
+        own[BYTES_IN] = words[BYTES_IN] = own[BYTES_IN] + bytes_in
+        own[BYTES_OUT] = words[BYTES_OUT] = own[BYTES_OUT] + bytes_out
+        own[MESSAGES] = words[MESSAGES] = own[MESSAGES] + messages
+
     open = word(OPEN, "Connections that are open now: a gauge.")
     accepted = word(ACCEPTED, "Connections that were accepted and given to the handler.")
     refused = word(REFUSED, "Connections that were accepted and closed unserved.")

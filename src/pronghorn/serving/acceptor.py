@@ -81,8 +81,9 @@ class Acceptor(Watched):
             return
         context, listener = self._context, self.listener
         try:
+            spread = context.come_and_go
             for _ in range(1 if self._gate.alone else int(self._most)):
-                if context.gives_way():
+                if not spread and context.gives_way():
                     self.rest(FAIR_PAUSE)
                     return
                 if (got := context.accept(listener)) is None:

@@ -288,15 +288,19 @@ class Admission:
         row, state = self.row, state_of_refusal(limit)
         self.observe(ConnectionRefused(peer, limit, detail, offer.told, state, row.slot, row.generation, offer.name))
 
+    @property
+    def come_and_go(self) -> bool:
+        """Whether more connections have ended since the last ticks than are open."""
+        own = self.row.own
+        return own[ACCEPTED] - own[OPEN] - self._ended[0] > own[OPEN]
+
     def gives_way(self) -> bool:
         """Whether to leave the next connection to a worker that has fewer, and look again in FAIR_PAUSE seconds.
 
-        Not where more connections have ended since the last ticks than are open: connections that come and go spread
-        by themselves, and a pause costs them more than it gains. And not for ever: the emptiest worker may be stuck.
+        Not where they `come_and_go`: such connections spread by themselves, and a pause costs them more than it gains.
+        And not for ever: the emptiest worker may be stuck.
         """
-        own = self.row.own
-        few = own[OPEN]
-        if few < 2 or own[ACCEPTED] - few - self._ended[0] > few or not self.row.crowded():
+        if self.come_and_go or self.row.own[OPEN] < 2 or not self.row.crowded():
             return False
         now = time.monotonic()
         if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over

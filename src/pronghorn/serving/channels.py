@@ -78,16 +78,16 @@ class Entrance:
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
-        context, limits = self.context, self._limits
+        limits = self._limits
         if fd >= self._descriptors:
-            limit = f"descriptor {fd} is beyond what {context.model.name} can watch"
-            context.refuse(self.offer, fd, peer, limit, admitted=not limits.is_proxy(peer))
+            limit = f"descriptor {fd} is beyond what {self.context.model.name} can watch"
+            self.context.refuse(self.offer, fd, peer, limit, admitted=not limits.is_proxy(peer))
             return
         try:
             sock = _socket.socket(listener.family, _socket.SOCK_STREAM, 0, fd)  # twice as fast as Python's class
             sock.setblocking(False)
         except OSError as error:  # of this connection, and none of the listener's
-            context.refuse(self.offer, fd, peer, str(error), admitted=not limits.is_proxy(peer))
+            self.context.refuse(self.offer, fd, peer, str(error), admitted=not limits.is_proxy(peer))
             return
         if limits.proxied and limits.is_proxy(peer):
             self._await_header(HeaderWait(sock, peer, time.monotonic() + self.service.settings.handshake_timeout))
@@ -120,9 +120,12 @@ class Entrance:
         context = self.context
         if self._handshakes is not None:
             sock = self._handshakes.sealed(sock)
-        number = context.number(self.offer, peer)
+        if context.tells_of_begins:
+            number = context.number(self.offer, peer)
+        else:  # without a call
+            context.count = number = context.count + 1
         channel = self._channel_class(sock, number, peer, self.terms, header, self.contexts.copy())
-        self.loops.open[number] = context.holders[channel._fd] = channel
+        context.open[number] = context.holders[channel._fd] = channel
         if self._handshakes is None:
             self.begin(channel)
         else:
@@ -192,12 +195,13 @@ class Loops:
         """The loop has let go of what is closed: close its descriptor, and account for it. `proven`: that is still the
         one which the loop has watched, as the kernel has just said."""
         if isinstance(thing, AnyChannel):
-            self.context.holders.pop(thing.fileno(), None)
+            context = self.context
+            context.holders.pop(thing._fd, None)
             thing.release(proven)
             if (reason := thing.reason) is MOVED:
-                self.context.handed_over(thing)
+                context.handed_over(thing)
             else:
-                self.context.closed(thing, reason)
+                context.closed(thing, reason)
                 if self.parts:
                     thing.protocol = None
             for acceptor in self.acceptors:  # there may be room again

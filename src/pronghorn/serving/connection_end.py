@@ -38,6 +38,8 @@ from pronghorn.tracebacks import is_ours
 
 DONE, ERROR, HANDSHAKE = End.DONE, End.ERROR, End.HANDSHAKE  # an access to the class calls a function (Python 3.11)
 OF_PROBES = frozenset({End.DONE, End.DRAINING, End.RESET, End.TIMEOUT})
+Traffic = tuple[int, int, int]
+"""Bytes in, bytes out, and messages."""
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
@@ -48,9 +50,9 @@ class Sums:
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
-        self._done = [0, 0, 0]
-        self._now = [0, 0, 0]
-        self._written = [0, 0, 0]
+        self._done: Traffic = (0, 0, 0)
+        self._now: Traffic = (0, 0, 0)
+        self._written: Traffic = (0, 0, 0)
 
     def end(self, conn: AnyConnection, sign: int) -> None:
         """A connection is over; with -1 it was another worker's before, which has counted what it had done."""
@@ -71,8 +73,8 @@ class Sums:
         self._written = self._now
 
 
-def _added(sums: list[int], conn: AnyConnection, sign: int = 1) -> list[int]:
-    return [sums[0] + sign * conn.bytes_in, sums[1] + sign * conn.bytes_out, sums[2] + sign * conn.messages]
+def _added(sums: Traffic, conn: AnyConnection, sign: int = 1) -> Traffic:
+    return sums[0] + sign * conn.bytes_in, sums[1] + sign * conn.bytes_out, sums[2] + sign * conn.messages
 
 
 class ConnectionEnds(Admission):
@@ -87,8 +89,8 @@ class ConnectionEnds(Admission):
         self._left = self.limits.left if all(each.service.limits is self.limits for each in offers) else None
         self._noted: set[int] = set()
         self._faulty: set[int] = set()  # open connections whose handler has raised
-        self._done = [0, 0, 0]  # bytes in, bytes out and messages of connections that have ended
-        self._written = [0, 0, 0]  # what the row has of these, and of those that are open
+        self._done: Traffic = (0, 0, 0)  # of connections that have ended
+        self._written: Traffic = (0, 0, 0)  # what the row has of these, and of those that are open
         self._by_listener = {each.name: Sums(each.counts) for each in offers if each.counts is not None}
 
     def fault(self, error: BaseException) -> None:
@@ -129,7 +131,7 @@ class ConnectionEnds(Admission):
         seconds = time.monotonic() - conn.opened if tells or details is not None else 0.0
         with self.lock:
             faulty = conn.number in self._faulty
-            word = ERROR if faulty else ENDS.get(reason, ERROR)  # as end_of()
+            word = ERROR if faulty else DONE if reason is DONE else ENDS.get(reason, ERROR)  # as end_of()
             messages = self._leaves(conn, CLOSED_WORD[word])
             probe = not (conn.bytes_in or conn.bytes_out) and conn.measured and word in OF_PROBES
             if probe:
@@ -284,11 +286,9 @@ class ConnectionEnds(Admission):
             (self._left or self.by_name[conn.listener].service.limits.left)(conn.peer)
         if self._faulty:
             self._faulty.discard(conn.number)
-        done = self._done
-        done[0] += conn.bytes_in
-        done[1] += conn.bytes_out
         messages = conn.messages
-        done[2] += messages
+        bytes_in, bytes_out, count = self._done
+        self._done = bytes_in + conn.bytes_in, bytes_out + conn.bytes_out, count + messages
         if self._by_listener and (sums := self._by_listener.get(conn.listener)) is not None:
             sums.counts.add(OPEN, -1)
             sums.end(conn, 1)
@@ -313,11 +313,9 @@ class ConnectionEnds(Admission):
             bytes_in += conn.bytes_in
             bytes_out += conn.bytes_out
             messages += conn.messages
-        counts, written = self.counts, self._written
-        counts.add(BYTES_IN, bytes_in - written[0])
-        counts.add(BYTES_OUT, bytes_out - written[1])
-        counts.add(MESSAGES, messages - written[2])
-        self._written = [bytes_in, bytes_out, messages]
+        written = self._written
+        self._written = bytes_in, bytes_out, messages
+        self.counts.pass_by(bytes_in - written[0], bytes_out - written[1], messages - written[2])
         if self._by_listener:
             self._fold_by_listener()
 

@@ -259,7 +259,7 @@ class ChildContext(Context):
         self.__dict__.update(parent.__dict__)
         self._of_children = None
         self.open = {}
-        self._done, self._written = [0, 0, 0], [0, 0, 0]
+        self._done = self._written = (0, 0, 0)
         self._keeps_limits = False
         self._by_listener = {}
 

@@ -187,6 +187,33 @@ def test_a_plain_end_that_is_noted_has_the_line_of_its_event(log: Log, peer: Any
         assert line_of(form)(noted.rstrip()) == line_of(form)(told)
 
 
+def test_ends_that_are_gathered_are_written_in_few_pieces_and_as_many_of_them_as_there_is_room_for(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note, pieces, write = log.log.notes(12411, 2, 3, "tls", True), list[bytes](), os.write
+    assert note is not None
+    monkeypatch.setattr(os, "write", lambda fd, data: pieces.append(data) or write(fd, data))
+    for number in range(100):
+        note(PEER, number, 1.0, None, 1, 1, 1)
+    assert log.read() == b""
+    log.log(ENDED)  # what is told in another way comes behind them
+    ids = [line_of("{id}")(each) for each in log.read().splitlines()]
+    assert ids == [b"12411-%d\n" % each for each in range(100)] + [b"12411-37\n"]
+    assert 2 < len(pieces) < 20 and max(map(len, pieces)) <= LONGEST
+    while not log.told:
+        log.log(ENDED)
+    os.read(log.log.lines, 4096)  # room for one page
+    log.log(ENDED)
+    for number in range(60):
+        note(PEER, number, 1.0, None, 1, 1, 1)
+    log.log.flush()
+    got = sum(each.startswith(b"[[") for each in log.read().splitlines())
+    log.now = 11.0
+    log.log(ENDED)
+    dropped = [each.lines for each in log.told if isinstance(each, AccessLogDropped)]
+    assert 20 < got < 60 and dropped == [1, 60 - got]
+
+
 def test_ends_are_noted_only_where_nobody_else_hears_of_them(log: Log) -> None:
     observers = Observers(log.log, Silent())
     assert observers.only(ConnectionClosed) is log.log

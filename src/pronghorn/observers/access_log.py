@@ -112,8 +112,11 @@ class AccessLog:
         self._dropped: dict[str, int] = {}
         self._tell_at = 0.0
         self._second, self._refusals = 0.0, 0
+        self._waiting: list[bytes] = []  # records, each without its end of line
 
     def __call__(self, event: Event) -> None:
+        if self._waiting:  # they come first
+            self.flush()
         if self._on and type(event) is ConnectionClosed:
             if not event.probe:
                 self._write(record(event, time.time()))
@@ -125,15 +128,16 @@ class AccessLog:
         elif isinstance(event, DrainFinished):
             self.tell_dropped()
 
-    def notes(self, pid: int, worker: int, generation: int, listener: str) -> Note | None:
+    def notes(self, pid: int, worker: int, generation: int, listener: str, gather: bool = False) -> Note | None:
         """What notes the end of a connection of this listener that is a plain one, with nothing to be told but how much
         there was and for how long: as ConnectionClosed with its other members as they are by default, which takes
-        three times as long to make. None where it cannot be noted like that."""
+        three times as long to make. None where it cannot be noted like that. With `gather` the records wait for
+        `flush`, which writes those of many ends at once."""
         try:
             facts = msgspec.Raw(_encode((pid, worker, generation, listener[:LONGEST_VALUE])))
         except UnicodeEncodeError:
             return None
-        write, clock = self._write, time.time
+        write, clock, waiting = self._write, time.time, self._waiting
 
         def note(
             peer: Peer, number: int, seconds: float, first: float | None, bytes_in: int, bytes_out: int, messages: int
@@ -143,15 +147,30 @@ class AccessLog:
             except UnicodeEncodeError:  # a path that is no text
                 peer = _short(peer)
                 data = _encode((facts, clock(), peer, number, seconds, first, bytes_in, bytes_out, messages))
-            write(data + b"\n")
+            if gather:
+                waiting.append(data)
+            else:
+                write(data + b"\n")
 
         return note
+
+    def flush(self) -> None:
+        """Write the records that wait, as many in one piece as the pipe takes whole."""
+        waiting = self._waiting
+        while waiting:
+            count = len(waiting)
+            while count > 1 and sum(map(len, waiting[:count])) + count > LONGEST:
+                count -= -(-count // 8)
+            piece = waiting[:count]
+            del waiting[:count]
+            self._write(*[each + b"\n" for each in piece])
 
     def hears(self, kind: type[Event]) -> bool:
         return kind is AccessLogSet or (self._on and kind in (ConnectionClosed, ConnectionRefused))
 
     def close(self) -> None:
         """Closes the pipe's end to write; what waits in it can still be read."""
+        self.flush()
         if self._fd >= 0 and _identity(self._fd) == self._pipe:
             os.close(self._fd)
         self._fd = -1
@@ -185,14 +204,19 @@ class AccessLog:
         self._pipe = _identity(self._fd)
         self._size = self._pipe[0]
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, *lines: bytes) -> None:
+        """Write these lines, which the pipe takes in one piece, or none of them."""
         try:
             leads = fcntl.fcntl(self._fd, SIZE) == self._size if SIZE else _identity(self._fd) == self._pipe
             if not leads:  # a handler has closed it, and its number is a client's
                 raise OSError
-            os.write(self._fd, line)
+            os.write(self._fd, b"".join(lines))
         except OSError:  # it is full; or has lost its reader, with the supervisor
-            self._drop(FULL)
+            if len(lines) > 1:  # there may be room for some
+                for line in lines:
+                    self._write(line)
+            else:
+                self._drop(FULL)
         else:
             if self._dropped and self._clock() >= self._tell_at:
                 self._tell_now()

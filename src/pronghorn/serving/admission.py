@@ -63,6 +63,11 @@ class Admission:
     """Accepts and refuses connections. `row` is this worker's on the scoreboard, and `counts` where connections are
     counted: the same, except in a child of the fork model. `lock` is held while a flow of control counts."""
 
+    gathers = False
+    """Many connections end at once, and their flow of control calls `flush` when they have."""
+    flush: Callable[[], None] | None = None
+    """Has the ends written down that were noted, if there is anybody who notes them."""
+
     def __init__(self, offers: Sequence[Offer], settings: Settings, observe: Observer, row: Row, holds: bool) -> None:
         self.offers = {each.listener: each for each in offers}
         self.by_name = {each.name: each for each in offers}
@@ -97,9 +102,13 @@ class Admission:
         self.tells_of_begins = hears is None or hears(ConnectionOpened)
         self.tells = hears is None or hears(ConnectionClosed)
         """Whether an observer wants the events of each connection: of its begin, of its end."""
+        if self.flush is not None:
+            self.flush()
         only = getattr(self.observe, "only", None)
-        self.notes: Callable[..., Note | None] | None = getattr(only(ConnectionClosed) if only else None, "notes", None)
+        one = only(ConnectionClosed) if only else None
+        self.notes: Callable[..., Note | None] | None = getattr(one, "notes", None)
         """Of the only observer of ends, if it takes those of plain connections without an event."""
+        self.flush = getattr(one, "flush", None) if self.gathers else None
         self.notes_at: dict[str, Note | None] = {}
 
     def count_alone(self) -> None:

@@ -28,7 +28,7 @@ from pronghorn.scoreboard.counts import (
     TAKEN_OVER,
     Counts,
 )
-from pronghorn.scoreboard.details import REASONS, WORD, Details
+from pronghorn.scoreboard.details import REASONS, WORD
 from pronghorn.scoreboard.row import Row
 from pronghorn.serving.admission import Admission, Note
 from pronghorn.serving.end_states import NORMAL, state_of_end
@@ -137,7 +137,10 @@ class ConnectionEnds(Admission):
             if probe:
                 self.counts.add(PROBES)
             if details is not None:
-                self._detail(details, conn, word, seconds)
+                offer, first = self.by_name[conn.listener], conn.first_sent
+                details.connection(offer.number, REASONS[word], seconds, first - conn.opened if first else None)
+                if offer.service.tls_at_once and conn.tls is None and word != HANDSHAKE:
+                    details.add(WORD["handshake_unfinished"])
         if tells and (self.notes is None or faulty or probe or not self._note(conn, reason, seconds, messages)):
             self._tell_closed(conn, word, reason, faulty, probe, seconds)
 
@@ -174,7 +177,7 @@ class ConnectionEnds(Admission):
         row = self.row
         if self.notes is None or offer.service.tls_at_once:
             return None
-        return self.notes(self.pid, row.slot, row.generation, offer.name)
+        return self.notes(self.pid, row.slot, row.generation, offer.name, self.gathers)
 
     def _tell_closed(
         self, conn: AnyConnection, word: End, reason: str, faulty: bool, probe: bool, seconds: float
@@ -213,13 +216,6 @@ class ConnectionEnds(Admission):
                 offer.name,
             )
         )
-
-    def _detail(self, details: Details, conn: AnyConnection, word: End, seconds: float) -> None:
-        """What metrics tell of a connection that has ended."""
-        offer, first = self.by_name[conn.listener], conn.first_sent
-        details.connection(offer.number, REASONS[word], seconds, first - conn.opened if first else None)
-        if offer.service.tls_at_once and conn.tls is None and word != HANDSHAKE:
-            details.add(WORD["handshake_unfinished"])
 
     def note_handshake(self) -> None:
         """A TLS handshake is done."""

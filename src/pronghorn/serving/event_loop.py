@@ -66,6 +66,8 @@ class Turns(Loops):
         self.changed = self._changed.append
         self._deadlines = TimerQueue()
         super().__init__(context)
+        context.gathers = True
+        context.ask_who_hears()
         self._now = time.monotonic()
         self._beat_at = 0.0
         self.doubted = False
@@ -114,18 +116,22 @@ class Turns(Loops):
     def changes(self) -> Iterator[Watchable]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
         changed, watched = self._changed, self.watched
-        while changed:
-            thing = changed.pop()
-            if (fd := thing.fileno()) < 0:  # it has been released
-                continue
-            if (state := thing.state) is CLOSING or state is CLOSED:
-                thing.settle()
-                known = watched.get(fd) is thing
-                yield thing
-                if thing.state is CLOSED:
-                    self.release(thing, known and fd not in watched and not self.doubted)
-            else:
-                yield thing
+        try:
+            while changed:
+                thing = changed.pop()
+                if (fd := thing.fileno()) < 0:  # it has been released
+                    continue
+                if (state := thing.state) is CLOSING or state is CLOSED:
+                    thing.settle()
+                    known = watched.get(fd) is thing
+                    yield thing
+                    if thing.state is CLOSED:
+                        self.release(thing, known and fd not in watched and not self.doubted)
+                else:
+                    yield thing
+        finally:
+            if self.context.flush is not None:
+                self.context.guarded(self.context.flush)
 
     def on_readable(self) -> None:
         """The kernel reports a descriptor that was closed here, and of which another process has a copy."""

@@ -25,6 +25,7 @@ ORDER = (
     "handlers",
     "tls",
     "connection listening scoreboard",
+    "bus",
     "system metrics",
     "boot framing identity lifespans",
     "settings",

@@ -24,6 +24,8 @@ LARGER: dict[str, str] = {}
 # Files, or folders, that are shorter and have one user or none, and why each is a file all the same.
 SHORT = {
     "__main__.py": "python -m pronghorn asks for it",
+    "bus/__init__.py": "the public names, which are imported when they are used",
+    "worker_process/bus_place.py": "worker.py has enough to do",
     "admin/": "what the admin process answers, and where it asks, are files of their own, which grow",
     "cli/": "a command is a file",
     "models/": "a model is a page, however short",

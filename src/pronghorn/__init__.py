@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pronghorn import bus as bus
     from pronghorn import metrics as metrics
     from pronghorn.connection.blocking import Connection as Connection
     from pronghorn.connection.proxy_protocol import ProxyHeader as ProxyHeader
@@ -106,6 +107,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = on_first_use(
         globals(),
         {
+            "bus": "bus",
             "connection.blocking": "Connection",
             "connection.proxy_protocol": "ProxyHeader",
             "connection.tls_facts": "PeerCertificate TlsFacts",

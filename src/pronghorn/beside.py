@@ -20,10 +20,12 @@ from pronghorn.observers.access_log import AccessLog
 from pronghorn.observers.log import LogObserver
 from pronghorn.settings import Settings
 from pronghorn.supervisor.access_writer import AccessWriter
+from pronghorn.supervisor.bus_side import BusSide
 from pronghorn.supervisor.event_counts import EventCounts
 from pronghorn.supervisor.exception_guard import Guard
 from pronghorn.supervisor.log_process import LogProcess
 from pronghorn.supervisor.supervisor import Supervisor
+from pronghorn.system.descriptor_queue import DescriptorQueue
 
 if TYPE_CHECKING:
     from pronghorn.control.admin_process import AdminProcess
@@ -53,6 +55,7 @@ class Beside:
         self._autoreload: Autoreload | None = None
         self._admin: AdminProcess | None = None
         self._observer_side: ObserverSide | None = None
+        self._bus: BusSide | None = None
         self._unwanted: list[Listener] = []  # admin listeners of the program before an upgrade
         self._supervisor: Supervisor
 
@@ -91,6 +94,12 @@ class Beside:
             if self._handed.statsd >= 0:
                 os.close(self._handed.statsd)
 
+    def open_bus(self, door: DescriptorQueue, control: str) -> None:
+        """The hub of the bus, as soon as it is wanted; `control` is the path of the control socket."""
+        self._bus = BusSide(door, self._settings, control, self.observe)
+        if self._handed is not None and self._handed.bus[2:]:
+            self._bus.adopt(self._handed.bus[2:])
+
     def attach(self, supervisor: Supervisor) -> None:
         """Belongs to a supervisor that is about to run."""
         fleet, self._supervisor = supervisor.fleet, supervisor
@@ -125,6 +134,9 @@ class Beside:
         """This program serves."""
         if self._admin is not None:
             self._admin.take_over()
+        if self._bus is not None:
+            self._bus.take_over()
+            self._bus.watch(self._supervisor.sides, self._supervisor.poller)
         for each in self._unwanted:
             each.take_over()
             each.close()
@@ -151,6 +163,8 @@ class Beside:
         """The new program of an upgrade serves."""
         if self._admin is not None:
             self._admin.hand_over()
+        if self._bus is not None:
+            self._bus.hand_over()
         self._supervisor.sides.hand_over()
         self._end_autoreload()
 
@@ -159,7 +173,7 @@ class Beside:
     def descriptors(self) -> list[int]:
         """What no worker and no helper keeps, beside those of side processes."""
         found = [fd for listener in self._unwanted for fd in listener.descriptors()]
-        for each in (self._log_process, self._access_writer, self._admin):
+        for each in (self._log_process, self._access_writer, self._admin, self._bus):
             found += each.descriptors() if each is not None else []
         return found
 
@@ -168,6 +182,10 @@ class Beside:
         if self._admin is None:
             return [], -1, []
         return self._admin.inherited(), self._admin.statsd, self._admin.descriptors()
+
+    def handed_bus(self) -> list[int]:
+        """The door of the bus, and its socket, for the new program."""
+        return self._bus.handed() if self._bus is not None else []
 
     def addresses(self) -> dict[str, list[str]]:
         """Of the admin process, by the setting that says so."""
@@ -187,6 +205,8 @@ class Beside:
         """Has `undo` close the rest."""
         if self._admin is not None:
             undo.callback(guard.last_step, "close the addresses of its admin process", self._admin.close)
+        if self._bus is not None:
+            undo.callback(guard.last_step, "close its bus socket", self._bus.close)
         undo.callback(guard.last_step, "end the process that watches files", self._end_autoreload)
 
     def _end_autoreload(self) -> None:

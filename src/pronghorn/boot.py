@@ -65,6 +65,8 @@ class Handed(msgspec.Struct):
     """The listeners of the admin process."""
     statsd: int = -1
     """The file of what StatsD was told."""
+    bus: list[int] = []
+    """The door to the hub of the bus, then the bus socket and its lock, if there is one."""
     workers: int | None = None
     """How many there were, if somebody has resized the server."""
 

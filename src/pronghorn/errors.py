@@ -36,6 +36,7 @@ MOVED = "moved"
 """Not the end of a connection, but of its stay in this process: another worker has it."""
 AGE, TRUNCATED, WRITE_BUFFER = "age", "truncated", "write buffer"
 HANDSHAKE_TIMEOUT = "handshake timeout"
+REPLACED = "replaced"
 
 
 def printable(text: str, longest: int = LONGEST_PART, kept: str = "\n") -> str:
@@ -204,6 +205,15 @@ class EndedByOperator(PeerError, ConnectionAbortedError):
         super().__init__("the operator ended the connection (ctl kill-connection)")
 
 
+class Replaced(PeerError, ConnectionAbortedError):
+    """Another connection has joined a name of the bus that this one had, and wants it alone."""
+
+    reason = REPLACED
+
+    def __init__(self) -> None:
+        super().__init__("another connection has taken its name over (join with exclusive=True)")
+
+
 class TooMuchUnsent(PeerError):
     """The handler went on writing although the peer takes less than it is sent; more than `max_write_buffer` waits."""
 
@@ -284,7 +294,7 @@ ENDS: dict[str, End] = {
     **{each: each for each in End},
     **dict.fromkeys((IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT, "PeerTimeout", "TimeoutError"), End.TIMEOUT),
     **dict.fromkeys((AGE, TRUNCATED), End.DONE),
-    **dict.fromkeys((WRITE_BUFFER, "ConnectionAbortedError"), End.ABORTED),
+    **dict.fromkeys((WRITE_BUFFER, REPLACED, "ConnectionAbortedError"), End.ABORTED),
     **dict.fromkeys(("ConnectionResetError", "BrokenPipeError", "TlsFailed"), End.RESET),
     **dict.fromkeys(("HandshakeFailed", HANDSHAKE_TIMEOUT), End.HANDSHAKE),
 }

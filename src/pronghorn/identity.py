@@ -50,14 +50,31 @@ def worker() -> WorkerFacts:
     return _facts if not place else msgspec.structs.replace(_facts, child=place)
 
 
+class BusPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process reaches the hub of the bus, and what its connections are owed."""
+
+    join: Callable[..., None]
+    """Has a connection join a name: see AnyConnection.join, and connection/groups.py."""
+    connect: Callable[[], Any]
+    """A new connection (a socket) to the hub. Raises OSError."""
+    longest: int
+    """Bytes of a payload."""
+    most_unsent: int
+    """Bytes that wait for a connection that does not read."""
+    drops_oldest: bool
+    """Beyond that the oldest are dropped, and the connection is not ended."""
+
+
+bus: BusPlace | None = None
+"""Where the bus is, in a worker of a server that has one."""
 metrics_store: Callable[[], Any] | None = None
 """What makes the memory in which a handler's own metrics stand (metrics.py), in a worker."""
 
 
-def become(facts: WorkerFacts) -> None:
-    """This process is that worker from now on."""
-    global _facts
-    _facts = facts
+def become(facts: WorkerFacts, place: BusPlace | None = None) -> None:
+    """This process is that worker from now on, and its bus is there."""
+    global _facts, bus
+    _facts, bus = facts, place
 
 
 def tell_children_apart(place: Callable[[], int]) -> None:

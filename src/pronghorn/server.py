@@ -32,6 +32,7 @@ from pronghorn.listening.listener import Listener
 from pronghorn.observers.systemd import SystemdObserver
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.settings import Settings
+from pronghorn.settings.bus import OFF
 from pronghorn.settings.layers import Layers, absolute, named_folder
 from pronghorn.settings.model import AUTO
 from pronghorn.settings.services import services
@@ -124,9 +125,12 @@ class Server:
             log_config.apply(self.settings.log_config)
         outlet.keep()
         self._board, self._queue = self._shared()
+        self._bus = self._bus_door()
         with ExitStack() as undo:
             undo.callback(self._board.close)
             undo.callback(self._queue.close)
+            if self._bus is not None:
+                undo.callback(self._bus.close)
             undo.callback(outlet.release)
             systemd = [self._systemd] if self._systemd else []
             self._beside = Beside(self.settings, self._board, systemd, self._handed, undo)
@@ -153,6 +157,8 @@ class Server:
             self._beside.open_admin(self._supervisor, self._commands)
             address, control = plan.listeners[0].address, handed.control if handed else ()
             self._control = open_control(self.settings, address, self._observe, control)
+            if self._bus is not None:
+                self._beside.open_bus(self._bus, self._control.path if self._control is not None else "")
         except BaseException:
             _close([*plan.listeners, *self._beside.listeners()])
             raise
@@ -171,11 +177,19 @@ class Server:
         queue = DescriptorQueue.adopt(handed.queue) if handed.queue else DescriptorQueue.create()
         return Scoreboard.adopt(handed.board), queue
 
+    def _bus_door(self) -> DescriptorQueue | None:
+        """Where processes of the server ask for the hub of the bus; None without a bus."""
+        if self.settings.bus == OFF:
+            return None
+        if self._handed is not None and self._handed.bus:
+            return DescriptorQueue.adopt(self._handed.bus[:2])
+        return DescriptorQueue.create()
+
     def _planner(self) -> Planner:
         self._numbers = ListenerNumbers(self._handed.listener_numbers if self._handed else {})
         folder = os.path.join(self._folder, self.settings.chdir)
         about = (self._layers, self.source, self.settings, self._board, self._observe, explained, folder, self._queue)
-        return Planner(*about, held=self._held, numbers=self._numbers)
+        return Planner(*about, held=self._held, numbers=self._numbers, bus=self._bus)
 
     def _run(self) -> int:
         fleet, guard = self._supervisor.fleet, Guard(self._observe)
@@ -266,10 +280,11 @@ class Server:
             listener_numbers=self._numbers.known,
             admin=admin,
             statsd=statsd,
+            bus=self._beside.handed_bus(),
         )
         boot = msgspec.json.encode(Boot(self._layers, argv0=sys.argv[0], handed=handed))
         passed = [handed.board, *control, *handed.queue, *(fd for each in listeners for fd in each.descriptors())]
-        return NewProgram(boot, [*passed, *of_admin], self._folder)
+        return NewProgram(boot, [*passed, *of_admin, *handed.bus], self._folder)
 
     def readiness_changed(self) -> None:
         self._beside.readiness_changed()

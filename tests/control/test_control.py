@@ -19,7 +19,7 @@ import pytest
 
 from launch import launched, wait_for
 from listeners import ended
-from pronghorn.control import callers, paths, server
+from pronghorn.control import paths, server
 from pronghorn.control.server import ControlServer, open_control
 from pronghorn.errors import AlreadyRunning, BadHandler, BadSetting, CannotBind, PronghornError
 from pronghorn.events import Observer
@@ -410,9 +410,9 @@ def test_those_who_are_refused_are_bounded_and_let_go(desk: Desk, monkeypatch: p
 def test_root_and_our_user_are_heard() -> None:
     one, other = socket.socketpair()
     with one, other:
-        assert callers.peer_uid(one) == os.geteuid()
+        assert server.peer_uid(one) == os.geteuid()
     with socket.socket() as stranger:
-        assert callers.peer_uid(stranger) in (-1, 2**32 - 1, 65534), "the kernel knows of nobody"
+        assert server.peer_uid(stranger) in (-1, 2**32 - 1, 65534), "the kernel knows of nobody"
 
 
 # The group

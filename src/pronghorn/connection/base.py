@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from pronghorn.bus.joined import place_of_bus
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen
 from pronghorn.connection.tls_facts import TlsFacts
@@ -12,6 +14,7 @@ from pronghorn.lifespans import lifespan_at
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain, OwnDrain
 
+OnBus = Callable[[Any, Any], Any]
 MOST_FIELDS, LONGEST_FIELD = 32, 1024
 """Of a handler's own fields, in the record of a connection's end: how many, and characters of each."""
 
@@ -123,6 +126,24 @@ class AnyConnection:
     def lifespan(self) -> Any:
         """What the handler's lifespan yielded in this worker."""
         return lifespan_at(self.listener)
+
+    def join(self, name: str | bytes, *, exclusive: bool | str = False, on_bus: OnBus | None = None) -> None:
+        """Join a name of the bus, 1 to 255 bytes: what is published to it is written to this connection from now on,
+        until it leaves the name or ends. Or, with `on_bus`, `on_bus(conn, message)` is called with each
+        `pronghorn.bus.Message`; what it returns is the answer, where somebody asks.
+
+        `exclusive=True` ends the connections that have joined the name before, and so does a later one with it to this
+        one; with "refuse" it is this call that fails, by NameTaken, as long as there is one. Returns when the hub knows
+        of it, after a second at most: where the hub is away the connection has joined as soon as it is back. Raises
+        BusError for a name that cannot be, and after the end of the connection.
+        """
+        place_of_bus().join(self, name, exclusive, on_bus)
+
+    def leave(self, name: str | bytes) -> None:
+        """Leave a name of the bus; nothing happens if it was not joined. At its end a connection leaves by itself."""
+        from pronghorn.bus import local
+
+        local.here().leave(self.number, name)
 
     def stay(self) -> None:
         """The handler wants to go on although the server drains: until it ends the conversation, or until the drain

@@ -65,7 +65,7 @@ class ConnectionBase(AnyConnection):
     """Its own flow of control waits for the drain beside its input, and tells its protocol."""
     partial: Callable[[], bool] | None
     on_cut: Callable[[], None] | None
-    leave: Callable[[float, float], None] | None
+    leave_loop: Callable[[float, float], None] | None
     cancel: Callable[[], None] | None
     """See `lend_to_loop`; None without such a loop."""
     leaves_by: float
@@ -112,7 +112,7 @@ class ConnectionBase(AnyConnection):
         self.bytes_in = self.bytes_out = 0
         self.reading_shut = self.hears_drain = self.stays = self.unacknowledged = False
         self.goodbye = self.program_end = ""
-        self.partial = self.on_cut = self.leave = self.cancel = self.note_program = self.note_idle = None
+        self.partial = self.on_cut = self.leave_loop = self.cancel = self.note_program = self.note_idle = None
         self.protocol = self.proxy = self.seen = self.own_fields = None
         self.tls_starts = None
         self.files = ()
@@ -210,7 +210,7 @@ class ConnectionBase(AnyConnection):
     ) -> None:
         """An asyncio loop of its own serves the connection through `channel`, until `take_from_loop`. `leave` has the
         conversation end by a deadline, within so many seconds; `cancel` cancels what the handler runs."""
-        self.protocol, self.leave, self.cancel = channel, leave, cancel
+        self.protocol, self.leave_loop, self.cancel = channel, leave, cancel
 
     def stay(self) -> None:
         super().stay()
@@ -224,7 +224,7 @@ class ConnectionBase(AnyConnection):
 
     def take_from_loop(self) -> None:
         """The loop has ended its part."""
-        self.leave = self.cancel = None
+        self.leave_loop = self.cancel = None
 
     def lend_to_program(self, pid: int, kill: Callable[[], None]) -> None:
         """A program has the connection, until `take_from_program`: `cut` calls `kill`."""

@@ -262,10 +262,10 @@ class AnyChannel(Transport):
     # What message handlers ask for.
 
     def call_later(self, delay: float, call: Callable[[], object]) -> Cancellable:
-        return self.loop.call_later(delay, partial(self._call, call))
+        return self.loop.call_later(delay, partial(self.call, call))
 
     def pass_on(self, call: Callable[[], object]) -> None:
-        self.loop.call_soon_threadsafe(partial(self._call, call))
+        self.loop.call_soon_threadsafe(partial(self.call, call))
 
     def keep_idle(self, seconds: float) -> None:
         self.loop.keep_idle(self, seconds)
@@ -277,7 +277,9 @@ class AnyChannel(Transport):
     def ended_by(self, error: BaseException | None) -> End:
         return End.ERROR if error is not None and not is_peers_fault(error) else end_of(self.reason)
 
-    def _call(self, call: Callable[[], object]) -> None:
+    def call(self, call: Callable[[], object]) -> None:
+        """Call what is not a part of the protocol's own input, on the loop's thread, as the protocol is called; not
+        after the end."""
         if self._lost or self.state is CLOSED:
             return
         self._burst = self.bytes_out + BURST

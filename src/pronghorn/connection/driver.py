@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
 
     __slots__ = tuple(
-        "_closing _deadlines _flow _high _lock _low _name _poller _readable _stirs _told conn error listener number "
-        "peer protocol proxy sock waits_beside wrote_eof".split()
+        "_calls _closing _deadlines _flow _high _lock _low _name _poller _readable _stirs _told conn error listener "
+        "number peer protocol proxy sock waits_beside wrote_eof".split()
     )
 
     def __init__(self, conn: Connection, protocol: Any) -> None:
@@ -52,7 +53,8 @@ class BlockingTransport(Transport):
         self._stirs: Wake | Drain | None = None  # what the poller waits for beside input
         self._readable: threading.Event | None = None  # made by the first pause_reading()
         self._deadlines: TimerQueue | None = None  # made by the first call_later()
-        self.waits_beside = False  # for the drain, or for a deadline, beside the input
+        self._calls: Calls | None = None  # made by hear_calls()
+        self.waits_beside = False  # for the drain, a deadline or a call, beside the input
 
     @property
     def stays(self) -> bool:  # type: ignore[override]
@@ -144,6 +146,8 @@ class BlockingTransport(Transport):
             self.conn.waits.call(self._lock.acquire)
         self._closing = True
         self._lock.release()
+        if self._calls is not None:
+            self._calls.close()
 
     # What message handlers ask for.
 
@@ -157,6 +161,20 @@ class BlockingTransport(Transport):
 
     def pass_on(self, call: Callable[[], object]) -> None:
         call()
+
+    def hear_calls(self) -> None:
+        """From now on `call_in` is heard; to be called on the protocol's own flow."""
+        if self._calls is None:
+            self._calls = Calls()
+            self._poller, self.waits_beside = None, True
+
+    def call_in(self, call: Callable[[], object]) -> bool:
+        """Have `call` called on the protocol's own flow, between two of its inputs, from any thread; false if it will
+        not be."""
+        if self._calls is None or self._closing:
+            return False
+        self._calls.put(call)
+        return True
 
     def keep_idle(self, seconds: float) -> None:
         self.conn.keep_idle(seconds)
@@ -173,7 +191,7 @@ class BlockingTransport(Transport):
             return math.inf
         deadlines.run(time.monotonic())
         if not len(deadlines):
-            self._deadlines, self.waits_beside = None, self.conn.hears_drain
+            self._deadlines, self.waits_beside = None, self.conn.hears_drain or self._calls is not None
             return math.inf
         return max(0.0, deadlines.next - time.monotonic())
 
@@ -205,6 +223,8 @@ class BlockingTransport(Transport):
         if self._poller is None:
             self._poller = select.poll()
             self._poller.register(self.conn, select.POLLIN)
+            if self._calls is not None:
+                self._poller.register(self._calls, select.POLLIN)
             process = self.conn.process_drain
             if process is not None and self.conn.hears_drain and not self._told:
                 self._stirs = process.stir()
@@ -215,6 +235,9 @@ class BlockingTransport(Transport):
         if self.conn.holds_input:
             return True
         ready = [fd for fd, _ in self.conn.waits.call(self._poller.poll, rest * 1000 if rest < math.inf else None)]
+        if self._calls is not None and self._calls.fileno() in ready:
+            self._calls.run()
+            return False
         if self.conn.fileno() in ready:  # what came before the drain is told before it
             return True
         if self._stirs is not None and self._stirs.fileno() in ready:
@@ -272,6 +295,31 @@ class BlockingTransport(Transport):
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+
+class Calls:
+    """What other threads want to have called on a flow of control, which waits for its descriptor beside its input."""
+
+    __slots__ = ("_waiting", "_wake")
+
+    def __init__(self) -> None:
+        self._wake = Wake()
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def fileno(self) -> int:
+        return self._wake.fileno()
+
+    def put(self, call: Callable[[], object]) -> None:
+        self._waiting.append(call)
+        self._wake.set()
+
+    def run(self) -> None:
+        self._wake.clear()
+        while self._waiting:
+            self._waiting.popleft()()
+
+    def close(self) -> None:
+        self._wake.close()
 
 
 class Done:

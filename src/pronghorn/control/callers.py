@@ -42,18 +42,6 @@ class GroupCommands:
         return command
 
 
-def peer_uid(sock: socket.socket) -> int:
-    """The effective user id of the process that connected (unix(7)); -1 if the kernel does not say."""
-    try:
-        if hasattr(socket, "SO_PEERCRED"):
-            return int(struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
-        if hasattr(socket, "LOCAL_PEERCRED"):
-            return int(struct.unpack_from("II", sock.getsockopt(0, socket.LOCAL_PEERCRED, 76))[1])
-    except (OSError, struct.error):
-        pass
-    return -1
-
-
 def peer_groups(sock: socket.socket) -> set[int]:
     """The groups of the process that connected, its own and the supplementary ones; none if the kernel does not say."""
     try:

@@ -18,7 +18,7 @@ from typing import cast
 
 from pronghorn import events
 from pronghorn.control import paths
-from pronghorn.control.callers import GroupCommands, peer_groups, peer_uid
+from pronghorn.control.callers import GroupCommands, peer_groups
 from pronghorn.control.protocol import Call, CommandSet
 from pronghorn.errors import AddressInUse, AlreadyRunning, BadRequest, BadSetting, CannotBind, PronghornError
 from pronghorn.events import Observer
@@ -26,6 +26,7 @@ from pronghorn.listening.addresses import LONGEST_PATH
 from pronghorn.listening.unix_path import Claim, owner_of
 from pronghorn.settings import Settings
 from pronghorn.supervisor.poller import Poller
+from pronghorn.system.peer_credentials import peer_uid
 from pronghorn.system.processes import lives
 from pronghorn.system.trusted_paths import Place
 

@@ -26,6 +26,7 @@ from pronghorn.events.server import AcceptFailed as AcceptFailed
 from pronghorn.events.server import AccessLogDropped as AccessLogDropped
 from pronghorn.events.server import AccessLogSet as AccessLogSet
 from pronghorn.events.server import AdminOpened as AdminOpened
+from pronghorn.events.server import BusSocketMissing as BusSocketMissing
 from pronghorn.events.server import CertificateExpires as CertificateExpires
 from pronghorn.events.server import CertificateLoaded as CertificateLoaded
 from pronghorn.events.server import CertificateRefused as CertificateRefused

@@ -69,6 +69,13 @@ class ControlMissing(Event, frozen=True):
     why: str
 
 
+class BusSocketMissing(Event, frozen=True):
+    """There is no bus socket at `path`: other processes cannot publish."""
+
+    path: str
+    why: str
+
+
 class ControlAsked(Event, frozen=True):
     """User `uid`, a member of the control `group`, has the server do this `command` of `pronghorn ctl`."""
 

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, cast
 from typing import Protocol as Interface
 
+from pronghorn.bus.joined import JOINED, place_of_bus
+from pronghorn.connection.base import OnBus
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.tls_facts import TlsFacts
 from pronghorn.connection.transport import check_bytes
@@ -149,6 +151,26 @@ class MessageConnection(Generic[M]):
             raise ValueError(f"every() needs more than 0 seconds; got {seconds!r}")
         return self._own_timers().start(seconds, seconds, function, args)
 
+    def join(self, name: str | bytes, *, exclusive: bool | str = False, on_bus: OnBus | None = None) -> None:
+        """Join a name of the bus, 1 to 255 bytes: what is published to it is sent to this connection from now on,
+        framed as a reply is, until it leaves the name or ends. If the handler's class has a method `on_bus(message)`,
+        that is called in the place of it, on the connection's own flow of control, with each `pronghorn.bus.Message`;
+        or else the function `on_bus`, as `on_bus(conn, message)`. What it returns is the answer, where somebody asks.
+
+        `exclusive=True` ends the connections that have joined the name before, and so does a later one with it to this
+        one; with "refuse" it is this call that fails, by NameTaken, as long as there is one. Returns when the hub knows
+        of it, after a second at most: where the hub is away the connection has joined as soon as it is back. Raises
+        BusError for a name that cannot be, and after the end of the connection.
+        """
+        protocol = self._protocol
+        if on_bus is None and protocol.style.hears_bus:
+            on_bus = _to_object
+        place_of_bus().join(protocol.transport, name, exclusive, on_bus, self, protocol.style.frame)
+
+    def leave(self, name: str | bytes) -> None:
+        """Leave a name of the bus; nothing happens if it was not joined. At its end a connection leaves by itself."""
+        self._protocol.transport.leave(name)
+
     def start_tls(
         self, context: ssl.SSLContext | None = None, *, after: M | None = None, timeout: float | None = None
     ) -> TlsAhead:
@@ -234,12 +256,15 @@ class MessageConnection(Generic[M]):
 
     def state(self) -> Any:
         """What another process needs of it, for `take_over` there. Timers stay behind."""
-        return self._fields, self._idle
+        joined = JOINED.get(self.number)
+        return self._fields, self._idle, [*joined.names] if joined is not None else []
 
     def take_over(self, state: Any) -> None:
-        self._fields, idle = state
+        self._fields, idle, *names = state  # an older program has sent no names
         if idle is not None:
             self.idle_timeout = idle
+        for name in names[0] if names else ():
+            self.join(name)
 
     def end(self) -> None:
         """The connection has ended: no timer falls due any more, and nobody waits."""
@@ -354,3 +379,8 @@ class Conversation(MessageConnection[R], Generic[M, R]):
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+def _to_object(conn: MessageConnection[Any], message: Any) -> Any:
+    """A message of the bus for the object that the handler's class has made."""
+    return conn._protocol.object.on_bus(message)

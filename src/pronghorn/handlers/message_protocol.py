@@ -27,6 +27,7 @@ class Style(Interface):
     frame: Callable[[Any], bytes]
     max_size: int
     high_water: int
+    hears_bus: bool
     alone: bool
     tells_closed: bool
 
@@ -46,6 +47,7 @@ class Attached(Interface):
     def has_timers(self) -> bool: ...
     def state(self) -> Any: ...
     def take_over(self, state: Any, /) -> None: ...
+    def join(self, name: str | bytes, /, *, exclusive: bool | str = False) -> None: ...
     def end(self) -> None: ...
     def make_room(self) -> None: ...
 
@@ -85,6 +87,11 @@ class MessageProtocol(Protocol):
         self.object: Any = None
         """What the handler's class has made for this connection; None if the handler is a function."""
         self.transport: Transport = None  # type: ignore[assignment]  # until connection_made()
+
+    @property
+    def joins(self) -> Callable[..., None]:
+        """How its connection joins a name of the bus: as the handler would see it."""
+        return self.style.connect(self).join
 
     @property
     def partial(self) -> bool:

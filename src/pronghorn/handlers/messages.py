@@ -98,7 +98,7 @@ class MessageStyle:
     """
 
     __slots__ = tuple(
-        "_both _closed _connected _connects _handler _kind _takes alone frame framing high_water max_size "
+        "_both _closed _connected _connects _handler _kind _takes alone frame framing hears_bus high_water max_size "
         "rate tells_closed".split()
     )
 
@@ -127,6 +127,7 @@ class MessageStyle:
         self._closed = _takes_also(handler, "closed", 2) if made else None
         self.alone = not (self._takes or self._both or self._connected or self._closed)
         self.tells_closed = self._closed is not None
+        self.hears_bus = made and callable(getattr(handler, "on_bus", None))
         self._connects = not self.alone or kind is not MessageConnection
 
     def unfit(self, message: Any, error: Exception) -> Exception:

@@ -212,6 +212,9 @@ WORDS: dict[type[Event], Line] = {
     events.ListenerOpened: Line(INFO, _listening),
     events.ListenerChanged: Line(INFO, _listens_otherwise),
     events.ListenerSkipped: Line(WARNING, "Not listening at {address}: {why}"),
+    events.BusSocketMissing: Line(
+        WARNING, "There is no bus socket {path}: {why} Other processes cannot publish: name another with --bus-socket"
+    ),
     events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
     events.ControlAsked: Line(INFO, "User {uid}, of group {group}, asks for it: ctl {command}"),
     events.ConnectionsKilled: Line(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from pronghorn import events
+from pronghorn.bus.joined import JOINED
 from pronghorn.connection.base import AnyConnection, fields_as_text
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import ENDS, End, HandshakeFailed, HandshakeTimeout
@@ -276,6 +277,8 @@ class ConnectionEnds(Admission):
 
     def _leaves(self, conn: AnyConnection, word: int) -> int:
         """Count; gives how many messages there were."""
+        if JOINED and conn.number in JOINED:
+            JOINED[conn.number].end()
         self.open.pop(conn.number, None)
         self.counts.end(word)
         if self._keeps_limits:

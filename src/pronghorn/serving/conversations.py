@@ -159,7 +159,7 @@ class Conversations:
         for conn, why in self.timeouts.due(self.open.values(), now):
             if why != AGE:
                 cut(conn, PeerTimeout(why))
-            elif conn.leave is not None:
+            elif conn.leave_loop is not None:
                 conn.say_goodbye(AGE)
                 self._take_leave(conn, now + self.context.drain.timeout)
             elif is_over(conn, now, self.settings.drain_quiet):
@@ -189,10 +189,10 @@ class Conversations:
         conn = self.open.get(number)
         if conn is None:
             return SAID
-        if conn.leave is not None:
+        if conn.leave_loop is not None:
             if not conn.goodbye:
                 conn.say_goodbye(End.DRAINING)
-                conn.leave(math.inf, self.context.drain.timeout)
+                conn.leave_loop(math.inf, self.context.drain.timeout)
             return SAID
         conn.say_goodbye(End.DRAINING)
         if conn.stays:
@@ -255,14 +255,14 @@ class Conversations:
                 self._say_goodbye(number, now - self._sweeps_since)
             return
         for conn in list(self.open.values()):
-            if conn.leave is not None:
+            if conn.leave_loop is not None:
                 self._take_leave(conn, drain.deadline)
             elif not (conn.reading_shut or conn.hears_drain or conn.stays) and (late or is_over(conn, now, quiet)):
                 end_reading(conn)
 
     def _take_leave(self, conn: Connection, deadline: float) -> None:
         """Of a conversation on a loop of its own, which knows what it owes: once for each deadline."""
-        leave = conn.leave
+        leave = conn.leave_loop
         if leave is not None and deadline < conn.leaves_by:
             conn.leaves_by = deadline
             leave(deadline, self.context.drain.timeout)

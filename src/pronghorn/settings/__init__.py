@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from pronghorn.errors import BadSetting, nearest
-from pronghorn.settings.admin import Admin
+from pronghorn.settings.bus import Bus
 from pronghorn.settings.fields import Field
 from pronghorn.settings.listeners import LISTENERS, checked_all
 from pronghorn.settings.values import checked
@@ -24,7 +24,7 @@ from pronghorn.settings.values import checked
 __all__ = ["Settings", "fields", "settle"]
 
 
-class Settings(Admin, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(Bus, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one server runs with; durations in seconds, sizes in bytes.
 
     Each field is a flag (`--max-threads`), an environment variable (`PRONGHORN_MAX_THREADS`), a key of the settings

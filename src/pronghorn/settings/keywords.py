@@ -158,3 +158,7 @@ class Keywords(TypedDict, total=False):
     admin_token_file: str
     agent_check: str | Iterable[str]
     drain_delay: float | str
+    bus: Literal["local", "off"]
+    bus_socket: str
+    bus_max_message: int | str
+    bus_slow: Literal["close", "drop-oldest"]

@@ -106,6 +106,7 @@ class Planner:
         *,
         held: Mapping[str, Any] | None = None,
         numbers: ListenerNumbers | None = None,
+        bus: DescriptorQueue | None = None,
     ) -> None:
         self._layers = layers
         self._held = held or {}
@@ -115,7 +116,7 @@ class Planner:
         self._board = board
         self._observe = observe
         self._explain = explain
-        self._queue = queue
+        self._queue, self._bus = queue, bus
         self._folder = folder
         self._server = settings.name  # without one it is the first address, once that is known
 
@@ -188,6 +189,7 @@ class Planner:
             processors=processors().usable,
             environment=environment,
             queue=self._queue,
+            bus=self._bus,
         )
 
     def plan(self, draft: Plan, served: Sequence[Service], inherited: list[Listener]) -> Plan:

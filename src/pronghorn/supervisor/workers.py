@@ -172,6 +172,8 @@ class Workers:
         own = {fd for listener in plan.listeners for fd in listener.descriptors()}
         if plan.queue is not None and not plan.stay_because:
             own.update(plan.queue.descriptors())
+        if plan.bus is not None:
+            own.add(plan.bus.descriptors()[0])
         names = ("accept_rate", "accept_rate_per_source", "message_rate_per_source")
         if plan.model.in_children or any(getattr(each.settings, name) for each in plan.services for name in names):
             own.add(plan.board.fileno())  # its lock

@@ -58,6 +58,8 @@ class Plan(msgspec.Struct, frozen=True):
     folder: str = ""
     queue: DescriptorQueue | None = None
     """Where connections move from worker to worker (serving/handover.py)."""
+    bus: DescriptorQueue | None = None
+    """The door to the hub of the bus (supervisor/bus_side.py)."""
     server: str = ""
     processors: int = 1
     environment: dict[str, str] = {}

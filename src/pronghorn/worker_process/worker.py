@@ -60,6 +60,7 @@ from pronghorn.system.processes import (
 from pronghorn.system.signals import ASK_STACKS, keep_signals_in_forks, nothing, reset_signals
 from pronghorn.system.watchdog import PROCESS_TIME, THREAD_TIME, Watchdog
 from pronghorn.worker_process.answers import Answers
+from pronghorn.worker_process.bus_place import bus_place
 from pronghorn.worker_process.plan import Plan
 from pronghorn.worker_process.reports import (
     CUT_AT_DEADLINE,
@@ -195,7 +196,7 @@ class WorkerProcess:
             self._keep_certificates()
         self.line.send(Starting("it imported its handler"))
         handlers = load_all([Asked(each.source, each.settings, each.title) for each in plan.services])
-        identity.become(self._facts())
+        identity.become(self._facts(), bus_place(plan.bus, plan.settings) if plan.bus else None)
         self._make_observers()
         keep_signals_in_forks(self._leave_term)
         turns = turning(plan.settings)

@@ -13,7 +13,7 @@ from typing import Any
 
 import rich_click as click
 
-from pronghorn.cli.ctl import filters, kill, request, stats, whom
+from pronghorn.cli.ctl import bus, filters, kill, request, stats, whom
 from pronghorn.cli.layers import takes_json
 from pronghorn.control.protocol import COMMANDS
 from pronghorn.errors import BadRequest, PronghornError, nearest
@@ -64,13 +64,14 @@ class Group(click.RichGroup):
             raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *bus.COMMANDS]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise BadRequest(f"There is no command {args[0]!r} for a running server.", hint=nearest(args[0], COMMANDS))
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            raise BadRequest(f"There is no command {args[0]!r} for a running server.", hint=nearest(args[0], known))
         return super().resolve_command(ctx, args)
 
 
@@ -127,3 +128,4 @@ def _show(what: str, result: dict[str, Any]) -> None:
 
 for _what in COMMANDS:
     _add(_what)
+bus.register(command)

@@ -1,0 +1,55 @@
+"""What a caller of the bus may have to act on."""
+
+from __future__ import annotations
+
+from pronghorn.errors import PronghornError
+
+
+class BusError(PronghornError):
+    """The base of all errors of the bus."""
+
+
+class NobodyThere(BusError):
+    """No connection has joined the name that was asked."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Nobody has joined {name!r}.", hint="A handler's connections join by conn.join(name).")
+
+
+class NoAnswer(BusError, TimeoutError):
+    """A connection was asked, and has not answered in time. It may have acted."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"{name!r} has not answered in {seconds:g} s.", "It was asked, and may have acted.")
+
+
+class CannotAnswer(BusError):
+    """A connection was asked whose handler answers no questions, or which failed to."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name!r} cannot answer.", why, "A handler answers by on_bus.")
+
+
+class BusLost(BusError, ConnectionError):
+    """What was asked was under way when its way was lost: it may have arrived, or not."""
+
+    def __init__(self, why: str = "The connection to the hub has ended.") -> None:
+        super().__init__("It is not known whether the message arrived.", why, "Send it again if twice does no harm.")
+
+
+class BusUnavailable(BusError, ConnectionError):
+    """The bus cannot be reached. Nothing was sent."""
+
+    def __init__(self, why: str, hint: str = "") -> None:
+        super().__init__("The bus cannot be reached.", why, hint)
+
+
+class NameTaken(BusError):
+    """Another connection holds the name, and this one does not take it over."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Another connection has joined {name!r}.", hint="exclusive=True takes it over.")
+
+
+class BadBusMessage(BusError, ValueError):
+    """A name or a payload that the bus does not carry."""

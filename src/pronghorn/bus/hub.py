@@ -1,0 +1,306 @@
+"""The hub of the local bus: which process has joined what, and who is sent what is published.
+
+Law: one thread and no wait. The hub holds no message: what a link does not read is bounded, and what goes beyond that
+is not sent, and counts as not reached. A publisher learns how many connections were reached when every link that was
+sent the message has said so, has ended, or is PATIENCE seconds late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pronghorn.bus.directory import Directory, Member
+from pronghorn.bus.wire import (
+    ANSWER,
+    ASK,
+    DELIVER,
+    EVICT,
+    GROUPS,
+    HELLO,
+    JOIN,
+    LATE,
+    LEAVE,
+    LISTING,
+    LOST,
+    NOBODY,
+    PUBLISH,
+    QUESTION,
+    REACHED,
+    REFUSED,
+    REPLY,
+    RESULT,
+    TOO_LONG,
+    BadFrame,
+    Reader,
+    frame,
+)
+
+PATIENCE = 2.0  # seconds that a link has to say how many connections it reached
+LONGEST_QUESTION = 3600.0  # seconds that an answer is waited for at most
+MOST_UNDER_WAY = 10_000  # requests of one link that have no result yet
+MOST_UNSENT = 8 * 1024 * 1024  # bytes that wait for a link which does not read
+MOST_GROUPS = 1000  # in one listing
+SETTLING = 0.25  # seconds after the start, in which links come back and join again
+
+
+class Publication:
+    """A message that is on its way: whose it is, and which links have not said yet whom they reached."""
+
+    __slots__ = ("count", "due", "link", "members", "name", "payload", "request", "waits")
+
+    def __init__(self, link: Link, request: int, due: float) -> None:
+        self.link, self.request, self.due = link, request, due
+        self.count = 0
+        self.waits: set[int] = set()
+        self.members: list[Member] = []  # with one addressee: those that are left to be tried, the latest last
+        self.name = self.payload = b""
+
+
+class Question:
+    """A question that is on its way: whose it is, and which link has it."""
+
+    __slots__ = ("due", "link", "request", "target")
+
+    def __init__(self, link: Link, request: int, target: Member, due: float) -> None:
+        self.link, self.request, self.target, self.due = link, request, target, due
+
+
+class Hub:
+    """The links, what they have joined, and what is on its way. `say` tells the server's log."""
+
+    def __init__(self, longest: int, clock: Callable[[], float], say: Callable[[str], None]) -> None:
+        self.longest = longest
+        self.directory = Directory()
+        self.links: dict[int, Link] = {}
+        self.dropped = 0
+        """Messages that were not sent to a link, since it did not read."""
+        self.held: list[Callable[[], None]] | None = []
+        """What waits until all links are back; None from then on."""
+        self._clock, self._say = clock, say
+        self._publications: dict[int, Publication] = {}
+        self._questions: dict[int, Question] = {}
+        self._asked: dict[Member, set[int]] = {}  # questions that each connection has
+        self._last = 0
+        self._told = -60.0
+
+    def settled(self) -> None:
+        """All links that there were before this hub have had the time to come back."""
+        held, self.held = self.held or [], None
+        for each in held:
+            each()
+
+    def number(self) -> int:
+        self._last += 1
+        return self._last
+
+    # What links say.
+
+    def join(self, link: Link, request: int, number: int, name: bytes, mode: int, since: float) -> None:
+        out = self.directory.join((link.number, number), name, mode, since)
+        if request:
+            link.send(RESULT, request, 0 if out is None else 1)
+        for other, each in out or ():
+            self.links[other].send(EVICT, each, name)
+
+    def publish(self, link: Link, request: int, name: bytes, payload: bytes, to_one: bool) -> None:
+        if len(payload) > self.longest:
+            return link.send(RESULT, request, -1)
+        publication = Publication(link, request, self._clock() + PATIENCE)
+        members = self.directory.members(name)
+        if to_one:
+            publication.members = list(members)
+            publication.name, publication.payload = name, payload
+            return self._try_next(publication)
+        delivery, raw = self.number(), b""
+        for other in dict.fromkeys(each for each, _ in members):
+            raw = raw or frame(DELIVER, delivery, name, payload, 0)
+            if self._send_on(self.links[other], raw):
+                publication.waits.add(other)
+        self._go_on(delivery, publication)
+
+    def _try_next(self, publication: Publication) -> None:
+        """The latest that has joined; if its connection has just ended, the one before it."""
+        delivery = self.number()
+        while publication.members and not publication.waits:
+            other, number = publication.members.pop()
+            raw = frame(DELIVER, delivery, publication.name, publication.payload, number)
+            if other in self.links and self._send_on(self.links[other], raw):
+                publication.waits.add(other)
+        self._go_on(delivery, publication)
+
+    def _go_on(self, delivery: int, publication: Publication) -> None:
+        if publication.waits:
+            publication.link.under_way += 1
+            self._publications[delivery] = publication
+        else:
+            publication.link.send(RESULT, publication.request, publication.count)
+
+    def reached(self, link: Link, delivery: int, count: int) -> None:
+        publication = self._publications.get(delivery)
+        if publication is None or link.number not in publication.waits:
+            return
+        publication.count += max(count, 0)
+        publication.waits.remove(link.number)
+        if not publication.waits:
+            self._done(delivery)
+
+    def _done(self, delivery: int) -> None:
+        publication = self._publications.pop(delivery)
+        publication.link.under_way -= 1
+        if not publication.count and publication.members:
+            publication.waits.clear()
+            self._try_next(publication)
+        else:
+            publication.link.send(RESULT, publication.request, publication.count)
+
+    def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
+        if len(payload) > self.longest:
+            return link.send(REPLY, request, TOO_LONG, b"")
+        due = self._clock() + min(max(seconds, 0.0), LONGEST_QUESTION)
+        for other, number in reversed(list(self.directory.members(name))):
+            delivery = self.number()
+            if self._send_on(self.links[other], frame(QUESTION, delivery, name, payload, number)):
+                link.under_way += 1
+                self._questions[delivery] = Question(link, request, (other, number), due)
+                self._asked.setdefault((other, number), set()).add(delivery)
+                return
+        link.send(REPLY, request, NOBODY, b"")
+
+    def answer(self, link: Link, delivery: int, status: int, payload: bytes) -> None:
+        question = self._questions.get(delivery)
+        if question is not None and question.target[0] == link.number:
+            self._answered(delivery, status, payload)
+
+    def _answered(self, delivery: int, status: int, payload: bytes = b"") -> None:
+        question = self._questions.pop(delivery)
+        asked = self._asked[question.target]
+        asked.discard(delivery)
+        if not asked:
+            del self._asked[question.target]
+        if question.link.number not in self.links:
+            return
+        question.link.under_way -= 1
+        question.link.send(REPLY, question.request, status, payload)
+
+    def leave(self, link: Link, number: int, name: bytes) -> None:
+        """A connection has left a name; with an empty one it has ended, and answers nothing any more."""
+        self.directory.leave((link.number, number), name)
+        for delivery in () if name else list(self._asked.get((link.number, number), ())):
+            self._answered(delivery, LOST)
+
+    def groups(self, link: Link, request: int, prefix: bytes, most: int) -> None:
+        link.send(LISTING, request, self.directory.groups(prefix, max(0, min(most, MOST_GROUPS))))
+
+    # What becomes of links, and of time.
+
+    def lose(self, link: Link) -> None:
+        """A link has ended: nobody there is reached, or answers any more."""
+        del self.links[link.number]
+        self.directory.lose(link.number)
+        for delivery, publication in list(self._publications.items()):
+            if publication.link is link:
+                del self._publications[delivery]
+            else:
+                self.reached(link, delivery, 0)
+        for delivery, question in list(self._questions.items()):
+            if question.link is link or question.target[0] == link.number:
+                self._answered(delivery, LOST)
+
+    def tick(self) -> None:
+        """Once in a while: what is late is not waited for."""
+        now = self._clock()
+        for delivery, publication in list(self._publications.items()):
+            if publication.due <= now:
+                publication.members = []
+                self._done(delivery)
+        for delivery, question in list(self._questions.items()):
+            if question.due <= now:
+                self._answered(delivery, LATE)
+
+    def _send_on(self, link: Link, raw: bytes) -> bool:
+        if link.has_room:
+            link.write(raw)
+            return True
+        self.dropped += 1
+        if self._clock() >= self._told + 60.0:
+            self._told = self._clock()
+            self._say(f"Process {link.pid} does not read what the bus has for it: messages to it are dropped.")
+        return False
+
+
+class Link(asyncio.Protocol):
+    """The hub's end of one process's connection."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.number = 0
+        self.pid = 0
+        self.under_way = 0
+        """How many of its requests have no result yet."""
+        self._reader = Reader()
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]
+        self._transport.set_write_buffer_limits(MOST_UNSENT)
+        self.write = self._transport.write
+        self.number = self._hub.number()
+        self._hub.links[self.number] = self
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hub.lose(self)
+
+    @property
+    def has_room(self) -> bool:
+        return self._transport.get_write_buffer_size() < MOST_UNSENT and not self._transport.is_closing()
+
+    def send(self, *fields: Any) -> None:
+        """What only this link has asked for; one that does not read its own results is ended."""
+        if self.has_room:
+            self.write(frame(*fields))
+        else:
+            self._transport.abort()
+
+    def refuse(self, why: str) -> None:
+        """End the link; its process is told why."""
+        self.send(REFUSED, why)
+        self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        try:
+            for each in self._reader.feed(data):
+                self._hear(each)
+        except BadFrame as error:
+            self._hub._say(f"Process {self.pid} has sent {error} to the bus: its link is ended.")
+            self._transport.abort()
+
+    def _hear(self, fields: Sequence[Any]) -> None:
+        kind, *rest = fields
+        hub = self._hub
+        if kind == REACHED:
+            hub.reached(self, *rest)
+        elif kind == ANSWER:
+            hub.answer(self, *rest)
+        elif kind == JOIN:
+            hub.join(self, *rest)
+        elif kind == LEAVE:
+            hub.leave(self, *rest)
+        elif kind == HELLO:
+            self.pid = rest[0]
+        elif kind in REQUESTS:
+            if self.under_way >= MOST_UNDER_WAY:
+                raise BadFrame(f"more than {MOST_UNDER_WAY:,} requests at once")
+            if hub.held is not None:
+                hub.held.append(lambda: REQUESTS[kind](hub, self, *rest))
+            else:
+                REQUESTS[kind](hub, self, *rest)
+        else:
+            raise BadFrame("what only the hub says")
+
+
+REQUESTS: dict[int, Callable[..., None]] = {PUBLISH: Hub.publish, ASK: Hub.ask, GROUPS: Hub.groups}

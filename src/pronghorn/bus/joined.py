@@ -1,0 +1,27 @@
+"""Which connections of this process have joined anything, and where its bus is: what those who do not use it look at.
+
+Law: imports next to nothing, since all workers import it; it is all of the bus that there is where nobody uses it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pronghorn import identity
+from pronghorn.identity import BusPlace
+
+JOINED: dict[int, Any] = {}
+"""What each has joined (members.Membership), by its number. Empty as long as none has."""
+
+
+def place_of_bus() -> BusPlace:
+    """Where the bus of this process is. Raises BusUnavailable where there is none."""
+    if identity.bus is None:
+        from pronghorn.bus.errors import BusUnavailable
+
+        if identity.variables():
+            raise BusUnavailable("The server was started with --bus off.")
+        raise BusUnavailable(
+            "This process is no worker of a server.", "Elsewhere: pronghorn.bus.connect('unix:PATH').publish(...)"
+        )
+    return identity.bus

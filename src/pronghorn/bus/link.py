@@ -1,0 +1,252 @@
+"""The link: this process's connection to the hub, and what is asked over it.
+
+Law: one thread reads, and hands over what is delivered; any thread asks, and waits for the result with a limit. When
+the hub is gone the link comes back by itself, and says again what the connections of this process have joined. What was
+asked and not answered by then is lost, and whoever asked is told so. A forked process has a link of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pronghorn.bus.errors import BusLost, BusUnavailable
+from pronghorn.bus.wire import HELLO, LISTING, REFUSED, REPLY, RESULT, BadFrame, Reader, frame
+
+if TYPE_CHECKING:
+    import asyncio
+
+BUFFER = 64 * 1024
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.25  # seconds before another attempt
+STUCK = 5  # seconds that a hub may read nothing
+LOST = object()
+
+
+class Waiter:
+    """Whoever waits for a result: a thread, by a lock."""
+
+    __slots__ = ("_lock", "result")
+
+    def __init__(self) -> None:
+        self.result: Any = LOST
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        return self._lock.acquire(timeout=max(0.0, seconds))
+
+    def set(self, result: Any) -> None:
+        self.result = result
+        self._lock.release()
+
+
+class Link:
+    """A link to the hub. `connect` gives a new connection to it, or raises OSError. `again` gives the frames that are
+    sent first on each connection; `hear` is called with each frame that is no result, on the link's thread."""
+
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        again: Callable[[], Iterable[bytes]],
+        hear: Callable[[Sequence[Any]], None],
+    ) -> None:
+        self._connect, self._again, self._hear = connect, again, hear
+        self.refusal = ""
+        """Why the hub does not want this process, if it has said so."""
+        self._sock: socket.socket | None = None
+        self._sending = threading.Lock()
+        self._up = threading.Event()
+        self._waiters: dict[int, Any] = {}
+        self._counter = threading.Lock()
+        self._last = 0
+        self.late = False
+        """A result did not come in time, and nothing has come since."""
+        self._closed = False
+        threading.Thread(target=self._run, name="pronghorn-bus", daemon=True).start()
+
+    def request(self, seconds: float, kind: int, *fields: Any) -> Any:
+        """Ask, and wait for the fields of the result. Raises BusUnavailable if the hub cannot be asked in so many
+        seconds or says nothing, BusLost if it went away meanwhile."""
+        until = time.monotonic() + seconds
+        waiter = Waiter()
+        number = self._begin(waiter)
+        try:
+            self._send(until, kind, number, *fields)
+            if not waiter.wait(until - time.monotonic()):
+                self.late = True
+                raise BusUnavailable(f"It has not answered in {seconds:g} s.")
+        finally:
+            self._waiters.pop(number, None)
+        return self.checked(waiter.result)
+
+    def checked(self, result: Any) -> Any:
+        """A result, or the error that stands in its place."""
+        if result is LOST:
+            raise self._unavailable() if self.refusal else BusLost()
+        return result
+
+    def begin(self, waiter: Any, until: float, kind: int, *fields: Any) -> int:
+        """Ask; `waiter.set` is called with the result's fields, or with LOST, on the link's thread. Gives the number
+        for `forget`. Raises BusUnavailable."""
+        number = self._begin(waiter)
+        try:
+            self._send(until, kind, number, *fields)
+        except BaseException:
+            self._waiters.pop(number, None)
+            raise
+        return number
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for this result any more."""
+        self._waiters.pop(number, None)
+
+    def tell(self, *fields: Any) -> bool:
+        """Send what has no result; false if there is no connection now."""
+        sock = self._sock
+        return sock is not None and self._put(sock, frame(*fields))
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._drop(self._sock)
+
+    def _begin(self, waiter: Any) -> int:
+        with self._counter:
+            self._last += 1
+            self._waiters[self._last] = waiter
+            return self._last
+
+    def _send(self, until: float, *fields: Any) -> None:
+        raw = frame(*fields)
+        while self._up.wait(until - time.monotonic()):
+            sock = self._sock
+            if sock is not None and self._put(sock, raw):
+                return
+        raise self._unavailable()
+
+    def _unavailable(self) -> BusUnavailable:
+        return BusUnavailable(self.refusal or "There is no connection to its hub.")
+
+    def _put(self, sock: socket.socket, raw: bytes) -> bool:
+        try:
+            with self._sending:
+                sock.sendall(raw)
+        except OSError:
+            self._drop(sock)
+            return False
+        return True
+
+    def _drop(self, sock: socket.socket | None) -> None:
+        """Have the thread find the end of this connection."""
+        self._up.clear()
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def _run(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._closed:
+            try:
+                sock = self._connect()
+            except OSError:
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            try:
+                self._open(sock)
+                if self._listen(sock):
+                    pause = SHORTEST_PAUSE
+            except (OSError, BadFrame):
+                pass
+            self._end(sock)
+            if not self._closed:
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _open(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STUCK, 0))
+        with self._sending:  # whoever joins now waits until the rest is said
+            sock.sendall(frame(HELLO, os.getpid()))
+            for each in self._again():
+                sock.sendall(each)
+            self._sock = sock
+        self._up.set()
+
+    def _listen(self, sock: socket.socket) -> bool:
+        """Hear until the end; whether anything was heard."""
+        reader, waiters = Reader(), self._waiters
+        heard = False
+        while True:
+            data = sock.recv(BUFFER)
+            if not data:
+                return heard
+            heard, self.late = True, False
+            for each in reader.feed(data):
+                if each[0] in (RESULT, REPLY, LISTING):
+                    if (waiter := waiters.pop(each[1], None)) is not None:
+                        waiter.set(each[2:])
+                elif each[0] == REFUSED:
+                    self.refusal = each[1]
+                else:
+                    self._hear(each)
+
+    def _end(self, sock: socket.socket) -> None:
+        self._up.clear()
+        with self._sending:
+            self._sock = None
+            sock.close()
+        for number in list(self._waiters):
+            if (waiter := self._waiters.pop(number, None)) is not None:
+                waiter.set(LOST)
+
+
+async def result_of(link: Link, seconds: float, kind: int, *fields: Any) -> Any:
+    """`link.request` for a coroutine."""
+    import asyncio  # here: not every worker needs it
+
+    loop = asyncio.get_running_loop()
+    until = time.monotonic() + seconds
+    while not link.is_up:
+        if time.monotonic() >= until:
+            raise link._unavailable()
+        await asyncio.sleep(0.01)
+    future: asyncio.Future[Any] = loop.create_future()
+    number = link.begin(FutureWaiter(loop, future), time.monotonic(), kind, *fields)
+    try:
+        async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            result = await future
+    except TimeoutError:
+        link.late = True
+        raise BusUnavailable(f"It has not answered in {seconds:g} s.") from None
+    finally:
+        link.forget(number)
+    return link.checked(result)
+
+
+class FutureWaiter:
+    """Whoever waits for a result: a coroutine."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any]) -> None:
+        self._loop, self._future = loop, future
+
+    def set(self, result: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._wake, result)
+        except RuntimeError:  # that loop was closed
+            pass
+
+    def _wake(self, result: Any) -> None:
+        if not self._future.done():
+            self._future.set_result(result)

@@ -1,0 +1,99 @@
+"""Frames between the hub and its links: what is said on the bus, as bytes over a unix socket.
+
+Law: imported by both ends. A frame is a length of four bytes (big-endian) and a msgpack array, whose first element says
+what it is; the others are given by FIELDS. Neither end believes the other: `Reader` bounds a frame, and whoever reads
+one checks what stands in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+LONGEST_NAME = 255
+"""Bytes of a name."""
+LONGEST_PAYLOAD = 1024 * 1024
+"""Bytes of a payload, whatever the settings say."""
+LONGEST = LONGEST_PAYLOAD + 1024
+"""Bytes of a frame."""
+
+# What a link says to the hub.
+HELLO, JOIN, LEAVE, PUBLISH, ASK, REACHED, ANSWER, GROUPS = range(8)
+# What the hub says to a link.
+RESULT, REPLY, DELIVER, QUESTION, EVICT, LISTING, REFUSED = range(8, 15)
+
+FIELDS: dict[int, tuple[type, ...]] = {
+    HELLO: (int,),  # process id
+    JOIN: (int, int, bytes, int, float),  # request (0: no result is wanted), connection, name, mode, since
+    LEAVE: (int, bytes),  # connection, name
+    PUBLISH: (int, bytes, bytes, bool),  # request, name, payload, to one
+    ASK: (int, bytes, bytes, float),  # request, name, payload, seconds
+    REACHED: (int, int),  # delivery, how many connections
+    ANSWER: (int, int, bytes),  # delivery, status, payload
+    GROUPS: (int, bytes, int),  # request, prefix, how many at most
+    RESULT: (int, int),  # request, count (TOO_LONG: nothing was sent)
+    REPLY: (int, int, bytes),  # request, status, payload
+    DELIVER: (int, bytes, bytes, int),  # delivery, name, payload, connection (0: all that have joined)
+    QUESTION: (int, bytes, bytes, int),  # delivery, name, payload, connection
+    EVICT: (int, bytes),  # connection, name
+    LISTING: (int, list),  # request, [name, connections] of each group
+    REFUSED: (str,),  # why the hub wants nothing to do with this link
+}
+
+# How a connection joins.
+SHARED, REPLACE, REFUSE = range(3)
+# What became of a question.
+ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG = range(7)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def frame(*fields: Any) -> bytes:
+    """A frame of these fields."""
+    body = _encode(fields)
+    return len(body).to_bytes(4, "big") + body
+
+
+class BadFrame(Exception):
+    """What came is no frame."""
+
+
+class Reader:
+    """Frames out of bytes that come in pieces."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Sequence[Any]]:
+        """The frames that these bytes complete, each as what stands in it. Raises BadFrame."""
+        data = self._rest + data if self._rest else data
+        found: list[Sequence[Any]] = []
+        at, end = 0, len(data)
+        while end - at >= 4:
+            length = int.from_bytes(data[at : at + 4], "big")
+            if length > LONGEST:
+                raise BadFrame(f"a frame of {length:,} bytes")
+            if end - at - 4 < length:
+                break
+            found.append(checked(data[at + 4 : at + 4 + length]))
+            at += 4 + length
+        self._rest = data[at:] if at else data
+        return found
+
+
+def checked(body: bytes) -> Sequence[Any]:
+    """What stands in a frame. Raises BadFrame unless it is what FIELDS say."""
+    try:
+        fields = _decode(body)
+        kind, *rest = fields
+        known = FIELDS[kind]
+    except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError):
+        raise BadFrame("what is no frame") from None
+    if len(rest) != len(known) or any(type(each) is not wanted for each, wanted in zip(rest, known, strict=True)):
+        raise BadFrame(f"a frame of kind {kind} with other fields")
+    return fields  # type: ignore[no-any-return]

@@ -1,0 +1,37 @@
+"""Settings of the bus: how messages get from one connection to others, wherever they are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pronghorn.settings.admin import Admin
+from pronghorn.settings.fields import RESTART, WORKERS, Option
+
+LOCAL, OFF, AUTO = "local", "off", "auto"
+CLOSE, DROP_OLDEST = "close", "drop-oldest"
+
+
+class Bus(Admin, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How connections are reached by the names that they have joined."""
+
+    bus: Annotated[
+        str,
+        "What carries the messages of the bus: local, a process of the server's own, which is started when a handler "
+        "joins or publishes for the first time; or off.",
+        Option(choices=(LOCAL, OFF), at=RESTART),
+    ] = LOCAL
+    bus_socket: Annotated[
+        str,
+        "Path of the unix socket by which other processes of the same user publish and ask; auto: beside the control "
+        "socket, and none without it; off.",
+        Option(metavar="PATH", at=RESTART),
+    ] = AUTO
+    bus_max_message: Annotated[
+        int, "Longest payload of a message on the bus.", Option(unit="size", at=RESTART, ge=1, le=1024**2)
+    ] = 1024**2
+    bus_slow: Annotated[
+        str,
+        "What happens when more than --max-write-buffer waits for a connection that does not read what the bus has for "
+        "it: it is closed, or its oldest messages are dropped.",
+        Option(choices=(CLOSE, DROP_OLDEST), at=WORKERS),
+    ] = CLOSE

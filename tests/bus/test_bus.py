@@ -1,0 +1,558 @@
+"""The bus of a server: joined, published and asked under every model, in every style, over real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from launch import Launched, launched_code, wait_for
+from pronghorn import bus
+from pronghorn.bus.wire import JOIN, RESULT, frame
+from pronghorn.models.registry import load
+
+MESSAGE = """
+import os, pronghorn
+from pronghorn import bus
+
+@pronghorn.message(pronghorn.lines)
+class handler:
+    def __init__(self, conn):
+        self.conn, self.asked = conn, []
+
+    def __call__(self, line):
+        word, _, rest = line.partition(b" ")
+        if word == b"join":
+            self.conn.join(rest)
+        elif word == b"alone":
+            self.conn.join(rest, exclusive=True)
+        elif word == b"leave":
+            self.conn.leave(rest)
+        elif word == b"publish":
+            name, _, payload = rest.partition(b" ")
+            return b"%d" % bus.publish(name, payload)
+        elif self.asked:
+            self.asked.pop(0).reply(line)
+            return None
+        return b"%d" % os.getpid()
+"""
+ANSWERING = (
+    MESSAGE
+    + """
+    def on_bus(self, message):
+        self.conn.send(message.payload)
+        if message.asked:
+            self.asked.append(message)
+"""
+)
+PLAIN = """
+import os, pronghorn
+from pronghorn import bus
+
+@pronghorn.message(pronghorn.lines)
+def handler(line):
+    word, _, rest = line.partition(b" ")
+    if word == b"join":
+        bus.join(rest)
+    return b"%d" % os.getpid()
+"""
+BLOCKING = """
+import os
+from pronghorn import bus
+
+def handler(conn):
+    for line in conn.makefile("rb"):
+        word, _, rest = line.strip().partition(b" ")
+        if word == b"join":
+            conn.join(rest)
+        elif word == b"alone":
+            conn.join(rest, exclusive=True)
+        conn.sendall(b"%d\\n" % os.getpid())
+"""
+PROTOCOL = """
+import os, pronghorn
+
+class handler(pronghorn.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        word, _, rest = data.strip().partition(b" ")
+        if word == b"join":
+            self.transport.join(rest)
+        elif word == b"alone":
+            self.transport.join(rest, exclusive=True)
+        self.transport.write(b"%d\\n" % os.getpid())
+"""
+STREAMS = """
+import os
+from pronghorn import bus
+
+async def handler(reader, writer):
+    while line := await reader.readline():
+        word, _, rest = line.strip().partition(b" ")
+        if word == b"join":
+            writer.transport.join(rest)
+        elif word == b"alone":
+            writer.transport.join(rest, exclusive=True)
+        writer.write(b"%d\\n" % os.getpid())
+        await writer.drain()
+"""
+CONVERSATION = """
+import os, pronghorn
+from pronghorn import bus
+
+@pronghorn.conversation(pronghorn.lines)
+async def handler(conn):
+    async for line in conn:
+        word, _, rest = line.partition(b" ")
+        if word == b"join":
+            conn.join(rest)
+        elif word == b"alone":
+            conn.join(rest, exclusive=True)
+        elif word == b"publish":
+            name, _, payload = rest.partition(b" ")
+            await conn.send(b"%d" % await bus.apublish(name, payload))
+            continue
+        await conn.send(b"%d" % os.getpid())
+"""
+STYLES = {
+    "message": MESSAGE,
+    "plain": PLAIN,
+    "blocking": BLOCKING,
+    "protocol": PROTOCOL,
+    "streams": STREAMS,
+    "conversation": CONVERSATION,
+}
+OWN_FLOW = ("fork", "thread", "pool", "gevent")
+LOOPS = ("select", "poll", "epoll", "asyncio", "uvloop")
+PAIRS = [
+    *[(model, style) for model in LOOPS + OWN_FLOW for style in ("message", "protocol")],
+    *[(model, "blocking") for model in OWN_FLOW],
+    *[
+        (model, style)
+        for model in ("asyncio", "uvloop", "epoll", "thread", "fork")
+        for style in ("streams", "conversation")
+    ],
+    ("epoll", "plain"),
+    ("thread", "plain"),
+]
+
+
+def available(model: str) -> bool:
+    try:
+        return load(model).missing is None
+    except Exception:
+        return False
+
+
+@contextlib.contextmanager
+def served(folder: Path, code: str, model: str, workers: int = 1, **settings: Any) -> Iterator[Launched]:
+    with launched_code(
+        folder, code, model=model, workers=workers, control_socket=str(folder / "c.sock"), log_level="debug", **settings
+    ) as server:
+        server.ready(workers)
+        yield server
+
+
+class Device:
+    """A client that speaks lines."""
+
+    def __init__(self, server: Launched) -> None:
+        self.sock = server.connect()
+        self.lines = self.sock.makefile("rb")
+
+    def ask(self, line: bytes) -> bytes:
+        self.sock.sendall(line + b"\n")
+        return self.line()
+
+    def line(self) -> bytes:
+        return self.lines.readline().strip()
+
+    def close(self) -> None:
+        self.lines.close()
+        self.sock.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def client(folder: Path) -> bus.Client:
+    return bus.connect(f"unix:{folder}/c.bus")
+
+
+@pytest.mark.parametrize(("model", "style"), PAIRS)
+def test_what_is_published_comes_to_those_who_have_joined(tmp_path: Path, model: str, style: str) -> None:
+    bare = style in ("blocking", "protocol", "streams")
+    end = b"\n" if bare else b""  # the others frame what is published
+    with (
+        served(tmp_path, STYLES[style], model) as server,
+        client(tmp_path) as outside,
+        Device(server) as one,
+        Device(server) as two,
+        Device(server) as other,
+    ):
+        one.ask(b"join room")
+        two.ask(b"join room")
+        other.ask(b"join elsewhere")
+        for number in range(20):
+            assert outside.publish("room", b"m%d" % number + end) == 2
+        for device in (one, two):
+            assert [device.line() for _ in range(20)] == [b"m%d" % number for number in range(20)]
+        assert outside.publish("nobody", b"x") == 0
+        two.close()
+        wait_for(lambda: dict(outside.groups()) == {"room": 1, "elsewhere": 1}, "the end of one")
+        assert outside.publish("room", b"last" + end) == 1
+        assert one.line() == b"last"
+        assert one.ask(b"x").isdigit()
+        if style != "plain":
+            with Device(server) as again:
+                again.ask(b"alone room")
+                assert one.lines.read() == b"", "the older one has been ended"
+                assert outside.publish("room", b"mine" + end) == 1
+                assert again.line() == b"mine"
+            wait_for(lambda: "replaced" in server.log, "the reason")
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("model", ["epoll", "asyncio", "thread", "fork", "gevent"])
+def test_a_question_is_answered_by_the_connection_that_joined_last(tmp_path: Path, model: str) -> None:
+    with (
+        served(tmp_path, ANSWERING, model) as server,
+        client(tmp_path) as outside,
+        Device(server) as old,
+        Device(server) as device,
+    ):
+        old.ask(b"join device:1")
+        device.ask(b"join device:1")
+        with answering(device) as answers:
+            assert outside.ask("device:1", b"status?", timeout=10) == b"re: status?"
+            assert [outside.ask("device:1", b"%d" % each, 10) for each in range(20)] == [
+                b"re: %d" % each for each in range(20)
+            ]
+        answers.join()
+        with pytest.raises(bus.NoAnswer, match=r"has not answered in 0\.3 s"):
+            outside.ask("device:1", b"are you there?", timeout=0.3)
+        with pytest.raises(bus.NobodyThere):
+            outside.ask("device:2", b"x")
+        asked = threading.Thread(target=lambda: caught.append(raised(lambda: outside.ask("device:1", b"?", 30))))
+        caught: list[BaseException | None] = []
+        asked.start()
+        assert device.line() == b"are you there?"
+        assert device.line() == b"?"
+        device.close()
+        asked.join(15)
+        assert isinstance(caught[0], bus.BusLost), "its connection ended before it answered"
+        assert outside.publish("device:1", b"you", to="one") == 1, "the one before is the latest now"
+        assert old.line() == b"you"
+
+
+@contextlib.contextmanager
+def answering(device: Device) -> Iterator[threading.Thread]:
+    """A device that answers whatever it is asked, until it is told to stop."""
+    over = threading.Event()
+
+    def answer() -> None:
+        device.sock.settimeout(0.1)
+        while not over.is_set():
+            try:
+                line = device.sock.recv(100)
+            except TimeoutError:
+                continue
+            device.sock.sendall(b"re: " + line)
+        device.sock.settimeout(15)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        over.set()
+        thread.join()
+
+
+def raised(call: Callable[[], object]) -> BaseException | None:
+    try:
+        call()
+    except BaseException as error:
+        return error
+    return None
+
+
+def test_a_handler_without_on_bus_cannot_be_asked(tmp_path: Path) -> None:
+    with served(tmp_path, MESSAGE, "epoll") as server, client(tmp_path) as outside, Device(server) as device:
+        device.ask(b"join device:1")
+        with pytest.raises(bus.CannotAnswer, match="no on_bus"):
+            outside.ask("device:1", b"?")
+
+
+def test_publishers_in_other_workers_reach_everybody_in_their_order(tmp_path: Path) -> None:
+    with served(tmp_path, MESSAGE, "epoll", workers=2) as server, contextlib.ExitStack() as stack:
+        devices = [stack.enter_context(Device(server)) for _ in range(12)]
+        assert len({device.ask(b"join room") for device in devices}) == 2, "in both workers"
+        publishers = [stack.enter_context(Device(server)) for _ in range(4)]
+        for number in range(25):
+            for place, each in enumerate(publishers):
+                assert each.ask(b"publish room %d %d" % (place, number)) == b"12"
+        for device in devices:
+            lines = [device.line().split() for _ in range(100)]
+            for place in range(4):
+                assert [int(number) for by, number in lines if int(by) == place] == list(range(25))
+
+
+def bus_process(server: Launched) -> psutil.Process:
+    found = [each for each in psutil.Process(server.pid).children() if "bus" in " ".join(each.cmdline())]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def joined_again(outside: bus.Client, wanted: dict[str, int]) -> bool:
+    try:
+        return dict(outside.groups()) == wanted
+    except bus.BusError:
+        return False
+
+
+@pytest.mark.parametrize("model", ["epoll", "thread", "fork", "gevent"])
+def test_a_hub_that_dies_is_replaced_and_all_join_again(tmp_path: Path, model: str) -> None:
+    with (
+        served(tmp_path, MESSAGE, model, workers=2) as server,
+        client(tmp_path) as outside,
+        Device(server) as one,
+        Device(server) as two,
+    ):
+        one.ask(b"join room")
+        two.ask(b"join room")
+        for _ in range(2):
+            hub = bus_process(server)
+            assert outside.publish("room", b"before") == 2
+            hub.kill()
+            hub.wait(15)
+            assert one.ask(b"x").isdigit() if not one.line() else True
+            assert two.line() == b"before"
+            wait_for(lambda: joined_again(outside, {"room": 2}), "both")
+            assert outside.publish("room", b"after") == 2
+            assert one.line() == two.line() == b"after"
+
+
+def test_what_a_dead_worker_had_is_gone_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    with served(tmp_path, MESSAGE, "epoll") as server, client(tmp_path) as outside, Device(server) as one:
+        pid = int(one.ask(b"join room"))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert outside.publish("room", b"x") == 0, "it has not said that it reached anybody"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: outside.groups() == [], "the end of its link")
+        assert outside.publish("room", b"x") == 0
+
+
+def test_connections_of_old_workers_are_reached_after_a_reload_and_an_upgrade(tmp_path: Path) -> None:
+    with served(tmp_path, MESSAGE, "epoll") as server, client(tmp_path) as outside, Device(server) as old:
+        first = old.ask(b"join room")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloaded in" in server.log, "the reload")
+        with Device(server) as new:
+            assert new.ask(b"join room") != first
+            assert new.ask(b"publish room hello") == b"2"
+            assert old.line() == b"hello"
+            server.send(signal.SIGUSR2)
+            wait_for(lambda: "Upgraded: process" in server.log, "the upgrade")
+            upgraded = int(server.log.rpartition("Upgraded: process ")[2].split()[0])
+            wait_for(lambda: joined_again(outside, {"room": 2}), "those of the old program")
+            with Device(server) as newest:
+                newest.ask(b"join room")
+                assert outside.publish("room", b"all") == 3
+                assert [each.line() for each in (old, newest)] == [b"all", b"all"]
+                assert [new.line(), new.line()] == [b"hello", b"all"]
+            os.kill(upgraded, signal.SIGTERM)
+
+
+def test_a_name_can_be_refused_to_the_second(tmp_path: Path) -> None:
+    code = (
+        MESSAGE.replace("exclusive=True", "exclusive='refuse'")
+        .replace("            self.conn.join(rest, ", "            try: self.conn.join(rest, ")
+        .replace("exclusive='refuse')", "exclusive='refuse')\n            except bus.NameTaken: return b'taken'")
+    )
+    with (
+        served(tmp_path, code, "epoll", workers=2) as server,
+        client(tmp_path) as outside,
+        Device(server) as one,
+        Device(server) as two,
+    ):
+        assert one.ask(b"alone device:1").isdigit()
+        assert two.ask(b"alone device:1") == b"taken"
+        assert outside.publish("device:1", b"x") == 1
+        assert one.line() == b"x"
+        one.close()
+        wait_for(lambda: two.ask(b"alone device:1").isdigit(), "its turn")
+
+
+@pytest.mark.parametrize("model", ["epoll", "thread", "gevent"])
+@pytest.mark.parametrize("slow", ["close", "drop-oldest"])
+def test_a_connection_that_does_not_read_holds_up_nobody(tmp_path: Path, model: str, slow: str) -> None:
+    bounds = {"max_write_buffer": 256 * 1024, "bus_slow": slow}
+    with (
+        served(tmp_path, MESSAGE, model, **bounds) as server,
+        client(tmp_path) as outside,
+        Device(server) as deaf,
+        Device(server) as fine,
+    ):
+        deaf.ask(b"join room")
+        fine.ask(b"join room")
+        reached = []
+        for number in range(300):
+            reached.append(outside.publish("room", b"%06d" % number + b"x" * 65530))
+            assert fine.line()[:6] == b"%06d" % number
+        assert reached[0] == 2
+        if slow == "close":
+            assert reached[-1] == 1, "it was ended"
+            wait_for(lambda: dict(outside.groups()) == {"room": 1}, "its end")
+        else:
+            assert reached[-1] == 2
+            got = [int(deaf.line()[:6]) for _ in range(2)]
+            assert got == [0, 1]
+            last = -1
+            while last < 299:
+                number = int(deaf.line()[:6])
+                assert number > last
+                last = number
+
+
+def test_what_cannot_be_sent_is_refused_in_words(tmp_path: Path) -> None:
+    with served(tmp_path, MESSAGE, "epoll", bus_max_message=1000) as server, Device(server) as device:
+        device.ask(b"join room")
+        with client(tmp_path) as outside:
+            with pytest.raises(bus.BadBusMessage, match="300 bytes"):
+                outside.publish("x" * 300, b"")
+            with pytest.raises(bus.BadBusMessage, match="0 bytes"):
+                outside.publish("", b"")
+            with pytest.raises(bus.BadBusMessage, match="bus-max-message"):
+                outside.publish("room", b"x" * 1001)
+            with pytest.raises(bus.BadBusMessage, match="bus-max-message"):
+                outside.ask("room", b"x" * 1001)
+            with pytest.raises(TypeError, match="encode"):
+                outside.publish("room", "text")  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="'all' or 'one'"):
+                outside.publish("room", b"x", to="some")
+            assert outside.publish("room", b"x" * 1000) == 1
+            assert outside.publish("a name with blanks, \N{GREEK SMALL LETTER ALPHA} and \udcff", b"x") == 0
+    with pytest.raises(bus.BusUnavailable, match="no worker"):
+        bus.publish("room", b"x")
+    with pytest.raises(bus.BusUnavailable, match="Is the server running"):
+        bus.connect(f"unix:{tmp_path}/nothing").publish("room", b"x")
+    with pytest.raises(bus.BadBusMessage, match="unix:PATH"):
+        bus.connect("http://x")
+
+
+def test_coroutines_publish_and_ask(tmp_path: Path) -> None:
+    async def talk(device: Device) -> None:
+        async with bus.aconnect(f"unix:{tmp_path}/c.bus") as outside:
+            assert await outside.publish("device:1", b"hello") == 1
+            asked = [asyncio.ensure_future(outside.ask("device:1", b"%d" % each, 10)) for each in range(3)]
+            assert [await asyncio.to_thread(device.line) for _ in range(4)] == [b"hello", b"0", b"1", b"2"]
+            device.sock.sendall(b"a\nb\nc\n")
+            assert [await each for each in asked] == [b"a", b"b", b"c"]
+            with pytest.raises(bus.NobodyThere):
+                await outside.ask("device:2", b"")
+
+    with served(tmp_path, ANSWERING, "epoll") as server, Device(server) as device:
+        device.ask(b"join device:1")
+        asyncio.run(talk(device))
+
+
+def test_a_conversation_publishes_without_holding_up_its_loop(tmp_path: Path) -> None:
+    with served(tmp_path, CONVERSATION, "asyncio") as server, Device(server) as one, Device(server) as two:
+        two.ask(b"join room")
+        assert one.ask(b"publish room hello") == b"1"
+        assert two.line() == b"hello"
+
+
+def test_strangers_are_not_admitted(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("to be somebody else needs root")
+    with served(tmp_path, MESSAGE, "epoll") as server, Device(server) as device:
+        device.ask(b"join room")
+        os.chmod(tmp_path / "c.bus", 0o666)
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                os.chmod(folder, os.stat(folder).st_mode | 0o005)
+        child = os.fork()
+        if not child:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            error = raised(lambda: client(tmp_path).publish("room", b"x"))
+            os._exit(0 if isinstance(error, bus.BusUnavailable) and "not admitted" in str(error) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        with client(tmp_path) as outside:
+            assert outside.publish("room", b"x") == 1
+
+
+def test_garbage_ends_a_link_and_nothing_else(tmp_path: Path) -> None:
+    with served(tmp_path, MESSAGE, "epoll") as server, Device(server) as device, client(tmp_path) as outside:
+        device.ask(b"join room")
+        for raw in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\0\0\0\1\xc1",
+            frame(RESULT, 1, 1),
+            frame(JOIN, "x"),
+            b"\0\0\0\2\x91\x63",
+        ):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(15)
+                sock.connect(str(tmp_path / "c.bus"))
+                sock.sendall(raw)
+                with contextlib.suppress(ConnectionResetError):
+                    assert sock.recv(100) == b""
+        assert outside.publish("room", b"x") == 1
+        assert "Traceback" not in server.log
+
+
+def test_nothing_of_the_bus_is_there_before_it_is_used(tmp_path: Path) -> None:
+    code = """
+import sys
+
+def handler(conn):
+    conn.sendall(str([each for each in sys.modules if "pronghorn.bus" in each]).encode())
+"""
+    with served(tmp_path, code, "thread") as server:
+        assert server.ask(b"") == b"['pronghorn.bus', 'pronghorn.bus.joined']"
+        assert len(server.workers()) == 1
+        assert not (tmp_path / "c.bus").exists()
+
+
+def test_without_a_bus_joining_is_refused(tmp_path: Path) -> None:
+    code = MESSAGE.replace(
+        "            self.conn.join(rest)",
+        "            try: self.conn.join(rest)\n            except bus.BusError as error: return error.why.encode()",
+    )
+    with served(tmp_path, code, "epoll", bus="off") as server, Device(server) as device:
+        assert b"--bus off" in device.ask(b"join room")
+
+
+def test_what_a_connection_has_joined_moves_with_it(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, MESSAGE, "epoll", on_reload="handover") as server,
+        client(tmp_path) as outside,
+        Device(server) as device,
+    ):
+        first = device.ask(b"alone device:1")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloaded in" in server.log, "the reload")
+        wait_for(lambda: device.ask(b"x") != first, "the new worker")
+        assert joined_again(outside, {"device:1": 1})
+        assert outside.publish("device:1", b"hello") == 1
+        assert device.line() == b"hello"

@@ -425,7 +425,7 @@ def main() -> None:
         if load.rate:
             wake_on_time()
         tell(load.opened())
-        gc.freeze()
+        gc.disable()  # nothing here makes cycles, and a collection would be a latency
         while line := sys.stdin.readline():
             tell(load.run(json.loads(line)["run"]))
         load.close()

@@ -65,15 +65,16 @@ def command(ctx: click.Context, /, target: str | None, **words: Any) -> int:
     """Measure a handler under several models: throughput, latency, CPU and memory, and which model fits it best."""
     from pronghorn.cli.bench import asked
 
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what was started ends then, too
+        signal.signal(number, _terminated)
     line = shlex.join(["pronghorn", *ctx.meta.get("pronghorn.argv", sys.argv[1:])])
     question = asked.question(target, ctx.meta[REST], words)
     findings = _measured(question, line)
     return _told(question, findings)
 
 
-def _terminated(*_: object) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
+def _terminated(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _measured(question: Any, line: str) -> Findings:

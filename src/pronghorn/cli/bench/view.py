@@ -168,10 +168,11 @@ def table(findings: Findings, cells: list[Cell]) -> Table:
 def view(findings: Findings, on_error: bool) -> Iterator[View]:
     """A View on standard output, or on standard error; it is live on a terminal."""
     console = Console(file=sys.stderr if on_error else sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=console.file, highlight=False, width=200)
+    live_too = console.is_terminal and not console.is_dumb_terminal
+    if not live_too:
+        console = Console(file=console.file, highlight=False, width=200, force_terminal=False)
     shown = View(findings, console)
-    if not console.is_terminal:
+    if not live_too:
         shown.introduce()
         yield shown
         return

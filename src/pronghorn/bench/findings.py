@@ -86,7 +86,16 @@ class Findings(msgspec.Struct, kw_only=True):
                 "* The load processes, and not the server, had no time left: the server can do at least so many. CPU "
                 f"per {self.counted[:-1]} is right all the same."
             )
-        return found + [note for cell in cells for note in _notes(cell)]
+        found += [note for cell in cells for note in _notes(cell)]
+        late = [cell for cell in cells if cell.late >= words.MOMENT]
+        if late:
+            worst = max(late, key=lambda cell: cell.late)
+            where = f"{worst.name} with {words.clients(worst.clients)}, 99 % within {words.duration(worst.late)}"
+            found.append(
+                f"In {len(late)} of {len(cells)} rows the load processes themselves sent late: this machine is busy. "
+                f"The worst is {where}."
+            )
+        return found
 
     def plain(self) -> dict[str, Any]:
         """For JSON; times in seconds, memory in bytes."""
@@ -108,7 +117,7 @@ class Findings(msgspec.Struct, kw_only=True):
                 "connect": plan.connect,
                 "rate": plan.rate,
                 "timeout": plan.timeout,
-                "workers": plan.workers,
+                "workers": {each.name: each.workers for each in plan.contenders if each.layers is not None},
             },
             "talk": self.talk,
             "cells": [cell.plain() for cell in self.ordered()],
@@ -133,13 +142,11 @@ def _notes(cell: Cell) -> Iterator[str]:
         yield f"{where}: {printable(told, 300, kept='')}."
     if cell.unserved:
         yield f"{where}: {cell.unserved:,} never got a reply; a server that serves few at a time lets others wait."
-    if cell.behind >= words.MOMENT and cell.unanswered:
+    elif cell.behind >= words.MOMENT and cell.unanswered:
         yield (
             f"{where}: behind by {words.duration(cell.behind)} at the end; {cell.unanswered:,} messages had no reply "
             "and count with the time that they are late."
         )
-    if cell.late >= words.MOMENT:
-        yield f"{where}: the load processes themselves sent up to {words.duration(cell.late)} late (99 %)."
 
 
 def now() -> str:

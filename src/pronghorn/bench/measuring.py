@@ -45,7 +45,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0
     timeout: float = 10.0
     loads: int = 0
-    workers: int = 1
     script: str = ""
     message: bytes = b""
 
@@ -77,8 +76,7 @@ class Measuring:
         self._running: dict[str, tuple[Running, ExitStack]] = {}
         self._talk: Spec | None = None
         self._loads = plan.loads or 1
-        usable = processors().usable
-        self._most_loads = plan.loads or max(1, usable - plan.workers)
+        self._usable = processors().usable
 
     def rounds(self) -> Iterator[Cell]:
         """Measures all; each cell once it has one round more. The error of a contender ends that contender alone."""
@@ -172,7 +170,8 @@ class Measuring:
             with loads(job, self._loads) as load:
                 if self.plan.warm_up:
                     trial, limit, _ = self._run(server, load, self.plan.warm_up)
-                    more = min(self._most_loads, 2 * self._loads, clients)
+                    most = self.plan.loads or self._usable - server.contender.workers
+                    more = min(most, 2 * self._loads, clients)
                     if limit == LOAD and more > self._loads and trial.messages:
                         self._loads = more
                         continue
@@ -192,7 +191,8 @@ class Measuring:
         wall = time.monotonic() - began
         ran = server.spent() - before
         wanted = (ran + max(0.0, server.waited() - waited)) / wall
-        busy = outcome.busy >= FULL, bool(server.roots) and wanted >= FULL * self.plan.workers
+        most = min(server.contender.workers, self._usable)
+        busy = outcome.busy >= FULL, bool(server.roots) and wanted >= FULL * most
         limit = {(True, False): LOAD, (False, True): SERVER, (True, True): BOTH}.get(busy, "")
         if not server.roots or server.ended():
             return outcome, limit, None

@@ -37,7 +37,7 @@ table.facts th, table.facts td { white-space: normal; text-align: left; font-wei
 table.facts th { color: #555; border-bottom: 1px solid #e2e2e2; padding-left: 0; }
 pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; font-size: .9rem; }
 code { white-space: nowrap; }
-pre code { white-space: pre; }
+pre code { white-space: pre-wrap; overflow-wrap: anywhere; }
 li { overflow-wrap: anywhere; }
 """
 
@@ -135,7 +135,7 @@ def _facts(findings: Findings) -> str:
         "Messages": findings.talk or (f"by the script {plan.script}" if plan.script else "-"),
         "Load": f"{findings.loop()}; {plan.seconds:g} s for each row, after {plan.warm_up:g} s of warm-up",
         "Rounds": f"{plan.rounds}, interleaved; medians are shown" if plan.rounds > 1 else "1",
-        "Workers": str(plan.workers),
+        "Workers": ", ".join(f"{each.name} {each.workers}" for each in plan.contenders if each.layers) or "-",
         "CPU": "user and system time of the server's whole process tree, ended children included",
         "Memory": "anonymous pages of the tree, shared ones once, less the idle server's; the kernel's buffers not",
     }

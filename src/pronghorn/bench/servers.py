@@ -27,6 +27,7 @@ from pronghorn.errors import BadSetting, PronghornError, printable
 from pronghorn.listening import owners, sock_diag
 from pronghorn.server_process import LATE, end, ready_report, started, whole
 from pronghorn.settings.layers import Layers
+from pronghorn.system.processors import processors
 
 PATIENCE = 15.0  # seconds for a server to listen, and again to end
 KNOCK = 0.02
@@ -46,6 +47,7 @@ class Contender(msgspec.Struct, frozen=True):
     layers: Layers | None = None
     command: tuple[str, ...] = ()
     address: Address | None = None
+    workers: int = 1
 
 
 class Running(msgspec.Struct):
@@ -87,10 +89,15 @@ class Running(msgspec.Struct):
         return f"the server ended ({how})" + (f": {printable(said[-1].strip(), 200, kept='')}" if said else "")
 
 
-def of_model(name: str, layers: Layers, workers: int) -> Contender:
-    """The handler and the settings of `layers` under a model."""
-    given = {**QUIET, **{key: value for key, value in layers.given.items() if key != "bind"}}
-    return Contender(name, layers=msgspec.structs.replace(layers, given={**given, "model": name, "workers": workers}))
+def of_model(name: str, layers: Layers, workers: int | None) -> Contender:
+    """The handler and the settings of `layers` under a model; without a number of workers as many as serve would have.
+    Raises BadSetting."""
+    given = {**QUIET, **{key: value for key, value in layers.given.items() if key != "bind"}, "model": name}
+    if workers is not None:
+        given["workers"] = workers
+    layers = msgspec.structs.replace(layers, given=given)
+    count = layers.settle().settings.effective_workers(name, processors().usable)
+    return Contender(name, layers=layers, workers=count)
 
 
 def of_command(text: str) -> Contender:

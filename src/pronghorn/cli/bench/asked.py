@@ -77,7 +77,6 @@ def question(target: str | None, rest: list[str], words: dict[str, Any]) -> Ques
         rate=_rate(words["rate"]),
         timeout=_seconds("--timeout", words["timeout"]),
         loads=_loads(words["loads"]),
-        workers=_at_least_one("--workers", words["workers"]),
         script=_script(words["script"], words["message"]),
         message=_message(words["message"]),
     )
@@ -135,7 +134,8 @@ def _models(target: str | None, rest: list[str], words: dict[str, Any]) -> tuple
     if not fit and not words["against"]:
         why = " ".join(f"{model}: {reason}" for model, reason in skipped.items())
         raise BadSetting("None of these models can run the handler here.", why, "Choose others: pronghorn models")
-    return name, [of_model(model, layers, _at_least_one("--workers", words["workers"])) for model in fit], skipped
+    workers = None if words["workers"] is None else _at_least_one("--workers", words["workers"])
+    return name, [of_model(model, layers, workers) for model in fit], skipped
 
 
 def _layers(target: str | None, rest: list[str]) -> Layers:

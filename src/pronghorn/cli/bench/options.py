@@ -12,7 +12,8 @@ TARGET = "A handler, as serve takes it, or a server that runs: [tcp://][HOST]:PO
 
 
 class Row(NamedTuple):
-    """One option: its names, its default (of a flag: False; of what may be repeated: an empty tuple), and its help."""
+    """One option: its names, its default, and its help. The default of a flag is False, that of what may be repeated
+    an empty tuple; None is for a number that may be missing."""
 
     names: str
     default: Any
@@ -23,7 +24,7 @@ class Row(NamedTuple):
 
 OPTIONS = (
     Row("--models", "auto", "A,B,C", SERVERS, "Models, or all; auto: the usual ones for the handler's style."),
-    Row("--workers -w", 1, "N", SERVERS, "Of each model's server."),
+    Row("--workers -w", None, "N", SERVERS, "Of each model's server; without this as many as serve would have."),
     Row(
         "--against",
         (),
@@ -80,6 +81,7 @@ def takes_options(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option(
             *names,
             default=None if row.default == () else row.default,
+            type=int if row.default is None else None,
             metavar=row.metavar or None,
             is_flag=flag,
             multiple=row.default == (),

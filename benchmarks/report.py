@@ -6,6 +6,7 @@ import targets
 from measuring import Results
 from scaling import EXPERIMENTS, SWEEPS
 from scenarios import SCENARIOS
+from servers import ROOT
 from tables import Table, experiment, figure, markdown, median, summary, sweep
 
 Run = dict[str, dict[str, Results]]
@@ -55,6 +56,9 @@ def text(
     parts += ["## Targets\n\n", TARGETS, markdown(targets.table(runs)), "\n"]
     if short := targets.reasons(runs):
         parts += ["What falls short, and why:\n\n", *(f"- {each}\n" for each in short), "\n"]
+    if notes := sorted(path.name for path in (ROOT / "docs" / "decisions").glob("00[234]-*.md")):
+        links = ", ".join(f"[{name}](../docs/decisions/{name})" for name in notes)
+        parts.append(f"Where the microseconds and the bytes go, and what was tried and not kept: {links}.\n\n")
     parts += [DESIGNS, markdown(designs(runs)), "\n"]
     for name, results in runs.items():
         if name in EXPERIMENTS:

@@ -4,9 +4,10 @@
 # make bench   what each model costs beside other servers; writes benchmarks/RESULTS.md (15 minutes; ARGS='connections memory' picks)
 # make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (forty minutes; ARGS='R3 R9')
 # make docs    write what is made from the code: docs/settings.md, docs/house.md and settings/keywords.py
+# make compiled  a second environment, .venv-compiled, with the compiled build (docs/compiled.md); VENV=.venv-compiled uses it
 # make venv    only set up .venv, with all that development needs (VENV=.venv-3.13 PYTHON=python3.13: another beside it)
 
-.PHONY: serve test check bench proof docs venv clean
+.PHONY: serve test check bench proof docs venv compiled clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -22,6 +23,17 @@ LONG := test_promises.py test_experiments.py test_examples.py test_outside.py te
     supervisor/test_crashes.py supervisor/test_exception_guard.py supervisor/test_hostile.py supervisor/test_old_workers.py \
     supervisor/test_orphans.py supervisor/test_stop.py system/test_log_file.py testing/test_chaos.py \
     testing/test_testing.py tls/test_tls.py worker_process/test_shared_process.py
+
+# A VENV of this name has the compiled build (docs/compiled.md), which is as old as what it was made from: not editable,
+# because Python would take the sources then.
+ifneq ($(findstring -compiled,$(VENV)),)
+PARTS := pyproject.toml $(wildcard compiled/*) $(shell find src -name '*.py')
+INSTALL = PRONGHORN_COMPILE=1 $(PIP)
+export PRONGHORN_EXPECT_BUILD := compiled
+else
+PARTS := pyproject.toml
+INSTALL = $(PIP) --editable
+endif
 
 PIP := PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --no-input
 
@@ -55,19 +67,23 @@ docs: $(VENV)/.dev
 
 venv: $(VENV)/.dev
 
+compiled:
+	@command -v $${CC:-cc} >/dev/null || { echo "The compiled build needs a C compiler, such as gcc, and there is none." >&2; exit 1; }
+	@$(MAKE) --no-print-directory venv VENV=.venv-compiled
+
 clean:
 	rm -rf $(VENV) $(wildcard .venv-*) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps: each is as new as the last installation that went well.
-$(VENV)/.core: pyproject.toml | $(BIN)/python
+$(VENV)/.core: $(PARTS) | $(BIN)/python
 	@echo "Installing Pronghorn into $(VENV) ..." >&2
-	@$(PIP) --editable .
+	@$(INSTALL) .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: $(PARTS) | $(BIN)/python
 	@echo "Installing Pronghorn, and what its development needs, into $(VENV) ..." >&2
 	@$(PIP) --upgrade 'pip>=25.1'
-	@$(PIP) --editable '.[all]' --group dev
+	@$(INSTALL) '.[all]' --group dev
 	@touch $@ $(VENV)/.core
 
 # A competitor that cannot be installed is left out of the comparison, which says so.

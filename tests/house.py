@@ -29,7 +29,7 @@ ORDER = (
     "system metrics",
     "boot framing identity lifespans",
     "settings",
-    "errors events peers tracebacks",
+    "builds errors events peers tracebacks",
     "__init__",
 )
 DEPTH = {each: depth for depth, line in enumerate(ORDER) for each in line.split()}

@@ -30,6 +30,7 @@ STATUS: dict[str, Any] = {
     "name": 'a "name"\n',
     "pid": os.getpid(),
     "version": "1.2.3",
+    "build": "pure Python",
     "uptime": 100.0,
     "generation": 2,
     "model": "epoll",
@@ -113,7 +114,7 @@ def test_what_the_supervisor_says(scene: Scene) -> None:
     scene.board.count("reload_failed")
     found = scene.collect()
     assert value(found, "reloads_total", result="failed") == 1
-    assert value(found, "build_info", version="1.2.3", model="epoll") == 1
+    assert value(found, "build_info", version="1.2.3", build="pure Python", model="epoll") == 1
     assert value(found, "start_time_seconds") == 4900.0
     assert value(found, "state", state="serving") == 1 and value(found, "state", state="draining") == 0
     assert value(found, "listener_accept_queue_length", address="127.0.0.1:1") == 3

@@ -20,6 +20,7 @@ import pytest
 import pronghorn
 import pronghorn.testing
 from pronghorn import settings
+from pronghorn.builds import build
 from pronghorn.cli import main
 from pronghorn.cli.layers import split, strays
 from pronghorn.models import registry
@@ -83,7 +84,7 @@ def test_what_an_encoding_does_not_have_is_shown_as_a_question_mark() -> None:
 
 
 def test_version() -> None:
-    assert run("--version").stdout == f"pronghorn {pronghorn.__version__}\n"
+    assert run("--version").stdout == f"pronghorn {pronghorn.__version__} ({build()})\n"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ STATUS: dict[str, Any] = {
     "name": "127.0.0.1:8000",
     "pid": 4711,
     "version": "1.2.3",
+    "build": "pure Python",
     "uptime": 7384.2,
     "generation": 3,
     "handler": "shop.py:reply",
@@ -136,7 +137,7 @@ def test_status_is_told(shop: MadeUp, capsys: pytest.CaptureFixture[str]) -> Non
     status, output, errors = ran(capsys, "status")
     assert (status, errors) == (0, "")
     assert [" ".join(line.split()) for line in output.splitlines()] == [
-        "Server 127.0.0.1:8000 (process 4711, Pronghorn 1.2.3)",
+        "Server 127.0.0.1:8000 (process 4711, Pronghorn 1.2.3, pure Python)",
         "State SERVING, up 2 h 3 min",
         "Handler shop.py:reply (message style) under epoll",
         "Listening at 127.0.0.1:8000",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import pronghorn
+from pronghorn.builds import PURE, build
 from pronghorn.framing import Framing
 from pronghorn.handlers.recognise import recognise
 from pronghorn.models.registry import load
@@ -95,6 +96,7 @@ def test_no_code_of_the_handler_is_called_and_nothing_is_told(
     assert context._done == context._written == [0, 0, 0]
 
 
+@pytest.mark.skipif(build() != PURE, reason="compiled code adapts nothing")
 def test_code_that_children_run_is_adapted() -> None:
     """In a process of its own, where nothing else has run it."""
     code = "import test_rehearsal; print(test_rehearsal.adapted())"

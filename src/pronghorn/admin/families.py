@@ -197,11 +197,12 @@ class Source:
 
 def _of_server(found: Families, sums: Sums, status: Mapping[str, Any], now: float) -> None:
     if status:
-        facts = {each: str(status.get(each, "")) for each in ("version", "model", "style", "name")}
+        facts = {each: str(status.get(each, "")) for each in ("version", "build", "model", "style", "name")}
         found.add(
             "build_info",
             1,
             version=facts["version"],
+            build=facts["build"],
             python=platform.python_version(),
             **{each: facts[each] for each in ("model", "style", "name")},
         )

@@ -16,6 +16,7 @@ from pronghorn.admin.actions import Gate
 from pronghorn.admin.feed import MOST_STREAMS, Feed
 from pronghorn.admin.http import Request, Response, Route
 from pronghorn.admin.supervisor_line import SupervisorLine
+from pronghorn.builds import build
 from pronghorn.errors import PronghornError
 from pronghorn.system.side_boot import CHANGED
 
@@ -30,7 +31,7 @@ def page_routes(feed: Feed, line: SupervisorLine, settings: Mapping[str, Any], s
     reload may change."""
     token = str(settings.get("token") or "").encode()
     facts = {
-        "Pronghorn": __version__,
+        "Pronghorn": f"{__version__} ({build()})",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "System": f"{platform.system()} {platform.release()} on {platform.node()}",
     }

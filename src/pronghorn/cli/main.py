@@ -17,6 +17,7 @@ from typing import NoReturn
 import rich_click as click
 
 from pronghorn import __version__
+from pronghorn.builds import build
 from pronghorn.errors import PronghornError, nearest
 from pronghorn.system.stdio import complain, keep_standard_descriptors
 
@@ -102,7 +103,7 @@ def _meant(word: str) -> str:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, "-V", "--version", message="pronghorn %(version)s")
+@click.version_option(__version__, "-V", "--version", message=f"pronghorn %(version)s ({build()})")
 @click.rich_config(HELP)
 @click.pass_context
 def group(ctx: click.Context) -> None:

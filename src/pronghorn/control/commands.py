@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from pronghorn import __version__
+from pronghorn.builds import build
 from pronghorn.errors import BadSetting
 from pronghorn.listening.sock_diag import overflows
 from pronghorn.scoreboard import details
@@ -36,6 +37,7 @@ class Commands:
     def __init__(self, supervisor: Supervisor, name: str) -> None:
         self._supervisor = supervisor
         self._name = name
+        self._build = build()  # now: the disk may hang later
 
     def status(self, done: Done) -> None:
         """The server as a whole."""
@@ -48,6 +50,7 @@ class Commands:
                 "name": self._name,
                 "pid": os.getpid(),
                 "version": __version__,
+                "build": self._build,
                 "uptime": round(time.monotonic() - supervisor.started_at, 3),
                 "generation": generation.number,
                 "handler": ", ".join(dict.fromkeys(each.name for each in plan.facts)),

@@ -11,7 +11,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
+from functools import partial
+from types import CodeType, FrameType
 from typing import Any
 
 from pronghorn.connection.asyncio_drain import context_of
@@ -31,8 +32,14 @@ TURNS_LOOP = (  # files whose functions call many callbacks, one after the other
     os.path.join(LIBRARY, "selectors.py"),
     f"{os.sep}gevent{os.sep}",
 )
+CALLERS = (  # files of the server whose functions call back, and are never compiled
+    PAGES,
+    *(os.path.join(HOUSE, *each) for each in (("connection", "timer_queue.py"), ("serving", "event_loop.py"))),
+)
 HOLDERS = ("conn", "channel", "self", "transport")
 """Variables of the server's own functions that lead to a connection."""
+CALLS = "call", "ready", "thing"
+"""Variables of a loop, and of what calls in its turns, that hold what is called now: see `_called`."""
 PATHS = ("transport", "conn", "channel", "_protocol", "protocol", "_timers")
 Turn = Callable[[], float | None]
 """What one turn of a loop is told from others by; None if nothing tells."""
@@ -91,14 +98,40 @@ def connection_of(
 ) -> AnyConnection | None:
     """The connection for which a callback runs, on this asyncio loop if it is one; None if nothing says so."""
     for frame in reversed(frames):
-        file = frame.f_code.co_filename
-        if not file.startswith(HOUSE) or file.startswith(PAGES):  # a page's frame lasts as long as the worker
+        if frame.f_code.co_filename.startswith(CALLERS) or frame.f_code is _handle_runs():
+            if (found := _called(frame, open)) is not None:
+                return found
+            break
+        if not frame.f_code.co_filename.startswith(HOUSE):
             continue
         noted: Mapping[str, object] = frame.f_locals
         for name in HOLDERS:
             if (found := _leads_to(noted.get(name))) is not None:
                 return found
     return open.get(_number_in_context(frames, loop)) if loop is not None else None
+
+
+def _called(frame: FrameType, open: Mapping[int, AnyConnection]) -> AnyConnection | None:
+    """The connection that a loop's own function has called, or None: in a compiled build nothing between that function
+    and the user's has a frame. An acceptor calls for the newest connection."""
+    noted = frame.f_locals
+    called: object = next((noted[name] for name in CALLS if name in noted), None)
+    if frame.f_code is _handle_runs():
+        called = getattr(noted.get("self"), "_callback", None)
+    if sys.version_info < (3, 13):
+        noted.clear()  # a page's frame lasts as long as the worker, and would keep it
+    while isinstance(called, partial):
+        called = called.func
+    called = getattr(called, "__self__", called)
+    if not isinstance(called, AnyConnection) and hasattr(called, "listener"):  # an acceptor
+        return next(reversed(dict(open).values()), None)
+    return _leads_to(called)
+
+
+def _handle_runs() -> CodeType | None:
+    """The code by which asyncio calls back, if this process has asyncio."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio.Handle._run.__code__ if asyncio is not None else None
 
 
 def _leads_to(thing: object) -> AnyConnection | None:

@@ -49,7 +49,8 @@ class PassedOn:
         self._wake.clear()
         self._woken = False
         for _ in range(min(len(self._calls), A_TURN)):
-            guarded(self._calls.popleft())
+            call = self._calls.popleft()
+            guarded(call)
         if self._calls:
             self._woken = True
             self._wake.set()

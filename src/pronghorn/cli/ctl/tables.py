@@ -84,11 +84,13 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         if workers["draining"]
         else ""
     )
+    server = f"{status['name']} (process {status['pid']}, Pronghorn {status['version']}"
+    server += f", {status['build']})" if "build" in status else ")"
     short = workers["ready"] < workers["wanted"]
     failed, faults = status.get("handler_errors", 0), status.get("faults", 0)
     last, slow = printable(str(status.get("last_fault") or "")), status.get("slow_callbacks", 0)
     return [
-        ("Server", text(f"{status['name']} (process {status['pid']}, Pronghorn {status['version']})")),
+        ("Server", text(server)),
         ("State", state),
         ("Handler", text(f"{status['handler']} ({status['style']} style) under {status['model']}")),
         *_listening(status),

@@ -162,6 +162,12 @@ def python(facts: Facts) -> Iterator[Line]:
         yield Line("Python", "ok", f"{facts.python}{kind}")
 
 
+def pronghorn(facts: Facts) -> Iterator[Line]:
+    """Which build serves: the one is faster, the other's tracebacks tell more."""
+    if facts.build:
+        yield Line("Pronghorn", "ok", facts.build)
+
+
 def extras(facts: Facts) -> Iterator[Line]:
     """None of them is needed; but a server that runs asyncio handlers is faster with uvloop."""
     if not facts.extras:
@@ -210,6 +216,7 @@ JUDGES: tuple[Callable[[Facts], Iterator[Line]], ...] = (
     pids,
     processors,
     python,
+    pronghorn,
     extras,
     clock,
 )

@@ -16,6 +16,8 @@ from importlib.util import find_spec
 
 import msgspec
 
+from pronghorn import __version__
+from pronghorn.builds import build
 from pronghorn.control import client
 from pronghorn.errors import PronghornError
 
@@ -57,6 +59,7 @@ class Facts(msgspec.Struct, kw_only=True):
     cpu_quota: float | None = None
     processors: int | None = None
     python: str = ""
+    build: str = ""
     python_debug: bool = False
     free_threaded: bool = False
     extras: dict[str, bool] = {}
@@ -86,6 +89,7 @@ def gathered(backlog: int, server: str | None) -> Facts:
         file_max=_sysctl("fs/file-max"),
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         python=sys.version.split()[0],
+        build=f"{__version__}, {build()}",
         python_debug=hasattr(sys, "gettotalrefcount"),
         free_threaded=bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
         extras={name: _is_installed(module) for name, module in EXTRAS.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import shutil
 import signal
@@ -157,12 +158,12 @@ def test_a_proxy_that_says_something_else_is_turned_away_and_a_stranger_is_not_b
         for wrong in (b"", b"a\n", b"PROXY TCP4 192.0.2.7", v2("192.0.2.7")[:20]):
             with connected(server) as client:
                 assert told(client, wrong) == b""
+            if wrong == b"a\n":  # of many alike the log has the first
+                until(lambda: "the connection begins with b'a" in server.log())
         with connected(server, STRANGER) as client:
             assert told(client, LINE) == LINE.strip() + f": {client.getsockname()} None\n".encode()
-        until(lambda: "no PROXY header (the PROXY header is wrong: the connection " in server.log())
-        assert "the connection begins with b'a" in server.log(), (
-            "the one without a byte is no refusal: a health check's"
-        )
+        found = re.findall(r"no PROXY header \(the PROXY header is wrong: the connection (\w+)", server.log())
+        assert found[0] == "begins", "the one without a byte is no refusal: a health check's"
 
 
 @pytest.mark.slow

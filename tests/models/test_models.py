@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -70,6 +72,34 @@ def test_a_forked_child_holds_its_connection_and_its_records_alone(handler: str)
             records = (held[2], "/memfd:")  # a copy of the log, and where stacks are written
             theirs = [what for number, what in held.items() if number > 2 and not what.startswith(records)]
             assert [what.partition(":")[0] for what in theirs] == ["socket"], held
+
+
+@contextmanager
+def waiting_together(server: Served, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
+    """Clients that the worker finds in its queue all at once."""
+    (worker,) = server.worker_pids()
+    os.kill(worker, signal.SIGSTOP)
+    with ExitStack() as stack:
+        batch = stack.enter_context(clients(server, count))
+        for client in batch:
+            client.sendall(sent)
+        os.kill(worker, signal.SIGCONT)
+        yield batch
+
+
+@linux
+def test_children_that_are_forked_in_a_row_hold_none_of_the_others_connections() -> None:
+    with serving(f"{HANDLERS}:descriptors", model="fork") as server, waiting_together(server, 12) as batch:
+        for client in batch:
+            held = table(ask(client))
+            assert [what.partition(":")[0] for what in held.values()].count("socket") == 1, held
+
+
+def test_a_fork_that_fails_in_a_row_of_forks_costs_one_client_only() -> None:
+    with serving(f"{HANDLERS}:fork_fails_once", model="fork", factory=True) as server:
+        with waiting_together(server, 6, b"hello") as batch:
+            assert sorted(exchange(client, expect=5) for client in batch) == [b"", *[b"HELLO"] * 5]
+        assert "Traceback" not in server.log()
 
 
 @linux

@@ -7,12 +7,13 @@ import sys
 
 SCRIPT = """
 import logging, os, random, threading
+from pronghorn.system.drain import Drain
 from pronghorn.system.lean_fork import LeanFork
 
 called = []
 os.register_at_fork(before=lambda: called.append("before"), after_in_parent=lambda: called.append("parent"),
                     after_in_child=lambda: called.append("child"))
-fork = LeanFork()
+fork = LeanFork(drain := Drain(1.0))
 
 def tell(how, fork, then=lambda: None):
     called.clear()
@@ -21,10 +22,12 @@ def tell(how, fork, then=lambda: None):
         put_right = threading._active_limbo_lock is not lock
         whole = threading.current_thread() is threading.main_thread() and threading.active_count() == 1
         free = logging._lock.acquire(blocking=False)
-        print(how, *called, put_right, whole and free, flush=True)
+        mine = drain.owner == os.getpid() or fork is os.fork
+        print(how, *called, put_right, whole and free and mine, flush=True)
         then()
         os._exit(0)
     os.wait()
+    assert drain.owner == os.getpid() or how == "below"
     print(how, *called, flush=True)
 
 random.seed(1)
@@ -42,8 +45,9 @@ if fork() == 0:
     print("random", random.random() == same, flush=True)
     os._exit(0)
 os.wait()
-os.register_at_fork(after_in_child=lambda: called.append("new"))
+os.register_at_fork(before=lambda: called.append("new"))
 tell("new", fork)
+print(logging._lock.acquire(blocking=False), flush=True)
 """
 
 
@@ -66,6 +70,7 @@ def test_only_a_process_with_one_thread_leaves_out_what_is_done_about_threads_an
         "threads before child True True",
         "threads before parent",
         "random False",
-        "new before child new True True",
-        "new before parent",
+        "new new before child True True",
+        "new new before parent",
+        "True",
     ]

@@ -1,8 +1,9 @@
 """A process for every connection: accept, fork; the parent closes the connection, the child closes the listener.
 
 It costs a process per connection, about a millisecond. The parent must reap its children, or each leaves a zombie:
-SIGCHLD says that some have ended, one signal for any number of them, so the parent asks after each. What iterative
-could not do: serve many at once; and what a child breaks, it breaks for its own client only.
+SIGCHLD says that some have ended, one signal for any number of them, so the parent asks after each. Clients that wait
+together get their processes in a row, since each page that the parent writes after a fork is copied once more. What
+iterative could not do: serve many at once; and what a child breaks, it breaks for its own client only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
@@ -38,12 +40,13 @@ from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import ChildContext, Context
 from pronghorn.serving.conversations import LEAVE, Conversations
 from pronghorn.serving.rehearsal import rehearse
-from pronghorn.system.drain import ANYBODY, Drain
+from pronghorn.system.drain import Drain
 from pronghorn.system.lean_fork import LeanFork
 from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
 from pronghorn.system.watchdog import Watchdog
 
+AT_ONCE = 8  # children that are forked in a row
 CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
 
 
@@ -111,55 +114,51 @@ def serve(context: Context) -> None:
     mine = Conversations(own, look=parent.look)
     rehearse(context)
     own.become_current()  # here, where no handler is called, and not in each process
-    fork, forks, listeners, limits = LeanFork(), Forks(), [*context.listeners], context.process_limits()
+    fork, forks, listeners, limits = LeanFork(context.drain), Forks(), [*context.listeners], context.process_limits()
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
-
-    def settle() -> None:
-        settle_dead(context, shared, children)
-
-    def look() -> None:
-        settle()
-        if context.drain.begun and not context.drain.spread:
-            tell(children, context.drain)  # also those of a queue that waits for room
-
+    settle = partial(settle_dead, context, shared, children)
+    look = partial(look_up, children, context.drain, settle)
     flows.told, flows.tell, children.look_by = children, partial(tell_one, children, context.drain), flows.look_by
     previous = handle_signals(flows, [mine], own, children, parent)
-    for conn in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
-        counts, held = shared.lend(conn.peer, conn.opened), descriptors(context, listeners)
+    for first in flows.accepted(lambda: len(children) < flows.settings.max_children, look, lambda: bool(children)):
         forks.look()
-        try:
-            pid = forked(context.drain, fork)
-        except OSError as error:
-            shared.back(counts)
-            flows.refuse(conn, f"fork: {error.strerror}")
-            continue
-        if pid == 0:
-            limits.__enter__()
-            own.serve_one(conn, counts)
-            child(flows, mine, held, forks, parent)
-        children[pid] = Child(conn.peer, counts, conn.opened, context.offer_of(conn), conn.number)
-        elders.born(pid, conn.opened)
-        flows.forget(conn)
+        some = flows.with_others(first, min(AT_ONCE, flows.settings.max_children - len(children)))
+        lent = [(conn, shared.lend(conn.peer, conn.opened)) for conn in some]
+        held, born = descriptors(context, listeners), []
+        for conn, counts in lent:
+            try:
+                pid = fork()
+            except OSError as error:
+                shared.back(counts)
+                flows.refuse(conn, f"fork: {error.strerror}")
+                continue
+            if pid == 0:
+                limits.__enter__()
+                own.serve_one(conn, counts)
+                held += [fd for each in some if each is not conn and (fd := each.fileno()) >= 0]
+                child(flows, mine, held, forks, parent)
+            born.append((pid, conn, counts))
+        for pid, conn, counts in born:
+            children[pid] = Child(conn.peer, counts, conn.opened, context.offer_of(conn), conn.number)
+            elders.born(pid, conn.opened)
+            flows.forget(conn)
     drain_children(flows, children, settle)
     signal.signal(signal.SIGCHLD, previous)
     signal.signal(signal.SIGURG, signal.SIG_DFL)
+
+
+def look_up(children: ConnectionsApart, drain: Drain, settle: Callable[[], None]) -> None:
+    """What the parent does when it is woken."""
+    settle()
+    if drain.begun and not drain.spread:
+        tell(children, drain)  # also those of a queue that waits for room
 
 
 def look_at_children(children: ConnectionsApart, elders: Elders, now: float) -> None:
     """What the parent does at each look at its deadlines."""
     wake(elders.since(now) & children.keys())
     children.late(now)
-
-
-def forked(drain: Drain, fork: LeanFork) -> int:
-    """fork(2). A signal may find the child before it has said that the drain is its own now."""
-    owner, drain.owner, pid = drain.owner, ANYBODY, -1
-    try:
-        pid = fork()
-    finally:
-        drain.owner = owner if pid else os.getpid()
-    return pid
 
 
 def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, parent: Parent) -> NoReturn:

@@ -123,7 +123,7 @@ class Flows(Conversations):
             poller.register(fd, select.POLLIN)
         polled = self._polled = Polled(poller, self.context.listeners, self.parked)
         listeners = polled.listeners
-        parking = Parking(self.context, poller, self.parked)
+        parking = self._parking = Parking(self.context, poller, self.parked)
         self.context.ready()
         while not drain:
             if drain.lets_go and not self._goes_on(polled, busy):
@@ -156,6 +156,16 @@ class Flows(Conversations):
             elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
                 polled.drop(last)
         yield from self._last(listeners, parking, room, woken)
+
+    def with_others(self, first: Connection, most: int) -> list[Connection]:
+        """This connection and those whose clients wait behind it, `most` in all: for a process that forks for each. It
+        writes into memory that it shares with the last child once for all of them."""
+        found, listener = [first], self.context.by_name[first.listener].listener
+        while len(found) < most and not (self._gate.alone or self.context.drain.lets_go or listener.fileno() < 0):
+            if (conn := self._come(listener, self._parking)) is None:
+                break
+            found.append(conn)
+        return found
 
     def _is_ready(self, room: Ask, now: float) -> bool:
         """Whether to accept now; if not, or if a listener is full, the end of a conversation is waited for as well."""

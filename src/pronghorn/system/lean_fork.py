@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from pronghorn.system.drain import ANYBODY, Drain
+
 OF_THREADS = ("threading", "logging")
 ONE_THREAD = 3  # links of the folder of a process's threads: each is a folder, and there are the folder's own two
 
@@ -43,24 +45,33 @@ def has_one_thread() -> bool:
 
 
 class LeanFork:
-    """Calls os.fork when it is called. To be made in the main thread, before gc.freeze."""
+    """Calls os.fork when it is called. To be made in the main thread, before gc.freeze.
 
-    __slots__ = ("_lists",)
+    The new process becomes the owner of `drain`, which is nobody's meanwhile: a signal may find it at once.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_drain", "_lists")
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
         self._lists = [(each, [*each], _without_threads(each)) for each in _registered()]
 
     def __call__(self) -> int:
         """As os.fork: 0 in the child. Raises OSError."""
-        if not has_one_thread() or any(len(registered) != len(full) for registered, full, _ in self._lists):
-            return os.fork()  # in the second case something was registered since
-        for registered, _, lean in self._lists:
+        drain, lists = self._drain, self._lists if has_one_thread() else []
+        for registered, full, _ in lists:
+            if len(registered) != len(full):  # something was registered since
+                lists = []
+        for registered, _, lean in lists:
             registered[:] = lean
+        owner, drain.owner, pid = drain.owner, ANYBODY, -1
         try:
-            return os.fork()
+            pid = os.fork()
         finally:
-            for registered, full, _ in self._lists:
+            drain.owner = owner if pid else os.getpid()
+            for registered, full, _ in lists:
                 registered[:] = full
+        return pid
 
 
 def _without_threads(calls: list[Function]) -> list[Function]:

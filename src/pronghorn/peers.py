@@ -38,6 +38,22 @@ def plain(host: str) -> str:
     return socket.inet_ntoa(raw) if len(raw) == 4 else host
 
 
+def short_peer(peer: Peer | int) -> Peer | int:
+    """A peer of IPv4 as one number, which takes a quarter of the memory; any other as it is."""
+    if not isinstance(peer, tuple) or ":" in peer[0]:
+        return peer
+    try:
+        number = int.from_bytes(socket.inet_pton(socket.AF_INET, peer[0]), "big") << 16 | peer[1]
+    except (OSError, ValueError):
+        return peer
+    return number if peer_of(number) == peer else peer
+
+
+def peer_of(number: int) -> Peer:
+    """The peer that `short_peer` has made a number of."""
+    return socket.inet_ntoa((number >> 16).to_bytes(4, "big")), number & 0xFFFF
+
+
 def network(text: str) -> tuple[bytes, int]:
     """The first address of a network, packed, and the length of its prefix; ValueError says what is wrong.
 

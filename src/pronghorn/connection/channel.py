@@ -38,8 +38,9 @@ ABORTED, DRAINING, DONE = End.ABORTED, End.DRAINING, End.DONE  # an access to th
 
 SLOTS = tuple(
     "_asked _backlog _burst _dead _error _fd _fills _high _lingering _lost _low _most _name _paused _throttled "
-    "bytes_in bytes_out context ended first_sent goodbye inode listener loop number opened own_drain own_fields peer "
-    "peer_ended process_drain protocol proxy seen sock state stays wants_read wants_write wrote_eof".split()
+    "acknowledged bytes_in bytes_out context ended first_sent goodbye heard heard_in inode listener loop number opened "
+    "own_drain own_fields peer peer_ended process_drain protocol proxy seen sock state stays wants_read wants_write "
+    "wrote_eof".split()
 )
 NOTHING: tuple[str, ...] = ()
 
@@ -76,6 +77,7 @@ class AnyChannel(Transport):
         self._backlog: bytearray | None = bytearray() if notes else None
         self._high, self._low = high_water, high_water // 4  # of the backlog: where reading pauses, and goes on
         self.seen: Seen | None = None
+        self.heard, self.heard_in, self.acknowledged = self.opened, 0, 0  # while it is None: see quiet.so_far()
         self._paused = self._throttled = False  # by the protocol; by the peer, who does not read
         self._error: BaseException | None = None
         self._lost = self._dead = False  # connection_lost has been told; nothing can be sent any more
@@ -353,6 +355,9 @@ class AnyChannel(Transport):
             self.keep_sockname()
         end(self.sock)
         self._fd = -1
+
+    def cool(self) -> None:
+        """Nothing has come for a while: let go of what could be made anew."""
 
     def answered(self) -> bool:
         """Whether something was written since input last came."""

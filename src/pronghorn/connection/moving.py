@@ -19,6 +19,7 @@ from pronghorn.connection.channel import BURST, CLOSED, OPEN, OPENING, AnyChanne
 from pronghorn.connection.closing import let_go
 from pronghorn.connection.interfaces import Cancellable, Loop, Watchable
 from pronghorn.connection.proxy_protocol import ProxyHeader
+from pronghorn.connection.quiet import so_far
 from pronghorn.connection.socket_facts import Seen
 from pronghorn.connection.states import moved
 from pronghorn.errors import MOVED
@@ -71,7 +72,7 @@ def refusal(channel: AnyChannel) -> str:
 
 def facts_of(channel: AnyChannel) -> Facts:
     """What is written down of a channel that holds still."""
-    seen = channel.seen
+    seen = so_far(channel)
     return Facts(
         channel.number,
         channel.listener,
@@ -87,7 +88,7 @@ def facts_of(channel: AnyChannel) -> Facts:
         channel.stays,
         channel._low,
         channel._high,
-        [getattr(seen, name) for name in SEEN] if seen is not None else None,
+        [getattr(seen, name) for name in SEEN],
         channel.first_sent,
         dict(fields_as_text(channel.own_fields)),
     )

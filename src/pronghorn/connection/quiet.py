@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from pronghorn.connection.channel import OPENING, AnyChannel
 from pronghorn.connection.closing import first_word_due
-from pronghorn.connection.socket_facts import tcp_info, unread, unsent
+from pronghorn.connection.socket_facts import Seen, tcp_info, unread, unsent
+
+
+def so_far(channel: AnyChannel) -> Seen:
+    """What passes over the open connections have seen of a channel (serving/timeouts.py): of one with which nothing is
+    the matter, when its last byte came, what it had received then, and what its peer had acknowledged."""
+    seen = channel.seen
+    if seen is None:
+        seen = Seen(channel.heard)
+        seen.bytes_in, seen.acknowledged = channel.heard_in, channel.acknowledged
+    return seen
 
 
 class Silence:

@@ -59,10 +59,12 @@ class Handler:
         framing: Framing[Any] | None = None,
         made: Any = None,
         holds: Callable[[], bool] | None = None,
+        plain: bool = False,
     ) -> None:
         """`framing`: what cuts the input into messages, if anything does. `made`: what the user wrote, a class as a
         rule, of which each connection has an object. `holds`: whether, at a stop, its lifespan still is to close the
-        connections, so that the server ends none."""
+        connections, so that the server ends none. `plain`: a function that is given messages, and nothing of
+        their connections (handlers/message_channel.py)."""
         self.facts = facts
         self.make = protocol
         """What makes a new protocol for one connection, where the handler has any: see `protocol()`."""
@@ -72,6 +74,7 @@ class Handler:
         self.framed = framing is not None
         self.made = made
         self.holds = holds
+        self.plain = plain
 
     def protocol(self) -> Any:
         """A new protocol for one connection; of asyncio's styles only inside a running loop."""

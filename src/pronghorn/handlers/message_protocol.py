@@ -99,6 +99,15 @@ class MessageProtocol(Protocol):
         return self._cutter.partial or self._waiting is not None
 
     @property
+    def leaving(self) -> bool:
+        """Whether input is over, or draining has begun: the connection closes as soon as nothing is owed."""
+        return self._left
+
+    def wait(self, messages: list[Any]) -> None:
+        """Have these messages answered when the peer reads again: see `resume_writing`."""
+        self._waiting = [*(self._waiting or ()), *messages]
+
+    @property
     def unfinished(self) -> bool:
         """Whether a message has begun to arrive, and nothing but its rest is waited for."""
         return self._cutter.partial and self._waiting is None

@@ -124,8 +124,9 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
     if not (awaits or any(others)):
         messages = MessageStyle(handler, rule, *limits)
         messages.alone = messages.alone and rate is None
-        facts = HandlerFacts(name, "message", moves=True)
-        return Handler(facts, protocol=_protocol(messages, rate), framing=rule, made=handler)
+        facts, protocol = HandlerFacts(name, "message", moves=True), _protocol(messages, rate)
+        plain = messages.alone and not made and rate is None and sampler() is None
+        return Handler(facts, protocol=protocol, framing=rule, made=handler, plain=plain)
     from pronghorn.handlers.conversations import messages_as_streams
 
     if not made and not callables.is_coroutine_function(handler):

@@ -22,6 +22,7 @@ from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.proxy_wait import HeaderWait
 from pronghorn.errors import AGE, MOVED, PeerTimeout
 from pronghorn.handlers.handler import Handler
+from pronghorn.handlers.message_channel import AnyMessageChannel, PlainMessages
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
@@ -75,6 +76,9 @@ class Entrance:
 
             self._handshakes = Handshakes(context, service, self.begin, loops.call_later)
             self._channel_class = channel_class(self._channel_class)
+        self._plain: PlainMessages | None = None
+        if loops.message_channel_class is not None and service.handler.plain and not service.tls_at_once:
+            self._plain = PlainMessages(service.handler.protocol, self.terms, self.contexts, context.open)
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
@@ -124,12 +128,24 @@ class Entrance:
             number = context.number(self.offer, peer)
         else:  # without a call
             context.count = number = context.count + 1
+        if self._plain is not None:
+            self._open_plain(self._plain, sock, number, peer, header)
+            return
         channel = self._channel_class(sock, number, peer, self.terms, header, self.contexts.copy())
         context.open[number] = context.holders[channel._fd] = channel
         if self._handshakes is None:
             self.begin(channel)
         else:
             self._handshakes.start(channel)
+
+    def _open_plain(self, plain: PlainMessages, sock: Any, number: int, peer: Peer, header: ProxyHeader | None) -> None:
+        """The connection of a function that needs no protocol."""
+        assert self.loops.message_channel_class is not None
+        channel = self.loops.message_channel_class(sock, number, peer, plain, header)
+        self.context.open[number] = self.context.holders[channel._fd] = channel
+        channel.begin()
+        if self.loops.draining:
+            self.loops.begun(channel)
 
     def begin(self, channel: AnyChannel) -> None:
         """The connection is there: give it to a protocol."""
@@ -152,6 +168,8 @@ class Loops:
     channel_class: type[AnyChannel] = Channel
     parts = True
     """A channel that is over lets go of its protocol, which has it: else only the collector could free the two."""
+    message_channel_class: type[AnyMessageChannel] | None = None
+    """Of connections whose handler is a plain message function, where the loop has such."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -154,8 +154,7 @@ class ConnectionEnds(Admission):
             or conn.unacknowledged
             or not conn.measured
             or conn.program_end
-            or conn.own_fields
-            or getattr(conn.protocol, "log_fields", None)
+            or conn.log_fields
             or conn.number in self._noted
         ):
             return False

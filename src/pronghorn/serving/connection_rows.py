@@ -37,6 +37,7 @@ import msgspec
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.quiet import so_far
 from pronghorn.connection.socket_facts import KernelFacts, kernel_facts, unread, unsent
 from pronghorn.connection.transport import Transport
 from pronghorn.errors import as_text
@@ -149,7 +150,7 @@ class Facts:
         """Seconds since a byte came or went, or the last one came where the kernel does not tell more."""
         if self.kernel is not None:
             return min(self.kernel.idle, self.age)
-        seen = self.conn.seen
+        seen = so_far(self.conn) if isinstance(self.conn, AnyChannel) else self.conn.seen
         return max(0.0, self.now - seen.heard) if seen is not None else None
 
     @property

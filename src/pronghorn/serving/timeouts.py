@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.channel import AnyChannel
+from pronghorn.connection.quiet import so_far
 from pronghorn.connection.socket_facts import LONG_REPLY, Seen, tcp_info, unread, unsent
 from pronghorn.connection.states import State
 from pronghorn.errors import AGE, IDLE, MESSAGE_TIMEOUT, WRITE_TIMEOUT
@@ -55,7 +56,8 @@ class Timeouts(Generic[C]):
     def keep_idle(self, conn: AnyConnection, seconds: float) -> None:
         """From now on the peer of this connection may be silent for so many seconds; 0 means as long as it likes."""
         if conn.seen is None:
-            conn.seen = Seen(conn.opened)  # type: ignore[misc]  # a slot of each class below
+            # A slot of each class below.
+            conn.seen = so_far(conn) if isinstance(conn, AnyChannel) else Seen(conn.opened)  # type: ignore[misc]
         conn.seen.idle, conn.seen.look_at = seconds, 0.0
         self._look_for(seconds or math.inf)
 
@@ -144,7 +146,10 @@ AnyTimeouts = Timeouts[C] | TimeoutsByListener[C]
 
 class ChannelTimeouts(Timeouts[AnyChannel]):
     """Of channels, which count what they read and send. The kernel is asked what is unsent only of those that have sent
-    something since a pass saw all of it acknowledged: no call is made for those that are silent."""
+    something since a pass saw all of it acknowledged: no call is made for those that are silent. A channel with which
+    nothing is the matter has no Seen, but three facts of its own."""
+
+    _before = -1.0  # when the last pass was
 
     def _over(self, conns: list[AnyChannel], now: float) -> Iterator[tuple[AnyChannel, str]]:
         not_heard_since, stalled_since, born = now - self.idle, now - self.write, now - self.age
@@ -152,7 +157,11 @@ class ChannelTimeouts(Timeouts[AnyChannel]):
         for channel in conns:
             seen, reason = channel.seen, ""
             if seen is None:
-                seen = channel.seen = Seen(channel.opened)
+                if self._is_well(channel, now, looks) and not (
+                    channel.heard <= not_heard_since or channel.opened <= born or (framed and channel.unfinished)
+                ):
+                    continue
+                seen = channel.seen = so_far(channel)
             if (looks or seen.idle >= 0) and (channel.wants_write or channel.bytes_out != seen.acknowledged):
                 _look_at_unsent(channel, seen, now)
             if channel.bytes_in != seen.bytes_in:
@@ -171,6 +180,22 @@ class ChannelTimeouts(Timeouts[AnyChannel]):
                 reason = reason or AGE
             if reason and channel.state is not State.OPENING and not channel.is_lingering():
                 yield channel, reason
+            elif not (reason or seen.stalled or seen.partial or seen.idle >= 0):
+                channel.heard, channel.heard_in = max(seen.heard, seen.took), seen.bytes_in
+                channel.acknowledged, channel.seen = seen.acknowledged, None
+        self._before = now
+
+    def _is_well(self, channel: AnyChannel, now: float, looks: bool) -> bool:
+        """Note what a channel has received; whether its peer has taken all."""
+        if channel.bytes_in != channel.heard_in:
+            channel.heard, channel.heard_in = now, channel.bytes_in
+        elif channel.heard == self._before:  # silent since the pass that heard it
+            channel.cool()
+        if looks and (channel.wants_write or channel.bytes_out != channel.acknowledged):
+            if channel.wants_write or unsent(channel.sock):
+                return False
+            channel.acknowledged = channel.bytes_out
+        return True
 
 
 def _look_at_unsent(channel: AnyChannel, seen: Seen, now: float) -> None:

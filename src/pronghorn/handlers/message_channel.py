@@ -170,7 +170,9 @@ class AnyMessageChannel(AnyChannel):
             return
         self.bytes_in += len(data)
         self._asked = before = self.bytes_out
-        plain, context = self._plain, self._context or self._warmed()
+        plain, context = self._plain, self._context
+        if context is None:
+            context = self._warmed()
         try:
             if plain.cut is not None:
                 found = plain.cut(data, plain.most)
@@ -189,7 +191,9 @@ class AnyMessageChannel(AnyChannel):
         except BaseException as error:
             self._failed(error)
             return
-        if reply := reply + plain.mark:
+        if mark := plain.mark:
+            reply += mark
+        if reply:
             try:
                 sent = self.sock.send(reply)
             except OSError as error:
@@ -197,6 +201,9 @@ class AnyMessageChannel(AnyChannel):
             self.bytes_out = before + sent
             if sent != len(reply) and not self._dead:
                 self._keep(reply, sent)
+
+    def keep_sockname(self) -> None:
+        """Nobody has seen the connection who could ask for its own address once it is over."""
 
     def cool(self) -> None:
         """Nothing has come for a while: keep no more than there is to remember."""

@@ -37,9 +37,9 @@ def serve(context: Context) -> None:
             epoll = anew(epoll, things)
         for fd, events in epoll.poll(turns.timeout()):
             ready = things.get(fd, turns)  # of a descriptor that nobody here has, the turns take note
-            if events & ~select.EPOLLOUT:
+            if events != select.EPOLLOUT:
                 ready.on_readable()
-            if events & ~select.EPOLLIN:
+            if events != select.EPOLLIN:
                 ready.on_writable()
     epoll.close()
 

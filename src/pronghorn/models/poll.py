@@ -29,9 +29,9 @@ def serve(context: Context) -> None:
                 poll.unregister(fd)
         for fd, events in poll.poll(turns.timeout() * 1000):
             thing = things[fd]
-            if events & ~select.POLLOUT:
+            if events != select.POLLOUT:
                 thing.on_readable()
-            if events & ~select.POLLIN:
+            if events != select.POLLIN:
                 thing.on_writable()
 
 

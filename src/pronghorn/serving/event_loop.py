@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pronghorn.connection.channel import CLOSED, CLOSING
 from pronghorn.connection.interfaces import Watchable
@@ -117,8 +117,11 @@ class Turns(Loops):
             self.cut()
         return bool(self.open or self.header_waits or self._changed)
 
-    def changes(self) -> Iterator[Watchable]:
+    def changes(self) -> Iterable[Watchable]:
         """The things that changed since the last turn; one that wants nothing is to be let go of, here and now."""
+        return self._settled() if self._changed else ()
+
+    def _settled(self) -> Iterator[Watchable]:
         changed, watched = self._changed, self.watched
         try:
             while changed:
@@ -155,11 +158,13 @@ class Turns(Loops):
         drain = self.context.drain
         if drain.lets_go and (self.is_deserted() or (drain.begun and not (self.open or self.header_waits))):
             return 0.0
-        due = self._now + TICK
-        for each in (self._deadlines.next, drain.deadline):
-            if each < due:
-                due = each
-        return due - self._now if due > self._now else 0.0
+        now = self._now
+        due = now + TICK
+        if self._deadlines.next < due:
+            due = self._deadlines.next
+        if drain.deadline < due:
+            due = drain.deadline
+        return due - now if due > now else 0.0
 
     def _enter(self) -> None:
         """Serve: in the second turn, since the first has shown that the page can wait."""

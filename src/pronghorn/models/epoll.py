@@ -33,7 +33,7 @@ def serve(context: Context) -> None:
             except OSError as error:  # the system watches no more than so many; or somebody has closed it
                 turns.doubted |= not events
                 thing.cut(error)
-        if turns.doubts_the_set():
+        if turns.doubted and turns.doubts_the_set():
             epoll = anew(epoll, things)
         for fd, events in epoll.poll(turns.timeout()):
             ready = things.get(fd, turns)  # of a descriptor that nobody here has, the turns take note

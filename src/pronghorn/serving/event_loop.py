@@ -72,7 +72,7 @@ class Turns(Loops):
         super().__init__(context)
         context.gathers = True
         context.ask_who_hears()
-        self._now = time.monotonic()
+        self._now, self._drain = time.monotonic(), context.drain
         self._beat_at = 0.0
         self.doubted = False
         self._trusted_until = 0.0
@@ -96,15 +96,21 @@ class Turns(Loops):
 
     def next(self) -> bool:
         """Whether there is another turn: until draining began and the last connection is gone, or is cut."""
-        self._now = time.monotonic()
-        if self.context.exhausted:
-            self.context.go_on()
+        self._now = now = time.monotonic()
+        if now < self._deadlines.next and now < self._beat_at and not self._drain.lets_go:
+            return True
+        return self._attend()
+
+    def _attend(self) -> bool:
+        """To what falls due, and to draining; whether there is another turn."""
         if self._now >= self._deadlines.next:
             self._deadlines.run(self._now, self.context.guarded)
         if self._now >= self._beat_at:
             self._beat_at = self._now + BEAT
+            if self.context.exhausted:
+                self.context.go_on()
             self.context.guarded(self.tick, self._now)
-        drain = self.context.drain
+        drain = self._drain
         if not drain.begun:
             if not drain.lets_go:
                 return True
@@ -155,16 +161,12 @@ class Turns(Loops):
 
     def timeout(self) -> float:
         """Seconds to wait at most: until something falls due, and never longer than a tick."""
-        drain = self.context.drain
-        if drain.lets_go and (self.is_deserted() or (drain.begun and not (self.open or self.header_waits))):
-            return 0.0
-        now = self._now
-        due = now + TICK
-        if self._deadlines.next < due:
-            due = self._deadlines.next
-        if drain.deadline < due:
-            due = drain.deadline
-        return due - now if due > now else 0.0
+        rest, drain = self._deadlines.next - self._now, self._drain
+        if drain.lets_go:
+            if self.is_deserted() or (drain.begun and not (self.open or self.header_waits)):
+                return 0.0
+            rest = min(rest, drain.deadline - self._now)
+        return TICK if rest > TICK else rest if rest > 0.0 else 0.0
 
     def _enter(self) -> None:
         """Serve: in the second turn, since the first has shown that the page can wait."""

@@ -76,7 +76,7 @@ class Beside:
 
     def facts(self) -> tuple[Any, ...]:
         channel = self.channel
-        return channel.bytes_in, channel.messages, channel.unfinished, channel.reason, channel.answered()
+        return channel.bytes_in, channel.messages, channel.unfinished, channel.reason
 
 
 @contextmanager

@@ -145,6 +145,9 @@ class AnyConnection:
 
         local.here().leave(self.number, name)
 
+    def cool(self) -> None:
+        """Nothing has come for a while: let go of what could be made anew."""
+
     def stay(self) -> None:
         """The handler wants to go on although the server drains: until it ends the conversation, or until the drain
         deadline."""

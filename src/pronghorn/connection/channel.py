@@ -356,8 +356,6 @@ class AnyChannel(Transport):
         end(self.sock)
         self._fd = -1
 
-    def cool(self) -> None: ...  # nothing has come for a while: let go of what could be made anew
-
     def answered(self) -> bool:
         """Whether something was written since input last came."""
         return not self.bytes_in or self._written() > self._asked

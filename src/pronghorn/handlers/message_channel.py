@@ -165,26 +165,19 @@ class AnyMessageChannel(AnyChannel):
             self._unreadable(error)
             return
         if not data:
-            self.peer_ended = True
             self._end()
             return
         self.bytes_in += len(data)
-        self._asked = before = self.bytes_out
         plain, context = self._plain, self._context
         if context is None:
             context = self._warmed()
         try:
-            if plain.cut is not None:
-                found = plain.cut(data, plain.most)
-                if type(found) is not bytes:
-                    self._take(data, found)
-                    return
-                data = found
-            elif len(data) > plain.most:
-                self._take(data, None)
+            found = plain.cut(data, plain.most) if plain.cut is not None else data if len(data) <= plain.most else None
+            if type(found) is not bytes:
+                self._take(data, found)
                 return
             self._count += 1
-            reply = context.run(plain.reply, data)
+            reply = context.run(plain.reply, found)
             if type(reply) is not bytes or self._backlog is not None:
                 self._write(reply)
                 return
@@ -198,9 +191,13 @@ class AnyMessageChannel(AnyChannel):
                 sent = self.sock.send(reply)
             except OSError as error:
                 sent = self._not_sent(error)
-            self.bytes_out = before + sent
+            self.bytes_out += sent
             if sent != len(reply) and not self._dead:
                 self._keep(reply, sent)
+
+    def answered(self) -> bool:
+        """Whatever has come; what is no whole message yet, `unfinished` tells."""
+        return True
 
     def keep_sockname(self) -> None:
         """Nobody has seen the connection who could ask for its own address once it is over."""
@@ -303,6 +300,7 @@ class AnyMessageChannel(AnyChannel):
         if self._protocol is not None:
             AnyChannel._end(self)
         else:
+            self.peer_ended = True
             self.close()
 
     def _not_sent(self, error: OSError) -> int:
@@ -379,10 +377,16 @@ class AnyMessageChannel(AnyChannel):
             self.write(raw)
 
 
-class MessageChannel(AnyMessageChannel):
+class _Hot(AnyMessageChannel):
+    """What each message looks at comes first, side by side: 500 connections fill a processor's cache."""
+
+    __slots__ = tuple("_backlog _context _count _plain _protocol bytes_in bytes_out sock state wants_read".split())
+
+
+class MessageChannel(_Hot):
     """A connection of a plain message function in a loop of our own."""
 
     __slots__ = tuple(
-        "_asked _backlog _burst _context _count _dead _fd _peer _plain _protocol _rare acknowledged bytes_in bytes_out "
-        "first_sent heard heard_in inode number opened peer_ended sock state wants_read wants_write".split()
+        "_asked _burst _dead _fd _peer _rare acknowledged first_sent heard heard_in inode number opened peer_ended "
+        "wants_write".split()
     )

@@ -1,7 +1,8 @@
 """Channels on an asyncio loop: asyncio's own, over any selector, and uvloop's.
 
-Law: this is all that asyncio and a Channel know of each other. The loop tells us of readiness (`add_reader`), the
-transport stays ours: so half-close, lingering and the high-water mark are the same on every model.
+Law: this is all that asyncio and a Channel know of each other. The loop tells us of readiness (`add_reader`, of each
+descriptor here, of a set of them in asyncio_epoll.py), the transport stays ours: so half-close, lingering and the
+high-water mark are the same on every model.
 
 Tried and dropped: `loop.connect_accepted_socket`. Its transports close without lingering, uvloop's without a chance to
 step in, and neither bounds what a protocol writes that ignores `pause_writing`.
@@ -124,6 +125,11 @@ class AsyncioLoop:
         self.tls_starts = tls_starts
         self.failed, self.keep_idle = failed, keep_idle
 
+    @property
+    def reports_once(self) -> bool:
+        """Whether a reset is told once, with the input before it, and then nothing of that descriptor any more."""
+        return self._aborts
+
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(callback)
@@ -145,10 +151,11 @@ class AsyncioLoop:
             del self._watched[channel]
             self._closed(channel)
 
-    def _watch(self, channel: Watchable) -> None:
+    def _watch(self, channel: Watchable) -> bool:
+        """Tell the loop; whether that has proven whose the descriptor is, which here it never has."""
         watched = self._watched.get(channel)
         if watched == (channel.wants_read, channel.wants_write):
-            return  # and no system call finds out whose the descriptor is
+            return False  # and no system call finds out whose the descriptor is
         try:
             if self._aborts and watched is not None and not channel.is_own():
                 self._forget(channel)
@@ -156,6 +163,7 @@ class AsyncioLoop:
                 self._tell_wishes(channel)
         except OSError as error:  # the system watches no more than so many (epoll_ctl(2), ENOSPC); or it is closed
             channel.cut(error)
+        return False
 
     def _forget(self, channel: Watchable) -> None:
         """uvloop: its set of descriptors is to know no more of one that was closed."""

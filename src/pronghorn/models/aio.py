@@ -17,7 +17,8 @@ import warnings
 from collections.abc import Callable
 
 from pronghorn.connection import asyncio_selectors
-from pronghorn.connection.asyncio_channel import AsyncioChannel, AsyncioLoop
+from pronghorn.connection.asyncio_channel import AsyncioChannel
+from pronghorn.connection.asyncio_epoll import loop_of_many
 from pronghorn.connection.channel import OPENING
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.handlers.asyncio_loop import equip
@@ -37,11 +38,11 @@ class AsyncioLoops(Loops):
 
     def __init__(self, context: Context) -> None:
         self._loop = asyncio.get_running_loop()
-        self._glue = AsyncioLoop(self._loop, self.failed, self.release, TlsStarts(context))
+        self._glue = loop_of_many(self._loop, self.failed, self.release, TlsStarts(context), context.guarded)
         self.call_later = self._loop.call_later
         self.changed = self._glue.changed
         self.call_soon_threadsafe = self._glue.call_soon_threadsafe
-        self._reports_once = type(self._loop).__module__.startswith("uvloop")
+        self._reports_once = self._glue.reports_once
         self._received: dict[int, int] = {}
         super().__init__(context)
 

@@ -27,7 +27,10 @@ INSTALLED = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 TURNS_LOOP = (  # files whose functions call many callbacks, one after the other
     PAGES,
     *(os.path.join(HOUSE, each, "") for each in ("serving", "worker_process", "system", "listening", "supervisor")),
-    *(os.path.join(HOUSE, "connection", each) for each in ("timer_queue.py", "asyncio_selectors.py")),
+    *(
+        os.path.join(HOUSE, "connection", each)
+        for each in ("timer_queue.py", "asyncio_selectors.py", "asyncio_epoll.py")
+    ),
     os.path.join(LIBRARY, "asyncio", ""),
     os.path.join(LIBRARY, "selectors.py"),
     f"{os.sep}gevent{os.sep}",

@@ -62,7 +62,7 @@ class AnyChannel(Transport):
         """`context` is what all of the handler is called in, for this connection; a copy of the caller's by default."""
         self.sock, self.number, self.peer, self.proxy = sock, number, peer, proxy
         self.loop, self.process_drain, self._most, high_water, self.listener, notes, self._name = terms
-        self.opened, self.state = time.monotonic(), State.OPENING
+        self.opened, self.state = time.monotonic(), OPENING
         self.bytes_in = self.bytes_out = 0
         self.first_sent = 0.0
         self.wants_read = self.wants_write = self.wrote_eof = False  # wrote_eof: we have said our last word

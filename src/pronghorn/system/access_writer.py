@@ -25,6 +25,7 @@ DROPPED, WHY, WANTED, END = "dropped", "why", "wanted", "end"
 there is (HERE) or one of the file that has the name now (ANEW); and, to this process, to end."""
 HERE, ANEW = "here", "anew"
 CHUNK = 64 * 1024  # bytes in hand at most
+REST = 0.005  # seconds in which records gather: to wake this process for each would cost a worker more than they do
 LOOK = 1.0  # seconds between two looks at the log's name
 QUIET = 10.0  # seconds between two reports of what was lost
 PATIENCE = 1.0  # seconds for the supervisor's answer
@@ -72,6 +73,8 @@ class Writer:
                 data = self._read()
                 if data:
                     self.write(self._lines_of(data))
+                    if len(data) < CHUNK and not self._over:
+                        time.sleep(REST)
                 elif self._over or data is not None:
                     break
         self._tell()

@@ -7,6 +7,7 @@ wheel, and Python prefers it. An editable installation stays pure: its files are
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sysconfig
@@ -66,6 +67,8 @@ def compile_all(src: Path, made: Path, modules: list[str]) -> list[str]:
     if missing := [each for each in sources if not (src / each).is_file()]:
         raise SystemExit(f"To be compiled, but not there: {', '.join(missing)}. Mend `modules` in pyproject.toml.")
     made.mkdir(parents=True, exist_ok=True)
+    for each in sources:
+        forget_old(src / each, made / "c" / each)
     before = Path.cwd()
     os.chdir(src)  # so that files and modules have the same names
     try:
@@ -90,6 +93,15 @@ def compile_all(src: Path, made: Path, modules: list[str]) -> list[str]:
     finally:
         os.chdir(before)
     return [os.path.relpath(each, made) for each in command.get_outputs()]
+
+
+def forget_old(source: Path, made: Path) -> None:
+    """Remove the C code of another text of this source: by times alone, what changes during a build is missed."""
+    now, note = hashlib.sha256(source.read_bytes()).hexdigest(), made.with_suffix(".sha256")
+    if not note.exists() or note.read_text() != now:
+        made.with_suffix(".c").unlink(missing_ok=True)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(now)
 
 
 def give_caches(file: Path) -> None:

@@ -84,6 +84,7 @@ def test_a_connection_for_each_message() -> None:
     assert 0 < outcome.messages <= len(seen)
 
 
+@pytest.mark.slow
 def test_the_closed_loop_hides_a_stall_which_the_open_loop_shows() -> None:
     """The server stalls for 100 ms, once in 200 messages; a client that waits for its reply asks less meanwhile."""
 
@@ -103,6 +104,7 @@ def test_the_closed_loop_hides_a_stall_which_the_open_loop_shows() -> None:
     assert opened.latencies.quantile(1.0) >= 0.1
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_high_shows_as_latency_and_as_being_behind() -> None:
     def slow(sock: socket.socket) -> None:
         while data := sock.recv(65536):
@@ -149,6 +151,7 @@ def test_a_server_that_says_nothing_is_a_timeout_and_its_clients_unserved() -> N
     assert outcome.errors["timeout"][0] >= 2 and outcome.unserved == 2
 
 
+@pytest.mark.slow
 def test_one_message_and_its_one_reply() -> None:
     talk = {"kind": "same", "message": base64.b64encode(b"ping").decode(), "reply": base64.b64encode(b"PING").decode()}
     with server(upper) as address:
@@ -157,6 +160,7 @@ def test_one_message_and_its_one_reply() -> None:
         assert run(address, talk=other).errors == {}
 
 
+@pytest.mark.slow
 def test_a_script_speaks_the_protocol_of_a_user(tmp_path: Path) -> None:
     """Numbers as text with a length before, after a greeting of two lines; each reply is the number doubled."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from pronghorn.bench.tree import family, held, settled
 
 # A parent whose children compute: one that has ended and was reaped, one whose own child was, and one that lives.
@@ -27,6 +29,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_tree_counts_the_living_and_the_dead_and_shared_memory_once() -> None:
     process = subprocess.Popen([sys.executable, "-c", TREE], stdout=subprocess.PIPE, process_group=0)
     try:

@@ -26,7 +26,7 @@ BROKEN = {
 
 
 @contextmanager
-def server(handle: Callable[[socket.socket], object], most: int = 1000) -> Iterator[Address]:
+def server(handle: Callable[[socket.socket], object], most: int = 1_000_000) -> Iterator[Address]:
     """A thread for each connection, which `handle` has; after `most` connections it listens no more."""
 
     def converse(sock: socket.socket) -> None:
@@ -143,6 +143,13 @@ def test_a_server_that_dies_is_refused_and_reset() -> None:
         outcome = run(address, 0.3)
     assert outcome.errors.keys() <= {"reset", "refused", "closed early"}
     assert "refused" in outcome.errors and outcome.messages == 0
+
+
+def test_a_connection_for_each_message_where_the_server_dies() -> None:
+    """A message that goes out with the connection's first steps may be refused before it is waited for."""
+    with server(upper, most=20) as address:
+        outcome = run(address, 0.3, connect=True)
+    assert outcome.messages <= 20 and outcome.errors["refused"][0] > 0
 
 
 def test_a_server_that_says_nothing_is_a_timeout_and_its_clients_unserved() -> None:

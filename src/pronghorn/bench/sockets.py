@@ -71,7 +71,15 @@ class Poller:
         self._poll = None if self._epoll else select.poll()
         poller = self._epoll or self._poll
         assert poller is not None
-        self.add, self.change, self.remove = poller.register, poller.modify, poller.unregister
+        self.add, self.change = poller.register, poller.modify
+
+    def remove(self, fd: int) -> None:
+        """Before a descriptor is closed, registered or not: epoll(7) forgets it by itself."""
+        if self._poll is not None:
+            try:
+                self._poll.unregister(fd)
+            except KeyError:
+                pass  # its first message could not be sent, before anybody waited for it
 
     def wait(self, seconds: float) -> list[tuple[int, int]]:
         if self._epoll is None:

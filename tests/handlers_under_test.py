@@ -106,3 +106,14 @@ async def whom_streams(reader: Any, writer: Any) -> None:
     while line := (await reader.readline()).strip():
         writer.write(f"{line.decode()}: {peer} {proxy and proxy.version}\n".encode())
     writer.close()
+
+
+def upper_made() -> Any:
+    """A factory: the handler upper."""
+    return upper
+
+
+def no_epoll() -> Any:
+    """A factory: the system has no epoll(7)."""
+    del select.epoll
+    return upper

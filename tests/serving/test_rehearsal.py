@@ -69,7 +69,7 @@ def context_of(handler: Any, **settings: Any) -> tuple[Context, list[Any]]:
     row = Scoreboard.create().take(1, 1)
     made = Settings(**settings)
     model = load("fork")
-    listener: Any = object()  # nothing is accepted
+    listener: Any = type("Nowhere", (), {"sockname": None})()  # nothing is accepted
     return Context(
         offers=[Offer(listener, "", Service(recognise(handler, made), made))],
         settings=made,
@@ -93,7 +93,7 @@ def test_no_code_of_the_handler_is_called_and_nothing_is_told(
     assert not observed
     assert not any(context.row.own)
     assert not context.open
-    assert context._done == context._written == [0, 0, 0]
+    assert context._done == context._written == (0, 0, 0)
 
 
 @pytest.mark.skipif(build() != PURE, reason="compiled code adapts nothing")

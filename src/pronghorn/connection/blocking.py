@@ -92,6 +92,8 @@ class ConnectionBase(AnyConnection):
     """The handler has closed it by itself, and its bytes were counted before: the kernel forgets them."""
     lost: bool
     """A handler or a library has closed its descriptor by its number."""
+    own_name: Any
+    """Our own address, as getsockname(2) tells it, where all connections of the listener have the same; else None."""
     peer_ended: bool
     """The peer's end was read from the kernel, so that there is nothing more to read."""
     files: tuple[weakref.ref[Any], ...]
@@ -114,7 +116,7 @@ class ConnectionBase(AnyConnection):
         self.goodbye = self.program_end = ""
         self.partial = self.on_cut = self.leave_loop = self.cancel = self.note_program = self.note_idle = None
         self.protocol = self.proxy = self.seen = self.own_fields = None
-        self.tls_starts = None
+        self.tls_starts = self.own_name = None
         self.files = ()
         self.leaves_by = self.silent_since = math.inf
         self.flow = self.program = 0
@@ -130,12 +132,13 @@ class ConnectionBase(AnyConnection):
         note_program: Callable[[AnyConnection, int, bool], None],
         note_idle: Callable[[AnyConnection, float], None],
         tls_starts: TlsStarts,
+        own_name: Any = None,
     ) -> None:
         """The conversation begins, on the thread with this native id. `note_program` is called when a program is given
         the connection, with its process id and True, and with False when it has ended; `note_idle` when the handler
         gives the connection an idle timeout of its own, with that."""
         self.flow, self.note_program, self.note_idle = flow, note_program, note_idle
-        self.tls_starts = tls_starts
+        self.tls_starts, self.own_name = tls_starts, own_name
 
     def keep_idle(self, seconds: float) -> None:
         """From now on the peer may be silent for so many seconds, whatever the setting says."""

@@ -44,7 +44,7 @@ class BlockingTransport(Transport):
         self.error: BaseException | None = None
         self.wrote_eof = False
         self._high, self._low = limits_of(None, None)
-        self._name = None  # our address, once the socket is gone
+        self._name = conn.own_name  # our address, once the socket is gone
         self._closing = False
         self._told = False
         self._flow = threading.get_ident()
@@ -386,5 +386,6 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
         if error is not None and is_peers_fault(error):
             conn.gone = error
         transport.end()
-        transport.keep_sockname()
+        if conn.own_name is None:
+            transport.keep_sockname()
         transport.protocol.connection_lost(error)

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from pronghorn.connection.blocking import Connection
@@ -20,10 +21,11 @@ from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.row import DRAINING, LEAVING
 from pronghorn.serving.admission import Full
-from pronghorn.serving.context import BEAT, DESERTED, TICK, Context, Thing
+from pronghorn.serving.context import BEAT, DESERTED, TICK, Context, OutOfMemory, Thing
 from pronghorn.serving.conversations import SWEEP, Conversations, Tell, nothing
 from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE, Gate
 from pronghorn.serving.parking import Parking
+from pronghorn.serving.polls import PROCESSES, EpollSet, Places, Poller
 from pronghorn.system.drain import Wake
 
 Ask = Callable[[], bool]
@@ -39,13 +41,17 @@ def _never() -> bool:
 
 class Polled:
     """What the accepting flow of control polls while it may accept: the listeners, and accepted connections that have
-    sent nothing yet. A listener that is `full` is left out for a while, so that it holds up no other."""
+    sent nothing yet. A listener that is `full` is left out for a while, so that it holds up no other. Listeners are in
+    the poller `at`, which may be that of other flows."""
 
-    __slots__ = ("_parked", "_poller", "full", "listeners", "on")
+    __slots__ = ("_at", "_events", "_parked", "_poller", "full", "listeners", "on")
 
-    def __init__(self, poller: select.poll, listeners: Iterable[Listener], parked: dict[int, Connection]) -> None:
+    def __init__(
+        self, poller: Poller, at: Poller | Places, listeners: Iterable[Listener], parked: dict[int, Connection]
+    ) -> None:
         self.listeners = {each.fileno(): each for each in listeners}
-        self._poller, self._parked = poller, parked
+        self._poller, self._at, self._parked = poller, at, parked
+        self._events = select.POLLIN | (PROCESSES if isinstance(at, EpollSet) else 0)
         self.on = False
         self.full: dict[int, float] = {}
         """Listeners that are left out, until when."""
@@ -55,15 +61,17 @@ class Polled:
         for fd in [each for each, until in self.full.items() if now >= until]:
             del self.full[fd]
             if self.on:
-                self._poller.register(fd, select.POLLIN)
+                self._at.register(fd, self._events)
         if ready is not self.on:
             self.on = ready
-            for fd in (*(each for each in self.listeners if each not in self.full), *self._parked):
+            for fd in (each for each in self.listeners if each not in self.full):
+                self._at.register(fd, self._events) if ready else self._at.unregister(fd)
+            for fd in self._parked:
                 self._poller.register(fd, select.POLLIN) if ready else self._poller.unregister(fd)
 
     def leave_out(self, fd: int, now: float) -> None:
         """This listener is full."""
-        self._poller.unregister(fd)
+        self._at.unregister(fd)
         self.full[fd] = now + EXHAUSTED_PAUSE
 
     def relieve(self) -> None:
@@ -73,7 +81,7 @@ class Polled:
     def drop(self, fd: int) -> None:
         """This listener is gone."""
         if self.on and fd not in self.full:
-            self._poller.unregister(fd)
+            self._at.unregister(fd)
         self.full.pop(fd, None)
         del self.listeners[fd]
 
@@ -81,7 +89,8 @@ class Polled:
 class Flows(Conversations):
     """The accepting flow of control, and the conversations of the others. `connection_class` is a Connection, or a
     class like it. `watched` is what is heard beside the listeners: by default, all that the context has. `beside` is
-    called with the time at each look at the deadlines.
+    called with the time at each look at the deadlines. `by_turns`: the flow that accepts converses, too, and accepts
+    from listeners at which other processes do the same.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class Flows(Conversations):
         connection_class: type[Any] = Connection,
         watched: Iterable[Thing] | None = None,
         beside: Callable[[float], None] | None = None,
+        by_turns: bool = False,
     ) -> None:
         self.wake = Wake()  # a conversation has ended: there may be room again
         self._hears_ends = False  # somebody waits for that: else to wake him would cost each connection two calls
@@ -107,23 +117,24 @@ class Flows(Conversations):
             self._connection_classes = {name: noting(each) for name, each in self._connection_classes.items()}
         self._watched = {thing.fileno(): thing for thing in (context.watched if watched is None else watched)}
         self._beside = beside
+        self._by_turns = by_turns
+        self._is_called = False  # by a thread that could not accept for itself
         self._gate = Gate(context.to_be_served_alone)
         self._beat_at = 0.0
         self._has_let_go = False
 
-    def accepted(self, room: Ask = _always, woken: Tell = nothing, busy: Ask = _never) -> Iterator[Connection]:
+    def accepted(
+        self, room: Ask = _always, woken: Tell = nothing, busy: Ask = _never, places: Places | None = None
+    ) -> Iterator[Connection]:
         """Connection after connection, until draining began and the kernel's queue is empty.
 
         While there is no `room`, clients wait in the kernel's queue. `woken` is called when a conversation has ended.
-        `busy` says whether there are conversations beside those that are open here.
+        `busy` says whether there are conversations beside those that are open here. Threads at `places` accept most
+        connections for themselves.
         """
-        drain, last = self.context.drain, -1
-        poller = select.poll()
-        for fd in (drain.fileno(), self.wake.fileno(), *self._watched):
-            poller.register(fd, select.POLLIN)
-        polled = self._polled = Polled(poller, self.context.listeners, self.parked)
-        listeners = polled.listeners
-        parking = self._parking = Parking(self.context, poller, self.parked)
+        drain, last, fresh = self.context.drain, -1, False
+        poller = self._begin(places)
+        polled, listeners = self._polled, self._polled.listeners
         self.context.ready()
         while not drain:
             if drain.lets_go and not self._goes_on(polled, busy):
@@ -132,37 +143,80 @@ class Flows(Conversations):
             rest = self.wait(now)
             if now >= self._beat_at or not rest:
                 self.tick()
-                parking.turn_late_away(now)
+                self._parking.turn_late_away(now)
                 self._observe_waiting(room, listeners)
-                now = time.monotonic()
+                now, fresh = time.monotonic(), self._by_turns  # another process may have died that was woken
                 rest = self.wait(now)
-            ready = self._is_ready(room, now)
+            ready = self._is_ready(_always if self._share else room, now)
             if ready is not polled.on or polled.full:
                 polled.look(ready, now)
-            waiting = []
-            for fd, _ in poller.poll(self._patience(rest, now) * 1000):
-                if fd in listeners or fd in self.parked:
-                    waiting.append(fd)
-                else:
-                    self._attend(fd, woken)
+            if self._share is not None:
+                self._share.look_again()
+            if fresh and ready and not (self.parked or polled.full):
+                waiting = [*listeners]
+            else:
+                waiting = self._waiting(poller, self._patience(rest, now), woken)
+            fresh = False
             if not waiting or drain:
                 continue
             last = min(waiting, key=lambda fd: (fd <= last, fd))  # each in its turn
-            conn = parking.take(last) if last in self.parked else self._come(listeners[last], parking)
-            if conn is not None:
-                if self._gate.alone:
-                    self._gate.took_one(time.monotonic())
+            if (conn := self._come(last)) is not None:
+                fresh = self._by_turns  # the next client may have come during this conversation
                 yield conn
-            elif last in listeners and listeners[last] not in self.context.listeners:  # it has died
-                polled.drop(last)
-        yield from self._last(listeners, parking, room, woken)
+        polled.look(False, time.monotonic())
+        yield from self._last(listeners, self._parking, room, woken)
+
+    def _begin(self, places: Places | None) -> Poller:
+        """What the accepting flow waits at; clients that threads accept for themselves are no concern of it. With
+        several listeners, and with TLS, there is more to do than a thread can do that only accepts."""
+        poller: Poller = EpollSet() if self._by_turns and PROCESSES else select.poll()
+        for fd in (self.context.drain.fileno(), self.wake.fileno(), *self._watched):
+            poller.register(fd, select.POLLIN)
+        listeners = self.context.listeners
+        plain = len(listeners) == 1 and not any(each.tls_at_once for each in self.context.services)
+        self._share = places if plain and places is not None and places.shared else None
+        if self._share is not None:
+            self._share.take = self.take
+        self._polled = Polled(poller, self._share or poller, listeners, self.parked)
+        self._parking = Parking(self.context, poller, self.parked)
+        return poller
+
+    def _waiting(self, poller: Poller, seconds: float, woken: Tell) -> list[int]:
+        """Wait, and attend to what is no client: the descriptors at which there are some."""
+        waiting = []
+        for fd, _ in poller.poll(seconds * 1000):
+            if fd in self._polled.listeners or fd in self.parked:
+                waiting.append(fd)
+            else:
+                self._attend(fd, woken)
+        return waiting
+
+    def take(self, fd: int) -> Connection | None:
+        """The next connection of this listener, for one of many flows of control that each accept for themselves; one
+        at a time calls this. Whatever stands in the way is left to the accepting flow."""
+        now = time.monotonic()
+        if self.context.drain.lets_go or not self._gate.is_open(now):
+            return None
+        listener, conn = self._polled.listeners[fd], None
+        try:
+            conn = self._accepted_from(listener)
+        except BaseException as error:
+            self._gate.rest(EXHAUSTED_PAUSE, now)
+            with suppress(OutOfMemory):  # which the accepting flow will raise
+                self.context.fault(error)
+        if conn is not None and self._gate.alone:
+            self._gate.took_one(now)
+        if not self._gate.is_open(now) or listener not in self.context.listeners:
+            self._is_called = True
+            self.wake.set()
+        return conn
 
     def with_others(self, first: Connection, most: int) -> list[Connection]:
         """This connection and those whose clients wait behind it, `most` in all: for a process that forks for each. It
         writes into memory that it shares with the last child once for all of them."""
         found, listener = [first], self.context.by_name[first.listener].listener
         while len(found) < most and not (self._gate.alone or self.context.drain.lets_go or listener.fileno() < 0):
-            if (conn := self._come(listener, self._parking)) is None:
+            if (conn := self._come(listener.fileno())) is None:
                 break
             found.append(conn)
         return found
@@ -273,17 +327,29 @@ class Flows(Conversations):
         if self._beside is not None:
             self.context.guarded(self._beside, now)
 
-    def _come(self, listener: Listener, parking: Parking) -> Connection | None:
+    def _come(self, fd: int) -> Connection | None:
         """A client that may be served now, if there is one."""
+        listener, conn = self._polled.listeners.get(fd), None
+        if listener is None:
+            conn = self._parking.take(fd)
+        elif (conn := self._accepted_from(listener)) is None:
+            if listener not in self.context.listeners:  # it has died
+                self._polled.drop(fd)
+        elif self._parking.keeps(conn):
+            return None
+        if conn is not None and self._gate.alone:
+            self._gate.took_one(time.monotonic())
+        return conn
+
+    def _accepted_from(self, listener: Listener) -> Connection | None:
         if self.context.gives_way():
             self._gate.rest(FAIR_PAUSE, time.monotonic())
             return None
         try:
-            conn = self._accept(listener)
+            return self._accept(listener)
         except Full:
             self._polled.leave_out(listener.fileno(), time.monotonic())
             return None
-        return None if conn is None or parking.keeps(conn) else conn
 
     def _accept(self, listener: Listener) -> Connection | None:
         try:
@@ -350,6 +416,11 @@ class Flows(Conversations):
     def _attend(self, fd: int, woken: Tell) -> None:
         if fd == self.wake.fileno():
             self.wake.clear()
+            called, self._is_called = self._is_called, False
+            if called:
+                for each in [fd for fd, mine in self._polled.listeners.items() if mine not in self.context.listeners]:
+                    self._polled.drop(each)
+                return
             self._gate.relieve()
             if self._polled.full:
                 self._polled.relieve()

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.blocking import Connection, cut, end_reading, end_unserved
@@ -58,7 +58,7 @@ class Conversations:
         self._goodbyes: Goodbyes | None = None
         self._while_draining = False
         self._sweeps_since = math.inf
-        self._places = {each.name: (each, each.base()) for each in context.offers.values()}
+        self._places = {each.name: (each, each.base(), each.listener.sockname) for each in context.offers.values()}
         self._looks_after = False
         self._tls_starts = TlsStarts(context)
 
@@ -66,15 +66,15 @@ class Conversations:
 
     def converse(self, conn: Connection) -> Service:
         """Hold one whole conversation and close, and return whose it was; no error leaves here."""
-        offer, base = self._places[conn.listener]
-        base.copy().run(self._converse, conn, offer)
+        offer, base, own_name = self._places[conn.listener]
+        base.copy().run(self._converse, conn, offer, own_name)
         return offer.service
 
-    def _converse(self, conn: Connection, offer: Offer) -> None:
+    def _converse(self, conn: Connection, offer: Offer, own_name: Any) -> None:
         context, error = self.context, None
         service, limits = offer.service, offer.service.limits
         connection_number.set(conn.number)
-        conn.start_on(threading.get_native_id(), context.note_program, self.keep_idle, self._tls_starts)
+        conn.start_on(threading.get_native_id(), context.note_program, self.keep_idle, self._tls_starts, own_name)
         if limits.proxied and limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
             self._ended()
             return

@@ -23,7 +23,8 @@ from pronghorn.serving.conversations import SWEEP
 
 def attended(context: Context) -> Flows:
     """The flow of control that accepts and converses; the second one is started, and watches from now on."""
-    flows = Flows(context, SeenConnection, watched=())
+    flows = Flows(context, SeenConnection, watched=(), by_turns=True)
+    context.count_alone()
     threading.Thread(target=_attend, args=(flows,), daemon=True, name="attendant").start()
     return flows
 

@@ -14,6 +14,7 @@ from pronghorn.connection.closing import first_word_due, turn_away
 from pronghorn.connection.proxy_wait import TOO_LATE
 from pronghorn.errors import HANDSHAKE_TIMEOUT, End, HandshakeTimeout
 from pronghorn.serving.context import Context
+from pronghorn.serving.polls import Poller
 from pronghorn.serving.service import Service
 
 
@@ -21,7 +22,7 @@ class Parking:
     """The silent connections, by descriptor, the oldest first. The owner of `poller` may take them out of it for a
     while, and puts them back. They are not among the context's open connections, for which there has to be room."""
 
-    def __init__(self, context: Context, poller: select.poll, parked: dict[int, Connection]) -> None:
+    def __init__(self, context: Context, poller: Poller, parked: dict[int, Connection]) -> None:
         self.parked = parked
         self._context = context
         self._poller = poller

@@ -1,0 +1,99 @@
+"""Waiting for clients where one of several threads or processes takes each."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from pronghorn.testing.served import Served, serving
+from pronghorn.testing.talk import exchange, until
+
+if sys.platform != "linux":
+    pytest.skip("epoll(7) is Linux's", allow_module_level=True)
+
+from pronghorn.serving.polls import EpollSet
+
+
+def told(server: Served) -> bytes:
+    with server.connect() as client:
+        return exchange(client, b"hello", expect=5)
+
+
+def test_a_descriptor_that_was_closed_before_it_was_taken_out_is_reported_no_more() -> None:
+    ours, theirs = socket.socketpair()
+    other, quiet = socket.socketpair()
+    with ours, theirs, other, quiet:
+        held = EpollSet()
+        held.register(ours, select.POLLIN)
+        held.register(quiet, select.POLLIN)
+        theirs.send(b"x")
+        copy = os.dup(ours.fileno())  # as another process has one
+        number = ours.detach()
+        os.close(number)
+        assert [fd for fd, _ in held.poll(0)] == [number], "the kernel goes on"
+        held.unregister(number)
+        assert held.poll(0) == []
+        other.send(b"x")
+        assert [fd for fd, _ in held.poll(1000)] == [quiet.fileno()], "the others are watched as before"
+        os.close(copy)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_woken_and_does_not_accept_takes_no_client_along() -> None:
+    with serving("upper", model="prefork", workers=3) as server:
+        for pid in server.worker_pids():
+            with stopped(pid):  # also the one that the kernel wakes first
+                assert [told(server) for _ in range(2)] == [b"HELLO"] * 2
+
+
+@pytest.mark.slow
+def test_threads_of_a_pool_that_all_wait_take_a_client_each_at_once() -> None:
+    with serving("upper", model="pool", pool_size=8) as server, ExitStack() as stack:
+        for _ in range(3):
+            clients = [stack.enter_context(server.connect()) for _ in range(8)]
+            assert [exchange(client, b"hello", expect=5) for client in clients] == [b"HELLO"] * 8
+            for client in clients:
+                client.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", ["no_epoll", "upper_made"])
+def test_a_pool_serves_several_listeners_and_systems_without_epoll(factory: str) -> None:
+    several = {"bind": ("127.0.0.1:0", "127.0.0.1:0")} if factory == "upper_made" else {}
+    with serving(f"handlers_under_test:{factory}", factory=True, model="pool", pool_size=2, **several) as server:
+        for index in range(6):
+            with server.connect(index % len(server.addresses)) as client:
+                assert exchange(client, b"hello", expect=5) == b"HELLO"
+        server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["pool", "prefork"])
+def test_a_client_beyond_the_limit_is_served_as_soon_as_another_leaves(model: str) -> None:
+    workers = 1 if model == "pool" else 3
+    with (
+        serving("upper", model=model, workers=workers, max_connections=1) as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        assert exchange(first, b"hello", expect=5) == b"HELLO"
+        second.sendall(b"hello")
+        until(lambda: "--max-connections" in server.log(), "the log says that a client waits")
+        first.close()
+        assert exchange(second, expect=5) == b"HELLO"

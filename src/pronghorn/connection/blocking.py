@@ -208,6 +208,11 @@ class ConnectionBase(AnyConnection):
         """A protocol is driven over the connection; `partial` tells whether it holds half a message."""
         self.protocol, self.partial, self.hears_drain = protocol, partial, hears_drain
 
+    def forget(self) -> None:
+        """All has been told: let go of the protocol, which holds its transport, and that one the connection. Objects
+        that hold each other wait for the garbage collector."""
+        self.protocol = self.partial = None
+
     def lend_to_loop(
         self, channel: AnyConnection, leave: Callable[[float, float], None], cancel: Callable[[], None]
     ) -> None:

@@ -149,6 +149,14 @@ class BlockingTransport(Transport):
         if self._calls is not None:
             self._calls.close()
 
+    def tell_lost(self, error: BaseException | None) -> None:
+        """End, and call the protocol's connection_lost; then let go of the protocol, which holds this transport."""
+        self.end()
+        if self._name is None:
+            self.keep_sockname()
+        self.protocol.connection_lost(error)
+        self.protocol = None
+
     # What message handlers ask for.
 
     throttled = False
@@ -385,7 +393,4 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
     finally:
         if error is not None and is_peers_fault(error):
             conn.gone = error
-        transport.end()
-        if conn.own_name is None:
-            transport.keep_sockname()
-        transport.protocol.connection_lost(error)
+        transport.tell_lost(error)

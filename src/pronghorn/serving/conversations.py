@@ -111,6 +111,7 @@ class Conversations:
         context.let_go_of(conn.fd, conn)
         conn.end()
         context.closed(conn, reason)
+        conn.forget()
 
     def _introduced(self, conn: Connection, offer: Offer) -> bool:
         """Whether a proxy has said for whom it speaks, and no limit is against it; else the connection is closed."""

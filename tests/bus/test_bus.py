@@ -556,3 +556,33 @@ def test_what_a_connection_has_joined_moves_with_it(tmp_path: Path) -> None:
         assert joined_again(outside, {"device:1": 1})
         assert outside.publish("device:1", b"hello") == 1
         assert device.line() == b"hello"
+
+
+def test_what_a_protocol_has_joined_moves_with_it(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, PROTOCOL, "epoll", on_reload="handover") as server,
+        client(tmp_path) as outside,
+        Device(server) as device,
+    ):
+        first = device.ask(b"alone device:1")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: device.ask(b"x") != first, "the new worker")
+        assert joined_again(outside, {"device:1": 1})
+        assert outside.publish("device:1", b"hello\n") == 1
+        assert device.line() == b"hello"
+
+
+def test_a_connection_that_no_new_worker_takes_keeps_its_names(tmp_path: Path) -> None:
+    refusing = "\n    def handed_over(self, conn, state):\n        raise OSError('not here')\n"
+    with (
+        served(tmp_path, ANSWERING + refusing, "epoll", on_reload="handover") as server,
+        client(tmp_path) as outside,
+        Device(server) as device,
+    ):
+        first = device.ask(b"alone device:1")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "not here" in server.log and "Reloaded in" in server.log, "the refusal")
+        wait_for(lambda: joined_again(outside, {"device:1": 1}), "the name")
+        with answering(device):
+            assert outside.ask("device:1", b"status?", timeout=10) == b"re: status?"
+        assert device.ask(b"x") == first

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pronghorn.bus.joined import JOINED
 from pronghorn.connection.base import AnyConnection, fields_as_text
 from pronghorn.connection.channel import BURST, CLOSED, OPEN, OPENING, AnyChannel
 from pronghorn.connection.closing import let_go
@@ -52,6 +53,8 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     first_sent: float = 0.0
     fields: dict[str, str] = {}
     """What its handler has put into `log`."""
+    joined: list[bytes] = []
+    """The names of the bus that it has joined."""
 
 
 class Holder(Loop, Protocol):
@@ -91,6 +94,7 @@ def facts_of(channel: AnyChannel) -> Facts:
         [getattr(seen, name) for name in SEEN],
         channel.first_sent,
         dict(fields_as_text(channel.own_fields)),
+        [*JOINED[channel.number].names] if channel.number in JOINED else [],
     )
 
 
@@ -154,7 +158,10 @@ def begin(channel: AnyChannel, loop: Loop) -> None:
 
 
 def forget(channel: AnyChannel) -> None:
-    """The connection is another process's after all: close this process's descriptor of it, and nothing else."""
+    """The connection is another process's after all: close this process's descriptor of it, and leave what has been
+    joined here for it, and nothing else."""
+    if channel.number in JOINED:
+        JOINED[channel.number].end()
     channel._dead = channel._lost = True
     channel.state, channel._backlog = moved(channel.state, CLOSED), None
     _close(channel)

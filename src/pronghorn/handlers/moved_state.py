@@ -15,7 +15,7 @@ import inspect
 import io
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from pronghorn.connection.channel import AnyChannel
@@ -97,8 +97,9 @@ def _cutting(protocol: Any) -> MessageProtocol | None:
     return protocol if isinstance(protocol, MessageProtocol) else getattr(protocol, "inner", None)
 
 
-def read(handler: Handler, channel: AnyChannel, data: bytes) -> Any:
-    """The protocol that goes on over a new channel. Raises whatever the user's code raises, and CannotMove."""
+def read(handler: Handler, channel: AnyChannel, data: bytes, joined: Iterable[bytes] = ()) -> Any:
+    """The protocol that goes on over a new channel; one of callbacks joins these names of the bus, as the state of a
+    message handler has its own. Raises whatever the user's code raises, and CannotMove."""
     unpickler = _Unpickler(io.BytesIO(data), handler, channel)
     whole, conn, made = unpickler.whole, None, None
     if whole is not None:
@@ -119,6 +120,8 @@ def read(handler: Handler, channel: AnyChannel, data: bytes) -> Any:
             raise CannotMove("the state is that of a handler of another style")
         channel.set_protocol(whole)
         conn = channel
+        for name in joined:
+            channel.join(name)
     tell = getattr(made, "handed_over", None)
     _await_later(unpickler.protocol, tell(conn, unpickler.state) if tell is not None else None)
     return whole

@@ -113,7 +113,7 @@ class TakingOver(Watched):
             channel.context.run(asked_by.set, channel.number)
             channel.context.run(connection_number.set, channel.number)
             handler = context.offer_of(channel).service.handler
-            protocol = channel.context.run(read, handler, channel, offer.state)
+            protocol = channel.context.run(read, handler, channel, offer.state, offer.facts.joined)
             if not channel.is_own():
                 raise DescriptorLost()
         except BaseException as error:

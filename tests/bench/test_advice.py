@@ -8,8 +8,11 @@ import pytest
 
 from pronghorn.bench.advice import Advice, recommend
 from pronghorn.bench.bounds import broken, parse
+from pronghorn.bench.findings import Findings
 from pronghorn.bench.latencies import Latencies
+from pronghorn.bench.measuring import Plan
 from pronghorn.bench.results import Cell, Round
+from pronghorn.bench.servers import Contender
 from pronghorn.errors import BadSetting
 
 WRONG = "p99 p99>20 p98>1ms throughput>5ms errors>0s nobody:p99>1ms p99>-1ms >5".split()
@@ -51,6 +54,37 @@ def test_what_errs_starves_or_falls_behind_is_never_recommended() -> None:
     assert recommend([*few, Cell("good", 64, [a_round()])], ["bad", "good"]).model == "good"
     none = advised(("bad", a_round(unserved=3)))
     assert none.model == "" and "3 of 64 clients without a reply" in none.sentence
+
+
+def test_with_few_clients_no_server_keeps_up_with_a_rate() -> None:
+    few = a_round(rate=190.0, behind=0.5, unanswered=900)
+    cells = [
+        Cell("thread", 1, [few]),
+        Cell("thread", 64, [a_round()]),
+        Cell("epoll", 1, [few]),
+        Cell("epoll", 64, [few]),
+    ]
+    found = recommend(cells, ["thread", "epoll"])
+    assert found.model == "thread" and found.ruled_out == {"epoll": "fell behind the rate by 500 ms with 64 clients"}
+
+
+def test_several_reasons_are_one_sentence() -> None:
+    found = advised(("slow", a_round(rate=100.0)), ("dear", a_round(cpu=90e-6)), ("good", a_round()))
+    assert found.sentence.startswith("Recommended: good, with throughput within a tenth of the best and the least CPU:")
+
+
+def test_notes_say_what_few_messages_and_an_idle_server_mean() -> None:
+    late = a_round(behind=0.5, unanswered=900)
+    few, many = Cell("a", 1, [late]), Cell("a", 64, [a_round()])
+    for _ in range(1000):
+        many.rounds[0].latencies.note(1000)
+    plan = Plan(contenders=(Contender("a"),), clients=(1, 64), rate=2000.0)
+    found = Findings(handler="a", command="", plan=plan, machine={}, began="", cells=[few, many])
+    told = " ".join(found.notes())
+    assert "In 1 of 2 rows a round had fewer than 1,000 messages: p99.9 is the longest" in told
+    assert "processor was not the limit: its handler waits, or --clients are too few" in told
+    few.rounds[0].limit = "server"
+    assert "was not the limit" not in " ".join(found.notes())
 
 
 def test_a_sentence_has_its_reason_and_says_where_the_load_was_the_limit() -> None:

@@ -1,10 +1,11 @@
 """Which model `pronghorn bench` recommends, in one sentence with its reason; docs/bench.md has the rules.
 
 Law: what was measured with most clients counts. A model is no candidate that had an error or left a client without a
-reply in any cell, or fell behind the rate; nor is one that takes other handlers, which was not measured at all. Of the
-candidates those stay whose throughput is within a tenth of the best; of these, those whose p99 is at most twice the
-best; of these, those that use at most a twentieth more processor time than the cheapest; then the least memory decides,
-and at last the order in which they were named. Other servers, of `--against`, are never recommended.
+reply in any cell, or that fell behind the rate with most clients (with few, the connections are behind, and not the
+server); nor is one that takes other handlers, which was not measured at all. Of the candidates those stay whose
+throughput is within a tenth of the best; of these, those whose p99 is at most twice the best; of these, those that use
+at most a twentieth more processor time than the cheapest; then the least memory decides, and at last the order in which
+they were named. Other servers, of `--against`, are never recommended.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _chosen(candidates: list[Cell], ruled_out: dict[str, str], what: str) -> Adv
     left, reason = _within(left, lambda each: each.memory, 1.0, "the least memory")
     best = left[0]
     reasons += [reason] if reason and len(reasons) < 3 else []
-    because = f", with {', '.join(reasons)}" if reasons else ""
+    because = f", with {' and '.join(filter(None, [', '.join(reasons[:-1]), reasons[-1]]))}" if reasons else ""
     note = ""
     if any(each.limit == LOAD for each in candidates):
         note = " (the load processes were the limit: CPU tells more here than throughput)"
@@ -96,13 +97,15 @@ def _objection(cells: list[Cell]) -> str:
     """Why a model is no candidate; empty if it is one."""
     if not cells:
         return "was not measured"
+    most = max(cell.clients for cell in cells)
     for cell in cells:
         if cell.errors:
             kinds = ", ".join(f"{count:,} x {kind}" for kind, (count, _) in cell.errors.items())
             return f"had errors with {clients(cell.clients)} ({kinds})"
         if cell.unserved:
             return f"left {cell.unserved:,} of {clients(cell.clients)} without a reply"
-        if cell.unanswered and cell.behind > max(KEPT, 2 * cell.late):  # and not for the load processes' own lateness
+        late = cell.behind > max(KEPT, 2 * cell.late)  # and not for the load processes' own lateness
+        if cell.unanswered and late and cell.clients == most:
             return f"fell behind the rate by {duration(cell.behind)} with {clients(cell.clients)}"
         if not cell.throughput:
             return f"answered nothing with {clients(cell.clients)}"

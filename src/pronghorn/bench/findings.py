@@ -19,6 +19,7 @@ from pronghorn.bench.results import ENDED, LOAD, Cell
 from pronghorn.errors import printable
 from pronghorn.system.processors import processors
 
+ENOUGH = 1000  # messages, of which one is beyond p99.9
 FORMAT = 1  # of the JSON: a key that is renamed or goes makes it one more
 
 
@@ -45,6 +46,8 @@ class Findings(msgspec.Struct, kw_only=True):
     interrupted: bool = False
     stopped: str = ""
     """The error that ended the measuring before its time."""
+    status: int = 1
+    """The exit status for that error."""
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +90,12 @@ class Findings(msgspec.Struct, kw_only=True):
                 f"per {self.counted[:-1]} is right all the same."
             )
         found += [note for cell in cells for note in _notes(cell)]
+        few = [cell for cell in cells if cell.rounds and 0 < min(each.latencies.count for each in cell.rounds) < ENOUGH]
+        if few:
+            found.append(
+                f"In {len(few)} of {len(cells)} rows a round had fewer than {ENOUGH:,} {self.counted}: p99.9 is the "
+                f"longest latency there, and so is p99 below {ENOUGH // 10}. A longer --duration has more."
+            )
         late = [cell for cell in cells if cell.late >= words.MOMENT]
         if late:
             worst = max(late, key=lambda cell: cell.late)
@@ -143,9 +152,12 @@ def _notes(cell: Cell) -> Iterator[str]:
     if cell.unserved:
         yield f"{where}: {cell.unserved:,} never got a reply; a server that serves few at a time lets others wait."
     elif cell.behind >= words.MOMENT and cell.unanswered:
+        idle = cell.cpu is not None and not cell.limit
         yield (
             f"{where}: behind by {words.duration(cell.behind)} at the end; {cell.unanswered:,} messages had no reply "
             "and count with the time that they are late."
+            + " The server's processor was not the limit: its handler waits, or --clients are too few."
+            * idle
         )
 
 

@@ -52,6 +52,10 @@ WRONG = {
     "--size 1": "from 2 bytes",
     "--depth 0": "1 at least",
     "--connect --depth 2": "exclude",
+    "--rate 0": "at least",
+    "--message ''": "a byte at least",
+    "--message x --size 9": "exclude",
+    "unix:/nowhere/at.all": "No such file",
     "--loads many": "auto",
     "--script nothing.py": "no script",
     "--fail-if p99>20": "unit",
@@ -66,6 +70,8 @@ WRONG = {
     "--models epoll -- --exec cat": "flow of control",
     "127.0.0.1:1": "Nobody listens",
     "127.0.0.1:1 -- --idle-timeout 5s": "runs already",
+    "127.0.0.1:1 --models epoll": "runs already",
+    "127.0.0.1:1 --workers 2": "runs already",
 }
 
 
@@ -189,7 +195,8 @@ def test_a_wrong_reply_is_counted_and_fails(upper: Served, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     "text, why",
     [
-        ("def request(n): return 1 / (3 - n) and b'x'\ndef reply(n, received): return True", "ZeroDivisionError"),
+        ("def request(n): return 1 / (3 - n) and b'x'\ndef reply(n, received): return True", "zero (mine.py, line 1)"),
+        ("def request(n): return b'x'\ndef reply(n, received): assert n", "AssertionError (mine.py, line 2); b'X'"),
         ("def request(n): return b'x'\ndef reply(n, received): return False", "first reply is no good"),
         ("def request(n): return b'x'\ndef reply(n, received): return None", "no first reply"),
         ("def request(n): return b'x", "SyntaxError"),
@@ -199,9 +206,18 @@ def test_a_script_that_raises_is_one_clear_error(
     upper: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, why: str
 ) -> None:
     (tmp_path / "mine.py").write_text(text)
-    assert run(["bench", place(upper), "--clients=1", *SHORT, f"--script={tmp_path}/mine.py"]) in (1, 2)
+    assert run(["bench", place(upper), "--clients=1", *SHORT, f"--script={tmp_path}/mine.py"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("Error: ") and why in told and "Traceback" not in told
+    assert told.startswith(f"Error: --script {tmp_path}/mine.py") and why in told and "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import pronghorn\n@pronghorn.message(pronghorn.lines)\ndef bell(line): return line.upper()\n"
+    )
+    assert run(["bench", f"{tmp_path}/mine.py:bell", *NEEDS, *SHORT]) == 0
+    assert "mine.py:bell: 1 measurement" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import base64
 import select
-import socket
 import time
 from typing import NamedTuple
 
 from pronghorn.bench.script import Spec, numbered, shown
-from pronghorn.bench.sockets import Address, place_of_address
+from pronghorn.bench.sockets import Address, connection
 from pronghorn.errors import PronghornError
 
 FIRST = 2.0  # seconds for the first byte of a reply
@@ -81,7 +80,7 @@ def learn(address: Address, size: int, message: bytes = b"", connect: bool = Fal
 
 def _ask(address: Address, question: bytes) -> _Heard:
     """What comes to the question until nothing more comes."""
-    with _connection(address) as sock:
+    with connection(address, FIRST) as sock:
         if select.select([sock], [], [], GREETING)[0]:
             early = sock.recv(4096)
             what = f"It sent {shown(early)} before it was asked." if early else "It closed the connection at once."
@@ -100,14 +99,6 @@ def _ask(address: Address, question: bytes) -> _Heard:
             until = time.monotonic() + QUIET
     if not received:
         why = f"No reply came within {FIRST:g} s to {shown(question)}."
-        raise NothingLearnt("It cannot be known which replies are right.", why, HINT)
+        hint = HINT if question.endswith(b"\n") else f"If it waits for the end of a line: --message 'TEXT\\n'. {HINT}"
+        raise NothingLearnt("It cannot be known which replies are right.", why, hint)
     return _Heard(received, False)
-
-
-def _connection(address: Address) -> socket.socket:
-    if not isinstance(address, str):
-        return socket.create_connection(address, timeout=FIRST)
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(FIRST)
-    sock.connect(place_of_address(address))
-    return sock

@@ -252,7 +252,7 @@ class Load:
     def received(self, client: Client, data: bytes) -> None:
         flight = client.flight
         if not data:
-            waits = f"{len(flight)} replies were waited for" if flight else "no reply was waited for"
+            waits = f"{len(flight) or 'no'} {'reply was' if len(flight) < 2 else 'replies were'} waited for"
             self.failed(client, CLOSED, f"the server closed the connection; {waits}")
             return
         try:

@@ -44,6 +44,12 @@ class LoadFailed(PronghornError):
     """A load process could not do its job: its script raised, or the process has ended."""
 
 
+class ScriptFailed(LoadFailed):
+    """A script raised while it was asked what to send, or cannot be used at all."""
+
+    exit_code = 2
+
+
 class Outcome(msgspec.Struct):
     """One run of all load processes. `in_time` messages were answered within `seconds`, `messages` in all; `latencies`
     are of all messages; `errors` are counts with an example, by kind. The busiest load process ran, or waited for a
@@ -149,6 +155,7 @@ class _Process:
         assert self.process.stdout is not None
         self.output = self.process.stdout.fileno()
         self._rest = b""
+        self._script = job["talk"].get("path", "")
         self.write(job)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -166,7 +173,7 @@ class _Process:
         found: list[dict[str, Any]] = [json.loads(line) for line in whole]
         for told in found:
             if "error" in told:
-                raise LoadFailed("The script failed.", f"{told['error']}.")
+                raise ScriptFailed(f"--script {self._script} failed.", f"{told['error']}.")
         if not data:
             self._said.seek(0)
             said = self._said.read().decode(errors="backslashreplace").strip().splitlines()

@@ -51,6 +51,13 @@ def shown(data: bytes) -> str:
     return repr(data[:SHOWN]) + (f"... ({len(data)} bytes)" if len(data) > SHOWN else "")
 
 
+def _told(error: Exception) -> str:
+    """The error of a script's function, and where in that function: all that a bare assert has to say."""
+    frame = error.__traceback__ and error.__traceback__.tb_next
+    where = f" ({os.path.basename(frame.tb_frame.f_code.co_filename)}, line {frame.tb_lineno})" if frame else ""
+    return type(error).__name__ + f": {error}" * bool(str(error)) + where
+
+
 class Same:
     """One message, again and again, and its one right reply."""
 
@@ -107,7 +114,7 @@ class Scripted:
         try:
             message = self._request(self._sent)
         except Exception as error:
-            raise BadScript(f"request({self._sent}) raised {type(error).__name__}: {error}") from None
+            raise BadScript(f"request({self._sent}) raised {_told(error)}") from None
         if not isinstance(message, bytes | bytearray) or not message:
             raise BadScript(
                 f"request({self._sent}) returned {message!r:.80}, and has to return bytes that are not empty"
@@ -139,7 +146,7 @@ class Scripted:
         try:
             said = function(*arguments)
         except Exception as error:
-            raise WrongReply(f"{name} raised {type(error).__name__}: {error}; {shown(self._received)} came") from None
+            raise WrongReply(f"{name} raised {_told(error)}; {shown(self._received)} came") from None
         if said is None:
             return 0
         if said is True:

@@ -57,6 +57,20 @@ def new_socket(address: Address, number: int = 0, sources: int = 0) -> socket.so
     return sock
 
 
+def connection(address: Address, seconds: float) -> socket.socket:
+    """A connected socket that blocks, for so many seconds at most. Raises OSError."""
+    if not isinstance(address, str):
+        return socket.create_connection(address, timeout=seconds)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(seconds)
+    try:
+        sock.connect(place_of_address(address))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def wake_on_time() -> None:
     """Has the kernel wake this process to the microsecond, and not within 50 of them (Linux, PR_SET_TIMERSLACK)."""
     if sys.platform.startswith("linux"):

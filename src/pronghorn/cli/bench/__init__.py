@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import rich_click as click
+from click.core import ParameterSource
 
 from pronghorn.cli.bench.options import takes_options
 from pronghorn.cli.layers import EXEC, split
@@ -68,7 +69,8 @@ def command(ctx: click.Context, /, target: str | None, **words: Any) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # what was started ends then, too
         signal.signal(number, _terminated)
     line = shlex.join(["pronghorn", *ctx.meta.get("pronghorn.argv", sys.argv[1:])])
-    question = asked.question(target, ctx.meta[REST], words)
+    given = {word for word in words if ctx.get_parameter_source(word) is ParameterSource.COMMANDLINE}
+    question = asked.question(target, ctx.meta[REST], words, given)
     findings = _measured(question, line)
     return _told(question, findings)
 
@@ -103,7 +105,7 @@ def _measured(question: Any, line: str) -> Findings:
         except LoadFailed as error:
             if not session.cells:
                 raise
-            findings.stopped = " ".join(str(error).splitlines())
+            findings.stopped, findings.status = " ".join(str(error).splitlines()), error.exit_code
         findings.cells = list(session.cells.values())
         findings.unknown = session.unknown
     models = [each.name for each in question.plan.contenders if each.layers is not None]
@@ -135,7 +137,8 @@ def _told(question: Any, findings: Findings) -> int:
         return 128 + signal.SIGINT
     if findings.stopped:
         click.echo(f"Error: {findings.stopped}", err=True)
-    return 1 if findings.broken or findings.stopped or not findings.cells else 0
+        return findings.status
+    return 1 if findings.broken or not findings.cells else 0
 
 
 def _write(path: str, content: bytes) -> None:

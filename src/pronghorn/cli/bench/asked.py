@@ -14,7 +14,7 @@ import msgspec
 from pronghorn.bench.bounds import Bound, parse
 from pronghorn.bench.measuring import Plan, unlike
 from pronghorn.bench.servers import Contender, of_command, of_model
-from pronghorn.bench.sockets import Address
+from pronghorn.bench.sockets import Address, connection
 from pronghorn.cli.connect.address import CannotConnect
 from pronghorn.cli.connect.address import parse as parse_address
 from pronghorn.cli.layers import given
@@ -33,6 +33,7 @@ USUAL = {
 ADDRESS = re.compile(r"(?:tcp://)?(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]*):\d+|\d+|unix:.+")
 LOOPS = "epoll asyncio uvloop thread gevent"
 MOST_CLIENTS = 1_000_000
+START = "Start the server first, or name a handler."
 
 
 class Question(msgspec.Struct):
@@ -47,8 +48,10 @@ class Question(msgspec.Struct):
     plots: str
 
 
-def question(target: str | None, rest: list[str], words: dict[str, Any]) -> Question:
-    """Raises PronghornError for whatever is wrong, before anything is started."""
+def question(target: str | None, rest: list[str], words: dict[str, Any], given: set[str]) -> Question:
+    """`given` are the words that stood on the command line. Raises PronghornError for whatever is wrong, before
+    anything is started."""
+    _refuse_what_does_nothing(target, words, given)
     if words["html_path"] or words["plots"]:
         _refuse_without_plots()
     _check_places(words)
@@ -96,6 +99,10 @@ def _resolved(text: str) -> Address:
     """The address as numbers. Raises PronghornError where nobody of that name is known, or nobody listens."""
     found = parse_address(text.removeprefix("tcp://"))
     if isinstance(found, str):
+        try:
+            connection(found, 5).close()
+        except OSError as error:
+            raise CannotConnect(f"Cannot connect to {text}.", f"{error.strerror or error}.", START) from None
         return found
     try:
         rows = socket.getaddrinfo(*found, type=socket.SOCK_STREAM)
@@ -108,9 +115,7 @@ def _resolved(text: str) -> Address:
         except OSError:
             continue
         return place
-    raise CannotConnect(
-        f"Cannot connect to {text}.", "Nobody listens there.", "Start the server first, or name a handler."
-    )
+    raise CannotConnect(f"Cannot connect to {text}.", "Nobody listens there.", START)
 
 
 # Models
@@ -251,6 +256,19 @@ def _message(text: str) -> bytes:
         return text.encode().decode("unicode_escape").encode("latin-1") if text.isascii() else text.encode()
     except (UnicodeError, ValueError) as error:
         raise BadSetting(f"--message cannot be {text!r}.", f"{error}.") from None
+
+
+def _refuse_what_does_nothing(target: str | None, words: dict[str, Any], given: set[str]) -> None:
+    """Raises BadSetting for a word without effect, so that nobody takes a result for what it does not show."""
+    for other in ("message", "script"):
+        if {"size", other} <= given:
+            raise BadSetting(f"--{other} and --size exclude each other.", f"--{other} says what to send, to the byte.")
+    for word, unit in (("rate", "0.1 messages a second"), ("message", "a byte")):
+        if word in given and not words[word]:
+            raise BadSetting(f"--{word} cannot be {words[word]!r}.", f"It is {unit} at least.", f"Or no --{word}.")
+    for word in sorted({"models", "workers"} & given):
+        if is_address(target):
+            raise BadSetting(f"{target} runs already.", f"--{word} has no effect on it.", f"Leave out --{word}.")
 
 
 def _check_places(words: dict[str, Any]) -> None:

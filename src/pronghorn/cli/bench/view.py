@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -40,9 +41,9 @@ class View:
         self._before = 0
         self.live: Live | None = None
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[done]}/{task.total:.0f}"),
+            TextColumn("{task.fields[done]}/{task.total:.0f}", markup=False),
             TimeRemainingColumn(),
             console=console,
             expand=True,
@@ -56,7 +57,7 @@ class View:
         seconds = plan.cells * (plan.seconds + plan.warm_up)
         count = f"{plan.cells} measurement{'' if plan.cells == 1 else 's'}"
         told = f"{self._findings.handler}: {count}, {seconds + 1:.0f} s at least."
-        self._console.print(told, style="dim", markup=False)
+        self._console.print(told, style="dim")
         self._console.print(f"{self._findings.loop()}.", style="dim")
         for name, why in self._findings.skipped.items():
             self._console.print(f"Not measured: {name}. {why}", style="yellow")
@@ -69,7 +70,7 @@ class View:
 
     def learnt(self, text: str) -> None:
         self._findings.talk = text
-        self._console.print(f"Messages: {text}.", style="dim", highlight=False, markup=False)
+        self._console.print(f"Messages: {text}.", style="dim")
 
     def begins(self, name: str, clients: int) -> None:
         self._now = f"{name}, {words.clients(clients)}"
@@ -87,14 +88,14 @@ class View:
         self._bar.update(self._task, completed=self._done, done=self._done)
         if self.live is None:
             if self._done == 1:
-                self._console.print(self._line(list(headings(self._findings))), markup=False, soft_wrap=True)
-            self._console.print(self._line(row(cell)), highlight=False, markup=False, soft_wrap=True)
+                self._console.print(self._line(list(headings(self._findings))), soft_wrap=True)
+            self._console.print(self._line(row(cell)), soft_wrap=True)
         self._draw()
 
     def failed(self, name: str, error: PronghornError) -> None:
         text = " ".join(part for part in (error.what, error.why, error.hint) if part)
         self._findings.failed[name] = text
-        self._console.print(f"{name}: {printable(text)}", style="red", markup=False, highlight=False)
+        self._console.print(f"{name}: {printable(text)}", style="red")
 
     def _draw(self) -> None:
         if self.live is not None:
@@ -120,7 +121,7 @@ class View:
             else:
                 console.print(f"Medians of {findings.plan.rounds} rounds:")
                 for each in [list(headings(findings)), *map(row, findings.ordered())]:
-                    console.print(self._line(each), highlight=False, markup=False, soft_wrap=True)
+                    console.print(self._line(each), soft_wrap=True)
         for note in findings.notes():
             console.print(Text(note), style="dim", soft_wrap=not console.is_terminal)
         if findings.advice.sentence:
@@ -167,10 +168,11 @@ def table(findings: Findings, cells: list[Cell]) -> Table:
 @contextmanager
 def view(findings: Findings, on_error: bool) -> Iterator[View]:
     """A View on standard output, or on standard error; it is live on a terminal."""
-    console = Console(file=sys.stderr if on_error else sys.stdout, highlight=False)
+    plain = partial(Console, highlight=False, markup=False, emoji=False)  # a handler may be called mine.py:bell
+    console = plain(file=sys.stderr if on_error else sys.stdout)
     live_too = console.is_terminal and not console.is_dumb_terminal
     if not live_too:
-        console = Console(file=console.file, highlight=False, width=200, force_terminal=False)
+        console = plain(file=console.file, width=200, force_terminal=False)
     shown = View(findings, console)
     if not live_too:
         shown.introduce()

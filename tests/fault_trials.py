@@ -32,6 +32,7 @@ HOLDS_ONE = ("iterative", "prefork")
 MOST_LINES = 10  # in the log, for one fault in ten seconds
 RECOVERY = 1.0  # seconds
 SHARE = 0.05  # of a processor, while no descriptor is left
+CALLS = 100  # in a second, of accept(2) where it fails: whoever rests makes a dozen, whoever spins makes thousands
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -253,6 +254,7 @@ def starved(result: Result, server: Launched, pid: int, folder: Path, seconds: f
         f"processor {cost.worked:.2f} s in {cost.took:.1f} s, {cost.lines} lines of log for {injected(folder)} failures"
     )
     result.expect(injected(folder) >= seconds, "accept4(2) did not fail")
+    result.expect(injected(folder) <= CALLS * cost.took, f"accept4(2) was tried {injected(folder)} times")
     result.expect(cost.worked <= SHARE * cost.took + 0.1, f"it took {cost.worked:.2f} s of processor time")
     for each in _talks(cost) + _recovers(server, cost):
         result.faults.append(f"no descriptor: {each}")

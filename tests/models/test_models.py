@@ -65,7 +65,10 @@ def clients(server: Served, count: int) -> Iterator[list[socket.socket]]:
 @pytest.mark.parametrize("handler", ["descriptors", "DescriptorsProtocol", "descriptors_blocking"])
 def test_a_forked_child_holds_its_connection_and_its_records_alone(handler: str) -> None:
     bind = ["127.0.0.1:0", "127.0.0.2:0"]
-    with serving(f"{HANDLERS}:{handler}", model="fork", bind=bind, workers=2) as server, clients(server, 4) as others:
+    with (
+        serving(f"{HANDLERS}:{handler}", model="fork", bind=bind, workers=2, bus="off") as server,  # nor the bus's door
+        clients(server, 4) as others,
+    ):
         for client in others:  # the descriptors of earlier clients are not handed down either
             held = table(ask(client))
             assert list(held)[:3] == [0, 1, 2]
@@ -89,7 +92,7 @@ def waiting_together(server: Served, count: int, sent: bytes = b"") -> Iterator[
 
 @linux
 def test_children_that_are_forked_in_a_row_hold_none_of_the_others_connections() -> None:
-    with serving(f"{HANDLERS}:descriptors", model="fork") as server, waiting_together(server, 12) as batch:
+    with serving(f"{HANDLERS}:descriptors", model="fork", bus="off") as server, waiting_together(server, 12) as batch:
         for client in batch:
             held = table(ask(client))
             assert [what.partition(":")[0] for what in held.values()].count("socket") == 1, held

@@ -226,7 +226,8 @@ def faults(folder: Path, model: str, which: list[Fault], least: int, seconds: fl
     result, costs, failed = Result(f"R7 failing calls, {model}", why_not()), list[Cost](), list[str]()
     if result.skipped:
         return result
-    with launched(folder, "upper", model=model, workers=1) as server:
+    few = {"pool_size": 2} if model == "pool" else {}  # strace counts by thread: each has its own first calls
+    with launched(folder, "upper", model=model, workers=1, **few) as server:
         (pid,) = server.ready(1)
         for fault in (each for each in which if fits(each, model)):
             broken, cost = trial(server, model, fault, folder)

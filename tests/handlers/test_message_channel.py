@@ -1,7 +1,8 @@
-"""A channel of a plain message function beside a Channel with a MessageProtocol: a peer cannot tell them apart."""
+"""A channel of a plain message function beside a channel with a MessageProtocol: a peer cannot tell them apart."""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import re
 import socket
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pronghorn.connection.asyncio_channel import AsyncioChannel
+from pronghorn.connection.asyncio_epoll import loop_of_many
 from pronghorn.connection.channel import AnyChannel, Channel
 from pronghorn.connection.interfaces import Terms
 from pronghorn.connection.own_context import base, made_for
@@ -47,26 +50,7 @@ class ByHand:
     def failed(self, channel: AnyChannel, error: BaseException) -> None:
         self.errors.append(re.sub(r"0x\w+", "", f"{type(error).__name__}: {error}"))
 
-
-class Beside:
-    """One of the two, with its peer."""
-
-    def __init__(self, plain: bool, reply: Reply, framing: Framing, ours: socket.socket, notes: bool = False) -> None:
-        style = MessageStyle(reply, framing, LIMIT, 1000)
-        self.loop, self.contexts, self.open = ByHand(), base(), dict[int, AnyChannel]()
-        terms = Terms(self.loop, None, high_water=1000, notes_first=notes)  # type: ignore[arg-type]
-        if plain:
-            shared = PlainMessages(lambda: MessageProtocol(style), terms, self.contexts, self.open)
-            self.channel: Any = MessageChannel(ours, 1, ("192.0.2.1", 7), shared, None)
-            self.channel.begin()
-        else:
-            self.channel = Channel(ours, 1, ("192.0.2.1", 7), terms, None, self.contexts.copy())
-            made = self.channel.context.run(made_for, 1, lambda: MessageProtocol(style))
-            self.channel.open(made)
-        self.open[1] = self.channel
-
-    def turn(self) -> None:
-        channel = self.channel
+    def turn(self, channel: AnyChannel) -> None:
         if channel.wants_read:
             channel.on_readable()
         if channel.wants_write:
@@ -74,18 +58,70 @@ class Beside:
         if channel.is_closing():
             channel.settle()
 
+
+class ByLoop(ByHand):
+    """An asyncio loop, for the channels that a worker has there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        glue = loop_of_many(loop, self.failed, lambda *_: None, None, lambda call: call())  # type: ignore[arg-type]
+        self.changed, self.call_later = glue.changed, glue.call_later  # type: ignore[method-assign]
+
+    def turn(self, channel: AnyChannel) -> None:
+        for _ in range(4):  # it is read, its end is settled, the loop is told
+            self._loop.run_until_complete(asyncio.sleep(0))
+
+
+LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": lambda: pytest.importorskip("uvloop").new_event_loop()}
+
+
+class Beside:
+    """One of the two, with its peer."""
+
+    def __init__(
+        self,
+        plain: bool,
+        reply: Reply,
+        framing: Framing,
+        ours: socket.socket,
+        notes: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        style = MessageStyle(reply, framing, LIMIT, 1000)
+        self.loop = ByHand() if loop is None else ByLoop(loop)
+        self.contexts, self.open = base(), dict[int, AnyChannel]()
+        terms = Terms(self.loop, None, high_water=1000, notes_first=notes)  # type: ignore[arg-type]
+        if plain:
+            shared = PlainMessages(lambda: MessageProtocol(style), terms, self.contexts, self.open)
+            self.channel: Any = MessageChannel(ours, 1, ("192.0.2.1", 7), shared, None)
+            self.channel.begin()
+        else:
+            ordinary = Channel if loop is None else AsyncioChannel
+            self.channel = ordinary(ours, 1, ("192.0.2.1", 7), terms, None, self.contexts.copy())
+            made = self.channel.context.run(made_for, 1, lambda: MessageProtocol(style))
+            self.channel.open(made)
+        self.open[1] = self.channel
+
+    def turn(self) -> None:
+        self.loop.turn(self.channel)
+
     def facts(self) -> tuple[Any, ...]:
         channel = self.channel
         return channel.bytes_in, channel.messages, channel.unfinished, channel.reason
 
 
 @contextmanager
-def beside(reply: Reply, framing: Framing, notes: bool = False) -> Iterator[list[tuple[Beside, socket.socket]]]:
+def beside(
+    reply: Reply, framing: Framing, notes: bool = False, loop: asyncio.AbstractEventLoop | None = None
+) -> Iterator[list[tuple[Beside, socket.socket]]]:
     pairs = [socket.socketpair() for _ in range(2)]
     for ours, theirs in pairs:
         ours.setblocking(False)
         theirs.setblocking(False)
-    yield [(Beside(i == 0, reply, framing, ours, notes), theirs) for i, (ours, theirs) in enumerate(pairs)]
+    yield [(Beside(i == 0, reply, framing, ours, notes, loop), theirs) for i, (ours, theirs) in enumerate(pairs)]
+    if loop is not None:
+        loop.close()
     for pair in pairs:
         for each in pair:
             each.close()
@@ -130,7 +166,29 @@ pieces = st.lists(st.lists(st.sampled_from([*b"nebtlvxa7:,\r\n\n"]), max_size=30
 @example(stream, [b"x" * (3 * LIMIT), b"v", b"x"], False, False)
 @example(delimited(b"aa"), [b"xaa", b"xaaa", b"a"], False, False)
 def test_both_answer_alike(framing: Framing, pieces: list[bytes], ends: bool, notes: bool) -> None:
-    with beside(odd, framing, notes) as both:
+    answer_alike(framing, pieces, ends, notes)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+@settings(max_examples=60, deadline=None)
+@given(framing=st.sampled_from(FRAMINGS), pieces=pieces, ends=st.booleans(), notes=st.booleans())
+@example(lines, [b"x\nl\nl\nl\nl\nl\nx\n", b"x"], True, False)
+@example(lines, [b"x\ne\nx\n"], False, False)
+@example(stream, [b"x" * (3 * LIMIT), b"v", b"x"], False, False)
+def test_both_answer_alike_on_asyncios_loops(
+    kind: str, framing: Framing, pieces: list[bytes], ends: bool, notes: bool
+) -> None:
+    answer_alike(framing, pieces, ends, notes, LOOPS[kind]())
+
+
+def answer_alike(
+    framing: Framing,
+    pieces: list[bytes],
+    ends: bool,
+    notes: bool,
+    loop: asyncio.AbstractEventLoop | None = None,
+) -> None:
+    with beside(odd, framing, notes, loop) as both:
         for piece in [*pieces, None if ends else b"", b""]:
             seen = []
             for one, theirs in both:

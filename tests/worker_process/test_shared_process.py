@@ -138,3 +138,50 @@ def test_a_connection_has_a_context_of_its_own(tmp_path: Path, name: str, model:
             ):
                 sock.sendall(question)
                 assert sock.recv(100) == answer
+
+
+OF_TASKS = """
+import asyncio, contextvars, pronghorn
+
+pool = contextvars.ContextVar("pool", default="none")
+user = contextvars.ContextVar("user", default="nobody")
+
+async def life():
+    pool.set("of the lifespan")
+    yield
+
+def note(by):
+    with open("told", "a") as file:
+        file.write(f"{by} {user.get()} {pool.get()}\\n")
+
+async def task():
+    await asyncio.sleep(0)
+    note("task")
+
+tasks = set()
+
+@pronghorn.lifespan(life)
+@pronghorn.message(pronghorn.lines)
+def message(line):
+    user.set(f"{user.get()} {line.decode()}")
+    loop = asyncio.get_running_loop()
+    tasks.add(loop.create_task(task()))
+    loop.call_later(0, note, "timer")
+    return f"{user.get()} {pool.get()}".encode()
+"""
+
+
+@pytest.mark.parametrize("model", ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])])
+def test_tasks_and_timers_of_a_message_function_run_in_its_connections_context(tmp_path: Path, model: str) -> None:
+    (tmp_path / "tasks.py").write_text(OF_TASKS)
+    with launched(tmp_path, "tasks.py:message", model=model) as server, server.connect() as first:
+        for _ in range(2):
+            first.sendall(b"alice\n")
+            assert b" alice of the lifespan\n" in first.recv(100)
+        assert server.ask(b"bob\n") == b"nobody bob of the lifespan\n"
+        told = [
+            f"{by} nobody {user} of the lifespan"
+            for by in ("task", "timer")
+            for user in ("alice", "alice alice", "bob")
+        ]
+        wait_for(lambda: sorted((tmp_path / "told").read_text().splitlines()) == sorted(told), "what they have noted")

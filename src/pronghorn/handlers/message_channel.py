@@ -384,7 +384,7 @@ class _Hot(AnyMessageChannel):
 
 
 class MessageChannel(_Hot):
-    """A connection of a plain message function in a loop of our own."""
+    """A connection of a plain message function in a loop, asyncio's included: the function sees no transport."""
 
     __slots__ = tuple(
         "_asked _burst _dead _fd _peer _rare acknowledged first_sent heard heard_in inode number opened peer_ended "

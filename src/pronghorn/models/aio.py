@@ -81,7 +81,7 @@ class AsyncioLoops(Loops):
         """Until draining began and the last connection is gone."""
         loop, drain = self._loop, self.context.drain
         for entrance in self.entrances:
-            entrance.contexts = entrance.offer.base()  # with what the lifespans have set
+            entrance.renew()  # with what the lifespans have set
         self._last = asyncio.Event()
         begun = asyncio.Event()
         loop.add_reader(drain.fileno(), begun.set)

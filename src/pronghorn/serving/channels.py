@@ -22,7 +22,7 @@ from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.proxy_wait import HeaderWait
 from pronghorn.errors import AGE, MOVED, PeerTimeout
 from pronghorn.handlers.handler import Handler
-from pronghorn.handlers.message_channel import AnyMessageChannel, PlainMessages
+from pronghorn.handlers.message_channel import MessageChannel, PlainMessages
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.listening.listener import Listener
 from pronghorn.peers import Peer
@@ -77,8 +77,14 @@ class Entrance:
             self._handshakes = Handshakes(context, service, self.begin, loops.call_later)
             self._channel_class = channel_class(self._channel_class)
         self._plain: PlainMessages | None = None
-        if loops.message_channel_class is not None and service.handler.plain and not service.tls_at_once:
+        if service.handler.plain and not service.tls_at_once:
             self._plain = PlainMessages(service.handler.protocol, self.terms, self.contexts, context.open)
+
+    def renew(self) -> None:
+        """Connections get what is set now, by lifespans say: before the first of them."""
+        self.contexts = self.offer.base()
+        if self._plain is not None:
+            self._plain.contexts = self.contexts
 
     def adopt(self, listener: Listener, fd: int, peer: Peer) -> None:
         """Make a channel of an accepted connection, and give it to a protocol, once it is introduced and has TLS."""
@@ -140,8 +146,7 @@ class Entrance:
 
     def _open_plain(self, plain: PlainMessages, sock: Any, number: int, peer: Peer, header: ProxyHeader | None) -> None:
         """The connection of a function that needs no protocol."""
-        assert self.loops.message_channel_class is not None
-        channel = self.loops.message_channel_class(sock, number, peer, plain, header)
+        channel = MessageChannel(sock, number, peer, plain, header)
         self.context.open[number] = self.context.holders[channel._fd] = channel
         channel.begin()
         if self.loops.draining:
@@ -168,8 +173,6 @@ class Loops:
     channel_class: type[AnyChannel] = Channel
     parts = True
     """A channel that is over lets go of its protocol, which has it: else only the collector could free the two."""
-    message_channel_class: type[AnyMessageChannel] | None = None
-    """Of connections whose handler is a plain message function, where the loop has such."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -220,7 +223,7 @@ class Loops:
                 context.handed_over(thing)
             else:
                 context.closed(thing, reason)
-                if self.parts:
+                if self.parts or isinstance(thing, MessageChannel):
                     thing.protocol = None
             for acceptor in self.acceptors:  # there may be room again
                 if not acceptor.wants_read:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pronghorn.connection.channel import CLOSED, CLOSING
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.timer_queue import Entry, TimerQueue
-from pronghorn.handlers.message_channel import MessageChannel
 from pronghorn.serving.acceptor import Watched
 from pronghorn.serving.channels import Loops
 from pronghorn.serving.context import BEAT, DESERTED, TICK, Context
@@ -59,8 +58,6 @@ class PassedOn:
 
 class Turns(Loops):
     """The turns of one loop: the page handles what changed, waits, and calls the things that are ready."""
-
-    message_channel_class = MessageChannel
 
     def __init__(self, context: Context) -> None:
         self._changed: list[Watchable] = []

@@ -68,6 +68,11 @@ def test_with_few_clients_no_server_keeps_up_with_a_rate() -> None:
     assert found.model == "thread" and found.ruled_out == {"epoll": "fell behind the rate by 500 ms with 64 clients"}
 
 
+def test_a_rate_that_the_load_processes_cannot_reach_is_not_put_down_to_a_server() -> None:
+    found = advised(("epoll", a_round(behind=0.5, unanswered=900, limit="load")))
+    assert found.model == "" and "epoll could not be asked at the rate" in found.sentence
+
+
 def test_several_reasons_are_one_sentence() -> None:
     found = advised(("slow", a_round(rate=100.0)), ("dear", a_round(cpu=90e-6)), ("good", a_round()))
     assert found.sentence.startswith("Recommended: good, with throughput within a tenth of the best and the least CPU:")

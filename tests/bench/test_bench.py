@@ -212,6 +212,21 @@ def test_a_script_that_raises_is_one_clear_error(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["--connect", "--rate=100"])
+def test_a_script_with_a_greeting_in_any_load(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def ask(conn):\n    conn.sendall(b'hello')\n    while data := conn.recv(9): conn.sendall(data)\n"
+    )
+    (tmp_path / "load.py").write_text(
+        "def greeting(received): return received == b'hello' or None\n"
+        "def request(n): return b'x'\n"
+        "def reply(n, received): return received == b'x'\n"
+    )
+    arguments = ["--models=thread", "--clients=1", *SHORT, f"--script={tmp_path}/load.py", "--fail-if=errors>0", how]
+    assert run(["bench", f"{tmp_path}/mine.py:ask", *arguments]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(
         "import pronghorn\n@pronghorn.message(pronghorn.lines)\ndef bell(line): return line.upper()\n"

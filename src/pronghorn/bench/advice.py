@@ -106,6 +106,10 @@ def _objection(cells: list[Cell]) -> str:
             return f"left {cell.unserved:,} of {clients(cell.clients)} without a reply"
         late = cell.behind > max(KEPT, 2 * cell.late)  # and not for the load processes' own lateness
         if cell.unanswered and late and cell.clients == most:
+            if cell.limit == LOAD:
+                return (
+                    f"could not be asked at the rate with {clients(cell.clients)}: the load processes had no time left"
+                )
             return f"fell behind the rate by {duration(cell.behind)} with {clients(cell.clients)}"
         if not cell.throughput:
             return f"answered nothing with {clients(cell.clients)}"

@@ -133,8 +133,9 @@ class Measuring:
             self.watcher.learnt(learnt.words)
             return learnt.spec
         talk = {"kind": "script", "path": plan.script}
+        job = msgspec.structs.replace(self._job(server, 1, talk), connect=False, rate=0.0)  # one message, at once
         try:
-            with loads(self._job(server, 1, talk)) as load:
+            with loads(job) as load:
                 outcome = load.run(0.0)
         except LoadFailed as error:
             raise NothingLearnt(f"--script {plan.script} cannot be used.", error.why) from None

@@ -110,6 +110,8 @@ class Beside:
             self._log.have_told_by(self._log_process.tell)
         self._follow_observers()
         self._access_writer.attach(fleet, supervisor.sides, lambda: self._access_log.lines)
+        if self._bus is not None and self._handed is None:  # at once, since a lifespan may publish
+            self._bus.watch(supervisor.sides, fleet.poller)
 
     def watch_files(self, file: str, since: int) -> None:
         """With `--reload`, from now on: handlers, and files of settings, `file` among them."""
@@ -136,7 +138,8 @@ class Beside:
             self._admin.take_over()
         if self._bus is not None:
             self._bus.take_over()
-            self._bus.watch(self._supervisor.sides, self._supervisor.poller)
+            if self._handed is not None:
+                self._bus.watch(self._supervisor.sides, self._supervisor.poller)
         for each in self._unwanted:
             each.take_over()
             each.close()

@@ -17,7 +17,10 @@ import pytest
 
 from launch import Launched, launched_code, wait_for
 from pronghorn import bus
-from pronghorn.bus.wire import JOIN, RESULT, frame
+from pronghorn.bus.joined import JOINED
+from pronghorn.bus.local import LocalBus
+from pronghorn.bus.wire import JOIN, REFUSE, RESULT, SHARED, Reader, frame
+from pronghorn.identity import BusPlace
 from pronghorn.models.registry import load
 
 MESSAGE = """
@@ -435,10 +438,18 @@ def test_what_cannot_be_sent_is_refused_in_words(tmp_path: Path) -> None:
     with served(tmp_path, MESSAGE, "epoll", bus_max_message=1000) as server, Device(server) as device:
         device.ask(b"join room")
         with client(tmp_path) as outside:
-            with pytest.raises(bus.BadBusMessage, match="300 bytes"):
+            with pytest.raises(bus.BadBusMessage, match="has 300"):
                 outside.publish("x" * 300, b"")
-            with pytest.raises(bus.BadBusMessage, match="0 bytes"):
+            with pytest.raises(bus.BadBusMessage, match="not empty"):
                 outside.publish("", b"")
+            with pytest.raises(TypeError, match="a str or bytes, not int"):
+                outside.publish(5, b"")  # type: ignore[arg-type]
+            for timeout in (0, -1, float("inf"), 86400):
+                with pytest.raises(ValueError, match=r"at most 3,600\.0; got"):
+                    outside.ask("room", b"x", timeout)
+            for nothing in (None, "5"):
+                with pytest.raises(TypeError, match="number of seconds"):
+                    outside.ask("room", b"x", nothing)  # type: ignore[arg-type]
             with pytest.raises(bus.BadBusMessage, match="bus-max-message"):
                 outside.publish("room", b"x" * 1001)
             with pytest.raises(bus.BadBusMessage, match="bus-max-message"):
@@ -586,3 +597,74 @@ def test_a_connection_that_no_new_worker_takes_keeps_its_names(tmp_path: Path) -
         with answering(device):
             assert outside.ask("device:1", b"status?", timeout=10) == b"re: status?"
         assert device.ask(b"x") == first
+
+
+def test_a_lifespan_publishes_before_its_worker_is_ready(tmp_path: Path) -> None:
+    code = f"""
+import pronghorn
+from pronghorn import bus
+
+def life():
+    with open({str(tmp_path / "said")!r}, "w") as said:
+        said.write(str(bus.publish("room", b"x")))
+    yield
+
+@pronghorn.lifespan(life)
+@pronghorn.message(pronghorn.lines)
+def handler(line):
+    return line
+"""
+    with served(tmp_path, code, "epoll") as server, Device(server) as device:
+        assert device.ask(b"x") == b"x"
+        assert (tmp_path / "said").read_text() == "0"
+
+
+def test_a_thread_that_a_handler_waits_for_may_ask(tmp_path: Path) -> None:
+    code = """
+import asyncio, pronghorn
+from pronghorn import bus
+
+@pronghorn.message(pronghorn.lines)
+async def handler(line, conn):
+    if line == b"join":
+        conn.join("me", on_bus=lambda conn, message: b"fine")
+        return b"joined"
+    if line == b"wrong":
+        try:
+            conn.join("me", on_bus=5)
+        except TypeError as error:
+            return str(error).encode()
+    return await asyncio.to_thread(bus.ask, "me", line, 10)
+"""
+    for model in ("epoll", "asyncio"):
+        with served(tmp_path, code, model) as server, Device(server) as device:
+            device.ask(b"join")
+            assert device.ask(b"status?") == b"fine"
+            assert b"a function of two arguments" in device.ask(b"wrong")
+
+
+def test_a_name_that_may_be_refused_is_not_taken_by_a_new_link() -> None:
+    (ours, hub), there = socket.socketpair(), threading.Event()
+
+    def connect() -> socket.socket:
+        assert there.wait(10), "a connection has joined before there was a link"
+        return ours
+
+    local = LocalBus(BusPlace(connect=connect, join=print, longest=100, most_unsent=100, drops_oldest=False))
+    joining = threading.Thread(target=lambda: raised(lambda: local.join(8, "free?", "refuse", object)))  # type: ignore[arg-type]
+    joining.start()
+    try:
+        wait_for(lambda: 8 in JOINED, "the question")
+        local._groups.add(7, b"sure", SHARED, object, print)  # type: ignore[arg-type]
+        there.set()
+        joining.join(10)  # nobody answers it
+        assert [each[3:5] for each in Reader().feed(hub.recv(1000)) if each[0] == JOIN] == [
+            [b"sure", SHARED],
+            [b"free?", REFUSE],
+        ]
+        assert 8 not in JOINED
+    finally:
+        JOINED.clear()
+        local._link.close()
+        hub.close()
+        wait_for(lambda: ours.fileno() < 0, "the end of the link")

@@ -89,5 +89,6 @@ def test_the_command_line_publishes_and_asks(server: tuple[Launched, Path]) -> N
         1,
         b"Error: Nobody has joined 'device:10'.\nA handler's connections join by conn.join(name).\n",
     )
+    assert f", at unix:{folder}/c.bus".encode() in ctl(folder, "status").stdout.replace(b"\n", b"")
     missing = ctl(folder, "publish", "device:9", f"@{folder}/nothing")
     assert missing.returncode == 2 and b"cannot be read" in missing.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from pronghorn.bus.errors import BusError
@@ -27,10 +28,10 @@ def ask(name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
 
     Raises NobodyThere at once if there is none, NoAnswer when the time is over, CannotAnswer if its handler answers
     nothing, BusLost if the connection ended before; and as `publish` does. BusError on a loop's thread, where asking
-    would hold up the connection that shall answer.
+    would hold up the connection that shall answer. TypeError, ValueError for a timeout that is none: more than 0, and
+    an hour at most.
     """
-    conn = connection_here()
-    if hasattr(conn, "loop"):
+    if hasattr(connection_here(), "loop") and threading.current_thread() is threading.main_thread():
         raise BusError(
             "ask() would hold up the loop that this handler runs on.",
             "A connection of this worker could not answer.",
@@ -52,18 +53,18 @@ async def aask(name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes
 def join(name: Name, *, exclusive: bool | str = False) -> None:
     """Have the connection that the calling code serves join `name`: `conn.join(name)`, for code that sees no connection
     object. RuntimeError outside of a conversation."""
-    conn = _conn()
+    conn = _conn("join")
     below = getattr(conn.protocol, "protocol", conn.protocol)  # of a transport that is driven over it
     getattr(below, "joins", conn.join)(name, exclusive=exclusive)
 
 
 def leave(name: Name) -> None:
     """Have the connection that the calling code serves leave `name`. RuntimeError outside of a conversation."""
-    _conn().leave(name)
+    _conn("leave").leave(name)
 
 
-def _conn() -> Any:
+def _conn(what: str) -> Any:
     conn = connection_here()
     if conn is None:
-        raise RuntimeError("pronghorn.bus.join() was called by code that serves no connection, or an ended one")
+        raise RuntimeError(f"pronghorn.bus.{what}() was called by code that serves no connection, or an ended one")
     return conn

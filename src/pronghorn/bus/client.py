@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pronghorn.bus.errors import BadBusMessage, BusUnavailable
 from pronghorn.bus.link import Link, result_of
-from pronghorn.bus.local import PATIENCE, Name, Payload, answer_of, count_of, name_of, one_of, payload_of
+from pronghorn.bus.local import PATIENCE, Name, Payload, answer_of, count_of, name_of, one_of, payload_of, seconds_of
 from pronghorn.bus.wire import ASK, GROUPS, LONGEST_PAYLOAD, PUBLISH
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def aconnect(url: str) -> AsyncClient:
 def place_of(url: str) -> str:
     scheme, _, path = url.partition(":")
     if scheme != "unix" or not path:
-        raise BadBusMessage(f"The address of a bus is {url!r}.", "It is unix:PATH.", "pronghorn ctl status tells it.")
+        why = "An address is unix:PATH, with the path of a server's bus socket."
+        raise BadBusMessage(f"{url!r} is no address of a bus.", why, "pronghorn ctl status tells the path.")
     return path
 
 
@@ -88,7 +89,7 @@ class Client(AnyClient):
     def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
         raw = name_of(name)
-        fields = raw, payload_of(payload, LONGEST_PAYLOAD), float(timeout)
+        fields = raw, payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
         status, answer = self._linked().request(timeout + PATIENCE, ASK, *fields)
         return answer_of(raw, status, answer, timeout)
 
@@ -116,7 +117,7 @@ class AsyncClient(AnyClient):
     async def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
         raw = name_of(name)
-        fields = raw, payload_of(payload, LONGEST_PAYLOAD), float(timeout)
+        fields = raw, payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
         status, answer = await result_of(self._linked(), timeout + PATIENCE, ASK, *fields)
         return answer_of(raw, status, answer, timeout)
 

@@ -23,6 +23,7 @@ from pronghorn.bus.wire import (
     LATE,
     LEAVE,
     LISTING,
+    LONGEST_QUESTION,
     LOST,
     NOBODY,
     PUBLISH,
@@ -38,7 +39,6 @@ from pronghorn.bus.wire import (
 )
 
 PATIENCE = 2.0  # seconds that a link has to say how many connections it reached
-LONGEST_QUESTION = 3600.0  # seconds that an answer is waited for at most
 MOST_UNDER_WAY = 10_000  # requests of one link that have no result yet
 MOST_UNSENT = 8 * 1024 * 1024  # bytes that wait for a link which does not read
 MOST_GROUPS = 1000  # in one listing

@@ -37,6 +37,7 @@ from pronghorn.bus.wire import (
     LATE,
     LEAVE,
     LONGEST_NAME,
+    LONGEST_QUESTION,
     MUTE,
     NOBODY,
     PUBLISH,
@@ -60,12 +61,25 @@ Payload = bytes | bytearray | memoryview
 
 def name_of(name: Name) -> bytes:
     """A name as the bus carries it. Raises BadBusMessage, TypeError."""
-    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else bytes(memoryview(name))
+    try:
+        raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else bytes(memoryview(name))
+    except TypeError:
+        raise TypeError(f"a name on the bus is a str or bytes, not {type(name).__name__}") from None
     if not 0 < len(raw) <= LONGEST_NAME:
+        hint = "Take a shorter name." if raw else "Take a name that is not empty."
         raise BadBusMessage(
-            f"A name on the bus has {len(raw):,} bytes.", f"It has from 1 to {LONGEST_NAME}.", "Take a shorter name."
+            f"A name on the bus has from 1 to {LONGEST_NAME} bytes.", f"This one has {len(raw):,}.", hint
         )
     return raw
+
+
+def seconds_of(timeout: float) -> float:
+    """How long an answer may take, as the bus has it. Raises ValueError, TypeError."""
+    if not hasattr(timeout, "__float__"):  # a str has none
+        raise TypeError(f"a timeout is a number of seconds, not {type(timeout).__name__}")
+    if not 0 < timeout <= LONGEST_QUESTION:
+        raise ValueError(f"a timeout is in seconds, more than 0 and at most {LONGEST_QUESTION:,}; got {timeout!r}")
+    return float(timeout)
 
 
 def payload_of(payload: Payload, longest: int) -> bytes:
@@ -128,6 +142,7 @@ class LocalBus:
     def __init__(self, place: identity.BusPlace) -> None:
         self.longest = place.longest
         self._groups = Groups()
+        self._undecided: set[tuple[int, bytes]] = set()  # names that the hub may refuse to these connections
         self._link = Link(place.connect, self._again, self._hear)
 
     # Joining.
@@ -135,22 +150,36 @@ class LocalBus:
     def join(self, number: int, name: Name, exclusive: bool | str, taker: Callable[[], Taker]) -> None:
         """See Connection.join."""
         raw, mode = name_of(name), mode_of(exclusive)
+        if mode == REFUSE:
+            return self._join_if_free(number, raw, taker)
         since = self._groups.add(number, raw, mode, taker, partial(self._ended, number))
         link = self._link
         try:
-            if link.late and mode != REFUSE:
+            if link.late:
                 link.tell(JOIN, 0, number, raw, mode, since)  # it has the rest when the hub is back
                 return
             (joined,) = link.request(JOIN_PATIENCE, JOIN, number, raw, mode, since)
         except BusError:
-            if mode != REFUSE:
-                return  # the link says it again
-            self._groups.remove(number, raw)
-            link.tell(LEAVE, number, raw)
-            raise
+            return  # the link says it again
         if not joined:
             self._groups.remove(number, raw)
             raise NameTaken(shown(raw))
+
+    def _join_if_free(self, number: int, name: bytes, taker: Callable[[], Taker]) -> None:
+        """What the hub has not decided yet the link does not say again: a new link would take the name."""
+        self._undecided.add((number, name))
+        since, joined = self._groups.add(number, name, REFUSE, taker, partial(self._ended, number)), 0
+        try:
+            (joined,) = self._link.request(JOIN_PATIENCE, JOIN, number, name, REFUSE, since)
+        except BusError:
+            self._link.tell(LEAVE, number, name)
+            raise
+        finally:
+            self._undecided.discard((number, name))
+            if not joined:
+                self._groups.remove(number, name)
+        if not joined:
+            raise NameTaken(shown(name))
 
     def leave(self, number: int, name: Name) -> None:
         """See Connection.leave."""
@@ -172,7 +201,7 @@ class LocalBus:
 
     def ask(self, name: Name, payload: Payload, seconds: float) -> bytes:
         raw = name_of(name)
-        fields = raw, payload_of(payload, self.longest), float(seconds)
+        fields = raw, payload_of(payload, self.longest), seconds_of(seconds)
         status, answer = self._link.request(seconds + PATIENCE, ASK, *fields)  # the hub says when it is over
         return answer_of(raw, status, answer, seconds)
 
@@ -183,7 +212,7 @@ class LocalBus:
 
     async def aask(self, name: Name, payload: Payload, seconds: float) -> bytes:
         raw = name_of(name)
-        fields = raw, payload_of(payload, self.longest), float(seconds)
+        fields = raw, payload_of(payload, self.longest), seconds_of(seconds)
         status, answer = await result_of(self._link, seconds + PATIENCE, ASK, *fields)
         return answer_of(raw, status, answer, seconds)
 
@@ -191,6 +220,8 @@ class LocalBus:
 
     def _again(self) -> Iterator[bytes]:
         for number, name, mode, since in self._groups.all():
+            if (number, name) in self._undecided:
+                continue
             yield frame(JOIN, 0, number, name, REPLACE if mode == REFUSE else mode, since)
 
     def _hear(self, fields: Sequence[Any]) -> None:

@@ -18,6 +18,8 @@ LONGEST_PAYLOAD = 1024 * 1024
 """Bytes of a payload, whatever the settings say."""
 LONGEST = LONGEST_PAYLOAD + 1024
 """Bytes of a frame."""
+LONGEST_QUESTION = 3600.0
+"""Seconds that an answer is waited for at most."""
 
 # What a link says to the hub.
 HELLO, JOIN, LEAVE, PUBLISH, ASK, REACHED, ANSWER, GROUPS = range(8)

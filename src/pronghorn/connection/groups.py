@@ -45,6 +45,8 @@ def join(
     makes what is sent of a payload."""
     if is_over(conn):
         raise BusError("The connection has ended, and joins nothing.", hint="is_closing() tells.")
+    if on_bus is not None and not callable(on_bus):
+        raise TypeError(f"on_bus is a function of two arguments, the connection and the message, not {on_bus!r}")
     bus = local.here()
     taker = partial(taker_of, conn, on_bus, conn if seen is None else seen, frame)
     bus.join(conn.number, name, exclusive, taker)

@@ -112,6 +112,7 @@ def _side_processes(sides: Iterable[dict[str, Any]]) -> list[tuple[str, Text]]:
     lines = []
     for each in sides:
         words = f"{each['name']}: {each['state']}" + (f" (process {each['pid']})" if each["pid"] else "")
+        words += f", at unix:{each['socket']}" if each.get("socket") else ""
         words += f", started again {each['restarts']:,} times; the last end: {each['why']}" if each["restarts"] else ""
         lines.append(printable(words))
     return [("Side processes", text("\n".join(lines)))] if lines else []

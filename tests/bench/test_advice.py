@@ -73,6 +73,12 @@ def test_a_rate_that_the_load_processes_cannot_reach_is_not_put_down_to_a_server
     assert found.model == "" and "epoll could not be asked at the rate" in found.sentence
 
 
+def test_what_was_interrupted_is_judged_by_the_row_that_all_have() -> None:
+    cells = [Cell("slow", 1, [a_round(100.0)]), Cell("slow", 64, [a_round(100.0)]), Cell("good", 1, [a_round()])]
+    found = recommend(cells, ["slow", "good"])
+    assert found.model == "good" and "with 1 client" in found.sentence
+
+
 def test_several_reasons_are_one_sentence() -> None:
     found = advised(("slow", a_round(rate=100.0)), ("dear", a_round(cpu=90e-6)), ("good", a_round()))
     assert found.sentence.startswith("Recommended: good, with throughput within a tenth of the best and the least CPU:")

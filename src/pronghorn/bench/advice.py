@@ -38,12 +38,13 @@ def recommend(cells: Iterable[Cell], models: Iterable[str], what: str = "message
         if cell.name in by_name and cell.rounds:
             by_name[cell.name].append(cell)
     ruled_out = {name: why for name, its in by_name.items() if (why := _objection(its))}
-    candidates = [max(its, key=lambda cell: cell.clients) for name, its in by_name.items() if name not in ruled_out]
-    if not candidates:
+    left = [{cell.clients: cell for cell in its} for name, its in by_name.items() if name not in ruled_out]
+    if not left:
         why = "; ".join(f"{name} {reason}" for name, reason in ruled_out.items())
         return Advice("", f"No model can be recommended: {why or 'none was measured'}.", ruled_out)
-    most = max(each.clients for each in candidates)
-    candidates = [each for each in candidates if each.clients == most]  # an interrupted run has not all of them
+    most = max(set.intersection(*map(set, left)), default=0)  # an interrupted run has not all rows of all models
+    most = most or max(map(max, left))
+    candidates = [its[most] for its in left if most in its]
     if len(candidates) == 1:
         best, among = candidates[0], "is the only candidate" if len(by_name) > 1 else "was measured alone"
         return Advice(best.name, f"Recommended: {best.name}, which {among}: {_figures(best, what)}.", ruled_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -20,8 +21,10 @@ from pronghorn import bus
 from pronghorn.bus.joined import JOINED
 from pronghorn.bus.local import LocalBus
 from pronghorn.bus.wire import JOIN, REFUSE, RESULT, SHARED, Reader, frame
+from pronghorn.connection import groups
+from pronghorn.connection.blocking import Connection
 from pronghorn.identity import BusPlace
-from pronghorn.models.registry import load
+from pronghorn.system.drain import Drain
 
 MESSAGE = """
 import os, pronghorn
@@ -149,13 +152,6 @@ PAIRS = [
     ("epoll", "plain"),
     ("thread", "plain"),
 ]
-
-
-def available(model: str) -> bool:
-    try:
-        return load(model).missing is None
-    except Exception:
-        return False
 
 
 @contextlib.contextmanager
@@ -299,6 +295,52 @@ def test_a_handler_without_on_bus_cannot_be_asked(tmp_path: Path) -> None:
         device.ask(b"join device:1")
         with pytest.raises(bus.CannotAnswer, match="no on_bus"):
             outside.ask("device:1", b"?")
+
+
+FAILING = """
+def on_bus(conn, message):
+    if message.payload == b"boom":
+        raise ZeroDivisionError("boom")
+    return message.payload
+
+def handler(conn):
+    for line in conn.makefile("rb"):
+        word, _, rest = line.strip().partition(b" ")
+        conn.join(rest, on_bus=on_bus)
+        conn.sendall(b"joined\\n")
+"""
+
+
+@pytest.mark.parametrize("model", ["thread", "gevent"])
+def test_an_on_bus_that_raises_ends_its_own_connection_and_nothing_else(tmp_path: Path, model: str) -> None:
+    with served(tmp_path, FAILING, model) as server, client(tmp_path) as outside:
+        for _ in range(2):  # the worker goes on to hear what is published
+            with Device(server) as device, Device(server) as other:
+                device.ask(b"join device:1")
+                other.ask(b"join device:2")
+                assert outside.ask("device:1", b"x", 10) == b"x"
+                with pytest.raises(bus.CannotAnswer, match="raised an exception"):
+                    outside.ask("device:1", b"boom", 10)
+                assert device.line() == b"", "as if the handler itself had raised it"
+                assert outside.ask("device:2", b"y", 10) == b"y"
+        wait_for(lambda: server.log.count("ZeroDivisionError: boom") == 2, "the log has the exception, once each")
+
+
+def test_nothing_is_kept_of_a_blocking_connection_that_is_gone() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        conn = Connection(ours.family, ours.type, 0, fileno=ours.detach())
+        conn.begin(1, "", Drain(1.0), "a")
+        before = len(groups._locks)
+        groups.shared_lock(conn)
+        conn.sendall(b"x")
+        assert len(groups._locks) == before + 1
+        conn.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            conn.send(b"y")
+        del conn
+        gc.collect()
+        assert len(groups._locks) == before
 
 
 def test_publishers_in_other_workers_reach_everybody_in_their_order(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,7 +20,8 @@ from pronghorn.testing.talk import exchange, until
 if sys.platform != "linux":
     pytest.skip("epoll(7) is Linux's", allow_module_level=True)
 
-from pronghorn.serving.polls import EpollSet
+from pronghorn.serving.blocking import Polled
+from pronghorn.serving.polls import EpollSet, SharedPlaces
 
 
 def told(server: Served) -> bytes:
@@ -83,12 +86,19 @@ def test_a_pool_serves_several_listeners_and_systems_without_epoll(factory: str)
         server.stop()
 
 
+OF_ITS_OWN = {"bind": ("127.0.0.1:0,max-connections=1,name=a",)}  # of the listener, and not of the server
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["pool", "prefork"])
-def test_a_client_beyond_the_limit_is_served_as_soon_as_another_leaves(model: str) -> None:
-    workers = 1 if model == "pool" else 3
+@pytest.mark.parametrize(
+    ("model", "workers", "limit"),
+    [("pool", 1, {"max_connections": 1}), ("prefork", 3, {"max_connections": 1}), ("pool", 1, OF_ITS_OWN)],
+)
+def test_a_client_beyond_the_limit_is_served_as_soon_as_another_leaves(
+    model: str, workers: int, limit: dict[str, Any]
+) -> None:
     with (
-        serving("upper", model=model, workers=workers, max_connections=1) as server,
+        serving("upper", model=model, workers=workers, **limit) as server,
         server.connect() as first,
         server.connect() as second,
     ):
@@ -97,3 +107,45 @@ def test_a_client_beyond_the_limit_is_served_as_soon_as_another_leaves(model: st
         until(lambda: "--max-connections" in server.log(), "the log says that a client waits")
         first.close()
         assert exchange(second, expect=5) == b"HELLO"
+        second.close()
+        assert told(server) == b"HELLO", "and again"
+
+
+def test_a_full_listener_may_be_found_full_again_while_it_is_left_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        listener = Mock(fileno=sock.fileno)
+        poller = select.poll()
+        polled = Polled(poller, poller, [listener], {})
+        polled.look(True, 0.0)
+        polled.leave_out(sock.fileno(), 0.0)
+        polled.leave_out(sock.fileno(), 0.05)  # a TLS client had spoken, and those behind it were looked for
+        polled.look(True, 0.12)
+        assert not polled.listeners.keys() - polled.full.keys()
+        polled.look(True, 1.0)
+        poller.unregister(sock)  # it is there again, once
+        with pytest.raises(KeyError):
+            poller.unregister(sock)
+
+
+def test_a_thread_that_finds_the_listener_taken_away_waits() -> None:
+    places = SharedPlaces()
+    taken: list[int] = []
+
+    class Late:
+        """The listener is taken away while a thread is about to accept."""
+
+        def acquire(self, blocking: bool = True) -> bool:
+            places._listener = -1
+            return True
+
+        def release(self) -> None:
+            pass
+
+    places.take = lambda fd: taken.append(fd)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        places.register(listener.fileno(), select.POLLIN)
+        places._taking = Late()  # type: ignore[assignment]
+        given = object()
+        places.give(given)  # type: ignore[arg-type]
+        assert places.next() is given
+    assert taken == []

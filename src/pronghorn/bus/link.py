@@ -180,6 +180,8 @@ class Link:
             for each in self._again():
                 sock.sendall(each)
             self._sock = sock
+        if self._closed:  # meanwhile: `close` has not seen this connection
+            raise OSError("the link is closed")
         self._up.set()
 
     def _listen(self, sock: socket.socket) -> bool:

@@ -251,8 +251,11 @@ class LocalBus:
                 return
         self._link.tell(ANSWER, delivery, status, b"")
 
-    def _answer(self, delivery: int, raw: bytes) -> None:
-        self._link.tell(ANSWER, delivery, ANSWERED, payload_of(raw, self.longest))
+    def _answer(self, delivery: int, raw: bytes | None) -> None:
+        if raw is None:
+            self._link.tell(ANSWER, delivery, FAILED, b"")
+        else:
+            self._link.tell(ANSWER, delivery, ANSWERED, payload_of(raw, self.longest))
 
     def forget(self) -> None:
         """In a forked process: the parent's link is not its own."""

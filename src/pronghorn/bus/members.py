@@ -19,7 +19,8 @@ class Message:
 
     __slots__ = ("_answer", "_name", "payload")
 
-    def __init__(self, name: bytes, payload: bytes, answer: Callable[[bytes], None] | None = None) -> None:
+    def __init__(self, name: bytes, payload: bytes, answer: Callable[[bytes | None], None] | None = None) -> None:
+        """`answer` is called once, with the answer, or with None if the handler has failed."""
         self._name, self.payload = name, payload
         self._answer = answer
 
@@ -40,6 +41,12 @@ class Message:
         answer, self._answer = self._answer, None
         if answer is not None:
             answer(payload)
+
+    def fail(self) -> None:
+        """The handler's on_bus has raised an exception: whoever asked is told so."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer(None)
 
     def __repr__(self) -> str:
         return f"<Message to {self.name!r}, {len(self.payload):,} bytes{', asked' if self.asked else ''}>"

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from pronghorn import identity
 from pronghorn.bus import local
@@ -95,7 +96,11 @@ class AnyTaker:
     def tell(self, message: Message) -> Any:
         """Call the handler's on_bus; what it returns is the answer, unless that is None, or a coroutine."""
         assert self._on_bus is not None
-        result = self._on_bus(self._seen, message)
+        try:
+            result = self._on_bus(self._seen, message)
+        except BaseException:
+            message.fail()
+            raise
         if inspect.isawaitable(result):
             return result
         if result is not None:
@@ -149,6 +154,7 @@ class ChannelTaker(AnyTaker):
                 if (result := await coroutine) is not None:
                     message.reply(result)
             except Exception as error:
+                message.fail()
                 self.loop.failed(self._channel, error)
                 self._channel.abort()
 
@@ -202,9 +208,13 @@ class FlowTaker(AnyTaker):
     def take(self, message: Message) -> bool:
         if self.is_over():
             return False
-        if self._on_bus is not None:
-            return self._tell_here(message)
-        raw = self.framed(message)
+        try:
+            if self._on_bus is not None:
+                return self._tell_here(message)
+            raw = self.framed(message)
+        except Exception as error:  # the conversation ends by it, as if it had raised it there
+            cut(self._conn, error)
+            return False
         with self._guard:
             if self._bytes + len(raw) > self._most and not self._make_room(len(raw)):
                 return False
@@ -348,27 +358,27 @@ class Shared:
     __slots__ = ()
 
     def sendall(self, *args: Any) -> None:
-        with _locks[self.number]:  # type: ignore[attr-defined]
+        with _locks[self]:
             super().sendall(*args)  # type: ignore[misc]
 
     def send(self, *args: Any) -> int:
-        with _locks[self.number]:  # type: ignore[attr-defined]
+        with _locks[self]:
             return super().send(*args)  # type: ignore[misc,no-any-return]
 
     def sendmsg(self, *args: Any) -> int:
-        with _locks[self.number]:  # type: ignore[attr-defined]
+        with _locks[self]:
             return super().sendmsg(*args)  # type: ignore[misc,no-any-return]
 
 
-_locks: dict[int, WriteLock] = {}
+_locks: WeakKeyDictionary[Any, WriteLock] = WeakKeyDictionary()
 _classes: dict[type, type] = {}
 
 
 def shared_lock(conn: Connection) -> WriteLock:
     """The lock of a blocking connection whose handler writes by itself; from now on it takes that, too."""
-    lock = _locks.get(conn.number)
+    lock = _locks.get(conn)
     if lock is None:
-        lock = _locks[conn.number] = WriteLock()
+        lock = _locks[conn] = WriteLock()
         kind = type(conn)
         if kind not in _classes:
             _classes[kind] = type(f"Shared{kind.__name__}", (Shared, kind), {"__slots__": ()})

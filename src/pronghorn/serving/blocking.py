@@ -70,8 +70,9 @@ class Polled:
                 self._poller.register(fd, select.POLLIN) if ready else self._poller.unregister(fd)
 
     def leave_out(self, fd: int, now: float) -> None:
-        """This listener is full."""
-        self._at.unregister(fd)
+        """This listener is full. It may be left out already, where somebody has tried it all the same."""
+        if self.on and fd not in self.full:
+            self._at.unregister(fd)
         self.full[fd] = now + EXHAUSTED_PAUSE
 
     def relieve(self) -> None:
@@ -348,7 +349,10 @@ class Flows(Conversations):
         try:
             return self._accept(listener)
         except Full:
-            self._polled.leave_out(listener.fileno(), time.monotonic())
+            if self._share is not None:  # the only listener; and it is the accepting flow that watches and leaves it
+                self._gate.run_short(time.monotonic())
+            else:
+                self._polled.leave_out(listener.fileno(), time.monotonic())
             return None
 
     def _accept(self, listener: Listener) -> Connection | None:

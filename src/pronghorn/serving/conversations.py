@@ -19,6 +19,7 @@ from pronghorn.connection.closing import last_call, let_go
 from pronghorn.connection.in_flight import is_over, is_quiet
 from pronghorn.connection.proxy_wait import TOO_LATE, limit_of
 from pronghorn.connection.quiet import shrunk
+from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import AGE, BadProxyHeader, DescriptorLost, End, PeerTimeout
 from pronghorn.events import ConnectionOpened
 from pronghorn.serving.context import Context
@@ -98,6 +99,8 @@ class Conversations:
         context = self.context
         if not conn.is_own():
             conn.lose()
+        if conn.cut_by is not None and not is_peers_fault(conn.cut_by):
+            error = conn.cut_by  # of the handler, on another flow
         if conn.lost and (error is None or isinstance(error, OSError)):
             because, error = error, DescriptorLost()
             error.__cause__ = because

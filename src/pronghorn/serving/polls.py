@@ -125,7 +125,7 @@ class SharedPlaces(Places):
         # Who is accepting now leaves what is more in the queue to whoever was woken for it.
         if self._listener >= 0 and self._taking.acquire(blocking=False):
             try:
-                conn = self.take(self._listener)
+                conn = self.take(fd) if (fd := self._listener) >= 0 else None  # it may be none any more
             finally:
                 self._taking.release()
             if conn is not None:

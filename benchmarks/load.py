@@ -28,6 +28,7 @@ import time
 
 EPOLLIN, EPOLLOUT = select.EPOLLIN, select.EPOLLOUT
 BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)  # Linux; Python names it since 3.12
+READ = 65536  # a larger buffer is mapped and unmapped by malloc(3) for each call
 PATIENCE = 10.0
 PAUSE = 0.05
 SOURCES = 250
@@ -93,10 +94,10 @@ class Client:
     def read(self) -> bytes:
         """What is there; of TLS, all of it."""
         if not isinstance(self.socket, ssl.SSLSocket):
-            return self.socket.recv(262144)
+            return self.socket.recv(READ)
         data = b""
         try:
-            while more := self.socket.recv(262144):
+            while more := self.socket.recv(READ):
                 data += more
         except ssl.SSLWantReadError:
             pass

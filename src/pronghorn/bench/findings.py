@@ -16,6 +16,7 @@ from pronghorn.bench import words
 from pronghorn.bench.advice import Advice
 from pronghorn.bench.measuring import Plan
 from pronghorn.bench.results import ENDED, LOAD, Cell
+from pronghorn.builds import build
 from pronghorn.errors import printable
 from pronghorn.system.processors import processors
 
@@ -178,13 +179,6 @@ def machine() -> dict[str, str]:
         "Pronghorn": f"{__version__}, {build()}",
         "Load before": ", ".join(f"{each:.2f}" for each in load) + " (1, 5, 15 min)",
     }
-
-
-def build() -> str:
-    """Whether the modules of the hot path are compiled."""
-    from pronghorn.handlers import message_protocol
-
-    return "compiled" if not str(message_protocol.__file__).endswith(".py") else "pure Python"
 
 
 def processor_name() -> str:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -24,7 +25,12 @@ from pronghorn.bus.wire import JOIN, REFUSE, RESULT, SHARED, Reader, frame
 from pronghorn.connection import groups
 from pronghorn.connection.blocking import Connection
 from pronghorn.identity import BusPlace
+from pronghorn.settings import settle
+from pronghorn.supervisor import bus_side
+from pronghorn.system import privileges
+from pronghorn.system.descriptor_queue import DescriptorQueue
 from pronghorn.system.drain import Drain
+from pronghorn.system.privileges import Person
 
 MESSAGE = """
 import os, pronghorn
@@ -324,6 +330,23 @@ def test_an_on_bus_that_raises_ends_its_own_connection_and_nothing_else(tmp_path
                 assert device.line() == b"", "as if the handler itself had raised it"
                 assert outside.ask("device:2", b"y", 10) == b"y"
         wait_for(lambda: server.log.count("ZeroDivisionError: boom") == 2, "the log has the exception, once each")
+
+
+def test_the_bus_socket_is_the_workers_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("to give files away needs root")
+    monkeypatch.setattr(privileges, "person", Person(65534, 65534, (65534,), "nobody", "/"))
+    door, made = DescriptorQueue.create(), Mock()
+    monkeypatch.setattr(bus_side, "SideProcess", made)
+    side = bus_side.BusSide(door, settle({"bus_socket": str(tmp_path / "b")}), "", print)
+    try:
+        side.watch(Mock(), Mock())
+        side._wanted()
+        assert (tmp_path / "b").stat().st_uid == 65534
+        assert made.call_args.kwargs["settings"]["admitted"] == [0, 65534]
+    finally:
+        side.close()
+        door.close()
 
 
 def test_nothing_is_kept_of_a_blocking_connection_that_is_gone() -> None:

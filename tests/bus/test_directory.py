@@ -60,6 +60,14 @@ def test_one_that_wants_a_name_alone_has_it() -> None:
     assert list(known.members(b"device")) == [C]
 
 
+def test_who_has_joined_after_the_one_that_wants_it_alone_stays_in_whatever_order_links_come_back() -> None:
+    live, again = Directory(), Directory()
+    assert live.join(A, b"room", REPLACE, 1.0) == [] and live.join(C, b"room", SHARED, 2.0) == []
+    assert again.join(C, b"room", SHARED, 2.0) == []
+    assert again.join(A, b"room", REPLACE, 1.0) == []
+    assert list(again.members(b"room")) == list(live.members(b"room")) == [A, C]
+
+
 def test_what_a_link_had_is_gone_with_it() -> None:
     known = Directory()
     for each in (A, B, C):

@@ -149,3 +149,25 @@ def test_a_thread_that_finds_the_listener_taken_away_waits() -> None:
         places.give(given)  # type: ignore[arg-type]
         assert places.next() is given
     assert taken == []
+
+
+def test_a_thread_that_looks_again_while_the_listener_is_taken_away_stays() -> None:
+    class Going(SharedPlaces):
+        """The accepting flow takes the listener away between two looks of a thread at it."""
+
+        looks = 0
+
+        @property
+        def _listener(self) -> int:  # type: ignore[override]
+            self.looks += 1
+            return fd if self.looks == 1 else -1
+
+        @_listener.setter
+        def _listener(self, fd: int) -> None:
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        places = Going()
+        places.register(fd, select.POLLIN)
+        places.look_again()

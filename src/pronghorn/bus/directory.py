@@ -28,9 +28,9 @@ class Directory:
         self._held: dict[int, int] = {}  # how many each link has joined
 
     def join(self, member: Member, name: bytes, mode: int, since: float) -> list[Member] | None:
-        """Add a member. Gives those that have to leave, and have left: the others, if it wants the name alone (REPLACE
-        and REFUSE), or the member itself, if somebody has wanted the name alone after `since`. None if the name is
-        taken, and the member does not take it from others (REFUSE), or if its link has joined too many."""
+        """Add a member. Gives those that have to leave, and have left: those that joined before, if it wants the name
+        alone (REPLACE and REFUSE), or the member itself, if somebody has wanted the name alone after `since`. None if
+        the name is taken, and the member does not take it from others (REFUSE), or if its link has joined too many."""
         link, number = member
         members = self._names.get(name, {})
         others = [each for each in members if each != member]
@@ -39,7 +39,8 @@ class Directory:
         if any(alone and when > since for each, (when, alone) in members.items() if each != member):
             self.leave(member, name)
             return [member]
-        for each in others if mode != SHARED else ():
+        before = [each for each in others if members[each][0] <= since] if mode != SHARED else []
+        for each in before:
             self.leave(each, name)
         if member not in members:
             if self._held.get(link, 0) >= MOST_NAMES:
@@ -52,7 +53,7 @@ class Directory:
         members[member] = since, mode != SHARED
         if late:
             self._names[name] = dict(sorted(members.items(), key=lambda item: item[1][0]))
-        return others if mode != SHARED else []
+        return before
 
     def leave(self, member: Member, name: bytes) -> None:
         """Take a member away; nothing happens if it is none. An empty name: from all that it has joined."""

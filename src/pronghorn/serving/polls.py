@@ -114,8 +114,8 @@ class SharedPlaces(Places):
             self._epoll.unregister(fd)
 
     def look_again(self) -> None:
-        if self._listener >= 0:
-            self._epoll.modify(self._listener, select.EPOLLIN | select.EPOLLET)
+        if (fd := self._listener) >= 0:
+            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLET)
 
     def give(self, conn: Connection) -> None:
         self._given.append(conn)

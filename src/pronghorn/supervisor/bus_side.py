@@ -19,6 +19,7 @@ from pronghorn.settings import Settings
 from pronghorn.settings.bus import AUTO, OFF
 from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
+from pronghorn.system import privileges
 from pronghorn.system.descriptor_queue import DescriptorQueue
 
 QUEUE = 128
@@ -50,13 +51,15 @@ class BusSide:
         if self.path and self._open():
             assert self._listener is not None
             descriptors["socket"] = self._listener.fileno()
-        settings = {"longest": self._settings.bus_max_message, "admitted": [os.geteuid()]}
+        person = privileges.person
+        admitted = [os.geteuid(), *([person.uid] if person is not None else [])]
+        settings = {"longest": self._settings.bus_max_message, "admitted": admitted}
         shown = {"socket": self.path if "socket" in descriptors else ""}
         module = "pronghorn.bus.hub_process"
         self._sides.add(SideProcess("bus", module, settings=settings, descriptors=descriptors, shown=shown))
 
     def _open(self) -> bool:
-        """Open the bus socket; without it the bus is there for the server's own processes."""
+        """Open the bus socket, which is the workers' user's; without it only the server's processes have a bus."""
         if self._listener is not None:
             return True
         claim, listener = None, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -64,7 +67,7 @@ class BusSide:
             if len(os.fsencode(self.path)) > LONGEST_PATH:
                 raise CannotBind(self.path, "The path is too long.")
             claim = Claim(self.path)
-            claim.bind(listener, self.path, "600")
+            claim.bind(listener, self.path, "600", str(privileges.person.uid) if privileges.person is not None else "")
             listener.listen(QUEUE)
         except (OSError, AddressInUse, CannotBind) as error:
             listener.close()

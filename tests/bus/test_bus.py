@@ -733,3 +733,32 @@ def test_a_name_that_may_be_refused_is_not_taken_by_a_new_link() -> None:
         local._link.close()
         hub.close()
         wait_for(lambda: ours.fileno() < 0, "the end of the link")
+
+
+@pytest.mark.parametrize("model", ["epoll", "thread"])
+def test_an_error_of_the_bus_is_no_end_of_the_clients_connection(tmp_path: Path, model: str) -> None:
+    code = """
+import pronghorn
+from pronghorn import bus
+
+@pronghorn.message(pronghorn.lines)
+def handler(line):
+    raise bus.BusLost() if line == b"lost" else bus.BusUnavailable("The hub is away.")
+"""
+    with served(tmp_path, code, model) as server, Device(server) as one, Device(server) as two:
+        assert one.ask(b"lost") == two.ask(b"away") == b""
+        wait_for(lambda: server.log.count("Handler failed") == 2, "the errors in the log")
+        assert "BusLost" in server.log and "BusUnavailable" in server.log
+
+
+@pytest.mark.slow
+def test_a_client_comes_back_after_the_server_was_started_again(tmp_path: Path) -> None:
+    with client(tmp_path) as outside:
+        for _ in range(2):
+            with served(tmp_path, MESSAGE, "epoll") as server, Device(server) as device:
+                device.ask(b"join room")
+                wait_for(lambda: joined_again(outside, {"room": 1}), "the client")
+                assert outside.publish("room", b"hello") == 1
+                assert device.line() == b"hello"
+            with pytest.raises(bus.BusError):
+                outside.publish("room", b"x", timeout=0.3)

@@ -90,5 +90,10 @@ def test_the_command_line_publishes_and_asks(server: tuple[Launched, Path]) -> N
         b"Error: Nobody has joined 'device:10'.\nA handler's connections join by conn.join(name).\n",
     )
     assert f", at unix:{folder}/c.bus".encode() in ctl(folder, "status").stdout.replace(b"\n", b"")
+    late = ctl(folder, "ask", "device:9", "x", "--timeout", "2h")
+    assert (late.returncode, late.stderr) == (
+        2,
+        b"Error: --timeout cannot be '2h'.\nAn answer may take an hour at most.\n",
+    )
     missing = ctl(folder, "publish", "device:9", f"@{folder}/nothing")
     assert missing.returncode == 2 and b"cannot be read" in missing.stderr

@@ -1,4 +1,7 @@
-"""What a caller of the bus may have to act on."""
+"""What a caller of the bus may have to act on.
+
+Law: none of them is a ConnectionError, which in a handler would stand for the end of its own client's connection.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,14 @@ class CannotAnswer(BusError):
         super().__init__(f"{name!r} cannot answer.", why, "A handler answers by on_bus.")
 
 
-class BusLost(BusError, ConnectionError):
+class BusLost(BusError):
     """What was asked was under way when its way was lost: it may have arrived, or not."""
 
     def __init__(self, why: str = "The connection to the hub has ended.") -> None:
         super().__init__("It is not known whether the message arrived.", why, "Send it again if twice does no harm.")
 
 
-class BusUnavailable(BusError, ConnectionError):
+class BusUnavailable(BusError):
     """The bus cannot be reached. Nothing was sent."""
 
     def __init__(self, why: str, hint: str = "") -> None:

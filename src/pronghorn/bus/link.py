@@ -46,8 +46,9 @@ class Waiter:
 
 
 class Link:
-    """A link to the hub. `connect` gives a new connection to it, or raises OSError. `again` gives the frames that are
-    sent first on each connection; `hear` is called with each frame that is no result, on the link's thread."""
+    """A link to the hub. `connect` gives a new connection to it, or raises OSError or BusUnavailable. `again` gives the
+    frames that are sent first on each connection; `hear` is called with each frame that is no result, on the link's
+    thread."""
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class Link:
         while not self._closed:
             try:
                 sock = self._connect()
-            except OSError:
+            except (OSError, BusUnavailable):
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue

@@ -15,7 +15,7 @@ import rich_click as click
 
 from pronghorn.bus.client import Client
 from pronghorn.bus.errors import BusUnavailable
-from pronghorn.bus.wire import LONGEST_PAYLOAD
+from pronghorn.bus.wire import LONGEST_PAYLOAD, LONGEST_QUESTION
 from pronghorn.cli.ctl import request, whom
 from pronghorn.cli.layers import takes_json
 from pronghorn.errors import BadRequest, PronghornError, printable
@@ -25,7 +25,7 @@ NOBODY = 1  # exit status
 NAME = "A name that connections join, as in device:4711."
 PAYLOAD = "The payload: text, @FILE for what is in a file, - for standard input."
 ONE = "To the connection that has joined last, and no other."
-WAIT = "How long the answer may take. [default: 5s]"
+WAIT = "How long the answer may take, an hour at most. [default: 5s]"
 LIMIT = "How many groups at most. [default: 1000]"
 NONE_YET = BusUnavailable(
     "No handler of this server has used it yet.", "A connection joins by conn.join(name); see --bus and --bus-socket."
@@ -112,6 +112,8 @@ def ask(ctx: click.Context, /, group: str, payload: str, timeout: str, as_json: 
 
     def call() -> int:
         raw, seconds = payload_of(payload), request.duration(timeout)
+        if seconds > LONGEST_QUESTION:
+            raise BadRequest(f"--timeout cannot be {timeout!r}.", "An answer may take an hour at most.")
         with client_of(find) as client:
             answer = client.ask(group, raw, seconds)
         if as_json:

@@ -54,6 +54,7 @@ class Launched:
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         self.process = process
         self.pid = process.pid
+        self.folder = folder
         self.errors = folder / "stderr"
         self.report: dict[str, Any] = {}
 

@@ -145,19 +145,18 @@ STYLES = {
     "streams": STREAMS,
     "conversation": CONVERSATION,
 }
-OWN_FLOW = ("fork", "thread", "pool", "gevent")
-LOOPS = ("select", "poll", "epoll", "asyncio", "uvloop")
+# Each model once, and each style once beside every channel it may have: select and poll have epoll's, uvloop has
+# asyncio's, pool has thread's.
+MODELS = ("select", "poll", "epoll", "asyncio", "uvloop", "fork", "thread", "pool", "gevent")
 PAIRS = [
-    *[(model, style) for model in LOOPS + OWN_FLOW for style in ("message", "protocol")],
-    *[(model, "blocking") for model in OWN_FLOW],
-    *[
-        (model, style)
-        for model in ("asyncio", "uvloop", "epoll", "thread", "fork")
-        for style in ("streams", "conversation")
-    ],
-    ("epoll", "plain"),
-    ("thread", "plain"),
+    *[(model, "message") for model in MODELS],
+    *[(model, "protocol") for model in ("epoll", "asyncio", "uvloop", "thread", "gevent")],
+    *[(model, "blocking") for model in ("fork", "thread", "gevent")],
+    *[(model, "streams") for model in ("epoll", "asyncio", "thread")],
+    *[(model, "conversation") for model in ("epoll", "asyncio", "fork")],
+    *[(model, "plain") for model in ("epoll", "thread")],
 ]
+QUICK = (("epoll", "message"), ("thread", "blocking"), ("asyncio", "streams"))
 
 
 @contextlib.contextmanager
@@ -194,11 +193,20 @@ class Device:
         self.close()
 
 
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """One server for the tests that change nothing in it: each has group names of its own."""
+    with served(tmp_path_factory.mktemp("b"), MESSAGE, "epoll", workers=2, bus_max_message=1000) as server:
+        yield server
+
+
 def client(folder: Path) -> bus.Client:
     return bus.connect(f"unix:{folder}/c.bus")
 
 
-@pytest.mark.parametrize(("model", "style"), PAIRS)
+@pytest.mark.parametrize(
+    ("model", "style"), [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) for pair in PAIRS]
+)
 def test_what_is_published_comes_to_those_who_have_joined(tmp_path: Path, model: str, style: str) -> None:
     bare = style in ("blocking", "protocol", "streams")
     end = b"\n" if bare else b""  # the others frame what is published
@@ -232,6 +240,7 @@ def test_what_is_published_comes_to_those_who_have_joined(tmp_path: Path, model:
         assert "Traceback" not in server.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["epoll", "asyncio", "thread", "fork", "gevent"])
 def test_a_question_is_answered_by_the_connection_that_joined_last(tmp_path: Path, model: str) -> None:
     with (
@@ -296,8 +305,8 @@ def raised(call: Callable[[], object]) -> BaseException | None:
     return None
 
 
-def test_a_handler_without_on_bus_cannot_be_asked(tmp_path: Path) -> None:
-    with served(tmp_path, MESSAGE, "epoll") as server, client(tmp_path) as outside, Device(server) as device:
+def test_a_handler_without_on_bus_cannot_be_asked(two_workers: Launched) -> None:
+    with client(two_workers.folder) as outside, Device(two_workers) as device:
         device.ask(b"join device:1")
         with pytest.raises(bus.CannotAnswer, match="no on_bus"):
             outside.ask("device:1", b"?")
@@ -317,6 +326,7 @@ def handler(conn):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["thread", "gevent"])
 def test_an_on_bus_that_raises_ends_its_own_connection_and_nothing_else(tmp_path: Path, model: str) -> None:
     with served(tmp_path, FAILING, model) as server, client(tmp_path) as outside:
@@ -332,6 +342,7 @@ def test_an_on_bus_that_raises_ends_its_own_connection_and_nothing_else(tmp_path
         wait_for(lambda: server.log.count("ZeroDivisionError: boom") == 2, "the log has the exception, once each")
 
 
+@pytest.mark.slow
 def test_the_bus_socket_is_the_workers_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         pytest.skip("to give files away needs root")
@@ -366,14 +377,14 @@ def test_nothing_is_kept_of_a_blocking_connection_that_is_gone() -> None:
         assert len(groups._locks) == before
 
 
-def test_publishers_in_other_workers_reach_everybody_in_their_order(tmp_path: Path) -> None:
-    with served(tmp_path, MESSAGE, "epoll", workers=2) as server, contextlib.ExitStack() as stack:
-        devices = [stack.enter_context(Device(server)) for _ in range(12)]
-        assert len({device.ask(b"join room") for device in devices}) == 2, "in both workers"
-        publishers = [stack.enter_context(Device(server)) for _ in range(4)]
+def test_publishers_in_other_workers_reach_everybody_in_their_order(two_workers: Launched) -> None:
+    with contextlib.ExitStack() as stack:
+        devices = [stack.enter_context(Device(two_workers)) for _ in range(12)]
+        assert len({device.ask(b"join order") for device in devices}) == 2, "in both workers"
+        publishers = [stack.enter_context(Device(two_workers)) for _ in range(4)]
         for number in range(25):
             for place, each in enumerate(publishers):
-                assert each.ask(b"publish room %d %d" % (place, number)) == b"12"
+                assert each.ask(b"publish order %d %d" % (place, number)) == b"12"
         for device in devices:
             lines = [device.line().split() for _ in range(100)]
             for place in range(4):
@@ -393,8 +404,9 @@ def joined_again(outside: bus.Client, wanted: dict[str, int]) -> bool:
         return False
 
 
-@pytest.mark.parametrize("model", ["epoll", "thread", "fork", "gevent"])
-def test_a_hub_that_dies_is_replaced_and_all_join_again(tmp_path: Path, model: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "deaths"), [("epoll", 2), ("thread", 1), ("fork", 1), ("gevent", 1)])
+def test_a_hub_that_dies_is_replaced_and_all_join_again(tmp_path: Path, model: str, deaths: int) -> None:
     with (
         served(tmp_path, MESSAGE, model, workers=2) as server,
         client(tmp_path) as outside,
@@ -403,7 +415,7 @@ def test_a_hub_that_dies_is_replaced_and_all_join_again(tmp_path: Path, model: s
     ):
         one.ask(b"join room")
         two.ask(b"join room")
-        for _ in range(2):
+        for _ in range(deaths):
             hub = bus_process(server)
             assert outside.publish("room", b"before") == 2
             hub.kill()
@@ -415,6 +427,7 @@ def test_a_hub_that_dies_is_replaced_and_all_join_again(tmp_path: Path, model: s
             assert one.line() == two.line() == b"after"
 
 
+@pytest.mark.slow
 def test_what_a_dead_worker_had_is_gone_and_nobody_waits_for_it(tmp_path: Path) -> None:
     with served(tmp_path, MESSAGE, "epoll") as server, client(tmp_path) as outside, Device(server) as one:
         pid = int(one.ask(b"join room"))
@@ -427,6 +440,7 @@ def test_what_a_dead_worker_had_is_gone_and_nobody_waits_for_it(tmp_path: Path) 
         assert outside.publish("room", b"x") == 0
 
 
+@pytest.mark.slow
 def test_connections_of_old_workers_are_reached_after_a_reload_and_an_upgrade(tmp_path: Path) -> None:
     with served(tmp_path, MESSAGE, "epoll") as server, client(tmp_path) as outside, Device(server) as old:
         first = old.ask(b"join room")
@@ -448,6 +462,7 @@ def test_connections_of_old_workers_are_reached_after_a_reload_and_an_upgrade(tm
             os.kill(upgraded, signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_name_can_be_refused_to_the_second(tmp_path: Path) -> None:
     code = (
         MESSAGE.replace("exclusive=True", "exclusive='refuse'")
@@ -468,6 +483,7 @@ def test_a_name_can_be_refused_to_the_second(tmp_path: Path) -> None:
         wait_for(lambda: two.ask(b"alone device:1").isdigit(), "its turn")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["epoll", "thread", "gevent"])
 @pytest.mark.parametrize("slow", ["close", "drop-oldest"])
 def test_a_connection_that_does_not_read_holds_up_nobody(tmp_path: Path, model: str, slow: str) -> None:
@@ -499,10 +515,10 @@ def test_a_connection_that_does_not_read_holds_up_nobody(tmp_path: Path, model: 
                 last = number
 
 
-def test_what_cannot_be_sent_is_refused_in_words(tmp_path: Path) -> None:
-    with served(tmp_path, MESSAGE, "epoll", bus_max_message=1000) as server, Device(server) as device:
-        device.ask(b"join room")
-        with client(tmp_path) as outside:
+def test_what_cannot_be_sent_is_refused_in_words(tmp_path: Path, two_workers: Launched) -> None:
+    with Device(two_workers) as device:
+        device.ask(b"join words")
+        with client(two_workers.folder) as outside:
             with pytest.raises(bus.BadBusMessage, match="has 300"):
                 outside.publish("x" * 300, b"")
             with pytest.raises(bus.BadBusMessage, match="not empty"):
@@ -516,14 +532,14 @@ def test_what_cannot_be_sent_is_refused_in_words(tmp_path: Path) -> None:
                 with pytest.raises(TypeError, match="number of seconds"):
                     outside.ask("room", b"x", nothing)  # type: ignore[arg-type]
             with pytest.raises(bus.BadBusMessage, match="bus-max-message"):
-                outside.publish("room", b"x" * 1001)
+                outside.publish("words", b"x" * 1001)
             with pytest.raises(bus.BadBusMessage, match="bus-max-message"):
-                outside.ask("room", b"x" * 1001)
+                outside.ask("words", b"x" * 1001)
             with pytest.raises(TypeError, match="encode"):
-                outside.publish("room", "text")  # type: ignore[arg-type]
+                outside.publish("words", "text")  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="'all' or 'one'"):
-                outside.publish("room", b"x", to="some")
-            assert outside.publish("room", b"x" * 1000) == 1
+                outside.publish("words", b"x", to="some")
+            assert outside.publish("words", b"x" * 1000) == 1
             assert outside.publish("a name with blanks, \N{GREEK SMALL LETTER ALPHA} and \udcff", b"x") == 0
     with pytest.raises(bus.BusUnavailable, match="no worker"):
         bus.publish("room", b"x")
@@ -549,6 +565,7 @@ def test_coroutines_publish_and_ask(tmp_path: Path) -> None:
         asyncio.run(talk(device))
 
 
+@pytest.mark.slow
 def test_a_conversation_publishes_without_holding_up_its_loop(tmp_path: Path) -> None:
     with served(tmp_path, CONVERSATION, "asyncio") as server, Device(server) as one, Device(server) as two:
         two.ask(b"join room")
@@ -556,30 +573,31 @@ def test_a_conversation_publishes_without_holding_up_its_loop(tmp_path: Path) ->
         assert two.line() == b"hello"
 
 
-def test_strangers_are_not_admitted(tmp_path: Path) -> None:
+def test_strangers_are_not_admitted(two_workers: Launched) -> None:
     if os.geteuid() != 0:
         pytest.skip("to be somebody else needs root")
-    with served(tmp_path, MESSAGE, "epoll") as server, Device(server) as device:
-        device.ask(b"join room")
-        os.chmod(tmp_path / "c.bus", 0o666)
-        for folder in (tmp_path, *tmp_path.parents):
-            if folder.stat().st_uid == 0 and folder != Path("/"):
-                os.chmod(folder, os.stat(folder).st_mode | 0o005)
+    folder = two_workers.folder
+    with Device(two_workers) as device:
+        device.ask(b"join strangers")
+        os.chmod(folder / "c.bus", 0o666)
+        for each in (folder, *folder.parents):
+            if each.stat().st_uid == 0 and each != Path("/"):
+                os.chmod(each, os.stat(each).st_mode | 0o005)
         child = os.fork()
         if not child:
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
-            error = raised(lambda: client(tmp_path).publish("room", b"x"))
+            error = raised(lambda: client(folder).publish("strangers", b"x"))
             os._exit(0 if isinstance(error, bus.BusUnavailable) and "not admitted" in str(error) else 1)
         assert os.waitpid(child, 0)[1] == 0
-        with client(tmp_path) as outside:
-            assert outside.publish("room", b"x") == 1
+        with client(folder) as outside:
+            assert outside.publish("strangers", b"x") == 1
 
 
-def test_garbage_ends_a_link_and_nothing_else(tmp_path: Path) -> None:
-    with served(tmp_path, MESSAGE, "epoll") as server, Device(server) as device, client(tmp_path) as outside:
-        device.ask(b"join room")
+def test_garbage_ends_a_link_and_nothing_else(two_workers: Launched) -> None:
+    with Device(two_workers) as device, client(two_workers.folder) as outside:
+        device.ask(b"join garbage")
         for raw in (
             b"GET / HTTP/1.1\r\n\r\n",
             b"\0\0\0\1\xc1",
@@ -589,14 +607,15 @@ def test_garbage_ends_a_link_and_nothing_else(tmp_path: Path) -> None:
         ):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(15)
-                sock.connect(str(tmp_path / "c.bus"))
+                sock.connect(str(two_workers.folder / "c.bus"))
                 sock.sendall(raw)
                 with contextlib.suppress(ConnectionResetError):
                     assert sock.recv(100) == b""
-        assert outside.publish("room", b"x") == 1
-        assert "Traceback" not in server.log
+        assert outside.publish("garbage", b"x") == 1
+        assert "Traceback" not in two_workers.log
 
 
+@pytest.mark.slow
 def test_nothing_of_the_bus_is_there_before_it_is_used(tmp_path: Path) -> None:
     code = """
 import sys
@@ -610,6 +629,7 @@ def handler(conn):
         assert not (tmp_path / "c.bus").exists()
 
 
+@pytest.mark.slow
 def test_without_a_bus_joining_is_refused(tmp_path: Path) -> None:
     code = MESSAGE.replace(
         "            self.conn.join(rest)",
@@ -619,6 +639,7 @@ def test_without_a_bus_joining_is_refused(tmp_path: Path) -> None:
         assert b"--bus off" in device.ask(b"join room")
 
 
+@pytest.mark.slow
 def test_what_a_connection_has_joined_moves_with_it(tmp_path: Path) -> None:
     with (
         served(tmp_path, MESSAGE, "epoll", on_reload="handover") as server,
@@ -634,6 +655,7 @@ def test_what_a_connection_has_joined_moves_with_it(tmp_path: Path) -> None:
         assert device.line() == b"hello"
 
 
+@pytest.mark.slow
 def test_what_a_protocol_has_joined_moves_with_it(tmp_path: Path) -> None:
     with (
         served(tmp_path, PROTOCOL, "epoll", on_reload="handover") as server,
@@ -648,6 +670,7 @@ def test_what_a_protocol_has_joined_moves_with_it(tmp_path: Path) -> None:
         assert device.line() == b"hello"
 
 
+@pytest.mark.slow
 def test_a_connection_that_no_new_worker_takes_keeps_its_names(tmp_path: Path) -> None:
     refusing = "\n    def handed_over(self, conn, state):\n        raise OSError('not here')\n"
     with (

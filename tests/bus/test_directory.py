@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pronghorn.bus import directory
@@ -105,6 +105,7 @@ frames = st.sampled_from(sorted(FIELDS)).flatmap(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(frames, max_size=5), st.data())
 def test_frames_come_out_as_they_went_in_however_they_are_cut(sent: list[tuple[Any, ...]], data: st.DataObject) -> None:
     raw, reader, got = b"".join(frame(*each) for each in sent), Reader(), []

@@ -61,6 +61,7 @@ def test_a_pipe_is_sealed_and_the_end_of_the_input_is_no_end_of_the_reply(author
         assert (done.stdout, done.returncode) == (b"HELLO\n", 0)
 
 
+@pytest.mark.slow
 def test_whoever_is_not_trusted_is_not_talked_to(authority: Authority, tmp_path: Path) -> None:
     certificate, key = authority.sign("server")
     stranger = Authority(tmp_path)

@@ -838,6 +838,7 @@ def test_stop_while_clients_talk(real: Launched, capsys: pytest.CaptureFixture[s
     assert output == (b"Stopped.\n" if finish else b"Stopped; the drain deadline cut 1 connection.\n")
 
 
+@pytest.mark.slow
 def test_two_who_stop_at_once_both_hear_of_the_end(real: Launched, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "pronghorn", "ctl", "stop", "--json", "--socket", f"{tmp_path}/pronghorn/shop.sock"]
     with real.connect() as client:
@@ -887,6 +888,7 @@ def test_what_was_killed_has_no_successor_but_the_next_start(
         assert result(capsys, "status")["pid"] == server.pid
 
 
+@pytest.mark.slow
 def test_the_socket_where_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.sock"
     with launched(tmp_path, control_socket=str(path)) as server:

@@ -240,6 +240,7 @@ def test_check_as_json(tmp_path: Path) -> None:
     assert not (tmp_path / "entered").exists()
 
 
+@pytest.mark.slow
 def test_check_looks_at_certificates(tmp_path: Path) -> None:
     trustme = pytest.importorskip("trustme")
     authority = trustme.CA()

@@ -364,6 +364,7 @@ def test_a_closed_or_full_standard_error_is_survived_in_silence() -> None:
             assert run("", 10, stderr=full) == b"alive\n"
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_stops_nobody_and_says_later_what_was_dropped() -> None:
     reader, writer = os.pipe()
     try:

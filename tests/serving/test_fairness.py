@@ -63,6 +63,7 @@ def test_a_new_worker_is_filled_first(tmp_path: Path) -> None:
         assert shares(rows)[0] >= 8, shares(rows)
 
 
+@pytest.mark.slow
 @linux
 def test_the_successor_of_a_dead_worker_is_filled_one_by_one(tmp_path: Path) -> None:
     """Its first connections may bring what its predecessor died of, so it rests for a moment after each, and another

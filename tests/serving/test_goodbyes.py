@@ -59,6 +59,7 @@ def said(counts: list[int], seconds: float, quiet_from: dict[int, float], late: 
     return found
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=8), st.floats(2, 60))
 def test_over_all_processes_goodbyes_are_even(counts: list[int], seconds: float) -> None:
     found = said(counts, seconds, {})

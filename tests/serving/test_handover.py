@@ -232,6 +232,7 @@ def test_an_upgrade_and_a_replacement_move_them_too(tmp_path: Path, text: str, m
         assert one.ask(b"z")[2] == third[2]
 
 
+@pytest.mark.slow
 def test_what_cannot_move_stays_and_moves_once_it_can(tmp_path: Path) -> None:
     with served(tmp_path, workers=1) as server:
         locked, other = Client(server.connect()), Client(server.connect())

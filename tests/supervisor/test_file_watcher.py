@@ -209,6 +209,7 @@ def test_names_that_are_no_text_come_through(project: Path) -> None:
         assert batch(watcher) == [os.fsdecode(name)]
 
 
+@pytest.mark.slow
 def test_what_it_leaves_out_of_its_line_is_the_end_of_the_line(project: Path) -> None:
     with watching(project) as watcher:
         (project / "two\nlines.py").touch()

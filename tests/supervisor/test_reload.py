@@ -146,6 +146,7 @@ def test_a_worker_that_fails_although_the_probe_did_not(tmp_path: Path) -> None:
         wait_for(lambda: word(server) == b"old", "an answer of the new code")
 
 
+@pytest.mark.slow
 def test_many_hups_become_two_reloads(tmp_path: Path) -> None:
     write(tmp_path, HANDLER % {"word": "old"})
     with launched(tmp_path, "mine:reply") as server:
@@ -210,6 +211,7 @@ def test_a_resize_takes_those_away_who_do_not_serve(tmp_path: Path) -> None:
         assert [pid for pid in serving if pid in server.workers()] == [pid for pid in serving if pid != first]
 
 
+@pytest.mark.slow
 def test_descriptors_of_the_supervisor_stay_the_same(tmp_path: Path) -> None:
     write(tmp_path, HANDLER % {"word": "old"})
     with launched(tmp_path, "mine:reply") as server:
@@ -269,6 +271,7 @@ def test_a_listener_that_was_shut_down_is_opened_anew_where_it_was(tmp_path: Pat
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_listener_whose_address_is_taken_meanwhile_is_told_of_and_the_others_serve(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SHUTS)
     path = f"{tmp_path}/other"
@@ -294,6 +297,7 @@ def asked(path: Path) -> bytes:
         return sock.recv(100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [["path"], ["path", "path.lock"]])
 def test_a_unix_socket_whose_path_was_removed_is_there_again(tmp_path: Path, gone: list[str]) -> None:
     path = tmp_path / "path"
@@ -309,6 +313,7 @@ def test_a_unix_socket_whose_path_was_removed_is_there_again(tmp_path: Path, gon
         assert not path.exists() and not Path(f"{path}.lock").exists()
 
 
+@pytest.mark.slow
 def test_a_path_that_another_server_has_taken_is_left_to_it(tmp_path: Path) -> None:
     path = tmp_path / "path"
     with launched(tmp_path, "upper", bind=f"unix:{path}") as server, socket.socket(socket.AF_UNIX) as other:

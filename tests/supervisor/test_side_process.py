@@ -102,6 +102,7 @@ def test_it_is_started_talks_and_ends_with_its_line(scene: Scene, tmp_path: Path
     os.close(fd)
 
 
+@pytest.mark.slow
 def test_one_that_dies_is_started_again_after_a_growing_pause(scene: Scene) -> None:
     side = scene.side()
     pauses = []

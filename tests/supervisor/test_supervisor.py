@@ -69,6 +69,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_zombie(tmp_path: Path) -> Non
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_twenty_deaths_at_once_are_all_noticed(tmp_path: Path) -> None:
     with launched(tmp_path, workers=8) as server:
         old = server.ready(8)
@@ -216,6 +217,7 @@ def test_quit_ends_at_once(tmp_path: Path) -> None:
         assert all(gone(pid) for pid in workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["thread", "fork"])
 def test_the_drain_deadline_cuts_and_says_how_many(tmp_path: Path, model: str) -> None:
     (tmp_path / "hold.py").write_text(HOLD)

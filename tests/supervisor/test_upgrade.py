@@ -82,6 +82,7 @@ def test_at_a_stop_the_old_program_tells_of_its_own_connections(tmp_path: Path) 
                 wait_for(lambda told=told: re.search(told, server.log) is not None, "the beginning of the drain")  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_three_upgrades_in_a_row(tmp_path: Path) -> None:
     with launched_code(tmp_path, HANDLER, "reply") as server:
         pid = server.pid
@@ -132,6 +133,7 @@ def _group(pid: int) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_the_path_of_a_unix_socket_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with launched_code(tmp_path, HANDLER, "reply", bind=f"unix:{path}") as server:
@@ -169,6 +171,7 @@ def said(server: Launched, pid: int, text: str) -> bool:
     return bool(re.search(rf"\[{pid}\] \[\w+\] {text}", server.log))
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_during_an_upgrade_is_done_by_the_new_program(tmp_path: Path) -> None:
     with launched_code(tmp_path, HANDLER, "reply", control_socket=str(tmp_path / "control")) as server:
         (tmp_path / "mine.py").write_text(WAITS + HANDLER)

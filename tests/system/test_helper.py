@@ -114,6 +114,7 @@ def fifo(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_settings_file_that_is_a_fifo(tmp_path: Path) -> None:
     file = tmp_path / "pronghorn.toml"
     file.write_text('bind = ["127.0.0.1:0"]\n')
@@ -154,6 +155,7 @@ if "pronghorn.server" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 def test_a_name_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SLOW_NAMES)
@@ -188,6 +190,7 @@ def failed_at(control: Path) -> float:
     return float((reply["result"]["last_reload"] or {"ended_at": 0})["ended_at"])
 
 
+@pytest.mark.slow
 def test_standard_error_that_nobody_reads(tmp_path: Path) -> None:
     """Handlers that print much and fail: a few of them fill a pipe."""
     (tmp_path / "mine.py").write_text(UPPER)

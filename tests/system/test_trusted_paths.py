@@ -156,6 +156,7 @@ def test_a_link_of_roots_own_is_followed(tmp_path: Path, standard_error: None) -
     LogFile("/dev/stderr").close()
 
 
+@pytest.mark.slow
 def test_no_race_wins_a_file_by_the_log(
     theirs: Path, precious: Path, monkeypatch: pytest.MonkeyPatch, standard_error: None
 ) -> None:

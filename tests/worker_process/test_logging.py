@@ -23,6 +23,7 @@ RECORD = re.compile(r"\[[-0-9]+ [:0-9]+ [+0-9]+\] \[\d+\] \[[A-Z]+\] ")
 HERE = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["asyncio", "thread"])
 def test_what_python_tells_of_errors_that_nobody_caught_is_no_flood_and_forges_nothing(model: str) -> None:
     with serving("loggers_under_test:floods", model=model, workers=1) as server:
@@ -143,6 +144,7 @@ class Slow(logging.Handler):
 HUNG = {"version": 1, "handlers": {"slow": {"class": "slow.Slow"}}, "root": {"level": "INFO", "handlers": ["slow"]}}
 
 
+@pytest.mark.slow
 def test_a_log_of_ones_own_that_hangs_holds_up_no_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "log.json").write_text(json.dumps(HUNG))

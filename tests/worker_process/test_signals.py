@@ -60,6 +60,7 @@ if __name__ == "__main__":
         assert not (tmp_path / "sock").exists()
 
 
+@pytest.mark.slow
 def test_what_comes_while_a_server_starts_waits(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     with started(tmp_path, [*SERVE, "slow.py:upper", "--bind", "127.0.0.1:0"], []) as server:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pronghorn.bus import directory
@@ -105,7 +105,7 @@ frames = st.sampled_from(sorted(FIELDS)).flatmap(
 )
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(frames, max_size=5), st.data())
 def test_frames_come_out_as_they_went_in_however_they_are_cut(sent: list[tuple[Any, ...]], data: st.DataObject) -> None:
     raw, reader, got = b"".join(frame(*each) for each in sent), Reader(), []
@@ -116,6 +116,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(sent: list[tuple[A
     assert [tuple(each) for each in got] == sent
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_is_no_frame(raw: bytes) -> None:
     try:

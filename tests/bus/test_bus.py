@@ -785,3 +785,37 @@ def test_a_client_comes_back_after_the_server_was_started_again(tmp_path: Path) 
                 assert device.line() == b"hello"
             with pytest.raises(bus.BusError):
                 outside.publish("room", b"x", timeout=0.3)
+
+
+@pytest.mark.slow
+def test_a_hub_that_hangs_is_replaced(tmp_path: Path) -> None:
+    with served(tmp_path, MESSAGE, "epoll") as server, client(tmp_path) as outside, Device(server) as device:
+        device.ask(b"join room")
+        hub = bus_process(server)
+        hub.suspend()
+        wait_for(lambda: "has said nothing for 5 s" in server.log, "the end of the hub")
+        wait_for(lambda: joined_again(outside, {"room": 1}), "the next one")
+        assert outside.publish("room", b"hello") == 1
+        assert device.line() == b"hello"
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_link_is_told_and_survived(tmp_path: Path) -> None:
+    code = (
+        MESSAGE
+        + """
+from pronghorn.bus import local
+deliver = local.deliver
+def fails_once(*about):
+    local.deliver = deliver
+    raise ZeroDivisionError("on purpose")
+local.deliver = fails_once
+"""
+    )
+    with served(tmp_path, code, "epoll") as server, client(tmp_path) as outside, Device(server) as device:
+        device.ask(b"join room")
+        assert outside.publish("room", b"x") == 0
+        wait_for(lambda: "ZeroDivisionError: on purpose" in server.log, "the record")
+        wait_for(lambda: joined_again(outside, {"room": 1}), "its return")
+        assert outside.publish("room", b"hello") == 1
+        assert device.line() == b"hello"

@@ -25,7 +25,7 @@ try:
 except ImportError:
     from asyncio import new_event_loop
 
-TICK = 0.25  # seconds
+TICK, BEAT = 0.25, 1.0  # seconds
 
 
 class Guarded(Link):
@@ -78,6 +78,10 @@ async def serve(side: Side) -> None:
             loop.remove_reader(side.fileno())
             over.set_result(None)
 
+    def beat() -> None:
+        side.beat()
+        loop.call_later(BEAT, beat)
+
     def tick() -> None:
         hub.tick()
         loop.call_later(TICK, tick)
@@ -86,6 +90,7 @@ async def serve(side: Side) -> None:
     loop.call_later(SETTLING, hub.settled)
     tick()
     side.ready()
+    beat()
     await over
 
 

@@ -169,6 +169,9 @@ class Link:
                     pause = SHORTEST_PAUSE
             except (OSError, BadFrame):
                 pass
+            except Exception as error:  # a fault of ours: told as any thread's, and the bus goes on
+                about = type(error), error, error.__traceback__, threading.current_thread()
+                threading.excepthook(threading.ExceptHookArgs(about))
             self._end(sock)
             if not self._closed:
                 time.sleep(pause)

@@ -308,10 +308,11 @@ class BlockingTransport(Transport):
 class Calls:
     """What other threads want to have called on a flow of control, which waits for its descriptor beside its input."""
 
-    __slots__ = ("_waiting", "_wake")
+    __slots__ = ("_guard", "_waiting", "_wake")
 
     def __init__(self) -> None:
         self._wake = Wake()
+        self._guard = threading.Lock()  # its descriptor's number is another's, once it is closed
         self._waiting: deque[Callable[[], object]] = deque()
 
     def fileno(self) -> int:
@@ -319,7 +320,8 @@ class Calls:
 
     def put(self, call: Callable[[], object]) -> None:
         self._waiting.append(call)
-        self._wake.set()
+        with self._guard:
+            self._wake.set()
 
     def run(self) -> None:
         self._wake.clear()
@@ -327,7 +329,8 @@ class Calls:
             self._waiting.popleft()()
 
     def close(self) -> None:
-        self._wake.close()
+        with self._guard:
+            self._wake.close()
 
 
 class Done:

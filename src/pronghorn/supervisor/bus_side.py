@@ -23,6 +23,7 @@ from pronghorn.system import privileges
 from pronghorn.system.descriptor_queue import DescriptorQueue
 
 QUEUE = 128
+SILENCE = 5.0  # seconds without a sign of life, after which a hub hangs and is replaced
 SUFFIX = ".bus"
 
 
@@ -56,7 +57,8 @@ class BusSide:
         settings = {"longest": self._settings.bus_max_message, "admitted": admitted}
         shown = {"socket": self.path if "socket" in descriptors else ""}
         module = "pronghorn.bus.hub_process"
-        self._sides.add(SideProcess("bus", module, settings=settings, descriptors=descriptors, shown=shown))
+        side = SideProcess("bus", module, settings=settings, descriptors=descriptors, shown=shown, silence=SILENCE)
+        self._sides.add(side)
 
     def _open(self) -> bool:
         """Open the bus socket, which is the workers' user's; without it only the server's processes have a bus."""

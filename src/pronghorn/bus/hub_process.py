@@ -54,7 +54,11 @@ class Door:
         loop = asyncio.get_running_loop()
         while (taken := receive(self._end)) is not None:
             for fd in taken[1]:
-                sock = socket.socket(fileno=fd)
+                try:
+                    sock = socket.socket(fileno=fd)
+                except OSError:  # a process that has been broken into may put anything there
+                    os.close(fd)
+                    continue
                 sock.setblocking(False)
                 task = loop.create_task(loop.connect_accepted_socket(lambda: Link(self._hub), sock))
                 self._opening.add(task)

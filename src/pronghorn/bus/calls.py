@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from pronghorn.bus.errors import BusError
-from pronghorn.bus.local import PATIENCE, Name, Payload, here
+from pronghorn.bus.local import here
+from pronghorn.bus.requests import PATIENCE, Name, Payload
 from pronghorn.system.drain import connection_here
 
 

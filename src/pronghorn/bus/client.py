@@ -13,10 +13,11 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pronghorn.bus import requests
 from pronghorn.bus.errors import BadBusMessage, BusUnavailable
-from pronghorn.bus.link import Link, result_of
-from pronghorn.bus.local import PATIENCE, Name, Payload, answer_of, count_of, name_of, one_of, payload_of, seconds_of
-from pronghorn.bus.wire import ASK, GROUPS, LONGEST_PAYLOAD, PUBLISH
+from pronghorn.bus.link import Link
+from pronghorn.bus.requests import PATIENCE, Name, Payload
+from pronghorn.bus.wire import GROUPS, LONGEST_PAYLOAD
 
 if TYPE_CHECKING:
     from typing import Self
@@ -83,15 +84,11 @@ class Client(AnyClient):
 
     def publish(self, name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
         """See pronghorn.bus.publish."""
-        fields = name_of(name), payload_of(payload, LONGEST_PAYLOAD), one_of(to)
-        return count_of(self._linked().request(timeout, PUBLISH, *fields))
+        return requests.publish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
 
     def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
-        raw = name_of(name)
-        fields = raw, payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
-        status, answer = self._linked().request(timeout + PATIENCE, ASK, *fields)
-        return answer_of(raw, status, answer, timeout)
+        return requests.ask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
 
     def groups(self, prefix: Name = b"", limit: int = 1000) -> list[tuple[str, int]]:
         """Names that begin so and have members, with their numbers, in order; `limit` at most."""
@@ -111,15 +108,11 @@ class AsyncClient(AnyClient):
 
     async def publish(self, name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
         """See pronghorn.bus.publish."""
-        fields = name_of(name), payload_of(payload, LONGEST_PAYLOAD), one_of(to)
-        return count_of(await result_of(self._linked(), timeout, PUBLISH, *fields))
+        return await requests.apublish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
 
     async def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
-        raw = name_of(name)
-        fields = raw, payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
-        status, answer = await result_of(self._linked(), timeout + PATIENCE, ASK, *fields)
-        return answer_of(raw, status, answer, timeout)
+        return await requests.aask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,7 +14,6 @@ from pronghorn.models import registry
 from pronghorn.settings import settle
 
 HANDLER = """
-import re
 import resource
 def handler(conn):
     word = conn.recv(100)

@@ -1,0 +1,79 @@
+"""What carries the bus from host to host: one interface, which Redis and NATS implement.
+
+Law: a *host* is whoever takes part by an inbox of its own: the hub of a server, or a client in another process, which
+joins nothing. A carrier knows which hosts have members of a name, brings data to them, and reads none of it. All of it
+runs on one asyncio loop, and none of its methods raises but Away. It holds a bounded amount for a broker that is away
+or slow; what goes beyond that is not sent, and counted.
+
+Instants are seconds of the carrier's own clock, `now()`, which all hosts of one carrier share as well as they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+PATIENCE = 2.0
+"""Seconds that a carrier waits for its broker, and a publisher for another host."""
+MOST_UNSENT = 8 * 1024 * 1024
+"""Bytes that wait for a broker that does not take them."""
+
+
+class Away(Exception):
+    """The broker cannot be reached now, or says no: nothing was sent. Its text says why, without any password."""
+
+
+class Host(Protocol):
+    """What a carrier calls, on its loop; nothing here waits or raises."""
+
+    @property
+    def id(self) -> str:
+        """Letters and digits; no other host has it, and no other program run of this one."""
+
+    def hear(self, data: bytes) -> None:
+        """Another host, or this one itself, has sent this here."""
+
+    def here(self) -> Iterable[tuple[bytes, float, bool]]:
+        """Every name that has members here, since when its latest is one (`now()`), and whether alone: what a broker
+        that has been away is told."""
+
+    def evict(self, name: bytes, before: float) -> None:
+        """A connection of another host holds this name alone since then: members that joined before have to leave."""
+
+    def up(self) -> None:
+        """The broker is there, and knows `here()`. At first, and each time after `down`."""
+
+    def down(self, why: str) -> None:
+        """The broker is away, or not there yet; `why` is for people and holds no password."""
+
+
+class Carrier(Protocol):
+    """A connection to a broker, which comes back by itself."""
+
+    dropped: int
+    """What was not sent, since too much waited."""
+
+    async def run(self) -> None:
+        """Connect, and go on until cancelled; then whatever it holds is closed, and the broker knows no member of this
+        host any more, if it can be told within a second."""
+
+    def now(self) -> float:
+        """The instant, by the clock that all hosts share: the broker's, where it tells one."""
+
+    async def join(self, name: bytes, since: float, mode: int) -> bool:
+        """A connection here joins (wire.SHARED, REPLACE, REFUSE), after which other hosts find it. With REPLACE every
+        other host has had `evict`; with REFUSE false is returned, and nothing was joined, if any host has a member.
+        Raises Away: what `here()` names then is joined when the broker is back (as REPLACE if it was alone)."""
+
+    def leave(self, name: bytes) -> None:
+        """The last member here has left this name."""
+
+    async def to_all(self, name: bytes, data: bytes) -> set[str]:
+        """Send to the inbox of each *other* host that has members; to which hosts. Raises Away."""
+
+    async def to_one(self, name: bytes, data: bytes) -> bool:
+        """Send to the inbox of the host, maybe this one, whose member has joined last; whether there is one. Exactly
+        one host gets it. Raises Away."""
+
+    def send(self, host: str, data: bytes) -> None:
+        """Send to the inbox of one host, as the answer to what it has sent. Lost if that is gone."""

@@ -20,6 +20,7 @@ import msgspec
 import psutil
 
 from pronghorn.boot import Boot
+from pronghorn.control import client
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
 
@@ -46,6 +47,11 @@ def lives(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def ctl(folder: Path, command: str, seconds: float = PATIENCE, **arguments: Any) -> Any:
+    """What a server answers whose control socket is `control` in this folder."""
+    return client.ask(str(folder / "control"), {"command": command, **arguments}, seconds)
 
 
 class Launched:

@@ -18,8 +18,7 @@ import msgspec
 import psutil
 import pytest
 
-from launch import Launched, launched, wait_for
-from pronghorn.control import client
+from launch import Launched, ctl, launched, wait_for
 
 pytest.importorskip("h11")
 
@@ -59,10 +58,6 @@ class Admin:
 
     def ready(self) -> bool:
         return self.get("/readyz")[0] == 200
-
-
-def ctl(folder: Path, command: str, seconds: float = 15.0, **arguments: Any) -> Any:
-    return client.ask(str(folder / "control"), {"command": command, **arguments}, seconds)
 
 
 def side_of(folder: Path) -> dict[str, Any]:

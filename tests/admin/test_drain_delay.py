@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_admin import Admin, ctl
+from test_admin import Admin
 
-from launch import Launched, launched, launched_code, wait_for
+from launch import Launched, ctl, launched, launched_code, wait_for
 from pronghorn.control.client import NoServer
 
 LONG = 30.0

@@ -20,7 +20,12 @@ MOST_UNSENT = 8 * 1024 * 1024
 
 
 class Away(Exception):
-    """The broker cannot be reached now, or says no: nothing was sent. Its text says why, without any password."""
+    """The broker cannot be reached now, or says no. Its text says why, without any password. Nothing was sent, unless
+    `perhaps`: then the connection was lost before the broker answered, and what it was told may have been done."""
+
+    def __init__(self, why: str, perhaps: bool = False) -> None:
+        super().__init__(why)
+        self.perhaps = perhaps
 
 
 class Host(Protocol):
@@ -62,7 +67,7 @@ class Carrier(Protocol):
 
     async def join(self, name: bytes, since: float, mode: int) -> bool:
         """A connection here joins (wire.SHARED, REPLACE, REFUSE), after which other hosts find it. With REPLACE every
-        other host has had `evict`; with REFUSE false is returned, and nothing was joined, if any host has a member.
+        other host has had `evict`; with REFUSE false is returned, and nothing was joined, if another host has a member.
         Raises Away: what `here()` names then is joined when the broker is back (as REPLACE if it was alone)."""
 
     def leave(self, name: bytes) -> None:

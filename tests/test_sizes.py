@@ -25,6 +25,7 @@ LARGER: dict[str, str] = {}
 SHORT = {
     "__main__.py": "python -m pronghorn asks for it",
     "bus/__init__.py": "the public names, which are imported when they are used",
+    "bus/carriers.py": "the hub and clients elsewhere choose a carrier, and import no broker before",
     "worker_process/bus_place.py": "worker.py has enough to do",
     "admin/": "what the admin process answers, and where it asks, are files of their own, which grow",
     "cli/": "a command is a file",

@@ -40,12 +40,16 @@ class HaProxy:
         self.folder, self.fronts, self.hosts = folder, fronts, hosts
         self.plain, self.tls, self.tcp_check = (fronts[name] for name in FRONTS)
 
-    def state(self, server: str, backend: str = "pronghorn") -> str:
-        """What HAProxy thinks of a server, and its weight: `UP 100`."""
+    def tell(self, command: str) -> str:
+        """What HAProxy answers to a command of its own."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(self.folder / "stats"))
-            sock.sendall(b"show stat\n")
-            rows = b"".join(iter(lambda: sock.recv(65536), b"")).decode().splitlines()
+            sock.sendall(command.encode() + b"\n")
+            return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+
+    def state(self, server: str, backend: str = "pronghorn") -> str:
+        """What HAProxy thinks of a server, and its weight: `UP 100`."""
+        rows = self.tell("show stat").splitlines()
         names = rows[0].lstrip("# ").split(",")
         row = next(
             dict(zip(names, each.split(","), strict=False)) for each in rows if each.startswith(f"{backend},{server},")
@@ -137,6 +141,25 @@ def test_the_weight_goes_with_the_load_and_ctl_drain_empties_the_backend(proxy: 
         wait_for(lambda: proxy.state("one") == "UP 100", "the weight to be back")
         wait_for(lambda: "one" in clients.more(4), "clients for the server that is back")
     assert not clients.failures
+
+
+@pytest.mark.parametrize("words, drained, after", [(False, "UP 0", "DRAIN"), (True, "DRAIN (agent) 100", "UP")])
+def test_the_words_drain_and_ready_are_said_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: bool, drained: str, after: str
+) -> None:
+    """They end what a person has set in HAProxy, which the weight alone does not."""
+    monkeypatch.setitem(QUICK, "GET /readyz", "GET /livez")  # the agent check alone tells of a drain
+    with balanced(tmp_path, agent_check_drain=words) as proxy:
+        one = proxy.hosts["one"]
+        ctl(one.folder, "drain")
+        wait_for(lambda: proxy.state("one") == drained, drained)
+        assert {each.server for each in (ask(proxy.plain) for _ in range(4))} == {"two"}
+        ctl(one.folder, "resize", count=1)
+        wait_for(lambda: proxy.state("one") == "UP 100", "the server to be back")
+        proxy.tell("set server pronghorn/one state drain")
+        with one.server.connect():  # of which a weight of 90 tells, so that an agent check has been since
+            wait_for(lambda: proxy.state("one").endswith(" 90"), "the next check")
+            assert proxy.state("one").startswith(after)
 
 
 def test_a_server_that_is_killed_is_left_out(proxy: HaProxy) -> None:

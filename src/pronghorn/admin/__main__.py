@@ -49,7 +49,7 @@ class Admin:
         self.side = side
         self.over = asyncio.Event()
         self.line = SupervisorLine(side, self.over.set, self._told)
-        self.agent = AgentCheck(self.line)
+        self.agent = AgentCheck(self.line, drain=side.settings.get("agent_check_drain", False))
         self.gatherer = Gatherer(side.descriptors["board"], self.line)
         self.http: Any = None
         self.exporters: list[Exporter] = []

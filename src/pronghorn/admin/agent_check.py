@@ -2,8 +2,10 @@
 
 Law: `up N%` while the server takes clients, where N is the part of the connections that it can have which are free;
 `up 0%` while it starts, drains or is about to stop, so that no new client comes and those that are there stay; `down`
-when its supervisor does not answer. Not the word `drain`: it sets the server's administrative state, which only the
-word `ready` ends, and that would end a maintenance, too, which a person has set in HAProxy (its manual, agent-check).
+when its supervisor does not answer. The words `drain` and `ready` are said only where a setting asks for them: they set
+the server's administrative state, which nothing but `ready` ends, and that ends a maintenance, too, which a person has
+set in HAProxy (its manual, agent-check). `ready` is then said always: HAProxy may have heard `drain` from a server that
+was killed since.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ PATIENCE = 2.0  # seconds until a client has to have taken its line
 
 
 class AgentCheck:
-    """Answers by what the supervisor says on `line`."""
+    """Answers by what the supervisor says on `line`; with `drain` by that word and `ready`, too."""
 
-    def __init__(self, line: SupervisorLine) -> None:
-        self._line = line
+    def __init__(self, line: SupervisorLine, *, drain: bool = False) -> None:
+        self._line, self._drain = line, drain
         self._servers: list[asyncio.Server] = []
         self.open = 0
 
@@ -53,7 +55,7 @@ class AgentCheck:
 
     async def _words(self) -> bytes:
         try:
-            return words(await self._line.look("health")).encode() + b"\n"
+            return words(await self._line.look("health"), drain=self._drain).encode() + b"\n"
         except PronghornError:
             return b"down #the supervisor does not answer\n"
 
@@ -66,10 +68,10 @@ def stop_accepting(servers: list[asyncio.Server]) -> None:
             asyncio.get_running_loop().remove_reader(sock.fileno())
 
 
-def words(health: dict[str, Any]) -> str:
+def words(health: dict[str, Any], *, drain: bool = False) -> str:
     """The line for what `health` says; what stands behind # is shown by HAProxy and its log."""
     if not health["ready"]:
-        return f"up 0% #{health['why']}"
+        return f"up {'drain' if drain else '0%'} #{health['why']}"
     most = health["most"]
     free = 100 - 100 * min(health["open"], most) // most if most else 100
-    return f"up {max(1, free)}%"
+    return f"up {'ready ' if drain else ''}{max(1, free)}%"

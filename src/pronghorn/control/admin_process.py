@@ -153,6 +153,7 @@ class AdminProcess:
         asked = self._settings
         settings: dict[str, Any] = {"name": supervisor.fleet.serving.plan.server, "token": self._token}
         settings[CHANGED] = changed(asked)
+        settings["agent_check_drain"] = asked.agent_check_drain
         if asked.statsd:
             settings["statsd"] = [asked.statsd, asked.statsd_prefix, asked.statsd_tags]
             descriptors["statsd"] = self._statsd

@@ -35,6 +35,13 @@ class Admin(Metrics, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "than once.",
         Option(metavar="ADDRESS", at=RESTART),
     ] = ()
+    agent_check_drain: Annotated[
+        bool,
+        "Have the agent check say the words drain, while the server takes no new clients, and ready, while it does, in "
+        "place of a weight of 0: they set the administrative state in HAProxy, where they overrule what a person has "
+        "set by hand.",
+        Option(at=RESTART),
+    ] = False
     drain_delay: Annotated[
         float,
         "Time for which a server that is told to stop, by TERM or by ctl stop, says that it is not ready (/readyz, "

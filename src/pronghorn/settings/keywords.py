@@ -157,6 +157,7 @@ class Keywords(TypedDict, total=False):
     admin_write: bool
     admin_token_file: str
     agent_check: str | Iterable[str]
+    agent_check_drain: bool
     drain_delay: float | str
     bus: Literal["local", "off"]
     bus_socket: str

@@ -33,6 +33,7 @@ sys.path.insert(0, str(TESTS))
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 import guards  # noqa: E402
+import several_hosts  # noqa: E402
 
 import goodbye_trials as goodbyes  # noqa: E402
 import handover_trials as handing  # noqa: E402
@@ -94,6 +95,7 @@ def experiments() -> Iterator[tuple[str, str, Trial]]:
     yield "R13", f"{scaled(100)} sequences of up to 30 steps of the supervisor's model", model_of_the_supervisor
     yield "R17", "what does not answer, and the supervisor's system calls under strace", never_waits
     yield from spread_goodbyes()
+    yield from several_hosts.experiments(scaled)
     yield "R18", "reloads that fail late, what is asked for during an upgrade, and each setting", transactions
     count = max(20, round(2000 * SCALE))
     for model in ("epoll", "uvloop"):
@@ -232,8 +234,8 @@ calls that fail, and with a server that is short of something. `make test` makes
 [tests/ledger_trials.py](../tests/ledger_trials.py), [tests/ledger_reloads.py](../tests/ledger_reloads.py),
 [tests/guard_trials.py](../tests/guard_trials.py), [tests/line_trials.py](../tests/line_trials.py),
 [tests/fault_trials.py](../tests/fault_trials.py), [tests/crash_trials.py](../tests/crash_trials.py),
-[tests/crowd_trials.py](../tests/crowd_trials.py) and [tests/goodbye_trials.py](../tests/goodbye_trials.py) say
-what they demand; this page is written by
+[tests/crowd_trials.py](../tests/crowd_trials.py), [tests/goodbye_trials.py](../tests/goodbye_trials.py) and
+[tests/host_trials.py](../tests/host_trials.py) say what they demand; this page is written by
 [proof/run.py](../proof/run.py).
 
 """

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -124,12 +124,17 @@ class Launched:
 
 @contextmanager
 def started(
-    folder: Path, arguments: list[str], descriptors: list[int], *, terminal: bool = False
+    folder: Path,
+    arguments: list[str],
+    descriptors: list[int],
+    *,
+    terminal: bool = False,
+    inside: Sequence[str] = (),
 ) -> Iterator[Launched]:
     with open(folder / "stderr", "wb") as errors, open(os.devnull, "rb") as nothing:
         master, slave = pty.openpty() if terminal else (-1, -1)
         streams = {"stdin": slave if terminal else nothing, "stdout": subprocess.DEVNULL, "stderr": errors}
-        command = [sys.executable, *arguments]
+        command = [*inside, sys.executable, *arguments]
         process = subprocess.Popen(command, cwd=folder, start_new_session=True, pass_fds=descriptors, **streams)
     for fd in descriptors:
         os.close(fd)
@@ -145,10 +150,17 @@ def started(
 
 @contextmanager
 def launched(
-    folder: Path, source: str | Source | None = "upper", *, terminal: bool = False, config: str = "", **settings: Any
+    folder: Path,
+    source: str | Source | None = "upper",
+    *,
+    terminal: bool = False,
+    config: str = "",
+    inside: Sequence[str] = (),
+    **settings: Any,
 ) -> Iterator[Launched]:
     """A server that has said how its start went; `folder` is its working folder, and takes its standard error. With a
-    `terminal` its standard input is one; `config` is a settings file. A setting that is None is not given."""
+    `terminal` its standard input is one; `config` is a settings file; `inside` is a command that becomes the server,
+    such as nsenter(1). A setting that is None is not given."""
     source = Source(name=source) if isinstance(source, str) else source
     given = {name: value for name, value in {"bind": "127.0.0.1:0", **settings}.items() if value is not None}
     reader, writer = os.pipe()
@@ -157,7 +169,9 @@ def launched(
     fd = os.open(folder / "boot.json", os.O_RDONLY)
     with (
         open(reader, "rb") as reports,
-        started(folder, ["-P", "-m", "pronghorn.server", str(fd)], [fd, writer], terminal=terminal) as server,
+        started(
+            folder, ["-P", "-m", "pronghorn.server", str(fd)], [fd, writer], terminal=terminal, inside=inside
+        ) as server,
     ):
         line = reports.readline()
         reports.read()  # to the end: the server has let go of it

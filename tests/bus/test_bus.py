@@ -573,6 +573,16 @@ def test_a_conversation_publishes_without_holding_up_its_loop(tmp_path: Path) ->
         assert two.line() == b"hello"
 
 
+def test_clients_come_in_after_many_messages(two_workers: Launched) -> None:
+    """uvloop closes the listener of a server that nobody refers to: when the collector of cycles has come so far."""
+    with Device(two_workers) as device:
+        device.ask(b"join many")
+    for _ in range(2):
+        with client(two_workers.folder) as outside:
+            for _ in range(1000):
+                assert outside.publish("nobody", b"") == 0
+
+
 def test_strangers_are_not_admitted(two_workers: Launched) -> None:
     if os.geteuid() != 0:
         pytest.skip("to be somebody else needs root")

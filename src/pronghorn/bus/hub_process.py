@@ -48,6 +48,8 @@ class Door:
     def __init__(self, hub: Hub, end: socket.socket) -> None:
         self._hub, self._end = hub, end
         self._opening: set[asyncio.Task[object]] = set()
+        self.server: asyncio.AbstractServer | None = None
+        """For those who come in by the unix socket: uvloop closes its listener with a server that nobody refers to."""
 
     def take(self) -> None:
         """Take in all who wait."""
@@ -74,7 +76,7 @@ async def serve(side: Side) -> None:
     if "socket" in side.descriptors:
         admitted = {0, os.geteuid(), *side.settings["admitted"]}
         listener = socket.socket(fileno=side.descriptors["socket"])
-        await loop.create_unix_server(lambda: Guarded(hub, admitted), sock=listener)
+        door.server = await loop.create_unix_server(lambda: Guarded(hub, admitted), sock=listener)
 
     def heard() -> None:
         side.take()

@@ -50,7 +50,7 @@ SHARED, REPLACE, REFUSE = range(3)
 ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG = range(7)
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def frame(*fields: Any) -> bytes:
@@ -73,18 +73,19 @@ class Reader:
 
     def feed(self, data: bytes) -> list[Sequence[Any]]:
         """The frames that these bytes complete, each as what stands in it. Raises BadFrame."""
-        data = self._rest + data if self._rest else data
+        if self._rest:
+            data = self._rest + data
         found: list[Sequence[Any]] = []
         at, end = 0, len(data)
-        while end - at >= 4:
-            length = int.from_bytes(data[at : at + 4], "big")
+        while (begin := at + 4) <= end:
+            length = int.from_bytes(data[at:begin], "big")
             if length > LONGEST:
                 raise BadFrame(f"a frame of {length:,} bytes")
-            if end - at - 4 < length:
+            if (after := begin + length) > end:
                 break
-            found.append(checked(data[at + 4 : at + 4 + length]))
-            at += 4 + length
-        self._rest = data[at:] if at else data
+            found.append(checked(data[begin:after]))
+            at = after
+        self._rest = data[at:]
         return found
 
 
@@ -92,10 +93,9 @@ def checked(body: bytes) -> Sequence[Any]:
     """What stands in a frame. Raises BadFrame unless it is what FIELDS say."""
     try:
         fields = _decode(body)
-        kind, *rest = fields
-        known = FIELDS[kind]
-    except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError):
+        known = FIELDS[fields[0]]
+    except (msgspec.MsgspecError, ValueError, TypeError, LookupError, RecursionError):
         raise BadFrame("what is no frame") from None
-    if len(rest) != len(known) or any(type(each) is not wanted for each, wanted in zip(rest, known, strict=True)):
-        raise BadFrame(f"a frame of kind {kind} with other fields")
-    return fields  # type: ignore[no-any-return]
+    if tuple(map(type, fields[1:])) != known:
+        raise BadFrame(f"a frame of kind {fields[0]} with other fields")
+    return fields

@@ -161,9 +161,7 @@ class LocalBus:
 
     def forget(self) -> None:
         """In a forked process: the parent's link is not its own."""
-        sock = self._link._sock
-        if sock is not None:
-            sock.close()
+        self._link.let_go()
 
 
 def mode_of(exclusive: bool | str) -> int:

@@ -69,6 +69,7 @@ class Link:
         self.late = False
         """A result did not come in time, and nothing has come since."""
         self._closed = False
+        self._answered = False  # the hub has, over this connection
         self._line = Line(connect)
         threading.Thread(target=self._run, name="pronghorn-bus", daemon=True).start()
 
@@ -91,8 +92,9 @@ class Link:
 
     def _by_line(self, seconds: float, *fields: Any) -> Any:
         """A result that the thread which waits reads itself; None if nothing was sent. Not while anything else is under
-        way: what was sent before is to be there before. Not where gevent has made all sockets its own."""
-        if self._waiters or self.late or not self._up.is_set() or socket.socket.__module__ != "socket":
+        way: what was sent before is to be there before. Not as long as the hub may refuse this process. Not where
+        gevent has made all sockets its own."""
+        if self._waiters or self.late or not self._answered or socket.socket.__module__ != "socket":
             return None
         try:
             return self._line.request(seconds, *fields)
@@ -169,6 +171,7 @@ class Link:
 
     def _drop(self, sock: socket.socket | None) -> None:
         """Have the thread find the end of this connection."""
+        self._answered = False
         self._up.clear()
         if sock is not None:
             try:
@@ -222,6 +225,7 @@ class Link:
             for each in reader.feed(data):
                 if each[0] in (RESULT, REPLY, LISTING):
                     if (waiter := waiters.pop(each[1], None)) is not None:
+                        self._answered = True
                         waiter.set(each[2:])
                 elif each[0] == REFUSED:
                     self.refusal = each[1]
@@ -229,6 +233,7 @@ class Link:
                     self._hear(each)
 
     def _end(self, sock: socket.socket) -> None:
+        self._answered = False
         self._up.clear()
         with self._sending:
             self._sock = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,40 +12,9 @@ import pytest
 from launch import launched, wait_for
 from pronghorn import events
 from pronghorn.observers.systemd import SystemdObserver
+from service_manager import Manager
 
 STARTED = events.ServerStarted("mine:reply", "message", "epoll", "", 2, 10, "")
-
-
-class Manager:
-    """systemd's end."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.socket.settimeout(15)
-
-    def next(self) -> list[str]:
-        return self.socket.recv(4096).decode().split("\n")
-
-    def until(self, line: str) -> list[str]:
-        """The first message that holds `line`."""
-        deadline = time.monotonic() + 15
-        while line not in (message := self.next()):
-            assert time.monotonic() < deadline
-        return message
-
-    def waiting(self) -> list[str]:
-        """All that has been said and not been heard yet."""
-        said: list[str] = []
-        self.socket.setblocking(False)
-        try:
-            while True:
-                said += self.next()
-        except BlockingIOError:
-            return said
-        finally:
-            self.socket.settimeout(15)
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -20,7 +20,7 @@ from pronghorn.observers.access_log import AccessLog
 from pronghorn.observers.log import LogObserver
 from pronghorn.settings import Settings
 from pronghorn.supervisor.access_writer import AccessWriter
-from pronghorn.supervisor.bus_side import BusSide
+from pronghorn.supervisor.bus_side import BusSide, carrier_of
 from pronghorn.supervisor.event_counts import EventCounts
 from pronghorn.supervisor.exception_guard import Guard
 from pronghorn.supervisor.log_process import LogProcess
@@ -60,7 +60,8 @@ class Beside:
         self._supervisor: Supervisor
 
     def check(self) -> None:
-        """Raises MissingExtra, BadSetting and CannotBind for an admin process that cannot be."""
+        """Raises MissingExtra, BadSetting and CannotBind for an admin process that cannot be, or a bus."""
+        carrier_of(self._settings)
         if self._has_admin or self._settings.admin_write:
             from pronghorn.control.admin_process import check
 

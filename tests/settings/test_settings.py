@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.settings import Settings, fields, settle
-from pronghorn.settings.bus import CLOSE, DROP_OLDEST, LOCAL, OFF
+from pronghorn.settings.bus import CLOSE, DROP_OLDEST
 from pronghorn.settings.fields import Field
 from pronghorn.settings.handler import STYLES
 from pronghorn.settings.lifecycle import ON_RELOAD
@@ -159,7 +159,7 @@ def test_choices_are_those_of_the_fields() -> None:
     choices = {field.name: field.choices for field in fields() if field.choices}
     log = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
     log |= {"tls_client_cert": CLIENT_CERTIFICATES, "tls_min_version": TLS_VERSIONS}
-    log |= {"bus": (LOCAL, OFF), "bus_slow": (CLOSE, DROP_OLDEST)}
+    log |= {"bus_slow": (CLOSE, DROP_OLDEST)}
     assert choices == {"model": MODELS, "style": STYLES, "tls": TLS_WHEN, "on_reload": ON_RELOAD, **log}
 
 

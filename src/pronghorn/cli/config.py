@@ -9,6 +9,7 @@ import rich_click as click
 
 from pronghorn import settings
 from pronghorn.cli.layers import print_json, takes_json, takes_layers
+from pronghorn.settings.broker_url import without_secret
 from pronghorn.settings.layers import DEFAULT, Layers, Settled
 from pronghorn.settings.listeners import BIND, HANDLER, LISTENERS, NAME, TABLE
 from pronghorn.settings.services import Service, services
@@ -36,7 +37,9 @@ def handler_of(settled: Settled) -> str:
 
 def rows(settled: Settled) -> dict[str, dict[str, Any]]:
     """Value and origin of the handler and of each setting."""
-    values = {HANDLER: handler_of(settled)} | msgspec.structs.asdict(settled.settings)
+    values: dict[str, Any] = {HANDLER: handler_of(settled)}
+    values |= {each.name: each.public(getattr(settled.settings, each.name)) for each in settings.fields()}
+    values[LISTENERS] = settled.settings.listeners
     found = {name: {"value": values[name], "origin": settled.origins[name]} for name in settled.origins}
     origin = settled.origins.get(LISTENERS, "--bind")
     return found | ({LISTENERS: {"value": listeners(settled), "origin": origin}} if named(settled) else {})
@@ -75,6 +78,9 @@ def toml(settled: Settled) -> str:
         if settled.origins[field.name] != DEFAULT:
             value = getattr(settled.settings, field.name)
             shown = field.shown(value) if field.unit in ("time", "size") else value
+            if field.hides(value):
+                shown = without_secret(value)
+                lines.append(f"# {field.variable} gives a password too: see --{field.name}-password-file")
             lines.append(f"{field.name.replace('_', '-')} = {_toml_value(shown)}")
     for table in settled.settings.listeners:
         lines += ["", f"[[{TABLE}]]"]

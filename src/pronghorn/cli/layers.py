@@ -163,6 +163,8 @@ def given(ctx: click.Context, handler: str | None, config: str | None, values: d
         origin = ctx.get_parameter_source(field.name)
         if origin is ParameterSource.COMMANDLINE:
             origins[field.name] = field.flag
+            if field.hides(values[field.name]):
+                refuse_secret(field)
         elif origin is ParameterSource.ENVIRONMENT:
             origins[field.name] = field.variable
     for stray, near in strays(os.environ):
@@ -170,6 +172,16 @@ def given(ctx: click.Context, handler: str | None, config: str | None, values: d
     source = Source(command=program) if program else Source(name=handler) if handler else None
     file = absolute(config) if config else find()
     return Layers({name: values[name] for name in origins}, origins, source, file)
+
+
+def refuse_secret(field: Field) -> None:
+    """Raises BadSetting for a password on the command line."""
+    raise BadSetting(
+        f"{field.flag} has a password in it.",
+        "ps shows a command line to everybody on this machine, and a shell keeps it.",
+        f"Leave it out there, and name a file that holds it: {field.flag}-password-file PATH. Or give the whole URL as "
+        f"{field.variable}, or in the settings file.",
+    )
 
 
 def strays(environment: Iterable[str]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pronghorn.cli.layers import takes_layers
 from pronghorn.errors import BadSetting, PronghornError
+from pronghorn.settings import fields
 from pronghorn.settings.layers import Layers
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def command(layers: Layers) -> None:
 
 
 def become_supervisor(boot: Boot) -> NoReturn:
-    """Replace this process by the server. The settings go into an anonymous file, so that no `ps` shows them."""
+    """Replace this process by the server. The settings go into an anonymous file, so that no `ps` shows them; and those
+    that were given as variables, and are secret, are in no environment of the server, its workers and their programs.
+    """
     import msgspec
 
     from pronghorn.boot import server_command
@@ -62,6 +65,9 @@ def become_supervisor(boot: Boot) -> NoReturn:
         raise BadSetting(
             f"{error.object!r} is not UTF-8.", hint="Give it another name, such as a link to it."
         ) from None
+    for each in fields():
+        if each.hides(os.environ.get(each.variable)):
+            del os.environ[each.variable]
     _make_importable()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -35,6 +35,11 @@ class Settings(Bus, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listeners: tuple[dict[str, Any], ...] = ()
     """Listeners with settings of their own (listeners.py); no flag and no variable gives them."""
 
+    def __repr__(self) -> str:
+        """What is not a default, without secrets."""
+        set_ones = [each for each in fields() if getattr(self, each.name) != each.default]
+        return f"Settings({', '.join(f'{each.name}={each.public(getattr(self, each.name))!r}' for each in set_ones)})"
+
 
 @cache
 def fields() -> tuple[Field, ...]:

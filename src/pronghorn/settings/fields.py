@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from pronghorn.settings.broker_url import hidden
+
 ENVIRONMENT_PREFIX = "PRONGHORN_"
 
 WORKERS = "workers"
@@ -30,6 +32,7 @@ TAKES = {
     "size": "a size (65536, 64KiB, 1MiB, 10MB; a plain number is bytes)",
     "access log format": "text, json, or a text with fields between braces",
     "mode": "three figures from 0 to 7, such as 027",
+    "broker": "local, off, or the URL of a broker (redis://HOST, nats://HOST)",
 }
 METAVARS = {"time": "DURATION", "size": "SIZE"}
 BINARY = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
@@ -101,12 +104,20 @@ class Field(Option, frozen=True, kw_only=True):
         limits = [f"{BOUNDS[key][0]} {self.shown(limit)}" for key, limit in self.bounds.items()]
         return ", ".join([words, *limits, *(f"or {word}" for word in self.words)])
 
+    def hides(self, value: Any) -> bool:
+        """Whether something in a value, right or wrong, is secret."""
+        return self.unit == "broker" and isinstance(value, str) and hidden(value) != value
+
+    def public(self, value: Any) -> Any:
+        """The same value, or a text with *** in the place of what is secret."""
+        return hidden(value) if self.hides(value) else value
+
     def shown(self, value: Any) -> str:
-        """A value as a person would write it: `30s`, `1MiB`, `on`; empty when there is none."""
+        """A value as a person would write it: `30s`, `1MiB`, `on`; empty when there is none. No secret is in it."""
         if isinstance(value, bool):
             return "on" if value else "off"
         if value is None or isinstance(value, str):
-            return value or ""
+            return self.public(value) or ""
         if isinstance(value, tuple):
             return ",".join(value)
         if self.unit == "time" and value:

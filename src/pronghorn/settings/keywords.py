@@ -159,7 +159,9 @@ class Keywords(TypedDict, total=False):
     agent_check: str | Iterable[str]
     agent_check_drain: bool
     drain_delay: float | str
-    bus: Literal["local", "off"]
+    bus: str
+    bus_password_file: str
+    bus_required: bool
     bus_socket: str
     bus_max_message: int | str
     bus_slow: Literal["close", "drop-oldest"]

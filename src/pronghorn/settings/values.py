@@ -14,6 +14,7 @@ import msgspec
 
 from pronghorn.errors import BadSetting, nearest
 from pronghorn.peers import UNIX, network
+from pronghorn.settings import broker_url
 from pronghorn.settings.access_format import check_format
 from pronghorn.settings.fields import BOUNDS, Field
 
@@ -78,7 +79,7 @@ def _wrong(field: Field, value: Any, origin: str, why: str = "") -> BadSetting:
     default = field.shown(field.default)
     hint = f"{field.flag}: {field.help}" + (f" Default: {default}." if default else "")
     close = nearest(str(value), field.choices) if field.choices else ""
-    what = f"{origin} cannot be {value!r}."
+    what = f"{origin} cannot be {field.public(value)!r}."
     return BadSetting(what, f"{why}It takes {field.takes}.", close if "Did" in close else hint)
 
 
@@ -92,6 +93,8 @@ def _converted(field: Field, value: Any) -> Any:
         return tuple(part.strip() if isinstance(part, str) else part for part in parts)
     if field.choices and isinstance(value, bool | int | float):
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    if field.unit == "broker" and value is False:  # YAML's and TOML's own word for off
+        return "off"
     if not isinstance(value, str) or field.type is str:
         return value
     if value.strip().lower() in field.words:
@@ -125,10 +128,16 @@ def _network_or_unix(text: str) -> None:
         network(text)
 
 
+def _broker(text: str) -> None:
+    if text not in ("local", "off"):
+        broker_url.parse(text)
+
+
 CHECKS: dict[str, Callable[[str], object]] = {
     "mode": _mode,
     "network": network,
     "network or unix": _network_or_unix,
     "access log format": check_format,
+    "broker": _broker,
 }
 """What a text must be, by its unit; each raises ValueError, which says why the text is not that."""

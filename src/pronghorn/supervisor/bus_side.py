@@ -1,8 +1,9 @@
 """The supervisor's side of the bus: the door to its hub, and the hub's process once somebody has come to the door.
 
-Law: while nobody uses the bus there are two descriptors, and nothing else. The door outlives each hub: what comes to it
-while there is none waits for the next. The hub is started again when it dies, and after an upgrade by the new program,
-to which the door and the bus socket are handed on.
+Law: while nobody uses the bus, and no broker is set, there are two descriptors, and no more. The door outlives each
+hub: what comes to it while there is none waits for the next. The hub is started again when it dies, and after an
+upgrade by the new program, to which the door and the bus socket are handed on. The broker's password is in nothing but
+the hub's settings, which are in no command line.
 """
 
 from __future__ import annotations
@@ -11,20 +12,57 @@ import os
 import socket
 
 from pronghorn import events
-from pronghorn.errors import AddressInUse, CannotBind
+from pronghorn.errors import AddressInUse, BadSetting, CannotBind, MissingExtra
 from pronghorn.events import Observer
 from pronghorn.listening.addresses import LONGEST_PATH
 from pronghorn.listening.unix_path import Claim
-from pronghorn.settings import Settings
-from pronghorn.settings.bus import AUTO, OFF
+from pronghorn.settings import Settings, broker_url
+from pronghorn.settings.broker_url import EXTRAS
+from pronghorn.settings.bus import AUTO, OFF, broker_of
 from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
-from pronghorn.system import privileges
+from pronghorn.system import privileges, trusted_paths
 from pronghorn.system.descriptor_queue import DescriptorQueue
 
 QUEUE = 128
 SILENCE = 5.0  # seconds without a sign of life, after which a hub hangs and is replaced
 SUFFIX = ".bus"
+LONGEST_PASSWORD = 1024  # bytes
+
+
+def carrier_of(settings: Settings) -> str:
+    """The URL of the broker, with its password; empty for a bus of this server alone. Raises BadSetting, in which no
+    password is, and MissingExtra for a package that is not installed: nothing of it is imported here."""
+    from importlib.util import find_spec
+
+    url, path = broker_of(settings.bus), settings.bus_password_file
+    if not url:
+        if path:
+            raise BadSetting(
+                "--bus-password-file needs --bus.", "There is no broker.", "For example: --bus redis://HOST"
+            )
+        return ""
+    carrier = broker_url.parse(url).carrier
+    if find_spec(EXTRAS[carrier]) is None:
+        what, extra = f"--bus {url.partition(':')[0]}:// needs the package {EXTRAS[carrier]}.", EXTRAS[carrier]
+        raise MissingExtra(what, "It is not installed.", f"Install it: pip install 'pronghorn[{extra}]'")
+    if not path:
+        return url
+    what = f"--bus-password-file is {path!r}."
+    try:
+        raw = trusted_paths.read(path, LONGEST_PASSWORD + 2)
+        password = raw.decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise BadSetting(what, f"{error.strerror}.", "Name a file that the server may read.") from None
+    except UnicodeDecodeError:
+        password = ""
+    if not 0 < len(password) <= LONGEST_PASSWORD or not password.isprintable():
+        why = f"It does not hold one line of 1 to {LONGEST_PASSWORD:,} printable characters."
+        raise BadSetting(what, why, "Write the password into it, and nothing else.")
+    try:
+        return broker_url.with_password(url, password)
+    except ValueError:
+        raise BadSetting(what, "The URL of --bus has a password too.", "Leave one of them out.") from None
 
 
 class BusSide:
@@ -33,6 +71,7 @@ class BusSide:
 
     def __init__(self, door: DescriptorQueue, settings: Settings, control: str, observe: Observer) -> None:
         self._door, self._settings, self._observe = door, settings, observe
+        self._carrier = carrier_of(settings)
         path = settings.bus_socket
         if path == AUTO:
             path = control.removesuffix(".sock") + SUFFIX if control else OFF
@@ -42,8 +81,12 @@ class BusSide:
         self._watching: Poller | None = None
 
     def watch(self, sides: SideProcesses, poller: Poller) -> None:
-        """From now on the hub is started when somebody comes to the door."""
-        self._sides, self._watching = sides, poller
+        """From now on the hub is started when somebody comes to the door; at once where there is a broker, since
+        readiness knows by it whether that is there."""
+        self._sides = sides
+        if self._carrier:
+            return self._wanted()
+        self._watching = poller
         poller.add(self._door, self._wanted)
 
     def _wanted(self) -> None:
@@ -54,7 +97,8 @@ class BusSide:
             descriptors["socket"] = self._listener.fileno()
         person = privileges.person
         admitted = [os.geteuid(), *([person.uid] if person is not None else [])]
-        settings = {"longest": self._settings.bus_max_message, "admitted": admitted}
+        longest = self._settings.bus_max_message
+        settings = {"longest": longest, "admitted": admitted, "carrier": self._carrier}
         shown = {"socket": self.path if "socket" in descriptors else ""}
         module = "pronghorn.bus.hub_process"
         side = SideProcess("bus", module, settings=settings, descriptors=descriptors, shown=shown, silence=SILENCE)

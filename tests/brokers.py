@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,28 @@ def redis(folder: Path, *options: str, port: int | None = None, server: str = "r
     port = port or free_port()
     command = [program(server), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     return Broker([*command, "--loglevel", "warning", *options], port)
+
+
+def sentinel(folder: Path, master: Broker, *lines: str) -> Broker:
+    """A sentinel that watches the service `shop`, whose master that is."""
+    port = free_port()
+    text = [f"port {port}", "bind 127.0.0.1", f"dir {folder}", "sentinel resolve-hostnames no"]
+    text += [f"sentinel monitor shop 127.0.0.1 {master.port} 1", "sentinel down-after-milliseconds shop 300"]
+    text += ["sentinel failover-timeout shop 2000", *lines]
+    (folder / f"sentinel-{port}.conf").write_text("\n".join(text) + "\n")
+    return Broker([program("redis-server"), str(folder / f"sentinel-{port}.conf"), "--sentinel"], port)
+
+
+def asked(broker: Broker, *command: str | bytes, password: str | None = None) -> Any:
+    """What a Redis answers, as it says it."""
+    from redis import Connection
+
+    connection = Connection(port=broker.port, password=password, protocol=2)
+    try:
+        connection.send_command(*command)
+        return connection.read_response()
+    finally:
+        connection.disconnect()
 
 
 @contextlib.contextmanager

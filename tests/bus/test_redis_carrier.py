@@ -1,106 +1,24 @@
-"""The bus over Redis: two and three hosts on one loop, against a real redis-server."""
+"""The bus over Redis: two and three hosts on one loop, against a real redis-server and a real valkey-server."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
+import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from carried import Taking, hosts, until
 
 import brokers
-from brokers import Broker
-from pronghorn.bus.carrier import Away, Carrier
-from pronghorn.bus.carriers import carrier_of
-from pronghorn.bus.wire import REFUSE, REPLACE, SHARED
+from brokers import Broker, asked
+from pronghorn.bus.carrier import Away
+from pronghorn.bus.wire import REFUSE, REPLACE
 
 pytest.importorskip("redis", reason="redis-py is not installed")
 NUMBERS = itertools.count()
-PATIENCE = 30.0
-
-
-class Inbox:
-    """A `Host` that keeps what it hears, and does with evictions what a hub does."""
-
-    def __init__(self) -> None:
-        self.id = f"host{next(NUMBERS)}"
-        self.heard: list[bytes] = []
-        self.evicted: list[tuple[bytes, float]] = []
-        self.states: list[str] = []
-        self.names: dict[bytes, tuple[float, bool]] = {}
-        self.carrier: Carrier | None = None
-
-    def hear(self, data: bytes) -> None:
-        self.heard.append(data)
-
-    def here(self) -> Iterable[tuple[bytes, float, bool]]:
-        return [(name, since, alone) for name, (since, alone) in self.names.items()]
-
-    def evict(self, name: bytes, before: float) -> None:
-        self.evicted.append((name, before))
-        if name in self.names and self.names[name][0] < before:
-            del self.names[name]
-            assert self.carrier
-            self.carrier.leave(name)
-
-    def up(self) -> None:
-        self.states.append("up")
-
-    def down(self, why: str) -> None:
-        self.states.append(why)
-
-
-class Taking:
-    """A host and its carrier, as a hub uses it."""
-
-    def __init__(self, url: str) -> None:
-        self.inbox = Inbox()
-        self.carrier = self.inbox.carrier = carrier_of(url, self.inbox)
-
-    @property
-    def id(self) -> str:
-        return self.inbox.id
-
-    async def join(self, name: bytes, mode: int = SHARED, since: float | None = None) -> bool:
-        since = self.carrier.now() if since is None else since
-        self.inbox.names[name] = since, mode != SHARED
-        joined = await self.carrier.join(name, since, mode)
-        if not joined:
-            del self.inbox.names[name]
-        return joined
-
-    def leave(self, name: bytes) -> None:
-        del self.inbox.names[name]
-        self.carrier.leave(name)
-
-    async def up(self) -> None:
-        await until(lambda: self.inbox.states[-1:] == ["up"])
-
-
-async def until(true: Callable[[], object], seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come about"
-        await asyncio.sleep(0.01)
-
-
-@contextlib.asynccontextmanager
-async def hosts(*urls: str) -> AsyncIterator[list[Taking]]:
-    """A host for each URL, connected."""
-    taking = [Taking(url) for url in urls]
-    tasks = [asyncio.create_task(each.carrier.run()) for each in taking]
-    try:
-        for each in taking:
-            await each.up()
-        yield taking
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.fixture(scope="module", params=["redis-server", pytest.param("valkey-server", marks=pytest.mark.slow)])
@@ -126,13 +44,6 @@ def own(tmp_path: Path) -> Iterator[Broker]:
 def keys(broker: Broker, url: str) -> set[bytes]:
     prefix = url.partition("prefix=")[2]
     return {each.partition(b"}:")[2] for each in asked(broker, "KEYS", f"{{{prefix}}}:*")}
-
-
-def asked(broker: Broker, *command: str | bytes) -> Any:
-    import redis
-
-    with redis.Redis(port=broker.port, protocol=2) as client:
-        return client.execute_command(*command)
 
 
 def test_what_is_sent_comes_to_every_other_host_or_to_the_latest(url: str) -> None:
@@ -254,5 +165,51 @@ def test_what_is_here_is_joined_again_after_the_broker_was_away(own: Broker) -> 
             assert await a.carrier.to_all(b"7", b"x") == {b.id} and await b.carrier.to_all(b"9", b"x") == {a.id}
             assert await b.carrier.to_all(b"new", b"x") == {a.id}
             assert not await b.carrier.to_one(b"8", b"x") and not await a.carrier.to_one(b"room", b"x")
+
+    asyncio.run(trial())
+
+
+@pytest.mark.slow
+def test_a_broker_that_stops_is_noticed_and_bounds_what_waits(own: Broker) -> None:
+    url = f"redis://127.0.0.1:{own.port}?socket_timeout=0.5"
+
+    async def trial() -> None:
+        async with hosts(url, url) as (a, b):
+            await b.join(b"room")
+            own.signal(signal.SIGSTOP)
+            try:
+                sending = [asyncio.create_task(a.carrier.to_all(b"room", b"x" * 2**20)) for _ in range(10)]
+                await until(lambda: "does not answer" in a.inbox.states[-1] and "does not answer" in b.inbox.states[-1])
+                results = await asyncio.gather(*sending, return_exceptions=True)
+                assert all(isinstance(each, Away) for each in results) and a.carrier.dropped == 3
+                assert [getattr(each, "perhaps", None) for each in results] == [True] * 7 + [False] * 3
+            finally:
+                own.signal(signal.SIGCONT)
+            await until(lambda: a.inbox.states[-1] == "up" and b.inbox.states[-1] == "up")
+            assert await a.carrier.to_all(b"room", b"y") == {b.id}
+            await until(lambda: b.inbox.heard[-1:] == [b"y"])
+
+    asyncio.run(trial())
+
+
+@pytest.mark.slow
+def test_what_redis_forgets_it_is_told_again(broker: Broker, url: str) -> None:
+    async def trial() -> None:
+        async with hosts(url, url) as (a, b):
+            await b.join(b"room")
+            for each in range(30):
+                if not each % 10:
+                    asked(broker, "SCRIPT", "FLUSH")
+                sending = [asyncio.ensure_future(a.carrier.to_all(b"room", b"%d" % (10 * each + n))) for n in range(10)]
+                await asyncio.sleep(0)
+                sending.append(asyncio.ensure_future(a.carrier.to_all(b"room", b"x")))
+                assert await asyncio.gather(*sending) == [{b.id}] * 11
+            await until(lambda: len(b.inbox.heard) == 330)
+            assert [each for each in b.inbox.heard if each != b"x"] == [b"%d" % each for each in range(300)]
+            prefix = url.partition("prefix=")[2]
+            asked(broker, "DEL", *(f"{{{prefix}}}:".encode() + each for each in keys(broker, url)))  # as FLUSHALL does
+            await until(lambda: len(a.inbox.states) == 3 and len(b.inbox.states) == 3)
+            assert b.inbox.states[1] == f"Redis at 127.0.0.1:{broker.port} has taken this host for dead."
+            assert await a.carrier.to_all(b"room", b"y") == {b.id}
 
     asyncio.run(trial())

@@ -27,6 +27,7 @@ BEATS = 0.5  # seconds between two
 LATE = 4.0
 """Seconds after its last beat for which a host that has said nothing is still taken to be there."""
 PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8  # seconds, before connecting again
+STEADY = 1.0  # seconds after which a connection was a good one, and the next is tried at once
 CLEANING = 0.02  # seconds between two chunks of names of the dead
 GOODBYE = 1.0  # seconds
 DEAD = "has taken this host for dead"
@@ -72,10 +73,10 @@ class RedisCarrier:
         self._session: _Session | None = None
         self._joining: dict[bytes, tuple[float, bool]] = {}
         self._up = False
-        self._why = "It is not connected yet."
-        self._said: str | None = None
+        self._why = f"Redis at {self._place.shown} has not answered yet."
+        self._said: set[str] = set()
         self._number = 0
-        self._was_up = False
+        self._since = float("inf")
         self._before = b""
         self._ahead = time.time() - time.monotonic()
         self._best = float("inf")
@@ -87,17 +88,19 @@ class RedisCarrier:
     async def run(self) -> None:
         pauses = iter(PAUSES)
         while True:
+            began = time.monotonic()
             try:
                 await self._hold()
             except Exception as error:
                 self._lose(error)
-                if self._was_up:
-                    pauses = iter(PAUSES)
-            await asyncio.sleep(next(pauses, 1.0) * random.uniform(0.5, 1.0))
+            if time.monotonic() - self._since > STEADY:
+                pauses = iter(PAUSES)
+            pause = next(pauses, 1.0) * random.uniform(0.5, 1.0)
+            await asyncio.sleep(max(PAUSES[0], began + pause - time.monotonic()))
 
     async def _hold(self) -> None:
         """Connect, and serve until the connection is lost, which is raised."""
-        self._was_up = False
+        self._since = float("inf")
         async with asyncio.timeout(2 * self._place.patience):
             commands, inbox = await self._place.connect()
         self._number += 1
@@ -158,8 +161,9 @@ class RedisCarrier:
                 raise Lost(DEAD)
             for name, before in zip(lost[::2], lost[1::2], strict=True):
                 self._host.evict(name, float(before))
-        self._up = self._was_up = True
-        self._said = None
+        self._up = True
+        self._since = time.monotonic()
+        self._said.clear()
         self._host.up()
 
     async def _hear(self, session: _Session) -> None:
@@ -204,7 +208,7 @@ class RedisCarrier:
 
     async def _clean(self, session: _Session) -> None:
         """Take out the names of the dead, a bit at a time."""
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(RedisError, OSError):
             while await session.script(CLEAN, (session.key(b"hosts"),), b"%d" % CHUNK):
                 await asyncio.sleep(CLEANING)
 
@@ -217,8 +221,8 @@ class RedisCarrier:
 
     def _lose(self, error: BaseException) -> None:
         self._why = self._place.why(error)
-        if self._said != self._why:
-            self._said = self._why
+        if self._why not in self._said:
+            self._said.add(self._why)
             self._host.down(self._why)
 
     def _there(self) -> _Session:
@@ -253,9 +257,9 @@ class RedisCarrier:
 
     def leave(self, name: bytes) -> None:
         self._joining.pop(name, None)
-        if self._session is not None:
-            session = self._session
-            session.pipe.tell(b"ZREM", session.key(b"n:", name), b"s" + session.member, b"a" + session.member)
+        if (session := self._session) is not None:
+            members = b"s" + session.member, b"a" + session.member
+            session.pipe.tell(b"ZREM", session.key(b"n:", name), *members, vital=True)
             session.pipe.tell(b"SREM", session.key(b"of:", session.member), name)
 
     async def to_all(self, name: bytes, data: bytes) -> set[str]:
@@ -282,8 +286,8 @@ class RedisCarrier:
         """What Redis says instead of doing it is Away."""
         try:
             yield
-        except Forgotten:
-            raise Away("The connection to Redis was lost.", perhaps=True) from None
+        except Forgotten as error:
+            raise Away("The connection to Redis was lost.", perhaps=error.sent) from None
         except (ResponseError, Lost) as error:
             raise Away(self._place.why(error)) from None
 

@@ -28,14 +28,20 @@ def command(*parts: bytes) -> bytes:
 
 
 class Forgotten(ConnectionError):
-    """The connection ended, and nobody knows what became of the command."""
+    """The connection ended before an answer came; whether the command was `sent`, and so may have been done."""
+
+    def __init__(self, sent: bool) -> None:
+        super().__init__()
+        self.sent = sent
 
 
 class _Command:
-    __slots__ = ("answer", "data")
+    __slots__ = ("answer", "data", "new", "vital")
 
-    def __init__(self, data: bytes, answer: asyncio.Future[Answer] | None) -> None:
+    def __init__(self, data: bytes, answer: asyncio.Future[Answer] | None = None, vital: bool = False) -> None:
         self.data, self.answer = data, answer
+        self.vital = vital
+        self.new = True  # NOSCRIPT was not the answer yet
 
 
 class Pipe:
@@ -58,9 +64,9 @@ class Pipe:
         self._give(_Command(command(*parts), answer))
         return answer
 
-    def tell(self, *parts: bytes) -> None:
-        """Send a command whose answer nobody wants."""
-        self._give(_Command(command(*parts), None))
+    def tell(self, *parts: bytes, vital: bool = False) -> None:
+        """Send a command whose answer nobody wants. If it is vital, an error for an answer ends the connection."""
+        self._give(_Command(command(*parts), vital=vital))
 
     def quiet(self) -> float:
         """Seconds since Redis owes an answer and has given none."""
@@ -107,7 +113,8 @@ class Pipe:
                 answer = error
             self._since = self._loop.time()
             one = self._sent.popleft()
-            if isinstance(answer, NoScriptError):
+            if isinstance(answer, NoScriptError) and one.new:
+                one.new = False
                 self._again.append(one)
             else:
                 self._answered(one, answer)
@@ -116,6 +123,8 @@ class Pipe:
 
     def _answered(self, one: _Command, answer: Answer) -> None:
         self.unanswered -= len(one.data)
+        if one.vital and isinstance(answer, Exception):
+            raise answer
         if one.answer is None or one.answer.done():
             return
         if isinstance(answer, Exception):
@@ -124,16 +133,17 @@ class Pipe:
             one.answer.set_result(answer)
 
     def _teach(self) -> None:
-        scripts = [_Command(command(b"SCRIPT", b"LOAD", script.encode()), None) for script in ALL]
+        scripts = [_Command(command(b"SCRIPT", b"LOAD", script.encode()), vital=True) for script in ALL]
         self.unanswered += sum(len(each.data) for each in scripts)
         self._waiting = scripts + self._again + self._waiting
         self._again = []
         self._awake.set()
 
     def _forget(self) -> None:
-        for one in (*self._sent, *self._again, *self._waiting):
+        sent = len(self._sent)
+        for place, one in enumerate((*self._sent, *self._again, *self._waiting)):
             if one.answer is not None and not one.answer.done():
-                one.answer.set_exception(Forgotten())
+                one.answer.set_exception(Forgotten(place < sent))
                 one.answer.exception()  # who asked may be gone
         self._sent.clear()
         self._again, self._waiting = [], []

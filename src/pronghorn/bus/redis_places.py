@@ -5,6 +5,7 @@ Law: no text that leaves here holds a password.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from pronghorn.bus.carrier import PATIENCE
 from pronghorn.bus.errors import BadBusMessage
 
 PORT, SENTINEL_PORT = 6379, 26379
+SILENT = "does not answer"
+CONNECTING = 1.5
+"""Seconds: a first packet that a firewall dropped is sent again after one."""
 HINT = "It is redis://[USER:PASSWORD@]HOST[:PORT][/DB][?prefix=NAME]; in a password @ : / ? # % stand as %40 and so on."
 FIXED: dict[str, Any] = {"socket_timeout": None, "health_check_interval": 0, "protocol": 2, "decode_responses": False}
 """Of connections: what is sent and waited for is the business of redis_pipe.py."""
@@ -69,10 +73,11 @@ class Place:
         plain = f"{tls}://{user}@{'' if tls == 'unix' else 'host'}/{path.lstrip('/')}?{urlencode(query)}"
         arguments: dict[str, Any] = dict(parse_url(plain))
         self.patience = float(arguments.get("socket_timeout") or PATIENCE)
-        arguments.setdefault("socket_connect_timeout", self.patience)
+        arguments.setdefault("socket_connect_timeout", min(CONNECTING, self.patience))
         self._class: type[AbstractConnection] = arguments.pop("connection_class", Connection)
         self._arguments = {**arguments, **FIXED}
         self._sentinel = {**self._arguments, "username": None, "password": None, "db": 0, **own}
+        self._tls = tls == "rediss"
         self._class(**self._arguments)
         self._secrets = [each for each in (arguments.get("password"), own.get("password")) if each]
         self.shown = arguments["path"] if tls == "unix" else ",".join(f"{host}:{port}" for host, port in self._hosts)
@@ -131,6 +136,8 @@ class Place:
     def why(self, error: BaseException) -> str:
         """Why Redis cannot be used, as one sentence."""
         text = _words(error, self._kind == "cluster")
+        if self._tls and text == SILENT:
+            text += ", or has no TLS there"
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return f"Redis at {self.shown} {text}."
@@ -156,8 +163,8 @@ def _words(error: BaseException, cluster: bool) -> str:
         return "wants a password, and the URL has none"
     if "without any password configured" in low:
         return "has no password set, and the URL has one"
-    if "moved" in low[:6] and not cluster:
-        return "is a node of a cluster: the URL needs ?cluster=1"
+    if isinstance(error, exceptions.MovedError):
+        return "has given the slot away" if cluster else "is a node of a cluster: the URL needs ?cluster=1"
     if isinstance(error, Lost):
         return text
     for code, words in _CODES.items():
@@ -166,12 +173,17 @@ def _words(error: BaseException, cluster: bool) -> str:
     if isinstance(error, exceptions.ResponseError):
         return f"says: {text}"
     for each in _chain(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"has a certificate that is not trusted: {each.verify_message}"
         if isinstance(each, ssl.SSLError):
-            return f"has no TLS that is trusted ({each.reason or each})".replace("_", " ")
+            return f"is not reached over TLS: {(each.reason or str(each)).replace('_', ' ').lower()}"
         if isinstance(each, OSError) and each.strerror:
-            return f"is not reached: {each.strerror}"
+            known = (each.errno or 0) > 0  # asyncio has texts of its own, and looking up a host numbers of its own
+            return f"is not reached: {os.strerror(each.errno or 0) if known else each.strerror}"
+    if number := re.search(r"\[Errno (\d+)\]", text):  # of several addresses
+        return f"is not reached: {os.strerror(int(number[1]))}"
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
-        return "does not answer"
+        return SILENT
     return "has closed the connection" if "closed" in low else f"is not reached: {text or type(error).__name__}"
 
 

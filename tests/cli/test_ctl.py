@@ -217,6 +217,8 @@ def test_without_workers_there_is_no_table(shop: MadeUp, capsys: pytest.CaptureF
             {"level": "debug", "before": "info"},
             "The log begins at debug (before: info), until a reload says otherwise.",
         ),
+        ("reopen", {"files": ["/var/log/a", "b"]}, "Opened anew: /var/log/a and b"),
+        ("reopen", {"files": []}, "There is no file to open anew: no --log-file and no --access-log."),
         ("stop", {"status": 0, "cut": 0}, "Stopped."),
         ("stop", {"status": 6, "cut": 1}, "Stopped; the drain deadline cut 1 connection."),
         ("stop", {"status": 6, "cut": 3}, "Stopped; the drain deadline cut 3 connections."),

@@ -7,6 +7,7 @@ own methods; each request is answered once, some much later.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
@@ -223,6 +224,12 @@ class Commands:
         before = fleet.serving.plan.settings.log_level
         fleet.set_log_level(level)
         done({"level": level, "before": before})
+
+    def reopen(self, done: Done) -> None:
+        """Opens the log file and the access log anew, as SIGUSR1 does: they have been renamed. Answers at once."""
+        settings = self._supervisor.fleet.serving.plan.settings
+        signal.raise_signal(signal.SIGUSR1)
+        done({"files": [each for each in (settings.log_file, settings.access_log) if each not in ("", "-")]})
 
     def connections(self, query: Query, done: Done) -> None:
         """Rows of the open connections that are meant: see serving/connection_rows.py."""

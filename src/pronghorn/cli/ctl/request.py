@@ -46,6 +46,7 @@ REQUESTS = {
     "stop": Request("Let open connections finish, and end the server.", DRAIN, FINISH),
     "stats": Request("What is counted, in all and a second: by listener, worker and reason."),
     "log-level": Request("Log records of this level and above, in all processes, until a reload says otherwise."),
+    "reopen": Request("Open the log file and the access log anew, as logrotate wants it: they have been renamed."),
     "connections": Request("The open connections, the oldest first: who, since when, how much, in which state."),
     "kill-connection": Request("End connections at once, as a cut does: by their ids, or all that fit."),
 }

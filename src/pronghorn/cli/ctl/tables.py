@@ -53,6 +53,9 @@ def sentence(what: str, result: dict[str, Any]) -> str:
         return f"Resized: {count} worker{'s' if count > 1 else ''}."
     if what == "log-level":
         return f"The log begins at {result['level']} (before: {result['before']}), until a reload says otherwise."
+    if what == "reopen":
+        files = " and ".join(result["files"])
+        return f"Opened anew: {files}" if files else "There is no file to open anew: no --log-file and no --access-log."
     if what == "drain":
         return "Drained: no worker is left, and new clients wait. To go on: pronghorn ctl resize N"
     cut = result.get("cut", 0)

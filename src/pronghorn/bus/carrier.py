@@ -55,8 +55,9 @@ class Host(Protocol):
 class Carrier(Protocol):
     """A connection to a broker, which comes back by itself."""
 
-    dropped: int
-    """What was not sent, since too much waited."""
+    @property
+    def dropped(self) -> int:
+        """What was not sent, since too much waited."""
 
     async def run(self) -> None:
         """Connect, and go on until cancelled; then whatever it holds is closed, and the broker knows no member of this

@@ -18,7 +18,8 @@ REDIS = (
     "redis+sentinel",
     "rediss+sentinel",
 )
-PACKAGES = ("redis",)
+NATS = ("nats", "tls")
+PACKAGES = ("redis", "nats")
 
 
 def carrier_of(url: str, host: Host) -> Carrier:
@@ -32,6 +33,11 @@ def carrier_of(url: str, host: Host) -> Carrier:
             from pronghorn.bus.redis_carrier import RedisCarrier
 
             return RedisCarrier(url, host)
+        if scheme in NATS:
+            from pronghorn.bus.nats_carrier import NatsCarrier
+            from pronghorn.bus.nats_url import place_of
+
+            return NatsCarrier(place_of(url), host)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in PACKAGES:
@@ -39,4 +45,4 @@ def carrier_of(url: str, host: Host) -> Carrier:
         raise BadBusMessage(
             f"The package of {package} is not installed.", hint=f"pip install 'pronghorn[{package}]'"
         ) from None
-    raise BadBusMessage("No carrier has this URL.", hint="It begins with redis:// or rediss://.")
+    raise BadBusMessage("No carrier has this URL.", hint="It begins with redis://, rediss://, nats:// or tls://.")

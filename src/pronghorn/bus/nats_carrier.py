@@ -1,0 +1,281 @@
+"""The carrier over NATS: core NATS only, with subjects, and the server's word that nobody has subscribed.
+
+Law: a name is a subject, and each host that has members of it subscribes and keeps its roster: so a name costs nothing
+where it is not joined. Whoever only publishes keeps no roster, and is told one by the hosts that answer. A message for
+one member is sent to one host alone (nats_routes.py), so that no two can take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+
+from pronghorn.bus.carrier import Away, Host
+from pronghorn.bus.nats_connection import NatsConnection
+from pronghorn.bus.nats_mail import (
+    AGAIN,
+    ANSWERED,
+    AWAY,
+    DATA,
+    JOINS,
+    LEAVES,
+    LOST,
+    NOBODY,
+    ONE,
+    PROBE,
+    ROSTER,
+    WHO,
+    Mail,
+    decode,
+    encode,
+    name_of,
+)
+from pronghorn.bus.nats_membership import ROUTES, Membership
+from pronghorn.bus.nats_presence import Presence
+from pronghorn.bus.nats_rosters import Roster
+from pronghorn.bus.nats_routes import CUT_OFF, ELSEWHERE, TAKEN, UNKNOWN, UNSENT, Done, Routes
+from pronghorn.bus.nats_url import Place
+
+TICK = 0.25  # seconds
+PAUSE = 0.4  # seconds between attempts to connect
+ACKNOWLEDGERS = 2  # hosts, those whose members are the latest, that tell a publisher the roster
+OUTCOMES = (TAKEN, ELSEWHERE, UNKNOWN, UNSENT, CUT_OFF)  # of ANSWERED, NOBODY and so on
+TOOK, LEFT = b"1", b"0"  # what a host says of a message for one
+
+
+class NatsCarrier:
+    """See carrier.Carrier."""
+
+    def __init__(self, place: Place, host: Host) -> None:
+        self._place, self._host = place, host
+        self._mail = Mail(host.id, place.prefix)
+        self._presence = Presence(self._mail, self._lose)
+        self._members = Membership(self._mail, host, self.now, self._presence.meet)
+        self._routes = Routes(self)
+        self._servers = list(place.servers)
+        self._dropped = 0
+        self._told = ""
+
+    @property
+    def dropped(self) -> int:
+        connection = self._mail.connection
+        return self._dropped + (0 if connection is None else connection.dropped)
+
+    def now(self) -> float:
+        return time.time()
+
+    # The connection.
+
+    async def run(self) -> None:
+        ticking = asyncio.create_task(self._ticks())
+        try:
+            while True:
+                try:
+                    connection = await self._connect()
+                except Away as away:
+                    self._down(str(away))
+                    await asyncio.sleep(PAUSE)
+                    continue
+                try:
+                    await self._serve(connection)
+                finally:
+                    self._forget(connection)
+                    connection.abandon()
+                self._told = ""
+                self._down(connection.why)
+        finally:
+            ticking.cancel()
+
+    def _down(self, why: str) -> None:
+        if self._mail.why != why or not self._told:
+            self._mail.why = self._told = why
+            self._host.down(why)
+
+    async def _connect(self) -> NatsConnection:
+        """A connection to the first server that takes this host. Raises Away."""
+        reasons: dict[str, None] = {}
+        for server in list(self._servers):
+            connection = NatsConnection(self._hear)
+            try:
+                await connection.open(self._place, server)
+            except Away as away:
+                reasons[str(away)] = None
+                continue
+            self._servers = list(dict.fromkeys([server, *self._place.servers, *connection.others]))
+            return connection
+        raise Away(" ".join(reasons))
+
+    async def _serve(self, connection: NatsConnection) -> None:
+        """Join what has members here, and wait for the end of the connection."""
+        self._mail.clock = asyncio.get_running_loop().time()
+        self._mail.connection = connection
+        connection.subscribe(self._mail.mine + "*")
+        connection.subscribe(self._mail.hosts)
+        try:
+            await self._members.come_back()
+            if await self._answer(self._mail.mine + "nobody", PROBE) != (LOST, b""):
+                self._told = ""
+                self._host.up()
+            await connection.ended()
+        except asyncio.CancelledError:
+            self._presence.goodbye()
+            await connection.close()
+            raise
+
+    def _forget(self, connection: NatsConnection) -> None:
+        self._dropped += connection.dropped
+        self._mail.lose(connection.why or self._mail.why)
+        self._members.forget()
+        self._routes.forget()
+
+    async def _ticks(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._mail.tick(loop.time())
+            if self._mail.connection is not None:
+                self._presence.tick()
+            await asyncio.sleep(TICK)
+
+    def _lose(self, host: str) -> None:
+        self._members.lose(host)
+        self._routes.forget(host)
+
+    # Members.
+
+    async def join(self, name: bytes, since: float, mode: int) -> bool:
+        return await self._members.join(name, since, mode)
+
+    def leave(self, name: bytes) -> None:
+        self._members.leave(name)
+
+    # Sending.
+
+    def send(self, host: str, data: bytes) -> None:
+        self._mail.to_host(host, DATA + data)
+
+    async def to_all(self, name: bytes, data: bytes) -> set[str]:
+        self._mail.connected()
+        if self._members.latest(name):
+            self._mail.to_name(name, DATA + data)
+            roster = self._members.rosters[name]
+        else:
+            roster = await self._asked(name, DATA + data)
+        return roster.hosts.keys() - {self._host.id}
+
+    async def to_one(self, name: bytes, data: bytes) -> bool:
+        self._mail.connected()
+        return await self._routes.put(name, data)
+
+    async def _asked(self, name: bytes, message: bytes) -> Roster:
+        """Send to all hosts that have a name, and learn its roster from the first that answers. Raises Away."""
+        subject = self._mail.subject(name)
+        how, listing = await self._answer(subject, message)
+        if how == NOBODY and self._mail.connected().routed:
+            await asyncio.sleep(ROUTES)
+            how, listing = await self._answer(subject, message)
+        if how in (AWAY, LOST):
+            raise Away(self._mail.why, perhaps=how == LOST)
+        roster = Roster()
+        if how == ANSWERED:
+            roster.hosts = {host: (since, alone) for host, since, alone in decode(listing)}
+        return roster
+
+    async def _answer(self, subject: str, message: bytes) -> tuple[int, bytes]:
+        """Send, and wait for the first answer, or the end of waiting."""
+        answer = asyncio.get_running_loop().create_future()
+
+        def heard(how: int, data: bytes) -> bool:
+            if not answer.done():
+                answer.set_result((how, data))
+            return False
+
+        self._mail.send(subject, message, heard)
+        result: tuple[int, bytes] = await answer
+        return result
+
+    # What routes need.
+
+    def latest(self, name: bytes) -> str:
+        return self._members.latest(name)
+
+    async def find(self, name: bytes) -> str:
+        return (await self._asked(name, WHO)).latest()
+
+    def bring(self, host: str, name: bytes, data: bytes, any_member: bool, done: Done) -> None:
+        if host == self._host.id:
+            asyncio.get_running_loop().call_soon(self._host.hear, data)
+            done(TAKEN)
+            return
+        head = b"%s%c%c" % (ONE, any_member, len(name))
+        self._mail.to_host(host, head + name + data, partial(self._brought, host, name, done))
+
+    def _brought(self, host: str, name: bytes, done: Done, how: int, data: bytes) -> bool:
+        if how == ANSWERED and data != TOOK:
+            how = NOBODY
+            if (roster := self._members.rosters.get(name)) is not None and data == LEFT:
+                roster.hosts.pop(host, None)
+        elif how == NOBODY:
+            self._presence.drop(host)
+        done(OUTCOMES[how])
+        return False
+
+    # What comes.
+
+    def _hear(self, subject: str, reply: str, data: bytes, nobody: bool) -> None:
+        """Another host has sent this, or the server says that nobody was there. What is no message of a carrier is
+        passed over."""
+        with suppress(msgspec.MsgspecError, ValueError, TypeError, IndexError):
+            if subject.startswith(self._mail.mine):
+                last = subject[len(self._mail.mine) :]
+                if last == "in":
+                    self._hear_directly(reply, self._mail.whole(data))
+                elif last.isdigit():
+                    self._mail.answered(int(last), self._mail.whole(data), nobody)
+            elif subject.startswith(self._mail.names):
+                if data := self._mail.whole(data):
+                    self._hear_by_name(name_of(subject[len(self._mail.names) :]), reply, data)
+            else:
+                self._presence.hear(data)
+
+    def _hear_directly(self, reply: str, data: bytes) -> None:
+        kind = data[:1]
+        if kind == DATA:
+            self._host.hear(data[1:])
+        elif kind == ONE:
+            length = data[2]
+            self._take_one(reply, data[3 : 3 + length], data[3 + length :], bool(data[1]))
+        elif kind == ROSTER:
+            self._members.take_roster(data)
+        elif kind == PROBE:
+            self._mail.answer(reply, PROBE)
+        elif kind == AGAIN:
+            self._members.tell_all_soon()
+
+    def _take_one(self, reply: str, name: bytes, data: bytes, any_member: bool) -> None:
+        if self._members.hold(name, partial(self._take_one, reply, name, data, any_member)):
+            return
+        latest = self._members.latest(name)
+        if latest == self._host.id or (latest and any_member):
+            self._mail.answer(reply, TOOK)
+            self._host.hear(data)
+        else:
+            self._mail.answer(reply, encode(latest) if latest else LEFT)
+
+    def _hear_by_name(self, name: bytes, reply: str, data: bytes) -> None:
+        kind = data[:1]
+        if kind == JOINS:
+            self._members.other_joins(name, reply, data[1:])
+        elif kind == LEAVES:
+            self._members.other_leaves(name, data[1:])
+        elif self._members.hold(name, partial(self._hear_by_name, name, reply, data)):
+            return
+        elif self._members.latest(name):
+            roster = self._members.rosters[name]
+            if self._host.id in roster.by_age()[-ACKNOWLEDGERS:]:
+                self._mail.answer(reply, encode(roster.listing()))
+            if kind == DATA:
+                self._host.hear(data[1:])

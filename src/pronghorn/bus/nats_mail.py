@@ -1,0 +1,163 @@
+"""What one host sends by NATS, and which answers it waits for: subjects, kinds of messages, and large ones in parts.
+
+Law: the first byte of a message says what it is. An answer is known by a number, which is the last part of the subject
+that it comes back by; a server answers on that subject too, when nobody has subscribed to what was sent.
+
+Subjects, behind the prefix: `name.NAME` for the hosts that have NAME, `host.ID.in` for what is sent to one host,
+`host.ID.NUMBER` for an answer to it, and `hosts`, where each host says once a second that it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import msgspec
+
+from pronghorn.bus.carrier import PATIENCE, Away
+from pronghorn.bus.nats_connection import NatsConnection
+
+DATA, JOINS, LEAVES, WHO, ONE, ROSTER, PROBE, AGAIN, PART, BEAT, GOODBYE = (bytes([each]) for each in b"DJLWOR?APBG")
+"""Kinds: data for all; a host joins, leaves; who has this name; data for one; who has a name, as the answer to JOINS;
+whether a host is there; that a host shall tell its names again; a part of a message; a host is there, or goes."""
+
+ANSWERED, NOBODY, LATE, AWAY, LOST = range(5)
+"""How waiting ends, or goes on: an answer has come, nobody was there, nothing has come in time, nothing was sent, the
+connection was lost, and nobody knows."""
+
+Heard = Callable[[int, bytes], bool]
+"""What is called with one of these and what came; whether more is waited for, which is so after ANSWERED only."""
+
+MOST_UNFINISHED = 64
+"""Messages in parts whose end has not come; beyond that the oldest is forgotten."""
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder().decode
+
+
+def token(name: bytes) -> str:
+    """A name as one part of a subject: letters, digits and a few marks stand for themselves, so that people can read
+    it; other bytes are written as %XX."""
+    return quote_from_bytes(name, safe=":/@+,;=!$&()-_~").replace(".", "%2E")
+
+
+class Mail:
+    """What is sent and waited for by one host; `connection` is None while the broker is away, and `why` says why."""
+
+    def __init__(self, host: str, prefix: str) -> None:
+        self.id = host
+        self.connection: NatsConnection | None = None
+        self.why = "The NATS server has not been reached yet."
+        self.hosts = f"{prefix}.hosts"
+        self.names = f"{prefix}.name."
+        self.mine = f"{prefix}.host.{host}."
+        self._host = f"{prefix}.host."
+        self._waits: dict[int, tuple[float, Heard]] = {}
+        self._last = 0
+        self._parts: dict[bytes, list[bytes]] = {}
+        self.clock = 0.0
+        """Seconds, as of the last tick."""
+
+    def connected(self) -> NatsConnection:
+        """The connection. Raises Away."""
+        if self.connection is None:
+            raise Away(self.why)
+        return self.connection
+
+    def subject(self, name: bytes) -> str:
+        """Where the hosts that have this name hear each other, and publishers."""
+        return self.names + token(name)
+
+    # What is sent.
+
+    def to_name(self, name: bytes, data: bytes, heard: Heard | None = None) -> None:
+        self.send(self.subject(name), data, heard)
+
+    def to_host(self, host: str, data: bytes, heard: Heard | None = None) -> None:
+        self.send(f"{self._host}{host}.in", data, heard)
+
+    def answer(self, subject: str, data: bytes) -> None:
+        """Answer what came with that subject for answers; nothing happens if it had none."""
+        if subject.startswith(self._host):
+            self.send(subject, data)
+
+    def send(self, subject: str, data: bytes, heard: Heard | None = None) -> None:
+        """Send, and wait for answers if somebody wants to hear them: they end with NOBODY, LATE, AWAY or LOST."""
+        connection = self.connection
+        number = ""
+        if heard is not None:
+            if connection is None:
+                heard(AWAY, b"")
+                return
+            self._last += 1
+            self._waits[self._last] = self.clock + PATIENCE, heard
+            number = f"{self.mine}{self._last}"
+        if connection is None:
+            return
+        if len(data) > connection.longest:
+            sent = self._send_parts(connection, subject, data, number)
+        else:
+            sent = connection.publish(subject, data, number)
+        if heard is not None and not sent:
+            del self._waits[int(number.rpartition(".")[2])]
+            heard(AWAY, b"")
+
+    def _send_parts(self, connection: NatsConnection, subject: str, data: bytes, reply: str) -> bool:
+        """A message that is longer than the server takes: its parts in order, each with who has sent it and a number
+        for it, and whether it is the last one. Only the last one asks for an answer."""
+        self._last += 1
+        head = encode((self.id, self._last))
+        size = connection.longest - len(head) - 3
+        last = (len(data) - 1) // size
+        for place in range(last + 1):
+            part = b"%s%c%c%s" % (PART, len(head), place == last, head) + data[place * size : (place + 1) * size]
+            if not connection.publish(subject, part, reply if place == last else ""):
+                return False
+        return True
+
+    # What comes.
+
+    def whole(self, data: bytes) -> bytes:
+        """The message that this part completes, or what came if it is no part; empty if parts are still to come. One
+        whose first part was not heard is not put together."""
+        if not data.startswith(PART):
+            return data
+        length, last = data[1], data[2]
+        head, part = data[3 : 3 + length], data[3 + length :]
+        parts = self._parts.setdefault(head, [])
+        parts.append(part)
+        if last:
+            del self._parts[head]
+            return b"".join(parts)
+        while len(self._parts) > MOST_UNFINISHED:
+            del self._parts[next(iter(self._parts))]
+        return b""
+
+    def answered(self, number: int, data: bytes, nobody: bool) -> None:
+        wait = self._waits.get(number)
+        if wait is not None and (not wait[1](NOBODY if nobody else ANSWERED, data) or nobody):
+            self._waits.pop(number, None)
+
+    def tick(self, clock: float) -> None:
+        """What is late is not waited for."""
+        self.clock = clock
+        while self._waits:
+            number = next(iter(self._waits))
+            due, heard = self._waits[number]
+            if due > clock:
+                return
+            del self._waits[number]
+            heard(LATE, b"")
+
+    def lose(self, why: str) -> None:
+        """The broker is away: nothing comes any more."""
+        self.connection, self.why = None, why
+        self._parts.clear()
+        waits, self._waits = self._waits, {}
+        for _, heard in waits.values():
+            heard(LOST, b"")
+
+
+def name_of(text: str) -> bytes:
+    """The name that a part of a subject stands for."""
+    return unquote_to_bytes(text)

@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.bus.errors import BusLost, BusUnavailable
@@ -189,7 +190,8 @@ class Link:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             try:
-                self._open(sock)
+                with suppress(BrokenPipeError):  # it may have said why
+                    self._open(sock)
                 if self._listen(sock):
                     pause = SHORTEST_PAUSE
             except (OSError, BadFrame):

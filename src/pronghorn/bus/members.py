@@ -17,12 +17,21 @@ from pronghorn.bus.joined import JOINED
 class Message:
     """What a handler's `on_bus` is called with."""
 
-    __slots__ = ("_answer", "_name", "payload")
+    __slots__ = ("_answer", "_framed", "_name", "payload")
 
     def __init__(self, name: bytes, payload: bytes, answer: Callable[[bytes | None], None] | None = None) -> None:
         """`answer` is called once, with the answer, or with None if the handler has failed."""
         self._name, self.payload = name, payload
         self._answer = answer
+        self._framed: tuple[object, bytes] = None, b""  # by what, as one value for all threads
+
+    def framed(self, frame: Callable[[bytes], bytes]) -> bytes:
+        """The payload in this frame: the same bytes for all connections that have it."""
+        by, raw = self._framed
+        if by != frame:
+            raw = frame(self.payload)
+            self._framed = frame, raw
+        return raw
 
     @property
     def name(self) -> str:
@@ -139,12 +148,15 @@ def deliver(takers: Iterable[Taker], message: Message) -> int:
     """Hand a message over to connections; how many have taken it."""
     count = 0
     by_loop: dict[Any, list[Taker]] = {}
+    last, some = None, list[Taker]()
     for each in takers:
         loop = each.loop
         if loop is None:
             count += each.take(message)
         elif not each.is_over():
-            by_loop.setdefault(loop, []).append(each)
+            if loop is not last:
+                last, some = loop, by_loop.setdefault(loop, [])
+            some.append(each)
     for loop, some in by_loop.items():
         loop.call_soon_threadsafe(Writing(some, message))
         count += len(some)

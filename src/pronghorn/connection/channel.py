@@ -279,14 +279,14 @@ class AnyChannel(Transport):
     def ended_by(self, error: BaseException | None) -> End:
         return End.ERROR if error is not None and not is_peers_fault(error) else end_of(self.reason)
 
-    def call(self, call: Callable[[], object]) -> None:
+    def call(self, call: Callable[..., object], *args: object) -> None:
         """Call what is not a part of the protocol's own input, on the loop's thread, as the protocol is called; not
         after the end."""
         if self._lost or self.state is CLOSED:
             return
         self._burst = self.bytes_out + BURST
         try:
-            self.context.run(call)
+            self.context.run(call, *args)
         except BaseException as error:
             self._failed(error)
 

@@ -91,7 +91,7 @@ class AnyTaker:
         return self._on_bus is not None
 
     def framed(self, message: Message) -> bytes:
-        return message.payload if self._frame is None else self._frame(message.payload)
+        return message.payload if self._frame is None else message.framed(self._frame)
 
     def tell(self, message: Message) -> Any:
         """Call the handler's on_bus; what it returns is the answer, unless that is None, or a coroutine."""
@@ -131,7 +131,7 @@ class ChannelTaker(AnyTaker):
         raise NotImplementedError("the loop's thread writes")
 
     def write(self, message: Message) -> None:
-        self._channel.call(partial(self._write, message))
+        self._channel.call(self._write, message)
 
     def evict(self) -> None:
         self.loop.call_soon_threadsafe(partial(self._channel.cut, Replaced()))

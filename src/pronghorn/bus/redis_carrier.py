@@ -43,6 +43,7 @@ class _Session:
         self.inbox = inbox
         self._commands = commands
         self.heard = asyncio.get_running_loop().time()
+        self.dead = asyncio.Event()  # there are names of dead hosts
         self.running = asyncio.create_task(self.pipe.run())
         self.useless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -111,11 +112,12 @@ class RedisCarrier:
                 await self._begin(session)
             self._joining = {name: (since, alone) for name, since, alone in self._host.here()}
             self._session = session
-            tasks += map(asyncio.create_task, (self._hear(session), self._beat(session), self._rejoin(session)))
+            for each in (self._hear, self._beat, self._clean, self._rejoin):
+                tasks.append(asyncio.create_task(each(session)))
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for each in tasks:
-                if each.done():
-                    each.result()
+            for task in tasks:
+                if task.done():
+                    task.result()
         except Forgotten:
             await session.running  # raises what that ended by
             raise
@@ -124,8 +126,8 @@ class RedisCarrier:
             raise
         finally:
             self._session, self._up = None, False
-            for each in tasks:
-                each.cancel()
+            for task in tasks:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await session.close()
 
@@ -183,7 +185,6 @@ class RedisCarrier:
     async def _beat(self, session: _Session) -> None:
         loop, patience = asyncio.get_running_loop(), self._place.patience
         beat: asyncio.Future[Answer] | None = None
-        cleaning: asyncio.Task[None] | None = None
         sent = 0.0
         while True:
             if beat is None:
@@ -199,8 +200,8 @@ class RedisCarrier:
                 beat = None
                 if not answer:
                     raise Lost(DEAD)
-                if answer[1] and (cleaning is None or cleaning.done()):
-                    cleaning = asyncio.create_task(self._clean(session))
+                if answer[1]:
+                    session.dead.set()
 
     def _set_clock_by(self, sent: float, beat: asyncio.Future[Answer]) -> None:
         if not beat.cancelled() and not beat.exception() and beat.result():
@@ -208,9 +209,11 @@ class RedisCarrier:
 
     async def _clean(self, session: _Session) -> None:
         """Take out the names of the dead, a bit at a time."""
-        with contextlib.suppress(RedisError, OSError):
+        while True:
+            await session.dead.wait()
             while await session.script(CLEAN, (session.key(b"hosts"),), b"%d" % CHUNK):
                 await asyncio.sleep(CLEANING)
+            session.dead.clear()
 
     async def _say_goodbye(self, session: _Session) -> None:
         with contextlib.suppress(RedisError, OSError, TimeoutError):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pronghorn.bus.errors import NameTaken as NameTaken
     from pronghorn.bus.errors import NoAnswer as NoAnswer
     from pronghorn.bus.errors import NobodyThere as NobodyThere
+    from pronghorn.bus.errors import OtherHostsUnreached as OtherHostsUnreached
     from pronghorn.bus.members import Message as Message
 else:
     __getattr__, __dir__ = on_first_use(
@@ -46,7 +47,8 @@ else:
         {
             "calls": "aask apublish ask join leave publish",
             "client": "AsyncClient Client aconnect connect",
-            "errors": "BadBusMessage BusError BusLost BusUnavailable CannotAnswer NameTaken NoAnswer NobodyThere",
+            "errors": "BadBusMessage BusError BusLost BusUnavailable CannotAnswer NameTaken NoAnswer NobodyThere "
+            "OtherHostsUnreached",
             "members": "Message",
         },
     )

@@ -5,21 +5,17 @@ Law: a carrier's package is imported here, when its URL is used, and nowhere els
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from pronghorn.bus.carrier import Carrier, Host
 from pronghorn.bus.errors import BadBusMessage
+from pronghorn.settings.broker_url import EXTRAS, REDIS, SCHEMES
 
-REDIS = (
-    "redis",
-    "rediss",
-    "unix",
-    "redis+unix",
-    "redis+cluster",
-    "rediss+cluster",
-    "redis+sentinel",
-    "rediss+sentinel",
-)
-NATS = ("nats", "tls")
-PACKAGES = ("redis", "nats")
+
+def is_broker(url: str) -> bool:
+    """Whether this is the URL of a broker."""
+    scheme, mark, _ = url.partition("://")
+    return bool(mark) and scheme in SCHEMES
 
 
 def carrier_of(url: str, host: Host) -> Carrier:
@@ -27,22 +23,17 @@ def carrier_of(url: str, host: Host) -> Carrier:
 
     Raises BadBusMessage for a URL that names none, and where its package is not installed. No message holds what
     stands in the URL, since that may be a password."""
-    scheme = url.partition("://")[0].lower()
-    try:
-        if scheme in REDIS:
-            from pronghorn.bus.redis_carrier import RedisCarrier
+    if not is_broker(url):
+        raise BadBusMessage("No carrier has this URL.", hint="It begins with redis://, rediss://, nats:// or tls://.")
+    which = SCHEMES[url.partition("://")[0]]
+    if find_spec(EXTRAS[which]) is None:
+        hint = f"pip install 'pronghorn[{EXTRAS[which]}]'"
+        raise BadBusMessage(f"The package of {which} is not installed.", hint=hint)
+    if which == REDIS:
+        from pronghorn.bus.redis_carrier import RedisCarrier
 
-            return RedisCarrier(url, host)
-        if scheme in NATS:
-            from pronghorn.bus.nats_carrier import NatsCarrier
-            from pronghorn.bus.nats_url import place_of
+        return RedisCarrier(url, host)
+    from pronghorn.bus.nats_carrier import NatsCarrier
+    from pronghorn.bus.nats_url import place_of
 
-            return NatsCarrier(place_of(url), host)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in PACKAGES:
-            raise
-        raise BadBusMessage(
-            f"The package of {package} is not installed.", hint=f"pip install 'pronghorn[{package}]'"
-        ) from None
-    raise BadBusMessage("No carrier has this URL.", hint="It begins with redis://, rediss://, nats:// or tls://.")
+    return NatsCarrier(place_of(url), host)

@@ -1,66 +1,89 @@
-"""Clients of a server's bus in other processes: `connect("unix:PATH")` in a web application, a task queue, a script.
+"""Clients of the bus in other processes: `connect("unix:PATH")` in a web application, a task queue, a script.
 
-Law: a client joins nothing; it publishes and asks. It connects when it is first used, and again after the hub was away:
-what was under way then is lost, and its caller is told so. It is for any number of threads, or, the async one, of tasks
-of one loop; a forked process connects anew.
+Law: a client joins nothing; it publishes and asks: at one server, by its bus socket, or at all hosts of a broker. It
+connects when it is first used, and again after the hub or the broker was away: what was under way then is lost, and its
+caller is told so. It is for any number of threads, or, the async one, of tasks; a forked process connects anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.bus import requests
-from pronghorn.bus.errors import BadBusMessage, BusUnavailable
+from pronghorn.bus.carriers import is_broker
+from pronghorn.bus.errors import BadBusMessage, BusError, BusUnavailable
 from pronghorn.bus.link import Link
-from pronghorn.bus.requests import PATIENCE, Name, Payload
+from pronghorn.bus.requests import PATIENCE, Name, Payload, answer_of, name_of, one_of, payload_of, seconds_of
 from pronghorn.bus.wire import GROUPS, LONGEST_PAYLOAD
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from pronghorn.bus.broker_client import BrokerClient
+
 
 def connect(url: str) -> Client:
-    """A client of the bus of a server: `unix:PATH`, where PATH is that of its bus socket, which `pronghorn ctl status`
-    tells. Nothing is connected yet. Raises BadBusMessage for what is no such address."""
-    return Client(place_of(url))
+    """A client of the bus: of one server by `unix:PATH`, where PATH is that of its bus socket, which `pronghorn ctl
+    status` tells; of all servers that have the same `--bus` by that URL, redis://... or nats://... Nothing is connected
+    yet. Raises BadBusMessage for what is no such address."""
+    return Client(checked_url(url))
 
 
 def aconnect(url: str) -> AsyncClient:
     """The same for coroutines."""
-    return AsyncClient(place_of(url))
+    return AsyncClient(checked_url(url))
 
 
-def place_of(url: str) -> str:
-    scheme, _, path = url.partition(":")
-    if scheme != "unix" or not path:
-        why = "An address is unix:PATH, with the path of a server's bus socket."
-        raise BadBusMessage(f"{url!r} is no address of a bus.", why, "pronghorn ctl status tells the path.")
-    return path
+def checked_url(url: str) -> str:
+    """Raises BadBusMessage, without the password that may stand in it."""
+    scheme, _, rest = url.partition(":")
+    if not is_broker(url) and (scheme != "unix" or not rest):
+        why = "An address is unix:PATH, with the path of a server's bus socket, or the URL of a broker, redis://... or nats://..."
+        shown = repr(url) if "@" not in url else f"{scheme}:..."
+        raise BadBusMessage(f"{shown} is no address of a bus.", why, "pronghorn ctl status tells the path.")
+    return url
 
 
 class AnyClient:
-    """What both clients have: the path, and a link in each process that uses them."""
+    """What both clients have: the address, and a link to a hub or a broker in each process that uses them."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.path = url.partition(":")[2] if not is_broker(url) else ""
         self._link: Link | None = None
+        self._broker: BrokerClient | None = None
         self._pid = 0
         self._guard = threading.Lock()
 
-    def _linked(self) -> Link:
-        if self._pid != os.getpid():  # at first, and after a fork
+    def _here(self) -> None:
+        """At first, and after a fork."""
+        if self._pid != os.getpid():
             if self._pid:
-                self._link, self._guard = None, threading.Lock()
+                self._link, self._broker, self._guard = None, None, threading.Lock()
             self._pid = os.getpid()
+
+    def _linked(self) -> Link:
+        self._here()
         with self._guard:
             if self._link is None:
                 self._open().close()  # what is wrong shows here, and not as a timeout
                 self._link = Link(self._open, tuple, _ignore)
             return self._link
+
+    def _brokered(self) -> BrokerClient:
+        from pronghorn.bus.broker_client import BrokerClient  # here: asyncio is not for everybody
+
+        self._here()
+        with self._guard:
+            if self._broker is None:
+                self._broker = BrokerClient(self._url)
+            return self._broker
 
     def _open(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,11 +95,13 @@ class AnyClient:
             raise BusUnavailable(why, "Is the server running, and does its handler use the bus?") from None
         return sock
 
-    def close(self) -> None:
-        """End the connection. The client may be used again."""
+    def _close(self) -> None:
         link, self._link = self._link, None
+        broker, self._broker = self._broker, None
         if link is not None:
             link.close()
+        if broker is not None:
+            broker.close()
 
 
 class Client(AnyClient):
@@ -84,23 +109,38 @@ class Client(AnyClient):
 
     def publish(self, name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
         """See pronghorn.bus.publish."""
-        return requests.publish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
+        if self.path:
+            return requests.publish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
+        fields = name_of(name), payload_of(payload, LONGEST_PAYLOAD), one_of(to)
+        return self._brokered().publish(time.monotonic() + seconds_of(timeout), *fields).result()
 
     def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
-        return requests.ask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
+        if self.path:
+            return requests.ask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
+        fields = raw, _, seconds = name_of(name), payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
+        until = time.monotonic() + seconds + PATIENCE
+        return answer_of(raw, *self._brokered().ask(until, *fields).result(), seconds)
 
     def groups(self, prefix: Name = b"", limit: int = 1000) -> list[tuple[str, int]]:
-        """Names that begin so and have members, with their numbers, in order; `limit` at most."""
+        """Names of one server that begin so and have members, with their numbers, in order; `limit` at most. Raises
+        BusError for a client of a broker, which has no list of them."""
+        if not self.path:
+            why = "Each server knows the names of its own connections."
+            raise BusError("A broker has no list of the groups.", why, "Take connect('unix:PATH'), or ctl groups.")
         raw = prefix.encode() if isinstance(prefix, str) else bytes(prefix)
         (found,) = self._linked().request(PATIENCE, GROUPS, raw, limit)
         return [(bytes(name).decode("utf-8", "backslashreplace"), int(count)) for name, count in found]
+
+    def close(self) -> None:
+        """End the connection. The client may be used again."""
+        self._close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._close()
 
 
 class AsyncClient(AnyClient):
@@ -108,17 +148,30 @@ class AsyncClient(AnyClient):
 
     async def publish(self, name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
         """See pronghorn.bus.publish."""
-        return await requests.apublish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
+        if self.path:
+            return await requests.apublish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
+        fields = name_of(name), payload_of(payload, LONGEST_PAYLOAD), one_of(to)
+        until = time.monotonic() + seconds_of(timeout)
+        return await asyncio.wrap_future(self._brokered().publish(until, *fields))
 
     async def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
-        return await requests.aask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
+        if self.path:
+            return await requests.aask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
+        fields = raw, _, seconds = name_of(name), payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
+        until = time.monotonic() + seconds + PATIENCE
+        status, answer = await asyncio.wrap_future(self._brokered().ask(until, *fields))
+        return answer_of(raw, status, answer, seconds)
+
+    def close(self) -> None:
+        """End the connection. The client may be used again."""
+        self._close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self.close()
+        self._close()
 
 
 def _ignore(fields: Sequence[Any]) -> None:

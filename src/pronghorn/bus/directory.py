@@ -26,6 +26,7 @@ class Directory:
         self._names: dict[bytes, dict[Member, tuple[float, bool]]] = {}
         self._joined: dict[int, dict[int, set[bytes]]] = {}  # by link, and by connection
         self._held: dict[int, int] = {}  # how many each link has joined
+        self._emptied: set[bytes] | None = None
 
     def join(self, member: Member, name: bytes, mode: int, since: float) -> list[Member] | None:
         """Add a member. Gives those that have to leave, and have left: those that joined before, if it wants the name
@@ -68,6 +69,8 @@ class Directory:
             del members[member]
             if not members:
                 del self._names[each]
+                if self._emptied is not None:
+                    self._emptied.add(each)
         if not names:
             del self._joined[link][number]
 
@@ -77,6 +80,37 @@ class Directory:
             self.leave((link, number), b"")
         self._joined.pop(link, None)
         self._held.pop(link, None)
+
+    def keep_empty(self) -> None:
+        """From now on `now_empty` is asked for."""
+        self._emptied = set()
+
+    def now_empty(self) -> list[bytes]:
+        """Names that have lost their last member since the last call, and have none."""
+        if not self._emptied:
+            return []
+        found = [name for name in self._emptied if name not in self._names]
+        self._emptied.clear()
+        return found
+
+    def alone(self, name: bytes) -> bool:
+        """Whether the only member wants the name alone."""
+        members = self._names.get(name, {})
+        return len(members) == 1 and next(iter(members.values()))[1]
+
+    def all(self) -> list[tuple[bytes, float, bool]]:
+        """Each name, since when its latest member is one, and whether a member wants it alone."""
+        return [
+            (name, next(reversed(members.values()))[0], any(alone for _, alone in members.values()))
+            for name, members in self._names.items()
+        ]
+
+    def evict(self, name: bytes, before: float) -> list[Member]:
+        """Take away the members that have joined before this instant; who they are."""
+        found = [each for each, (since, _) in self._names.get(name, {}).items() if since < before]
+        for each in found:
+            self.leave(each, name)
+        return found
 
     def members(self, name: bytes) -> Iterable[Member]:
         """Who has joined, the latest last."""

@@ -47,6 +47,18 @@ class BusUnavailable(BusError):
         super().__init__("The bus cannot be reached.", why, hint)
 
 
+class OtherHostsUnreached(BusError):
+    """Other hosts were not reached: the broker is away. `reached` connections of the caller's own server have taken the
+    message."""
+
+    def __init__(self, reached: int) -> None:
+        here = f"{reached:,} connection{'s' * (reached != 1)} of this server {'have' if reached != 1 else 'has'} it."
+        super().__init__(
+            "Other hosts were not reached.", f"The broker is away; {here}", "pronghorn ctl status says why."
+        )
+        self.reached = reached
+
+
 class NameTaken(BusError):
     """Another connection holds the name, and this one does not take it over."""
 

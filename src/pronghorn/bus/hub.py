@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pronghorn.bus.directory import Directory, Member
 from pronghorn.bus.wire import (
@@ -17,6 +17,7 @@ from pronghorn.bus.wire import (
     ASK,
     DELIVER,
     EVICT,
+    GRANTED,
     GROUPS,
     HELLO,
     JOIN,
@@ -32,6 +33,7 @@ from pronghorn.bus.wire import (
     REFUSED,
     REPLY,
     RESULT,
+    TAKEN,
     TOO_LONG,
     BadFrame,
     Reader,
@@ -50,7 +52,7 @@ class Publication:
 
     __slots__ = ("count", "due", "link", "members", "name", "payload", "request", "waits")
 
-    def __init__(self, link: Link, request: int, due: float) -> None:
+    def __init__(self, link: Link | Errand, request: int, due: float) -> None:
         self.link, self.request, self.due = link, request, due
         self.count = 0
         self.waits: set[int] = set()
@@ -63,8 +65,32 @@ class Question:
 
     __slots__ = ("due", "link", "request", "target")
 
-    def __init__(self, link: Link, request: int, target: Member, due: float) -> None:
+    def __init__(self, link: Link | Errand, request: int, target: Member, due: float) -> None:
         self.link, self.request, self.target, self.due = link, request, target, due
+
+
+class Errand:
+    """A request whose result goes to a function, and not to a link."""
+
+    __slots__ = ("_done", "_hub", "number", "under_way")
+
+    def __init__(self, hub: Hub, done: Callable[..., None]) -> None:
+        self._hub, self._done = hub, done
+        self.number, self.under_way = hub.number(), 0
+        hub.links[self.number] = self
+
+    def send(self, kind: int, request: int, *result: Any) -> None:
+        del self._hub.links[self.number]
+        self._done(*result)
+
+
+class Others(Protocol):
+    """Other hosts, as the hub sees them (others.py)."""
+
+    def join(self, link: Link, request: int, number: int, name: bytes, mode: int, since: float) -> None: ...
+    def leave(self, name: bytes) -> None: ...
+    def publish(self, link: Link, request: int, name: bytes, payload: bytes, to_one: bool) -> None: ...
+    def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None: ...
 
 
 class Hub:
@@ -73,7 +99,9 @@ class Hub:
     def __init__(self, longest: int, clock: Callable[[], float], say: Callable[[str], None]) -> None:
         self.longest = longest
         self.directory = Directory()
-        self.links: dict[int, Link] = {}
+        self.links: dict[int, Any] = {}  # and errands, whose results go nowhere else
+        self.others: Others | None = None
+        """Other hosts, where a carrier is set."""
         self.dropped = 0
         """Messages that were not sent to a link, since it did not read."""
         self.held: list[Callable[[], None]] | None = []
@@ -99,14 +127,29 @@ class Hub:
 
     def join(self, link: Link, request: int, number: int, name: bytes, mode: int, since: float) -> None:
         out = self.directory.join((link.number, number), name, mode, since)
-        if request:
-            link.send(RESULT, request, 0 if out is None else 1)
+        if self.others is not None and out is not None and (link.number, number) not in out:
+            self.others.join(link, request, number, name, mode, since)
+        elif request:
+            link.send(RESULT, request, TAKEN if out is None else GRANTED)
         for other, each in out or ():
             self.links[other].send(EVICT, each, name)
+        self.left()
+
+    def left(self) -> None:
+        """Other hosts learn of names that have no member here any more."""
+        if self.others is not None:
+            for name in self.directory.now_empty():
+                self.others.leave(name)
 
     def publish(self, link: Link, request: int, name: bytes, payload: bytes, to_one: bool) -> None:
         if len(payload) > self.longest:
             return link.send(RESULT, request, -1)
+        if self.others is not None and not self.directory.alone(name):
+            return self.others.publish(link, request, name, payload, to_one)
+        self.publish_here(link, request, name, payload, to_one)
+
+    def publish_here(self, link: Link | Errand, request: int, name: bytes, payload: bytes, to_one: bool) -> None:
+        """To the connections of this host."""
         publication = Publication(link, request, self._clock() + PATIENCE)
         members = self.directory.members(name)
         if to_one:
@@ -156,6 +199,12 @@ class Hub:
             publication.link.send(RESULT, publication.request, publication.count)
 
     def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
+        if self.others is not None and len(payload) <= self.longest and not self.directory.alone(name):
+            return self.others.ask(link, request, name, payload, seconds)
+        self.ask_here(link, request, name, payload, seconds)
+
+    def ask_here(self, link: Link | Errand, request: int, name: bytes, payload: bytes, seconds: float) -> None:
+        """The connections of this host."""
         if len(payload) > self.longest:
             return link.send(REPLY, request, TOO_LONG, b"")
         due = self._clock() + min(max(seconds, 0.0), LONGEST_QUESTION)
@@ -187,6 +236,7 @@ class Hub:
     def leave(self, link: Link, number: int, name: bytes) -> None:
         """A connection has left a name; with an empty one it has ended, and answers nothing any more."""
         self.directory.leave((link.number, number), name)
+        self.left()
         for delivery in () if name else list(self._asked.get((link.number, number), ())):
             self._answered(delivery, LOST)
 
@@ -199,6 +249,7 @@ class Hub:
         """A link has ended: nobody there is reached, or answers any more."""
         del self.links[link.number]
         self.directory.lose(link.number)
+        self.left()
         for delivery, publication in list(self._publications.items()):
             if publication.link is link:
                 del self._publications[delivery]

@@ -26,6 +26,7 @@ except ImportError:
     from asyncio import new_event_loop
 
 TICK, BEAT = 0.25, 1.0  # seconds
+FAREWELL = 1.0  # seconds in which the broker is told of the end
 
 
 class Guarded(Link):
@@ -93,11 +94,26 @@ async def serve(side: Side) -> None:
         loop.call_later(TICK, tick)
 
     loop.add_reader(side.fileno(), heard)
-    loop.call_later(SETTLING, hub.settled)
     tick()
     side.ready()
     beat()
+    await asyncio.sleep(SETTLING)  # whoever was linked to the hub before is back then
+    carrying = carry(hub, side) if side.settings.get("carrier") else None
+    hub.settled()
     await over
+    if carrying is not None:
+        carrying.cancel()
+        await asyncio.wait([carrying], timeout=FAREWELL)
+
+
+def carry(hub: Hub, side: Side) -> asyncio.Task[None]:
+    """From now on other hosts are reached."""
+    from pronghorn.bus.carriers import carrier_of  # here: most servers have one host
+    from pronghorn.bus.others import Others
+
+    url = side.settings["carrier"]
+    hub.others = Others(hub, lambda far: carrier_of(url, far), lambda text: side.say("warning", text))
+    return asyncio.get_running_loop().create_task(hub.others.far.carrier.run())
 
 
 def main() -> int:

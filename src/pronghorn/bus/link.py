@@ -152,10 +152,13 @@ class Link:
 
     def _send(self, until: float, *fields: Any) -> None:
         raw = frame(*fields)
-        while self._up.wait(until - time.monotonic()):
-            sock = self._sock
-            if sock is not None and self._put(sock, raw):
-                return
+        while (left := until - time.monotonic()) > 0 or self.is_up:
+            if self._up.wait(min(left, LONGEST_PAUSE)):
+                sock = self._sock
+                if sock is not None and self._put(sock, raw):
+                    return
+            elif self.refusal:
+                break
         raise self._unavailable()
 
     def _unavailable(self) -> BusUnavailable:

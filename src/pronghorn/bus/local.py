@@ -15,10 +15,7 @@ from typing import Any
 
 from pronghorn import identity
 from pronghorn.bus import requests
-from pronghorn.bus.errors import (
-    BusError,
-    NameTaken,
-)
+from pronghorn.bus.errors import BusError, BusUnavailable, NameTaken
 from pronghorn.bus.joined import JOINED, place_of_bus
 from pronghorn.bus.link import Link
 from pronghorn.bus.members import Groups, Message, Taker, deliver
@@ -29,6 +26,7 @@ from pronghorn.bus.wire import (
     DELIVER,
     EVICT,
     FAILED,
+    GRANTED,
     JOIN,
     LEAVE,
     MUTE,
@@ -38,6 +36,7 @@ from pronghorn.bus.wire import (
     REFUSE,
     REPLACE,
     SHARED,
+    UNDECIDED,
     frame,
 )
 
@@ -85,8 +84,10 @@ class LocalBus:
             raise
         finally:
             self._undecided.discard((number, name))
-            if not joined:
+            if joined != GRANTED:
                 self._groups.remove(number, name)
+        if joined == UNDECIDED:
+            raise BusUnavailable("The broker is away, and another host may have the name.", "Join again later.")
         if not joined:
             raise NameTaken(shown(name))
 

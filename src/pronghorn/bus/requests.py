@@ -12,14 +12,17 @@ from pronghorn.bus.errors import (
     BadBusMessage,
     BusError,
     BusLost,
+    BusUnavailable,
     CannotAnswer,
     NoAnswer,
     NobodyThere,
+    OtherHostsUnreached,
 )
 from pronghorn.bus.link import Link, result_of
 from pronghorn.bus.wire import (
     ANSWERED,
     ASK,
+    AWAY,
     FAILED,
     LATE,
     LONGEST_NAME,
@@ -28,6 +31,7 @@ from pronghorn.bus.wire import (
     NOBODY,
     PUBLISH,
     TOO_LONG,
+    UNREACHED,
 )
 
 PATIENCE = 5.0
@@ -90,7 +94,9 @@ def one_of(to: str) -> bool:
 
 
 def count_of(result: Sequence[int]) -> int:
-    """How many connections were reached. Raises BadBusMessage."""
+    """How many connections were reached. Raises BadBusMessage, OtherHostsUnreached."""
+    if result[0] <= UNREACHED:
+        raise OtherHostsUnreached(UNREACHED - result[0])
     if result[0] < 0:
         raise too_long()
     return result[0]
@@ -112,6 +118,7 @@ def answer_of(name: bytes, status: int, payload: bytes, seconds: float) -> bytes
         FAILED: CannotAnswer(told, "Its handler raised an exception; the server's log has it."),
         LATE: NoAnswer(told, seconds),
         TOO_LONG: too_long(),
+        AWAY: BusUnavailable("The broker is away, by which other hosts are reached.", "pronghorn ctl status says why."),
     }
     raise errors.get(status) or BusLost("Its connection has ended before it answered.")
 

@@ -35,7 +35,7 @@ FIELDS: dict[int, tuple[type, ...]] = {
     REACHED: (int, int),  # delivery, how many connections
     ANSWER: (int, int, bytes),  # delivery, status, payload
     GROUPS: (int, bytes, int),  # request, prefix, how many at most
-    RESULT: (int, int),  # request, count (TOO_LONG: nothing was sent)
+    RESULT: (int, int),  # request, count or what became of it
     REPLY: (int, int, bytes),  # request, status, payload
     DELIVER: (int, bytes, bytes, int),  # delivery, name, payload, connection (0: all that have joined)
     QUESTION: (int, bytes, bytes, int),  # delivery, name, payload, connection
@@ -47,7 +47,11 @@ FIELDS: dict[int, tuple[type, ...]] = {
 # How a connection joins.
 SHARED, REPLACE, REFUSE = range(3)
 # What became of a question.
-ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG = range(7)
+ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG, AWAY = range(8)
+UNREACHED = -2
+"""In place of a number of connections, and less by one for each that was reached here: other hosts were not reached."""
+# What became of an attempt to join.
+TAKEN, GRANTED, UNDECIDED = range(3)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
@@ -57,6 +61,11 @@ def frame(*fields: Any) -> bytes:
     """A frame of these fields."""
     body = _encode(fields)
     return len(body).to_bytes(4, "big") + body
+
+
+def packed(*fields: Any) -> bytes:
+    """The same without a length, for what is carried in messages."""
+    return _encode(fields)
 
 
 class BadFrame(Exception):
@@ -89,11 +98,11 @@ class Reader:
         return found
 
 
-def checked(body: bytes) -> Sequence[Any]:
-    """What stands in a frame. Raises BadFrame unless it is what FIELDS say."""
+def checked(body: bytes, wanted: dict[int, tuple[type, ...]] = FIELDS) -> Sequence[Any]:
+    """What stands in a frame. Raises BadFrame unless it is what `wanted` says."""
     try:
         fields = _decode(body)
-        known = FIELDS[fields[0]]
+        known = wanted[fields[0]]
     except (msgspec.MsgspecError, ValueError, TypeError, LookupError, RecursionError):
         raise BadFrame("what is no frame") from None
     if tuple(map(type, fields[1:])) != known:

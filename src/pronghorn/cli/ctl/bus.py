@@ -13,7 +13,7 @@ from typing import Any
 
 import rich_click as click
 
-from pronghorn.bus.client import Client
+from pronghorn.bus.client import Client, connect
 from pronghorn.bus.errors import BusUnavailable
 from pronghorn.bus.wire import LONGEST_PAYLOAD, LONGEST_QUESTION
 from pronghorn.cli.ctl import request, whom
@@ -49,7 +49,7 @@ def client_of(find: Callable[[], str]) -> Client:
         if side.get("name") == "bus":
             if not side.get("socket"):
                 raise BusUnavailable("The server has no bus socket.", "Give it one with --bus-socket PATH.")
-            return Client(side["socket"])
+            return connect(f"unix:{side['socket']}")
     raise NONE_YET
 
 

@@ -1,0 +1,82 @@
+"""What a client in another process publishes and asks through when it is given a broker's URL: a host without members.
+
+Law: one thread of this process has an asyncio loop on which the carrier runs, from the first use on; callers are any
+threads, and tasks of any loops. A forked process begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from pronghorn.bus.carrier import Away
+from pronghorn.bus.carriers import carrier_of
+from pronghorn.bus.errors import BusLost, BusUnavailable
+from pronghorn.bus.far import Far, Nobody
+
+Result = TypeVar("Result")
+FAREWELL = 2.0  # seconds in which the connection to the broker is closed
+HINT = "Is the broker running, and is the URL right?"
+
+
+class BrokerClient:
+    """The thread, its loop, and this process among the hosts."""
+
+    def __init__(self, url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        started: Future[Far] = Future()
+        self._thread = threading.Thread(target=self._run, args=(url, started), name="pronghorn-bus", daemon=True)
+        self._thread.start()
+        self._far = started.result()
+
+    def _run(self, url: str, started: Future[Far]) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            far = Far(lambda host: carrier_of(url, host), Nobody())
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        self._running = self._loop.create_task(far.carrier.run())
+        self._running.add_done_callback(lambda _: self._loop.stop())
+        started.set_result(far)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def publish(self, until: float, name: bytes, payload: bytes, to_one: bool) -> Future[int]:
+        """How many connections have taken it, on all hosts."""
+        far = self._far
+        return self._begin(until, lambda: (far.publish_to_one if to_one else far.publish)(name, payload))
+
+    def ask(self, until: float, name: bytes, payload: bytes, seconds: float) -> Future[tuple[int, bytes]]:
+        """What became of a question (see wire.py), and the answer."""
+        return self._begin(until, lambda: self._far.ask(name, payload, seconds))
+
+    def _begin(self, until: float, call: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
+        """Have the loop do it, as soon as the broker is there, within the time."""
+
+        async def within() -> Result:
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    await self._far.until_up(until - time.monotonic())
+                    return await call()
+            except Away as error:
+                raise BusUnavailable(str(error), HINT) from None
+            except ConnectionResetError:
+                raise BusLost("The broker went away meanwhile.") from None
+            except TimeoutError:
+                raise BusUnavailable("It has not answered in time.", HINT) from None
+
+        return asyncio.run_coroutine_threadsafe(within(), self._loop)
+
+    def close(self) -> None:
+        """End the connection to the broker."""
+        try:
+            self._loop.call_soon_threadsafe(self._running.cancel)
+        except RuntimeError:  # it has ended
+            return
+        self._thread.join(FAREWELL)

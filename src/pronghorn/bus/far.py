@@ -1,0 +1,257 @@
+"""Messages, counts, questions and answers between the hosts of a carrier, for a server's hub and for outside clients.
+
+Law: what is sent to another host is acknowledged by it, or counts as not reached. Nothing is sent twice, unless the
+host that had it first says that it gave it to nobody. Nobody who asks is told that nobody is there while the broker is
+away. Another host is believed nothing: what it sends is checked, and what is done for it is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from pronghorn.bus.carrier import Away, Carrier
+from pronghorn.bus.wire import ANSWERED, LATE, LONGEST_QUESTION, LOST, NOBODY, BadFrame, checked, packed
+
+PATIENCE = 2.5
+"""Seconds that another host has to say how many it reached: a little more than its hub gives its workers."""
+MOST_UNDER_WAY = 50_000
+"""Messages and questions of other hosts that are not answered yet."""
+TRIES, PAUSE = 3, 0.05
+"""How often, and after how many seconds, the next latest is looked for where the one before has just left."""
+
+# What one host says to another.
+PUBLICATION, REACHED, QUESTION, ANSWER = range(32, 36)
+
+FIELDS: dict[int, tuple[type, ...]] = {
+    PUBLICATION: (str, int, bytes, bytes, bool),  # host, delivery, name, payload, to one
+    REACHED: (str, int, int),  # host, delivery, how many connections
+    QUESTION: (str, int, bytes, bytes, float),  # host, delivery, name, payload, seconds
+    ANSWER: (str, int, int, bytes),  # host, delivery, status, payload
+}
+
+
+class Members(Protocol):
+    """The connections of this host, as other hosts reach them."""
+
+    def deliver(self, name: bytes, payload: bytes, to_one: bool, done: Callable[[int], None]) -> None:
+        """Send to the members here; `done` is called with how many have taken it."""
+
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
+        """Ask the latest member here; `done` is called with what became of it (see wire.py), and the answer."""
+
+    def here(self) -> Iterable[tuple[bytes, float, bool]]: ...
+    def evict(self, name: bytes, before: float) -> None: ...
+    def told(self, up: bool, why: str) -> None:
+        """The broker is there, or away."""
+
+
+class Nobody:
+    """The members of a host that has none: a client."""
+
+    def deliver(self, name: bytes, payload: bytes, to_one: bool, done: Callable[[int], None]) -> None:
+        done(0)
+
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
+        done(NOBODY, b"")
+
+    def here(self) -> Iterable[tuple[bytes, float, bool]]:
+        return ()
+
+    def evict(self, name: bytes, before: float) -> None:
+        """There is none."""
+
+    def told(self, up: bool, why: str) -> None:
+        """Whoever calls finds out."""
+
+
+class Waiting:
+    """A message that other hosts have not all acknowledged yet."""
+
+    __slots__ = ("count", "future", "heard", "hosts")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()  # false: the broker went away
+        self.count = 0
+        self.heard: set[str] = set()
+        self.hosts: set[str] | None = None  # who shall answer; None as long as that is not known
+
+    def hear(self, host: str, count: int) -> None:
+        if host not in self.heard:
+            self.heard.add(host)
+            self.count += max(count, 0)
+            self.look()
+
+    def look(self) -> None:
+        """Whether all have answered. An empty name stands for any host."""
+        if self.hosts is not None and (not self.hosts - self.heard or ("" in self.hosts and self.heard)):
+            self.end(True)
+
+    def end(self, whole: bool) -> None:
+        if not self.future.done():
+            self.future.set_result(whole)
+
+
+class Far:
+    """This host among the others. `open` makes the carrier, which has to be run by whoever makes this; `members` are
+    the connections here."""
+
+    def __init__(self, open: Callable[[Far], Carrier], members: Members) -> None:
+        self.id = secrets.token_hex(8)
+        self.is_up, self.why = False, "There is no connection to the broker yet."
+        self.missed = 0
+        """Acknowledgements that did not come in time."""
+        self._members = members
+        self._counts: dict[int, Waiting] = {}
+        self._answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
+        self._last = self._for_others = 0
+        self._changed = asyncio.Event()
+        self.carrier = open(self)
+
+    # What is sent.
+
+    async def publish(self, name: bytes, payload: bytes) -> int:
+        """Send to the members on all *other* hosts; how many have taken it. Raises Away; ConnectionResetError, if the
+        broker went away meanwhile."""
+        delivery = self._number()
+        waiting = self._counts[delivery] = Waiting()
+        try:
+            hosts = await self.carrier.to_all(name, packed(PUBLICATION, self.id, delivery, name, payload, False))
+            waiting.hosts = hosts - {self.id}
+            await self._all_of(waiting)
+        finally:
+            del self._counts[delivery]
+        return waiting.count
+
+    async def publish_to_one(self, name: bytes, payload: bytes) -> int:
+        """Send to the member that has joined last, on whichever host: 1, or 0 if there is none. Raises as `publish`."""
+        for each in range(TRIES):
+            delivery = self._number()
+            waiting = self._counts[delivery] = Waiting()
+            waiting.hosts = {""}
+            try:
+                if not await self.carrier.to_one(name, packed(PUBLICATION, self.id, delivery, name, payload, True)):
+                    return 0
+                await self._all_of(waiting)
+            finally:
+                del self._counts[delivery]
+            if waiting.count or not waiting.heard:
+                return waiting.count
+            await asyncio.sleep(PAUSE * each)  # it has left just now, and the broker will know
+        return 0
+
+    async def _all_of(self, waiting: Waiting) -> None:
+        waiting.look()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                whole = await waiting.future
+        except TimeoutError:
+            self.missed += 1
+        else:
+            if not whole:
+                raise ConnectionResetError(self.why)
+
+    async def ask(self, name: bytes, payload: bytes, seconds: float) -> tuple[int, bytes]:
+        """Ask the member that has joined last, on whichever host: what became of it (see wire.py), and the answer.
+        Raises Away."""
+        for each in range(TRIES):
+            delivery = self._number()
+            future = self._answers[delivery] = asyncio.get_running_loop().create_future()
+            try:
+                if not await self.carrier.to_one(name, packed(QUESTION, self.id, delivery, name, payload, seconds)):
+                    return NOBODY, b""
+                async with asyncio.timeout(seconds + PATIENCE):
+                    status, answer = await future
+            except TimeoutError:
+                return LATE, b""
+            finally:
+                del self._answers[delivery]
+            if status != NOBODY:
+                return status, answer
+            await asyncio.sleep(PAUSE * each)
+        return NOBODY, b""
+
+    async def until_up(self, seconds: float) -> None:
+        """Wait for the broker. Raises Away."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.is_up:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise Away(self.why) from None
+
+    def _number(self) -> int:
+        self._last += 1
+        return self._last
+
+    # What the carrier calls.
+
+    def hear(self, data: bytes) -> None:
+        """See carrier.Host. What is no message of ours is ignored: the prefix may be somebody else's, too."""
+        try:
+            kind, host, delivery, *rest = checked(data, FIELDS)
+        except BadFrame:
+            return
+        if kind == REACHED:
+            waiting = self._counts.get(delivery)
+            if waiting is not None:
+                waiting.hear(host, *rest)
+        elif kind == ANSWER:
+            future = self._answers.get(delivery)
+            if future is not None and not future.done():
+                future.set_result((rest[0], rest[1]))
+        elif kind == PUBLICATION:
+            self._deliver(host, delivery, *rest)
+        else:
+            self._question(host, delivery, *rest)
+
+    def here(self) -> Iterable[tuple[bytes, float, bool]]:
+        return self._members.here()
+
+    def evict(self, name: bytes, before: float) -> None:
+        self._members.evict(name, before)
+
+    def up(self) -> None:
+        self.is_up, self.why = True, ""
+        self._changed.set()
+        self._members.told(True, "")
+
+    def down(self, why: str) -> None:
+        self.is_up, self.why = False, why
+        self._members.told(False, why)
+        for waiting in self._counts.values():
+            waiting.end(False)
+        for future in self._answers.values():
+            if not future.done():
+                future.set_result((LOST, b""))
+
+    def _deliver(self, host: str, delivery: int, name: bytes, payload: bytes, to_one: bool) -> None:
+        if self._for_others >= MOST_UNDER_WAY:
+            return self._send(host, packed(REACHED, self.id, delivery, 0))
+        self._for_others += 1
+
+        def done(count: int) -> None:
+            self._for_others -= 1
+            self._send(host, packed(REACHED, self.id, delivery, count))
+
+        self._members.deliver(name, payload, to_one, done)
+
+    def _question(self, host: str, delivery: int, name: bytes, payload: bytes, seconds: float) -> None:
+        if self._for_others >= MOST_UNDER_WAY:
+            return self._send(host, packed(ANSWER, self.id, delivery, LOST, b""))
+        self._for_others += 1
+
+        def done(status: int, answer: bytes) -> None:
+            self._for_others -= 1
+            self._send(host, packed(ANSWER, self.id, delivery, status, answer if status == ANSWERED else b""))
+
+        self._members.question(name, payload, min(max(seconds, 0.0), LONGEST_QUESTION), done)
+
+    def _send(self, host: str, data: bytes) -> None:
+        if host == self.id:
+            self.hear(data)
+        else:
+            self.carrier.send(host, data)

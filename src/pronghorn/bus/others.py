@@ -1,0 +1,119 @@
+"""A hub and the other hosts: what joins, is published or is asked here goes to them, and what they send comes here.
+
+Law: in the hub's process, and only where a carrier is set. A name that one connection holds alone is reached here
+without the broker; all others by it, since a later member may be elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from pronghorn.bus.carrier import Away, Carrier
+from pronghorn.bus.far import Far
+from pronghorn.bus.hub import Errand, Hub, Link
+from pronghorn.bus.wire import AWAY, EVICT, GRANTED, REFUSE, REPLY, RESULT, TAKEN, UNDECIDED, UNREACHED
+
+
+class Others:
+    """The other hosts, for a hub. `open` makes the carrier. `say` tells the server's log."""
+
+    def __init__(self, hub: Hub, open: Callable[[Far], Carrier], say: Callable[[str], None]) -> None:
+        self._hub, self._say = hub, say
+        self._tasks: set[asyncio.Task[None]] = set()
+        hub.directory.keep_empty()
+        self.far = Far(open, self)
+
+    # What the hub calls.
+
+    def join(self, link: Link, request: int, number: int, name: bytes, mode: int, since: float) -> None:
+        """A connection has joined here."""
+        link.under_way += 1
+        self._spawn(self._join(link, request, number, name, mode, since))
+
+    async def _join(self, link: Link, request: int, number: int, name: bytes, mode: int, since: float) -> None:
+        try:
+            joined = await self.far.carrier.join(name, since + self._ahead(), mode)
+            outcome = GRANTED if joined else TAKEN
+        except Away:
+            outcome = UNDECIDED if mode == REFUSE else GRANTED
+        link.under_way -= 1
+        if outcome != GRANTED:
+            self._hub.directory.leave((link.number, number), name)
+            self._hub.left()
+        if request:
+            link.send(RESULT, request, outcome)
+
+    def leave(self, name: bytes) -> None:
+        """The last connection has left a name here."""
+        self.far.carrier.leave(name)
+
+    def publish(self, link: Link, request: int, name: bytes, payload: bytes, to_one: bool) -> None:
+        link.under_way += 1
+        if to_one:
+            return self._spawn(self._publish_to_one(link, request, name, payload))
+        here: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.deliver(name, payload, False, here.set_result)
+        self._spawn(self._publish(link, request, name, payload, here))
+
+    async def _publish(self, link: Link, request: int, name: bytes, payload: bytes, here: asyncio.Future[int]) -> None:
+        try:
+            result = await self.far.publish(name, payload) + await here
+        except (Away, ConnectionResetError):
+            result = UNREACHED - await here
+        link.under_way -= 1
+        link.send(RESULT, request, result)
+
+    async def _publish_to_one(self, link: Link, request: int, name: bytes, payload: bytes) -> None:
+        try:
+            result = await self.far.publish_to_one(name, payload)
+        except (Away, ConnectionResetError):
+            result = UNREACHED
+        link.under_way -= 1
+        link.send(RESULT, request, result)
+
+    def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
+        link.under_way += 1
+        self._spawn(self._ask(link, request, name, payload, seconds))
+
+    async def _ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
+        try:
+            status, answer = await self.far.ask(name, payload, seconds)
+        except Away:
+            status, answer = AWAY, b""
+        link.under_way -= 1
+        link.send(REPLY, request, status, answer)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _ahead(self) -> float:
+        """What the carrier's clock is ahead of this machine's."""
+        return self.far.carrier.now() - time.monotonic()
+
+    # What other hosts ask of this one: see far.Members.
+
+    def deliver(self, name: bytes, payload: bytes, to_one: bool, done: Callable[[int], None]) -> None:
+        if len(payload) > self._hub.longest:
+            return done(0)
+        self._hub.publish_here(Errand(self._hub, done), 0, name, payload, to_one)
+
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
+        self._hub.ask_here(Errand(self._hub, done), 0, name, payload, seconds)
+
+    def here(self) -> Iterable[tuple[bytes, float, bool]]:
+        ahead = self._ahead()
+        for name, since, alone in self._hub.directory.all():
+            yield name, since + ahead, alone
+
+    def evict(self, name: bytes, before: float) -> None:
+        for link, number in self._hub.directory.evict(name, before - self._ahead()):
+            self._hub.links[link].send(EVICT, number, name)
+        self._hub.left()
+
+    def told(self, up: bool, why: str) -> None:
+        self._say("The bus reaches other hosts." if up else f"The bus does not reach other hosts: {why}")

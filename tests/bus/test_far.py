@@ -1,0 +1,285 @@
+"""What hubs of several hosts say to each other, over a carrier in memory: counts, answers, and who holds a name."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from carrier_in_memory import Broker, InMemory
+
+from pronghorn.bus.carrier import Away
+from pronghorn.bus.far import PUBLICATION, TRIES, Far, Nobody
+from pronghorn.bus.hub import Hub
+from pronghorn.bus.others import Others
+from pronghorn.bus.wire import (
+    ANSWERED,
+    ASK,
+    AWAY,
+    DELIVER,
+    EVICT,
+    GRANTED,
+    JOIN,
+    LOST,
+    NOBODY,
+    PUBLISH,
+    QUESTION,
+    REFUSE,
+    REPLACE,
+    REPLY,
+    RESULT,
+    SHARED,
+    TAKEN,
+    UNDECIDED,
+    UNREACHED,
+    Reader,
+    packed,
+)
+
+pytestmark = pytest.mark.timeout(20)
+
+
+class Worker:
+    """A link of a hub, and the process at its other end."""
+
+    pid = 1
+    has_room = True
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub, self.number, self.under_way = hub, hub.number(), 0
+        hub.links[self.number] = self
+        self.reader = Reader()
+        self.results: dict[int, asyncio.Future[Any]] = {}
+        self.got: list[tuple[bytes, bytes]] = []
+        self.evicted: list[tuple[int, bytes]] = []
+        self.mute = False
+        self.last = 0
+
+    def send(self, *fields: Any) -> None:
+        if fields[0] in (RESULT, REPLY):
+            self.results[fields[1]].set_result(fields[2:])
+        elif fields[0] == EVICT:
+            self.evicted.append(fields[1:])
+
+    def write(self, raw: bytes) -> None:
+        for kind, delivery, name, payload, _ in self.reader.feed(raw):
+            self.got.append((name, payload))
+            if not self.mute:
+                asyncio.get_running_loop().call_soon(self._answer, kind, delivery, payload)
+
+    def _answer(self, kind: int, delivery: int, payload: bytes) -> None:
+        if kind == DELIVER:
+            self.hub.reached(self, delivery, 1)  # type: ignore[arg-type]
+        else:
+            assert kind == QUESTION
+            self.hub.answer(self, delivery, ANSWERED, payload.upper())  # type: ignore[arg-type]
+
+    async def request(self, kind: int, *fields: Any) -> Any:
+        calls = {JOIN: self.hub.join, PUBLISH: self.hub.publish, ASK: self.hub.ask}
+        self.last += 1
+        future = self.results[self.last] = asyncio.get_running_loop().create_future()
+        calls[kind](self, self.last, *fields)  # type: ignore[operator]
+        return await future
+
+    async def join(self, name: bytes, mode: int = SHARED, number: int = 1) -> int:
+        (outcome,) = await self.request(JOIN, number, name, mode, time.monotonic())
+        return int(outcome)
+
+    async def publish(self, name: bytes, payload: bytes = b"x", to_one: bool = False) -> int:
+        (count,) = await self.request(PUBLISH, name, payload, to_one)
+        return int(count)
+
+    async def ask(self, name: bytes, payload: bytes = b"how", seconds: float = 5.0) -> tuple[int, bytes]:
+        status, answer = await self.request(ASK, name, payload, seconds)
+        return status, answer
+
+
+def hosts(count: int, trial: Callable[[Broker, list[Worker]], Awaitable[None]]) -> list[Hub]:
+    hubs: list[Hub] = []
+
+    async def main() -> None:
+        broker, workers = Broker(), []
+        for _ in range(count):
+            hub = Hub(1000, time.monotonic, print)
+            hub.others = Others(hub, lambda far: InMemory(broker, far), print)
+            hub.others.far.up()
+            hub.settled()
+            hubs.append(hub)
+            workers.append(Worker(hub))
+        await trial(broker, workers)
+        await asyncio.sleep(0.01)
+        for hub, worker in zip(hubs, workers, strict=True):
+            assert set(hub.links) == {worker.number}, "nothing is left under way"
+            assert worker.under_way == 0
+
+    asyncio.run(main())
+    return hubs
+
+
+def test_a_publication_reaches_all_hosts_and_counts_them() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, _, three = workers
+        for each in workers:
+            assert await each.join(b"room") == GRANTED
+        assert await one.publish(b"room", b"hello") == 3
+        assert [each.got for each in workers] == [[(b"room", b"hello")]] * 3
+        three.hub.leave(three, 1, b"")  # type: ignore[arg-type]
+        assert await one.publish(b"room") == 2
+        assert await one.publish(b"elsewhere") == 0
+        assert await one.publish(b"room", bytes(1001)) == -1
+
+    hosts(3, trial)
+
+
+def test_one_is_the_latest_to_join_on_whichever_host() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        await one.join(b"room")
+        for each in workers:
+            assert await each.publish(b"room", b"p", to_one=True) == 1
+            assert await each.ask(b"room", b"q") == (ANSWERED, b"Q")
+        assert [payload for _, payload in one.got] == [b"p", b"q"] * 2
+        assert two.got == []
+        assert await one.ask(b"nowhere") == (NOBODY, b"")
+        assert await one.publish(b"nowhere", to_one=True) == 0
+
+    hosts(2, trial)
+
+
+def test_a_name_held_alone_changes_hosts() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await one.join(b"device", REPLACE)
+        assert await two.join(b"device", REFUSE) == TAKEN
+        assert list(two.hub.directory.members(b"device")) == []
+        await two.join(b"device", REPLACE)
+        assert one.evicted == [(1, b"device")]
+        assert await one.ask(b"device") == (ANSWERED, b"HOW")
+        assert two.got and not one.got
+
+    hosts(2, trial)
+
+
+def test_a_broker_that_is_away() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await one.join(b"room")
+        await two.join(b"room")
+        await one.join(b"mine", REPLACE)
+        broker.away()
+        assert await one.publish(b"room") == UNREACHED - 1, "the one here"
+        assert await one.publish(b"room", to_one=True) == UNREACHED, "the latest may be elsewhere"
+        assert await one.ask(b"room") == (AWAY, b"")
+        assert await one.ask(b"mine") == (ANSWERED, b"HOW"), "held alone here"
+        assert await one.publish(b"mine") == 1
+        assert await one.join(b"late", number=2) == GRANTED
+        assert await one.join(b"free", REFUSE, number=2) == UNDECIDED
+        assert await two.join(b"mine", REPLACE) == GRANTED, "nobody can know"
+        broker.back()
+        assert one.evicted == [(1, b"mine")], "the later one has it"
+        assert await two.publish(b"late") == 1
+        assert await two.publish(b"free") == 0
+        assert await two.publish(b"room") == 2
+
+    hosts(2, trial)
+
+
+def test_what_is_under_way_when_the_broker_goes_is_lost_and_said_so() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        two.mute = True
+        asked = asyncio.ensure_future(one.ask(b"room"))
+        published = asyncio.ensure_future(one.publish(b"room"))
+        while len(two.got) < 2:
+            await asyncio.sleep(0.001)
+        broker.away()
+        assert await asked == (LOST, b"")
+        assert await published == UNREACHED
+        two.hub.lose(two)  # type: ignore[arg-type]
+        two.hub.links[two.number] = two
+
+    hosts(2, trial)
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pronghorn.bus.far.PATIENCE", 0.05)
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two, _ = workers
+        for each in workers:
+            await each.join(b"room")
+        two.mute = True
+        assert await one.publish(b"room") == 2
+        assert one.hub.others.far.missed == 1  # type: ignore[union-attr]
+        two.hub.lose(two)  # type: ignore[arg-type]
+        two.hub.links[two.number] = two
+
+    hosts(3, trial)
+
+
+def test_a_latest_that_has_just_left_gives_way_to_the_one_before() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await one.join(b"room")
+        await two.join(b"room")
+        stale = broker.names[b"room"].copy()
+        two.hub.leave(two, 1, b"")  # type: ignore[arg-type]
+        broker.names[b"room"] = stale  # its leaving is still on its way
+        asyncio.get_running_loop().call_later(0.02, broker.names[b"room"].pop, two.hub.others.far.id)  # type: ignore[union-attr]
+        assert await one.ask(b"room") == (ANSWERED, b"HOW")
+
+    hosts(2, trial)
+
+
+def test_a_broker_that_goes_on_naming_who_has_left_is_not_asked_for_ever() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        broker.names[b"room"] = {two.hub.others.far.id: (1.0, False)}  # type: ignore[union-attr]
+        assert await one.ask(b"room") == (NOBODY, b"")
+        assert await one.publish(b"room", to_one=True) == 0
+        assert one.hub.others.far._last == 2 * TRIES  # type: ignore[union-attr]
+
+    hosts(2, trial)
+
+
+def test_what_is_no_message_of_ours_is_ignored_and_what_others_want_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pronghorn.bus.far.MOST_UNDER_WAY", 1)
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        far = two.hub.others.far  # type: ignore[union-attr]
+        for raw in (b"", b"\xc1", packed(PUBLICATION), packed(99, "x"), packed(PUBLICATION, 1, 2, 3, 4, 5)):
+            far.hear(raw)
+        two.mute = True
+        first = asyncio.ensure_future(one.publish(b"room"))
+        while not two.got:
+            await asyncio.sleep(0.001)
+        assert await one.publish(b"room") == 0, "more than may be under way"
+        two.hub.reached(two, next(iter(two.hub._publications)), 1)  # type: ignore[arg-type]
+        assert await first == 1
+
+    hosts(2, trial)
+
+
+def test_a_client_among_hosts_reaches_members_and_is_none() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        (one,) = workers
+        await one.join(b"room")
+        client = Far(lambda far: InMemory(broker, far), Nobody())
+        with pytest.raises(Away, match="yet"):
+            await client.until_up(0.01)
+        client.up()
+        await client.until_up(0.01)
+        assert await client.publish(b"room", b"x") == 1
+        assert await client.publish_to_one(b"room", b"x") == 1
+        assert await client.ask(b"room", b"how", 5.0) == (ANSWERED, b"HOW")
+        assert await client.ask(b"nowhere", b"how", 5.0) == (NOBODY, b"")
+
+    hosts(1, trial)

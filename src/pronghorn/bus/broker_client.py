@@ -65,7 +65,7 @@ class BrokerClient:
                     await self._far.until_up(until - time.monotonic())
                     return await call()
             except Away as error:
-                raise BusUnavailable(str(error), HINT) from None
+                raise (BusLost(str(error)) if error.perhaps else BusUnavailable(str(error), HINT)) from None
             except ConnectionResetError:
                 raise BusLost("The broker went away meanwhile.") from None
             except TimeoutError:

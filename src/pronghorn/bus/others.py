@@ -14,7 +14,7 @@ from typing import Any
 from pronghorn.bus.carrier import Away, Carrier
 from pronghorn.bus.far import Far
 from pronghorn.bus.hub import Errand, Hub, Link
-from pronghorn.bus.wire import AWAY, EVICT, GRANTED, REFUSE, REPLY, RESULT, TAKEN, UNDECIDED, UNREACHED
+from pronghorn.bus.wire import AWAY, EVICT, GRANTED, LOST, REFUSE, REPLY, RESULT, TAKEN, UNDECIDED, UNREACHED
 
 
 class Others:
@@ -81,8 +81,8 @@ class Others:
     async def _ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
         try:
             status, answer = await self.far.ask(name, payload, seconds)
-        except Away:
-            status, answer = AWAY, b""
+        except Away as error:
+            status, answer = LOST if error.perhaps else AWAY, b""
         link.under_way -= 1
         link.send(REPLY, request, status, answer)
 

@@ -55,7 +55,7 @@ def test_why_a_broker_cannot_be_used_is_said_without_its_password(tmp_path: Path
     gone = [
         (f"redis://:secret@{place}", f"Redis at {place} is not reached: Connection refused."),
         ("redis://:secret@nowhere.invalid", "Redis at nowhere.invalid:6379 is not reached: "),
-        (f"unix://:secret@{tmp_path}/none.sock", f"Redis at {tmp_path}/none.sock is not reached: No such file"),
+        (f"redis+unix://:secret@{tmp_path}/none.sock", f"Redis at {tmp_path}/none.sock is not reached: No such file"),
     ]
 
     async def trial(trials: list[tuple[str, str]]) -> None:
@@ -116,7 +116,7 @@ def test_it_works_over_tls_and_unix_sockets_with_the_least_rights(tmp_path: Path
         user = "shop:p%40ss%2F"
         urls = [f"rediss://{user}@localhost:{secure}?ssl_ca_certs={tmp_path}/ca.pem&prefix=shop"]
         urls += [
-            f"unix://{user}@{tmp_path}/redis.sock?prefix=shop",
+            f"redis+unix://{user}@{tmp_path}/redis.sock?prefix=shop",
             f"redis+unix://{user}@{tmp_path}/redis.sock?prefix=shop",
         ]
         async with hosts(*urls) as (a, b, c):

@@ -16,7 +16,7 @@ RIGHT = [
     (f"redis://:{SECRET}@h:6379/0?prefix=shop", "", SECRET, (("h", 6379),), "/0"),
     ("rediss+sentinel://a:1,b:2/mymaster/0", "", "", (("a", 1), ("b", 2)), "/mymaster/0"),
     (f"redis://u:p%40%2F{SECRET}@[::1]:6379", "u", f"p@/{SECRET}", (("::1", 6379),), ""),
-    ("unix:///run/redis.sock?db=1", "", "", (), "/run/redis.sock"),
+    ("redis+unix:///run/redis.sock?db=1", "", "", (), "/run/redis.sock"),
     (f"nats://{SECRET}@a:4222,b", SECRET, "", (("a", 4222), ("b", 0)), ""),
     ("tls://gateway:@h", "gateway", "", (("h", 0),), ""),
 ]
@@ -34,7 +34,7 @@ WRONG = [
     (f"redis://:{SECRET} @h", "printable ASCII"),
     (f"redis://:{SECRET}\u00e9@h", "printable ASCII"),
     (f"redis://h?password={SECRET}&x", "KEY=VALUE"),
-    ("unix://h/run/redis.sock", "three slashes"),
+    ("redis+unix://h/run/redis.sock", "three slashes"),
 ]
 
 

@@ -19,7 +19,7 @@ EXTRAS = {REDIS: "redis", NATS: "nats"}
 _REDIS = [
     f"{name}{kind}" for name in ("redis", "rediss", "valkey", "valkeys") for kind in ("", "+cluster", "+sentinel")
 ]
-SCHEMES = dict.fromkeys((*_REDIS, "redis+unix", "valkey+unix", "unix"), REDIS) | dict.fromkeys(("nats", "tls"), NATS)
+SCHEMES = dict.fromkeys((*_REDIS, "redis+unix", "valkey+unix"), REDIS) | dict.fromkeys(("nats", "tls"), NATS)
 SECRETS = re.compile(r"([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 HIDDEN = "***"
 MOST_LENGTH = 2048

@@ -105,11 +105,11 @@ async def reached(host: Double, name: bytes, seconds: float = PATIENCE) -> None:
         await asyncio.sleep(0.01)
 
 
-def run(url: str, trial: Callable[[Party], Awaitable[None]]) -> None:
+def run(url: str, trial: Callable[[Party], Awaitable[None]], kind: type[Party] = Party) -> None:
     """Run a trial, and end its hosts."""
 
     async def whole() -> None:
-        party = Party(url)
+        party = kind(url)
         try:
             await trial(party)
         finally:

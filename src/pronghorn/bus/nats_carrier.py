@@ -22,6 +22,7 @@ from pronghorn.bus.nats_mail import (
     AWAY,
     DATA,
     JOINS,
+    LATE,
     LEAVES,
     LOST,
     NOBODY,
@@ -115,16 +116,21 @@ class NatsCarrier:
         self._mail.connection = connection
         connection.subscribe(self._mail.mine + "*")
         connection.subscribe(self._mail.hosts)
+        coming = asyncio.create_task(self._come_back())
         try:
-            await self._members.come_back()
-            if await self._answer(self._mail.mine + "nobody", PROBE) != (LOST, b""):
-                self._told = ""
-                self._host.up()
             await connection.ended()
         except asyncio.CancelledError:
             self._presence.goodbye()
             await connection.close()
             raise
+        finally:
+            coming.cancel()
+
+    async def _come_back(self) -> None:
+        await self._members.come_back()
+        await self._answer(self._mail.mine + "nobody", PROBE)  # by then the server has taken all that was sent before
+        self._told = ""
+        self._host.up()
 
     def _forget(self, connection: NatsConnection) -> None:
         self._dropped += connection.dropped
@@ -179,9 +185,12 @@ class NatsCarrier:
             how, listing = await self._answer(subject, message)
         if how in (AWAY, LOST):
             raise Away(self._mail.why, perhaps=how == LOST)
+        if how == LATE:
+            raise Away("Another host seems to have this name, and does not answer.", perhaps=message != WHO)
         roster = Roster()
         if how == ANSWERED:
-            roster.hosts = {host: (since, alone) for host, since, alone in decode(listing)}
+            known = {host: (since, alone) for host, since, alone in decode(listing)}
+            roster.hosts = {host: entry for host, entry in known.items() if host not in self._presence.absent}
         return roster
 
     async def _answer(self, subject: str, message: bytes) -> tuple[int, bytes]:
@@ -219,7 +228,7 @@ class NatsCarrier:
             if (roster := self._members.rosters.get(name)) is not None and data == LEFT:
                 roster.hosts.pop(host, None)
         elif how == NOBODY:
-            self._presence.drop(host)
+            self._presence.miss(host)
         done(OUTCOMES[how])
         return False
 

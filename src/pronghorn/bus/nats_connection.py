@@ -4,12 +4,13 @@ Law: whoever wants another one opens it, so that nothing of a lost connection is
 sent goes through one bounded queue, in order; whatever comes is heard in the order in which it came, whichever subject
 it came by. nats-py (2.9 to 2.16) hands the messages of each subject to a task of its own, which would lose that order
 and cost five kilobytes for each name: so a subscription is given a sink in the place of its queue, which is one of
-two attributes of nats-py's inside that are used here.
+the attributes of nats-py's inside that are used here, and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -53,10 +54,11 @@ class NatsConnection:
     async def open(self, place: Place, server: str) -> None:
         """Connect and log in. Raises Away, with the reason."""
         self.server = server
-        scheme = "tls" if place.tls else "nats"
+        if place.secured:
+            vars(self._client)["_connect_command"] = self._secured(self._client._connect_command)
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._client.connect([f"{scheme}://{server}"], **self._options(place))
+                await self._client.connect([f"nats://{server}"], **self._options(place))
         except (Error, OSError, TimeoutError, ValueError, ImportError) as error:
             self.abandon()
             raise Away(reason(error, server)) from None
@@ -65,6 +67,16 @@ class NatsConnection:
             raise
         self._open = True
         self._writes = asyncio.create_task(self._write())
+
+    def _secured(self, connect_command: Callable[[], bytes]) -> Callable[[], bytes]:
+        """What nats-py says to log in; but not without TLS, where it would tell the password in the open."""
+
+        def command() -> bytes:
+            if not self._client._server_info.get("tls_required"):
+                raise Error("it offers no TLS, or only to those who ask for it first")
+            return connect_command()
+
+        return command
 
     def _options(self, place: Place) -> dict[str, Any]:
         return {
@@ -222,5 +234,9 @@ def reason(error: BaseException | None, server: str) -> str:
     if isinstance(error, TimeoutError):
         return f"The NATS server at {server} does not answer."
     if isinstance(error, OSError):
-        return f"The NATS server at {server} cannot be reached: {error.strerror or text}."
+        if error.filename:
+            return f"{error.filename} cannot be read: {error.strerror}."
+        # asyncio puts words of its own around what the system says.
+        what = os.strerror(error.errno) if error.errno and error.errno > 0 else text
+        return f"The NATS server at {server} cannot be reached: {what}."
     return f"The NATS server at {server} has ended the connection{f': {text}' if error is not None else ''}."

@@ -23,12 +23,15 @@ class Presence:
         self._heard: dict[str, float] = {}
         self._asked: dict[str, float] = {}
         self._gone: dict[str, None] = {}
+        self.absent: dict[str, None] = {}
+        """Hosts of which the server has said that they are not there, and that have not been heard of since."""
         self._last = self._beaten = 0.0
 
     def meet(self, host: str) -> None:
         """Another host has said something, or was named by one that has it in a roster."""
         if host != self._mail.id:
             self._heard[host] = self._mail.clock
+            self.absent.pop(host, None)
 
     def hear(self, data: bytes) -> None:
         """A host has said that it is there, or that it goes."""
@@ -39,7 +42,15 @@ class Presence:
             if host in self._gone:
                 del self._gone[host]
                 self._mail.to_host(host, AGAIN)
-            self._heard[host] = self._mail.clock
+            self.meet(host)
+
+    def miss(self, host: str) -> None:
+        """The server says that this host is not there."""
+        self.absent[host] = None
+        if len(self.absent) > MOST_GONE:
+            del self.absent[next(iter(self.absent))]
+        self._gone[host] = None
+        self.drop(host)
 
     def drop(self, host: str) -> None:
         """A host is known to be gone."""
@@ -57,18 +68,18 @@ class Presence:
         for host, heard in list(self._heard.items()):
             if now - heard > GONE_AFTER:
                 self._gone[host] = None
-                if len(self._gone) > MOST_GONE:
-                    del self._gone[next(iter(self._gone))]
                 self.drop(host)
             elif now - heard > DOUBTED_AFTER and now - self._asked.get(host, 0.0) > BEAT_EVERY:
                 self._asked[host] = now
                 self._mail.to_host(host, PROBE, lambda how, data, host=host: self._probed(host, how))  # type: ignore[misc]
+        while len(self._gone) > MOST_GONE:
+            del self._gone[next(iter(self._gone))]
         if len(self._asked) > len(self._heard):
             self._asked = {host: when for host, when in self._asked.items() if host in self._heard}
 
     def _probed(self, host: str, how: int) -> bool:
         if how == NOBODY:  # the server knows no such host: it has ended, and could not say so
-            self.drop(host)
+            self.miss(host)
         return False
 
     def goodbye(self) -> None:

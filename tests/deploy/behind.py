@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn.testing.tls import throw_away_pair, trusting
 
@@ -23,7 +25,7 @@ import pronghorn
 @pronghorn.message(pronghorn.lines(encoding="utf-8"))
 def handler(line, conn):
     host, port = conn.peer
-    name = (conn.proxy.field(2) or b"-").decode()
+    name = (conn.proxy.field(2) or b"none").decode()
     return f"NAME {host} {port} v{conn.proxy.version} {name} {bool(conn.tls)}"
 """
 
@@ -85,6 +87,13 @@ def running(command: list[str], folder: Path, descriptors: tuple[int, ...] = ())
         process.wait()
 
 
+def killed(server: Launched) -> None:
+    """The whole of a server is killed, and has ended."""
+    processes = psutil.Process(server.pid).children(recursive=True)
+    server.end()
+    psutil.wait_procs(processes, PATIENCE)
+
+
 def changed(text: str, changes: dict[str, str]) -> str:
     """A sample for this machine: each of the changes has to find what it is for."""
     for old, new in changes.items():
@@ -122,6 +131,14 @@ def ask(port: int, name: str = "") -> Answer:
         return answer
 
 
+def answers_a_last_word(port: int) -> bool:
+    """Whether a client that half-closes behind its question gets the answer."""
+    with connect(port) as sock:
+        sock.sendall(b"who?\n")
+        sock.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: sock.recv(1024), b"")).endswith(b"False\n")
+
+
 def serves(port: int, *names: str) -> bool:
     """Whether these servers, and no other, answer new clients; False when a client gets no answer."""
     try:
@@ -135,7 +152,7 @@ class Clients:
 
     def __init__(self, port: int) -> None:
         self.answers: list[tuple[float, str]] = []  # when the client began, and who answered
-        self.failures: list[OSError] = []
+        self.failures: list[tuple[float, OSError]] = []
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(port,)) for _ in range(4)]
 
@@ -145,7 +162,7 @@ class Clients:
             try:
                 self.answers.append((began, ask(port).server))
             except OSError as error:
-                self.failures.append(error)
+                self.failures.append((began, error))
 
     def __enter__(self) -> Clients:
         for each in self._threads:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -139,6 +139,16 @@ def answers_a_last_word(port: int) -> bool:
         return b"".join(iter(lambda: sock.recv(1024), b"")).endswith(b"False\n")
 
 
+def turns_away(port: int) -> bool:
+    """Whether a client finds the end, since there is nobody to serve it."""
+    with connect(port) as sock:
+        sock.settimeout(2)
+        try:
+            return sock.recv(100) == b""
+        except OSError:
+            return False
+
+
 def serves(port: int, *names: str) -> bool:
     """Whether these servers, and no other, answer new clients; False when a client gets no answer."""
     try:
@@ -150,7 +160,8 @@ def serves(port: int, *names: str) -> bool:
 class Clients:
     """Clients without a pause, four at a time: what they were told, and what went wrong."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, question: Callable[[int], str] = lambda port: ask(port).server) -> None:
+        self._question = question
         self.answers: list[tuple[float, str]] = []  # when the client began, and who answered
         self.failures: list[tuple[float, OSError]] = []
         self._over = threading.Event()
@@ -160,7 +171,7 @@ class Clients:
         while not self._over.is_set():
             began = time.monotonic()
             try:
-                self.answers.append((began, ask(port).server))
+                self.answers.append((began, self._question(port)))
             except OSError as error:
                 self.failures.append((began, error))
 

@@ -23,7 +23,7 @@ ORDER = (
     "models",
     "serving",
     "handlers",
-    "tls",
+    "tls shared_limits",
     "connection listening scoreboard",
     "bus",
     "system metrics",

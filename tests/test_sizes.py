@@ -32,6 +32,7 @@ SHORT = {
     "models/": "a model is a page, however short",
     "settings/": "a panel of --help is a file",
     "supervisor/autoreload.py": "server.py imports it with --reload only",
+    "shared_limits/parts.py": "arithmetic that knows of no scoreboard",
     "supervisor/observer_side.py": "server.py imports it with --observer only",
     "handlers/timed_messages.py": "where nobody reads metrics no worker imports it",
     "handlers/paced_messages.py": "without --message-rate-per-source no worker imports it",

@@ -19,6 +19,7 @@ from pronghorn.observers import Observers
 from pronghorn.observers.access_log import AccessLog
 from pronghorn.observers.log import LogObserver
 from pronghorn.settings import Settings
+from pronghorn.settings.admission import OFF
 from pronghorn.supervisor.access_writer import AccessWriter
 from pronghorn.supervisor.bus_side import BusSide, carrier_of
 from pronghorn.supervisor.event_counts import EventCounts
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pronghorn.events import Observer
     from pronghorn.scoreboard.board import Scoreboard
     from pronghorn.supervisor.autoreload import Autoreload
+    from pronghorn.supervisor.limits_side import LimitsSide
     from pronghorn.supervisor.observer_side import ObserverSide
 
 
@@ -56,12 +58,17 @@ class Beside:
         self._admin: AdminProcess | None = None
         self._observer_side: ObserverSide | None = None
         self._bus: BusSide | None = None
+        self._limits: LimitsSide | None = None
         self._unwanted: list[Listener] = []  # admin listeners of the program before an upgrade
         self._supervisor: Supervisor
 
     def check(self) -> None:
         """Raises MissingExtra, BadSetting and CannotBind for an admin process that cannot be, or a bus."""
         carrier_of(self._settings)
+        if self._settings.shared_limits != OFF:
+            from pronghorn.supervisor import limits_side
+
+            limits_side.check(self._settings)
         if self._has_admin or self._settings.admin_write:
             from pronghorn.control.admin_process import check
 
@@ -110,9 +117,17 @@ class Beside:
             )
             self._log.have_told_by(self._log_process.tell)
         self._follow_observers()
+        self._share_limits()
         self._access_writer.attach(fleet, supervisor.sides, lambda: self._access_log.lines)
         if self._bus is not None and self._handed is None:  # at once, since a lifespan may publish
             self._bus.watch(supervisor.sides, fleet.poller)
+
+    def _share_limits(self) -> None:
+        if self._settings.shared_limits != OFF and self._bus is not None:
+            from pronghorn.supervisor.limits_side import LimitsSide
+
+            board = self._supervisor.fleet.serving.plan.board.fileno()
+            self._limits = LimitsSide(self._settings, self._bus.carrier, board, self._supervisor.sides)
 
     def watch_files(self, file: str, since: int) -> None:
         """With `--reload`, from now on: handlers, and files of settings, `file` among them."""
@@ -156,6 +171,8 @@ class Beside:
         self._follow_observers()
         if self._admin is not None:
             self._admin.reloaded(self._supervisor.fleet.serving.plan.settings)
+        if self._limits is not None:
+            self._limits.reloaded(self._supervisor.fleet.serving.plan.settings)
         if self._autoreload is not None:
             self._autoreload.follow(sources, files, since)
 

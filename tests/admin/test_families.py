@@ -24,6 +24,7 @@ from pronghorn.scoreboard.counts import ACCEPTED, CLOSED_WORD, OPEN
 from pronghorn.scoreboard.details import DURATION, SERVICE, Details
 from pronghorn.scoreboard.own_metrics import OwnStore
 from pronghorn.scoreboard.row import SERVING, Row
+from pronghorn.shared_limits.counting import Counting
 
 STATUS: dict[str, Any] = {
     "state": "SERVING",
@@ -206,7 +207,11 @@ def test_promtool_finds_nothing_to_say(scene: Scene) -> None:
 
 def test_the_catalogue_has_what_is_exported(scene: Scene) -> None:
     scene.worker(1)
+    left_out = METRICS.keys() - {each.name for each in scene.collect()}
+    assert left_out == {f"pronghorn_shared_limits_{each}" for each in ("up", "hosts", "sources", "failures_total")}
+    Counting(scene.board, 4, 0).write([], 10.0)
     found = {each.name: each for each in scene.collect()}
+    assert value(scene.collect(), "shared_limits_up") == value(scene.collect(), "shared_limits_hosts") == 1
     assert found.keys() == METRICS.keys(), "each is there where everything is known"
     for name, family in found.items():
         for sample in family.samples:

@@ -159,7 +159,7 @@ def test_choices_are_those_of_the_fields() -> None:
     choices = {field.name: field.choices for field in fields() if field.choices}
     log = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
     log |= {"tls_client_cert": CLIENT_CERTIFICATES, "tls_min_version": TLS_VERSIONS}
-    log |= {"bus_slow": (CLOSE, DROP_OLDEST)}
+    log |= {"bus_slow": (CLOSE, DROP_OLDEST), "shared_limits": ("off", "bus")}
     assert choices == {"model": MODELS, "style": STYLES, "tls": TLS_WHEN, "on_reload": ON_RELOAD, **log}
 
 

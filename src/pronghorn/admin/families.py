@@ -17,10 +17,12 @@ from pronghorn.admin.catalogue import HISTOGRAMS, METRICS
 from pronghorn.listening.sock_diag import overflows
 from pronghorn.scoreboard import details
 from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.scoreboard.counts import believed
 from pronghorn.scoreboard.details import Counted
 from pronghorn.scoreboard.map import H_CHANGES
 from pronghorn.scoreboard.own_metrics import Own, OwnReader
 from pronghorn.scoreboard.row import STATES, Row
+from pronghorn.scoreboard.shared_limits import FAILURES, HOSTS, LEAST, SOURCES, UNTIL, UP
 from pronghorn.system.processes import cpu_seconds, descriptors_of, resident_memory
 
 ATTEMPTS = 5
@@ -37,6 +39,7 @@ REFUSED = {
     "refused_descriptors": "descriptors",
     "refused_resources": "resources",
 }
+REFUSED_IN_ALL = {"refused_source_count_in_all": "connections_per_source", "refused_rate_in_all": "accept_rate"}
 HANDSHAKES = {
     "handshake_done": "done",
     "handshake_timeout": "timeout",
@@ -64,6 +67,7 @@ LABELLED = {
     "worker_exits_total": ("kind", {"exit_wanted": "wanted", "exit_signal": "signal", "exit_unwanted": "error"}),
     "connections_refused_total": ("reason", REFUSED),
     "tls_handshakes_total": ("result", HANDSHAKES),
+    "shared_limits_refused_total": ("reason", REFUSED_IN_ALL),
     "log_records_dropped_total": ("log", {"log_dropped": "error", "access_dropped": "access"}),
 }
 OF_LISTENERS = {
@@ -166,6 +170,7 @@ class Source:
         numbers = {each.get("number", -1): each["name"] for each in known.get("listeners", ())}
         sums, found = self._sums([number for number in numbers if number >= 0]), Families()
         _of_server(found, sums, known, now)
+        _of_shared_limits(found, self.board.words)
         _of_connections(found, sums)
         _of_listeners(found, sums, known)
         _of_workers(found, sums, known, self.board.serving, now)
@@ -216,6 +221,16 @@ def _of_server(found: Families, sums: Sums, status: Mapping[str, Any], now: floa
     for name, (label, words) in LABELLED.items():
         for word, value in words.items():
             found.add(name, sums.counted[word], **{label: value})
+
+
+def _of_shared_limits(found: Families, words: memoryview[int]) -> None:
+    if words[LEAST] <= 0:  # they are not shared
+        return
+    up = words[UP] == 1 and words[UNTIL] > time.monotonic_ns()
+    found.add("shared_limits_up", int(up))
+    found.add("shared_limits_hosts", believed(words[HOSTS]) if up else 1)
+    found.add("shared_limits_sources", believed(words[SOURCES]))
+    found.add("shared_limits_failures_total", believed(words[FAILURES]))
 
 
 def _of_connections(found: Families, sums: Sums) -> None:

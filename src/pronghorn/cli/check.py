@@ -80,12 +80,14 @@ def check_beside(settings: Settings) -> None:
     """What stands beside the listeners: control socket, admin process, bus, log. Raises PronghornError."""
     from pronghorn.control import admin_process
     from pronghorn.control.server import AUTO, OFF, group_number
+    from pronghorn.supervisor import limits_side
     from pronghorn.supervisor.bus_side import carrier_of
     from pronghorn.system import log_config
 
     group_number(settings.control_group)
     admin_process.check(settings)
     carrier_of(settings)
+    limits_side.check(settings)
     for name in ("log_file", "pid_file", "access_log"):
         refuse_no_place(name, getattr(settings, name))
     if settings.control_socket not in (AUTO, OFF):

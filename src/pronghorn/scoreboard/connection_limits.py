@@ -21,15 +21,19 @@ from pronghorn.peers import Access, Networks, Peer
 from pronghorn.scoreboard.counts import OPEN
 from pronghorn.scoreboard.map import H_FILLING, H_RATES, H_REFUSED, RATE_LOCK, Lock, Map
 from pronghorn.scoreboard.row import Row
+from pronghorn.scoreboard.shared_limits import ALONE, WHOLE, Elsewhere, part
 from pronghorn.scoreboard.sources import buckets, count_everywhere
 from pronghorn.scoreboard.suspects import REFUSED_WORDS, Refused, key, key_of
 from pronghorn.settings import Settings
+from pronghorn.settings.admission import OFF
 from pronghorn.system.descriptors import descriptors_for_connections
 
 ALL, DESCRIPTORS = "--max-connections", "the descriptors of a worker, ulimit -n"
 DENIED, TOO_MANY, TOO_FAST = "--allow or --deny", "--max-connections-per-source", "--accept-rate"
 CRASHED, SOURCE_TOO_FAST = "--crash-penalty", "--accept-rate-per-source"
-POLICY = frozenset({DENIED, TOO_MANY, TOO_FAST, CRASHED, SOURCE_TOO_FAST})
+TOO_MANY_IN_ALL, TOO_FAST_IN_ALL = f"{TOO_MANY}, over all hosts", f"{TOO_FAST}, over all hosts"
+"""A host alone would have let this peer in (--shared-limits)."""
+POLICY = frozenset({DENIED, TOO_MANY, TOO_FAST, CRASHED, SOURCE_TOO_FAST, TOO_MANY_IN_ALL, TOO_FAST_IN_ALL})
 """Limits by which a peer is refused that somebody has set; others are what there was too little of."""
 SECOND = 10**9  # nanoseconds
 PATIENCE = 0.25  # seconds for a lock that is held for microseconds, unless its holder waits for a processor
@@ -45,12 +49,14 @@ class Bucket:
     the same moment may take the same one then.
     """
 
-    __slots__ = ("_clock", "_lock", "_step", "_word", "_words")
+    __slots__ = ("_clock", "_lock", "_step", "_word", "_words", "limit")
 
     def __init__(
         self, rate: int, map: Map, clock: Callable[[], int] = time.monotonic_ns, word: int = H_FILLING
     ) -> None:
         self._step, self._words, self._word, self._clock = SECOND // rate, map.words, word, clock
+        self.limit = TOO_FAST
+        """What the last one was refused by that was."""
         self._lock = Lock(map.fileno(), RATE_LOCK, PATIENCE, getattr(os, "sched_yield", lambda: time.sleep(0)))
 
     def take(self) -> bool:
@@ -61,15 +67,37 @@ class Bucket:
         """One that was taken was not needed."""
         self._move(-self._step)
 
-    def _move(self, step: int) -> bool:
+    def _move(self, step: int, most: int = SECOND) -> bool:
         held = self._lock.take()
         now = self._clock()
-        since = min(max(self._words[self._word], now - SECOND), now)
+        since = min(max(self._words[self._word], now - most), now)
         fits = since + step <= now
         self._words[self._word] = since + step if fits else since
         if held:
             self._lock.give_back()
         return fits
+
+
+class SharedBucket(Bucket):
+    """The same of a rate that is shared with other hosts: filled by this host's part of it, which changes, and with
+    room for one at least. Beside it a word tells what a bucket of the whole rate would hold: whoever that had let in is
+    refused for the sake of other hosts."""
+
+    __slots__ = ()
+
+    def take(self) -> bool:
+        now = self._clock()
+        step = self._step * WHOLE // part(self._words, now)
+        taken = self._move(step, max(SECOND, step))
+        alone = min(max(self._words[ALONE], now - SECOND), now) + self._step
+        if taken and alone <= now:
+            self._words[ALONE] = alone
+        self.limit = TOO_FAST_IN_ALL if alone <= now and step > self._step else TOO_FAST
+        return taken
+
+    def give_back(self) -> None:
+        step = self._step * WHOLE // part(self._words, self._clock())
+        self._move(-step, max(SECOND, step))
 
 
 class SourceBuckets:
@@ -115,8 +143,8 @@ class Limits:
     With `own` they are those of one service: what differs from the server's settings is counted for it alone."""
 
     __slots__ = tuple(
-        "_access _all _at _bucket _by_peer _by_source _connected _everybody _here _numbers _per_source _proxies "
-        "_refused _row most proxied".split()
+        "_access _all _at _bucket _by_peer _by_source _connected _elsewhere _everybody _here _numbers _per_source "
+        "_proxies _refused _row most proxied".split()
     )
 
     def __init__(self, settings: Settings, row: Row, most: float | None = None, own: Own | None = None) -> None:
@@ -140,7 +168,11 @@ class Limits:
         self._all = settings.max_connections
         self._per_source = settings.max_connections_per_source
         rate = settings.accept_rate
-        self._bucket = Bucket(rate, row.map, word=word) if rate else None
+        shared = settings.shared_limits != OFF
+        kind = SharedBucket if shared and word == H_FILLING else Bucket
+        self._bucket = kind(rate, row.map, word=word) if rate else None
+        per_source = self._per_source if shared and not self._at else 0
+        self._elsewhere = Elsewhere(row.map, per_source) if per_source else None
         by_source = settings.accept_rate_per_source
         self._by_source = SourceBuckets(by_source, row.map, at) if by_source else None
         self._by_peer = bool(by_source or self._per_source)
@@ -188,7 +220,7 @@ class Limits:
         if not (self._everybody or self._access.permits(peer)):
             return DENIED
         if self.proxied and self.is_proxy(peer):
-            return TOO_FAST if self._bucket is not None and not self._bucket.take() else ""
+            return self._bucket.limit if self._bucket is not None and not self._bucket.take() else ""
         source = 0 if isinstance(peer, str) else key_of(peer[0])
         if source and self._refused.holds(source):
             return CRASHED
@@ -197,7 +229,7 @@ class Limits:
         if self._bucket is not None and not self._bucket.take():
             if self._per_source:
                 self._row.sources.remove(peer, self._at)
-            return TOO_FAST
+            return self._bucket.limit
         if source:
             self._connected.add(source)
         return ""
@@ -241,7 +273,13 @@ class Limits:
         if self._per_source:
             at, map = self._at, self._row.map
             self._row.sources.add(peer, at)
-            if count_everywhere(map.source_tables(), map.key, peer, at) > self._per_source:
+            here = count_everywhere(map.source_tables(), map.key, peer, at)
+            if here > self._per_source:
                 self._row.sources.remove(peer, at)
                 return TOO_MANY
+            if self._elsewhere is not None and not isinstance(peer, str):
+                source = 0 if self.is_proxy(peer) else key_of(peer[0])
+                if source and self._elsewhere.refuses(source, peer[0], here):
+                    self._row.sources.remove(peer, at)
+                    return TOO_MANY_IN_ALL
         return ""

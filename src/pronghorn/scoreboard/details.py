@@ -39,6 +39,8 @@ COUNTED = (
     *("reload_done", "reload_failed", "upgrade_done", "upgrade_failed", "worker_started", "worker_not_started"),
     *("exit_wanted", "exit_unwanted", "exit_signal", "worker_silent", "worker_doomed", "worker_retired"),
     *("faults", "sources_suspected", "resized", "certificate_refused", "observer_failures"),
+    # By workers, once more, of those above.
+    *("refused_source_count_in_all", "refused_rate_in_all"),
 )
 WORD = {name: 8 + index for index, name in enumerate(COUNTED)}
 ENDS_AT = 256  # and what follows: MOST_REASONS words for each listener, by its number

@@ -19,7 +19,7 @@ from pronghorn.scoreboard.sources import SOURCE_WORDS
 from pronghorn.system.memory import mapped
 
 MAGIC = int.from_bytes(b"Pronghrn", sys.byteorder)
-FORMAT = 7
+FORMAT = 8
 ROWS = 1024  # workers at once; row 0 has the counters of those that are gone
 ROW_BYTES = max(8192, mmap.PAGESIZE)
 ROW_WORDS = ROW_BYTES // 8
@@ -29,6 +29,8 @@ H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_SERVING, H_FILLING, H_PAUSE = ran
 HEAD = [MAGIC, FORMAT, ROW_BYTES, ROWS]  # what never changes
 KEY = slice(64, 80)  # bytes
 H_REFUSED = 16  # and what follows: the sources that are refused (suspects.py)
+H_SHARED = 160  # and what follows: SHARED_WORDS of limits that are shared with other hosts (shared_limits.py)
+SHARED_WORDS = 8
 H_RATES = 256  # and what follows: as H_FILLING, of a listener with --accept-rate of its own, by its number
 DIRECTORY = ROW_WORDS
 FIRST = DIRECTORY + (ROWS * 8 + ROW_BYTES - 1) // ROW_BYTES * ROW_WORDS
@@ -44,7 +46,9 @@ MOST_LISTENERS = (ROW_WORDS - LISTENERS) // LISTENER_WORDS
 TABLES = (FIRST + ROWS * ROW_WORDS) * 8  # bytes
 SOURCE_RATES = TABLES + ROWS * SOURCE_WORDS * 4  # and behind these: as H_FILLING, of sources (--accept-rate-per-source)
 MESSAGE_RATES = SOURCE_RATES + SOURCE_WORDS * 8  # the same of messages (--message-rate-per-source)
-SIZE = MESSAGE_RATES + SOURCE_WORDS * 8  # what every process maps
+ELSEWHERE = MESSAGE_RATES + SOURCE_WORDS * 8  # and behind these: a table of the connections per source at other hosts
+NOTED = ELSEWHERE + SOURCE_WORDS * 4  # and the sources that other hosts are told of
+SIZE = NOTED + SOURCE_WORDS * 8  # what every process maps
 
 # Behind the map, in the same file: a region for each row, which is mapped where somebody counts there (details.py).
 REGION = 128 * 1024  # bytes
@@ -104,7 +108,9 @@ class Map:
         self.floats: memoryview[float] = whole[:TABLES].cast("d")
         self._tables: memoryview[int] = whole[TABLES:SOURCE_RATES].cast("I")
         self.source_rates: memoryview[int] = whole[SOURCE_RATES:MESSAGE_RATES].cast("q")
-        self.message_rates: memoryview[int] = whole[MESSAGE_RATES:].cast("q")
+        self.message_rates: memoryview[int] = whole[MESSAGE_RATES:ELSEWHERE].cast("q")
+        self.elsewhere: memoryview[int] = whole[ELSEWHERE:NOTED].cast("I")
+        self.noted: memoryview[int] = whole[NOTED:].cast("q")
         self.key = bytes(whole[KEY])
         self._seen = -1
         self._taken: list[int] = []

@@ -21,7 +21,16 @@ from pronghorn.errors import End
 from pronghorn.events import AcceptFailed, ClientsWait, ConnectionClosed, ConnectionOpened, ConnectionRefused, Observer
 from pronghorn.listening.listener import Exhausted, Listener
 from pronghorn.peers import Peer
-from pronghorn.scoreboard.connection_limits import CRASHED, DENIED, SOURCE_TOO_FAST, TOO_FAST, TOO_MANY, Limits
+from pronghorn.scoreboard.connection_limits import (
+    CRASHED,
+    DENIED,
+    SOURCE_TOO_FAST,
+    TOO_FAST,
+    TOO_FAST_IN_ALL,
+    TOO_MANY,
+    TOO_MANY_IN_ALL,
+    Limits,
+)
 from pronghorn.scoreboard.counts import ACCEPTED, CLOSED_WORD, OPEN, PROBES, REFUSED, Counts
 from pronghorn.scoreboard.details import REASONS, WORD
 from pronghorn.scoreboard.row import Row
@@ -53,6 +62,11 @@ REFUSED_FOR = {
     }.items()
 }
 REFUSED_OTHERWISE = WORD["refused_resources"]
+REFUSED_FOR_OTHERS = {
+    TOO_MANY_IN_ALL: (WORD["refused_source_count"], WORD["refused_source_count_in_all"]),
+    TOO_FAST_IN_ALL: (WORD["refused_rate"], WORD["refused_rate_in_all"]),
+}
+"""Where a refusal counts by its limit, and once more, since a host alone would have let that peer in."""
 
 
 class Full(Exhausted):
@@ -287,7 +301,8 @@ class Admission:
         if limit == NO_BYTE:
             return self._count_probe(offer)
         if self.details is not None:
-            self.details.add(REFUSED_FOR.get(limit, REFUSED_OTHERWISE))
+            for word in REFUSED_FOR_OTHERS.get(limit) or (REFUSED_FOR.get(limit, REFUSED_OTHERWISE),):
+                self.details.add(word)
         with self.lock:
             self.counts.add(REFUSED)
             self.counts.add(OPEN, -1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pronghorn.settings.fields import Option
+from pronghorn.settings.fields import RESTART, Option
 from pronghorn.settings.lifecycle import Lifecycle
+
+OFF, BUS = "off", "bus"
 
 
 class Admission(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +51,12 @@ class Admission(Lifecycle, frozen=True, kw_only=True, forbid_unknown_fields=True
         "closed. 0 is no limit.",
         Option(ge=0, own=True),
     ] = 0
+    shared_limits: Annotated[
+        str,
+        "Whether max-connections-per-source and accept-rate count over all hosts: bus, by the broker of --bus, or off. "
+        "A broker that is away leaves each host with its own limits.",
+        Option(choices=(OFF, BUS), at=RESTART),
+    ] = OFF
     message_rate_per_source: Annotated[
         int,
         "Most messages in a second of one IPv4 address or IPv6 /64, of all workers together, for message handlers: "

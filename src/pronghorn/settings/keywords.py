@@ -111,6 +111,7 @@ class Keywords(TypedDict, total=False):
     max_connections_per_source: int
     accept_rate: int
     accept_rate_per_source: int
+    shared_limits: Literal["off", "bus"]
     message_rate_per_source: int
     crash_penalty: float | str
     handshake_timeout: float | str

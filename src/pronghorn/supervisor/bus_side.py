@@ -71,7 +71,7 @@ class BusSide:
 
     def __init__(self, door: DescriptorQueue, settings: Settings, control: str, observe: Observer) -> None:
         self._door, self._settings, self._observe = door, settings, observe
-        self._carrier = carrier_of(settings)
+        self.carrier = carrier_of(settings)
         path = settings.bus_socket
         if path == AUTO:
             path = control.removesuffix(".sock") + SUFFIX if control else OFF
@@ -84,7 +84,7 @@ class BusSide:
         """From now on the hub is started when somebody comes to the door; at once where there is a broker, since
         readiness knows by it whether that is there."""
         self._sides = sides
-        if self._carrier:
+        if self.carrier:
             return self._wanted()
         self._watching = poller
         poller.add(self._door, self._wanted)
@@ -98,7 +98,7 @@ class BusSide:
         person = privileges.person
         admitted = [os.geteuid(), *([person.uid] if person is not None else [])]
         longest = self._settings.bus_max_message
-        settings = {"longest": longest, "admitted": admitted, "carrier": self._carrier}
+        settings = {"longest": longest, "admitted": admitted, "carrier": self.carrier}
         shown = {"socket": self.path if "socket" in descriptors else ""}
         module = "pronghorn.bus.hub_process"
         side = SideProcess("bus", module, settings=settings, descriptors=descriptors, shown=shown, silence=SILENCE)

@@ -136,6 +136,10 @@ class SideProcess:
         """Another value of a setting, for the next process that is started; the one that runs has to be told of it."""
         self._settings[name] = value
 
+    def show(self, **facts: Any) -> None:
+        """More of what `state` tells."""
+        self._shown |= facts
+
     def turn(self, now: float) -> None:
         """In each turn of the supervisor: reaps it, starts it, kills it when it is late."""
         if now >= self._tell_at:

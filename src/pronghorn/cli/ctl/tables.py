@@ -116,9 +116,17 @@ def _side_processes(sides: Iterable[dict[str, Any]]) -> list[tuple[str, Text]]:
     for each in sides:
         words = f"{each['name']}: {each['state']}" + (f" (process {each['pid']})" if each["pid"] else "")
         words += f", at unix:{each['socket']}" if each.get("socket") else ""
+        words += _sharing(each["sharing"]) if each.get("sharing") else ""
         words += f", started again {each['restarts']:,} times; the last end: {each['why']}" if each["restarts"] else ""
         lines.append(printable(words))
     return [("Side processes", text("\n".join(lines)))] if lines else []
+
+
+def _sharing(state: dict[str, Any]) -> str:
+    """How limits are shared with other hosts."""
+    if not state["up"]:
+        return f", limits are this host's own: {state['why']}"
+    return f", limits are shared by {state['hosts']:,} host{'s' * (state['hosts'] != 1)}"
 
 
 def _old_workers(old: dict[str, Any]) -> list[tuple[str, Text]]:

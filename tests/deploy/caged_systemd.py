@@ -53,7 +53,10 @@ def missing() -> str:
         return "systemd is not installed"
     if absent := [each for each in PROGRAMS if not shutil.which(each)]:
         return f"not installed: {', '.join(absent)}"
-    return "" if _cgroups() else "no cgroup2 is mounted that can be written to"
+    if not _cgroups():
+        return "no cgroup2 is mounted that can be written to"
+    trial = ["unshare", "--mount", "--pid", "--net", "--cgroup", "--fork", "mount", "-t", "cgroup2", "none", "/mnt"]
+    return "" if subprocess.run(trial, capture_output=True, timeout=30).returncode == 0 else "no namespaces can be made"
 
 
 def _cgroups() -> str:

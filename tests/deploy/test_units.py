@@ -99,13 +99,13 @@ def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caged]:
 
 ASK = """import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as sock:
-    sock.sendall(b"x\\n"); sock.shutdown(socket.SHUT_WR)
+    sock.sendall(sys.argv[3].encode()); sock.shutdown(socket.SHUT_WR)
     print(b"".join(iter(lambda: sock.recv(100), b"")).decode().strip())
 """
 
 
-def ask(systemd: Caged, address: str = "127.0.0.1", port: int = 8000) -> str:
-    return systemd.done(sys.executable, "-S", "-c", ASK, address, str(port))
+def ask(systemd: Caged, address: str = "127.0.0.1", port: int = 8000, text: str = "x\n") -> str:
+    return systemd.done(sys.executable, "-S", "-c", ASK, address, str(port), text)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_under_a_real_systemd(systemd: Caged) -> None:
     assert ask(systemd) == ask(systemd, "::1") == "one x", "the first client has it started"
     assert systemd.property("pronghorn.service", "StatusText") == "Serving mine.py:reply under epoll"
     assert "SERVING" in systemd.done(INSTALLED, "ctl", "status", "--name", "pronghorn"), "root may ask"
-    assert systemd.done(INSTALLED, "health", "--admin", "127.0.0.1:9901").startswith("healthy")
+    assert ask(systemd, port=9901, text="GET /readyz HTTP/1.0\r\n\r\n").endswith("ok")
     wait_for(lambda: "127.0.0.1" in systemd.done("cat", "/var/log/pronghorn/access.log"), "the access log")
     first = systemd.property("pronghorn.service", "MainPID")
 
@@ -140,11 +140,10 @@ def test_under_a_real_systemd(systemd: Caged) -> None:
 def test_a_second_instance_under_a_real_systemd(systemd: Caged) -> None:
     systemd.done("systemctl", "start", "pronghorn@shop")
     assert ask(systemd, port=8100) == "one x"
-    systemd.done("systemctl", "reload", "pronghorn@shop")
     systemd.done("systemctl", "stop", "pronghorn@shop")
     assert systemd.property("pronghorn@shop", "Result") == "success"
     assert ask(systemd) in ("one x", "three x")
-    assert "SERVING" in systemd.done(INSTALLED, "ctl", "status", "--name", "pronghorn"), "its folder in /run is there"
+    systemd.done("test", "-S", "/run/pronghorn/pronghorn.sock")  # the folder of both has not gone with one of them
 
 
 @pytest.mark.slow
@@ -172,7 +171,7 @@ def test_the_line_of_the_unit_under_systemd_socket_activate(tmp_path: Path) -> N
     name = UnitFile(UNITS / "pronghorn.socket").one("FileDescriptorName")
     passed = [f"--setenv={each}" for each in ("PATH", "XDG_RUNTIME_DIR", f"NOTIFY_SOCKET={manager.address}")]
     activate = ["systemd-socket-activate", f"--listen=127.0.0.1:{address[1]}", f"--fdname={name}", *passed, *command]
-    for _ in ("the first start", "the second"):
+    for _ in range(2 if missing() else 1):  # a real one has shown the second start
         with started(tmp_path, ["-c", f"import os; os.execvp({activate[0]!r}, {activate!r})"], []) as server:
             wait_for(lambda: "Listening on" in server.log, "the activator")
             with socket.create_connection(address, 15) as client:

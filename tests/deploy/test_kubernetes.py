@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from behind import DEPLOY, Clients
+from behind import DEPLOY, Clients, changed
 
+import brokers
 from launch import PATIENCE, wait_for
 from pronghorn.settings import Settings, settle
 
@@ -32,7 +33,7 @@ if shutil.which("kubectl") is None:
 pytestmark = pytest.mark.slow
 
 OVERLAYS = DEPLOY / "kubernetes" / "overlays"
-VERSIONS = ("1.32", "1.35")
+VERSION = "1.35"
 GRACE = 10.0  # seconds that a pod has beside its own times
 
 
@@ -88,8 +89,7 @@ def manifests(request: pytest.FixtureRequest) -> Manifests:
 
 def test_kubernetes_takes_the_manifests(manifests: Manifests) -> None:
     for each in manifests.all:
-        for version in VERSIONS:
-            kubernetes_validate.validate(each, version, strict=True)
+        kubernetes_validate.validate(each, VERSION, strict=True)
 
 
 def references(tree: Any) -> Iterator[tuple[str, str]]:
@@ -168,7 +168,7 @@ def test_pods_may_do_no_more_than_they_have_to(manifests: Manifests) -> None:
             assert {each["name"] for each in pod["volumes"]} == {each["name"] for each in container["volumeMounts"]}
 
 
-HERE = {"PRONGHORN_BIND": "127.0.0.1:0", "PRONGHORN_ADMIN": "127.0.0.1:0", "PRONGHORN_DRAIN_DELAY": "1s"}
+HERE = {"PRONGHORN_BIND": "127.0.0.1:0", "PRONGHORN_ADMIN": "127.0.0.1:0", "PRONGHORN_DRAIN_DELAY": "500ms"}
 
 
 class Pod:
@@ -273,3 +273,29 @@ def test_a_pod_that_is_deleted_refuses_nobody_before_it_is_unready(tmp_path: Pat
         os.kill(pod.pid, signal.SIGTERM)
         assert pod.process.wait(PATIENCE) == 0, pod.log
         assert time.monotonic() - began < 10
+
+
+def test_any_pod_reaches_the_devices_of_all(tmp_path: Path, cages: None) -> None:
+    """By the Redis of the overlay, as its own command starts it, and with the password of its Secret."""
+    redis = pytest.importorskip("redis")
+    manifests = Manifests("redis")
+    (keeper,) = manifests.named("Deployment", "redis")["spec"]["template"]["spec"]["containers"]
+    brokers.program("redis-server")
+    port = brokers.free_port()
+    here = {"/etc/redis/password": f"{tmp_path}/one/bus/password", "-server -": f"-server - --port {port}"}
+    broker = brokers.Broker([*keeper["command"], changed(*keeper["args"], here)], port)
+    (url,) = (manifests.variable(each) for each in manifests.container["env"] if each["name"] == "PRONGHORN_BUS")
+    url = changed(url, {"redis:6379": f"127.0.0.1:{port}"})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = (Pod(tmp_path / name, manifests, PRONGHORN_BUS=url) for name in ("one", "two"))
+    with brokers.running(broker), one.running(), two.running():
+        with pytest.raises(redis.AuthenticationError):
+            brokers.asked(broker, "PING")
+        with socket.create_connection(("127.0.0.1", one.port("Listening at")), timeout=PATIENCE) as device:
+            device.sendall(b"iam 4711\n")
+            assert device.recv(100) == b"welcome\n"
+            command = ["pronghorn", "ctl", "publish", "device:4711", "reboot"]
+            told = wait_for(lambda: "Reached 1 " in (told := two.exec(command).communicate()[0]) and told, "the reach")
+            assert told == "Reached 1 connection.\n"
+            assert device.recv(100) == b"reboot\n"

@@ -9,13 +9,13 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import psutil
 import pytest
+from bus_devices import ANSWERING, MESSAGE, Device, bus_process, raised
 
 from launch import Launched, launched_code, wait_for
 from pronghorn import bus
@@ -32,40 +32,6 @@ from pronghorn.system.descriptor_queue import DescriptorQueue
 from pronghorn.system.drain import Drain
 from pronghorn.system.privileges import Person
 
-MESSAGE = """
-import os, pronghorn
-from pronghorn import bus
-
-@pronghorn.message(pronghorn.lines)
-class handler:
-    def __init__(self, conn):
-        self.conn, self.asked = conn, []
-
-    def __call__(self, line):
-        word, _, rest = line.partition(b" ")
-        if word == b"join":
-            self.conn.join(rest)
-        elif word == b"alone":
-            self.conn.join(rest, exclusive=True)
-        elif word == b"leave":
-            self.conn.leave(rest)
-        elif word == b"publish":
-            name, _, payload = rest.partition(b" ")
-            return b"%d" % bus.publish(name, payload)
-        elif self.asked:
-            self.asked.pop(0).reply(line)
-            return None
-        return b"%d" % os.getpid()
-"""
-ANSWERING = (
-    MESSAGE
-    + """
-    def on_bus(self, message):
-        self.conn.send(message.payload)
-        if message.asked:
-            self.asked.append(message)
-"""
-)
 PLAIN = """
 import os, pronghorn
 from pronghorn import bus
@@ -166,31 +132,6 @@ def served(folder: Path, code: str, model: str, workers: int = 1, **settings: An
     ) as server:
         server.ready(workers)
         yield server
-
-
-class Device:
-    """A client that speaks lines."""
-
-    def __init__(self, server: Launched) -> None:
-        self.sock = server.connect()
-        self.lines = self.sock.makefile("rb")
-
-    def ask(self, line: bytes) -> bytes:
-        self.sock.sendall(line + b"\n")
-        return self.line()
-
-    def line(self) -> bytes:
-        return self.lines.readline().strip()
-
-    def close(self) -> None:
-        self.lines.close()
-        self.sock.close()
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 @pytest.fixture(scope="module")
@@ -297,14 +238,6 @@ def answering(device: Device) -> Iterator[threading.Thread]:
         thread.join()
 
 
-def raised(call: Callable[[], object]) -> BaseException | None:
-    try:
-        call()
-    except BaseException as error:
-        return error
-    return None
-
-
 def test_a_handler_without_on_bus_cannot_be_asked(two_workers: Launched) -> None:
     with client(two_workers.folder) as outside, Device(two_workers) as device:
         device.ask(b"join device:1")
@@ -391,12 +324,6 @@ def test_publishers_in_other_workers_reach_everybody_in_their_order(two_workers:
                 assert [int(number) for by, number in lines if int(by) == place] == list(range(25))
         with client(two_workers.folder) as outside:  # uvloop closes the listener of a server that nobody refers to
             assert outside.publish("nobody", b"") == 0, "so many messages bring the collector of cycles"
-
-
-def bus_process(server: Launched) -> psutil.Process:
-    found = [each for each in psutil.Process(server.pid).children() if "bus" in " ".join(each.cmdline())]
-    assert len(found) == 1, found
-    return found[0]
 
 
 def joined_again(outside: bus.Client, wanted: dict[str, int]) -> bool:

@@ -20,6 +20,7 @@ from pronghorn.bus.far import Far, Nobody
 
 Result = TypeVar("Result")
 FAREWELL = 2.0  # seconds in which the connection to the broker is closed
+AWAY_PATIENCE = 1.0  # seconds that a caller waits for a broker that went away
 HINT = "Is the broker running, and is the URL right?"
 
 
@@ -60,9 +61,11 @@ class BrokerClient:
         """Have the loop do it, as soon as the broker is there, within the time."""
 
         async def within() -> Result:
+            far = self._far
             try:
+                left = until - time.monotonic()
+                await far.until_up(min(left, AWAY_PATIENCE) if far.was_up else left)
                 async with asyncio.timeout(until - time.monotonic()):
-                    await self._far.until_up(until - time.monotonic())
                     return await call()
             except Away as error:
                 raise (BusLost(str(error)) if error.perhaps else BusUnavailable(str(error), HINT)) from None

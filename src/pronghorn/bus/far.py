@@ -101,6 +101,7 @@ class Far:
     def __init__(self, open: Callable[[Far], Carrier], members: Members) -> None:
         self.id = secrets.token_hex(8)
         self.is_up, self.why = False, "There is no connection to the broker yet."
+        self.was_up = False
         self.missed = 0
         """Acknowledgements that did not come in time."""
         self._members = members
@@ -215,7 +216,8 @@ class Far:
         self._members.evict(name, before)
 
     def up(self) -> None:
-        self.is_up, self.why = True, ""
+        self.is_up = self.was_up = True
+        self.why = ""
         self._changed.set()
         self._members.told(True, "")
 

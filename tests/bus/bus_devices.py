@@ -1,0 +1,114 @@
+"""Devices for the tests of the bus: a handler whose connections join and answer, and a client that speaks lines."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import psutil
+
+from launch import Launched
+
+MESSAGE = """
+import os, pronghorn
+from pronghorn import bus
+
+@pronghorn.message(pronghorn.lines)
+class handler:
+    def __init__(self, conn):
+        self.conn, self.asked = conn, []
+
+    def __call__(self, line):
+        word, _, rest = line.partition(b" ")
+        if word == b"join":
+            self.conn.join(rest)
+        elif word == b"alone":
+            self.conn.join(rest, exclusive=True)
+        elif word == b"leave":
+            self.conn.leave(rest)
+        elif word == b"publish":
+            name, _, payload = rest.partition(b" ")
+            return b"%d" % bus.publish(name, payload)
+        elif self.asked:
+            self.asked.pop(0).reply(line)
+            return None
+        return b"%d" % os.getpid()
+"""
+ANSWERING = (
+    MESSAGE
+    + """
+    def on_bus(self, message):
+        self.conn.send(message.payload)
+        if message.asked:
+            self.asked.append(message)
+"""
+)
+
+
+class Device:
+    """A client that speaks lines."""
+
+    def __init__(self, server: Launched) -> None:
+        self.sock = server.connect()
+        self.lines = self.sock.makefile("rb")
+
+    def ask(self, line: bytes) -> bytes:
+        self.sock.sendall(line + b"\n")
+        return self.line()
+
+    def line(self) -> bytes:
+        return self.lines.readline().strip()
+
+    def is_cut(self) -> bool:
+        """Whether the server ends this connection; what it still sends is read."""
+        while line := self.lines.readline():
+            del line
+        return True
+
+    @contextlib.contextmanager
+    def answering(self, answer: bytes) -> Iterator[None]:
+        """The next line that comes is answered so."""
+        with self._answering(1, lambda line: answer):
+            yield
+
+    @contextlib.contextmanager
+    def echoing(self) -> Iterator[None]:
+        """The next line that comes is sent back."""
+        with self._answering(1, lambda line: line):
+            yield
+
+    @contextlib.contextmanager
+    def _answering(self, count: int, answer: Callable[[bytes], bytes]) -> Iterator[None]:
+        def answers() -> None:
+            for _ in range(count):
+                self.sock.sendall(answer(self.line()) + b"\n")
+
+        thread = threading.Thread(target=answers)
+        thread.start()
+        yield
+        thread.join()
+
+    def close(self) -> None:
+        self.lines.close()
+        self.sock.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def raised(call: Callable[[], object]) -> BaseException | None:
+    try:
+        call()
+    except BaseException as error:
+        return error
+    return None
+
+
+def bus_process(server: Launched) -> psutil.Process:
+    found = [each for each in psutil.Process(server.pid).children() if "bus" in " ".join(each.cmdline())]
+    assert len(found) == 1, found
+    return found[0]

@@ -63,6 +63,9 @@ class BusPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that wait for a connection that does not read."""
     drops_oldest: bool
     """Beyond that the oldest are dropped, and the connection is not ended."""
+    slow: Callable[[Any, bool, bool], None]
+    """Called with a connection that does not read what the bus has for it: whether it is closed, and not one message
+    dropped; and whether that is its first time. From any thread."""
 
 
 bus: BusPlace | None = None

@@ -40,6 +40,14 @@ STATUS: dict[str, Any] = {
     "workers": {"wanted": 2, "ready": 2, "draining": 0},
     "handover": {"longest_pause": 0.25},
     "side_processes": [{"name": "admin", "pid": os.getpid(), "restarts": 3}],
+    "bus": {
+        "carrier": "redis://broker",
+        "counts": {"publications": 7, "deliveries": 9, "questions": {"late": 1}, "slow_worker": 2, "slow_broker": 3},
+        "names": 4,
+        "members": 5,
+        "links": 2,
+        "broker": {"up": True, "why": "", "since": 2e9, "losses": 1},
+    },
     "listeners": [
         {
             "name": "main",

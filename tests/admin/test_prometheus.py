@@ -33,6 +33,7 @@ lines = pronghorn.metrics.counter("lines_total", "Lines.", labels=("kind",))
 
 @pronghorn.message(pronghorn.lines)
 def handler(line):
+    pronghorn.bus.join(line)
     lines.labels("any").inc()
     return line.upper()
 """
@@ -150,7 +151,10 @@ def test_what_we_ship_asks_for_what_prometheus_has(tmp_path: Path) -> None:
             wait_for(lambda: prometheus.value("pronghorn_connections_accepted_total") == 5, seconds=60)
             wait_for(lambda: prometheus.value('lines_total{kind="any"}') == 5)
             wait_for(lambda: prometheus.value('pronghorn_tls_handshakes_total{result="done"}') == 5)
-            of_brokers = {each for each in exported() if "shared_limits" in each}  # test_families has them
+            wait_for(lambda: prometheus.value("pronghorn_bus_links") is not None)
+            of_brokers = {
+                each for each in exported() if "shared_limits" in each or "broker" in each
+            }  # others have them
             assert exported() - of_brokers <= {*prometheus.ask("label/__name__/values")}
             for expression in expressions():
                 assert prometheus.ask("query", query=expression) is not None, expression

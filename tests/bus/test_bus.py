@@ -433,6 +433,7 @@ def test_a_connection_that_does_not_read_holds_up_nobody(tmp_path: Path, model: 
         if slow == "close":
             assert reached[-1] == 1, "it was ended"
             wait_for(lambda: dict(outside.groups()) == {"room": 1}, "its end")
+            wait_for(lambda: "does not read what the bus has for it: it is closed" in server.log, "a word in the log")
         else:
             assert reached[-1] == 2
             got = [int(deaf.line()[:6]) for _ in range(2)]
@@ -442,6 +443,8 @@ def test_a_connection_that_does_not_read_holds_up_nobody(tmp_path: Path, model: 
                 number = int(deaf.line()[:6])
                 assert number > last
                 last = number
+            told = "does not read what the bus has for it: its oldest messages are dropped"
+            assert server.log.count(told) == 1, "each connection is told of once"
 
 
 def test_what_cannot_be_sent_is_refused_in_words(tmp_path: Path, two_workers: Launched) -> None:
@@ -667,7 +670,9 @@ def test_a_name_that_may_be_refused_is_not_taken_by_a_new_link() -> None:
         assert there.wait(10), "a connection has joined before there was a link"
         return ours
 
-    local = LocalBus(BusPlace(connect=connect, join=print, longest=100, most_unsent=100, drops_oldest=False))
+    local = LocalBus(
+        BusPlace(connect=connect, join=print, longest=100, most_unsent=100, drops_oldest=False, slow=print)
+    )
     joining = threading.Thread(target=lambda: raised(lambda: local.join(8, "free?", "refuse", object)))  # type: ignore[arg-type]
     joining.start()
     try:

@@ -103,7 +103,7 @@ def hosts(count: int, trial: Callable[[Broker, list[Worker]], Awaitable[None]]) 
         broker, workers = Broker(), []
         for _ in range(count):
             hub = Hub(1000, time.monotonic, print)
-            hub.others = Others(hub, lambda far: InMemory(broker, far), print)
+            hub.others = Others(hub, lambda far: InMemory(broker, far))
             hub.others.far.up()
             hub.settled()
             hubs.append(hub)

@@ -177,7 +177,30 @@ PROCESSES = {
         own_metrics_dropped_total="Series of a handler's own metrics that there was no room for, each time.",
     ),
 }
-METRICS: dict[str, Declared] = {**SERVER, **CONNECTIONS, **LISTENERS, **WORKERS, **PROCESSES}
+BUS = {
+    **_of(
+        COUNTER,
+        "",
+        bus_publications_total="Messages that were published here, by handlers and by clients at the bus socket.",
+        bus_deliveries_total="How many times a connection of this server has taken a message, from wherever it came.",
+        bus_broker_losses_total="How often the broker of the bus went away.",
+    ),
+    **_of(COUNTER, "outcome", bus_questions_total="Questions that were asked here, by what became of them."),
+    **_of(
+        COUNTER,
+        "reason",
+        bus_messages_dropped_total="Messages that were dropped, since slow_connection, slow_worker or slow_broker.",
+    ),
+    **_of(
+        GAUGE,
+        "",
+        bus_names="Names that connections of this server have joined.",
+        bus_members="Connections of this server that have joined, once for each name.",
+        bus_links="Connections to the hub: of workers that use the bus, and of clients at the bus socket.",
+        bus_broker_up="1 while the broker of the bus is there, 0 while it is away; not there without a broker.",
+    ),
+}
+METRICS: dict[str, Declared] = {**SERVER, **CONNECTIONS, **LISTENERS, **WORKERS, **PROCESSES, **BUS}
 HISTOGRAMS = {
     "pronghorn_connection_duration_seconds": (DURATION, OF_CONNECTIONS),
     "pronghorn_first_byte_seconds": (FIRST_BYTE, OF_FIRST_BYTES),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pronghorn import metrics
 from pronghorn.admin.catalogue import HISTOGRAMS, METRICS
+from pronghorn.bus.figures import OUTCOMES
 from pronghorn.listening.sock_diag import overflows
 from pronghorn.scoreboard import details
 from pronghorn.scoreboard.board import Scoreboard
@@ -175,6 +176,7 @@ class Source:
         _of_listeners(found, sums, known)
         _of_workers(found, sums, known, self.board.serving, now)
         _of_processes(found, sums, known, self.board.serving)
+        _of_bus(found, sums, known.get("bus", {}))
         own, dropped = own_families(sums.own)
         found.add("own_metrics_dropped_total", dropped)
         return [*found.all(), *own]
@@ -316,6 +318,25 @@ def _of_processes(found: Families, sums: Sums, status: Mapping[str, Any], servin
             has, most = descriptors_of(pid)
             found.add("process_open_descriptors", has, **labels)
             found.add("process_max_descriptors", most, **labels)
+
+
+def _of_bus(found: Families, sums: Sums, bus: Mapping[str, Any]) -> None:
+    """Nothing where nobody has used it yet."""
+    counts, broker = bus.get("counts"), bus.get("broker")
+    if broker is not None:
+        found.add("bus_broker_up", int(broker["up"]))
+        found.add("bus_broker_losses_total", broker["losses"])
+    if counts is None:
+        return
+    found.add("bus_publications_total", counts["publications"])
+    found.add("bus_deliveries_total", counts["deliveries"])
+    for outcome in OUTCOMES:
+        found.add("bus_questions_total", counts["questions"].get(outcome, 0), outcome=outcome)
+    found.add("bus_messages_dropped_total", sums.counted["bus_dropped"], reason="slow_connection")
+    for reason in ("slow_worker", "slow_broker"):
+        found.add("bus_messages_dropped_total", counts[reason], reason=reason)
+    for name in ("names", "members", "links"):
+        found.add(f"bus_{name}", bus[name])
 
 
 # Handlers' own.

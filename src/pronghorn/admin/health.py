@@ -2,7 +2,8 @@
 
 Law: live is a server whose supervisor answers; a restart mends nothing else. So liveness does not fail while a server
 starts, drains, or has busy workers. Ready is one that takes new clients and goes on with it: not while it starts,
-drains or waits for its end, nor without a worker.
+drains or waits for its end, nor without a worker. It stays ready while the broker of its bus is away, and says so:
+otherwise one broker would take all hosts out of rotation (--bus-required decides otherwise).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Health:
         health = await self._line.look("health")
         status = 200 if health["ready"] else 503
         if "verbose" not in request.query:
-            return Response.text(OK if health["ready"] else f"not ready: {health['why']}\n", status)
+            lacks = f"bus: {health['lacks']}\n" if health.get("lacks") else ""
+            return Response.text(OK + lacks if health["ready"] else f"not ready: {health['why']}\n", status)
         lines = [f"[{'+' if good else '-'}]{name} {words}" for name, good, words in health["checks"]]
         return Response.text(
             "\n".join([*lines, f"readyz check {'passed' if health['ready'] else 'failed'}", ""]), status

@@ -121,5 +121,10 @@ class Directory:
         found = sorted(name for name in self._names if name.startswith(prefix))
         return [(name, len(self._names[name])) for name in found[:most]]
 
+    @property
+    def joined(self) -> int:
+        """How many members all names have."""
+        return sum(self._held.values())
+
     def __len__(self) -> int:
         return len(self._names)

@@ -8,10 +8,14 @@ sent the message has said so, has ended, or is PATIENCE seconds late.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from pronghorn.bus.directory import Directory, Member
+from pronghorn.bus.figures import OUTCOMES, Broker, Counts, Told
 from pronghorn.bus.wire import (
     ANSWER,
     ASK,
@@ -102,8 +106,13 @@ class Hub:
         self.links: dict[int, Any] = {}  # and errands, whose results go nowhere else
         self.others: Others | None = None
         """Other hosts, where a carrier is set."""
-        self.dropped = 0
-        """Messages that were not sent to a link, since it did not read."""
+        self.counts = Counts()
+        self.outcomes = [0] * len(OUTCOMES)
+        """Questions of links, by what became of them."""
+        self.broker: Broker | None = None
+        """How it stands with the broker, where there is one."""
+        self.unsent: Callable[[], int] = int
+        """How many messages the carrier has not sent, since too much waited."""
         self.held: list[Callable[[], None]] | None = []
         """What waits until all links are back; None from then on."""
         self._clock, self._say = clock, say
@@ -185,6 +194,7 @@ class Hub:
         if publication is None or link.number not in publication.waits:
             return
         publication.count += max(count, 0)
+        self.counts.deliveries += max(count, 0)
         publication.waits.remove(link.number)
         if not publication.waits:
             self._done(delivery)
@@ -270,11 +280,29 @@ class Hub:
             if question.due <= now:
                 self._answered(delivery, LATE)
 
+    # What the supervisor is told.
+
+    def broker_is(self, up: bool, why: str) -> None:
+        """The broker is there, or away, and why."""
+        before = self.broker
+        lost = before is not None and before.up and not up
+        since = time.time() if before is None or before.up != up or not before.since else before.since
+        losses = (before.losses if before is not None else 0) + lost
+        self.broker = Broker(up=up, why="" if up else why, since=since, losses=losses)
+
+    def told(self) -> Told:
+        """What is counted here, now."""
+        questions = {word: count for word, count in zip(OUTCOMES, self.outcomes, strict=True) if count}
+        counts = msgspec.structs.replace(self.counts, questions=questions, slow_broker=self.unsent())
+        links = sum(isinstance(each, Link) for each in self.links.values())
+        names, members = len(self.directory), self.directory.joined
+        return Told(counts=counts, links=links, names=names, members=members, broker=self.broker)
+
     def _send_on(self, link: Link, raw: bytes) -> bool:
         if link.has_room:
             link.write(raw)
             return True
-        self.dropped += 1
+        self.counts.slow_worker += 1
         if self._clock() >= self._told + 60.0:
             self._told = self._clock()
             self._say(f"Process {link.pid} does not read what the bus has for it: messages to it are dropped.")
@@ -310,6 +338,8 @@ class Link(asyncio.Protocol):
 
     def send(self, *fields: Any) -> None:
         """What only this link has asked for; one that does not read its own results is ended."""
+        if fields[0] == REPLY:
+            self._hub.outcomes[fields[2]] += 1
         if self.has_room:
             self.write(frame(*fields))
         else:
@@ -344,6 +374,8 @@ class Link(asyncio.Protocol):
         elif kind == HELLO:
             self.pid = rest[0]
         elif kind in REQUESTS:
+            if kind == PUBLISH:
+                hub.counts.publications += 1
             if self.under_way >= MOST_UNDER_WAY:
                 raise BadFrame(f"more than {MOST_UNDER_WAY:,} requests at once")
             if hub.held is not None:

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from pronghorn.bus.figures import TOLD, Told
 from pronghorn.bus.hub import SETTLING, Hub, Link
 from pronghorn.system.descriptor_queue import receive
 from pronghorn.system.peer_credentials import peer_uid
@@ -68,10 +69,39 @@ class Door:
                 task.add_done_callback(self._opening.discard)
 
 
+class Reporter:
+    """The hub's clock: it tells the supervisor once a second what is counted, and at once how it stands with the
+    broker."""
+
+    def __init__(self, hub: Hub, side: Side) -> None:
+        self._hub, self._side = hub, side
+        self._loop = asyncio.get_running_loop()
+        self._said: Told | None = None
+
+    def beat(self) -> None:
+        self._tell()
+        self._loop.call_later(BEAT, self.beat)
+
+    def tick(self) -> None:
+        self._hub.tick()
+        if self._said is not None and self._said.broker != self._hub.broker:
+            self._tell()
+        self._loop.call_later(TICK, self.tick)
+
+    def _tell(self) -> None:
+        told = self._hub.told()
+        if told == self._said:
+            return self._side.beat()
+        self._said = told
+        self._side.send({TOLD: told})
+
+
 async def serve(side: Side) -> None:
     loop = asyncio.get_running_loop()
     over = loop.create_future()
     hub = Hub(side.settings["longest"], loop.time, lambda text: side.say("warning", text))
+    if side.settings["carrier"]:
+        hub.broker_is(False, "")
     door = Door(hub, socket.socket(fileno=side.descriptors["door"]))
     loop.add_reader(side.descriptors["door"], door.take)
     if "socket" in side.descriptors:
@@ -85,20 +115,13 @@ async def serve(side: Side) -> None:
             loop.remove_reader(side.fileno())
             over.set_result(None)
 
-    def beat() -> None:
-        side.beat()
-        loop.call_later(BEAT, beat)
-
-    def tick() -> None:
-        hub.tick()
-        loop.call_later(TICK, tick)
-
+    reporter = Reporter(hub, side)
     loop.add_reader(side.fileno(), heard)
-    tick()
+    reporter.tick()
     side.ready()
-    beat()
+    reporter.beat()
     await asyncio.sleep(SETTLING)  # whoever was linked to the hub before is back then
-    carrying = carry(hub, side) if side.settings.get("carrier") else None
+    carrying = carry(hub, side) if side.settings["carrier"] else None
     hub.settled()
     await over
     if carrying is not None:
@@ -106,14 +129,19 @@ async def serve(side: Side) -> None:
         await asyncio.wait([carrying], timeout=FAREWELL)
 
 
-def carry(hub: Hub, side: Side) -> asyncio.Task[None]:
-    """From now on other hosts are reached."""
+def carry(hub: Hub, side: Side) -> asyncio.Task[None] | None:
+    """From now on other hosts are reached, if the URL is right."""
     from pronghorn.bus.carriers import carrier_of  # here: most servers have one host
+    from pronghorn.bus.errors import BadBusMessage
     from pronghorn.bus.others import Others
 
     url = side.settings["carrier"]
-    hub.others = Others(hub, lambda far: carrier_of(url, far), lambda text: side.say("warning", text))
-    return asyncio.get_running_loop().create_task(hub.others.far.carrier.run())
+    try:
+        hub.others = others = Others(hub, lambda far: carrier_of(url, far))
+    except BadBusMessage as error:
+        hub.broker_is(False, " ".join(filter(None, error.args)))
+        return None
+    return asyncio.get_running_loop().create_task(others.far.carrier.run())
 
 
 def main() -> int:

@@ -174,16 +174,6 @@ def mode_of(exclusive: bool | str) -> int:
     return REPLACE if exclusive else SHARED
 
 
-dropped = 0
-"""Messages for connections that did not read, which were dropped."""
-
-
-def note_dropped() -> None:
-    """A message that a connection had taken was dropped."""
-    global dropped
-    dropped += 1
-
-
 _guard = threading.Lock()
 _bus: LocalBus | None = None
 

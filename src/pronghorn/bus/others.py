@@ -18,10 +18,11 @@ from pronghorn.bus.wire import AWAY, EVICT, GRANTED, LOST, REFUSE, REPLY, RESULT
 
 
 class Others:
-    """The other hosts, for a hub. `open` makes the carrier. `say` tells the server's log."""
+    """The other hosts, for a hub. `open` makes the carrier, or raises BadBusMessage."""
 
-    def __init__(self, hub: Hub, open: Callable[[Far], Carrier], say: Callable[[str], None]) -> None:
-        self._hub, self._say = hub, say
+    def __init__(self, hub: Hub, open: Callable[[Far], Carrier]) -> None:
+        self._hub = hub
+        hub.unsent = lambda: self.far.carrier.dropped
         self._tasks: set[asyncio.Task[None]] = set()
         hub.directory.keep_empty()
         self.far = Far(open, self)
@@ -116,4 +117,4 @@ class Others:
         self._hub.left()
 
     def told(self, up: bool, why: str) -> None:
-        self._say("The bus reaches other hosts." if up else f"The bus does not reach other hosts: {why}")
+        self._hub.broker_is(up, why)

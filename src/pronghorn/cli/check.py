@@ -16,6 +16,7 @@ import rich_click as click
 from pronghorn.cli.layers import print_json, takes_json, takes_layers
 from pronghorn.errors import BadSetting
 from pronghorn.settings import Settings
+from pronghorn.settings.broker_url import hidden
 from pronghorn.settings.layers import Layers, Settled
 from pronghorn.settings.services import services
 
@@ -81,12 +82,11 @@ def check_beside(settings: Settings) -> None:
     from pronghorn.control import admin_process
     from pronghorn.control.server import AUTO, OFF, group_number
     from pronghorn.supervisor import limits_side
-    from pronghorn.supervisor.bus_side import carrier_of
     from pronghorn.system import log_config
 
     group_number(settings.control_group)
     admin_process.check(settings)
-    carrier_of(settings)
+    check_broker(settings)
     limits_side.check(settings)
     for name in ("log_file", "pid_file", "access_log"):
         refuse_no_place(name, getattr(settings, name))
@@ -94,6 +94,23 @@ def check_beside(settings: Settings) -> None:
         refuse_no_place("control_socket", settings.control_socket)
     if settings.log_config:
         log_config.read(settings.log_config)
+
+
+def check_broker(settings: Settings) -> None:
+    """Raises BadSetting and MissingExtra for a broker that can never be reached: here, since the supervisor imports no
+    package that speaks to one. Nothing is connected."""
+    from pronghorn.supervisor.bus_side import carrier_of
+
+    if url := carrier_of(settings):
+        from pronghorn.bus.carriers import carrier_of as carrier
+        from pronghorn.bus.errors import BadBusMessage
+        from pronghorn.bus.far import Far, Nobody
+
+        try:
+            Far(lambda host: carrier(url, host), Nobody())
+        except BadBusMessage as error:
+            what = f"--bus cannot be {hidden(settings.bus)!r}."
+            raise BadSetting(what, " ".join(filter(None, (error.what, error.why))), error.hint) from None
 
 
 def taken_now(addresses: Iterable[str]) -> list[dict[str, str]]:

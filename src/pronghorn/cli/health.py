@@ -62,8 +62,10 @@ def over_control(find: Callable[[], str], probe: str, seconds: float) -> tuple[b
     try:
         workers = status["workers"]
         words = f"{status['state']}, {workers['ready']} of {workers['wanted']} workers ready"
+        checks = status.get("ready", {}).get("checks", ())
+        words += "".join(f"; {name}: {told}" for name, _, told in checks if name == "bus" and told != "ok")
         return probe == "live" or request.serves(status), words
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return False, "What answers is no Pronghorn server."
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pronghorn.cli.layers import takes_layers
 from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings import fields
+from pronghorn.settings.bus import broker_of
 from pronghorn.settings.layers import Layers
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ Ctrl-C or SIGTERM stops accepting and lets open connections finish; a second Ctr
 )
 def command(layers: Layers) -> None:
     """Serve HANDLER, or a program, to every client that connects."""
-    layers.settle()  # a wrong setting is an error here, where there is a terminal
+    settings = layers.settle().settings  # a wrong setting is an error here, where there is a terminal
+    if broker_of(settings.bus) or settings.bus_password_file:
+        from pronghorn.cli.check import check_broker
+
+        check_broker(settings)
     from pronghorn.boot import Boot
 
     become_supervisor(Boot(layers))

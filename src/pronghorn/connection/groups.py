@@ -75,13 +75,14 @@ def taker_of(conn: Any, on_bus: OnBus | None, seen: object, frame: Callable[[Any
 class AnyTaker:
     """What all takers have."""
 
-    __slots__ = ("_frame", "_most", "_oldest", "_on_bus", "_seen")
+    __slots__ = ("_frame", "_most", "_note", "_oldest", "_on_bus", "_seen", "_slow")
 
     def __init__(
         self, on_bus: OnBus | None, seen: object, frame: Callable[[Any], bytes] | None, place: identity.BusPlace
     ) -> None:
         self._on_bus, self._seen, self._frame = on_bus, seen, frame
-        self._most, self._oldest = place.most_unsent, place.drops_oldest
+        self._most, self._oldest, self._note = place.most_unsent, place.drops_oldest, place.slow
+        self._slow = False
 
     def hear(self, on_bus: OnBus) -> None:
         """From now on this function has the messages."""
@@ -92,6 +93,11 @@ class AnyTaker:
 
     def framed(self, message: Message) -> bytes:
         return message.payload if self._frame is None else message.framed(self._frame)
+
+    def slow(self, conn: Any, closed: bool) -> None:
+        """The connection does not read: it is closed, or a message was dropped."""
+        first, self._slow = not self._slow, True
+        self._note(conn, closed, first)
 
     def tell(self, message: Message) -> Any:
         """Call the handler's on_bus; what it returns is the answer, unless that is None, or a coroutine."""
@@ -144,7 +150,10 @@ class ChannelTaker(AnyTaker):
         elif self._oldest and (self._waiting or self._channel.throttled):
             self._keep(self.framed(message))
         else:
+            full = self._channel.throttled and not self._channel.is_closing()
             self._channel.write(self.framed(message))
+            if full and self._channel.is_closing():
+                self.slow(self._channel, True)
 
     def _spawn(self, coroutine: Any, message: Message) -> None:
         import asyncio
@@ -170,7 +179,7 @@ class ChannelTaker(AnyTaker):
         self._waiting_bytes += len(raw)
         while self._waiting_bytes > self._most and len(self._waiting) > 1:
             self._waiting_bytes -= len(self._waiting.popleft())
-            local.note_dropped()
+            self.slow(self._channel, False)
 
     def _look(self) -> None:
         while self._waiting and not self._channel.throttled:
@@ -240,11 +249,12 @@ class FlowTaker(AnyTaker):
     def _make_room(self, size: int) -> bool:
         """More waits than may: whether this may wait too."""
         if not self._oldest:
+            self.slow(self._conn, True)
             cut(self._conn, TooMuchUnsent(self._bytes))
             return False
         while self._waiting and self._bytes + size > self._most:
             self._bytes -= len(self._waiting.popleft())
-            local.note_dropped()
+            self.slow(self._conn, False)
         return True
 
     def _begin(self) -> None:

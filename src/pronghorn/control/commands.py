@@ -23,6 +23,7 @@ from pronghorn.scoreboard.row import STATES
 from pronghorn.serving.connection_inquiry import Query
 from pronghorn.serving.handover import Outcome
 from pronghorn.settings.lifecycle import HANDOVER
+from pronghorn.supervisor.bus_side import bus_state
 from pronghorn.supervisor.health import health
 from pronghorn.supervisor.poller import Done
 from pronghorn.supervisor.supervisor import Supervisor
@@ -74,6 +75,7 @@ class Commands:
                 "ready": health(supervisor),
                 "drains_in": round(supervisor.delay.left, 1),
                 "side_processes": supervisor.sides.state(),
+                "bus": bus_state(supervisor.sides, plan.settings),
                 "kernel_listen_overflows": _overflows(),
                 "faults": supervisor.guard.failures,
                 "last_fault": supervisor.guard.last or None,

@@ -22,10 +22,13 @@ from pronghorn.events.connections import ConnectionTakenOver as ConnectionTakenO
 from pronghorn.events.connections import HandlerFailed as HandlerFailed
 from pronghorn.events.connections import HandshakeFailed as HandshakeFailed
 from pronghorn.events.connections import PeerFailed as PeerFailed
+from pronghorn.events.connections import SlowMember as SlowMember
 from pronghorn.events.server import AcceptFailed as AcceptFailed
 from pronghorn.events.server import AccessLogDropped as AccessLogDropped
 from pronghorn.events.server import AccessLogSet as AccessLogSet
 from pronghorn.events.server import AdminOpened as AdminOpened
+from pronghorn.events.server import BrokerFound as BrokerFound
+from pronghorn.events.server import BrokerLost as BrokerLost
 from pronghorn.events.server import BusSocketMissing as BusSocketMissing
 from pronghorn.events.server import CertificateExpires as CertificateExpires
 from pronghorn.events.server import CertificateLoaded as CertificateLoaded

@@ -98,6 +98,17 @@ class PeerFailed(Event, frozen=True):
     id: str = ""
 
 
+class SlowMember(Event, frozen=True):
+    """A connection does not read what the bus has for it: it is `closed`, or its oldest messages are dropped from now
+    on (--bus-slow), of which only the first is told."""
+
+    number: int
+    peer: tuple[str, int] | str
+    closed: bool
+    listener: str = ""
+    id: str = ""
+
+
 class ChildDied(Event, frozen=True):
     """The process of one connection, under the fork model, ended without having closed it. `status` and `stack` are as
     those of a worker."""

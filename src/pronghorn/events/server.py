@@ -76,6 +76,21 @@ class BusSocketMissing(Event, frozen=True):
     why: str
 
 
+class BrokerLost(Event, frozen=True):
+    """The broker of the bus is away: connections of other hosts are not reached. `broker` is its URL, without any
+    secret."""
+
+    broker: str
+    why: str
+
+
+class BrokerFound(Event, frozen=True):
+    """The broker of the bus is there: for the first time, or again after `seconds`."""
+
+    broker: str
+    seconds: float
+
+
 class ControlAsked(Event, frozen=True):
     """User `uid`, a member of the control `group`, has the server do this `command` of `pronghorn ctl`."""
 

@@ -46,6 +46,10 @@ def _listens_otherwise(event: events.ListenerChanged) -> str:
     return f"Listening from now on {NOW_TLS.get(event.tls, '')} at: {{address}}" + " ({name})" * bool(event.name)
 
 
+def _broker_found(event: events.BrokerFound) -> str:
+    return "The bus reaches other hosts" + " again, after {seconds:.1f} s" * bool(event.seconds) + ": {broker}"
+
+
 def _reload_way(event: events.ReloadWay) -> str:
     if event.on_reload == "spread":
         return "Reloads spread goodbyes over {seconds:g} s (--on-reload spread)"
@@ -215,6 +219,8 @@ WORDS: dict[type[Event], Line] = {
     events.BusSocketMissing: Line(
         WARNING, "There is no bus socket {path}: {why} Other processes cannot publish: name another with --bus-socket"
     ),
+    events.BrokerLost: Line(WARNING, "The bus does not reach other hosts, serving goes on: {why} ({broker})"),
+    events.BrokerFound: Line(INFO, _broker_found),
     events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
     events.ControlAsked: Line(INFO, "User {uid}, of group {group}, asks for it: ctl {command}"),
     events.ConnectionsKilled: Line(
@@ -262,6 +268,12 @@ WORDS: dict[type[Event], Line] = {
         "Connection {connection} from {peer}{at} failed: {error}",
         level=lambda event: DEBUG if isinstance(event.error, OSError) else INFO,
         flood=lambda event: None if isinstance(event.error, OSError) else type(event.error),
+    ),
+    events.SlowMember: Line(
+        WARNING,
+        "Connection {connection} from {peer}{at} does not read what the bus has for it: {fate} (--bus-slow)",
+        fate=lambda event: "it is closed" if event.closed else "its oldest messages are dropped",
+        flood=lambda event: event.closed,
     ),
     events.HandshakeFailed: Line(INFO, "No TLS with {peer}{at}: {why}", flood=lambda event: event.why),
     events.ObserverFailed: Line(ERROR, "The observer {observer} raised {error} on {event}; it is left out for 10 s"),

@@ -41,6 +41,7 @@ COUNTED = (
     *("faults", "sources_suspected", "resized", "certificate_refused", "observer_failures"),
     # By workers, once more, of those above.
     *("refused_source_count_in_all", "refused_rate_in_all"),
+    "bus_dropped",
 )
 WORD = {name: 8 + index for index, name in enumerate(COUNTED)}
 ENDS_AT = 256  # and what follows: MOST_REASONS words for each listener, by its number

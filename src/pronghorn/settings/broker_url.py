@@ -16,10 +16,8 @@ from pronghorn.errors import nearest
 REDIS, NATS = "redis", "nats"
 EXTRAS = {REDIS: "redis", NATS: "nats"}
 """The package that each carrier imports, by the name of the extra that brings it."""
-_REDIS = [
-    f"{name}{kind}" for name in ("redis", "rediss", "valkey", "valkeys") for kind in ("", "+cluster", "+sentinel")
-]
-SCHEMES = dict.fromkeys((*_REDIS, "redis+unix", "valkey+unix"), REDIS) | dict.fromkeys(("nats", "tls"), NATS)
+_REDIS = ["redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel", "redis+unix"]
+SCHEMES = dict.fromkeys(_REDIS, REDIS) | dict.fromkeys(("nats", "tls"), NATS)
 SECRETS = re.compile(r"([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 HIDDEN = "***"
 MOST_LENGTH = 2048

@@ -10,23 +10,33 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pronghorn import events
-from pronghorn.errors import AddressInUse, BadSetting, CannotBind, MissingExtra
+from pronghorn.errors import AddressInUse, BadSetting, CannotBind, MissingExtra, printable
 from pronghorn.events import Observer
 from pronghorn.listening.addresses import LONGEST_PATH
 from pronghorn.listening.unix_path import Claim
 from pronghorn.settings import Settings, broker_url
 from pronghorn.settings.broker_url import EXTRAS
-from pronghorn.settings.bus import AUTO, OFF, broker_of
+from pronghorn.settings.bus import AUTO, LOCAL, OFF, broker_of
 from pronghorn.supervisor.poller import Poller
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
 from pronghorn.system import privileges, trusted_paths
 from pronghorn.system.descriptor_queue import DescriptorQueue
 
+if TYPE_CHECKING:
+    from pronghorn.bus.figures import Broker, Counts
+
 QUEUE = 128
 SILENCE = 5.0  # seconds without a sign of life, after which a hub hangs and is replaced
 SUFFIX = ".bus"
+BUS = "bus"
+SHOWN = "carrier socket broker counts links names members".split()
+LONGEST_WHY = 500  # characters
 LONGEST_PASSWORD = 1024  # bytes
 
 
@@ -65,6 +75,32 @@ def carrier_of(settings: Settings) -> str:
         raise BadSetting(what, "The URL of --bus has a password too.", "Leave one of them out.") from None
 
 
+def bus_state(sides: SideProcesses, settings: Settings) -> dict[str, Any]:
+    """What carries the bus (`carrier`: off, local, or a URL without secrets), and once there is a hub what that has
+    told (bus/figures.py)."""
+    for side in sides:
+        if side.name == BUS:
+            state = side.state()
+            if (broker := state.get("broker")) is not None and not side.ready:
+                state["broker"] = {**broker, "up": False, "why": "The hub of the bus is being started again."}
+            return {name: state[name] for name in SHOWN if name in state}
+    return {"carrier": broker_url.hidden(settings.bus)}
+
+
+def broker_check(sides: SideProcesses, settings: Settings) -> tuple[bool, str] | None:
+    """Whether the broker is there, and words about that; None where none is set."""
+    state = bus_state(sides, settings)
+    if state["carrier"] in (LOCAL, OFF):
+        return None
+    broker = state.get("broker")
+    if broker is None:
+        return False, "the broker is not reached yet"
+    if broker["up"]:
+        return True, "ok"
+    why = broker["why"] or "not reached yet"
+    return False, f"the broker is away, other hosts are not reached: {why}"
+
+
 class BusSide:
     """The hub's process, as soon as it is wanted. `control` is the path of the control socket, beside which the bus
     socket is; empty where there is none."""
@@ -72,6 +108,12 @@ class BusSide:
     def __init__(self, door: DescriptorQueue, settings: Settings, control: str, observe: Observer) -> None:
         self._door, self._settings, self._observe = door, settings, observe
         self.carrier = carrier_of(settings)
+        self._shown = broker_url.hidden(self.carrier or settings.bus)
+        self._up, self._away = False, 0.0  # the broker; since when it is away, once that was told
+        self._hub = 0  # which one has counted `_counts`, on top of those before it
+        self._before: Counts | None = None
+        self._counts: Counts | None = None
+        self._side: SideProcess
         path = settings.bus_socket
         if path == AUTO:
             path = control.removesuffix(".sock") + SUFFIX if control else OFF
@@ -99,10 +141,41 @@ class BusSide:
         admitted = [os.geteuid(), *([person.uid] if person is not None else [])]
         longest = self._settings.bus_max_message
         settings = {"longest": longest, "admitted": admitted, "carrier": self.carrier}
-        shown = {"socket": self.path if "socket" in descriptors else ""}
-        module = "pronghorn.bus.hub_process"
-        side = SideProcess("bus", module, settings=settings, descriptors=descriptors, shown=shown, silence=SILENCE)
-        self._sides.add(side)
+        shown = {"socket": self.path if "socket" in descriptors else "", "carrier": self._shown}
+        module, hear = "pronghorn.bus.hub_process", self._heard
+        self._side = SideProcess(
+            BUS, module, settings=settings, descriptors=descriptors, shown=shown, silence=SILENCE, hear=hear
+        )
+        self._sides.add(self._side)
+
+    # What the hub tells
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        from pronghorn.bus import figures  # here: workers are forks of this process, and most use no bus
+
+        told = figures.told(message.get(figures.TOLD))
+        if told is None:
+            return
+        if self._side.restarts != self._hub and self._counts is not None:  # another one, which counts from 0 on
+            self._before = self._counts.plus(self._before or figures.Counts())
+        self._hub, self._counts = self._side.restarts, told.counts
+        counts = told.counts.plus(self._before or figures.Counts())
+        shown = msgspec.structs.asdict(told) | {"counts": msgspec.structs.asdict(counts)}
+        if told.broker is not None and self.carrier:
+            shown["broker"] = self._broker_is(told.broker)
+        self._side.show(**shown)
+
+    def _broker_is(self, broker: Broker) -> dict[str, Any]:
+        """How it stands with the broker, for `ctl status`; what has changed is told."""
+        broker.why = printable(broker.why.replace(self.carrier, self._shown), LONGEST_WHY)
+        if broker.up and not self._up:
+            self._observe(events.BrokerFound(self._shown, max(0.0, time.time() - self._away) if self._away else 0.0))
+            self._away = 0.0
+        elif not broker.up and broker.why and not self._away:
+            self._away = broker.since
+            self._observe(events.BrokerLost(self._shown, broker.why))
+        self._up = broker.up
+        return msgspec.structs.asdict(broker)
 
     def _open(self) -> bool:
         """Open the bus socket, which is the workers' user's; without it only the server's processes have a bus."""

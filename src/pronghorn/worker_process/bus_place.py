@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from pronghorn.identity import BusPlace
@@ -12,8 +13,8 @@ from pronghorn.settings.bus import DROP_OLDEST
 from pronghorn.system.descriptor_queue import DescriptorQueue
 
 
-def bus_place(door: DescriptorQueue, settings: Settings) -> BusPlace:
-    """The place of the bus whose hub takes connections from this door."""
+def bus_place(door: DescriptorQueue, settings: Settings, slow: Callable[[Any, bool, bool], None]) -> BusPlace:
+    """The place of the bus whose hub takes connections from this door; for `slow` see there."""
 
     def connect() -> socket.socket:
         ours, hub = socket.socketpair()
@@ -34,4 +35,5 @@ def bus_place(door: DescriptorQueue, settings: Settings) -> BusPlace:
         longest=settings.bus_max_message,
         most_unsent=settings.max_write_buffer,
         drops_oldest=settings.bus_slow == DROP_OLDEST,
+        slow=slow,
     )

@@ -28,11 +28,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pronghorn import identity, lifespans
 from pronghorn.errors import PeerError, PronghornError
-from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, SignalsTaken, WorkLeft
+from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, SignalsTaken, SlowMember, WorkLeft
 from pronghorn.handlers.handler import Handler
 from pronghorn.handlers.loading import Asked, load_all
 from pronghorn.identity import WorkerFacts
@@ -40,7 +40,7 @@ from pronghorn.lifespans import ASYNC, Lifespan
 from pronghorn.listening.socket_options import options
 from pronghorn.models import registry
 from pronghorn.scoreboard import details, service_times
-from pronghorn.scoreboard.details import Details, Shared
+from pronghorn.scoreboard.details import WORD, Details, Shared
 from pronghorn.scoreboard.row import Row
 from pronghorn.scoreboard.stacks import Remains
 from pronghorn.serving.context import Context
@@ -184,6 +184,15 @@ class WorkerProcess:
         if plan.queue is not None and not plan.stay_because:
             self._handover = Handover(plan.queue, lambda outcome: self.line.send(HandedOver(outcome)))
 
+    def _bus_place(self) -> identity.BusPlace | None:
+        return bus_place(self._plan.bus, self._plan.settings, self._slow_member) if self._plan.bus else None
+
+    def _slow_member(self, conn: Any, closed: bool, first: bool) -> None:
+        if not closed and self._context is not None and self._context.details is not None:
+            self._context.details.add(WORD["bus_dropped"])
+        if first or closed:
+            self._plan.observe(SlowMember(conn.number, conn.peer, closed, conn.listener))
+
     def serve(self, mask: Iterable[signal.Signals | int]) -> int:
         """The process from its first moment to its last connection; its exit status."""
         plan, row, drain = self._plan, self._row, self._drain
@@ -196,7 +205,7 @@ class WorkerProcess:
             self._keep_certificates()
         self.line.send(Starting("it imported its handler"))
         handlers = load_all([Asked(each.source, each.settings, each.title) for each in plan.services])
-        identity.become(self._facts(), bus_place(plan.bus, plan.settings) if plan.bus else None)
+        identity.become(self._facts(), self._bus_place())
         self._make_observers()
         keep_signals_in_forks(self._leave_term)
         turns = turning(plan.settings)

@@ -77,6 +77,10 @@ def _of_server(status: dict[str, Any]) -> list[Problem]:
     if faults := status.get("faults"):
         last_fault = printable(str(status.get("last_fault") or ""), 300, "")
         found.append(Problem("warn", f"The supervisor had {number(faults)} faults of its own; the last: {last_fault}"))
+    broker = status.get("bus", {}).get("broker")
+    if broker and not broker.get("up"):
+        told = printable(str(broker.get("why", "")), 300, "")
+        found.append(Problem("warn", f"The broker of the bus is away, and other hosts are not reached. {told}"))
     for side in status.get("side_processes", ()):
         if side.get("state") not in ("running", "starting", "ended"):
             told = printable(str(side.get("why", "")), 200, "")

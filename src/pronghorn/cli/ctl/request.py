@@ -67,7 +67,8 @@ def answer(request: dict[str, Any], find: Callable[[], str], timeout: str | None
 
 def serves(status: dict[str, Any]) -> bool:
     """Whether a client that connects now is served, by the result of `status`."""
-    return bool(status["state"] == "SERVING" and status["workers"]["ready"])
+    ready = status.get("ready", {}).get("ready", True)
+    return bool(status["state"] == "SERVING" and status["workers"]["ready"] and ready)
 
 
 def count(text: str) -> int:

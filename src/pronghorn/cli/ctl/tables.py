@@ -103,12 +103,34 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, Text]]:
         *_handover(status.get("handover", {})),
         ("Messages", text(f"{status['messages']:,}")),
         ("Bytes", text(f"{size(status['bytes_in'])} in, {size(status['bytes_out'])} out")),
+        *_bus(status.get("bus", {})),
         *_side_processes(status.get("side_processes", ())),
         *([("Handler errors", text(f"{failed:,}", BAD))] if failed else []),
         *([("Slow callbacks", text(f"{slow:,}: see the log", BAD))] if slow else []),
         *([("Faults", text(f"{faults:,} of the supervisor, which goes on; the last: {last}", BAD))] if faults else []),
         ("Last reload", _last_reload(status["last_reload"])),
     ]
+
+
+def _bus(bus: dict[str, Any]) -> list[tuple[str, Text]]:
+    """What carries the bus, whether its broker is there, and what is joined; nothing where nobody uses it."""
+    carrier, broker = bus.get("carrier", "local"), bus.get("broker")
+    if carrier == "off" or (carrier == "local" and "names" not in bus):
+        return []
+    words, colour = carrier, ""
+    if carrier != "local":
+        there = broker is not None and broker["up"]
+        lasts = f" for {span(max(0.0, time.time() - broker['since']))}" if broker and broker["since"] else ""
+        words += f": {'there' if there else 'away'}{lasts}"
+        words += f", {broker['why']}" if broker and broker["why"] else ""
+        colour = "" if there else BAD
+    if "names" in bus:
+        members, names = bus["members"], bus["names"]
+        words += f"\n{names:,} name{'s' * (names != 1)} joined here, by {members:,} connection{'s' * (members != 1)}"
+        counts = bus.get("counts", {})
+        lost = counts.get("slow_worker", 0) + counts.get("slow_broker", 0)
+        words += f"; {lost:,} messages dropped" if lost else ""
+    return [("Bus", text(printable(words), colour))]
 
 
 def _side_processes(sides: Iterable[dict[str, Any]]) -> list[tuple[str, Text]]:

@@ -1,0 +1,128 @@
+"""What a server says of its bus: in ctl status, in its metrics, for probes and in its log."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from launch import Launched, launched_code, wait_for
+from pronghorn import bus
+from pronghorn.bus import wire
+from pronghorn.bus.figures import OUTCOMES, told
+from pronghorn.control import client
+
+CODE = """
+import pronghorn
+
+@pronghorn.message(pronghorn.lines)
+class handler:
+    def __init__(self, conn):
+        self.conn = conn
+
+    def __call__(self, line):
+        self.conn.join(line)
+        return b"ok"
+
+    def on_bus(self, message):
+        if message.payload == b"fail":
+            raise RuntimeError("it fails")
+        if message.payload != b"wait":
+            return message.payload.upper()
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    folder = tmp_path_factory.mktemp("f")
+    places = {"control_socket": str(folder / "c.sock"), "admin": f"unix:{folder}/admin"}
+    with launched_code(folder, CODE, model="epoll", workers=2, **places) as one:
+        one.ready(2)
+        yield one
+
+
+def get(server: Launched, path: str) -> str:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(server.folder / "admin"))
+        sock.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode())
+        return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+
+
+def status(server: Launched) -> dict[str, Any]:
+    found: dict[str, Any] = client.ask(str(server.folder / "c.sock"), {"command": "status"}, 10)["bus"]
+    return found
+
+
+def values(server: Launched) -> dict[str, float]:
+    found = re.findall(r"^pronghorn_bus_(\S+) (\S+)$", get(server, "/metrics"), re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def test_outcomes_are_in_the_order_of_the_wire() -> None:
+    known = [wire.ANSWERED, wire.NOBODY, wire.MUTE, wire.LATE, wire.LOST, wire.FAILED, wire.TOO_LONG]
+    assert known == list(range(7)) and OUTCOMES[wire.NOBODY] == "nobody_there" and OUTCOMES[wire.LATE] == "late"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        5,
+        {},
+        {"counts": {"publications": -1}},
+        {"counts": {"questions": {"x": 1}}},
+        {"counts": {}, "links": 2**60},
+    ],
+)
+def test_nothing_that_cannot_be_true_is_believed(wrong: object) -> None:
+    assert told(wrong) is None
+    assert told({"counts": {}, "links": 3}) is not None
+
+
+@pytest.mark.slow
+def test_what_the_bus_does_is_counted_exactly(server: Launched) -> None:
+    assert status(server) == {"carrier": "local"} and values(server) == {}, "nobody has used it"
+    with server.connect() as sock, sock.makefile("rb") as lines:
+        sock.sendall(b"device:1\nroom\n")
+        assert [lines.readline() for _ in range(2)] == [b"ok\n"] * 2
+        with bus.connect(f"unix:{server.folder}/c.bus") as outside:
+            for number in range(5):
+                assert outside.publish("room", b"%d" % number) == 1
+            assert outside.publish("nobody", b"x") == 0
+            assert outside.ask("room", b"x") == b"X"
+            for name, payload, error in (
+                ("nobody", b"x", bus.NobodyThere),
+                ("room", b"wait", bus.NoAnswer),
+                ("room", b"fail", bus.CannotAnswer),
+            ):
+                with pytest.raises(error):
+                    outside.ask(name, payload, 0.3)
+            expected = {
+                "publications_total": 6,
+                "deliveries_total": 5,
+                'questions_total{outcome="answered"}': 1,
+                'questions_total{outcome="nobody_there"}': 1,
+                'questions_total{outcome="late"}': 1,
+                'questions_total{outcome="handler_failed"}': 1,
+                'questions_total{outcome="lost"}': 0,
+                'messages_dropped_total{reason="slow_connection"}': 0,
+                'messages_dropped_total{reason="slow_worker"}': 0,
+            }
+            wait_for(lambda: expected.items() <= values(server).items(), "the figures")
+    [hub] = [
+        each
+        for each in client.ask(str(server.folder / "c.sock"), {"command": "status"}, 10)["side_processes"]
+        if each["name"] == "bus"
+    ]
+    os.kill(hub["pid"], signal.SIGKILL)
+    with bus.connect(f"unix:{server.folder}/c.bus") as outside:
+        outside.publish("nobody", b"x", timeout=20)
+        wait_for(lambda: values(server)["publications_total"] == 7, "what a dead hub has counted, and the next")
+    assert "bus_broker" not in get(server, "/metrics")
+    assert "bus" not in get(server, "/readyz?verbose")

@@ -196,6 +196,24 @@ def test_one_that_hangs_is_killed_and_a_sign_of_life_counts(scene: Scene) -> Non
     scene.until(lambda: beats._heard_at > heard, "a sign of life")
 
 
+@pytest.mark.slow
+def test_one_that_hangs_and_dies_late_is_told_of_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def killed(pid: int, number: int) -> None:
+        asked.append(number)
+        if len(asked) > 2:
+            os.kill(pid, number)
+
+    monkeypatch.setattr(side_process, "kill", killed)
+    monkeypatch.setattr(side_process, "AGAIN", 0.2)
+    hangs = scene.side(silence=0.3)
+    scene.until(lambda: hangs.ready)
+    os.kill(hangs.pid, signal.SIGSTOP)
+    scene.until(scene.ends, "the end of the one that hangs")
+    assert sum("has said nothing for 0.3 s" in each for each in scene.said()) == 1
+
+
 def test_what_is_sent_before_the_start_is_held_if_it_is_to_be(scene: Scene) -> None:
     one, other = scene.side(holds=True), scene.side()
     assert one.send({"held": 1}) and not other.send({"lost": 1})

@@ -174,7 +174,7 @@ class SideProcess:
 
     @property
     def _silent_at(self) -> float:
-        return self._heard_at + self._silence if self.ready and not self._over else NEVER
+        return self._heard_at + self._silence if self.ready and not self._over and self._kill_at == NEVER else NEVER
 
     def _listen(self, now: float) -> None:
         """It has said nothing for so long, unless this process has not listened."""

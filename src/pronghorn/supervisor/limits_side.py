@@ -13,7 +13,7 @@ from pronghorn.settings.admission import OFF
 from pronghorn.settings.bus import broker_of
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
 
-SILENCE = 10.0  # seconds without a sign of life, after which the process hangs and is replaced
+SILENCE = 5.0  # seconds without a sign of life, after which the process hangs and is replaced
 NICENESS = 5  # who serves goes first
 LIMITS, SHARED = "limits", "shared"
 LONGEST = 300  # characters of why limits are not shared

@@ -55,6 +55,7 @@ class Pipe:
         self._again: list[_Command] = []
         self._awake = asyncio.Event()
         self._since = 0.0
+        self._over = False
         self.unanswered = 0
         """Bytes of commands that Redis has not answered."""
 
@@ -81,12 +82,16 @@ class Pipe:
             for each in done:
                 each.result()
         finally:
+            self._forget()  # before what may be cancelled once more
             for each in (writing, reading):
                 each.cancel()
             await asyncio.gather(writing, reading, return_exceptions=True)
-            self._forget()
 
     def _give(self, one: _Command) -> None:
+        if self._over:
+            if one.answer is not None:
+                one.answer.set_exception(Forgotten(sent=False))
+            return
         self.unanswered += len(one.data)
         self._waiting.append(one)
         self._awake.set()
@@ -140,6 +145,7 @@ class Pipe:
         self._awake.set()
 
     def _forget(self) -> None:
+        self._over = True
         sent = len(self._sent)
         for place, one in enumerate((*self._sent, *self._again, *self._waiting)):
             if one.answer is not None and not one.answer.done():

@@ -6,8 +6,9 @@ A trial is a coroutine that is given `Party`, which makes hosts. The test file o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from pronghorn.bus.carrier import Carrier
 from pronghorn.bus.carriers import carrier_of
@@ -27,6 +28,7 @@ class Double:
         self.joined: dict[bytes, tuple[float, bool]] = {}
         self.ups = 0
         self.downs: list[str] = []
+        self.states: list[str] = []
         self.carrier: Carrier = carrier_of(url, self)
         self.task = asyncio.create_task(self.carrier.run())
 
@@ -44,9 +46,11 @@ class Double:
 
     def up(self) -> None:
         self.ups += 1
+        self.states.append("up")
 
     def down(self, why: str) -> None:
         self.downs.append(why)
+        self.states.append(why)
 
     async def join(self, name: bytes, mode: int = SHARED, behind: float = 0.0) -> bool:
         """A connection joins; the clock of this host may be behind."""
@@ -57,6 +61,10 @@ class Double:
         if not joined and before is None:
             self.joined.pop(name, None)
         return joined
+
+    @property
+    def is_up(self) -> bool:
+        return self.states[-1:] == ["up"]
 
     def leave(self, name: bytes) -> None:
         self.joined.pop(name, None)
@@ -88,6 +96,16 @@ class Party:
 
     async def end(self) -> None:
         await asyncio.gather(*(host.end() for host in self.hosts))
+
+
+@contextlib.asynccontextmanager
+async def hosts(*urls: str) -> AsyncIterator[list[Double]]:
+    """A host for each of these URLs, which has reached its broker."""
+    party = Party("")
+    try:
+        yield [await party.host(each) for each in urls]
+    finally:
+        await party.end()
 
 
 async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from carried import Taking, hosts, until
+from carrier_trials import PATIENCE, TRIALS, Double, Party, hosts, run, until
 
 import brokers
 from brokers import Broker, asked
 from pronghorn.bus.carrier import Away
-from pronghorn.bus.wire import REFUSE, REPLACE
+from pronghorn.bus.wire import REFUSE, REPLACE, SHARED
 
 pytest.importorskip("redis", reason="redis-py is not installed")
+from redis.asyncio.connection import Connection
+
+from pronghorn.bus.redis_pipe import Forgotten, Pipe
+
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="module", params=["redis-server", pytest.param("valkey-server", marks=pytest.mark.slow)])
-def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    one = brokers.redis(tmp_path_factory.mktemp("redis"), server=request.param)
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    one = brokers.redis(tmp_path_factory.mktemp("redis"))
     with brokers.running(one):
         yield one
 
@@ -46,63 +51,23 @@ def keys(broker: Broker, url: str) -> set[bytes]:
     return {each.partition(b"}:")[2] for each in asked(broker, "KEYS", f"{{{prefix}}}:*")}
 
 
-def test_what_is_sent_comes_to_every_other_host_or_to_the_latest(url: str) -> None:
-    async def trial() -> None:
-        async with hosts(url, url, url) as (a, b, c):
-            assert not await a.carrier.to_one(b"room", b"?") and await a.carrier.to_all(b"room", b"?") == set()
-            assert await a.join(b"room") and await b.join(b"room", since=1.0)  # whatever its clock says, b is later
-            assert await a.carrier.to_all(b"room", b"from a") == {b.id}
-            assert await c.carrier.to_all(b"room", b"from c") == {a.id, b.id}
-            assert await c.carrier.to_one(b"room", b"one")
-            await a.join(b"room")
-            assert await a.carrier.to_one(b"room", b"own")
-            c.carrier.send(b.id, b"straight")
-            b.leave(b"room")
-            assert await b.carrier.to_all(b"room", b"from b") == {a.id}
-            await until(lambda: len(a.inbox.heard) == 3 and len(b.inbox.heard) == 4)
-            assert a.inbox.heard == [b"from c", b"own", b"from b"]
-            assert b.inbox.heard == [b"from a", b"from c", b"one", b"straight"]
-            assert c.inbox.heard == []
-            assert abs(a.carrier.now() - time.time()) < 1 and abs(a.carrier.now() - b.carrier.now()) < 0.1
-
-    asyncio.run(trial())
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.__name__)
+def test_what_every_carrier_does(url: str, trial: Callable[[Party], Awaitable[None]]) -> None:
+    run(url, trial)
 
 
-def test_who_wants_a_name_alone_has_it_alone(url: str) -> None:
-    async def trial() -> None:
-        async with hosts(url, url, url) as (a, b, c):
-            await a.join(b"device")
-            await b.join(b"device")
-            assert not await c.join(b"device", REFUSE)
-            assert await c.join(b"device", REPLACE, since=1.0)
-            await until(lambda: not a.inbox.names and not b.inbox.names)
-            assert c.inbox.evicted == [] and await a.carrier.to_all(b"device", b"x") == {c.id}
-            assert not await a.join(b"device", REFUSE)
-            assert await c.join(b"device", REFUSE)  # it has it
-            c.leave(b"device")
-            assert await a.join(b"device", REFUSE) and await a.carrier.to_all(b"device", b"x") == set()
-
-    asyncio.run(trial())
+@pytest.mark.slow
+def test_valkey_does_the_same(tmp_path: Path) -> None:
+    one = brokers.redis(tmp_path, server="valkey-server")
+    with brokers.running(one):
+        for trial in TRIALS:
+            run(f"redis://127.0.0.1:{one.port}?prefix={trial.__name__}", trial)
 
 
-def test_names_and_payloads_are_any_bytes_and_keep_their_order(url: str) -> None:
-    name, data = bytes(range(256))[1:], [bytes([each % 256]) * each for each in range(0, 4000, 7)]
-
+def test_hosts_have_one_clock(url: str) -> None:
     async def trial() -> None:
         async with hosts(url, url) as (a, b):
-            for each in (name, b"\0", b"{x} \r\n *", b"\xff" * 255):
-                await b.join(each)
-                assert await a.carrier.to_all(each, each) == {b.id}
-                await a.join(each, REPLACE)
-            await until(lambda: not b.inbox.names)
-            assert [each for each, _ in b.inbox.evicted] == b.inbox.heard == [name, b"\0", b"{x} \r\n *", b"\xff" * 255]
-            b.inbox.heard.clear()
-            await b.join(name)
-            await asyncio.gather(
-                *(a.carrier.to_all(name, each) for each in data), a.carrier.to_one(name, b"\0" * 2**20)
-            )
-            await until(lambda: len(b.inbox.heard) == len(data) + 1)
-            assert b.inbox.heard == [*data, b"\0" * 2**20]
+            assert abs(a.carrier.now() - time.time()) < 1 and abs(a.carrier.now() - b.carrier.now()) < 0.1
 
     asyncio.run(trial())
 
@@ -119,16 +84,12 @@ def test_a_host_that_ends_leaves_nothing(broker: Broker, url: str) -> None:
 
 def test_a_dead_host_is_noticed_and_its_names_go(broker: Broker, url: str) -> None:
     async def trial() -> None:
-        async with hosts(url, url) as (a, b):
-            dead = Taking(url)
-            running = asyncio.create_task(dead.carrier.run())
-            await dead.up()
+        async with hosts(url, url, url) as (a, b, dead):
             await asyncio.gather(*(dead.join(b"%d" % each) for each in range(1200)), dead.join(b"room"))
-            await b.join(b"room", since=1.0)
+            await b.join(b"room", behind=1000.0)
             await dead.join(b"room")
             dead.carrier._say_goodbye = nothing  # type: ignore[attr-defined]
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await dead.end()
             assert await a.carrier.to_one(b"room", b"x") and await a.carrier.to_all(b"room", b"y") == {b.id}
             assert await b.join(b"7", REFUSE)
             await until(lambda: keys(broker, url) == {b"n:room", b"n:7", b"hosts", b"of:" + b.id.encode() + b".1"})
@@ -147,18 +108,18 @@ def test_what_is_here_is_joined_again_after_the_broker_was_away(own: Broker) -> 
         async with hosts(url, url) as (a, b):
             await asyncio.gather(*(a.join(b"%d" % each, REPLACE) for each in range(2000)), b.join(b"room"))
             own.kill()
-            await until(lambda: a.inbox.states[-1] != "up" and b.inbox.states[-1] != "up")
+            await until(lambda: not a.is_up and not b.is_up)
             with pytest.raises(Away, match=f"Redis at 127.0.0.1:{own.port} "):
                 await a.carrier.to_all(b"room", b"x")
             with pytest.raises(Away):
                 await b.join(b"7", REPLACE)  # later than a
             with pytest.raises(Away):
-                await a.join(b"new", since=5.0)
+                await a.join(b"new", behind=1e9)
             b.leave(b"room")
             a.leave(b"8")
             own.start()
-            await until(lambda: a.inbox.states[-1] == "up" and b.inbox.states[-1] == "up", 5.0)
-            await until(lambda: b"7" not in a.inbox.names)
+            await until(lambda: a.is_up and b.is_up, 5.0)
+            await until(lambda: b"7" not in a.joined)
             assert await a.carrier.to_all(b"7", b"x") == {b.id} and await b.carrier.to_all(b"9", b"x") == {a.id}
             assert await b.carrier.to_all(b"new", b"x") == {a.id}
             assert not await b.carrier.to_one(b"8", b"x") and not await a.carrier.to_one(b"room", b"x")
@@ -176,15 +137,15 @@ def test_a_broker_that_stops_is_noticed_and_bounds_what_waits(own: Broker) -> No
             own.signal(signal.SIGSTOP)
             try:
                 sending = [asyncio.create_task(a.carrier.to_all(b"room", b"x" * 2**20)) for _ in range(10)]
-                await until(lambda: "does not answer" in a.inbox.states[-1] and "does not answer" in b.inbox.states[-1])
+                await until(lambda: "does not answer" in a.states[-1] and "does not answer" in b.states[-1])
                 results = await asyncio.gather(*sending, return_exceptions=True)
                 assert all(isinstance(each, Away) for each in results) and a.carrier.dropped == 3
                 assert [getattr(each, "perhaps", None) for each in results] == [True] * 7 + [False] * 3
             finally:
                 own.signal(signal.SIGCONT)
-            await until(lambda: a.inbox.states[-1] == "up" and b.inbox.states[-1] == "up")
+            await until(lambda: a.is_up and b.is_up)
             assert await a.carrier.to_all(b"room", b"y") == {b.id}
-            await until(lambda: b.inbox.heard[-1:] == [b"y"])
+            await until(lambda: b.heard[-1:] == [b"y"])
 
     asyncio.run(trial())
 
@@ -201,12 +162,84 @@ def test_what_redis_forgets_it_is_told_again(broker: Broker, url: str) -> None:
                 await asyncio.sleep(0)
                 sending.append(asyncio.ensure_future(a.carrier.to_all(b"room", b"x")))
                 assert await asyncio.gather(*sending) == [{b.id}] * 11
-            await until(lambda: len(b.inbox.heard) == 330)
-            assert [each for each in b.inbox.heard if each != b"x"] == [b"%d" % each for each in range(300)]
+            await until(lambda: len(b.heard) == 330)
+            assert [each for each in b.heard if each != b"x"] == [b"%d" % each for each in range(300)]
             prefix = url.partition("prefix=")[2]
             asked(broker, "DEL", *(f"{{{prefix}}}:".encode() + each for each in keys(broker, url)))  # as FLUSHALL does
-            await until(lambda: len(a.inbox.states) == 3 and len(b.inbox.states) == 3)
-            assert b.inbox.states[1] == f"Redis at 127.0.0.1:{broker.port} has taken this host for dead."
+            await until(lambda: len(a.states) == 3 and len(b.states) == 3)
+            assert b.states[1] == f"Redis at 127.0.0.1:{broker.port} has taken this host for dead."
             assert await a.carrier.to_all(b"room", b"y") == {b.id}
 
+    asyncio.run(trial())
+
+
+def test_a_command_is_answered_whatever_becomes_of_its_connection(broker: Broker) -> None:
+    async def trial() -> None:
+        connection = Connection(port=broker.port, protocol=2, socket_timeout=None)
+        await connection.connect()
+        pipe = Pipe(connection)
+        running = asyncio.create_task(pipe.run())
+        asked = [pipe.ask(b"PING")]
+        await asked[0]
+        asked += [pipe.ask(b"BLPOP", b"none", b"0"), pipe.ask(b"PING")]
+        await asyncio.sleep(0)
+        running.cancel()
+        asyncio.get_running_loop().call_soon(running.cancel)  # by each that notices
+        await asyncio.wait([running])
+        asked.append(pipe.ask(b"PING"))
+        results = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), PATIENCE)
+        assert results[0] == b"PONG" and [type(each) for each in results[1:]] == [Forgotten] * 3
+        assert not results[3].sent
+
+    asyncio.run(trial())
+
+
+@pytest.mark.slow
+def test_after_any_trouble_the_directory_says_who_is_where(own: Broker) -> None:
+    """Hosts join, leave and send at random, while connections and the broker end, hang, and forget."""
+    chance = random.Random()
+    url = f"redis://127.0.0.1:{own.port}?socket_timeout=0.5"
+    names = [b"%d" % each for each in range(12)]
+
+    async def trouble() -> None:
+        for _ in range(8):
+            await asyncio.sleep(chance.random() * 0.3)
+            what = chance.choice(["kill", "stop", "CLIENT KILL TYPE normal", "CLIENT KILL TYPE pubsub", "FLUSHALL"])
+            if what == "kill":
+                own.kill()
+                own.start()
+            elif what == "stop":
+                own.signal(signal.SIGSTOP)
+                await asyncio.sleep(chance.random())
+                own.signal(signal.SIGCONT)
+            else:
+                asked(own, *what.split())
+                asked(own, "SCRIPT", "FLUSH")
+
+    async def act(host: Double, over: asyncio.Future[None]) -> None:
+        while not over.done():
+            name = chance.choice(names)
+            try:
+                if name in host.joined:
+                    host.leave(name)
+                else:
+                    await host.join(name, chance.choice([SHARED, REPLACE]))
+                await host.carrier.to_all(name, b"x")
+                await host.carrier.to_one(name, b"y")
+            except Away:
+                await asyncio.sleep(0.02)
+
+    def right() -> bool:
+        found = {each: asked(own, "ZRANGE", b"{pronghorn}:n:" + each, "0", "-1") for each in names}
+        there = {name: {each[1:].partition(b".")[0].decode() for each in hosts} for name, hosts in found.items()}
+        return there == {each: {host.id for host in party if each in host.joined} for each in names}
+
+    async def trial() -> None:
+        async with hosts(url, url, url) as three:
+            party.extend(three)
+            over = asyncio.ensure_future(trouble())
+            await asyncio.gather(over, *(act(host, over) for host in three))
+            await until(lambda: all(host.is_up for host in three) and right())
+
+    party: list[Double] = []
     asyncio.run(trial())

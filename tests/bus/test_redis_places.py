@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import trustme
-from carried import Inbox, Taking, hosts, until
+from carrier_trials import PATIENCE, Double, Party, hosts, until
 
 import brokers
-from brokers import PATIENCE, Broker, asked
+from brokers import Broker, asked
 from pronghorn import bus
 from pronghorn.bus.carrier import Away
 from pronghorn.bus.carriers import carrier_of
@@ -24,16 +24,15 @@ pytest.importorskip("redis", reason="redis-py is not installed")
 
 async def said(url: str, words: str) -> None:
     """What the host is told of this broker, which cannot be used, and is tried again."""
-    one = Taking(url)
-    running = asyncio.create_task(one.carrier.run())
-    await until(lambda: one.inbox.states)
-    assert words in one.inbox.states[0] and "secret" not in one.inbox.states[0]
-    with pytest.raises(Away, match=re.escape(one.inbox.states[0])):
+    party = Party(url)
+    one = party.stranger()
+    await until(lambda: one.states)
+    assert words in one.states[0] and "secret" not in one.states[0]
+    with pytest.raises(Away, match=re.escape(one.states[0])):
         await one.carrier.to_one(b"x", b"y")
     await asyncio.sleep(0.2)
-    assert not running.done() and len(one.inbox.states) == 1
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    assert not one.task.done() and len(one.states) == 1
+    await party.end()
 
 
 @pytest.mark.slow
@@ -85,7 +84,7 @@ def test_why_a_broker_cannot_be_used_is_said_without_its_password(tmp_path: Path
 )
 def test_a_wrong_url_is_refused_in_words_without_its_password(url: str, words: str) -> None:
     with pytest.raises(bus.BadBusMessage, match=words) as caught:
-        carrier_of(url, Inbox())
+        carrier_of(url, Double.__new__(Double))
     assert "secret" not in str(caught.value) and caught.value.hint
 
 
@@ -94,7 +93,7 @@ def test_a_missing_package_is_said_with_what_to_install(monkeypatch: pytest.Monk
         monkeypatch.delitem(sys.modules, each)
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(bus.BadBusMessage) as caught:
-        carrier_of("redis://:secret@host", Inbox())
+        carrier_of("redis://:secret@host", Double.__new__(Double))
     assert caught.value.hint == "pip install 'pronghorn[redis]'" and "secret" not in str(caught.value)
 
 
@@ -121,12 +120,12 @@ def test_it_works_over_tls_and_unix_sockets_with_the_least_rights(tmp_path: Path
         ]
         async with hosts(*urls) as (a, b, c):
             await asyncio.gather(a.join(b"x"), b.join(b"x", REPLACE), c.join(b"y", REFUSE))
-            await until(lambda: not a.inbox.names)
+            await until(lambda: not a.joined)
             assert await a.carrier.to_all(b"x", b"1") == {b.id} and await a.carrier.to_one(b"y", b"2")
             a.carrier.send(c.id, b"3")
-            await until(lambda: b.inbox.heard == [b"1"] and c.inbox.heard == [b"2", b"3"])
+            await until(lambda: b.heard == [b"1"] and c.heard == [b"2", b"3"])
             await asyncio.sleep(0.6)  # a beat
-            assert a.inbox.states == b.inbox.states == c.inbox.states == ["up"]
+            assert a.states == b.states == c.states == ["up"]
         assert asked(one, "KEYS", "*") == []
         await said(f"rediss://shop:secret@localhost:{secure}", "has a certificate that is not trusted: ")
 
@@ -151,10 +150,10 @@ def test_sentinels_name_the_master(tmp_path: Path) -> None:
             assert await a.carrier.to_all(b"room", b"x") == {b.id}
             await until(lambda: asked(watch, "SENTINEL", "REPLICAS", "shop", password="watch"))
             one.kill()
-            await until(lambda: a.inbox.states[-1] != "up" and b.inbox.states[-1] != "up")
-            await until(lambda: a.inbox.states[-1] == "up" and b.inbox.states[-1] == "up")
+            await until(lambda: not a.is_up and not b.is_up)
+            await until(lambda: a.is_up and b.is_up)
             assert await a.carrier.to_all(b"room", b"y") == {b.id}
-            await until(lambda: b.inbox.heard[-1:] == [b"y"])
+            await until(lambda: b.heard[-1:] == [b"y"])
         await said(url.replace("/shop", "/none"), "says: The sentinels know no service 'none'.")
 
     with brokers.running(one, two, watch):
@@ -184,15 +183,9 @@ def test_a_cluster_has_the_directory_on_the_node_of_its_slot(tmp_path: Path) -> 
             await b.join(b"room")
             assert await a.carrier.to_all(b"room", b"x") == {b.id}
             move(nodes[owner], nodes[owner - 1], slot)
-            await until(
-                lambda: (
-                    len(a.inbox.states) > 2
-                    and len(b.inbox.states) > 2
-                    and a.inbox.states[-1] == b.inbox.states[-1] == "up"
-                )
-            )
+            await until(lambda: len(a.states) > 2 and len(b.states) > 2 and a.states[-1] == b.states[-1] == "up")
             assert await a.carrier.to_all(b"room", b"y") == {b.id}
-            await until(lambda: b.inbox.heard == [b"x", b"y"])
+            await until(lambda: b.heard == [b"x", b"y"])
             await said(
                 f"redis://127.0.0.1:{nodes[owner].port}?prefix=shop",
                 "is a node of a cluster: the URL needs ?cluster=1.",

@@ -115,6 +115,22 @@ def test_a_drained_server_is_not_ready_and_one_that_comes_back_is(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_who_waits_for_a_drained_server_reads_an_end_when_it_stops(tmp_path: Path) -> None:
+    """In order, and not a reset, although no worker is left to turn clients away."""
+    about = {"bind": ["127.0.0.1:0", f"unix:{tmp_path}/sock"], "control_socket": str(tmp_path / "control")}
+    with launched(tmp_path, **about) as server, socket.socket(socket.AF_UNIX) as local:
+        server.ready()
+        ctl(tmp_path, "drain")
+        local.settimeout(15)
+        local.connect(str(tmp_path / "sock"))
+        with server.connect() as sock:
+            for each in (sock, local):
+                each.sendall(b"late\n")
+            assert server.stop() == 0
+            assert sock.recv(100) == local.recv(100) == b""
+
+
+@pytest.mark.slow
 def test_when_the_delay_is_over_the_server_drains(tmp_path: Path) -> None:
     """And under a stream of new clients each is answered until listeners close."""
     about = {"admin": "127.0.0.1:0", "drain_delay": 0.3}

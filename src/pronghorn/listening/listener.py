@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pronghorn.listening import socket_options
@@ -128,6 +128,17 @@ class Listener:
                     socket_options.apply_accepted(descriptor, self.family, self._prepare)
                 return descriptor, peer if self.family == socket.AF_INET else _plain(peer)
         return None
+
+    def waiting(self) -> Iterator[int]:
+        """Takes whoever waits to be accepted from the queue: their descriptors, one by one. Nobody where another
+        program has the listener as well, which may serve them."""
+        if self.foreign or self._shared or self.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            for _ in range(MANY):
+                if (got := self.accept()) is None:
+                    return
+                yield got[0]
 
     def queue(self) -> tuple[int, int] | None:
         """Connections that wait to be accepted, and how many the kernel lets wait: by TCP_INFO (Linux: of a listener,

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 
 from pronghorn import events
 from pronghorn.boot import Handed
+from pronghorn.listening.listener import Listener
 from pronghorn.supervisor.callbacks import Callbacks
 from pronghorn.supervisor.changes import Changes
 from pronghorn.supervisor.exception_guard import PAUSE, Guard
@@ -330,6 +331,8 @@ class Supervisor:
         self._workers_at = time.monotonic() + max((each.turn_away() for each in listeners), default=0.0)
         self._deadline = self._workers_at + timeout + GRACE
         for listener in listeners:  # workers empty the queue; when the last has, clients are refused
+            if not self.workers.living:
+                _turn_away_waiting(listener)
             listener.close()
         self._tell_predecessors(signal.SIGTERM)
         self._callbacks.readiness_changed()
@@ -408,3 +411,11 @@ class DrainDelay:
 
 def _at_terminal() -> bool:
     return any(os.isatty(fd) for fd in (0, 1, 2))
+
+
+def _turn_away_waiting(listener: Listener) -> None:
+    """Ends who waits in the queue, in order: there is no worker that could, and close(2) would reset them."""
+    from pronghorn.connection.closing import turn_away  # here: workers turn clients away, and seldom their supervisor
+
+    for fd in listener.waiting():
+        turn_away(fd)

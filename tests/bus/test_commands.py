@@ -82,6 +82,10 @@ def test_the_command_line_publishes_and_asks(server: tuple[Launched, Path]) -> N
         }
         groups = json.loads(ctl(folder, "groups", "device:9", "--json").stdout)
         assert groups == [{"name": "device:9", "connections": 1}]
+        [member] = json.loads(ctl(folder, "groups", "device:9", "--connections", "--json").stdout)
+        assert member["id"].startswith(f"{member['pid']}-")
+        assert member["worker"] in (1, 2) and member["peer"].startswith("127.0.0.1") and 0 <= member["joined"] < 60
+        assert b", joined " in ctl(folder, "groups", "device:9", "--connections").stdout
     nobody = ctl(folder, "publish", "device:10", "x")
     assert (nobody.returncode, nobody.stdout) == (1, b"Reached 0 connections.\n")
     nobody = ctl(folder, "ask", "device:10", "x")

@@ -76,10 +76,13 @@ class BrokerClient:
 
         return asyncio.run_coroutine_threadsafe(within(), self._loop)
 
-    def close(self) -> None:
-        """End the connection to the broker."""
+    def end(self) -> None:
+        """Begin to end the connection to the broker."""
         try:
             self._loop.call_soon_threadsafe(self._running.cancel)
         except RuntimeError:  # it has ended
-            return
+            pass
+
+    def join(self) -> None:
+        """Wait until it has ended, within a bound."""
         self._thread.join(FAREWELL)

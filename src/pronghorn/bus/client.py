@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.bus import requests
@@ -20,7 +20,7 @@ from pronghorn.bus.carriers import is_broker
 from pronghorn.bus.errors import BadBusMessage, BusError, BusUnavailable
 from pronghorn.bus.link import Link
 from pronghorn.bus.requests import PATIENCE, Name, Payload, answer_of, name_of, one_of, payload_of, seconds_of
-from pronghorn.bus.wire import GROUPS, LONGEST_PAYLOAD
+from pronghorn.bus.wire import GROUPS, LONGEST_PAYLOAD, MEMBERS
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,13 +95,19 @@ class AnyClient:
             raise BusUnavailable(why, "Is the server running, and does its handler use the bus?") from None
         return sock
 
-    def _close(self) -> None:
+    def _end(self) -> BrokerClient | None:
+        """Begin to end what there is; that of a broker takes a moment."""
         link, self._link = self._link, None
         broker, self._broker = self._broker, None
         if link is not None:
             link.close()
         if broker is not None:
-            broker.close()
+            broker.end()
+        return broker
+
+    def _close(self) -> None:
+        if (broker := self._end()) is not None:
+            broker.join()
 
 
 class Client(AnyClient):
@@ -126,11 +132,19 @@ class Client(AnyClient):
         """Names of one server that begin so and have members, with their numbers, in order; `limit` at most. Raises
         BusError for a client of a broker, which has no list of them."""
         if not self.path:
-            why = "Each server knows the names of its own connections."
-            raise BusError("A broker has no list of the groups.", why, "Take connect('unix:PATH'), or ctl groups.")
+            raise _no_list()
         raw = prefix.encode() if isinstance(prefix, str) else bytes(prefix)
         (found,) = self._linked().request(PATIENCE, GROUPS, raw, limit)
         return [(bytes(name).decode("utf-8", "backslashreplace"), int(count)) for name, count in found]
+
+    def members(self, name: Name, limit: int = 1000) -> list[tuple[int, int, float]]:
+        """Which connections of the server have joined a name, the latest last: of each the worker's process id, its
+        number there, and for how many seconds it is a member; the `limit` latest at most. Raises BusError for a
+        client of a broker."""
+        if not self.path:
+            raise _no_list()
+        (found,) = self._linked().request(PATIENCE, MEMBERS, name_of(name), limit)
+        return [(int(pid), int(number), float(seconds)) for pid, number, seconds in found]
 
     def close(self) -> None:
         """End the connection. The client may be used again."""
@@ -163,15 +177,35 @@ class AsyncClient(AnyClient):
         status, answer = await asyncio.wrap_future(self._brokered().ask(until, *fields))
         return answer_of(raw, status, answer, seconds)
 
-    def close(self) -> None:
-        """End the connection. The client may be used again."""
-        self._close()
+    def close(self) -> Ending:
+        """End the connection; whoever awaits this goes on when it has ended. The client may be used again."""
+        return Ending(self._end())
+
+    async def aclose(self) -> None:
+        """The same, as asyncio's own generators have it."""
+        await self.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._close()
+        await self.close()
+
+
+class Ending:
+    """The end of an AsyncClient's connection, which needs not be awaited."""
+
+    def __init__(self, broker: BrokerClient | None) -> None:
+        self._broker = broker
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._broker is not None:
+            yield from asyncio.to_thread(self._broker.join).__await__()
+
+
+def _no_list() -> BusError:
+    why = "Each server knows the names of its own connections."
+    return BusError("A broker has no list of the groups.", why, "Take connect('unix:PATH'), or ctl groups.")
 
 
 def _ignore(fields: Sequence[Any]) -> None:

@@ -116,6 +116,10 @@ class Directory:
         """Who has joined, the latest last."""
         return self._names.get(name, ())
 
+    def since(self, name: bytes) -> list[tuple[Member, float]]:
+        """Who has joined, and when, the latest last."""
+        return [(member, when) for member, (when, _) in self._names.get(name, {}).items()]
+
     def groups(self, prefix: bytes, most: int) -> list[tuple[bytes, int]]:
         """Names that begin so, with their numbers of members, in order; `most` at most."""
         found = sorted(name for name in self._names if name.startswith(prefix))

@@ -19,6 +19,7 @@ from pronghorn.bus.figures import OUTCOMES, Broker, Counts, Told
 from pronghorn.bus.wire import (
     ANSWER,
     ASK,
+    CANCEL,
     DELIVER,
     EVICT,
     GRANTED,
@@ -30,10 +31,12 @@ from pronghorn.bus.wire import (
     LISTING,
     LONGEST_QUESTION,
     LOST,
+    MEMBERS,
     NOBODY,
     PUBLISH,
     QUESTION,
     REACHED,
+    REFUSE,
     REFUSED,
     REPLY,
     RESULT,
@@ -238,6 +241,8 @@ class Hub:
         asked.discard(delivery)
         if not asked:
             del self._asked[question.target]
+        if status in (LATE, LOST) and (target := self.links.get(question.target[0])) is not None:
+            target.send(CANCEL, delivery)
         if question.link.number not in self.links:
             return
         question.link.under_way -= 1
@@ -252,6 +257,10 @@ class Hub:
 
     def groups(self, link: Link, request: int, prefix: bytes, most: int) -> None:
         link.send(LISTING, request, self.directory.groups(prefix, max(0, min(most, MOST_GROUPS))))
+
+    def members(self, link: Link, request: int, name: bytes, most: int) -> None:
+        now, found = time.monotonic(), self.directory.since(name)[-max(1, min(most, MOST_GROUPS)) :]
+        link.send(LISTING, request, [(self.links[other].pid, each, now - when) for (other, each), when in found])
 
     # What becomes of links, and of time.
 
@@ -368,7 +377,11 @@ class Link(asyncio.Protocol):
         elif kind == ANSWER:
             hub.answer(self, *rest)
         elif kind == JOIN:
-            hub.join(self, *rest)
+            request, _, _, mode, _ = rest
+            if hub.held is not None and request and mode == REFUSE:  # its holder may not be back yet
+                hub.held.append(lambda: hub.join(self, *rest))
+            else:
+                hub.join(self, *rest)
         elif kind == LEAVE:
             hub.leave(self, *rest)
         elif kind == HELLO:
@@ -386,4 +399,9 @@ class Link(asyncio.Protocol):
             raise BadFrame("what only the hub says")
 
 
-REQUESTS: dict[int, Callable[..., None]] = {PUBLISH: Hub.publish, ASK: Hub.ask, GROUPS: Hub.groups}
+REQUESTS: dict[int, Callable[..., None]] = {
+    PUBLISH: Hub.publish,
+    ASK: Hub.ask,
+    GROUPS: Hub.groups,
+    MEMBERS: Hub.members,
+}

@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 BUFFER = 64 * 1024
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.25  # seconds before another attempt
 STUCK = 5  # seconds that a hub may read nothing
+AT_ONCE = 0.001  # seconds
 LOST = object()
 
 
@@ -63,6 +65,8 @@ class Link:
         """Why the hub does not want this process, if it has said so."""
         self._sock: socket.socket | None = None
         self._sending = threading.Lock()
+        self._owed: deque[bytes] = deque()  # what was not sent at once; what was sent in part is the first
+        self._paying = False
         self._up = threading.Event()
         self._waiters: dict[int, Any] = {}
         self._counter = threading.Lock()
@@ -129,6 +133,41 @@ class Link:
         sock = self._sock
         return sock is not None and self._put(sock, frame(*fields))
 
+    def tell_later(self, *fields: Any) -> None:
+        """Send what has no result, and is not needed where there is no connection, without a wait for a hub that reads
+        nothing: then a thread has it, and whoever sends next sends it before."""
+        if self._sock is None:
+            return
+        self._owed.append(frame(*fields))
+        if not self._paying and not self._pay_at_once():
+            self._paying = True
+            threading.Thread(target=self._pay, name="pronghorn-bus-later", daemon=True).start()
+
+    def _pay_at_once(self) -> bool:
+        """Send what is owed; false if that would take a wait."""
+        if not self._sending.acquire(timeout=AT_ONCE):
+            return False
+        try:
+            while self._owed and (sock := self._sock) is not None:
+                raw = self._owed[0]
+                sent = sock.send(raw, socket.MSG_DONTWAIT)
+                if sent < len(raw):
+                    self._owed[0] = raw[sent:]
+                else:
+                    self._owed.popleft()
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._drop(sock)
+        finally:
+            self._sending.release()
+        return True
+
+    def _pay(self) -> None:
+        while self._owed and (sock := self._sock) is not None:
+            self._put(sock, b"")
+        self._paying = False
+
     @property
     def is_up(self) -> bool:
         return self._up.is_set()
@@ -167,6 +206,9 @@ class Link:
     def _put(self, sock: socket.socket, raw: bytes) -> bool:
         try:
             with self._sending:
+                while self._owed:
+                    sock.sendall(self._owed[0])
+                    self._owed.popleft()
                 sock.sendall(raw)
         except OSError:
             self._drop(sock)
@@ -175,8 +217,9 @@ class Link:
 
     def _drop(self, sock: socket.socket | None) -> None:
         """Have the thread find the end of this connection."""
-        self._answered = False
-        self._up.clear()
+        if sock is self._sock:  # and not one that has ended before
+            self._answered = False
+            self._up.clear()
         if sock is not None:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
@@ -210,10 +253,13 @@ class Link:
     def _open(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STUCK, 0))
         with self._sending:  # whoever joins now waits until the rest is said
-            sock.sendall(frame(HELLO, os.getpid()))
-            for each in self._again():
-                sock.sendall(each)
+            self._owed.clear()  # a new hub knows of nothing that has ended
+            again = iter(self._again())
+            begun = next(again, b"")  # what was asked by the hub before is withdrawn
             self._sock = sock
+            sock.sendall(frame(HELLO, os.getpid()) + begun)
+            for each in again:
+                sock.sendall(each)
         if self._closed:  # meanwhile: `close` has not seen this connection
             raise OSError("the link is closed")
         self._up.set()

@@ -23,6 +23,7 @@ from pronghorn.bus.requests import Name, Payload, name_of, payload_of, shown
 from pronghorn.bus.wire import (
     ANSWER,
     ANSWERED,
+    CANCEL,
     DELIVER,
     EVICT,
     FAILED,
@@ -51,6 +52,8 @@ class LocalBus:
         self.longest = place.longest
         self._groups = Groups()
         self._undecided: set[tuple[int, bytes]] = set()  # names that the hub may refuse to these connections
+        self._open: dict[int, tuple[int, Message]] = {}
+        """Questions that are not answered yet, each with the connection that was asked."""
         self._link = Link(place.connect, self._again, self._hear)
 
     # Joining.
@@ -95,12 +98,12 @@ class LocalBus:
         """See Connection.leave."""
         raw = name_of(name)
         if self._groups.remove(number, raw):
-            self._link.tell(LEAVE, number, raw)
+            self._link.tell_later(LEAVE, number, raw)
 
     def _ended(self, number: int) -> None:
-        """A connection has ended."""
+        """A connection has ended: on a loop's thread, which waits for nobody."""
         if self._groups.remove(number, b""):
-            self._link.tell(LEAVE, number, b"")
+            self._link.tell_later(LEAVE, number, b"")
 
     # Publishing and asking.
 
@@ -122,6 +125,9 @@ class LocalBus:
     # What the hub says, on the link's thread.
 
     def _again(self) -> Iterator[bytes]:
+        for delivery in list(self._open):  # another hub has other numbers for its questions
+            self._withdraw(delivery)
+        yield b""
         for number, name, mode, since in self._groups.all():
             if (number, name) in self._undecided:
                 continue
@@ -136,6 +142,8 @@ class LocalBus:
         elif kind == QUESTION:
             _, delivery, name, payload, number = fields
             self._ask_here(delivery, name, payload, number)
+        elif kind == CANCEL:
+            self._withdraw(fields[1])
         elif kind == EVICT:
             _, number, name = fields
             takers = self._groups.takers(name, number)
@@ -149,16 +157,32 @@ class LocalBus:
         if takers and not takers[0].answers():
             status = MUTE
         elif takers:
-            message = Message(name, payload, lambda raw: self._answer(delivery, raw))
+            message = Message(name, payload, partial(self._answer, delivery))
+            self._open[delivery] = number, message
             if deliver(takers, message):
                 return
+            self._open.pop(delivery, None)
         self._link.tell(ANSWER, delivery, status, b"")
 
+    def _withdraw(self, delivery: int) -> None:
+        _, message = self._open.pop(delivery, (0, None))
+        if message is not None:
+            message.withdraw()
+
+    def asks(self, number: int) -> bool:
+        """Whether somebody waits for an answer of this connection."""
+        return any(each == number for each, _ in list(self._open.values()))
+
     def _answer(self, delivery: int, raw: bytes | None) -> None:
-        if raw is None:
-            self._link.tell(ANSWER, delivery, FAILED, b"")
-        else:
-            self._link.tell(ANSWER, delivery, ANSWERED, payload_of(raw, self.longest))
+        if self._open.pop(delivery, None) is None:
+            return
+        status, payload = FAILED, b""
+        try:
+            if raw is not None:
+                payload = payload_of(raw, self.longest)
+                status = ANSWERED
+        finally:
+            self._link.tell(ANSWER, delivery, status, payload)
 
     def forget(self) -> None:
         """In a forked process: the parent's link is not its own."""
@@ -187,6 +211,11 @@ def here() -> LocalBus:
             if _bus is None:
                 _bus = LocalBus(place)
     return _bus
+
+
+def asks(number: int) -> bool:
+    """Whether somebody waits for an answer of this connection, which has joined something."""
+    return _bus is not None and _bus.asks(number)
 
 
 def _begin_anew() -> None:

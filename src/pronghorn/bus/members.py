@@ -40,7 +40,7 @@ class Message:
 
     @property
     def asked(self) -> bool:
-        """Whether somebody waits for `reply`, which has not been called yet."""
+        """Whether somebody waits for `reply`: it was not called yet, and the time of whoever asks is not over."""
         return self._answer is not None
 
     def reply(self, payload: bytes) -> None:
@@ -50,6 +50,10 @@ class Message:
         answer, self._answer = self._answer, None
         if answer is not None:
             answer(payload)
+
+    def withdraw(self) -> None:
+        """Nobody waits any more."""
+        self._answer = None
 
     def fail(self) -> None:
         """The handler's on_bus has raised an exception: whoever asked is told so."""

@@ -23,8 +23,9 @@ LONGEST_QUESTION = 3600.0
 
 # What a link says to the hub.
 HELLO, JOIN, LEAVE, PUBLISH, ASK, REACHED, ANSWER, GROUPS = range(8)
+MEMBERS = 16
 # What the hub says to a link.
-RESULT, REPLY, DELIVER, QUESTION, EVICT, LISTING, REFUSED = range(8, 15)
+RESULT, REPLY, DELIVER, QUESTION, EVICT, LISTING, REFUSED, CANCEL = range(8, 16)
 
 FIELDS: dict[int, tuple[type, ...]] = {
     HELLO: (int,),  # process id
@@ -35,12 +36,17 @@ FIELDS: dict[int, tuple[type, ...]] = {
     REACHED: (int, int),  # delivery, how many connections
     ANSWER: (int, int, bytes),  # delivery, status, payload
     GROUPS: (int, bytes, int),  # request, prefix, how many at most
+    MEMBERS: (int, bytes, int),  # request, name, how many at most
     RESULT: (int, int),  # request, count or what became of it
     REPLY: (int, int, bytes),  # request, status, payload
     DELIVER: (int, bytes, bytes, int),  # delivery, name, payload, connection (0: all that have joined)
     QUESTION: (int, bytes, bytes, int),  # delivery, name, payload, connection
     EVICT: (int, bytes),  # connection, name
-    LISTING: (int, list),  # request, [name, connections] of each group
+    LISTING: (
+        int,
+        list,
+    ),  # request, [name, connections] of each group, or [process id, connection, seconds] of each member
+    CANCEL: (int,),  # delivery: nobody waits for this answer any more
     REFUSED: (str,),  # why the hub wants nothing to do with this link
 }
 

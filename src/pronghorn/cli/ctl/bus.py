@@ -19,6 +19,7 @@ from pronghorn.bus.wire import LONGEST_PAYLOAD, LONGEST_QUESTION
 from pronghorn.cli.ctl import request, whom
 from pronghorn.cli.layers import takes_json
 from pronghorn.errors import BadRequest, PronghornError, printable
+from pronghorn.serving.connection_inquiry import MOST_ROWS
 
 COMMANDS = ("publish", "ask", "groups")
 NOBODY = 1  # exit status
@@ -27,6 +28,7 @@ PAYLOAD = "The payload: text, @FILE for what is in a file, - for standard input.
 ONE = "To the connection that has joined last, and no other."
 WAIT = "How long the answer may take, an hour at most. [default: 5s]"
 LIMIT = "How many groups at most. [default: 1000]"
+WHICH = "Which connections have joined PREFIX, which is a whole name then: id, peer, worker, and since when."
 NONE_YET = BusUnavailable(
     "No handler of this server has used it yet.", "A connection joins by conn.join(name); see --bus and --bus-socket."
 )
@@ -45,6 +47,8 @@ def takes(function: Callable[..., Any]) -> Callable[..., Any]:
 def client_of(find: Callable[[], str]) -> Client:
     """A client of the bus of the server that is meant. Raises NoServer, BusUnavailable."""
     status = request.answer({"command": "status"}, find, None)
+    if status.get("bus", {}).get("carrier") == "off":
+        raise BusUnavailable("The server was started with --bus off.", "Start it without that.")
     for side in status.get("side_processes", ()):
         if side.get("name") == "bus":
             if not side.get("socket"):
@@ -131,13 +135,16 @@ def ask(ctx: click.Context, /, group: str, payload: str, timeout: str, as_json: 
 @click.command("groups", help="The names that connections have joined, and by how many; those that begin with PREFIX.")
 @click.argument("prefix", metavar="[PREFIX]", default="")
 @click.option("--limit", metavar="N", type=click.IntRange(1, 1000), default=1000, help=LIMIT)
+@click.option("--connections", "whole", is_flag=True, help=WHICH)
 @takes
 @click.pass_context
-def groups(ctx: click.Context, /, prefix: str, limit: int, as_json: bool, **values: Any) -> int:
+def groups(ctx: click.Context, /, prefix: str, limit: int, whole: bool, as_json: bool, **values: Any) -> int:
     find = whom.finder(ctx, values)
 
     def call() -> int:
         with client_of(find) as client:
+            if whole:
+                return show_members(members_of(client, prefix, limit, find), prefix, as_json)
             found = client.groups(prefix, limit)
         if as_json:
             click.echo(json.dumps([{"name": name, "connections": count} for name, count in found], indent=2))
@@ -149,3 +156,33 @@ def groups(ctx: click.Context, /, prefix: str, limit: int, as_json: bool, **valu
         return 0
 
     return told(as_json, call)
+
+
+def members_of(client: Client, name: str, limit: int, find: Callable[[], str]) -> list[dict[str, Any]]:
+    """The connections that have joined a name, as ctl connections knows them. Raises BadRequest, BusError."""
+    if not name:
+        raise BadRequest("--connections needs a NAME.", "It lists the connections of one group.")
+    query = {"command": "connections", "limit": MOST_ROWS, "sort": "id"}
+    known = {each["id"]: each for each in request.answer(query, find, None)["connections"]}
+    found = []
+    for pid, number, seconds in client.members(name, limit):
+        row = known.get(f"{pid}-{number}", {})
+        about = {"id": f"{pid}-{number}", "pid": pid, "joined": round(seconds, 3)}
+        found.append({**about, "worker": row.get("worker"), "peer": row.get("peer")})
+    return found
+
+
+def show_members(rows: list[dict[str, Any]], name: str, as_json: bool) -> int:
+    """The exit status."""
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return 0 if rows else NOBODY
+    from pronghorn.cli.ctl.tables import span
+
+    for each in rows:
+        peer = printable(str(each["peer"] or "unknown"), kept="")
+        at = f"worker {each['worker']}" if each["worker"] else f"process {each['pid']}"
+        click.echo(f"{each['id']:>14}  {peer}, {at}, joined {span(each['joined'])} ago")
+    if not rows:
+        click.echo(f"No connection has joined {name!r}.", err=True)
+    return 0 if rows else NOBODY

@@ -1,0 +1,238 @@
+"""The bus where something is late, stuck or gone: whose questions nobody waits for, and a hub that reads nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from launch import Launched, launched_code, wait_for
+from pronghorn import bus
+from pronghorn.bus.hub import Hub, Link
+from pronghorn.bus.joined import JOINED
+from pronghorn.bus.local import LocalBus
+from pronghorn.bus.members import Message
+from pronghorn.bus.wire import ANSWER, CANCEL, JOIN, LEAVE, QUESTION, REFUSE, REPLACE, RESULT, SHARED, Reader, frame
+from pronghorn.identity import BusPlace
+
+HOLDS = """
+import os, pronghorn
+
+@pronghorn.message(pronghorn.lines)
+class handler:
+    def __init__(self, conn):
+        self.conn, self.kept = conn, []
+
+    def __call__(self, line):
+        if line == b"join":
+            self.conn.join("device", exclusive=True)
+        elif line == b"answer":
+            self.kept.pop(0).reply(b"done")
+        elif line == b"asked":
+            return b"%d of %d" % (sum(each.asked for each in self.kept), len(self.kept))
+        return b"%d" % os.getpid()
+
+    def on_bus(self, message):
+        self.kept.append(message)
+"""
+
+
+@contextmanager
+def served(folder: Path, **settings: Any) -> Iterator[Launched]:
+    with launched_code(
+        folder, HOLDS, model="epoll", workers=1, control_socket=str(folder / "c.sock"), **settings
+    ) as one:
+        one.ready(1)
+        yield one
+
+
+class Device:
+    def __init__(self, server: Launched) -> None:
+        self.sock = server.connect()
+        self.lines = self.sock.makefile("rb")
+
+    def ask(self, line: bytes) -> bytes:
+        self.sock.sendall(line + b"\n")
+        return self.lines.readline().strip()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lines.close()
+        self.sock.close()
+
+
+class Fake:
+    """A worker's bus, and a hub that the test plays."""
+
+    def __init__(self) -> None:
+        self.ends: list[socket.socket] = []
+        place = {"longest": 100, "most_unsent": 100, "drops_oldest": False}
+        self.local = LocalBus(BusPlace(connect=self._connect, join=print, slow=print, **place))  # type: ignore[arg-type]
+
+    def _connect(self) -> socket.socket:
+        ours, hub = socket.socketpair()
+        self.ends.append(hub)
+        return ours
+
+    def hub(self, count: int = 1) -> socket.socket:
+        """The hub's end of the link's connection of that number, which is up."""
+        wait_for(lambda: len(self.ends) == count and self.local._link.is_up, "the link")
+        self.ends[-1].settimeout(15)
+        return self.ends[-1]
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        JOINED.clear()
+        self.local._link.close()
+        for each in self.ends:
+            each.close()
+
+
+class Asked:
+    """A connection that keeps what it is asked."""
+
+    loop = None
+
+    def __init__(self) -> None:
+        self.kept: list[Message] = []
+
+    def answers(self) -> bool:
+        return True
+
+    def take(self, message: Message) -> bool:
+        self.kept.append(message)
+        return True
+
+
+def asks_in_vain(client: bus.Client) -> None:
+    with pytest.raises(bus.BusLost):
+        client.ask("device", b"?", 60)
+
+
+def test_connections_end_while_the_hub_reads_nothing() -> None:
+    many = 30_000
+    with Fake() as fake:
+        hub = fake.hub()
+        ending = threading.Thread(
+            target=lambda: [fake.local._link.tell_later(LEAVE, each, b"x") for each in range(many)]
+        )
+        ending.start()
+        ending.join(15)
+        assert not ending.is_alive(), "it has waited for the hub"
+        reader, found = Reader(), list[Any]()
+        while len(found) < many:
+            found += [each for each in reader.feed(hub.recv(65536)) if each[0] == LEAVE]
+        assert [each[1] for each in found] == list(range(many)), "each is said once, in its order"
+        assert len(fake.ends) == 1, "over the same connection"
+
+
+def test_a_question_of_a_hub_that_is_gone_is_answered_to_nobody() -> None:
+    asked = Asked()
+    with Fake() as fake:
+        hub = fake.hub()
+        fake.local._groups.add(7, b"device", SHARED, lambda: asked, print)  # type: ignore[arg-type, return-value]
+        hub.sendall(frame(QUESTION, 1, b"device", b"?", 7) + frame(QUESTION, 2, b"device", b"?", 7))
+        wait_for(lambda: len(asked.kept) == 2, "the questions")
+        assert fake.local.asks(7) and asked.kept[0].asked
+        hub.sendall(frame(CANCEL, 1))
+        wait_for(lambda: not asked.kept[0].asked, "its end")
+        hub.close()
+        again = fake.hub(2)
+        assert not asked.kept[1].asked and not fake.local.asks(7)
+        for each in asked.kept:
+            each.reply(b"late")
+        fake.local._link.tell(LEAVE, 9, b"end")
+        reader, found = Reader(), list[Any]()
+        while not found or found[-1][0] != LEAVE:
+            found += reader.feed(again.recv(1000))
+        assert ANSWER not in [each[0] for each in found]
+
+
+def test_an_answer_that_is_too_long_is_told_to_both() -> None:
+    asked = Asked()
+    with Fake() as fake:
+        hub = fake.hub()
+        fake.local._groups.add(7, b"device", SHARED, lambda: asked, print)  # type: ignore[arg-type, return-value]
+        hub.sendall(frame(QUESTION, 1, b"device", b"?", 7))
+        wait_for(lambda: asked.kept, "the question")
+        with pytest.raises(bus.BadBusMessage, match="has 101 bytes"):
+            asked.kept[0].reply(b"x" * 101)
+        reader, found = Reader(), list[Any]()
+        while not found or found[-1][0] != ANSWER:
+            found += reader.feed(hub.recv(1000))
+
+
+def test_whoever_wants_a_free_name_waits_until_all_are_back() -> None:
+    hub = Hub(100, lambda: 0.0, print)
+    links = []
+    for _ in range(2):
+        link = Link(hub)
+        link.connection_made(Mock(get_write_buffer_size=lambda: 0, is_closing=lambda: False))
+        links.append(link)
+    newcomer, holder = links
+    said = Mock()
+    newcomer.write = said  # type: ignore[method-assign]
+    newcomer.data_received(frame(JOIN, 5, 1, b"device", REFUSE, 2.0))
+    assert not said.called, "its holder may not be back yet"
+    holder.data_received(frame(JOIN, 0, 1, b"device", REPLACE, 1.0))
+    hub.settled()
+    ((raw,),) = [each.args for each in said.call_args_list]
+    assert Reader().feed(raw)[0] == [RESULT, 5, 0]
+    assert list(hub.directory.members(b"device")) == [(holder.number, 1)]
+
+
+@pytest.mark.slow
+def test_a_handler_sees_that_nobody_waits_any_more(tmp_path: Path) -> None:
+    with served(tmp_path) as server, Device(server) as device, bus.connect(f"unix:{tmp_path}/c.bus") as outside:
+        device.ask(b"join")
+        with pytest.raises(bus.NoAnswer):
+            outside.ask("device", b"?", 0.2)
+        wait_for(lambda: device.ask(b"asked") == b"0 of 1", "the end of its time")
+        with bus.connect(f"unix:{tmp_path}/c.bus") as other:
+            asking = threading.Thread(target=lambda: asks_in_vain(other))
+            asking.start()
+            wait_for(lambda: device.ask(b"asked") == b"1 of 2", "the question")
+        asking.join(15)
+        wait_for(lambda: device.ask(b"asked") == b"0 of 2", "the end of whoever asks")
+
+
+@pytest.mark.slow
+def test_a_connection_moves_once_it_has_answered(tmp_path: Path) -> None:
+    answers: list[bytes] = []
+    with (
+        served(tmp_path, on_reload="handover", log_level="debug") as server,
+        Device(server) as device,
+        bus.connect(f"unix:{tmp_path}/c.bus") as outside,
+    ):
+        first = device.ask(b"join")
+        asking = threading.Thread(target=lambda: answers.append(outside.ask("device", b"?", 60)))
+        asking.start()
+        wait_for(lambda: device.ask(b"asked") == b"1 of 1", "the question")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: "Reloaded in" in server.log, "the reload")
+        assert device.ask(b"answer") == first, "it has not moved, since somebody waits"
+        asking.join(15)
+        assert answers == [b"done"]
+        wait_for(lambda: device.ask(b"x") != first, "the new worker")
+
+
+def test_the_end_of_a_client_for_coroutines_may_be_awaited() -> None:
+    async def trial() -> None:
+        client = bus.aconnect("unix:/nowhere/x.bus")
+        client.close()
+        await client.close()
+        await client.aclose()
+
+    asyncio.run(trial())

@@ -125,14 +125,14 @@ def answer_of(name: bytes, status: int, payload: bytes, seconds: float) -> bytes
 
 def publish(linked: Linked, longest: int, name: Name, payload: Payload, to: str, seconds: float) -> int:
     """See pronghorn.bus.publish; a payload has `longest` bytes at most."""
-    fields = name_of(name), payload_of(payload, longest), one_of(to)
-    return count_of(linked().request(seconds, PUBLISH, *fields))
+    fields, within = (name_of(name), payload_of(payload, longest), one_of(to)), seconds_of(seconds)
+    return count_of(linked().request(within, PUBLISH, *fields))
 
 
 async def apublish(linked: Linked, longest: int, name: Name, payload: Payload, to: str, seconds: float) -> int:
     """See pronghorn.bus.apublish."""
-    fields = name_of(name), payload_of(payload, longest), one_of(to)
-    return count_of(await result_of(linked(), seconds, PUBLISH, *fields))
+    fields, within = (name_of(name), payload_of(payload, longest), one_of(to)), seconds_of(seconds)
+    return count_of(await result_of(linked(), within, PUBLISH, *fields))
 
 
 def ask(linked: Linked, longest: int, name: Name, payload: Payload, seconds: float) -> bytes:

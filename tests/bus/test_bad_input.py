@@ -1,0 +1,143 @@
+"""What is wrong on the bus, each as one clear error: in a handler, outside of a server, on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from launch import Launched, launched_code, wait_for
+from pronghorn import bus
+from pronghorn.cli.ctl import command
+from pronghorn.errors import PronghornError
+
+CODE = """
+import pronghorn
+from pronghorn import bus
+
+CALLS = {
+    b"300 bytes": lambda conn: conn.join("x" * 300),
+    b"empty": lambda conn: conn.join(""),
+    b"int": lambda conn: conn.join(5),
+    b"exclusive": lambda conn: conn.join("a", exclusive="yes"),
+    b"on_bus": lambda conn: conn.join("a", on_bus="no function"),
+    b"leave": lambda conn: conn.leave(None),
+    b"long": lambda conn: bus.publish("a", b"x" * 101),
+    b"text": lambda conn: bus.publish("a", "text"),
+    b"to": lambda conn: bus.publish("a", b"x", to="everybody"),
+    b"negative": lambda conn: bus.publish("a", b"x", timeout=-1),
+    b"ask": lambda conn: bus.ask("a", b"x"),
+    b"spaces": lambda conn: conn.join("a name with spaces, \\N{SNOWMAN} and \\x00"),
+    b"255 bytes": lambda conn: conn.join(b"\\xff" * 255),
+}
+over = []
+
+@pronghorn.message(pronghorn.lines)
+def handler(line, conn):
+    if line == b"end":
+        over.append(conn)
+        conn.close()
+        return None
+    try:
+        if line == b"after the end":
+            over[0].join("a")
+        else:
+            CALLS[line](conn)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".replace("\\n", " ").encode()
+    return b"fine"
+"""
+IN_A_HANDLER = [
+    ("300 bytes", "BadBusMessage: A name on the bus has from 1 to 255 bytes. This one has 300. Take a shorter name."),
+    ("empty", "BadBusMessage: .*This one has 0. Take a name that is not empty."),
+    ("int", "TypeError: a name on the bus is a str or bytes, not int"),
+    ("exclusive", "ValueError: exclusive is False, True or 'refuse'; got 'yes'"),
+    ("on_bus", "TypeError: on_bus is a function of two arguments"),
+    ("leave", "TypeError: a name on the bus is a str or bytes, not NoneType"),
+    ("long", "BadBusMessage: A payload on the bus has 101 bytes. --bus-max-message allows 100. Send less at once"),
+    ("text", "TypeError: a payload is bytes, not str: encode a str"),
+    ("to", "ValueError: to is 'all' or 'one'; got 'everybody'"),
+    ("negative", "ValueError: a timeout is in seconds, more than 0"),
+    ("ask", "BusError: ask\\(\\) would hold up the loop"),
+    ("spaces", "fine"),
+    ("255 bytes", "fine"),
+    ("after the end", "BusError: The connection has ended, and joins nothing."),
+]
+OUTSIDE: list[tuple[Callable[[], object], type[Exception], str]] = [
+    (lambda: bus.publish("a", b"x"), bus.BusUnavailable, "This process is no worker of a server"),
+    (lambda: bus.ask("a", b"x"), bus.BusUnavailable, "This process is no worker of a server"),
+    (lambda: bus.join("a"), RuntimeError, "serves no connection"),
+    (lambda: bus.connect("unix:"), bus.BadBusMessage, "."),
+    (lambda: bus.connect("unix:/nowhere/x.bus").publish("a", b"x"), bus.BusUnavailable, "No such file"),
+]
+ON_THE_COMMAND_LINE = [
+    (["publish"], 2, "Missing"),
+    (["publish", "a"], 2, "Missing"),
+    (["publish", "x" * 300, "x"], 1, "has from 1 to 255 bytes"),
+    (["publish", "", "x"], 1, "not empty"),
+    (["publish", "a", "x" * 101], 1, "--bus-max-message"),
+    (["publish", "a", "@/nowhere"], 2, "/nowhere cannot be read"),
+    (["ask", "a", "x", "--timeout", "-1"], 2, "--timeout cannot be '-1'"),
+    (["ask", "a", "x", "--timeout", "soon"], 2, "--timeout cannot be 'soon'"),
+    (["ask", "nobody", "x"], 1, "Nobody has joined 'nobody'"),
+    (["groups", "--limit", "0"], 2, "range"),
+    (["groups", "--connections"], 2, "--connections needs a NAME"),
+    (["groups", "nobody", "--connections"], 1, "No connection has joined 'nobody'"),
+    (["groups", "nobody"], 0, "No connection has joined anything"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    folder = tmp_path_factory.mktemp("w")
+    settings: dict[str, Any] = {"control_socket": str(folder / "c.sock"), "bus_max_message": 100}
+    with launched_code(folder, CODE, model="epoll", workers=1, **settings) as one:
+        one.ready(1)
+        with one.connect() as first:
+            first.sendall(b"end\n")
+            assert first.recv(10) == b""
+        yield one
+        assert "Traceback" not in one.log
+
+
+@pytest.mark.parametrize(("line", "wanted"), IN_A_HANDLER)
+def test_in_a_handler(server: Launched, line: str, wanted: str) -> None:
+    with server.connect() as sock, sock.makefile("rb") as lines:
+        sock.sendall(line.encode() + b"\nspaces\n")
+        said = lines.readline().decode()
+        assert re.match(wanted, said), said
+        assert lines.readline() == b"fine\n", "the connection goes on"
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), OUTSIDE)
+def test_outside_of_a_server(call: Callable[[], object], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        call()
+
+
+@pytest.mark.parametrize(("arguments", "status", "words"), ON_THE_COMMAND_LINE)
+def test_on_the_command_line(server: Launched, arguments: list[str], status: int, words: str) -> None:
+    with server.connect() as sock:
+        sock.sendall(b"spaces\n")  # so that there is a hub
+        sock.recv(10)
+        done = CliRunner().invoke(
+            command, [*arguments, "--socket", str(server.folder / "c.sock")], standalone_mode=False
+        )
+    if isinstance(done.exception, PronghornError | click.ClickException):  # main prints it
+        told = done.exception.exit_code, str(done.exception)
+    else:
+        told = done.return_value, done.output
+    assert told[0] == status and words in told[1], told
+
+
+@pytest.mark.slow
+def test_a_bus_that_is_off_says_so(tmp_path: Path) -> None:
+    with launched_code(tmp_path, CODE, control_socket=str(tmp_path / "c.sock"), bus="off") as one:
+        wait_for(lambda: " Serving " in one.log, "the start")
+        done = CliRunner().invoke(command, ["groups", "--socket", str(tmp_path / "c.sock")])
+        assert "was started with --bus off" in str(done.exception)

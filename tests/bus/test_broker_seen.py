@@ -1,0 +1,139 @@
+"""A broker that goes and comes back, as people, probes and Prometheus see it; and its password, which nobody sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from test_figures import get, status, values
+
+import brokers
+from launch import Launched, logged, wait_for
+from pronghorn import bus
+
+SECRET = "Xyzzy-4711"
+CODE = """
+import os, pronghorn
+
+@pronghorn.message(pronghorn.lines)
+def handler(line, conn):
+    conn.join(line)
+    return repr(dict(os.environ)).encode()
+"""
+CONFIG = """
+control-socket = "{0}/c.sock"
+admin = ["unix:{0}/admin"]
+workers = 1
+log-level = "debug"
+bind = "127.0.0.1:0"
+"""
+FORMS: tuple[tuple[str, ...], ...] = (
+    ("ctl", "status"),
+    ("ctl", "status", "--json"),
+    ("config", "mine:handler"),
+    ("config", "mine:handler", "--json"),
+    ("config", "mine:handler", "--toml"),
+    ("check", "mine:handler", "--json"),
+    ("health",),
+)
+PAGES = ("/", "/status.json", "/metrics", "/readyz", "/readyz?verbose")
+
+
+def said(server: Launched, forms: Sequence[tuple[str, ...]]) -> dict[str, str]:
+    """Everything that the server, its processes and the command line say about it."""
+    own = [sys.executable, "-m", "pronghorn"]
+    socket = {"ctl": ["--socket", f"{server.folder}/c.sock"], "health": ["--socket", f"{server.folder}/c.sock"]}
+    pipes: dict[str, Any] = {"cwd": server.folder, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    asked = {" ".join(each): subprocess.Popen([*own, *each, *socket.get(each[0], [])], **pipes) for each in forms}
+    found = {each: get(server, each) for each in PAGES}
+    with server.connect() as sock:
+        sock.sendall(b"device\n")
+        found["a handler's environment"] = sock.makefile().readline()
+    for each in [supervisor := psutil.Process(server.pid), *supervisor.children(recursive=True)]:
+        for name in ("cmdline", "environ"):
+            found[f"{name} of {each.name()} {each.pid}"] = Path(f"/proc/{each.pid}/{name}").read_text()
+    return found | {name: process.communicate(timeout=60)[0] for name, process in asked.items()}
+
+
+def told_nowhere(server: Launched, forms: Sequence[tuple[str, ...]] = ()) -> dict[str, str]:
+    found = said(server, forms) | {"the log": server.log}
+    assert not [name for name, text in found.items() if SECRET in text]
+    return found
+
+
+@pytest.mark.slow
+def test_a_redis_goes_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("redis", reason="redis-py is not installed")
+    broker = brokers.redis(tmp_path, "--requirepass", SECRET)
+    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "pronghorn.toml").write_text(CONFIG.format(tmp_path))
+    monkeypatch.setenv("PRONGHORN_BUS", f"redis://:{SECRET}@127.0.0.1:{broker.port}?prefix=seen")
+    with brokers.running(broker), logged(tmp_path, "-m", "pronghorn", "serve", "mine:handler") as server:
+        wait_for(lambda: "The bus reaches other hosts: redis://:***@127.0.0.1" in server.log, "the broker")
+        found = told_nowhere(server, FORMS)
+        assert "there for" in found["ctl status"] and "redis://:***@127.0.0.1" in found["ctl status"]
+        assert "[+]bus ok" in found["/readyz?verbose"]
+        assert json.loads(found["ctl status --json"])["bus"]["broker"]["up"] is True
+        with bus.connect(f"unix:{tmp_path}/c.bus") as client:
+            assert client.publish("nobody", b"x") == 0
+        sides = json.loads(found["ctl status --json"])["side_processes"]
+        [hub] = [each["pid"] for each in sides if each["name"] == "bus"]
+
+        broker.kill()
+        wait_for(lambda: "The bus does not reach other hosts, serving goes on: Redis at" in server.log, "its loss")
+        found = told_nowhere(server, [("ctl", "status"), ("health",)])
+        assert found["/readyz"].startswith("HTTP/1.1 200") and "bus: the broker is away, " in found["/readyz"]
+        assert "away for" in found["ctl status"] and "bus: the broker is away" in found["health"]
+        assert found["health"].startswith("healthy")
+        wait_for(lambda: "The broker of the bus is away" in get(server, "/"), "the status page")
+        assert values(server)["broker_up"] == 0 and values(server)["broker_losses_total"] == 1
+        (tmp_path / "pronghorn.toml").write_text(CONFIG.format(tmp_path) + "bus-required = true\n")
+        server.send(signal.SIGHUP)
+        wait_for(lambda: get(server, "/readyz").startswith("HTTP/1.1 503"), "what the new setting says")
+        assert "not ready: the broker is away" in get(server, "/readyz")
+
+        broker.command[broker.command.index(SECRET)] = "another"
+        broker.start()
+        wait_for(lambda: "refuses the user or the password" in str(status(server)), "the wrong password")
+        os.kill(hub, signal.SIGABRT)  # with its stack in the log
+        wait_for(lambda: "refuses the user or the password" in str(status(server)), "the next hub")
+        told_nowhere(server)
+        broker.kill()
+        broker.command[broker.command.index("another")] = SECRET
+        broker.start()
+        wait_for(lambda: get(server, "/readyz").startswith("HTTP/1.1 200"), "its return")
+        assert "The bus reaches other hosts again, after" in server.log and values(server)["broker_up"] == 1
+        assert server.log.count("The bus does not reach other hosts") == 1, "once for each loss"
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_the_password_of_a_nats_stands_in_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("nats", reason="nats-py is not installed")
+    broker = brokers.nats("--auth", SECRET)
+    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "pronghorn.toml").write_text(CONFIG.format(tmp_path) + f'bus-password-file = "{tmp_path}/password"\n')
+    (tmp_path / "password").write_text(SECRET + "\n")
+    url = f"nats://127.0.0.1:{broker.port}"
+    with brokers.running(broker), logged(tmp_path, "-m", "pronghorn", "serve", "mine:handler", "--bus", url) as server:
+        wait_for(lambda: f"The bus reaches other hosts: nats://***@127.0.0.1:{broker.port}" in server.log, "the broker")
+        told_nowhere(server)
+        before = server.log.count("is ready, process id")
+        server.send(signal.SIGUSR2)
+        wait_for(lambda: server.log.count("The bus reaches other hosts") == 2, "the hub of the new program", 60)
+        wait_for(lambda: server.log.count("is ready, process id") > before, "the new program")
+        assert SECRET not in server.log
+        for each in psutil.process_iter(["pid"]):
+            try:
+                if each.cwd() == str(tmp_path) and broker.process is not None and each.pid != broker.process.pid:
+                    assert SECRET not in " ".join(each.cmdline()) + str(each.environ())
+            except psutil.Error:
+                pass

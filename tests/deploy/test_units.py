@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,14 @@ has_activate = pytest.mark.skipif(
 )
 
 # One that a reload can break, and that says which file it was imported from.
-HANDLER = """import pronghorn
+HANDLER = """import os, pathlib, time
+import pronghorn
 @pronghorn.message(pronghorn.lines)
-def reply(line): return b"one " + line
+def reply(line):
+    if line == b"slow":
+        pathlib.Path(os.environ["STATE_DIRECTORY"], "slow").touch()
+        time.sleep(0.5)
+    return b"one " + line
 """
 
 
@@ -131,7 +137,11 @@ def test_under_a_real_systemd(systemd: Caged) -> None:
     wait_for(lambda: systemd.property("pronghorn.service", "MainPID") != first, "the new supervisor")
     assert ask(systemd) == "three x"
 
-    systemd.done("systemctl", "stop", "pronghorn.service")
+    with ThreadPoolExecutor() as clients:
+        slow = clients.submit(ask, systemd, text="slow\n")
+        wait_for(lambda: not systemd.run("test", "-e", "/var/lib/pronghorn/slow").returncode, "a reply in the making")
+        systemd.done("systemctl", "stop", "pronghorn.service")
+        assert slow.result() == "three slow"
     assert systemd.property("pronghorn.service", "Result") == "success"
     assert ask(systemd) == "three x", "the socket is still there, and has the service started again"
 

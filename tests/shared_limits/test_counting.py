@@ -167,6 +167,21 @@ def test_a_server_is_known_by_its_scoreboard_whichever_program_tells() -> None:
         assert one.counting.server == Counting(one.board, 4, 0).server != two.counting.server
 
 
+def test_what_a_hostile_worker_has_written_is_mended_with_the_next_beat() -> None:
+    with hosts(2, per_source=4, rate=100) as (one, two):
+        share([one, two])
+        for _ in range(2):
+            for words in (one.board.elsewhere, one.board.noted):
+                for place in range(0, len(words), 7):
+                    words[place] = 2**31 - place
+            one.board.words[LEAST] = one.board.words[PART] = one.board.words[UNTIL] = -(2**63)
+            one.come(EACH, 1)
+            share([one, two])
+            assert not any(one.board.elsewhere) and 0 < one.board.words[PART] < WHOLE
+        assert one.come(EACH, 3) == ["", "", TOO_MANY] and two.come(OTHER, 4) == [""] * 4
+        assert list(one.record().sources.values()) == [4]
+
+
 def admitted(hosts: list[Host], each: list[int], seconds: int, tenths: int = 5) -> list[int]:
     """How many connections came in to each host, where so many knock at each in a tenth of a second; a beat takes so
     many tenths."""

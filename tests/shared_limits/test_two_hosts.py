@@ -16,7 +16,7 @@ import brokers
 from boards import board_of, details_of
 from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn.errors import BadSetting
-from pronghorn.scoreboard.shared_limits import FAILURES, HOSTS, PART, UP, WHOLE
+from pronghorn.scoreboard.shared_limits import FAILURES, HOSTS, PART, UP, WHOLE, part
 from pronghorn.settings.layers import settle
 from pronghorn.supervisor.limits_side import check
 
@@ -133,21 +133,21 @@ def test_what_a_source_has_no_more_at_one_host_it_may_have_at_another(pair: list
     two.close()
 
 
-@pytest.mark.slow
-def test_all_hosts_together_keep_to_the_rate(pair: list[Host]) -> None:
-    for each in pair:
-        wait_for(lambda each=each: 0 < each.board.words[PART] < WHOLE)
-    counts = [0, 0]
+def admitted(pair: list[Host], seconds: float) -> tuple[list[int], float] | None:
+    """How many clients each host has let in, and in how many seconds; None if it did not have a part of the rate all
+    the time, as when this machine is so busy that the beats are late."""
+    counts, whole = [0, 0], list[bool]()
     began = time.monotonic()
 
-    def clients(place: int) -> None:
-        number = 0
-        while time.monotonic() < began + 1.5:
+    def knock(place: int) -> None:
+        words, number = pair[place].board.words, 0
+        while time.monotonic() < began + seconds:
             number += 1
             counts[place] += pair[place].knock(f"10.{place}.{number // 250}.{number % 250}")
+            whole.append(part(words, time.monotonic_ns()) == WHOLE)
             time.sleep(0.004)
 
-    threads = [Thread(target=clients, args=(place,)) for place in range(2)]
+    threads = [Thread(target=knock, args=(place,)) for place in range(2)]
     for each in threads:
         each.start()
     for each in threads:
@@ -155,6 +155,14 @@ def test_all_hosts_together_keep_to_the_rate(pair: list[Host]) -> None:
     took = time.monotonic() - began
     for each in pair:
         each.close()
+    return None if any(whole) else (counts, took)
+
+
+@pytest.mark.slow
+def test_all_hosts_together_keep_to_the_rate(pair: list[Host]) -> None:
+    for each in pair:
+        wait_for(lambda each=each: 0 < each.board.words[PART] < WHOLE)
+    counts, took = wait_for(lambda: admitted(pair, 1.5) or False, "a trial without a pause", 60)
     assert RATE <= sum(counts) <= 1.25 * RATE * (1 + took) + 2, f"{counts} in {took:.1f} s"
     assert min(counts) >= max(counts) / 3, "both have a part"
 

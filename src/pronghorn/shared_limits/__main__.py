@@ -97,11 +97,13 @@ class Sharing:
     def _failed(self, why: str) -> None:
         self._counting.failed()
         self._why = why
-        if self._up is False or self._loop.time() - (self._good_at or self._began) < EXPIRY:
+        if self._loop.time() - (self._good_at or self._began) < EXPIRY:
+            return
+        self._counting.alone()  # each time: a worker may have written there
+        if self._up is False:
             return
         self._up = False
         self._heard.clear()
-        self._counting.alone()
         self._side.say("warning", f"Limits are shared with no other host, and are this host's own: {why}")
 
     def _tell(self, **state: object) -> None:

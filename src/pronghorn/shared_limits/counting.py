@@ -46,8 +46,7 @@ class Counting:
         self._theirs: dict[int, tuple[int, int]] = {}  # of those that others have told
         self._demand, self._came, self._counted_at = 0.0, -1, 0
         self._part = WHOLE
-        self._empty = True
-        self._wants_least(1)
+        self._least = 1
         self.alone()
 
     # What other hosts are told
@@ -61,7 +60,7 @@ class Counting:
     def _sources(self) -> dict[int, int]:
         """The sources that have enough connections to be told, and how many each has."""
         map, places = self._map, self._places
-        least = map.words[LEAST]
+        least = self._least
         map.look_again()
         tables = list(map.source_tables())
 
@@ -105,12 +104,13 @@ class Counting:
     def write(self, records: Sequence[Record], seconds: float) -> None:
         """The other hosts have this, and it is true for so long."""
         words = self._map.words
-        self._wants_least(1 + len(records))
+        self._want_least(1 + len(records))
         sums: dict[int, int] = {}
         for record in records:
             for source, connections in record.sources.items():
                 sums[source] = sums.get(source, 0) + connections
-        self._write_sources(sums if self.per_source else {})
+        if self.per_source:  # also where it is empty: a worker may have written there
+            self._write_sources(sums)
         now = part(self.rate, self._demand, [each.demand for each in records]) if self.rate else 1.0
         parts = max(1, round(now * WHOLE))
         words[PART] = min(parts, self._part)  # more only when the others have had a beat to take less
@@ -118,28 +118,26 @@ class Counting:
         words[UNTIL], words[HOSTS], words[UP] = self._clock() + int(seconds * 1e9), 1 + len(records), 1
 
     def _write_sources(self, sums: dict[int, int]) -> None:
-        if not sums and self._empty:
-            return
         table = array("I", bytes(SOURCE_WORDS * 4))
         self._theirs = {source: self._theirs.get(source) or self._places_of(source) for source in sums}
         for source, places in self._theirs.items():
             for place in places:
                 table[place] = min(LARGEST, table[place] + sums[source])
         self._map.elsewhere[:] = table
-        self._empty = not sums
 
     def alone(self) -> None:
-        """Nothing is known of other hosts any more: the limits are this host's own."""
+        """Nothing is known of other hosts, or no more: the limits are this host's own."""
         words = self._map.words
+        self._want_least(1)
         words[UNTIL] = words[PART] = words[UP] = words[HOSTS] = 0
         self._map.elsewhere[:] = array("I", bytes(SOURCE_WORDS * 4))
-        self._part, self._empty = WHOLE, True
+        self._part = WHOLE
 
     def failed(self) -> None:
         """The broker has not taken a record."""
         words = self._map.words
         words[FAILURES] = believed(words[FAILURES]) + 1
 
-    def _wants_least(self, hosts: int) -> None:
+    def _want_least(self, hosts: int) -> None:
         """From how many connections on a source is told: so few that what nobody tells is a small part of the limit."""
-        self._map.words[LEAST] = max(1, self.per_source // (SHARE * max(2, hosts)))
+        self._least = self._map.words[LEAST] = max(1, self.per_source // (SHARE * max(2, hosts)))

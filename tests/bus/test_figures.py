@@ -15,6 +15,7 @@ from launch import Launched, launched_code, wait_for
 from pronghorn import bus
 from pronghorn.bus import wire
 from pronghorn.bus.figures import OUTCOMES, told
+from pronghorn.bus.hub import Hub
 from pronghorn.control import client
 
 CODE = """
@@ -126,3 +127,19 @@ def test_what_the_bus_does_is_counted_exactly(server: Launched) -> None:
         wait_for(lambda: values(server)["publications_total"] == 7, "what a dead hub has counted, and the next")
     assert "bus_broker" not in get(server, "/metrics")
     assert "bus" not in get(server, "/readyz?verbose")
+
+
+def test_what_a_broker_does_not_take_is_told_once_a_minute() -> None:
+    said, clock = list[str](), [1000.0]
+    hub = Hub(100, lambda: clock[0], said.append)
+    hub.tick()
+    for unsent in (1, 3, 5):
+        hub.unsent = lambda unsent=unsent: unsent  # type: ignore[misc]
+        hub.tick()
+    clock[0] += 61
+    hub.tick()
+    assert said == [
+        "The broker does not take what the bus has for it: 1 message for other hosts was dropped.",
+        "The broker does not take what the bus has for it: 4 messages for other hosts were dropped.",
+    ]
+    assert hub.told().counts.slow_broker == 5

@@ -124,6 +124,7 @@ class Hub:
         self._asked: dict[Member, set[int]] = {}  # questions that each connection has
         self._last = 0
         self._told = -60.0
+        self._told_broker, self._told_unsent = -60.0, 0
 
     def settled(self) -> None:
         """All links that there were before this hub have had the time to come back."""
@@ -281,6 +282,10 @@ class Hub:
     def tick(self) -> None:
         """Once in a while: what is late is not waited for."""
         now = self._clock()
+        if (unsent := self.unsent()) > self._told_unsent and now >= self._told_broker + 60.0:
+            more, self._told_unsent, self._told_broker = unsent - self._told_unsent, unsent, now
+            words = f"{more:,} message{'s' * (more != 1)} for other hosts {'were' if more != 1 else 'was'} dropped"
+            self._say(f"The broker does not take what the bus has for it: {words}.")
         for delivery, publication in list(self._publications.items()):
             if publication.due <= now:
                 publication.members = []

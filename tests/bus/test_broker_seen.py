@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
-from test_figures import get, status, values
+from test_figures import get, values
 
 import brokers
 from launch import Launched, logged, wait_for
@@ -50,7 +50,8 @@ def said(server: Launched) -> dict[str, str]:
     with server.connect() as sock:
         sock.sendall(b"device\n")
         found["a handler's environment"] = sock.makefile().readline()
-    for each in [supervisor := psutil.Process(server.pid), *supervisor.children(recursive=True)]:
+    pid = ask(f"{server.folder}/c.sock", {"command": "status"}, 10)["pid"]  # after an upgrade it is another one
+    for each in [supervisor := psutil.Process(pid), *supervisor.children(recursive=True)]:
         for name in ("cmdline", "environ"):
             found[f"{name} of {each.name()} {each.pid}"] = Path(f"/proc/{each.pid}/{name}").read_text()
     return found | {name: process.communicate(timeout=60)[0] for name, process in asked.items()}
@@ -75,49 +76,43 @@ def test_settings_are_shown_without_it(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_a_redis_goes_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_comes_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("redis", reason="redis-py is not installed")
-    broker = brokers.redis(tmp_path, "--requirepass", SECRET)
+    broker = brokers.redis(tmp_path, "--requirepass", "another")
     (tmp_path / "mine.py").write_text(CODE)
     settings = CONFIG.format(tmp_path) + 'shared-limits = "bus"\nmax-connections-per-source = 100\n'
     (tmp_path / "pronghorn.toml").write_text(settings)
     monkeypatch.setenv("PRONGHORN_BUS", f"redis://:{SECRET}@127.0.0.1:{broker.port}?prefix=seen")
     with brokers.running(broker), logged(tmp_path, "-m", "pronghorn", "serve", "mine:handler") as server:
-        wait_for(lambda: "The bus reaches other hosts: redis://:***@127.0.0.1" in server.log, "the broker")
-        found = told_nowhere(server)
-        assert "there for" in found["ctl status"] and "redis://:***@127.0.0.1" in found["ctl status"]
-        assert "[+]bus ok" in found["/readyz?verbose"]
-        assert status(server)["broker"]["up"] is True
-        with bus.connect(f"unix:{tmp_path}/c.bus") as client:
-            assert client.publish("nobody", b"x") == 0
-        sides = ask(str(tmp_path / "c.sock"), {"command": "status"}, 10)["side_processes"]
-        [hub] = [each["pid"] for each in sides if each["name"] == "bus"]
-
-        broker.kill()
-        wait_for(lambda: "The bus does not reach other hosts, serving goes on: Redis at" in server.log, "its loss")
-        found = told_nowhere(server)
-        assert found["/readyz"].startswith("HTTP/1.1 200") and "bus: the broker is away, " in found["/readyz"]
-        assert "away for" in found["ctl status"] and "bus: the broker is away" in found["health"]
-        assert found["health"].startswith("healthy")
-        wait_for(lambda: "The broker of the bus is away" in get(server, "/"), "the status page")
-        assert values(server)["broker_up"] == 0 and values(server)["broker_losses_total"] == 1
+        lost = "The bus does not reach other hosts, serving goes on: Redis at"
+        wait_for(lambda: lost in server.log and "refuses the user or the password" in server.log, "the refusal")
+        page = get(server, "/readyz")
+        assert page.startswith("HTTP/1.1 200") and "bus: the broker is away, " in page
         (tmp_path / "pronghorn.toml").write_text(settings + "bus-required = true\n")
         server.send(signal.SIGHUP)
-        wait_for(lambda: get(server, "/readyz").startswith("HTTP/1.1 503"), "what the new setting says")
-        assert "not ready: the broker is away" in get(server, "/readyz")
+        wait_for(lambda: "not ready: the broker is away" in get(server, "/readyz"), "what the new setting says")
 
-        broker.command[broker.command.index(SECRET)] = "another"
-        broker.start()
-        wait_for(lambda: "refuses the user or the password" in str(status(server)), "the wrong password")
-        os.kill(hub, signal.SIGABRT)  # with its stack in the log
-        wait_for(lambda: "Aborted" in server.log, "the end of the hub")
-        told_nowhere(server)
         broker.kill()
         broker.command[broker.command.index("another")] = SECRET
         broker.start()
-        wait_for(lambda: get(server, "/readyz").startswith("HTTP/1.1 200"), "its return")
+        wait_for(lambda: get(server, "/readyz").startswith("HTTP/1.1 200"), "the broker")
         assert "The bus reaches other hosts again, after" in server.log and values(server)["broker_up"] == 1
-        assert server.log.count("The bus does not reach other hosts") == 1, "once for each loss"
+        found = told_nowhere(server)
+        assert "there for" in found["ctl status"] and "redis://:***@127.0.0.1" in found["ctl status"]
+        assert "[+]bus ok" in found["/readyz?verbose"] and found["health"].startswith("healthy")
+        with bus.connect(f"unix:{tmp_path}/c.bus") as client:
+            assert client.publish("nobody", b"x") == 0
+
+        broker.kill()
+        wait_for(lambda: server.log.count(lost) == 2, "its loss")
+        wait_for(lambda: "The broker of the bus is away" in get(server, "/"), "the status page")
+        assert values(server)["broker_up"] == 0 and values(server)["broker_losses_total"] == 1
+        sides = ask(str(tmp_path / "c.sock"), {"command": "status"}, 10)["side_processes"]
+        [hub] = [each["pid"] for each in sides if each["name"] == "bus"]
+        os.kill(hub, signal.SIGABRT)  # with its stack in the log
+        wait_for(lambda: "Aborted" in server.log, "the end of the hub")
+        found = told_nowhere(server)
+        assert "away" in found["ctl status"] and found["health"].startswith("unhealthy")
         assert "Traceback" not in server.log
 
 
@@ -131,15 +126,6 @@ def test_the_password_of_a_nats_stands_in_a_file(tmp_path: Path) -> None:
     url = f"nats://127.0.0.1:{broker.port}"
     with brokers.running(broker), logged(tmp_path, "-m", "pronghorn", "serve", "mine:handler", "--bus", url) as server:
         wait_for(lambda: f"The bus reaches other hosts: nats://***@127.0.0.1:{broker.port}" in server.log, "the broker")
-        told_nowhere(server)
-        before = server.log.count("is ready, process id")
         server.send(signal.SIGUSR2)
         wait_for(lambda: server.log.count("The bus reaches other hosts") == 2, "the hub of the new program", 60)
-        wait_for(lambda: server.log.count("is ready, process id") > before, "the new program")
-        assert SECRET not in server.log
-        for each in psutil.process_iter(["pid"]):
-            try:
-                if each.cwd() == str(tmp_path) and broker.process is not None and each.pid != broker.process.pid:
-                    assert SECRET not in " ".join(each.cmdline()) + str(each.environ())
-            except psutil.Error:
-                pass
+        told_nowhere(server)

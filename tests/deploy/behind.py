@@ -88,7 +88,9 @@ def running(command: list[str], folder: Path, descriptors: tuple[int, ...] = ())
 
 
 def killed(server: Launched) -> None:
-    """The whole of a server is killed, and has ended."""
+    """The whole of a server is killed, unless it has ended already, and is gone."""
+    if server.process.poll() is not None:
+        return
     processes = psutil.Process(server.pid).children(recursive=True)
     server.end()
     psutil.wait_procs(processes, PATIENCE)

@@ -100,7 +100,7 @@ def configure(folder: Path, hosts: dict[str, Host]) -> None:
 def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
     folder = tmp_path_factory.mktemp("envoy")
     with ExitStack() as stack:
-        both = stack.enter_context(hosts(folder, drain_delay=0.5))
+        both = stack.enter_context(hosts(folder, drain_delay=60))
         configure(folder, both)
         command = [str(ENVOY), "-c", "envoy.yaml", "--config-yaml", (folder / "tls.yaml").read_text()]
         command += ["--admin-address-path", "admin", "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"]
@@ -139,6 +139,7 @@ def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(envoy
         one.send(signal.SIGTERM)
         wait_for(lambda: envoy.health("one").get("failed_active_health_check"), "the check to fail")
         assert said(stays).server == "one"
+        one.send(signal.SIGTERM)  # ends the delay
         assert one.exit() == 0
         assert set(clients.more(20)) == {"two"}
     assert not clients.failures
@@ -146,6 +147,7 @@ def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(envoy
 
 def test_nobody_is_served_by_a_server_that_is_killed(envoy: Envoy) -> None:
     """Not even while no other is left."""
-    killed(envoy.hosts["two"].server)
-    wait_for(lambda: envoy.health("two").get("failed_active_health_check"), "the check to fail")
+    for name, host in envoy.hosts.items():
+        killed(host.server)
+        wait_for(lambda name=name: envoy.health(name).get("failed_active_health_check"), "the check to fail")
     wait_for(lambda: turns_away(envoy.plain), "an end for clients")

@@ -93,7 +93,7 @@ def samples(folder: Path, both: dict[str, Host], fronts: dict[str, int]) -> dict
 @contextmanager
 def balanced(folder: Path, **settings: object) -> Iterator[HaProxy]:
     with ExitStack() as stack:
-        both = stack.enter_context(hosts(folder, drain_delay=0.5, max_connections=10, **settings))
+        both = stack.enter_context(hosts(folder, **{"drain_delay": 0.5, "max_connections": 10, **settings}))
         fronts = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in FRONTS}
         for name, text in samples(folder, both, {each: sock.fileno() for each, sock in fronts.items()}).items():
             (folder / name).write_text(text)
@@ -189,7 +189,7 @@ def test_a_server_that_is_killed_is_left_out(proxy: HaProxy) -> None:
 
 
 def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(tmp_path: Path) -> None:
-    with balanced(tmp_path) as proxy:
+    with balanced(tmp_path, drain_delay=60) as proxy:
         one = proxy.hosts["one"].server
         with ExitStack() as held, Clients(proxy.plain) as clients:
             while said(stays := held.enter_context(connect(proxy.plain))).server != "one":
@@ -197,6 +197,7 @@ def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(tmp_p
             one.send(signal.SIGTERM)
             wait_for(lambda: proxy.state("one").startswith("DOWN"), "the check to fail")
             assert said(stays).server == "one"
+            one.send(signal.SIGTERM)  # ends the delay
             assert one.exit() == 0
             assert set(clients.more(20)) == {"two"}
         assert not clients.failures

@@ -168,12 +168,12 @@ def test_pods_may_do_no_more_than_they_have_to(manifests: Manifests) -> None:
             assert {each["name"] for each in pod["volumes"]} == {each["name"] for each in container["volumeMounts"]}
 
 
-HERE = {"PRONGHORN_BIND": "127.0.0.1:0", "PRONGHORN_ADMIN": "127.0.0.1:0", "PRONGHORN_DRAIN_DELAY": "500ms"}
+HERE = {"PRONGHORN_BIND": "127.0.0.1:0", "PRONGHORN_ADMIN": "127.0.0.1:0", "PRONGHORN_DRAIN_DELAY": "60s"}
 
 
 class Pod:
     """The container of an overlay: its command, arguments, environment and volumes, as its user, with a root that is
-    read only and processes of its own, by bubblewrap. Ports are free ones, and the delay is short."""
+    read only and processes of its own, by bubblewrap. Ports are free ones, and a second signal ends the delay."""
 
     def __init__(self, folder: Path, manifests: Manifests, **changed: str) -> None:
         self.folder, self.container = folder, manifests.container
@@ -267,6 +267,7 @@ def test_a_pod_that_is_deleted_refuses_nobody_before_it_is_unready(tmp_path: Pat
             assert set(clients.more(20)) == {"HELLO"}
             assert pod.ready("livez")
         assert not clients.failures
+        os.kill(pod.pid, signal.SIGTERM)  # ends the delay
         assert pod.process.wait(PATIENCE) == 0, pod.log
         with pytest.raises(ConnectionRefusedError):  # at once: a client that comes too late finds another pod
             upper(pod.port("Listening at"))

@@ -129,6 +129,7 @@ def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(nginx
 
 
 def test_nobody_is_served_by_a_server_that_is_killed(nginx: Nginx) -> None:
-    killed(nginx.hosts["two"].server)
+    for host in nginx.hosts.values():
+        killed(host.server)
     wait_for(lambda: turns_away(nginx.plain), "an end for clients")
     assert "connect() failed" in (nginx.folder / "log").read_text()

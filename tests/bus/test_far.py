@@ -22,6 +22,7 @@ from pronghorn.bus.wire import (
     EVICT,
     GRANTED,
     JOIN,
+    LATE,
     LOST,
     NOBODY,
     PUBLISH,
@@ -283,3 +284,21 @@ def test_a_client_among_hosts_reaches_members_and_is_none() -> None:
         assert await client.ask(b"nowhere", b"how", 5.0) == (NOBODY, b"")
 
     hosts(1, trial)
+
+
+def test_a_question_to_a_host_that_is_cut_off_is_over_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the carrier hangs or the host: the time is the asker's."""
+
+    async def hangs(name: bytes, data: bytes) -> bool:
+        await asyncio.sleep(60)
+        return True
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"device")
+        monkeypatch.setattr(two.hub.others.far, "hear", lambda data: None)  # type: ignore[union-attr]
+        assert await asyncio.wait_for(one.ask(b"device", seconds=0.1), 2) == (LATE, b"")
+        monkeypatch.setattr(one.hub.others.far.carrier, "to_one", hangs)  # type: ignore[union-attr]
+        assert await asyncio.wait_for(one.ask(b"device", seconds=0.1), 2) == (LATE, b"")
+
+    hosts(2, trial)

@@ -17,6 +17,8 @@ from pronghorn.bus.wire import ANSWERED, LATE, LONGEST_QUESTION, LOST, NOBODY, B
 
 PATIENCE = 2.5
 """Seconds that another host has to say how many it reached: a little more than its hub gives its workers."""
+GRACE = 0.1
+"""Seconds after the time of a question in which the host that was asked says that it is over."""
 MOST_UNDER_WAY = 50_000
 """Messages and questions of other hosts that are not answered yet."""
 TRIES, PAUSE = 3, 0.05
@@ -157,16 +159,20 @@ class Far:
     async def ask(self, name: bytes, payload: bytes, seconds: float) -> tuple[int, bytes]:
         """Ask the member that has joined last, on whichever host: what became of it (see wire.py), and the answer.
         Raises Away."""
+        try:
+            async with asyncio.timeout(seconds + GRACE):
+                return await self._asked(name, payload, seconds)
+        except TimeoutError:
+            return LATE, b""
+
+    async def _asked(self, name: bytes, payload: bytes, seconds: float) -> tuple[int, bytes]:
         for each in range(TRIES):
             delivery = self._number()
             future = self._answers[delivery] = asyncio.get_running_loop().create_future()
             try:
                 if not await self.carrier.to_one(name, packed(QUESTION, self.id, delivery, name, payload, seconds)):
                     return NOBODY, b""
-                async with asyncio.timeout(seconds + PATIENCE):
-                    status, answer = await future
-            except TimeoutError:
-                return LATE, b""
+                status, answer = await future
             finally:
                 del self._answers[delivery]
             if status != NOBODY:

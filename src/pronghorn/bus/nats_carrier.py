@@ -128,7 +128,9 @@ class NatsCarrier:
 
     async def _come_back(self) -> None:
         await self._members.come_back()
-        await self._answer(self._mail.mine + "nobody", PROBE)  # by then the server has taken all that was sent before
+        await self._answer(
+            self._mail.mine + "nobody.here", PROBE
+        )  # by then the server has taken all that was sent before
         self._told = ""
         self._host.up()
 

@@ -2,12 +2,13 @@
 # make test    set up what is missing, then run every test (ARGS='tests/cli/test_cli.py -x' picks some)
 # make check   the quick gate: format, lint, types, layers, sizes, and the tests that take no more than moments
 # make bench   what each model costs beside other servers; writes benchmarks/RESULTS.md (15 minutes; ARGS='connections memory' picks)
+# make bench-bus  messages between hosts, over each carrier and by hand; writes the table of docs/scale.md (three minutes; ARGS=quick)
 # make proof   reloads, upgrades, kills and stops under load, in earnest; writes docs/proof.md (forty minutes; ARGS='R3 R9')
 # make docs    write what is made from the code: docs/settings.md, docs/house.md and settings/keywords.py
 # make compiled  a second environment, .venv-compiled, with the compiled build (docs/compiled.md); VENV=.venv-compiled uses it
 # make venv    only set up .venv, with all that development needs (VENV=.venv-3.13 PYTHON=python3.13: another beside it)
 
-.PHONY: serve test check bench proof docs venv compiled clean
+.PHONY: serve test check bench bench-bus proof docs venv compiled clean
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
@@ -56,6 +57,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.bench
 	@[ ! -d .venv-compiled ] || $(MAKE) --no-print-directory compiled
 	@exec $(BIN)/python $(BENCH) $(ARGS)
+
+bench-bus: $(VENV)/.bench
+	@exec $(BIN)/python benchmarks/bus_hosts.py $(ARGS)
 
 proof: $(VENV)/.dev
 	@exec $(BIN)/python proof/run.py $(ARGS)

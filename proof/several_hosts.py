@@ -22,5 +22,15 @@ def experiments(scaled: Callable[[int], int]) -> Iterator[tuple[str, str, Trial]
         trial = partial(trials.rolling, rounds=rounds, rate=100, devices=count, how=how, drain_delay=5.0, quick=False)
         words = f"3 hosts restarted {rounds} times by {how} behind HAProxy, 100 connections a second, {count:,} devices"
         yield "R23", words, trial
+    for broker in ("redis", "nats"):
+        many = scaled(10_000)
+        asks = partial(trials.commands, broker=broker, devices=many, rate=1000, seconds=20.0, balancers=2, quick=False)
+        yield "R25", f"{many:,} devices on 3 hosts, 1,000 questions a second to random ones over {broker}", asks
+        few = scaled(1000)
+        for seconds in (5.0, 30.0):
+            cut = partial(trials.cut_from_broker, broker=broker, seconds=seconds, devices=few, quick=False)
+            yield "R24", f"one host of 3 cut off from {broker} alone for {seconds:g} s, {few:,} devices", cut
+        cut = partial(trials.cut_off, seconds=20.0, rate=100, devices=few, broker=broker, quick=False)
+        yield "R24", f"one host of 3 cut off for 20 s, bus over {broker}, {few:,} devices", cut
     trial = partial(trials.cut_off, seconds=20.0, rate=100, devices=scaled(1000), quick=False)
     yield "R24", f"one host of 3 cut off for 20 s behind HAProxy, {scaled(1000):,} devices", trial

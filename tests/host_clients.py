@@ -3,11 +3,11 @@
 Law: every connection's end is counted by what its client saw; none is left out. For each line of standard input one
 line of JSON tells the counts so far; the end of standard input is the end of the process.
 
-    python host_clients.py visits COUNT SILENCE ADDRESS...     # so many new connections a second
-    python host_clients.py devices COUNT SILENCE ADDRESS...    # so many connections, each opened again after its end
+    python host_clients.py visits COUNT ADDRESS...     # so many new connections a second
+    python host_clients.py devices COUNT ADDRESS...    # so many connections, each opened again after its end
 
-A device says who it is (`I am 17`), pings each second or so, and answers each `do ID TEXT` by `answer ID 17:TEXT`.
-After SILENCE seconds without a pong it takes its connection for dead.
+A device says who it is (`I am 17`), pings now and then, and answers each `do ID TEXT` by `answer ID 17:TEXT`.
+After SILENCE seconds without a pong it takes its connection for dead; the line `silence 1.5` sets others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 PATIENCE = 15.0  # seconds for a visit
-PERIOD = 1.0  # seconds between two pings of a device, on the average
+SILENCE = 30.0
+PINGS = 300  # in a second, of all devices together; a device pings once in a second at most
 RETRY = 0.2  # seconds until a device comes back, at most
 AT_ONCE = 100  # handshakes of devices under way
 Address = tuple[str, int]
@@ -33,8 +34,8 @@ Address = tuple[str, int]
 class Clients:
     """What all clients of this process have seen."""
 
-    def __init__(self, addresses: list[Address], silence: float) -> None:
-        self.silence = silence
+    def __init__(self, addresses: list[Address]) -> None:
+        self.silence, self.period = SILENCE, 1.0
         self.counts: Counter[str] = Counter()
         self.notes: list[str] = []  # of what went wrong: when, and how
         self.by_host: Counter[str] = Counter()
@@ -63,7 +64,7 @@ class Clients:
             self.start(self._visit(number))
 
     async def devices(self, count: int) -> None:
-        devices = Devices(self)
+        devices, self.period = Devices(self), max(1.0, count / PINGS)
         for number in range(count):
             self.start(devices.live(number))
 
@@ -137,7 +138,7 @@ class Connection(asyncio.Protocol):
     async def talk(self) -> None:
         """Pings now and then, to the end."""
         while not self.ended.done():
-            await asyncio.wait([self.ended], timeout=random.uniform(0, 2 * PERIOD))
+            await asyncio.wait([self.ended], timeout=random.uniform(0, 2 * self._clients.period))
             if self._pinged and time.monotonic() > self._pinged + self._clients.silence:
                 self.give_up()
             elif not self._pinged and not self.ended.done() and self._transport:
@@ -201,16 +202,18 @@ class Connection(asyncio.Protocol):
             self._clients.count(how, f"device {self._number}" if how == "reset" else "")
 
 
-async def main(kind: str, count: float, silence: float, addresses: list[Address]) -> None:
-    clients = Clients(addresses, silence)
+async def main(kind: str, count: float, addresses: list[Address]) -> None:
+    clients = Clients(addresses)
     clients.start(clients.visits(count) if kind == "visits" else clients.devices(int(count)))
     loop = asyncio.get_running_loop()
-    while await loop.run_in_executor(None, sys.stdin.readline):
+    while order := await loop.run_in_executor(None, sys.stdin.readline):
+        if order.startswith("silence"):
+            clients.silence = float(order.split()[1])
         print(clients.told(), flush=True)
 
 
 if __name__ == "__main__":
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    places = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in sys.argv[4:])]
-    asyncio.run(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), places))
+    places = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in sys.argv[3:])]
+    asyncio.run(main(sys.argv[1], float(sys.argv[2]), places))

@@ -13,19 +13,28 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import namespaces
 from launch import Launched, ctl, launched, wait_for
 from namespaces import Host, hosts
+from pronghorn import bus
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
-CLIENTS = Path(__file__).with_name("host_clients.py")
+CLIENTS, ASKER = (Path(__file__).with_name(name) for name in ("host_clients.py", "host_asker.py"))
 PORT, ADMIN, AGENT = 8000, 9901, 9902  # as in the sample
+BROKER = 4000  # the port of whichever broker
+BROKERS = {
+    "redis": ("redis-server", "--port", "{port}", "--bind", "{address}", "--save", "", "--protected-mode", "no"),
+    "nats": ("nats-server", "-a", "{address}", "-p", "{port}"),
+}
 HANDLER = """
 import pronghorn
 
@@ -51,9 +60,21 @@ class Device:
 """
 
 
-def why_not() -> str:
-    """Why no hosts with HAProxy can be had here; empty if they can."""
-    return namespaces.why_not() or ("" if shutil.which("haproxy") else "haproxy is not installed")
+def _work(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def why_not(broker: str = "") -> str:
+    """Why no hosts with HAProxy, and this broker, can be had here; empty if they can."""
+    wanted = ["haproxy", *(BROKERS[broker][:1] if broker else ())]
+    missing = [f"{name} is not installed" for name in wanted if program(name) is None]
+    return namespaces.why_not() or ", ".join(missing)
+
+
+def program(name: str) -> str | None:
+    """The path of a program, which may have come with a wheel."""
+    return shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 class Server:
@@ -79,6 +100,11 @@ class Server:
     def ctl(self, command: str, seconds: float = 60.0, **arguments: Any) -> Any:
         return ctl(self.folder, command, seconds, **arguments)
 
+    def joined(self) -> int:
+        """How many connections of this host have joined the names of devices."""
+        with bus.connect(f"unix:{self.folder}/control.bus") as hub:
+            return sum(count for _, count in hub.groups("device:", 100_000))
+
     def close(self) -> None:
         self._stack.close()
 
@@ -86,8 +112,8 @@ class Server:
 class Balancer:
     """A running HAProxy."""
 
-    def __init__(self, host: Host, folder: Path) -> None:
-        self.host, self.folder = host, folder
+    def __init__(self, host: Host, folder: Path, pid: int) -> None:
+        self.host, self.folder, self.pid = host, folder, pid
 
     @property
     def address(self) -> str:
@@ -114,17 +140,47 @@ class Balancer:
         return row["status"].startswith("UP") and row["weight"] != "0"
 
 
+class Broker:
+    """A broker on a host of its own, which may be ended and started again."""
+
+    def __init__(self, host: Host, folder: Path, kind: str) -> None:
+        self.host, self._folder, self.kind = host, folder, kind
+        self._stack = ExitStack()
+
+    @property
+    def url(self) -> str:
+        return f"{self.kind}://{self.host.address}:{BROKER}"
+
+    def start(self) -> None:
+        """It takes connections afterwards."""
+        command = BROKERS[self.kind]
+        path = program(command[0])
+        assert path, f"{command[0]} is not installed"
+        words = [each.format(address=self.host.address, port=BROKER) for each in command[1:]]
+        log = self._stack.enter_context(open(self._folder / "broker.log", "ab"))
+        running = self.host.running(path, *words, stdout=log, stderr=log, cwd=self._folder)
+        self.process = self._stack.enter_context(running)
+        wait_for(self._listens, f"the start of {command[0]}")
+
+    def _listens(self) -> bool:
+        with self.host.here(), socket.socket() as sock:
+            return sock.connect_ex((self.host.address, BROKER)) == 0
+
+    def close(self) -> None:
+        self._stack.close()
+
+
 class Clients:
-    """A process of clients (host_clients.py)."""
+    """A process of clients (host_clients.py, host_asker.py)."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def told(self) -> dict[str, Any]:
-        """What its clients have seen so far."""
+    def told(self, order: str = "") -> dict[str, Any]:
+        """What its clients have seen so far; or, for an order, what became of it."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin and stdout
-        stdin.write(b"\n")
+        stdin.write(order.encode() + b"\n")
         stdin.flush()
         return json.loads(stdout.readline())  # type: ignore[no-any-return]
 
@@ -136,16 +192,37 @@ class Clients:
 class Site:
     """All of it: the hosts, a server on each of some, and the balancers."""
 
-    def __init__(self, machines: dict[str, Host], stack: ExitStack, quick: bool) -> None:
-        self.hosts, self._stack, self._quick = machines, stack, quick
+    def __init__(self, machines: dict[str, Host], stack: ExitStack) -> None:
+        self.hosts, self._stack = machines, stack
         self.servers: dict[str, Server] = {}
+        self.broker: Broker | None = None
         self.balancers: list[Balancer] = []
 
     def clients(self, kind: str, count: float) -> Clients:
         """They run until the end of the `with` block of the site."""
         addresses = [each.address for each in self.balancers]
-        silence = 1.0 if self._quick else 3.0
-        command = [sys.executable, str(CLIENTS), kind, str(count), str(silence), *addresses]
+        return self._clients(CLIENTS, kind, str(count), *addresses)
+
+    def asker(self, rate: float, devices: int) -> Clients:
+        """A client of the bus that asks so many questions a second, from the same host."""
+        assert self.broker
+        return self._clients(ASKER, self.broker.url, str(rate), str(devices))
+
+    def work(self) -> Counter[str]:
+        """Seconds of processor time of all processes so far, by what they are."""
+        found: Counter[str] = Counter()
+        for server in self.servers.values():
+            sides = {each["pid"]: each["name"] for each in server.ctl("status")["side_processes"]}
+            for process in psutil.Process(server.now.pid).children():
+                found["hubs" if sides.get(process.pid) == "bus" else "workers"] += _work(process)
+        for balancer in self.balancers:
+            found["balancers"] += _work(psutil.Process(balancer.pid))
+        if self.broker:
+            found["broker"] = _work(psutil.Process(self.broker.process.pid))
+        return found
+
+    def _clients(self, path: Path, *words: str) -> Clients:
+        command = [sys.executable, str(path), *words]
         running = self.hosts["clients"].running(*command, stdin=-1, stdout=-1)
         return Clients(self._stack.enter_context(running))
 
@@ -158,13 +235,20 @@ def site(
     balancers: int = 1,
     quick: bool = True,
     changes: dict[str, str] | None = None,
+    broker: str = "",
     **settings: Any,
 ) -> Iterator[Site]:
     """Servers on hosts of these names, ready, and all balancers send clients to all of them. `quick` has HAProxy check
-    each 100 ms, and devices be impatient; `changes` are made in its configuration."""
+    each 100 ms; `changes` are made in its configuration; `broker` (redis, nats) carries the
+    bus."""
     fronts = [f"balancer{number}" for number in range(1, balancers + 1)]
     with hosts(*names, *fronts, "broker", "clients") as machines, ExitStack() as stack:
-        found = Site(machines, stack, quick)
+        found = Site(machines, stack)
+        if broker:
+            found.broker = Broker(machines["broker"], folder, broker)
+            stack.callback(found.broker.close)
+            found.broker.start()
+            settings = {"bus": found.broker.url, **settings}
         sources = tuple(machines[each].address for each in fronts)
         for name in names:
             place = machines[name].address
@@ -213,4 +297,4 @@ def balancer(folder: Path, host: Host, text: str) -> Iterator[Balancer]:
             return os.path.exists(folder / f"{host.name}.stats")
 
         wait_for(answers, "haproxy")
-        yield Balancer(host, folder)
+        yield Balancer(host, folder, process.pid)

@@ -121,12 +121,13 @@ def cut_off(folder: Path, seconds: float, rate: float, devices: int, **settings:
     return result
 
 
-def cut_off_of(result: Result, load: Load, seconds: float) -> None:
-    """The host that has most devices."""
+def cut_off_of(result: Result, load: Load, seconds: float, most: float = 2.0) -> None:
+    """The host that has most devices; with a broker all devices answer by the bus `most` seconds after it is back."""
     result.expect(load.begin(), "not all devices are there")
     ((name, had),) = Counter(load.stay.told()["by_host"]).most_common(1)
     host, began = load.place.servers[name].host, time.monotonic()
     result.figures["devices of the host"] = str(had)
+    load.stay.told("silence 1.5")
     host.cut()
     out = seconds_until(lambda: not any(each.takes(name) for each in load.place.balancers))
     away = seconds_until(lambda: there_without(load, name))
@@ -136,14 +137,110 @@ def cut_off_of(result: Result, load: Load, seconds: float) -> None:
     for words, value in (("taken out", out), ("devices elsewhere", away), ("back", back)):
         result.figures[f"{words} after"] = "never" if value is None else f"{value:.2f} s"
         result.expect(value is not None, f"{words}: never")
+    if load.place.broker:
+        joined_again(result, load, load.place.asker(0.01, load.devices), most)
     result.expect(load.served_by(name), "no client comes to the host after the cut")
     # who was at the host, or on the way to it, in the moment of the cut has lost that connection, and knows it
+    load.stay.told("silence 30")
     load.judge(result, 0, {"timeout", "eof", "reset"}, CUT)
+
+
+def cut_from_broker(folder: Path, broker: str, seconds: float, devices: int, **settings: Any) -> Result:
+    result = Result(f"R24 a host cut off from {broker}", why_not(broker))
+    if not result.skipped:
+        with loaded(folder, 50, devices, broker=broker, **settings) as load:
+            cut_from_broker_of(result, load, seconds)
+    return result
 
 
 def there_without(load: Load, name: str) -> bool:
     by_host = load.stay.told()["by_host"]
     return by_host.get(name, 0) == 0 and sum(by_host.values()) == load.devices
+
+
+def cut_from_broker_of(result: Result, load: Load, seconds: float, most: float = 2.0) -> None:
+    """The host that has most devices loses the way to the broker, and nothing else: its devices stay, others answer,
+    and `most` seconds after the end of the cut it answers for all of its own again."""
+    result.expect(load.begin(), "not all devices are there")
+    asker = load.place.asker(0.01, load.devices)
+    result.expect(until(lambda: answering(load, asker) == load.devices, PATIENCE), "not all devices answer at first")
+    ((name, had),) = Counter(load.stay.told()["by_host"]).most_common(1)
+    host, began = load.place.servers[name].host, time.monotonic()
+    assert load.place.broker
+    host.cut(load.place.broker.host)
+    until(lambda: time.monotonic() > began + seconds, seconds)
+    meanwhile = answering(load, asker)
+    result.expect(meanwhile >= load.devices - had, f"{meanwhile} devices answered during the cut")
+    host.mend()
+    joined_again(result, load, asker, most)
+    result.figures["devices of the host"] = str(had)
+    result.figures["answered during the cut"] = f"{meanwhile} of {load.devices}"
+    load.judge(result)
+
+
+def joined_again(result: Result, load: Load, asker: Clients, most: float) -> None:
+    """All devices answer by the bus, each for itself, after so many seconds at most."""
+    again = seconds_until(lambda: answering(load, asker) == load.devices)
+    result.figures["all joined again after"] = "never" if again is None else f"{again:.2f} s"
+    servers = load.place.servers.values()
+    alone = until(lambda: sum(each.joined() for each in servers) == load.devices, PATIENCE)
+    result.expect(alone, f"names of {load.devices} devices: {[each.joined() for each in servers]} are held")
+    fault = f"{answering(load, asker)} of {load.devices} devices answer by the bus after {again} s: {asker.told('all')}"
+    result.expect(again is not None and again <= most, fault)
+
+
+def answering(load: Load, asker: Clients) -> int:
+    """How many devices answer, each for itself."""
+    counts = asker.told("all")["counts"]
+    assert "wrong" not in counts, counts
+    return int(counts.get("right", 0))
+
+
+def commands(
+    folder: Path, broker: str, devices: int, rate: float, seconds: float, balancers: int = 1, **settings: Any
+) -> Result:
+    """Devices spread over three hosts, and so many questions a second to random ones from outside: each is answered,
+    by the right device."""
+    result = Result(f"R25 commands over {broker}", why_not(broker))
+    if not result.skipped:
+        with site(folder, broker=broker, balancers=balancers, **settings) as place:
+            commands_of(result, place, place.clients("devices", devices), devices, rate, seconds)
+    return result
+
+
+def commands_of(result: Result, place: Site, stay: Clients, devices: int, rate: float, seconds: float) -> None:
+    began = time.monotonic()
+    there = until(lambda: stay.there() == devices, 4 * PATIENCE)
+    result.figures["devices there after"] = f"{time.monotonic() - began:.1f} s"
+    result.expect(there, f"{stay.there()} of {devices} devices are there")
+    asker, before = place.asker(rate, devices), place.work()
+    until(lambda: asker.told()["counts"], PATIENCE)
+    began = time.monotonic()
+    until(lambda: time.monotonic() >= began + seconds, seconds)
+    told, spent = asker.told(), place.work() - before
+    answers = max(1, sum(told["counts"].values()))
+    result.figures["processor for a question, µs"] = ", ".join(
+        f"{name} {value / answers * 1e6:.0f}" for name, value in sorted(spent.items())
+    )
+    of_devices = stay.told()
+    result.figures["devices by host"] = ", ".join(f"{name} {count:,}" for name, count in of_devices["by_host"].items())
+    asked(result, told, rate * seconds)
+    spread = min(of_devices["by_host"].get(name, 0) for name in place.servers) > devices / len(place.servers) / 2
+    result.expect(spread, f"the devices are not spread: {of_devices['by_host']}")
+    lost = {name: count for name, count in of_devices["counts"].items() if name not in {"welcomed", "answered"}}
+    result.expect(not lost, f"devices lost: {lost}; {of_devices['notes'][:5]}")
+
+
+def asked(result: Result, told: dict[str, Any], wanted: float) -> None:
+    """All questions but the last ones, which are under way, were answered rightly."""
+    counts = Counter(told["counts"])
+    result.figures["questions"] = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+    result.figures["answered within"] = ", ".join(
+        f"{words} {value * 1000:.1f} ms" for words, value in [*told["times"].items(), ("slowest", told["slowest"])]
+    )
+    result.expect(counts["right"] >= 0.8 * wanted, f"{counts['right']:,} answers of about {wanted:,.0f}")
+    bad = {name: count for name, count in counts.items() if name != "right"}
+    result.expect(not bad, f"questions: {bad}; {told['notes'][:5]}")
 
 
 def seconds_until(condition: Callable[[], object]) -> float | None:

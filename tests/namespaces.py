@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
+import itertools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 PREFIX = "10.77.0."
+SITES = itertools.count(1)
 CLONE_NEWNET = 0x40000000
 CUT = """
 table inet cut {{
@@ -49,9 +51,9 @@ def why_not() -> str:
 class Host:
     """One host; `address` is what others reach it by."""
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, number: int, site: int) -> None:
         self.name, self.address = name, f"{PREFIX}{number}"
-        self.namespace = f"pronghorn-{os.getpid()}-{name}"
+        self.namespace = f"pronghorn-{os.getpid()}-{site}-{name}"
         self.inside: Sequence[str] = ("nsenter", f"--net=/run/netns/{self.namespace}")
 
     @contextmanager
@@ -100,8 +102,9 @@ class Host:
 @contextmanager
 def hosts(*names: str) -> Iterator[dict[str, Host]]:
     """Hosts of these names, all of which reach each other."""
-    switch = Host("switch", 254)
-    made = {name: Host(name, number) for number, name in enumerate(names, 1)}
+    site = next(SITES)
+    switch = Host("switch", 254, site)
+    made = {name: Host(name, number, site) for number, name in enumerate(names, 1)}
     _sweep()
     with ExitStack() as stack:
         for each in (switch, *made.values()):

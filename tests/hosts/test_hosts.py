@@ -1,13 +1,14 @@
-"""Two hosts behind HAProxy, for real: restarted under load, and one of them cut off."""
+"""Hosts behind HAProxy, for real: restarted under load, one of them cut off, and devices asked from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import host_servers
-from host_trials import Load, cut_off_of, loaded, rolling_of
+from host_trials import Load, commands_of, cut_from_broker_of, cut_off_of, loaded, rolling_of
 from ledger_trials import Result, until
 
 pytest.importorskip("h11")
@@ -49,3 +50,15 @@ def test_clients_that_nobody_serves_are_seen(load: Load) -> None:
         server.start()
     load.judge(result)
     assert "clients lost" in str(result.faults) and "devices lost" in str(result.faults), str(result)
+
+
+@pytest.mark.parametrize("broker", ["redis", "nats"])
+def test_devices_on_three_hosts_answer_who_asks_from_outside(tmp_path: Path, broker: str) -> None:
+    """And the host that has most of them loses the way to the broker for a moment."""
+    result = Result(broker, host_servers.why_not(broker))
+    if result.skipped:
+        pytest.skip(result.skipped)
+    with loaded(tmp_path, 10, 150, broker=broker, workers=1) as load:
+        commands_of(result, load.place, load.stay, 150, 100, 1.0)
+        cut_from_broker_of(result, load, 2.0, most=20.0)
+    assert not result.faults, str(result)

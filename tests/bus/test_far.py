@@ -150,6 +150,22 @@ def test_one_is_the_latest_to_join_on_whichever_host() -> None:
     hosts(2, trial)
 
 
+def test_who_joins_and_leaves_in_one_moment_has_left() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        for mode in (SHARED, REPLACE):
+            one.hub.join(one, 0, 1, b"room", mode, time.monotonic())  # type: ignore[arg-type]
+            one.hub.leave(one, 1, b"")  # type: ignore[arg-type]
+            await asyncio.sleep(0.01)
+            assert not broker.names[b"room"] and await two.publish(b"room") == 0
+        one.hub.join(one, 0, 1, b"room", SHARED, time.monotonic())  # type: ignore[arg-type]
+        one.hub.leave(one, 1, b"")  # type: ignore[arg-type]
+        await one.join(b"room", number=2)
+        assert await two.publish(b"room") == 1
+
+    hosts(2, trial)
+
+
 def test_a_name_held_alone_changes_hosts() -> None:
     async def trial(broker: Broker, workers: list[Worker]) -> None:
         one, two = workers

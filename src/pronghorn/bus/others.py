@@ -49,7 +49,8 @@ class Others:
 
     def leave(self, name: bytes) -> None:
         """The last connection has left a name here."""
-        self.far.carrier.leave(name)
+        # Behind a join of this turn of the loop, whose task has yet to begin.
+        asyncio.get_running_loop().call_soon(self.far.carrier.leave, name)
 
     def publish(self, link: Link, request: int, name: bytes, payload: bytes, to_one: bool) -> None:
         link.under_way += 1

@@ -163,7 +163,7 @@ def _words(error: BaseException, cluster: bool) -> str:
         return "wants a password, and the URL has none"
     if "without any password configured" in low:
         return "has no password set, and the URL has one"
-    if isinstance(error, exceptions.MovedError):
+    if isinstance(error, exceptions.MovedError) or text.startswith("MOVED "):
         return "has given the slot away" if cluster else "is a node of a cluster: the URL needs ?cluster=1"
     if isinstance(error, Lost):
         return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -74,7 +75,9 @@ def test_why_a_broker_cannot_be_used_is_said_without_its_password(tmp_path: Path
         ("redis://host/secret", "not a URL of Redis"),
         ("redis://host?colour=secret", "wrong parameter: colour"),
         ("redis://host?socket_timeout=secret", "wrong parameter: socket_timeout"),
-        ("redis://host?prefix={secret}", "prefix cannot be used"),
+        ("redis://host?prefix={secret}", "A prefix has letters"),
+        ("redis://host?socket_timeout=0", "socket_timeout has more than 0 seconds"),
+        ("redis+sentinel://host/x?sentinel_colour=secret", "wrong parameter: sentinel_colour"),
         ("redis://one,two", "several hosts"),
         ("redis+sentinel://host", "names no service"),
         ("rediss://host?ssl_cert_reqs=secret", "not a URL of Redis"),
@@ -141,8 +144,9 @@ def test_sentinels_name_the_master(tmp_path: Path) -> None:
         tmp_path, "--replicaof", "127.0.0.1", f"{one.port}", "--requirepass", "right", "--masterauth", "right"
     )
     watch = brokers.sentinel(tmp_path, one, "sentinel auth-pass shop right", "requirepass watch")
-    absent = brokers.free_port()
-    url = f"redis+sentinel://:right@127.0.0.1:{absent},127.0.0.1:{watch.port}/shop/2?sentinel_password=watch"
+    mute = socket.create_server(("127.0.0.1", 0))  # takes connections, and says nothing
+    places = f"127.0.0.1:{brokers.free_port()},127.0.0.1:{mute.getsockname()[1]},127.0.0.1:{watch.port}"
+    url = f"redis+sentinel://:right@{places}/shop/2?sentinel_password=watch&socket_connect_timeout=0.3"
 
     async def trial() -> None:
         async with hosts(url, url) as (a, b):
@@ -156,7 +160,7 @@ def test_sentinels_name_the_master(tmp_path: Path) -> None:
             await until(lambda: b.heard[-1:] == [b"y"])
         await said(url.replace("/shop", "/none"), "says: The sentinels know no service 'none'.")
 
-    with brokers.running(one, two, watch):
+    with mute, brokers.running(one, two, watch):
         asyncio.run(trial())
 
 

@@ -102,8 +102,7 @@ class RedisCarrier:
     async def _hold(self) -> None:
         """Connect, and serve until the connection is lost, which is raised."""
         self._since = float("inf")
-        async with asyncio.timeout(2 * self._place.patience):
-            commands, inbox = await self._place.connect()
+        commands, inbox = await self._place.connect()
         self._number += 1
         session = _Session(self._place, self._id + b".%d" % self._number, commands, inbox)
         tasks: list[asyncio.Future[None]] = [session.running, session.useless]

@@ -5,21 +5,31 @@ Law: no text that leaves here holds a password.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import unquote, urlencode
 
 from redis import exceptions
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 
 from pronghorn.bus.carrier import PATIENCE
 from pronghorn.bus.errors import BadBusMessage
+from pronghorn.settings.broker_url import BrokerURL, parse
 
 PORT, SENTINEL_PORT = 6379, 26379
 SILENT = "does not answer"
+MOST_PATIENCE = 3600
+MOST_NODES = 100
 CONNECTING = 1.5
 """Seconds: a first packet that a firewall dropped is sent again after one."""
 HINT = "It is redis://[USER:PASSWORD@]HOST[:PORT][/DB][?prefix=NAME]; in a password @ : / ? # % stand as %40 and so on."
@@ -36,51 +46,47 @@ class Place:
 
     def __init__(self, url: str) -> None:
         try:
-            self._parse(url)
-        except BadBusMessage:
-            raise
+            given = parse(url)
+            options = dict(given.options)
+            tls, _, self._kind = given.scheme.partition("+")
+            if options.pop("cluster", "0").lower() in ("1", "true", "yes"):
+                self._kind = "cluster"
+            self.prefix = options.pop("prefix", "pronghorn")
+            if not re.fullmatch(r"[\w.:-]{1,64}", self.prefix, re.ASCII):
+                raise ValueError("A prefix has letters, digits and . : _ - only")
+            port = SENTINEL_PORT if self._kind == "sentinel" else PORT
+            self._hosts = [(host, at or port) for host, at in given.hosts]
+            self.shown = ",".join(f"{host}:{at}" for host, at in self._hosts) or given.path
+            self._parse(given, tls == "rediss", options)
         except (ValueError, TypeError, AttributeError, exceptions.RedisError) as error:
-            known = re.search(r"argument '(\w+)'|[Ii]nvalid value for [`']?(\w+)", str(error))
-            about = f"It has a wrong parameter: {known[1] or known[2]}." if known else ""
-            raise BadBusMessage("This is not a URL of Redis.", about, HINT) from None
+            raise BadBusMessage("This is not a URL of Redis.", _wrong(error), HINT) from None
 
-    def _parse(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.fragment:
-            raise ValueError
-        tls, _, self._kind = parts.scheme.partition("+")
-        if self._kind == "unix":
-            tls = "unix"
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self.prefix = query.pop("prefix", "pronghorn")
-        if not re.fullmatch(r"[\w.:-]{1,64}", self.prefix, re.ASCII):
-            raise BadBusMessage("This prefix cannot be used.", hint="It has letters, digits and . : _ - only.")
-        if query.pop("cluster", "0").lower() in ("1", "true", "yes"):
-            self._kind = "cluster"
-        own = {key[9:]: query.pop(key) for key in list(query) if key.startswith("sentinel_")}
-        user, _, hosts = parts.netloc.rpartition("@")
-        port = SENTINEL_PORT if self._kind == "sentinel" else PORT
-        self._hosts = [_host(each, port) for each in hosts.split(",")] if tls != "unix" else []
-        path = parts.path
+    def _parse(self, given: BrokerURL, tls: bool, options: dict[str, str]) -> None:
+        own = {each: options.pop(f"sentinel_{each}", None) for each in ("username", "password")}
+        database = given.path.strip("/")
         if self._kind == "sentinel":
-            self._service, _, path = unquote(path).strip("/").partition("/")
+            self._service, _, database = unquote(database).partition("/")
             if not self._service:
-                raise BadBusMessage("This URL names no service.", hint="redis+sentinel://HOST[,HOST...]/SERVICE[/DB]")
+                raise ValueError("It names no service: redis+sentinel://HOST[,HOST...]/SERVICE[/DB]")
         elif len(self._hosts) > 1 and self._kind != "cluster":
-            raise BadBusMessage("This URL names several hosts.", hint="With ?cluster=1 they are nodes of a cluster.")
-        if tls != "unix" and path.strip("/") and not path.strip("/").isdigit():
-            raise ValueError
-        plain = f"{tls}://{user}@{'' if tls == 'unix' else 'host'}/{path.lstrip('/')}?{urlencode(query)}"
-        arguments: dict[str, Any] = dict(parse_url(plain))
-        self.patience = float(arguments.get("socket_timeout") or PATIENCE)
+            raise ValueError("It names several hosts, which with ?cluster=1 are nodes of a cluster")
+        arguments: dict[str, Any] = {**parse_url(f"redis://host/?{urlencode(options)}")}  # with numbers for numbers
+        del arguments["host"]
+        self._class: type[AbstractConnection] = SSLConnection if tls else Connection
+        if self._kind == "unix":
+            self._class, arguments["path"] = UnixDomainSocketConnection, unquote(given.path)
+        elif database:
+            arguments["db"] = int(database)
+        self.patience = float(arguments.get("socket_timeout", PATIENCE))
+        if not 0 < self.patience <= MOST_PATIENCE:
+            raise ValueError(f"socket_timeout has more than 0 seconds, and {MOST_PATIENCE} at most")
         arguments.setdefault("socket_connect_timeout", min(CONNECTING, self.patience))
-        self._class: type[AbstractConnection] = arguments.pop("connection_class", Connection)
-        self._arguments = {**arguments, **FIXED}
-        self._sentinel = {**self._arguments, "username": None, "password": None, "db": 0, **own}
-        self._tls = tls == "rediss"
+        self._connecting = float(arguments["socket_connect_timeout"])
+        self._arguments = {**arguments, **FIXED, "username": given.user or None, "password": given.password or None}
+        self._sentinel = {**self._arguments, "db": 0, **own}
+        self._tls = tls
         self._class(**self._arguments)
-        self._secrets = [each for each in (arguments.get("password"), own.get("password")) if each]
-        self.shown = arguments["path"] if tls == "unix" else ",".join(f"{host}:{port}" for host, port in self._hosts)
+        self._secrets = [each for each in (given.password, own["password"]) if each]
 
     async def connect(self) -> tuple[AbstractConnection, AbstractConnection]:
         """Two connections to the server that has the directory, connected. Raises what redis-py raises, and OSError."""
@@ -93,22 +99,26 @@ class Place:
             where = dict(zip(("host", "port"), self._hosts[0], strict=True))
         made = [self._class(**{**self._arguments, **where}) for _ in range(2)]
         try:
-            for each in made:
-                await each.connect()
+            async with asyncio.timeout(self._connecting + self.patience):
+                for each in made:
+                    await each.connect()
         except BaseException:
             for each in made:
                 await each.disconnect(nowait=True)
             raise
         return made[0], made[1]
 
-    async def _ask_each(self, arguments: dict[str, Any], question: Any) -> dict[str, Any]:
+    async def _ask_each(
+        self, arguments: dict[str, Any], question: Callable[[AbstractConnection, str], Awaitable[tuple[str, int]]]
+    ) -> dict[str, Any]:
         """Ask one after the other until one knows; the error is the last one's."""
         failed: Exception = exceptions.ConnectionError("nobody to ask")
         for host, port in list(self._hosts):
             connection = self._class(**{**arguments, "host": host, "port": port})
             try:
-                await connection.connect()
-                found = await question(connection, host)
+                async with asyncio.timeout(self._connecting):
+                    await connection.connect()
+                    found = await question(connection, host)
                 return {"host": found[0], "port": found[1]}
             except (exceptions.RedisError, OSError) as error:
                 failed = error
@@ -119,19 +129,26 @@ class Place:
 
     async def _master(self, connection: AbstractConnection, host: str) -> tuple[str, int]:
         await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service, check_health=False)
-        answer = await connection.read_response(disable_decoding=True, timeout=self.patience)
+        answer = await connection.read_response(disable_decoding=True)
         if not answer:
             raise exceptions.ResponseError(f"The sentinels know no service {self._service!r}")
         return answer[0].decode(), int(answer[1])
 
     async def _owner(self, connection: AbstractConnection, host: str) -> tuple[str, int]:
         await connection.send_command("CLUSTER", "KEYSLOT", f"{{{self.prefix}}}", check_health=False)
-        slot = await connection.read_response(disable_decoding=True, timeout=self.patience)
+        slot = await connection.read_response(disable_decoding=True)
         await connection.send_command("CLUSTER", "SLOTS", check_health=False)
-        for first, last, master, *_ in await connection.read_response(True, self.patience) or ():
-            if first <= slot <= last:
-                return master[0].decode() or host, int(master[1])
-        raise exceptions.ResponseError(f"No node of the cluster has slot {slot}")
+        owner = None
+        for first, last, *nodes in await connection.read_response(disable_decoding=True):
+            found = [(each[0].decode() or host, int(each[1])) for each in nodes if each[0] is not None]
+            if first <= slot <= last and found:
+                owner = found[0]
+            for each in found:  # whom to ask when those that the URL names are gone
+                if each not in self._hosts and len(self._hosts) < MOST_NODES:
+                    self._hosts.append(each)
+        if owner is None:
+            raise exceptions.ResponseError(f"No node of the cluster has slot {slot}")
+        return owner
 
     def why(self, error: BaseException) -> str:
         """Why Redis cannot be used, as one sentence."""
@@ -143,9 +160,11 @@ class Place:
         return f"Redis at {self.shown} {text}."
 
 
-def _host(text: str, port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    return parts.hostname or "localhost", parts.port or port
+def _wrong(error: Exception) -> str:
+    known = re.search(r"argument '(\w+)'|[Ii]nvalid value for [`']?(\w+)", str(error))
+    if known:
+        return f"It has a wrong parameter: {known[1] or known[2]}."
+    return f"{error}." if type(error) is ValueError and "invalid literal" not in str(error) else ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -153,7 +153,7 @@ def needs(model: str) -> None:
 @contextlib.contextmanager
 def served(folder: Path, name: str, **settings: Any) -> Iterator[Launched]:
     shutil.copy(HERE / "lifespans_under_test.py", folder)
-    with launched(folder, f"lifespans_under_test:{name}", **settings) as server:
+    with launched(folder, f"lifespans_under_test:{name}", drain_quiet="100ms", **settings) as server:
         yield server
 
 

@@ -15,7 +15,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Tests that run side by side: many only wait. 0 runs them in one process, as a debugger wants.
-JOBS ?= 2
+JOBS ?= 3
 BENCH := benchmarks/compare.py
 # Whole files that start hundreds of servers; slow tests elsewhere carry the marker.
 LONG := test_promises.py test_experiments.py test_examples.py test_outside.py test_lifespans.py \

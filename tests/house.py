@@ -58,15 +58,15 @@ def modules() -> dict[str, Path]:
     return {name(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in files()}
 
 
-def nodes(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        yield child
-        yield from nodes(child)
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All that stands in a file."""
+    return list(ast.walk(tree(path)))
 
 
 def imports(path: Path) -> Iterator[str]:
     """The modules that a file imports, in full: at its head, inside a function, or for type checkers only."""
-    for node in nodes(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -87,8 +87,8 @@ ON_THE_COMMAND_LINE = [
     (["ask", "nobody", "x"], 1, "Nobody has joined 'nobody'"),
     (["groups", "--limit", "0"], 2, "range"),
     (["groups", "--connections"], 2, "--connections needs a NAME"),
-    (["groups", "nobody", "--connections"], 1, "No connection has joined 'nobody'"),
-    (["groups", "nobody"], 0, "No connection has joined anything"),
+    (["groups", "nobody", "--connections"], 1, "No connection of this server has joined 'nobody'"),
+    (["groups", "nobody"], 0, "No connection of this server has joined anything"),
 ]
 
 

@@ -138,6 +138,15 @@ def test_connections_end_while_the_hub_reads_nothing() -> None:
         assert len(fake.ends) == 1, "over the same connection"
 
 
+def test_what_waits_for_a_hub_that_reads_nothing_is_bounded() -> None:
+    with Fake() as fake:
+        fake.hub()
+        for _ in range(20):
+            fake.local._link.tell_later(ANSWER, 1, 0, b"x" * 1024 * 1024)
+        fake.hub(2)
+        assert fake.local._link._owing == 0, "a new connection owes nothing"
+
+
 def test_a_question_of_a_hub_that_is_gone_is_answered_to_nobody() -> None:
     asked = Asked()
     with Fake() as fake:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,7 +16,7 @@ from launch import Launched, launched_code, wait_for
 from pronghorn import bus
 from pronghorn.bus import wire
 from pronghorn.bus.figures import OUTCOMES, told
-from pronghorn.bus.hub import Hub
+from pronghorn.bus.hub import MOST_UNSENT, Hub, Link
 from pronghorn.control import client
 
 CODE = """
@@ -67,7 +68,11 @@ def values(server: Launched) -> dict[str, float]:
 
 def test_outcomes_are_in_the_order_of_the_wire() -> None:
     known = [wire.ANSWERED, wire.NOBODY, wire.MUTE, wire.LATE, wire.LOST, wire.FAILED, wire.TOO_LONG]
-    assert known == list(range(7)) and OUTCOMES[wire.NOBODY] == "nobody_there" and OUTCOMES[wire.LATE] == "late"
+    assert (
+        [*known, wire.AWAY] == list(range(len(OUTCOMES)))
+        and OUTCOMES[wire.NOBODY] == "nobody_there"
+        and OUTCOMES[wire.LATE] == "late"
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,3 +148,22 @@ def test_what_a_broker_does_not_take_is_told_once_a_minute() -> None:
         "The broker does not take what the bus has for it: 4 messages for other hosts were dropped.",
     ]
     assert hub.told().counts.slow_broker == 5
+
+
+def test_what_a_process_does_not_read_is_dropped_counted_and_told() -> None:
+    said, links = list[str](), list[Link]()
+    hub = Hub(100, lambda: 0.0, said.append)
+    hub.settled()
+    for waits, closing in ((0, False), (MOST_UNSENT, False), (0, True)):
+        link = Link(hub)
+        link.connection_made(
+            Mock(get_write_buffer_size=lambda waits=waits: waits, is_closing=lambda closing=closing: closing)
+        )
+        hub.directory.join((link.number, 1), b"room", wire.SHARED, 1.0)
+        links.append(link)
+    publisher, slow, _ = links
+    slow.pid = 4711
+    for _ in range(3):
+        publisher.data_received(wire.frame(wire.PUBLISH, 1, b"room", b"x", False))
+    assert hub.told().counts.slow_worker == 3, "and none for a link that ends"
+    assert said == ["Process 4711 does not read what the bus has for it: messages to it are dropped."], "once"

@@ -316,6 +316,8 @@ class Hub:
         if link.has_room:
             link.write(raw)
             return True
+        if link.ends:
+            return False
         self.counts.slow_worker += 1
         if self._clock() >= self._told + 60.0:
             self._told = self._clock()
@@ -345,6 +347,10 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._hub.lose(self)
+
+    @property
+    def ends(self) -> bool:
+        return bool(self._transport.is_closing())
 
     @property
     def has_room(self) -> bool:

@@ -28,6 +28,7 @@ BUFFER = 64 * 1024
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.25  # seconds before another attempt
 STUCK = 5  # seconds that a hub may read nothing
 AT_ONCE = 0.001  # seconds
+MOST_OWED = 8 * 1024 * 1024  # bytes that wait for a hub which reads nothing: then its connection is ended
 LOST = object()
 
 
@@ -66,6 +67,7 @@ class Link:
         self._sock: socket.socket | None = None
         self._sending = threading.Lock()
         self._owed: deque[bytes] = deque()  # what was not sent at once; what was sent in part is the first
+        self._owing = 0  # bytes, at most
         self._paying = False
         self._up = threading.Event()
         self._waiters: dict[int, Any] = {}
@@ -138,7 +140,11 @@ class Link:
         nothing: then a thread has it, and whoever sends next sends it before."""
         if self._sock is None:
             return
-        self._owed.append(frame(*fields))
+        raw = frame(*fields)
+        self._owed.append(raw)
+        self._owing += len(raw)
+        if self._owing > MOST_OWED:
+            return self._drop(self._sock)
         if not self._paying and not self._pay_at_once():
             self._paying = True
             threading.Thread(target=self._pay, name="pronghorn-bus-later", daemon=True).start()
@@ -155,6 +161,7 @@ class Link:
                     self._owed[0] = raw[sent:]
                 else:
                     self._owed.popleft()
+            self._owing = 0
         except BlockingIOError:
             return False
         except OSError:
@@ -165,8 +172,9 @@ class Link:
 
     def _pay(self) -> None:
         while self._owed and (sock := self._sock) is not None:
+            self._paying = True
             self._put(sock, b"")
-        self._paying = False
+            self._paying = False  # whoever comes now sees to it, or the next turn
 
     @property
     def is_up(self) -> bool:
@@ -206,9 +214,11 @@ class Link:
     def _put(self, sock: socket.socket, raw: bytes) -> bool:
         try:
             with self._sending:
-                while self._owed:
-                    sock.sendall(self._owed[0])
-                    self._owed.popleft()
+                if self._owed:
+                    while self._owed:
+                        sock.sendall(self._owed[0])
+                        self._owed.popleft()
+                    self._owing = 0
                 sock.sendall(raw)
         except OSError:
             self._drop(sock)
@@ -253,6 +263,7 @@ class Link:
     def _open(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STUCK, 0))
         with self._sending:  # whoever joins now waits until the rest is said
+            self._owing = 0
             self._owed.clear()  # a new hub knows of nothing that has ended
             again = iter(self._again())
             begun = next(again, b"")  # what was asked by the hub before is withdrawn

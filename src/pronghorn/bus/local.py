@@ -67,7 +67,7 @@ class LocalBus:
         link = self._link
         try:
             if link.late:
-                link.tell(JOIN, 0, number, raw, mode, since)  # it has the rest when the hub is back
+                link.tell_later(JOIN, 0, number, raw, mode, since)  # it has the rest when the hub is back
                 return
             (joined,) = link.request(JOIN_PATIENCE, JOIN, number, raw, mode, since)
         except BusError:
@@ -83,7 +83,7 @@ class LocalBus:
         try:
             (joined,) = self._link.request(JOIN_PATIENCE, JOIN, number, name, REFUSE, since)
         except BusError:
-            self._link.tell(LEAVE, number, name)
+            self._link.tell_later(LEAVE, number, name)
             raise
         finally:
             self._undecided.discard((number, name))
@@ -182,7 +182,7 @@ class LocalBus:
                 payload = payload_of(raw, self.longest)
                 status = ANSWERED
         finally:
-            self._link.tell(ANSWER, delivery, status, payload)
+            self._link.tell_later(ANSWER, delivery, status, payload)
 
     def forget(self) -> None:
         """In a forked process: the parent's link is not its own."""

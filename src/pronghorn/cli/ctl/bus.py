@@ -152,7 +152,7 @@ def groups(ctx: click.Context, /, prefix: str, limit: int, whole: bool, as_json:
             for name, count in found:
                 click.echo(f"{count:>8,}  {printable(name, kept='')}")
             if not found:
-                click.echo("No connection has joined anything.", err=True)
+                click.echo("No connection of this server has joined anything.", err=True)
         return 0
 
     return told(as_json, call)
@@ -184,5 +184,5 @@ def show_members(rows: list[dict[str, Any]], name: str, as_json: bool) -> int:
         at = f"worker {each['worker']}" if each["worker"] else f"process {each['pid']}"
         click.echo(f"{each['id']:>14}  {peer}, {at}, joined {span(each['joined'])} ago")
     if not rows:
-        click.echo(f"No connection has joined {name!r}.", err=True)
+        click.echo(f"No connection of this server has joined {name!r}.", err=True)
     return 0 if rows else NOBODY

@@ -72,6 +72,7 @@ def test_settings_are_represented_without_secrets() -> None:
     [
         ("redis://h/0", "a@b", "redis://:a%40b@h/0"),
         ("redis://u@h", "x", "redis://u:x@h"),
+        ("redis+sentinel://h/s?sentinel_password=x", "y", "redis+sentinel://:y@h/s?sentinel_password=x"),
         ("nats://h", "token", "nats://token@h"),
         ("nats://u:@h", "p w", "nats://u:p%20w@h"),
     ],

@@ -104,7 +104,8 @@ def without_secret(url: str) -> str:
 
 def with_password(url: str, password: str) -> str:
     """The URL with this password; without a user it is a token for NATS. Raises ValueError if it has one already."""
-    if parse(url).password or hidden(url) != url:
+    before = url.partition("?")[0]  # sentinels have a login of their own behind that
+    if parse(url).password or hidden(before) != before:
         raise ValueError("The URL has a password in it already")
     from urllib.parse import quote
 

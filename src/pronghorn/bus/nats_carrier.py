@@ -112,7 +112,6 @@ class NatsCarrier:
 
     async def _serve(self, connection: NatsConnection) -> None:
         """Join what has members here, and wait for the end of the connection."""
-        self._mail.clock = asyncio.get_running_loop().time()
         self._mail.connection = connection
         connection.subscribe(self._mail.mine + "*")
         connection.subscribe(self._mail.hosts)
@@ -141,11 +140,11 @@ class NatsCarrier:
         self._routes.forget()
 
     async def _ticks(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            self._mail.tick(loop.time())
+            now = time.monotonic()
+            self._mail.tick(now)
             if self._mail.connection is not None:
-                self._presence.tick()
+                self._presence.tick(now)
             await asyncio.sleep(TICK)
 
     def _lose(self, host: str) -> None:

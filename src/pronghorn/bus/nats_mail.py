@@ -10,6 +10,7 @@ Subjects, behind the prefix: `name.NAME` for the hosts that have NAME, `host.ID.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
@@ -28,6 +29,8 @@ connection was lost, and nobody knows."""
 Heard = Callable[[int, bytes], bool]
 """What is called with one of these and what came; whether more is waited for, which is so after ANSWERED only."""
 
+STOOD_STILL = 1.0
+"""Seconds between two ticks in which this process did not run, or was very busy."""
 MOST_UNFINISHED = 64
 """Messages in parts whose end has not come; beyond that the oldest is forgotten."""
 
@@ -55,8 +58,7 @@ class Mail:
         self._waits: dict[int, tuple[float, Heard]] = {}
         self._last = 0
         self._parts: dict[bytes, list[bytes]] = {}
-        self.clock = 0.0
-        """Seconds, as of the last tick."""
+        self._ticked = 0.0
 
     def connected(self) -> NatsConnection:
         """The connection. Raises Away."""
@@ -90,7 +92,7 @@ class Mail:
                 heard(AWAY, b"")
                 return
             self._last += 1
-            self._waits[self._last] = self.clock + PATIENCE, heard
+            self._waits[self._last] = monotonic() + PATIENCE, heard
             number = f"{self.mine}{self._last}"
         if connection is None:
             return
@@ -139,8 +141,10 @@ class Mail:
             self._waits.pop(number, None)
 
     def tick(self, clock: float) -> None:
-        """What is late is not waited for."""
-        self.clock = clock
+        """What is late is not waited for; but what has come while this process stood still is read first."""
+        stood_still, self._ticked = clock - self._ticked > STOOD_STILL, clock
+        if stood_still:
+            return
         while self._waits:
             number = next(iter(self._waits))
             due, heard = self._waits[number]

@@ -65,9 +65,7 @@ class Membership:
     def __init__(self, mail: Mail, host: Host, now: Callable[[], float], met: Callable[[str], None]) -> None:
         self.rosters: dict[bytes, Roster] = {}
         self._joins: dict[bytes, Joining] = {}
-        self._moved: dict[
-            bytes, float
-        ] = {}  # since when a member has joined by this host's clock, where that is behind
+        self._moved: dict[bytes, float] = {}  # since when by this host's own clock
         self._mail, self._host, self._now, self._met = mail, host, now, met
         self._id = mail.id
 
@@ -198,6 +196,8 @@ class Membership:
             self.rosters[name] = roster = Roster()
             roster.enter(self._id, since, alone)
             connection.subscribe(self._mail.subject(name))
+            if not len(self.rosters) % 1000:
+                await asyncio.sleep(0)
         await self.tell_all()
         if connection.routed:
             asyncio.get_running_loop().call_later(AGAIN_AFTER, self.tell_all_soon)

@@ -1,17 +1,17 @@
 """Presence: which other hosts are there. A host that is silent for three seconds is taken for gone.
 
-Law: the clock is that of the loop. A host that is found again after it was taken for gone is asked to tell its names
+Law: a host that is found again after it was taken for gone is asked to tell its names
 again. When this process itself has not run for a while, nobody is taken for gone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 
-from pronghorn.bus.nats_mail import AGAIN, BEAT, GOODBYE, NOBODY, PROBE, Mail
+from pronghorn.bus.nats_mail import AGAIN, BEAT, GOODBYE, NOBODY, PROBE, STOOD_STILL, Mail
 
 BEAT_EVERY, DOUBTED_AFTER, GONE_AFTER = 1.0, 1.4, 3.0  # seconds
-STOOD_STILL = 1.0  # seconds between two ticks
 MOST_GONE = 1000  # hosts that are remembered as gone
 
 
@@ -30,7 +30,7 @@ class Presence:
     def meet(self, host: str) -> None:
         """Another host has said something, or was named by one that has it in a roster."""
         if host != self._mail.id:
-            self._heard[host] = self._mail.clock
+            self._heard[host] = monotonic()
             self.absent.pop(host, None)
 
     def hear(self, data: bytes) -> None:
@@ -57,8 +57,7 @@ class Presence:
         if self._heard.pop(host, None) is not None:
             self._lose(host)
 
-    def tick(self) -> None:
-        now = self._mail.clock
+    def tick(self, now: float) -> None:
         if now - self._last > STOOD_STILL:
             self._heard = dict.fromkeys(self._heard, now)
         self._last = now

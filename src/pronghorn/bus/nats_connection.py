@@ -19,7 +19,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import Error
+from nats.errors import Error, StaleConnectionError, UnexpectedEOF
 
 from pronghorn.bus.carrier import MOST_UNSENT, PATIENCE, Away
 from pronghorn.bus.nats_url import Place
@@ -231,7 +231,7 @@ def reason(error: BaseException | None, server: str) -> str:
         return f"Credentials and keys need a package: pip install 'nats-py[nkeys]' ({text})."
     if isinstance(error, ssl.SSLError):
         return f"TLS with the NATS server at {server} failed: {error.reason or text}."
-    if isinstance(error, TimeoutError):
+    if isinstance(error, (TimeoutError, StaleConnectionError)) and not isinstance(error, UnexpectedEOF):
         return f"The NATS server at {server} does not answer."
     if isinstance(error, OSError):
         if error.filename:
@@ -239,4 +239,6 @@ def reason(error: BaseException | None, server: str) -> str:
         # asyncio puts words of its own around what the system says.
         what = os.strerror(error.errno) if error.errno and error.errno > 0 else text
         return f"The NATS server at {server} cannot be reached: {what}."
-    return f"The NATS server at {server} has ended the connection{f': {text}' if error is not None else ''}."
+    if isinstance(error, UnexpectedEOF) or not text:
+        return f"The NATS server at {server} has ended the connection."
+    return f"The NATS server at {server} has ended the connection: {text}."

@@ -106,6 +106,15 @@ def nats(*options: str, port: int | None = None) -> Broker:
     return Broker([program("nats-server"), "-a", "127.0.0.1", "-p", str(port), "-l", os.devnull, *options], port)
 
 
+def nats_cluster() -> list[Broker]:
+    """Two nats-servers that are one cluster, not yet started."""
+    mine, other = free_port(), free_port()
+    return [
+        nats("--cluster_name", "c", "--cluster", f"nats://127.0.0.1:{one}", "--routes", f"nats://127.0.0.1:{two}")
+        for one, two in ((mine, other), (other, mine))
+    ]
+
+
 @contextlib.contextmanager
 def running(*brokers: Broker) -> Iterator[None]:
     """All of them, for as long as this lasts."""

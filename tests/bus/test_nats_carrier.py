@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from carrier_trials import PATIENCE, TRIALS, Double, Party, reached, run, until
+from carrier_trials import PATIENCE, Double, Party, all_and_one, large_data, reached, run, until
 
 import brokers
 from brokers import Broker
@@ -20,8 +21,6 @@ from pronghorn.bus.errors import BadBusMessage
 from pronghorn.bus.wire import REPLACE
 
 pytest.importorskip("nats", reason="nats-py is not installed")
-Trial = Callable[[Party], Awaitable[None]]
-trials = pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.__name__)
 prefixes = (f"t{number}" for number in itertools.count())
 PASSWORD = "s3cret,@/"
 
@@ -39,60 +38,29 @@ def broker() -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[list[Broker]]:
-    routes = [brokers.free_port() for _ in range(2)]
-    servers = [
-        brokers.nats(
-            "--cluster_name", "c", "--cluster", f"nats://127.0.0.1:{mine}", "--routes", f"nats://127.0.0.1:{other}"
-        )
-        for mine, other in (routes, reversed(routes))
-    ]
-    with brokers.running(*servers):
-        yield servers
-
-
-@trials
-def test_what_every_carrier_does(broker: Broker, trial: Trial) -> None:
-    run(url(broker), trial)
-
-
-class Spread(Party):
-    """Hosts that take the servers of a cluster in turn."""
-
-    def stranger(self, url: str = "") -> Double:
-        hosts, _, options = self.url.removeprefix("nats://").partition("?")
-        servers = hosts.split(",")
-        return super().stranger(url or f"nats://{servers[len(self.hosts) % len(servers)]}?{options}")
-
-
 @pytest.mark.slow
-@trials
-def test_the_same_at_different_servers_of_a_cluster(cluster: list[Broker], trial: Trial) -> None:
-    run(url(*cluster), trial, Spread)
+def test_a_host_goes_to_another_server_of_the_cluster() -> None:
+    servers = brokers.nats_cluster()
 
-
-@pytest.mark.slow
-def test_a_host_goes_to_another_server_of_the_cluster(cluster: list[Broker]) -> None:
     async def trial(party: Party) -> None:
-        one, two = [await party.host() for _ in range(2)]  # each knows one server, and hears of the other
+        # Each is told of one server, and hears of the other.
+        one, two = [await party.host(f"nats://127.0.0.1:{each.port}") for each in servers]
         await one.join(b"device", REPLACE)
         await reached(two, b"device")
-        cluster[0].kill()
+        servers[0].kill()
         await until(lambda: one.downs)
         await until(lambda: one.ups == 2)
         await reached(two, b"device")
-        cluster[0].start()
 
-    run(url(*cluster), trial, Spread)
+    with brokers.running(*servers):
+        run("", trial)
 
 
 def test_a_server_with_small_messages(tmp_path: Path) -> None:
     (tmp_path / "small.conf").write_text("max_payload: 4096\n")
     broker = brokers.nats("--config", str(tmp_path / "small.conf"))
-    (large,) = (each for each in TRIALS if each.__name__ == "large_data")
     with brokers.running(broker):
-        run(url(broker), large)
+        run(url(broker), large_data)
 
 
 @pytest.mark.slow
@@ -263,6 +231,23 @@ def test_a_server_that_says_no_is_tried_again_and_no_password_is_shown(tmp_path:
 
     with brokers.running(broker):
         run(url(broker, user=user), trial)
+
+
+def test_the_rights_that_the_page_gives_a_user_are_enough(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "bus.md").read_text()
+    block = page[page.index("    authorization {") :].partition("\n\n")[0]
+    (tmp_path / "nats.conf").write_text(re.sub(r'password: "[^"]*"', f'password: "{PASSWORD}"', block))
+    broker = brokers.nats("--config", str(tmp_path / "nats.conf"))
+    where = f"nats://pronghorn:s3cret%2C%40%2F@127.0.0.1:{broker.port}"
+
+    async def trial(party: Party) -> None:
+        await all_and_one(party)
+        stranger = party.stranger(where + "?prefix=another")
+        await until(lambda: stranger.downs)
+        assert "forbids a subject that the bus needs" in stranger.downs[0]
+
+    with brokers.running(broker):
+        run(where, trial)
 
 
 def test_a_password_with_any_letters_is_taken() -> None:

@@ -35,7 +35,7 @@ from pronghorn.bus.nats_mail import (
     encode,
     name_of,
 )
-from pronghorn.bus.nats_membership import ROUTES, Membership
+from pronghorn.bus.nats_membership import GRACE, ROUTES, Membership
 from pronghorn.bus.nats_presence import Presence
 from pronghorn.bus.nats_rosters import Roster
 from pronghorn.bus.nats_routes import CUT_OFF, ELSEWHERE, TAKEN, UNKNOWN, UNSENT, Done, Routes
@@ -46,6 +46,7 @@ PAUSE = 0.4  # seconds between attempts to connect
 ACKNOWLEDGERS = 2  # hosts, those whose members are the latest, that tell a publisher the roster
 OUTCOMES = (TAKEN, ELSEWHERE, UNKNOWN, UNSENT, CUT_OFF)  # of ANSWERED, NOBODY and so on
 TOOK, LEFT = b"1", b"0"  # what a host says of a message for one
+NONE_HERE = encode([])  # what a host that has just left says of who has a name
 
 
 class NatsCarrier:
@@ -195,17 +196,24 @@ class NatsCarrier:
         return roster
 
     async def _answer(self, subject: str, message: bytes) -> tuple[int, bytes]:
-        """Send, and wait for the first answer, or the end of waiting."""
-        answer = asyncio.get_running_loop().create_future()
+        """Send, and wait for the first answer, or the end of waiting. A host that has just left knows nobody: then
+        others have a moment to answer."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[tuple[int, bytes]] = loop.create_future()
 
-        def heard(how: int, data: bytes) -> bool:
+        def settle(how: int, data: bytes) -> None:
             if not answer.done():
                 answer.set_result((how, data))
+
+        def heard(how: int, data: bytes) -> bool:
+            if how == ANSWERED and data == NONE_HERE:
+                loop.call_later(GRACE, settle, how, data)
+                return True
+            settle(how, data)
             return False
 
         self._mail.send(subject, message, heard)
-        result: tuple[int, bytes] = await answer
-        return result
+        return await answer
 
     # What routes need.
 
@@ -281,11 +289,16 @@ class NatsCarrier:
             self._members.other_joins(name, reply, data[1:])
         elif kind == LEAVES:
             self._members.other_leaves(name, data[1:])
-        elif self._members.hold(name, partial(self._hear_by_name, name, reply, data)):
+        elif not self._members.hold(name, partial(self._hear_by_name, name, reply, data)):
+            self._hear_publisher(name, reply, data)
+
+    def _hear_publisher(self, name: bytes, reply: str, data: bytes) -> None:
+        """Somebody sends to all hosts that have this name, or asks which these are."""
+        if not self._members.latest(name):
+            self._mail.answer(reply, NONE_HERE)
             return
-        elif self._members.latest(name):
-            roster = self._members.rosters[name]
-            if self._host.id in roster.by_age()[-ACKNOWLEDGERS:]:
-                self._mail.answer(reply, encode(roster.listing()))
-            if kind == DATA:
-                self._host.hear(data[1:])
+        roster = self._members.rosters[name]
+        if self._host.id in roster.by_age()[-ACKNOWLEDGERS:]:
+            self._mail.answer(reply, encode(roster.listing()))
+        if data.startswith(DATA):
+            self._host.hear(data[1:])

@@ -45,7 +45,7 @@ class NatsConnection:
         self._writes: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._open = False
-        self._ended = asyncio.Event()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.why = ""
         """Why the connection has ended, for people."""
         self.dropped = 0
@@ -65,6 +65,9 @@ class NatsConnection:
         except BaseException:
             self.abandon()
             raise
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            self.abandon()  # nats-py, and wait_for before Python 3.12, may lose a cancellation
+            raise asyncio.CancelledError
         self._open = True
         self._writes = asyncio.create_task(self._write())
 
@@ -130,7 +133,7 @@ class NatsConnection:
 
     async def room(self) -> None:
         """Waits until little waits to be sent, or the connection has ended."""
-        while self._unsent > MOST_UNSENT // 8 and not self._ended.is_set():
+        while self._unsent > MOST_UNSENT // 8 and not self._ended.done():
             await asyncio.sleep(0.005)
 
     def _put(self, subject: str, reply: str | None, data: bytes | None) -> None:
@@ -139,11 +142,9 @@ class NatsConnection:
 
     async def ended(self) -> None:
         """Waits for the end of the connection: the server is gone, hangs, or has said no."""
-        while self._client.is_connected and not self._ended.is_set():
-            try:
-                await asyncio.wait_for(self._ended.wait(), 0.25)
-            except TimeoutError:  # nats-py does not tell each end before it has tried to send what was left
-                pass
+        while self._client.is_connected and not self._ended.done():
+            # nats-py does not tell each end before it has tried to send what was left.
+            await asyncio.wait([self._ended], timeout=0.25)
         self.why = self.why or reason(self._client.last_error, self.server)
 
     async def close(self) -> None:
@@ -183,8 +184,8 @@ class NatsConnection:
                     self._unsent -= len(data)
                 elif reply is None:
                     await self._subscribe(subject)
-                elif (subscription := self._subscriptions.pop(subject, None)) is not None:
-                    await subscription.unsubscribe()
+                else:
+                    await self._unsubscribe(subject)
         except (Error, OSError) as error:
             self._end(reason(error, self.server))
 
@@ -193,6 +194,14 @@ class NatsConnection:
         vars(subscription)["_pending_queue"] = Sink(self._hear)
         self._subscriptions[subject] = subscription
 
+    async def _unsubscribe(self, subject: str) -> None:
+        """Tell the server. What it has sent before is still heard, and answered: who waits for an answer would wait in
+        vain, since for the server somebody was there; nats-py's own method would drop it."""
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None:
+            await self._client._send_unsubscribe(subscription._id, limit=0)
+            asyncio.get_running_loop().call_later(PATIENCE, self._client._remove_sub, subscription._id)
+
     async def _failed(self, error: Exception) -> None:
         """What nats-py reports. While it connects, an error raised here ends its attempts at once."""
         if not self._open:
@@ -200,11 +209,12 @@ class NatsConnection:
         self._end(reason(error, self.server))
 
     async def _closed(self) -> None:
-        self._ended.set()
+        self._end("")
 
     def _end(self, why: str) -> None:
         self.why = self.why or why
-        self._ended.set()
+        if not self._ended.done():
+            self._ended.set_result(None)
 
 
 class Sink:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
@@ -276,6 +278,42 @@ async def a_host_ends(party: Party) -> None:
     await until(lambda: b"to myself" in one.heard)
 
 
+async def many_changes(party: Party) -> None:
+    """Hosts join, leave and take over a few names as fast as they can: nothing sent to one is heard twice, and in the
+    end everybody knows who has what."""
+    hosts = [await party.host() for _ in range(3)]
+    outside = await party.host()
+    names = [b"name:%d" % number for number in range(6)]
+    dice = random.Random(7)
+    end = time.monotonic() + 0.5
+    taken: list[bytes] = []
+
+    async def change(host: Double, own: list[bytes]) -> None:
+        while time.monotonic() < end:
+            name = dice.choice(own)
+            if name in host.joined and dice.random() < 0.6:
+                host.leave(name)
+            else:
+                await host.join(name, dice.choice([SHARED, REPLACE, REPLACE, REFUSE]), behind=dice.choice([0.0, 5.0]))
+            await asyncio.sleep(dice.random() * 0.004)
+
+    async def send(host: Double) -> None:
+        for number in itertools.count():
+            data = f"{host.id} {number}".encode()
+            if time.monotonic() > end:
+                return
+            if await host.carrier.to_one(dice.choice(names), data):
+                taken.append(data)
+
+    tasks = [change(host, names[first : first + 2]) for host in hosts for first in (0, 2, 4)]
+    await asyncio.gather(*tasks, send(outside), send(hosts[0]))
+    await until(lambda: sum(len(host.heard) for host in hosts) >= len(taken))
+    assert sorted(taken) == sorted(data for host in hosts for data in host.heard)
+    for name in names:
+        while await outside.carrier.to_all(name, b"") != {host.id for host in hosts if name in host.joined}:
+            await asyncio.sleep(0.05)
+
+
 TRIALS = [
     all_and_one,
     leaving,
@@ -286,4 +324,5 @@ TRIALS = [
     alone,
     alone_at_once,
     a_host_ends,
+    many_changes,
 ]

@@ -298,7 +298,7 @@ class NatsCarrier:
             self._mail.answer(reply, NONE_HERE)
             return
         roster = self._members.rosters[name]
-        if self._host.id in roster.by_age()[-ACKNOWLEDGERS:]:
+        if data == WHO or self._host.id in roster.by_age()[-ACKNOWLEDGERS:]:
             self._mail.answer(reply, encode(roster.listing()))
         if data.startswith(DATA):
             self._host.hear(data[1:])

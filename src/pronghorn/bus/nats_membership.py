@@ -107,11 +107,11 @@ class Membership:
             how = await self._say(name, joining)
             if how in (AWAY, LOST):
                 if not joining.was_member:
-                    self._withdraw(name)
+                    self._withdraw(name, joining)
                 raise Away(self._mail.why)
             if joining.taken or joining.left:
                 if not joining.was_member or joining.left:
-                    self._withdraw(name)
+                    self._withdraw(name, joining)
                 return not joining.taken
             if joining.before < joining.since:
                 break
@@ -145,7 +145,9 @@ class Membership:
         elif state == TAKEN:
             joining.taken = True
             joining.end_round(how)
-        elif state == PENDING:
+        elif state == PENDING and entry:
+            self.rosters[name].enter(host, *entry)
+            self._met(host)
             self._yield_to(name, joining, host, *entry)
         elif state == MEMBER:
             since, alone = entry
@@ -178,13 +180,15 @@ class Membership:
         elif name in self.rosters:
             self._withdraw(name)
 
-    def _withdraw(self, name: bytes) -> None:
+    def _withdraw(self, name: bytes, joining: Joining | None = None) -> None:
+        """Have no member of a name any more. Others have taken this host for a member since it has said that it joins,
+        unless it wanted the name only if it was free."""
         roster = self.rosters.pop(name, None)
         self._moved.pop(name, None)
         if self._mail.connection is None or roster is None:
             return
         was_member = roster.hosts.pop(self._id, None) is not None
-        if was_member and roster.hosts:
+        if (was_member and roster.hosts) or (joining is not None and joining.mode != REFUSE):
             self._mail.to_name(name, LEAVES + encode(self._id))
         self._mail.connection.unsubscribe(self._mail.subject(name))
 
@@ -260,7 +264,7 @@ class Membership:
         if roster is not None and self._id in roster.hosts:
             state, entry, hosts = MEMBER, roster.hosts[self._id], list(roster.hosts)
         elif roster is not None and joining is not None:
-            state, entry = PENDING, (joining.since, joining.alone)
+            state, entry = PENDING, (joining.since, joining.alone) if joining.mode != REFUSE else None
         else:
             state = ABSENT
         return ROSTER + encode((name, self._id, TAKEN if taken else state, hosts, entry))

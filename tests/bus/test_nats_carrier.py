@@ -7,11 +7,11 @@ import itertools
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from carrier_trials import PATIENCE, Double, Party, all_and_one, large_data, reached, run, until
+from carrier_trials import PATIENCE, TRIALS, Double, Party, all_and_one, large_data, reached, run, until
 
 import brokers
 from brokers import Broker
@@ -21,6 +21,8 @@ from pronghorn.bus.errors import BadBusMessage
 from pronghorn.bus.wire import REPLACE
 
 pytest.importorskip("nats", reason="nats-py is not installed")
+Trial = Callable[[Party], Awaitable[None]]
+trials = pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.__name__)
 prefixes = (f"t{number}" for number in itertools.count())
 PASSWORD = "s3cret,@/"
 
@@ -36,6 +38,35 @@ def broker() -> Iterator[Broker]:
     broker = brokers.nats()
     with brokers.running(broker):
         yield broker
+
+
+@trials
+def test_what_every_carrier_does(broker: Broker, trial: Trial) -> None:
+    run(url(broker), trial)
+
+
+class Spread(Party):
+    """Hosts that take the servers of a cluster in turn."""
+
+    settling = 0.2
+
+    def stranger(self, url: str = "") -> Double:
+        hosts, _, options = self.url.removeprefix("nats://").partition("?")
+        servers = hosts.split(",")
+        return super().stranger(url or f"nats://{servers[len(self.hosts) % len(servers)]}?{options}")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[list[Broker]]:
+    servers = brokers.nats_cluster()
+    with brokers.running(*servers):
+        yield servers
+
+
+@pytest.mark.slow
+@trials
+def test_the_same_at_different_servers_of_a_cluster(cluster: list[Broker], trial: Trial) -> None:
+    run(url(*cluster), trial, Spread)
 
 
 @pytest.mark.slow

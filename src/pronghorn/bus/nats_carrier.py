@@ -107,7 +107,6 @@ class NatsCarrier:
             except Away as away:
                 reasons[str(away)] = None
                 continue
-            self._servers = list(dict.fromkeys([server, *self._place.servers, *connection.others]))
             return connection
         raise Away(" ".join(reasons))
 
@@ -135,6 +134,7 @@ class NatsCarrier:
         self._host.up()
 
     def _forget(self, connection: NatsConnection) -> None:
+        self._servers = list(dict.fromkeys([connection.server, *self._place.servers, *connection.others]))
         self._dropped += connection.dropped
         self._mail.lose(connection.why or self._mail.why)
         self._members.forget()

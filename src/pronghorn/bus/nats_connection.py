@@ -113,7 +113,7 @@ class NatsConnection:
 
     @property
     def others(self) -> list[str]:
-        """Servers of the same cluster, as `host:port`."""
+        """Servers of the same cluster, as `host:port`, which the server tells as they come."""
         return [each.netloc.rpartition("@")[2] for each in self._client.discovered_servers]
 
     def subscribe(self, subject: str) -> None:

@@ -127,9 +127,7 @@ class NatsCarrier:
 
     async def _come_back(self) -> None:
         await self._members.come_back()
-        await self._answer(
-            self._mail.mine + "nobody.here", PROBE
-        )  # by then the server has taken all that was sent before
+        await self._answer(self._mail.inbox("-"), PROBE)  # nobody has it; by then the server has taken all before
         self._told = ""
         self._host.up()
 

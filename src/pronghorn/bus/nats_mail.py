@@ -31,8 +31,9 @@ Heard = Callable[[int, bytes], bool]
 
 STOOD_STILL = 1.0
 """Seconds between two ticks in which this process did not run, or was very busy."""
-MOST_UNFINISHED = 64
-"""Messages in parts whose end has not come; beyond that the oldest is forgotten."""
+FIRST, LAST = 1, 2  # of the parts of a message
+MOST_UNFINISHED = 16 * 1024 * 1024
+"""Bytes of messages in parts whose end has not come; beyond that the oldest is forgotten."""
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
@@ -58,6 +59,7 @@ class Mail:
         self._waits: dict[int, tuple[float, Heard]] = {}
         self._last = 0
         self._parts: dict[bytes, list[bytes]] = {}
+        self._unfinished = 0
         self._ticked = 0.0
 
     def connected(self) -> NatsConnection:
@@ -70,13 +72,17 @@ class Mail:
         """Where the hosts that have this name hear each other, and publishers."""
         return self.names + token(name)
 
+    def inbox(self, host: str) -> str:
+        """Where a host hears what is sent to it alone."""
+        return f"{self._host}{host}.in"
+
     # What is sent.
 
     def to_name(self, name: bytes, data: bytes, heard: Heard | None = None) -> None:
         self.send(self.subject(name), data, heard)
 
     def to_host(self, host: str, data: bytes, heard: Heard | None = None) -> None:
-        self.send(f"{self._host}{host}.in", data, heard)
+        self.send(self.inbox(host), data, heard)
 
     def answer(self, subject: str, data: bytes) -> None:
         """Answer what came with that subject for answers; nothing happens if it had none."""
@@ -106,13 +112,16 @@ class Mail:
 
     def _send_parts(self, connection: NatsConnection, subject: str, data: bytes, reply: str) -> bool:
         """A message that is longer than the server takes: its parts in order, each with who has sent it and a number
-        for it, and whether it is the last one. Only the last one asks for an answer."""
+        for it, and whether it is the first or the last one. Only the last one asks for an answer."""
         self._last += 1
         head = encode((self.id, self._last))
         size = connection.longest - len(head) - 3
         last = (len(data) - 1) // size
         for place in range(last + 1):
-            part = b"%s%c%c%s" % (PART, len(head), place == last, head) + data[place * size : (place + 1) * size]
+            part = (
+                b"%s%c%c%s" % (PART, len(head), LAST if place == last else FIRST if not place else 0, head)
+                + data[place * size : (place + 1) * size]
+            )
             if not connection.publish(subject, part, reply if place == last else ""):
                 return False
         return True
@@ -124,16 +133,25 @@ class Mail:
         whose first part was not heard is not put together."""
         if not data.startswith(PART):
             return data
-        length, last = data[1], data[2]
+        length, place = data[1], data[2]
         head, part = data[3 : 3 + length], data[3 + length :]
-        parts = self._parts.setdefault(head, [])
-        parts.append(part)
-        if last:
-            del self._parts[head]
-            return b"".join(parts)
-        while len(self._parts) > MOST_UNFINISHED:
-            del self._parts[next(iter(self._parts))]
+        if place == FIRST:
+            self._forget(head)
+            self._parts[head] = []
+        elif head not in self._parts:
+            return b""
+        self._parts[head].append(part)
+        self._unfinished += len(part)
+        if place == LAST:
+            return b"".join(self._forget(head))
+        while self._unfinished > MOST_UNFINISHED:
+            self._forget(next(iter(self._parts)))
         return b""
+
+    def _forget(self, head: bytes) -> list[bytes]:
+        parts = self._parts.pop(head, [])
+        self._unfinished -= sum(map(len, parts))
+        return parts
 
     def answered(self, number: int, data: bytes, nobody: bool) -> None:
         wait = self._waits.get(number)
@@ -157,6 +175,7 @@ class Mail:
         """The broker is away: nothing comes any more."""
         self.connection, self.why = None, why
         self._parts.clear()
+        self._unfinished = 0
         waits, self._waits = self._waits, {}
         for _, heard in waits.values():
             heard(LOST, b"")

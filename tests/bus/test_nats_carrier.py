@@ -11,7 +11,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from carrier_trials import PATIENCE, TRIALS, Double, Party, all_and_one, large_data, reached, run, until
+from carrier_trials import (
+    PATIENCE,
+    TRIALS,
+    Double,
+    Party,
+    a_host_ends,
+    all_and_one,
+    alone_at_once,
+    large_data,
+    order,
+    reached,
+    run,
+    until,
+)
 
 import brokers
 from brokers import Broker
@@ -20,11 +33,13 @@ from pronghorn.bus.carriers import carrier_of
 from pronghorn.bus.errors import BadBusMessage
 from pronghorn.bus.wire import REPLACE
 
-pytest.importorskip("nats", reason="nats-py is not installed")
 Trial = Callable[[Party], Awaitable[None]]
 trials = pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.__name__)
 prefixes = (f"t{number}" for number in itertools.count())
 PASSWORD = "s3cret,@/"
+
+
+nats_presence = pytest.importorskip("pronghorn.bus.nats_presence", reason="nats-py is not installed")
 
 
 def url(*servers: Broker, user: str = "", options: str = "") -> str:
@@ -64,7 +79,7 @@ def cluster() -> Iterator[list[Broker]]:
 
 
 @pytest.mark.slow
-@trials
+@pytest.mark.parametrize("trial", [all_and_one, order, alone_at_once, a_host_ends], ids=lambda trial: trial.__name__)
 def test_the_same_at_different_servers_of_a_cluster(cluster: list[Broker], trial: Trial) -> None:
     run(url(*cluster), trial, Spread)
 
@@ -155,7 +170,11 @@ def test_a_server_that_hangs_is_noticed_and_what_waits_for_it_is_bounded() -> No
 
 
 @pytest.mark.slow
-def test_a_host_that_is_cut_off_is_taken_for_gone_and_found_again(broker: Broker) -> None:
+def test_a_host_that_is_cut_off_is_taken_for_gone_and_found_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_presence, "GONE_AFTER", 2.0)
+
     async def trial(party: Party) -> None:
         wire = Wire(broker.port)
         await wire.open()
@@ -217,6 +236,7 @@ class Wire:
         await asyncio.wait(self._tasks, timeout=PATIENCE)
 
 
+@pytest.mark.slow
 def test_a_host_that_dies_without_a_word(broker: Broker) -> None:
     async def trial(party: Party) -> None:
         one, two, three = [await party.host() for _ in range(3)]

@@ -15,6 +15,8 @@ class Broker:
     def __init__(self) -> None:
         self.up = True
         self.hosts: dict[str, Host] = {}
+        self.gone: set[str] = set()
+        """Hosts that are not there at the moment."""
         self.names: dict[bytes, dict[str, tuple[float, bool]]] = {}
 
     def away(self) -> None:
@@ -62,6 +64,10 @@ class InMemory:
         if not self.broker.up:
             raise Away("the broker of this test is away")
 
+    def check_there(self, hosts: set[str]) -> None:
+        if hosts and hosts <= self.broker.gone:
+            raise Away("the host is not there at the moment", soon=True)
+
     async def join(self, name: bytes, since: float, mode: int) -> bool:
         self.check()
         if mode == REFUSE and set(self.broker.names.get(name, ())) - {self.host.id}:
@@ -75,6 +81,7 @@ class InMemory:
     async def to_all(self, name: bytes, data: bytes) -> set[str]:
         self.check()
         hosts = set(self.broker.names.get(name, ())) - {self.host.id}
+        self.check_there(hosts)
         for each in hosts:
             self.send(each, data)
         return hosts
@@ -84,6 +91,7 @@ class InMemory:
         members = self.broker.names.get(name)
         if not members:
             return False
+        self.check_there(set(members))
         self.send(max(members, key=lambda each: members[each][0]), data)
         return True
 

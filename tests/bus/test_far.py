@@ -263,6 +263,33 @@ def test_a_broker_that_goes_on_naming_who_has_left_is_not_asked_for_ever() -> No
     hosts(2, trial)
 
 
+def test_a_host_that_is_not_there_at_the_moment_is_waited_for() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        calls = [
+            lambda: one.ask(b"room"),
+            lambda: one.publish(b"room", to_one=True),
+            lambda: one.publish(b"room"),
+        ]
+        for call, wanted in zip(calls, [(ANSWERED, b"HOW"), 1, 1], strict=True):
+            broker.gone = {two.hub.others.far.id}  # type: ignore[union-attr]
+            asyncio.get_running_loop().call_later(0.1, broker.gone.clear)
+            assert await call() == wanted
+        del two.got[:]
+        broker.gone = {two.hub.others.far.id}  # type: ignore[union-attr]
+        asyncio.get_running_loop().call_later(0.12, broker.gone.clear)
+        counts = [asyncio.ensure_future(one.publish(b"room", b"%d" % each)) for each in range(5)]
+        await asyncio.sleep(0.1)
+        counts += [asyncio.ensure_future(one.publish(b"room", b"%d" % each)) for each in range(5, 10)]
+        assert await asyncio.gather(*counts) == [1] * 10
+        assert [payload for _, payload in two.got] == [b"%d" % each for each in range(10)], "in their order"
+        broker.gone = {two.hub.others.far.id}  # type: ignore[union-attr]
+        assert await one.ask(b"room", seconds=0.1) == (AWAY, b""), "and not: nobody"
+
+    hosts(2, trial)
+
+
 def test_what_is_no_message_of_ours_is_ignored_and_what_others_want_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -23,9 +23,11 @@ class Away(Exception):
     """The broker cannot be reached now, or says no. Its text says why, without any password. Nothing was sent, unless
     `perhaps`: then the connection was lost before the broker answered, and what it was told may have been done."""
 
-    def __init__(self, why: str, perhaps: bool = False) -> None:
+    def __init__(self, why: str, perhaps: bool = False, soon: bool = False) -> None:
+        """`soon`: nothing was sent, since the host that has the name is not there at the moment. It has not said that
+        it ends, and so it may be back in a moment."""
         super().__init__(why)
-        self.perhaps = perhaps
+        self.perhaps, self.soon = perhaps, soon
 
 
 class Host(Protocol):
@@ -76,11 +78,12 @@ class Carrier(Protocol):
         """The last member here has left this name."""
 
     async def to_all(self, name: bytes, data: bytes) -> set[str]:
-        """Send to the inbox of each *other* host that has members; to which hosts. Raises Away."""
+        """Send to the inbox of each *other* host that has members; to which hosts. Raises Away; with `soon` only if
+        there is no other, since otherwise it was sent to them."""
 
     async def to_one(self, name: bytes, data: bytes) -> bool:
         """Send to the inbox of the host, maybe this one, whose member has joined last; whether there is one. Exactly
-        one host gets it. Raises Away."""
+        one host gets it. Raises Away: with `soon` where nobody would be there but for a host that may be back."""
 
     def send(self, host: str, data: bytes) -> None:
         """Send to the inbox of one host, as the answer to what it has sent. Lost if that is gone."""

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
-from typing import Protocol
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Protocol, TypeVar
 
 from pronghorn.bus.carrier import Away, Carrier
 from pronghorn.bus.wire import ANSWERED, LATE, LONGEST_QUESTION, LOST, NOBODY, BadFrame, checked, packed
 
+Sent = TypeVar("Sent")
 PATIENCE = 2.5
 """Seconds that another host has to say how many it reached: a little more than its hub gives its workers."""
 GRACE = 0.1
 """Seconds after the time of a question in which the host that was asked says that it is over."""
 MOST_UNDER_WAY = 50_000
 """Messages and questions of other hosts that are not answered yet."""
+COMING_BACK = 3.0
+"""Seconds that a message waits for a host which is not there at the moment: its hub starts again, or is replaced."""
 TRIES, PAUSE = 3, 0.05
 """How often, and after how many seconds, the next latest is looked for where the one before has just left."""
 
@@ -96,6 +101,15 @@ class Waiting:
             self.future.set_result(whole)
 
 
+class Queue:
+    """Messages that wait for a host to come back, in their order."""
+
+    __slots__ = ("length", "lock")
+
+    def __init__(self) -> None:
+        self.lock, self.length = asyncio.Lock(), 0
+
+
 class Far:
     """This host among the others. `open` makes the carrier, which has to be run by whoever makes this; `members` are
     the connections here."""
@@ -110,6 +124,7 @@ class Far:
         self._counts: dict[int, Waiting] = {}
         self._answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
         self._last = self._for_others = 0
+        self._returning: dict[bytes, Queue] = {}
         self._changed = asyncio.Event()
         self.carrier = open(self)
 
@@ -121,8 +136,8 @@ class Far:
         delivery = self._number()
         waiting = self._counts[delivery] = Waiting()
         try:
-            hosts = await self.carrier.to_all(name, packed(PUBLICATION, self.id, delivery, name, payload, False))
-            waiting.hosts = hosts - {self.id}
+            data = packed(PUBLICATION, self.id, delivery, name, payload, False)
+            waiting.hosts = await self._sent(name, COMING_BACK, partial(self.carrier.to_all, name, data)) - {self.id}
             await self._all_of(waiting)
         finally:
             del self._counts[delivery]
@@ -135,7 +150,8 @@ class Far:
             waiting = self._counts[delivery] = Waiting()
             waiting.hosts = {""}
             try:
-                if not await self.carrier.to_one(name, packed(PUBLICATION, self.id, delivery, name, payload, True)):
+                data = packed(PUBLICATION, self.id, delivery, name, payload, True)
+                if not await self._sent(name, COMING_BACK, partial(self.carrier.to_one, name, data)):
                     return 0
                 await self._all_of(waiting)
             finally:
@@ -144,6 +160,33 @@ class Far:
                 return waiting.count
             await asyncio.sleep(PAUSE * each)  # it has left just now, and the broker will know
         return 0
+
+    async def _sent(self, name: bytes, seconds: float, send: Callable[[], Awaitable[Sent]]) -> Sent:
+        """Send as soon as the host that has the name is back, within so many seconds, and behind what waits for that
+        already. Raises Away."""
+        until = time.monotonic() + seconds
+        queue = self._returning.get(name)
+        if queue is None:
+            try:
+                return await send()
+            except Away as error:
+                if not error.soon:
+                    raise
+            queue = self._returning.setdefault(name, Queue())
+        queue.length += 1
+        try:
+            async with queue.lock:
+                while True:
+                    try:
+                        return await send()
+                    except Away as error:
+                        if not error.soon or time.monotonic() >= until:
+                            raise
+                    await asyncio.sleep(PAUSE)
+        finally:
+            queue.length -= 1
+            if not queue.length:
+                self._returning.pop(name, None)
 
     async def _all_of(self, waiting: Waiting) -> None:
         waiting.look()
@@ -170,7 +213,9 @@ class Far:
             delivery = self._number()
             future = self._answers[delivery] = asyncio.get_running_loop().create_future()
             try:
-                if not await self.carrier.to_one(name, packed(QUESTION, self.id, delivery, name, payload, seconds)):
+                data = packed(QUESTION, self.id, delivery, name, payload, seconds)
+                patience = min(COMING_BACK, seconds)
+                if not await self._sent(name, patience, partial(self.carrier.to_one, name, data)):
                     return NOBODY, b""
                 status, answer = await future
             finally:

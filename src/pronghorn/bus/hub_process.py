@@ -18,7 +18,7 @@ from pronghorn.bus.hub import SETTLING, Hub, Link
 from pronghorn.system.descriptor_queue import receive
 from pronghorn.system.peer_credentials import peer_uid
 from pronghorn.system.processes import forgo_privileges
-from pronghorn.system.side_boot import Side, begin
+from pronghorn.system.side_boot import LEAVE, Side, begin
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -110,10 +110,10 @@ async def serve(side: Side) -> None:
         door.server = await loop.create_unix_server(lambda: Guarded(hub, admitted), sock=listener)
 
     def heard() -> None:
-        side.take()
-        if side.ended and not over.done():
+        replaced = any(LEAVE in each for each in side.take())
+        if (side.ended or replaced) and not over.done():
             loop.remove_reader(side.fileno())
-            over.set_result(None)
+            over.set_result(replaced)
 
     reporter = Reporter(hub, side)
     loop.add_reader(side.fileno(), heard)
@@ -123,8 +123,8 @@ async def serve(side: Side) -> None:
     await asyncio.sleep(SETTLING)  # whoever was linked to the hub before is back then
     carrying = carry(hub, side) if side.settings["carrier"] else None
     hub.settled()
-    await over
-    if carrying is not None:
+    replaced = await over
+    if carrying is not None and not replaced:  # otherwise the next hub has the same names in a moment
         carrying.cancel()
         await asyncio.wait([carrying], timeout=FAREWELL)
 

@@ -144,7 +144,14 @@ class BusSide:
         shown = {"socket": self.path if "socket" in descriptors else "", "carrier": self._shown}
         module, hear = "pronghorn.bus.hub_process", self._heard
         self._side = SideProcess(
-            BUS, module, settings=settings, descriptors=descriptors, shown=shown, silence=SILENCE, hear=hear
+            BUS,
+            module,
+            settings=settings,
+            descriptors=descriptors,
+            shown=shown,
+            silence=SILENCE,
+            hear=hear,
+            leaves=bool(self.carrier),
         )
         self._sides.add(self._side)
 

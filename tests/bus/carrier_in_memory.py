@@ -57,6 +57,9 @@ class InMemory:
         self.host.up()
         await asyncio.get_running_loop().create_future()
 
+    async def retire(self) -> None:
+        """Nothing is on its way here."""
+
     def now(self) -> float:
         return time.monotonic() + 1000.0
 

@@ -91,6 +91,14 @@ def test_a_dead_host_is_noticed_and_its_names_go(broker: Broker, url: str) -> No
             dead.carrier._say_goodbye = nothing  # type: ignore[attr-defined]
             await dead.end()
             assert await a.carrier.to_one(b"room", b"x") and await a.carrier.to_all(b"room", b"y") == {b.id}
+            for call in (a.carrier.to_one, a.carrier.to_all):
+                with pytest.raises(Away, match="may be back") as away:
+                    await call(b"8", b"x")
+                assert away.value.soon
+            with pytest.raises(Away, match="may be back"):
+                await b.join(b"7", REFUSE)
+            assert asked(broker, "DEL", f"{{{url.partition('prefix=')[2]}}}:lost") == 1  # as after LOST seconds
+            assert not await a.carrier.to_one(b"8", b"x")
             assert await b.join(b"7", REFUSE)
             await until(lambda: keys(broker, url) == {b"n:room", b"n:7", b"hosts", b"of:" + b.id.encode() + b".1"})
 

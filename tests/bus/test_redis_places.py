@@ -101,7 +101,7 @@ def test_a_missing_package_is_said_with_what_to_install(monkeypatch: pytest.Monk
 
 
 RIGHTS = """~{shop}:* &{shop}:* -@all +evalsha +script|load +subscribe +ping +publish +pubsub|numsub +time +zadd +zrem
-+zscore +zrange +zrevrange +zrangebyscore +sadd +srem +spop +scard +srandmember"""
++zscore +zrange +zrevrange +zrangebyscore +zremrangebyscore +zcard +sadd +srem +spop +scard +smembers"""
 
 
 @pytest.mark.slow

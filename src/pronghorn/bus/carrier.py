@@ -65,6 +65,10 @@ class Carrier(Protocol):
         """Connect, and go on until cancelled; then whatever it holds is closed, and the broker knows no member of this
         host any more, if it can be told within a second."""
 
+    async def retire(self) -> None:
+        """Take nothing more from other hosts: what was sent here before has been heard when this returns, after a
+        second at most. The broker still has the names of this host, for a program run that takes its place."""
+
     def now(self) -> float:
         """The instant, by the clock that all hosts share: the broker's, where it tells one."""
 

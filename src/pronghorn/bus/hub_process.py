@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pronghorn.bus.figures import TOLD, Told
 from pronghorn.bus.hub import SETTLING, Hub, Link
@@ -19,6 +20,9 @@ from pronghorn.system.descriptor_queue import receive
 from pronghorn.system.peer_credentials import peer_uid
 from pronghorn.system.processes import forgo_privileges
 from pronghorn.system.side_boot import LEAVE, Side, begin
+
+if TYPE_CHECKING:
+    from pronghorn.bus.others import Others
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -28,6 +32,7 @@ except ImportError:
 
 TICK, BEAT = 0.25, 1.0  # seconds
 FAREWELL = 1.0  # seconds in which the broker is told of the end
+LAST_WORDS = 0.05  # seconds in which what was said last gets out
 
 
 class Guarded(Link):
@@ -121,27 +126,41 @@ async def serve(side: Side) -> None:
     side.ready()
     reporter.beat()
     await asyncio.sleep(SETTLING)  # whoever was linked to the hub before is back then
-    carrying = carry(hub, side) if side.settings["carrier"] else None
+    others = others_of(hub, side) if side.settings["carrier"] else None
+    carrying = None if others is None else loop.create_task(others.far.carrier.run())
     hub.settled()
     replaced = await over
-    if carrying is not None and not replaced:  # otherwise the next hub has the same names in a moment
-        carrying.cancel()
-        await asyncio.wait([carrying], timeout=FAREWELL)
+    if others is not None and carrying is not None:
+        if replaced:
+            await part(hub, others)
+        else:
+            carrying.cancel()
+            await asyncio.wait([carrying], timeout=FAREWELL)
 
 
-def carry(hub: Hub, side: Side) -> asyncio.Task[None] | None:
-    """From now on other hosts are reached, if the URL is right."""
+async def part(hub: Hub, others: Others) -> None:
+    """The hub is replaced. The next one has the same names in a moment, and so the broker is not told that they end;
+    who asks from another host, and has no answer yet, learns that it is lost."""
+    await others.far.carrier.retire()
+    hub.others = None
+    for each in [each for each in hub.links.values() if isinstance(each, Link)]:
+        hub.lose(each)
+    await asyncio.sleep(LAST_WORDS)
+
+
+def others_of(hub: Hub, side: Side) -> Others | None:
+    """The other hosts, if the URL is right."""
     from pronghorn.bus.carriers import carrier_of  # here: most servers have one host
     from pronghorn.bus.errors import BadBusMessage
     from pronghorn.bus.others import Others
 
     url = side.settings["carrier"]
     try:
-        hub.others = others = Others(hub, lambda far: carrier_of(url, far))
+        hub.others = found = Others(hub, lambda far: carrier_of(url, far))
     except BadBusMessage as error:
         hub.broker_is(False, " ".join(filter(None, error.args)))
         return None
-    return asyncio.get_running_loop().create_task(others.far.carrier.run())
+    return found
 
 
 def main() -> int:

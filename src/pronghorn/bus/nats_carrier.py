@@ -150,6 +150,10 @@ class NatsCarrier:
         self._members.lose(host)
         self._routes.forget(host)
 
+    async def retire(self) -> None:
+        if self._mail.connection is not None:
+            await self._mail.connection.retire()
+
     # Members.
 
     async def join(self, name: bytes, since: float, mode: int) -> bool:

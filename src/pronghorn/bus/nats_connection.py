@@ -147,6 +147,18 @@ class NatsConnection:
             await asyncio.wait([self._ended], timeout=0.25)
         self.why = self.why or reason(self._client.last_error, self.server)
 
+    async def retire(self) -> None:
+        """Have the server send nothing more, within a second; what it had sent has been heard when this returns."""
+        try:
+            async with asyncio.timeout(1.0):
+                while self._waiting:
+                    await asyncio.sleep(0.005)
+                for each in self._subscriptions.values():  # unsubscribe() would pass over what is on its way
+                    await self._client._send_unsubscribe(each._id)
+                await self._client.flush(1)
+        except (Error, OSError, TimeoutError):
+            pass
+
     async def close(self) -> None:
         """Send what waits, within half a second, and close."""
         try:

@@ -30,6 +30,7 @@ PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8  # seconds, before connecting again
 STEADY = 1.0  # seconds after which a connection was a good one, and the next is tried at once
 CLEANING = 0.02  # seconds between two chunks of names of the dead
 GOODBYE = 1.0  # seconds
+NOT_BACK = "The host that has this name has gone without a word, and may be back."
 DEAD = "has taken this host for dead"
 
 
@@ -45,6 +46,8 @@ class _Session:
         self.heard = asyncio.get_running_loop().time()
         self.dead = asyncio.Event()  # there are names of dead hosts
         self.running = asyncio.create_task(self.pipe.run())
+        self.deaf = asyncio.Event()
+        """The inbox is not subscribed to any more."""
         self.useless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def key(self, kind: bytes, rest: bytes = b"") -> bytes:
@@ -151,6 +154,15 @@ class RedisCarrier:
             self._best = ours - sent
             self._ahead = theirs - (sent + ours) / 2
 
+    async def retire(self) -> None:
+        session = self._session
+        if session is None:
+            return
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                await session.inbox.send_command("UNSUBSCRIBE", check_health=False)
+                await session.deaf.wait()
+
     async def _rejoin(self, session: _Session) -> None:
         """Join all that is here, then be up."""
         while self._joining:
@@ -174,6 +186,8 @@ class RedisCarrier:
             answer = await read(disable_decoding=True)
             session.heard = loop.time()
             if answer[0] != b"message":
+                if answer[0] == b"unsubscribe" and not answer[2]:
+                    session.deaf.set()
                 continue
             if answer[1] == data:
                 self._host.hear(answer[2])
@@ -250,6 +264,8 @@ class RedisCarrier:
             answer = session.script(JOIN, (key,), session.member, name, _exact(since), b"%d" % mode)
             try:
                 joined = int(await answer)
+                if joined == -2:
+                    raise Away(NOT_BACK, soon=True)
                 if joined < 0:
                     raise Lost(DEAD)
             except (ResponseError, Lost) as error:  # what was not joined is joined over another connection
@@ -268,12 +284,16 @@ class RedisCarrier:
         session = self._ready(len(data))
         with self._spoken(session):
             sent = await session.script(TO_ALL, (session.key(b"n:", name),), session.member, data)
+        if sent is None:
+            raise Away(NOT_BACK, soon=True)
         return {each.decode() for each in sent}
 
     async def to_one(self, name: bytes, data: bytes) -> bool:
         session = self._ready(len(data))
         with self._spoken(session):
             sent = await session.script(TO_ONE, (session.key(b"n:", name),), session.member, data)
+        if sent == b"":
+            raise Away(NOT_BACK, soon=True)
         return bool(sent)
 
     def send(self, host: str, data: bytes) -> None:

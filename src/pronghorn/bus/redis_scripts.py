@@ -6,47 +6,62 @@ Law: all keys begin with `{prefix}:` and so lie in one slot of a cluster. What l
     {prefix}:hosts      sorted set: which hosts are there, by the instant of their last beat
     {prefix}:of:HOST.N  set: the names that this host has members of
     {prefix}:dead       set: hosts that are gone, and whose names have yet to be taken out
+    {prefix}:lost       sorted set: those of them that have gone without a word, by the instant when that was noticed
 
 A host stands there as HOST.N, its id and the number of its connection to Redis: when it comes back it is a new one, and
 what the old connection had joined, or still has under way, counts no more from that moment. In the set of a name a `s`
 stands before a host that shares it, and an `a` before one that holds it alone. A host that nobody hears for, or whose
 beat is late, is dead: whoever notices first says so, and a dead host that is alive after all hears of it with its next
-beat, and begins anew. Redis 5 or later (a script may write what depends on TIME), and Valkey.
+beat, and begins anew. For a few seconds its names stay: it may only be connecting again, or its hub be started again,
+and nobody shall be told meanwhile that nobody is there. Redis 5 or later (a script may write what depends on TIME), and
+Valkey.
 """
 
 from __future__ import annotations
 
 from hashlib import sha1
 
+LOST = 3
+"""Seconds for which a host that has gone without a word may be back."""
 CHUNK = 500
 """Names that one script takes at most: Redis does nothing else meanwhile."""
 
-_COMMON = """
+_COMMON = (
+    f"""
 local p = ARGV[1]
+local patience = {LOST}
+"""
+    + """
 local function host_of(member) return string.match(member, '^%w+') end
 local function exact(number) return string.format('%.17g', number) end
-local function there(host)
-    if not redis.call('ZSCORE', p .. 'hosts', host) then return false end
-    if redis.call('PUBSUB', 'NUMSUB', p .. 'to:' .. host_of(host))[2] > 0 then return true end
-    redis.call('ZREM', p .. 'hosts', host)
-    redis.call('SADD', p .. 'dead', host)
-    return false
-end
 local function instant()
     local time = redis.call('TIME')
     return time[1] + time[2] / 1000000
 end
+local function lose(host)
+    redis.call('ZREM', p .. 'hosts', host)
+    redis.call('SADD', p .. 'dead', host)
+    redis.call('ZADD', p .. 'lost', exact(instant()), host)
+end
+local function there(host)
+    if not redis.call('ZSCORE', p .. 'hosts', host) then return false end
+    if redis.call('PUBSUB', 'NUMSUB', p .. 'to:' .. host_of(host))[2] > 0 then return true end
+    lose(host)
+    return false
+end
+local function may_be_back(host)
+    local noticed = redis.call('ZSCORE', p .. 'lost', host)
+    return noticed and instant() - noticed < patience
+end
 """
+)
 
 # KEYS, here and where no other is named: the hosts. ARGV: prefix, HOST.N, the one before it or nothing. Gives the
 # instant.
 BEGIN = (
     _COMMON
     + """
-if ARGV[3] ~= '' then
-    redis.call('ZREM', p .. 'hosts', ARGV[3])
-    redis.call('SADD', p .. 'dead', ARGV[3])
-end
+if ARGV[3] ~= '' then lose(ARGV[3]) end
 local now = exact(instant())
 redis.call('ZADD', p .. 'hosts', now, ARGV[2])
 return now
@@ -66,7 +81,8 @@ for _, host in ipairs(late) do
     redis.call('ZREM', p .. 'hosts', host)
     redis.call('SADD', p .. 'dead', host)
 end
-return {exact(now), redis.call('SCARD', p .. 'dead')}
+redis.call('ZREMRANGEBYSCORE', p .. 'lost', '-inf', exact(now - patience))
+return {exact(now), redis.call('SCARD', p .. 'dead') - redis.call('ZCARD', p .. 'lost')}
 """
 )
 
@@ -75,6 +91,7 @@ END = (
     _COMMON
     + """
 redis.call('ZREM', p .. 'hosts', ARGV[2])
+redis.call('ZREM', p .. 'lost', ARGV[2])
 redis.call('SADD', p .. 'dead', ARGV[2])
 return 1
 """
@@ -84,7 +101,13 @@ return 1
 CLEAN = (
     _COMMON
     + """
-local host = redis.call('SRANDMEMBER', p .. 'dead')
+local host
+for _, dead in ipairs(redis.call('SMEMBERS', p .. 'dead')) do
+    if not may_be_back(dead) then
+        host = dead
+        break
+    end
+end
 if not host then return 0 end
 local names = redis.call('SPOP', p .. 'of:' .. host, ARGV[2])
 for _, name in ipairs(names) do
@@ -96,7 +119,8 @@ return redis.call('SCARD', p .. 'dead')
 )
 
 # KEYS: the name. ARGV: prefix, HOST.N, name, instant, how (wire.SHARED, REPLACE, REFUSE). Gives 1, 0 if it is taken, -1
-# if this host counts as dead. It is later than what was before, whatever the clocks say.
+# if this host counts as dead, -2 if a host has the name that may be back. It is later than what was before, whatever
+# the clocks say.
 JOIN = (
     _COMMON
     + """
@@ -109,7 +133,9 @@ if mode ~= '0' then
     for at = 1, #all, 2 do
         local host = string.sub(all[at], 2)
         if host_of(host) ~= host_of(me) then
-            if not there(host) then redis.call('ZREM', KEYS[1], all[at])
+            if not there(host) then
+                if mode == '2' and may_be_back(host) then return -2 end
+                redis.call('ZREM', KEYS[1], all[at])
             elseif mode == '2' then return 0
             else leave[all[at]] = host_of(host) end
         end
@@ -161,11 +187,12 @@ return lost
 """
 )
 
-# KEYS: the name. ARGV: prefix, HOST.N, data. Gives the other hosts that have been sent it.
+# KEYS: the name. ARGV: prefix, HOST.N, data. Gives the other hosts that have been sent it; nothing, and not an empty
+# list, if there is none but for one that may be back.
 TO_ALL = (
     _COMMON
     + """
-local mine, sent, seen = host_of(ARGV[2]), {}, {}
+local mine, sent, seen, soon = host_of(ARGV[2]), {}, {}, false
 for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     local host = host_of(string.sub(member, 2))
     if host ~= mine and not seen[host] then
@@ -173,26 +200,29 @@ for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
             seen[host] = true
             redis.call('PUBLISH', p .. 'to:' .. host, ARGV[3])
             sent[#sent + 1] = host
+        elseif may_be_back(string.sub(member, 2)) then soon = true
         else redis.call('ZREM', KEYS[1], member) end
     end
 end
-return sent
+return (#sent > 0 or not soon) and sent
 """
 )
 
-# KEYS: the name. ARGV: prefix, HOST.N, data. Gives the host whose member has joined last, and which has been sent it.
+# KEYS: the name. ARGV: prefix, HOST.N, data. Gives the host whose member has joined last, and which has been sent it;
+# an empty text if there is none but for one that may be back.
 TO_ONE = (
     _COMMON
     + """
+local soon = false
 for _, member in ipairs(redis.call('ZREVRANGE', KEYS[1], 0, -1)) do
     local host = string.sub(member, 2)
     if there(host) then
         redis.call('PUBLISH', p .. 'to:' .. host_of(host), ARGV[3])
         return host_of(host)
     end
-    redis.call('ZREM', KEYS[1], member)
+    if may_be_back(host) then soon = true else redis.call('ZREM', KEYS[1], member) end
 end
-return false
+return soon and ''
 """
 )
 

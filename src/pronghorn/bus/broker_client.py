@@ -39,6 +39,7 @@ class BrokerClient:
         try:
             far = Far(lambda host: carrier_of(url, host), Nobody())
         except BaseException as error:
+            self._loop.close()
             started.set_exception(error)
             return
         self._running = self._loop.create_task(far.carrier.run())

@@ -131,6 +131,9 @@ def test_it_works_over_tls_and_unix_sockets_with_the_least_rights(tmp_path: Path
             assert a.states == b.states == c.states == ["up"]
         assert asked(one, "KEYS", "*") == []
         await said(f"rediss://shop:secret@localhost:{secure}", "has a certificate that is not trusted: ")
+        asked(one, "ACL", "SETUSER", "shop", "-zadd", ">e")
+        lacking = "does not let its user do what is needed: The user executing the script can't run this command"
+        await said(f"redis+unix://shop:e@{tmp_path}/redis.sock?prefix=shop", lacking)
 
     with brokers.running(one):
         asked(one, "ACL", "SETUSER", "shop", "on", ">p@ss/", *RIGHTS.split())

@@ -156,7 +156,7 @@ class Place:
         if self._tls and text == SILENT:
             text += ", or has no TLS there"
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
         return f"Redis at {self.shown} {text}."
 
 
@@ -189,6 +189,8 @@ def _words(error: BaseException, cluster: bool) -> str:
     for code, words in _CODES.items():
         if code in text or isinstance(error, _KINDS[code]):
             return words
+    if isinstance(error, exceptions.NoPermissionError) or "can't run this command" in text:
+        return f"does not let its user do what is needed: {re.sub(r' script: [0-9a-f]{40}.*', '', text)}"
     if isinstance(error, exceptions.ResponseError):
         return f"says: {text}"
     for each in _chain(error):

@@ -74,8 +74,8 @@ class Carrier(Protocol):
 
     async def join(self, name: bytes, since: float, mode: int) -> bool:
         """A connection here joins (wire.SHARED, REPLACE, REFUSE), after which other hosts find it. Calls take effect in
-        their order, `leave` among them. With REPLACE every other host has had `evict`; with REFUSE false is returned,
-        and nothing was joined, if another host has a member.
+        their order, `leave` among them. With REPLACE every other host has been sent `evict`; with REFUSE false is
+        returned, and nothing was joined, if another host has a member.
         Raises Away: what `here()` names then is joined when the broker is back (as REPLACE if it was alone)."""
 
     def leave(self, name: bytes) -> None:

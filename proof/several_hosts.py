@@ -22,11 +22,15 @@ def experiments(scaled: Callable[[int], int]) -> Iterator[tuple[str, str, Trial]
         trial = partial(trials.rolling, rounds=rounds, rate=100, devices=count, how=how, drain_delay=5.0, quick=False)
         words = f"3 hosts restarted {rounds} times by {how} behind HAProxy, 100 connections a second, {count:,} devices"
         yield "R23", words, trial
+    few = scaled(1000)
+    trial = partial(trials.rolling, 1, 100, few, "stop", drain_delay=5.0, quick=False, changes=trials.GONE_IS_CUT)
+    yield "R23", f"3 hosts restarted, where HAProxy ends the sessions of a host that is gone, {few:,} devices", trial
+    trial = partial(trials.cut_off, 20.0, 100, few, quick=False, changes=trials.GONE_IS_CUT)
+    yield "R24", f"one host of 3 cut off for 20 s, where HAProxy ends its sessions, {few:,} devices", trial
     for broker in ("redis", "nats"):
         many = scaled(10_000)
         asks = partial(trials.commands, broker=broker, devices=many, rate=1000, seconds=20.0, balancers=2, quick=False)
         yield "R25", f"{many:,} devices on 3 hosts, 1,000 questions a second to random ones over {broker}", asks
-        few = scaled(1000)
         for seconds in (5.0, 30.0):
             cut = partial(trials.cut_from_broker, broker=broker, seconds=seconds, devices=few, quick=False)
             yield "R24", f"one host of 3 cut off from {broker} alone for {seconds:g} s, {few:,} devices", cut

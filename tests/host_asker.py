@@ -21,7 +21,7 @@ from typing import Any
 from pronghorn import bus
 
 PATIENCE, PATIENCE_OF_ALL = 10.0, 0.5
-AT_ONCE = 100  # questions, where all are asked
+AT_ONCE = 1000  # questions, where all are asked
 
 
 class Asker:

@@ -24,6 +24,13 @@ CUT = {"silent", "no welcome"}
 """What a device sees whose host, or the way to it, is gone."""
 
 
+GONE_IS_CUT = {
+    "GET /readyz": "GET /livez",
+    "default-server send-proxy-v2": "default-server on-marked-down shutdown-sessions\n    default-server send-proxy-v2",
+}
+"""The change of HAProxy's configuration by which it ends the sessions of a host that is gone (docs/deploy.md)."""
+
+
 class Load:
     """Clients that come all the time, and devices that stay, at one site."""
 

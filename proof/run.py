@@ -253,7 +253,11 @@ EXPLANATION = """
 - Nothing lost in n attempts bounds the true rate at 3/n, with a confidence of 95 %: a thousand reloads without a loss
   say that fewer than 0.3 % of reloads lose anything.
 - Everything happens on one machine, over the loopback interface, on which no packet is lost but under R12. Clients and
-  server share its processors.
+  server share its processors. R23 to R25 have hosts with addresses of their own, in network namespaces, behind HAProxy
+  by the sample in deploy/haproxy ([tests/host_trials.py](../tests/host_trials.py)).
+- **Crossed** are devices that sent a ping just when their server said goodbye: they read an end, and no reset.
+  **Silent** are those that took their connection for dead, after 1.5 seconds without an answer; they ping every few
+  seconds, which is most of the time until they are elsewhere.
 - **Without a processor** is how long the processes of a reload were ready to run while others had the processors. It
   is taken off before a duration is judged (R3). Under fork, clients leave connections out while 32 are under way: a
   machine that has no time for the rate shows fewer connections a second, and not clients that gave up in a queue.

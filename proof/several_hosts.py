@@ -23,9 +23,10 @@ def experiments(scaled: Callable[[int], int]) -> Iterator[tuple[str, str, Trial]
         words = f"3 hosts restarted {rounds} times by {how} behind HAProxy, 100 connections a second, {count:,} devices"
         yield "R23", words, trial
     few = scaled(1000)
-    trial = partial(trials.rolling, 1, 100, few, "stop", drain_delay=5.0, quick=False, changes=trials.GONE_IS_CUT)
+    settings = {"rate": 100, "devices": few, "quick": False, "changes": trials.GONE_IS_CUT}
+    trial = partial(trials.rolling, rounds=1, how="stop", drain_delay=5.0, **settings)
     yield "R23", f"3 hosts restarted, where HAProxy ends the sessions of a host that is gone, {few:,} devices", trial
-    trial = partial(trials.cut_off, 20.0, 100, few, quick=False, changes=trials.GONE_IS_CUT)
+    trial = partial(trials.cut_off, seconds=20.0, **settings)
     yield "R24", f"one host of 3 cut off for 20 s, where HAProxy ends its sessions, {few:,} devices", trial
     for broker in ("redis", "nats"):
         many = scaled(10_000)

@@ -4,7 +4,7 @@ Law: all contenders have the same clients, protocol and loop (uvloop, where it i
 and a figure is the median of its rounds. Hosts are servers on this machine, which know of each other by the broker
 alone. What is counted is the processor time of all processes but the clients', by what they are.
 
-    python benchmarks/bus_hosts.py          # two minutes: writes the table of docs/scale.md, and docs/scale-bus.svg
+    python benchmarks/bus_hosts.py          # three minutes: writes the table of docs/scale.md, and docs/scale-bus.svg
     python benchmarks/bus_hosts.py quick    # in moments, for its machinery: told on the terminal, and written nowhere
 """
 
@@ -218,7 +218,7 @@ def main() -> None:
     there = [name for name, kind in CONTENDERS.items() if not kind or program(BROKERS[kind][0])]
     for name in CONTENDERS.keys() - set(there):
         print(f"left out: {name} ({BROKERS[CONTENDERS[name]][0]} is not installed)", file=sys.stderr)
-    results = rounds(there, 1 if quick else 3, 0.3 if quick else 1.5)
+    results = rounds(there, 1 if quick else 3, 0.3 if quick else 1.0)
     print(table(results))
     if not quick:
         write(results)

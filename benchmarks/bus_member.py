@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pronghorn
 from pronghorn import bus
 
@@ -14,7 +16,8 @@ class Member:
     async def __call__(self, line: bytes) -> bytes | None:
         name, _, rest = line.partition(b" ")
         if name != b"join":
-            await bus.apublish(name, rest)
+            with suppress(bus.BusError):  # the broker is not there yet
+                await bus.apublish(name, rest)
             return None
         self.conn.join(rest)
         return b"joined"

@@ -225,7 +225,8 @@ def commands_of(result: Result, place: Site, stay: Clients, devices: int, rate: 
     there = until(lambda: stay.there() == devices, 4 * PATIENCE)
     result.figures["devices there after"] = f"{time.monotonic() - began:.1f} s"
     result.expect(there, f"{stay.there()} of {devices} devices are there")
-    up = until(lambda: all("The bus reaches other hosts" in each.now.log for each in place.servers.values()), PATIENCE)
+    used = [place.servers[name] for name, count in stay.told()["by_host"].items() if count]
+    up = until(lambda: all("The bus reaches other hosts" in each.now.log for each in used), PATIENCE)
     result.expect(up, "a server has not reached the broker")
     asker, before = place.asker(rate, devices), place.work()
     until(lambda: asker.told()["counts"], PATIENCE)

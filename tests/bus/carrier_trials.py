@@ -12,6 +12,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
+import pytest
+
 from pronghorn.bus.carrier import Away, Carrier
 from pronghorn.bus.carriers import carrier_of
 from pronghorn.bus.wire import REFUSE, REPLACE, SHARED
@@ -22,6 +24,8 @@ NAMES = [b"device:4711", b"a.b c*d>e", bytes(range(256))[1:], b"\0", b">", b"*",
 
 class Double:
     """A host: what its carrier has called, and what it has joined, as a hub would know it."""
+
+    joins = True
 
     def __init__(self, name: str, url: str) -> None:
         self.id = name
@@ -178,6 +182,29 @@ async def leaving(party: Party) -> None:
     assert two.heard[0] == b"1" and b"2" not in two.heard
 
 
+async def replaced(party: Party) -> None:
+    """A hub that is replaced: what has come to it is heard, and until the next one is there nobody is told that nobody
+    is."""
+    one, old = [await party.host() for _ in range(2)]
+    await old.join(b"device", REPLACE)
+    assert await one.carrier.to_one(b"device", b"1")
+    await until(lambda: one.is_up)
+    await old.carrier.retire()
+    assert old.heard == [b"1"]
+    for call in (one.carrier.to_one, one.carrier.to_all):
+        with pytest.raises(Away, match="may be back") as away:
+            await call(b"device", b"2")
+        assert away.value.soon
+    with pytest.raises(Away, match="may be back"):
+        await one.join(b"device", REFUSE)
+    del one.joined[b"device"]
+    new = await party.host()
+    await new.join(b"device", REPLACE)
+    assert await one.carrier.to_one(b"device", b"3") is True
+    await until(lambda: new.heard == [b"3"])
+    assert old.heard == [b"1"]
+
+
 async def any_bytes(party: Party) -> None:
     one, two = [await party.host() for _ in range(2)]
     for name in NAMES:
@@ -324,6 +351,7 @@ async def many_changes(party: Party) -> None:
 TRIALS = [
     all_and_one,
     leaving,
+    replaced,
     any_bytes,
     large_data,
     order,

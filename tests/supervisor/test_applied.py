@@ -33,6 +33,8 @@ def other(field: Field) -> Any:
         return not field.default
     if field.name == "access_log_format":
         return "json"
+    if field.name == "bus":
+        return "off"
     if field.name == "env_file":  # it is read
         return [str(Path(pronghorn.__file__).with_name("py.typed"))]
     if field.type == tuple[str, ...]:

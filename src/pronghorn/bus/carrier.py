@@ -15,6 +15,9 @@ from typing import Protocol
 
 PATIENCE = 2.0
 """Seconds that a carrier waits for its broker, and a publisher for another host."""
+MAY_BE_BACK = 3.0
+"""Seconds for which a host that has gone without a word may be back: its hub is started again, or is replaced."""
+NOT_BACK = "The host that has this name has gone without a word, and may be back."
 MOST_UNSENT = 8 * 1024 * 1024
 """Bytes that wait for a broker that does not take them."""
 
@@ -36,6 +39,10 @@ class Host(Protocol):
     @property
     def id(self) -> str:
         """Letters and digits; no other host has it, and no other program run of this one."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether it ever has members; a client has none."""
 
     def hear(self, data: bytes) -> None:
         """Another host, or this one itself, has sent this here."""

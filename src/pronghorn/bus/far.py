@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from pronghorn.bus.carrier import Away, Carrier
+from pronghorn.bus.carrier import MAY_BE_BACK, Away, Carrier
 from pronghorn.bus.wire import ANSWERED, LATE, LONGEST_QUESTION, LOST, NOBODY, BadFrame, checked, packed
 
 Sent = TypeVar("Sent")
@@ -24,8 +24,8 @@ GRACE = 0.1
 """Seconds after the time of a question in which the host that was asked says that it is over."""
 MOST_UNDER_WAY = 50_000
 """Messages and questions of other hosts that are not answered yet."""
-COMING_BACK = 3.0
-"""Seconds that a message waits for a host which is not there at the moment: its hub starts again, or is replaced."""
+COMING_BACK = MAY_BE_BACK + 0.5
+"""Seconds that a message waits for a host which is not there at the moment."""
 TRIES, PAUSE = 3, 0.05
 """How often, and after how many seconds, the next latest is looked for where the one before has just left."""
 
@@ -121,6 +121,7 @@ class Far:
         self.missed = 0
         """Acknowledgements that did not come in time."""
         self._members = members
+        self.joins = not isinstance(members, Nobody)
         self._counts: dict[int, Waiting] = {}
         self._answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
         self._last = self._for_others = 0

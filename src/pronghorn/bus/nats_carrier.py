@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from pronghorn.bus.carrier import Away, Host
+from pronghorn.bus.carrier import NOT_BACK, Away, Host
 from pronghorn.bus.nats_connection import NatsConnection
 from pronghorn.bus.nats_mail import (
     AGAIN,
@@ -55,8 +55,8 @@ class NatsCarrier:
     def __init__(self, place: Place, host: Host) -> None:
         self._place, self._host = place, host
         self._mail = Mail(host.id, place.prefix)
-        self._presence = Presence(self._mail, self._lose)
-        self._members = Membership(self._mail, host, self.now, self._presence.meet)
+        self._presence = Presence(self._mail, host.joins, self._lose)
+        self._members = Membership(self._mail, host, self.now, self._presence.meet, self._one_may_be_back)
         self._routes = Routes(self)
         self._servers = list(place.servers)
         self._dropped = 0
@@ -127,7 +127,7 @@ class NatsCarrier:
 
     async def _come_back(self) -> None:
         await self._members.come_back()
-        await self._answer(self._mail.inbox("-"), PROBE)  # nobody has it; by then the server has taken all before
+        await self._settled()
         self._told = ""
         self._host.up()
 
@@ -195,7 +195,24 @@ class NatsCarrier:
         if how == ANSWERED:
             known = {host: (since, alone) for host, since, alone in decode(listing)}
             roster.hosts = {host: entry for host, entry in known.items() if host not in self._presence.absent}
+            self._presence.note(roster.hosts)
+        if not roster.hosts and await self._one_may_be_back():
+            raise Away(NOT_BACK, soon=True)
         return roster
+
+    async def _one_may_be_back(self) -> bool:
+        """Whether a host that has gone without a word may have a name that nobody has: each is looked for."""
+        for host in self._presence.hosts:
+            self._mail.to_host(host, PROBE, partial(self._probed, host))
+        await self._settled()
+        return self._presence.one_may_be_back()
+
+    def _probed(self, host: str, how: int, data: bytes) -> bool:
+        return self._presence.probed(host, how)
+
+    async def _settled(self) -> None:
+        """By then the server has taken what was sent before, and has said what it finds nobody for."""
+        await self._answer(self._mail.inbox("-"), PROBE)  # which nobody has
 
     async def _answer(self, subject: str, message: bytes) -> tuple[int, bytes]:
         """Send, and wait for the first answer, or the end of waiting. A host that has just left knows nobody: then

@@ -10,10 +10,10 @@ time each hears the other, or is answered by it, since a connection keeps the or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import random
 
-from pronghorn.bus.carrier import Away, Host
+from pronghorn.bus.carrier import NOT_BACK, Away, Host
 from pronghorn.bus.nats_mail import ANSWERED, AWAY, JOINS, LEAVES, LOST, ROSTER, Mail, decode, encode
 from pronghorn.bus.nats_rosters import STEP, Roster
 from pronghorn.bus.wire import REFUSE, SHARED
@@ -48,6 +48,7 @@ class Joining:
         self.beaten_by: set[tuple[str, float]] = set()
         self.before = 0.0  # the latest of those that had joined before
         self.taken = self.left = False
+        self.doubtful = False  # a host that is not there now may have the name
         self.held: list[Callable[[], None]] = []
 
     def end_round(self, how: int) -> None:
@@ -62,7 +63,15 @@ class Joining:
 class Membership:
     """The names that have members here, and their rosters. `met` is called for each host that is heard of."""
 
-    def __init__(self, mail: Mail, host: Host, now: Callable[[], float], met: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        mail: Mail,
+        host: Host,
+        now: Callable[[], float],
+        met: Callable[[str], None],
+        one_may_be_back: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._one_may_be_back = one_may_be_back
         self.rosters: dict[bytes, Roster] = {}
         self._joins: dict[bytes, Joining] = {}
         self._moved: dict[bytes, float] = {}  # since when by this host's own clock
@@ -91,6 +100,7 @@ class Membership:
                 connection.subscribe(self._mail.subject(name))
                 if connection.routed and mode == REFUSE:
                     await asyncio.sleep(ROUTES)
+                joining.doubtful = mode == REFUSE and await self._one_may_be_back()
             return await self._announce(name, joining)
         finally:
             del self._joins[name]
@@ -115,6 +125,9 @@ class Membership:
                 return not joining.taken
             if joining.before < joining.since:
                 break
+        if joining.doubtful:
+            self._withdraw(name, joining)
+            raise Away(NOT_BACK, soon=True)
         roster.enter(self._id, joining.since, joining.alone)
         self._moved.pop(name, None)
         if joining.since != joining.wanted:

@@ -17,7 +17,7 @@ from functools import partial
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from pronghorn.bus.carrier import MOST_UNSENT, Away, Host
+from pronghorn.bus.carrier import MOST_UNSENT, NOT_BACK, Away, Host
 from pronghorn.bus.redis_pipe import Answer, Forgotten, Pipe
 from pronghorn.bus.redis_places import Lost, Place
 from pronghorn.bus.redis_scripts import BEAT, BEGIN, CHUNK, CLEAN, DIGEST, END, JOIN, REJOIN, TO_ALL, TO_ONE
@@ -30,7 +30,6 @@ PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8  # seconds, before connecting again
 STEADY = 1.0  # seconds after which a connection was a good one, and the next is tried at once
 CLEANING = 0.02  # seconds between two chunks of names of the dead
 GOODBYE = 1.0  # seconds
-NOT_BACK = "The host that has this name has gone without a word, and may be back."
 DEAD = "has taken this host for dead"
 
 

@@ -21,15 +21,15 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-LOST = 3
-"""Seconds for which a host that has gone without a word may be back."""
+from pronghorn.bus.carrier import MAY_BE_BACK
+
 CHUNK = 500
 """Names that one script takes at most: Redis does nothing else meanwhile."""
 
 _COMMON = (
     f"""
 local p = ARGV[1]
-local patience = {LOST}
+local patience = {MAY_BE_BACK}
 """
     + """
 local function host_of(member) return string.match(member, '^%w+') end

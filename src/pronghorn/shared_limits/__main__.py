@@ -37,6 +37,8 @@ LIMITS, SHARED = "limits", "shared"
 class Sharing:
     """What this process hears of others, and tells the supervisor: the carrier's `Host`."""
 
+    joins = True
+
     def __init__(self, side: Side, counting: Counting, loop: asyncio.AbstractEventLoop) -> None:
         self._side, self._counting, self._loop = side, counting, loop
         self._id = secrets.token_hex(8)

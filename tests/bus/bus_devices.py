@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 
@@ -69,24 +70,18 @@ class Device:
     @contextlib.contextmanager
     def answering(self, answer: bytes) -> Iterator[None]:
         """The next line that comes is answered so."""
-        with self._answering(1, lambda line: answer):
-            yield
+        thread = threading.Thread(target=lambda: self.line() and self.sock.sendall(answer + b"\n"))
+        thread.start()
+        yield
+        thread.join()
 
     @contextlib.contextmanager
     def echoing(self) -> Iterator[None]:
-        """The next line that comes is sent back."""
-        with self._answering(1, lambda line: line):
-            yield
-
-    @contextlib.contextmanager
-    def _answering(self, count: int, answer: Callable[[bytes], bytes]) -> Iterator[None]:
-        def answers() -> None:
-            for _ in range(count):
-                self.sock.sendall(answer(self.line()) + b"\n")
-
-        thread = threading.Thread(target=answers)
+        """Whatever comes is sent back, until this ends."""
+        thread = threading.Thread(target=lambda: [self.sock.sendall(line) for line in self.lines], daemon=True)
         thread.start()
         yield
+        self.sock.shutdown(socket.SHUT_RDWR)
         thread.join()
 
     def close(self) -> None:
@@ -109,6 +104,11 @@ def raised(call: Callable[[], object]) -> BaseException | None:
 
 
 def bus_process(server: Launched) -> psutil.Process:
-    found = [each for each in psutil.Process(server.pid).children() if "bus" in " ".join(each.cmdline())]
-    assert len(found) == 1, found
-    return found[0]
+    """The hub of a server."""
+    (found,) = bus_processes(server.pid)
+    return found
+
+
+def bus_processes(pid: int) -> list[psutil.Process]:
+    """The hub of the server with this process id, if there is one."""
+    return [each for each in psutil.Process(pid).children() if "bus" in " ".join(each.cmdline())]

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-from bus_devices import ANSWERING, Device, bus_process, raised
+from bus_devices import ANSWERING, Device, bus_process, bus_processes, raised
 
 import brokers
 from brokers import Broker
@@ -204,3 +205,38 @@ def test_a_broker_that_is_not_there_is_said_so_without_the_password() -> None:
 def test_what_is_no_url_is_said_so_without_the_password(url: str) -> None:
     error = raised(lambda: bus.connect(url).publish("room", b"x"))
     assert isinstance(error, bus.BusError) and "secret" not in str(error), repr(error)
+
+
+def test_an_upgrade_and_the_death_of_a_hub_make_no_device_unknown(hosts: Hosts) -> None:
+    """The last of this file: afterwards another process is the second server."""
+    outcomes: list[str] = []
+    over = threading.Event()
+
+    def asks() -> None:
+        while not over.is_set():
+            error = raised(lambda: client.ask("constant", b"how", 3.0))
+            outcomes.append(type(error).__name__)
+
+    def answered(count: int) -> None:
+        before = outcomes.count("NoneType")
+        wait_for(lambda: outcomes.count("NoneType") >= before + count, "answers")
+
+    with Device(hosts.two) as device, bus.connect(hosts.url) as client, contextlib.ExitStack() as stack:
+        device.ask(b"alone constant")
+        stack.enter_context(device.echoing())
+        thread = threading.Thread(target=asks)
+        thread.start()
+        try:
+            answered(20)
+            hosts.two.send(signal.SIGUSR2)
+            wait_for(lambda: "Upgraded: process " in hosts.two.log, "the new program")
+            upgraded = int(hosts.two.log.rpartition("Upgraded: process ")[2].split()[0])
+            wait_for(lambda: bus_processes(upgraded), "its hub")
+            answered(20)
+            bus_processes(upgraded)[0].kill()
+            answered(20)
+        finally:
+            over.set()
+            thread.join()
+    assert set(outcomes) <= {"NoneType", "BusLost", "NoAnswer"}, "and never: nobody is there"
+    assert len([each for each in outcomes if each != "NoneType"]) <= 4, "only what was under way"

@@ -61,11 +61,14 @@ def test_check_looks_at_it_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "told"), [(0o644, True), (0o640, False), (0o600, False)])
-def test_a_token_that_everybody_may_read_is_told_in_the_log(tmp_path: Path, mode: int, told: bool) -> None:
+def test_a_secret_that_everybody_may_read_is_told_in_the_log(tmp_path: Path, mode: int, told: bool) -> None:
     path = tmp_path / "token"
     path.write_text(TOKEN)
     path.chmod(mode)
-    settings = settle({"admin": "127.0.0.1:0", "admin_write": True, "admin_token_file": str(path)})
+    given = {"admin": "127.0.0.1:0", "admin_write": True, "admin_token_file": str(path)}
+    settings = settle({**given, "bus": "redis://127.0.0.1", "bus_password_file": str(path)})
     with ProcessSetup(settings) as setup:
         found = [each for each in setup.at_risk("") if isinstance(each, SecretsExposed)]
-    assert [(each.path, each.flag) for each in found] == [(str(path), "--admin-token-file")] * told
+    assert [(each.path, each.flag) for each in found] == [
+        (str(path), flag) for flag in ("--admin-token-file", "--bus-password-file") if told
+    ]

@@ -25,7 +25,7 @@ from pronghorn.listening.addresses import parse_bind, places, refuse_overlaps
 from pronghorn.listening.binding import check_binds, open_listeners
 from pronghorn.listening.conflicts import explained
 from pronghorn.listening.listener import Listener
-from pronghorn.settings import Settings, fields
+from pronghorn.settings import Settings, fields, unreadable
 from pronghorn.settings.metrics import statsd_place
 from pronghorn.settings.services import services
 from pronghorn.supervisor.health import health
@@ -83,7 +83,8 @@ def token_of(settings: Settings) -> str:
     try:
         raw = trusted_paths.read(settings.admin_token_file, LONGEST_TOKEN + 3).strip()
     except OSError as error:
-        raise BadSetting(what, f"{error.strerror}.", "Name a file that the server may read.") from None
+        hint = "Name a file that the server may read."
+        raise BadSetting(what, unreadable.why(settings.admin_token_file, error), hint) from None
     if not SHORTEST_TOKEN <= len(raw) <= LONGEST_TOKEN or not all(33 <= each <= 126 for each in raw):
         why = f"It does not hold one line of {SHORTEST_TOKEN} to {LONGEST_TOKEN} printable ASCII characters."
         raise BadSetting(what, why, TOKEN_HINT)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from pronghorn.errors import BadSetting, nearest
-from pronghorn.settings import Settings, fields, settle
+from pronghorn.settings import Settings, fields, settle, unreadable
 from pronghorn.settings.listeners import BIND, EXEC, HANDLER, LISTENERS, source_of
 from pronghorn.settings.listeners import TABLE as LISTENER
 from pronghorn.settings.services import services
@@ -154,8 +154,10 @@ def _parsed(path: str) -> dict[str, Any]:
                 raise BadSetting(f"The settings file {path} cannot be read.", why, hint)
             return tomllib.load(file)
     except OSError as error:
-        why = f"{error.strerror}."
-        raise BadSetting(f"The settings file {path} cannot be read.", why, "Name another one with --config.") from None
+        what, hint = f"The settings file {path} cannot be read.", "Name another one with --config."
+        if isinstance(error, PermissionError):
+            hint = "Let that user read it; its folders, too."
+        raise BadSetting(what, unreadable.why(path, error), hint) from None
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number beyond all bounds
         raise BadSetting(f"{path} is not TOML.", f"{error}.", 'Strings stand in quotes: model = "epoll"') from None
 

@@ -20,7 +20,7 @@ from pronghorn.errors import AddressInUse, BadSetting, CannotBind, MissingExtra,
 from pronghorn.events import Observer
 from pronghorn.listening.addresses import LONGEST_PATH
 from pronghorn.listening.unix_path import Claim
-from pronghorn.settings import Settings, broker_url
+from pronghorn.settings import Settings, broker_url, unreadable
 from pronghorn.settings.broker_url import EXTRAS
 from pronghorn.settings.bus import AUTO, LOCAL, OFF, broker_of
 from pronghorn.supervisor.poller import Poller
@@ -63,7 +63,8 @@ def carrier_of(settings: Settings) -> str:
         raw = trusted_paths.read(path, LONGEST_PASSWORD + 2)
         password = raw.decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise BadSetting(what, f"{error.strerror}.", "Name a file that the server may read.") from None
+        hint = "Name a file that the server may read."
+        raise BadSetting(what, unreadable.why(path, error), hint) from None
     except UnicodeDecodeError:
         password = ""
     if not 0 < len(password) <= LONGEST_PASSWORD or not password.isprintable():

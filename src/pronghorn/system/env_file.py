@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 
 from pronghorn.errors import BadSetting
-from pronghorn.settings import Settings, fields
+from pronghorn.settings import Settings, fields, unreadable
 from pronghorn.system import trusted_paths
 
 LONGEST = 1024 * 1024  # bytes
@@ -102,7 +102,7 @@ def _text(path: str) -> str:
     try:
         raw = trusted_paths.read(path, LONGEST + 1)
     except OSError as error:
-        raise BadSetting(what, f"{error.strerror}.", "Name a file that the server may read.") from None
+        raise BadSetting(what, unreadable.why(path, error), "Name a file that the server may read.") from None
     if len(raw) > LONGEST:
         raise BadSetting(what, f"It has more than {LONGEST:,} bytes.", "Name a file of variables.")
     if b"\0" in raw:

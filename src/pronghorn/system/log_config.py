@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pronghorn.errors import BadSetting
+from pronghorn.settings import unreadable
 from pronghorn.system import privileges
 from pronghorn.system.trusted_paths import refuse_shared
 
@@ -31,7 +32,7 @@ def read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             found = json.load(file) if path.endswith(".json") else tomllib.load(file)
     except OSError as error:
-        raise BadSetting(what, f"{error.strerror}.", "Name a file that exists and can be read.") from None
+        raise BadSetting(what, unreadable.why(path, error), "Name a file that exists and can be read.") from None
     except ValueError as error:
         raise BadSetting(what, f"It cannot be read: {error}.", HINT) from None
     if not isinstance(found, dict):

@@ -58,9 +58,12 @@ class ProcessSetup:
         `--log-config`, and the process id file; and files of secrets that everybody may read."""
         settings = self._settings
         exposed: list[Event] = [SecretsExposed(each) for each in env_file.exposed(settings.env_file)]
-        if settings.admin_write:
-            tokens = env_file.exposed([settings.admin_token_file])
-            exposed += [SecretsExposed(each, "--admin-token-file") for each in tokens]
+        secrets = {
+            "--admin-token-file": settings.admin_token_file if settings.admin_write else "",
+            "--bus-password-file": settings.bus_password_file,
+            "--tls-key-pass-file": settings.tls_key_pass_file,
+        }
+        exposed += [SecretsExposed(path, flag) for flag, each in secrets.items() for path in env_file.exposed([each])]
         person = privileges.person
         if person is None or person.uid == 0:
             return exposed

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from pronghorn.errors import BadCertificate, BadSetting
-from pronghorn.settings import Settings
+from pronghorn.settings import Settings, unreadable
 from pronghorn.system import trusted_paths
 from pronghorn.tls import contexts, pem
 from pronghorn.tls.contexts import Described, Material, Pair
@@ -104,7 +104,7 @@ def pass_phrase(settings: Settings) -> bytes:
     try:
         phrase = trusted_paths.read(path).partition(b"\n")[0].rstrip(b"\r")
     except OSError as error:
-        raise BadCertificate(f"--tls-key-pass-file: {path} cannot be read.", f"{error.strerror}.") from None
+        raise BadCertificate(f"--tls-key-pass-file: {path} cannot be read.", unreadable.why(path, error)) from None
     if not phrase:
         raise BadCertificate(f"--tls-key-pass-file: {path} holds no pass phrase.", "Its first line is empty.")
     return phrase
@@ -115,7 +115,7 @@ def _content(flag: str, path: str, mark: bytes, what: str) -> bytes:
         content = trusted_paths.read(path)
     except OSError as error:
         hint = "Check its permissions; the supervisor reads it." if isinstance(error, PermissionError) else ""
-        raise BadCertificate(f"{flag}: {path} cannot be read.", f"{error.strerror}.", hint) from None
+        raise BadCertificate(f"{flag}: {path} cannot be read.", unreadable.why(path, error), hint) from None
     if mark not in content:
         why, hint = pem.instead(content, what)
         if flag == "--tls-cert" and b"KEY" in mark:

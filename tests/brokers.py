@@ -1,6 +1,7 @@
 """Brokers for the tests of the bus: real redis-server, valkey-server and nats-server processes on free ports.
 
-Law: each has a process group of its own and is ended by its pid; where a program is missing the test is skipped.
+Law: each has a process group of its own and is ended by its pid, and by the kernel when the tests are killed; where a
+program is missing the test is skipped.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from launch import ends_with_the_tests, wait_for
 
 PATIENCE = 30.0
 
@@ -50,14 +52,21 @@ class Broker:
 
     def start(self) -> None:
         """Start it; it takes connections when this returns."""
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, start_new_session=True)
-        until = time.monotonic() + PATIENCE
-        while True:
+        self.process = process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=ends_with_the_tests()
+        )
+
+        def listens() -> bool:
+            assert process.poll() is None, f"{self.command} has ended"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            if time.monotonic() > until or self.process.poll() is not None:
-                raise AssertionError(f"{self.command} does not listen")
-            time.sleep(0.02)
+                return True
+            return False
+
+        try:
+            wait_for(listens, f"{self.command} listening", PATIENCE)
+        except BaseException:
+            self.kill()
+            raise
 
     def signal(self, number: int) -> None:
         assert self.process

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from pronghorn.boot import Boot
 from pronghorn.control import client
 from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
+from pronghorn.system.processes import death_signal
 
 PATIENCE = 15.0
 T = TypeVar("T")
@@ -40,6 +42,15 @@ def wait_for(condition: Callable[[], T | Literal[False]], what: str = "the condi
         assert time.monotonic() < deadline, f"{what} did not come true within {seconds:g} s"
         time.sleep(0.005)
     return value
+
+
+def ends_with_the_tests() -> Callable[[], object] | None:
+    """What a child does before its program begins (Popen's `preexec_fn`), so that it is killed when this process ends
+    in whatever way. None in another thread than the main one: the kernel takes the end of a thread for its parent's."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    ask = death_signal()
+    return lambda: ask(signal.SIGKILL)
 
 
 def lives(process: psutil.Process) -> bool:

@@ -19,6 +19,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from launch import ends_with_the_tests
+
 PREFIX = "10.77.0."
 SITES = itertools.count(1)
 CLONE_NEWNET = 0x40000000
@@ -70,7 +72,9 @@ class Host:
     @contextmanager
     def running(self, *command: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
         """A process of this host, in a session of its own, which is killed with all its group at the end."""
-        process = subprocess.Popen([*self.inside, *command], start_new_session=True, **options)  # type: ignore[call-overload]
+        process = subprocess.Popen(  # type: ignore[call-overload]
+            [*self.inside, *command], start_new_session=True, preexec_fn=ends_with_the_tests(), **options
+        )
         try:
             yield process
         finally:

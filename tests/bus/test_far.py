@@ -11,7 +11,7 @@ import pytest
 from carrier_in_memory import Broker, InMemory
 
 from pronghorn.bus.carrier import Away
-from pronghorn.bus.far import PUBLICATION, TRIES, Far, Nobody
+from pronghorn.bus.far import ANSWER, PUBLICATION, REACHED, TRIES, Far, Nobody
 from pronghorn.bus.hub import Hub
 from pronghorn.bus.others import Others
 from pronghorn.bus.wire import (
@@ -23,7 +23,9 @@ from pronghorn.bus.wire import (
     GRANTED,
     JOIN,
     LATE,
+    LONGEST_PAYLOAD,
     LOST,
+    MOST_REACHED,
     NOBODY,
     PUBLISH,
     QUESTION,
@@ -343,5 +345,99 @@ def test_a_question_to_a_host_that_is_cut_off_is_over_in_its_time(monkeypatch: p
         assert await asyncio.wait_for(one.ask(b"device", seconds=0.1), 2) == (LATE, b"")
         monkeypatch.setattr(one.hub.others.far.carrier, "to_one", hangs)  # type: ignore[union-attr]
         assert await asyncio.wait_for(one.ask(b"device", seconds=0.1), 2) == (LATE, b"")
+
+    hosts(2, trial)
+
+
+def test_the_only_addressee_that_may_have_a_message_is_not_followed_by_another() -> None:
+    """Its worker has ended, or says nothing: the publisher learns of nobody, and no second connection gets it."""
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await one.join(b"room")
+        await two.join(b"room")
+        two.mute = True
+        for over in (two.hub.lose, lambda link: two.hub.tick()):
+            two.hub._clock = lambda: time.monotonic() - 10.0
+            published = asyncio.ensure_future(one.publish(b"room", to_one=True))
+            while not two.got:
+                await asyncio.sleep(0.001)
+            two.hub._clock = time.monotonic
+            over(two)
+            assert await published == 0
+            two.hub.links[two.number] = two
+            await two.join(b"room")
+            assert not one.got and len(two.got) == 1
+            del two.got[:]
+
+    hosts(2, trial)
+
+
+def test_a_refused_join_takes_nothing_from_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"device")
+        carrier = one.hub.others.far.carrier  # type: ignore[union-attr]
+        slow, refused = carrier.join, asyncio.Event()
+
+        async def join(name: bytes, since: float, mode: int) -> bool:
+            joined = await slow(name, since, mode)
+            if mode == REFUSE:
+                await refused.wait()
+            return joined
+
+        monkeypatch.setattr(carrier, "join", join)
+        first = asyncio.ensure_future(one.join(b"device", REFUSE))
+        await asyncio.sleep(0)
+        one.hub.leave(one, 1, b"device")  # type: ignore[arg-type]
+        assert await one.join(b"device") == GRANTED
+        refused.set()
+        assert await first == TAKEN
+        assert await two.publish(b"device") == 2
+
+    hosts(2, trial)
+
+
+def test_a_fault_leaves_nobody_waiting_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fault(*_: object) -> bool:
+        raise KeyError("a fault")
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        (one,) = workers
+        for method in ("join", "to_all", "to_one"):
+            monkeypatch.setattr(one.hub.others.far.carrier, method, fault)  # type: ignore[union-attr]
+        assert await one.join(b"free", REFUSE) == UNDECIDED
+        assert await one.join(b"room") == GRANTED
+        assert await one.publish(b"room") == UNREACHED
+        assert await one.publish(b"room", to_one=True) == UNREACHED
+        assert await one.ask(b"room") == (LOST, b"")
+
+    hosts(1, trial)
+    assert caplog.text.count("KeyError: 'a fault'") == 5
+
+
+def test_what_another_host_claims_is_not_believed() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        two.mute = True
+        far = one.hub.others.far  # type: ignore[union-attr]
+        for status, payload in ((99, b""), (ANSWERED, bytes(LONGEST_PAYLOAD + 1)), (-1, b"")):
+            asked = asyncio.ensure_future(one.ask(b"room"))
+            while not far._answers:
+                await asyncio.sleep(0.001)
+            far.hear(packed(ANSWER, "somebody", far._last, status, payload))
+            assert await asked == (LOST, b"")
+        published = asyncio.ensure_future(one.publish(b"room"))
+        while len(two.got) < 4:
+            await asyncio.sleep(0.001)
+        far.hear(packed(REACHED, "to everybody.*", far._last, 5))
+        far.hear(packed(REACHED, two.hub.others.far.id, far._last, 2**64 - 1))  # type: ignore[union-attr]
+        assert await published == MOST_REACHED
+        assert await one.ask(b"room", seconds=float("nan")) == (LATE, b"")
+        two.hub.lose(two)  # type: ignore[arg-type]
+        two.hub.links[two.number] = two
 
     hosts(2, trial)

@@ -56,11 +56,12 @@ class Directory:
             self._names[name] = dict(sorted(members.items(), key=lambda item: item[1][0]))
         return before
 
-    def leave(self, member: Member, name: bytes) -> None:
-        """Take a member away; nothing happens if it is none. An empty name: from all that it has joined."""
+    def leave(self, member: Member, name: bytes, since: float | None = None) -> None:
+        """Take a member away; nothing happens if it is none, or has left and joined again after `since`. An empty name:
+        from all that it has joined."""
         link, number = member
         names = self._joined.get(link, {}).get(number)
-        if names is None:
+        if names is None or (since is not None and name in names and self._names[name][member][0] != since):
             return
         for each in names & {name} if name else list(names):
             names.remove(each)

@@ -8,6 +8,7 @@ away. Another host is believed nothing: what it sends is checked, and what is do
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,9 +16,21 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from pronghorn.bus.carrier import MAY_BE_BACK, Away, Carrier
-from pronghorn.bus.wire import ANSWERED, LATE, LONGEST_QUESTION, LOST, NOBODY, BadFrame, checked, packed
+from pronghorn.bus.wire import (
+    ANSWERED,
+    LATE,
+    LONGEST_PAYLOAD,
+    LOST,
+    MOST_REACHED,
+    NOBODY,
+    OUTCOMES,
+    BadFrame,
+    checked,
+    packed,
+)
 
 Sent = TypeVar("Sent")
+HOST_ID = re.compile("[0-9A-Za-z]{1,64}")
 PATIENCE = 2.5
 """Seconds that another host has to say how many it reached: a little more than its hub gives its workers."""
 GRACE = 0.1
@@ -34,7 +47,7 @@ PUBLICATION, REACHED, QUESTION, ANSWER = range(32, 36)
 
 FIELDS: dict[int, tuple[type, ...]] = {
     PUBLICATION: (str, int, bytes, bytes, bool),  # host, delivery, name, payload, to one
-    REACHED: (str, int, int),  # host, delivery, how many connections
+    REACHED: (str, int, int),  # host, delivery, how many connections, or UNSURE
     QUESTION: (str, int, bytes, bytes, float),  # host, delivery, name, payload, seconds
     ANSWER: (str, int, int, bytes),  # host, delivery, status, payload
 }
@@ -44,7 +57,8 @@ class Members(Protocol):
     """The connections of this host, as other hosts reach them."""
 
     def deliver(self, name: bytes, payload: bytes, to_one: bool, done: Callable[[int], None]) -> None:
-        """Send to the members here; `done` is called with how many have taken it."""
+        """Send to the members here; `done` is called with how many have taken it. With one addressee it is UNSURE
+        where that may have it: then nobody else gets it."""
 
     def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
         """Ask the latest member here; `done` is called with what became of it (see wire.py), and the answer."""
@@ -77,18 +91,21 @@ class Nobody:
 class Waiting:
     """A message that other hosts have not all acknowledged yet."""
 
-    __slots__ = ("count", "future", "heard", "hosts")
+    __slots__ = ("count", "future", "heard", "hosts", "unsure")
 
     def __init__(self) -> None:
         self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()  # false: the broker went away
         self.count = 0
+        self.unsure = False
+        """A host does not know how many it reached."""
         self.heard: set[str] = set()
         self.hosts: set[str] | None = None  # who shall answer; None as long as that is not known
 
     def hear(self, host: str, count: int) -> None:
         if host not in self.heard:
             self.heard.add(host)
-            self.count += max(count, 0)
+            self.count += min(max(count, 0), MOST_REACHED)
+            self.unsure |= count < 0
             self.look()
 
     def look(self) -> None:
@@ -157,7 +174,7 @@ class Far:
                 await self._all_of(waiting)
             finally:
                 del self._counts[delivery]
-            if waiting.count or not waiting.heard:
+            if waiting.count or waiting.unsure or not waiting.heard:
                 return waiting.count
             await asyncio.sleep(PAUSE * each)  # it has left just now, and the broker will know
         return 0
@@ -248,6 +265,8 @@ class Far:
             kind, host, delivery, *rest = checked(data, FIELDS)
         except BadFrame:
             return
+        if not HOST_ID.fullmatch(host):
+            return
         if kind == REACHED:
             waiting = self._counts.get(delivery)
             if waiting is not None:
@@ -255,7 +274,8 @@ class Far:
         elif kind == ANSWER:
             future = self._answers.get(delivery)
             if future is not None and not future.done():
-                future.set_result((rest[0], rest[1]))
+                true = rest[0] in OUTCOMES and len(rest[1]) <= LONGEST_PAYLOAD
+                future.set_result((rest[0], rest[1]) if true else (LOST, b""))
         elif kind == PUBLICATION:
             self._deliver(host, delivery, *rest)
         else:
@@ -302,7 +322,7 @@ class Far:
             self._for_others -= 1
             self._send(host, packed(ANSWER, self.id, delivery, status, answer if status == ANSWERED else b""))
 
-        self._members.question(name, payload, min(max(seconds, 0.0), LONGEST_QUESTION), done)
+        self._members.question(name, payload, seconds, done)
 
     def _send(self, host: str, data: bytes) -> None:
         if host == self.id:

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pronghorn.bus import figures
 from pronghorn.bus.directory import Directory, Member
-from pronghorn.bus.figures import OUTCOMES, Broker, Counts, Told
+from pronghorn.bus.figures import Broker, Counts, Told
 from pronghorn.bus.wire import (
     ANSWER,
     ASK,
@@ -29,10 +30,11 @@ from pronghorn.bus.wire import (
     LATE,
     LEAVE,
     LISTING,
-    LONGEST_QUESTION,
     LOST,
     MEMBERS,
+    MOST_REACHED,
     NOBODY,
+    OUTCOMES,
     PUBLISH,
     QUESTION,
     REACHED,
@@ -42,13 +44,16 @@ from pronghorn.bus.wire import (
     RESULT,
     TAKEN,
     TOO_LONG,
+    UNSURE,
     BadFrame,
     Reader,
     frame,
+    within,
 )
 
 PATIENCE = 2.0  # seconds that a link has to say how many connections it reached
 MOST_UNDER_WAY = 10_000  # requests of one link that have no result yet
+MOST_HELD = 100_000  # requests of all links that wait until all links are back
 MOST_UNSENT = 8 * 1024 * 1024  # bytes that wait for a link which does not read
 MOST_GROUPS = 1000  # in one listing
 SETTLING = 0.25  # seconds after the start, in which links come back and join again
@@ -57,12 +62,13 @@ SETTLING = 0.25  # seconds after the start, in which links come back and join ag
 class Publication:
     """A message that is on its way: whose it is, and which links have not said yet whom they reached."""
 
-    __slots__ = ("count", "due", "link", "members", "name", "payload", "request", "waits")
+    __slots__ = ("count", "due", "link", "members", "name", "payload", "request", "unsure", "waits")
 
     def __init__(self, link: Link | Errand, request: int, due: float) -> None:
         self.link, self.request, self.due = link, request, due
         self.count = 0
         self.waits: set[int] = set()
+        self.unsure = False  # the only addressee may have it
         self.members: list[Member] = []  # with one addressee: those that are left to be tried, the latest last
         self.name = self.payload = b""
 
@@ -116,7 +122,7 @@ class Hub:
         """How it stands with the broker, where there is one."""
         self.unsent: Callable[[], int] = int
         """How many messages the carrier has not sent, since too much waited."""
-        self.held: list[Callable[[], None]] | None = []
+        self.held: list[tuple[Link, Callable[[], None]]] | None = []
         """What waits until all links are back; None from then on."""
         self._clock, self._say = clock, say
         self._publications: dict[int, Publication] = {}
@@ -129,8 +135,9 @@ class Hub:
     def settled(self) -> None:
         """All links that there were before this hub have had the time to come back."""
         held, self.held = self.held or [], None
-        for each in held:
-            each()
+        for link, each in held:
+            if link.number in self.links:
+                each()
 
     def number(self) -> int:
         self._last += 1
@@ -191,14 +198,23 @@ class Hub:
             publication.link.under_way += 1
             self._publications[delivery] = publication
         else:
-            publication.link.send(RESULT, publication.request, publication.count)
+            self._tell(publication)
+
+    def _give_up(self, publication: Publication) -> None:
+        """The only addressee may have it: nobody else gets it."""
+        publication.members, publication.unsure = [], bool(publication.name)
+
+    def _tell(self, publication: Publication) -> None:
+        unsure = publication.unsure and not publication.count and isinstance(publication.link, Errand)
+        publication.link.send(RESULT, publication.request, UNSURE if unsure else publication.count)
 
     def reached(self, link: Link, delivery: int, count: int) -> None:
         publication = self._publications.get(delivery)
         if publication is None or link.number not in publication.waits:
             return
-        publication.count += max(count, 0)
-        self.counts.deliveries += max(count, 0)
+        count = min(max(count, 0), MOST_REACHED)
+        publication.count += count
+        self.counts.deliveries += count
         publication.waits.remove(link.number)
         if not publication.waits:
             self._done(delivery)
@@ -210,18 +226,18 @@ class Hub:
             publication.waits.clear()
             self._try_next(publication)
         else:
-            publication.link.send(RESULT, publication.request, publication.count)
+            self._tell(publication)
 
     def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
         if self.others is not None and len(payload) <= self.longest and not self.directory.alone(name):
-            return self.others.ask(link, request, name, payload, seconds)
+            return self.others.ask(link, request, name, payload, within(seconds))
         self.ask_here(link, request, name, payload, seconds)
 
     def ask_here(self, link: Link | Errand, request: int, name: bytes, payload: bytes, seconds: float) -> None:
         """The connections of this host."""
         if len(payload) > self.longest:
             return link.send(REPLY, request, TOO_LONG, b"")
-        due = self._clock() + min(max(seconds, 0.0), LONGEST_QUESTION)
+        due = self._clock() + within(seconds)
         for other, number in reversed(list(self.directory.members(name))):
             delivery = self.number()
             if self._send_on(self.links[other], frame(QUESTION, delivery, name, payload, number)):
@@ -232,6 +248,8 @@ class Hub:
         link.send(REPLY, request, NOBODY, b"")
 
     def answer(self, link: Link, delivery: int, status: int, payload: bytes) -> None:
+        if status not in OUTCOMES:
+            raise BadFrame(f"an answer of kind {status}")
         question = self._questions.get(delivery)
         if question is not None and question.target[0] == link.number:
             self._answered(delivery, status, payload)
@@ -273,7 +291,8 @@ class Hub:
         for delivery, publication in list(self._publications.items()):
             if publication.link is link:
                 del self._publications[delivery]
-            else:
+            elif link.number in publication.waits:
+                self._give_up(publication)
                 self.reached(link, delivery, 0)
         for delivery, question in list(self._questions.items()):
             if question.link is link or question.target[0] == link.number:
@@ -288,7 +307,7 @@ class Hub:
             self._say(f"The broker does not take what the bus has for it: {words}.")
         for delivery, publication in list(self._publications.items()):
             if publication.due <= now:
-                publication.members = []
+                self._give_up(publication)
                 self._done(delivery)
         for delivery, question in list(self._questions.items()):
             if question.due <= now:
@@ -306,7 +325,7 @@ class Hub:
 
     def told(self) -> Told:
         """What is counted here, now."""
-        questions = {word: count for word, count in zip(OUTCOMES, self.outcomes, strict=True) if count}
+        questions = {word: count for word, count in zip(figures.OUTCOMES, self.outcomes, strict=True) if count}
         counts = msgspec.structs.replace(self.counts, questions=questions, slow_broker=self.unsent())
         links = sum(isinstance(each, Link) for each in self.links.values())
         names, members = len(self.directory), self.directory.joined
@@ -390,7 +409,7 @@ class Link(asyncio.Protocol):
         elif kind == JOIN:
             request, _, _, mode, _ = rest
             if hub.held is not None and request and mode == REFUSE:  # its holder may not be back yet
-                hub.held.append(lambda: hub.join(self, *rest))
+                self._hold(hub.held, lambda: hub.join(self, *rest))
             else:
                 hub.join(self, *rest)
         elif kind == LEAVE:
@@ -403,11 +422,16 @@ class Link(asyncio.Protocol):
             if self.under_way >= MOST_UNDER_WAY:
                 raise BadFrame(f"more than {MOST_UNDER_WAY:,} requests at once")
             if hub.held is not None:
-                hub.held.append(lambda: REQUESTS[kind](hub, self, *rest))
+                self._hold(hub.held, lambda: REQUESTS[kind](hub, self, *rest))
             else:
                 REQUESTS[kind](hub, self, *rest)
         else:
             raise BadFrame("what only the hub says")
+
+    def _hold(self, held: list[tuple[Link, Callable[[], None]]], request: Callable[[], None]) -> None:
+        if len(held) >= MOST_HELD:
+            raise BadFrame(f"what brings the hub to more than {MOST_HELD:,} requests in its first moment")
+        held.append((self, request))
 
 
 REQUESTS: dict[int, Callable[..., None]] = {

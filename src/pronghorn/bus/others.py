@@ -12,9 +12,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from pronghorn.bus.carrier import Away, Carrier
+from pronghorn.bus.directory import MOST_NAMES
 from pronghorn.bus.far import Far
 from pronghorn.bus.hub import Errand, Hub, Link
-from pronghorn.bus.wire import AWAY, EVICT, GRANTED, LOST, REFUSE, REPLY, RESULT, TAKEN, UNDECIDED, UNREACHED
+from pronghorn.bus.wire import AWAY, EVICT, GRANTED, LOST, REFUSE, REPLY, RESULT, TAKEN, UNDECIDED, UNREACHED, BadFrame
+
+Said = tuple[Any, ...]
+"""What a link is told: a frame's fields."""
 
 
 class Others:
@@ -30,22 +34,25 @@ class Others:
     # What the hub calls.
 
     def join(self, link: Link, request: int, number: int, name: bytes, mode: int, since: float) -> None:
-        """A connection has joined here."""
-        link.under_way += 1
+        """A connection has joined here. It counts as no request: a link that comes back joins for all its connections
+        at once. Raises BadFrame."""
+        if len(self._tasks) >= MOST_NAMES:
+            raise BadFrame(f"what brings it to more than {MOST_NAMES:,} names that are being joined at once")
         self._spawn(self._join(link, request, number, name, mode, since))
 
     async def _join(self, link: Link, request: int, number: int, name: bytes, mode: int, since: float) -> None:
+        outcome = UNDECIDED if mode == REFUSE else GRANTED
         try:
             joined = await self.far.carrier.join(name, since + self._ahead(), mode)
             outcome = GRANTED if joined else TAKEN
         except Away:
-            outcome = UNDECIDED if mode == REFUSE else GRANTED
-        link.under_way -= 1
-        if outcome != GRANTED:
-            self._hub.directory.leave((link.number, number), name)
-            self._hub.left()
-        if request:
-            link.send(RESULT, request, outcome)
+            """The broker learns of it when it is back."""
+        finally:
+            if outcome != GRANTED:
+                self._hub.directory.leave((link.number, number), name, since)
+                self._hub.left()
+            if request and link.number in self._hub.links:
+                link.send(RESULT, request, outcome)
 
     def leave(self, name: bytes) -> None:
         """The last connection has left a name here."""
@@ -53,45 +60,62 @@ class Others:
         asyncio.get_running_loop().call_soon(self.far.carrier.leave, name)
 
     def publish(self, link: Link, request: int, name: bytes, payload: bytes, to_one: bool) -> None:
-        link.under_way += 1
         if to_one:
-            return self._spawn(self._publish_to_one(link, request, name, payload))
-        here: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.deliver(name, payload, False, here.set_result)
-        self._spawn(self._publish(link, request, name, payload, here))
+            work = self._publish_to_one(request, name, payload)
+        else:
+            here: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self.deliver(name, payload, False, here.set_result)
+            work = self._publish(request, name, payload, here)
+        self._begin(link, work, (RESULT, request, UNREACHED))
 
-    async def _publish(self, link: Link, request: int, name: bytes, payload: bytes, here: asyncio.Future[int]) -> None:
+    async def _publish(self, request: int, name: bytes, payload: bytes, here: asyncio.Future[int]) -> Said:
         try:
             result = await self.far.publish(name, payload) + await here
         except (Away, ConnectionResetError):
             result = UNREACHED - await here
-        link.under_way -= 1
-        link.send(RESULT, request, result)
+        return RESULT, request, result
 
-    async def _publish_to_one(self, link: Link, request: int, name: bytes, payload: bytes) -> None:
+    async def _publish_to_one(self, request: int, name: bytes, payload: bytes) -> Said:
         try:
             result = await self.far.publish_to_one(name, payload)
         except (Away, ConnectionResetError):
             result = UNREACHED
-        link.under_way -= 1
-        link.send(RESULT, request, result)
+        return RESULT, request, result
 
     def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
-        link.under_way += 1
-        self._spawn(self._ask(link, request, name, payload, seconds))
+        self._begin(link, self._ask(request, name, payload, seconds), (REPLY, request, LOST, b""))
 
-    async def _ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
+    async def _ask(self, request: int, name: bytes, payload: bytes, seconds: float) -> Said:
         try:
             status, answer = await self.far.ask(name, payload, seconds)
         except Away as error:
             status, answer = LOST if error.perhaps else AWAY, b""
-        link.under_way -= 1
-        link.send(REPLY, request, status, answer)
+        return REPLY, request, status, answer
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def _begin(self, link: Link, work: Coroutine[Any, Any, Said], failed: Said) -> None:
+        """Do what a link has asked for, and tell it the result; `failed` where a fault of ours leaves none."""
+        link.under_way += 1
+        self._spawn(self._settle(link, work, failed))
+
+    async def _settle(self, link: Link, work: Coroutine[Any, Any, Said], failed: Said) -> None:
+        said = failed
+        try:
+            said = await work
+        finally:
+            link.under_way -= 1
+            if link.number in self._hub.links:
+                link.send(*said)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            about = {"message": "A request to other hosts has failed.", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(about)
 
     def _ahead(self) -> float:
         """What the carrier's clock is ahead of this machine's."""

@@ -53,11 +53,15 @@ FIELDS: dict[int, tuple[type, ...]] = {
 # How a connection joins.
 SHARED, REPLACE, REFUSE = range(3)
 # What became of a question.
-ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG, AWAY = range(8)
+ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG, AWAY = OUTCOMES = range(8)
+UNSURE = -1
+"""In place of a number of connections, between hosts: one may have been reached."""
 UNREACHED = -2
 """In place of a number of connections, and less by one for each that was reached here: other hosts were not reached."""
 # What became of an attempt to join.
 TAKEN, GRANTED, UNDECIDED = range(3)
+MOST_REACHED = 1 << 32
+"""Connections that one process or one host may say to have reached."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
@@ -72,6 +76,11 @@ def frame(*fields: Any) -> bytes:
 def packed(*fields: Any) -> bytes:
     """The same without a length, for what is carried in messages."""
     return _encode(fields)
+
+
+def within(seconds: float) -> float:
+    """The time of a question, as far as it is one."""
+    return min(max(0.0, seconds), LONGEST_QUESTION)  # in this order NaN is 0
 
 
 class BadFrame(Exception):

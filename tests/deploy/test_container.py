@@ -99,6 +99,7 @@ def test_the_services_of_the_compose_file_fit_each_other() -> None:
         assert each["cap_drop"] == ["ALL"]
     assert [str(each) for each in settings.proxy_from] == [file["networks"]["inside"]["ipam"]["config"][0]["subnet"]]
     cfg = (DOCKER / "haproxy.cfg").read_text()
+    assert file["services"]["haproxy"]["ulimits"]["nofile"] > 2 * int(re.findall(r"maxconn (\d+)", cfg)[0]) + 100
     seen = 2 * 1.0  # inter 1s fall 2
     assert "inter 1s fall 2" in cfg
     assert settings.drain_delay > seen

@@ -31,6 +31,7 @@ has_activate = pytest.mark.skipif(
     not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed"
 )
 
+QUICK = "[Unit]\nStartLimitBurst=1\n[Service]\nRestartSec=100ms\n"
 # One that a reload can break, and that says which file it was imported from.
 HANDLER = """import os, pathlib, time
 import pronghorn
@@ -65,13 +66,15 @@ def test_a_service_has_few_rights(unit: Path) -> None:
 
 
 def test_a_template_is_as_strict_as_the_plain_service() -> None:
+    """It holds no port: so a wrong setting is nothing to try again, with no client who waits."""
     different = {
         key
         for mine, other in ((UnitFile(PLAIN), UnitFile(TEMPLATE)), (UnitFile(TEMPLATE), UnitFile(PLAIN)))
         for section, key, value in mine.lines
         if section == "Service" and value not in other.all(key)
     }
-    assert different == {"ExecStart", "ExecReload", "ExecStop", "WorkingDirectory", "StateDirectory"}
+    named = {"ExecStart", "ExecReload", "ExecStop", "WorkingDirectory", "StateDirectory"}
+    assert different == {*named, "RestartPreventExitStatus"}
 
 
 @pytest.mark.parametrize("unit", [PLAIN, TEMPLATE], ids=lambda unit: unit.name)
@@ -144,6 +147,23 @@ def test_under_a_real_systemd(systemd: Caged) -> None:
         assert slow.result() == "three slow"
     assert systemd.property("pronghorn.service", "Result") == "success"
     assert ask(systemd) == "three x", "the socket is still there, and has the service started again"
+
+
+@pytest.mark.slow
+def test_clients_wait_while_a_start_fails_under_a_real_systemd(systemd: Caged) -> None:
+    """Also beyond the limit of starts that systemd would have by itself, here the second: until the fault is mended."""
+    systemd.write("/run/systemd/system/pronghorn.service.d/burst.conf", QUICK)
+    systemd.done("systemctl", "daemon-reload")
+    right = systemd.done("cat", "/etc/pronghorn/pronghorn.toml")
+    systemd.done("systemctl", "stop", "pronghorn.service")
+    systemd.write("/etc/pronghorn/pronghorn.toml", "workers = 0\n")
+    for _ in range(2):
+        assert systemd.run("systemctl", "start", "pronghorn.service").returncode != 0
+    with ThreadPoolExecutor() as clients:
+        waits = clients.submit(ask, systemd)
+        systemd.write("/etc/pronghorn/pronghorn.toml", right)
+        assert waits.result().endswith(" x")
+    assert systemd.property("pronghorn.socket", "ActiveState") == "active"
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@
     BUS=unix:/run/pronghorn/devices.bus uvicorn web:app
     curl -d 'status?' http://127.0.0.1:8000/devices/4711
 
-`pronghorn ctl status` tells the path of the bus socket.
+`pronghorn ctl status` tells the path of the bus socket. Where a broker connects several servers, BUS is its URL, such
+as redis://10.0.0.5, and the devices of all of them are reached.
 """
 
 import os

@@ -51,6 +51,9 @@ class Double:
             del self.joined[name]
             self.carrier.leave(name)
 
+    def gone(self, host: str) -> None:
+        """Nothing waits here."""
+
     def up(self) -> None:
         self.ups += 1
         self.states.append("up")

@@ -240,6 +240,23 @@ def test_a_host_that_does_not_answer_is_not_waited_for_long(monkeypatch: pytest.
     hosts(3, trial)
 
 
+def test_a_host_that_is_gone_is_not_waited_for() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        two.mute = True
+        published = asyncio.ensure_future(one.publish(b"room"))
+        while not two.got:
+            await asyncio.sleep(0.001)
+        one.hub.others.far.gone(two.hub.others.far.id)  # type: ignore[union-attr]
+        assert await published == 0
+        assert one.hub.others.far.missed == 0  # type: ignore[union-attr]
+        two.hub.lose(two)  # type: ignore[arg-type]
+        two.hub.links[two.number] = two
+
+    hosts(2, trial)
+
+
 def test_a_latest_that_has_just_left_gives_way_to_the_one_before() -> None:
     async def trial(broker: Broker, workers: list[Worker]) -> None:
         one, two = workers
@@ -288,6 +305,9 @@ def test_a_host_that_is_not_there_at_the_moment_is_waited_for() -> None:
         assert [payload for _, payload in two.got] == [b"%d" % each for each in range(10)], "in their order"
         broker.gone = {two.hub.others.far.id}  # type: ignore[union-attr]
         assert await one.ask(b"room", seconds=0.1) == (AWAY, b""), "and not: nobody"
+        await one.join(b"room")
+        broker.gone = {two.hub.others.far.id}  # type: ignore[union-attr]
+        assert await one.publish(b"room") == 1, "a room that has members here does not wait"
 
     hosts(2, trial)
 

@@ -54,6 +54,9 @@ class Host(Protocol):
     def evict(self, name: bytes, before: float) -> None:
         """A connection of another host holds this name alone since then: members that joined before have to leave."""
 
+    def gone(self, host: str) -> None:
+        """Another host is gone: it takes nothing more of what was sent to it."""
+
     def up(self) -> None:
         """The broker is there, and knows `here()`. At first, and each time after `down`."""
 

@@ -113,6 +113,12 @@ class Waiting:
         if self.hosts is not None and (not self.hosts - self.heard or ("" in self.hosts and self.heard)):
             self.end(True)
 
+    def lose(self, host: str) -> None:
+        """This host is gone."""
+        if self.hosts and host in self.hosts:
+            self.hosts.remove(host)
+            self.look()
+
     def end(self, whole: bool) -> None:
         if not self.future.done():
             self.future.set_result(whole)
@@ -148,15 +154,19 @@ class Far:
 
     # What is sent.
 
-    async def publish(self, name: bytes, payload: bytes) -> int:
-        """Send to the members on all *other* hosts; how many have taken it. Raises Away; ConnectionResetError, if the
-        broker went away meanwhile."""
+    async def publish(self, name: bytes, payload: bytes, patient: bool = True) -> int:
+        """Send to the members on all *other* hosts; how many have taken it. `patient`: wait for a host that may be
+        back, if no other has members. Raises Away; ConnectionResetError, if the broker went away meanwhile."""
         delivery = self._number()
         waiting = self._counts[delivery] = Waiting()
         try:
             data = packed(PUBLICATION, self.id, delivery, name, payload, False)
-            waiting.hosts = await self._sent(name, COMING_BACK, partial(self.carrier.to_all, name, data)) - {self.id}
+            send = partial(self.carrier.to_all, name, data)
+            waiting.hosts = (await self._sent(name, COMING_BACK, send) if patient else await send()) - {self.id}
             await self._all_of(waiting)
+        except Away as error:
+            if patient or not error.soon:
+                raise
         finally:
             del self._counts[delivery]
         return waiting.count
@@ -286,6 +296,10 @@ class Far:
 
     def evict(self, name: bytes, before: float) -> None:
         self._members.evict(name, before)
+
+    def gone(self, host: str) -> None:
+        for waiting in self._counts.values():
+            waiting.lose(host)
 
     def up(self) -> None:
         self.is_up = self.was_up = True

@@ -149,6 +149,7 @@ class NatsCarrier:
     def _lose(self, host: str) -> None:
         self._members.lose(host)
         self._routes.forget(host)
+        self._host.gone(host)
 
     async def retire(self) -> None:
         if self._mail.connection is not None:

@@ -70,7 +70,8 @@ class Others:
 
     async def _publish(self, request: int, name: bytes, payload: bytes, here: asyncio.Future[int]) -> Said:
         try:
-            result = await self.far.publish(name, payload) + await here
+            alone = not self._hub.directory.members(name)
+            result = await self.far.publish(name, payload, patient=alone) + await here
         except (Away, ConnectionResetError):
             result = UNREACHED - await here
         return RESULT, request, result

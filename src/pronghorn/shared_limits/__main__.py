@@ -71,6 +71,9 @@ class Sharing:
     def evict(self, name: bytes, before: float) -> None:
         """Nobody holds the name alone."""
 
+    def gone(self, host: str) -> None:
+        """What it has told counts until it is too old."""
+
     def up(self) -> None:
         self.reached.set()
 

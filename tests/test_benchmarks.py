@@ -120,6 +120,7 @@ def test_a_wrong_reply_fails() -> None:
     assert "wrong reply" in done.stderr
 
 
+@pytest.mark.slow
 def test_c_programs_compile_and_serve(c_programs: dict[str, str]) -> None:
     """With -Wall -Wextra -Werror; the load client and both servers agree with the ones in Python."""
     for command in ([c_programs["epoll_server"], "2"], [c_programs["select_server"]]):

@@ -103,6 +103,7 @@ def test_marks_cut_as_the_simplest_code_would(mark: bytes, raw: bytes) -> None:
         assert (got, dropped) == (messages, bool(rest))
 
 
+@pytest.mark.slow
 @given(messages=st.lists(st.binary(max_size=LIMIT)), rule=st.sampled_from(FRAMINGS), cuts=st.lists(st.integers(0, 99)))
 def test_what_was_framed_comes_back(messages: list[bytes], rule: Framing, cuts: list[int]) -> None:
     if rule in MARKED:

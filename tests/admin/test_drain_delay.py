@@ -61,6 +61,7 @@ def test_ctl_stop_is_delayed_too_and_nothing_is_changed_meanwhile(admin: Admin, 
     assert admin.server.exit() == 0
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_leaves_established_connections_alone(admin: Admin) -> None:
     """As systemd's default KillMode= sends it, timeout(1), and a shell that ends its job."""
     with admin.server.connect() as sock:
@@ -78,6 +79,7 @@ def test_a_signal_to_the_whole_group_leaves_established_connections_alone(admin:
     assert admin.server.exit() == 0 and "WARNING" not in admin.server.log
 
 
+@pytest.mark.slow
 def test_a_signal_that_ends_at_once_does(admin: Admin) -> None:
     admin.server.send(signal.SIGTERM)
     wait_for(lambda: delayed(admin.server))
@@ -85,6 +87,7 @@ def test_a_signal_that_ends_at_once_does(admin: Admin) -> None:
     assert admin.server.exit() == 128 + signal.SIGQUIT
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_not_delayed(admin: Admin) -> None:
     admin.server.send(signal.SIGINT)
     assert admin.server.exit(LONG / 2) == 0

@@ -639,6 +639,7 @@ def handler(line):
         assert (tmp_path / "said").read_text() == "0"
 
 
+@pytest.mark.slow
 def test_a_thread_that_a_handler_waits_for_may_ask(tmp_path: Path) -> None:
     code = """
 import asyncio, pronghorn

@@ -49,6 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Launched,
         yield one, folder
 
 
+@pytest.mark.slow
 def test_a_web_application_asks_a_device(server: tuple[Launched, Path]) -> None:
     fastapi = pytest.importorskip("fastapi.testclient", reason="fastapi is not installed")
     devices, folder = server

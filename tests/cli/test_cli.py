@@ -71,6 +71,7 @@ def test_alone_it_is_a_quick_start() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_no_error() -> None:
     for command in ("models", "config"):
         closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *PRONGHORN, command], capture_output=True, timeout=30)

@@ -79,6 +79,7 @@ def test_whoever_is_not_trusted_is_not_talked_to(authority: Authority, tmp_path:
     assert b"cannot be used" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_certificate_is_shown_where_one_is_wanted(authority: Authority) -> None:
     certificate, key = authority.sign("server")
     mine = authority.sign("mine", "badger.example")
@@ -119,6 +120,7 @@ def test_an_end_without_a_close_notify_is_told(in_order: bool, authority: Author
     assert (b"close_notify" in done.stderr) is not in_order
 
 
+@pytest.mark.slow
 def test_a_terminal_speaks_tls(authority: Authority) -> None:
     certificate, key = authority.sign("server")
     with serving("upper", tls_cert=certificate, tls_key=key) as server:
@@ -157,6 +159,7 @@ def dev_cert(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
 
 
+@pytest.mark.slow
 def test_the_lines_that_dev_cert_prints_work(tmp_path: Path) -> None:
     done = dev_cert(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -172,6 +175,7 @@ def test_the_lines_that_dev_cert_prints_work(tmp_path: Path) -> None:
             over_tls(server.connect(), str(tmp_path / "dev-ca.pem"), name=name).close()
 
 
+@pytest.mark.slow
 def test_dev_cert_replaces_nothing_without_being_told(tmp_path: Path) -> None:
     (tmp_path / "dev-key.pem").write_text("mine")
     done = dev_cert(tmp_path, "badger.example")

@@ -747,6 +747,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_servers_whole_life_by_ctl(real: Launched, capsys: pytest.CaptureFixture[str]) -> None:
     assert real.ask(b"hello\n") == b"HELLO\n"
     status = result(capsys, "status")
@@ -795,6 +796,7 @@ def test_an_upgrade_by_ctl(real: Launched, capsys: pytest.CaptureFixture[str]) -
     assert list((real.errors.parent / "pronghorn").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_fails_changes_nothing(real: Launched, capsys: pytest.CaptureFixture[str]) -> None:
     (real.errors.parent / "mine.py").write_text("def reply(:\n")
     status, output, errors = ran(capsys, "upgrade")
@@ -862,6 +864,7 @@ def test_the_next_one_can_start_when_stop_has_ended(
         assert server.report["listening"] == real.report["listening"]
 
 
+@pytest.mark.slow
 def test_a_second_copy_is_noticed(real: Launched, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "next").mkdir()
     with launched(tmp_path / "next", name="shop") as second:

@@ -55,6 +55,7 @@ def test_the_table_names_value_origin_and_file(tmp_path: Path) -> None:
     assert str(tmp_path / "pyproject.toml") in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_set_can_be_kept_as_a_settings_file(tmp_path: Path) -> None:
     line = ["--bind", ":80,unix:/a b", "--drain-timeout", "1500ms", "--max-write-buffer", "3MiB", "--no-reuse-address"]
     line += [
@@ -122,6 +123,7 @@ def test_what_is_wrong_in_the_file_is_told_with_its_place(tmp_path: Path, text: 
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_wrong_file_is_a_wrong_setting_for_every_command(tmp_path: Path) -> None:
     path = write(tmp_path, "\nworkers = = 2\n")
     for command in ("serve", "check", "config"):
@@ -191,6 +193,7 @@ def test_the_handler_of_the_line_wins_over_that_of_the_file(tmp_path: Path) -> N
     assert Layers(source=Source(name="echo"), file=path).settle().source == Source(name="echo")
 
 
+@pytest.mark.slow
 def test_check_binds_nothing_and_says_what_would_be_served(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("print('IMPORTED')\ndef handle(conn):\n    pass\n")
     with launched(tmp_path) as server:
@@ -207,6 +210,7 @@ def test_check_binds_nothing_and_says_what_would_be_served(tmp_path: Path) -> No
         assert server.ask(b"x") == b"X"
 
 
+@pytest.mark.slow
 def test_check_as_json(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import pronghorn\nasync def life():\n    open('entered', 'w')\n    yield\n"
@@ -334,6 +338,7 @@ def bound(server: Launched) -> list[str]:
     return [f"{each.laddr.ip}:{each.laddr.port}" for each in psutil.Process(server.pid).net_connections("tcp")]
 
 
+@pytest.mark.slow
 def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
     path = write(tmp_path, 'bind = ["127.0.0.1:0"]\n')
     with launched(tmp_path, "echo", config=path, bind=None) as server:
@@ -394,6 +399,7 @@ def test_a_file_that_has_gone_fails_the_reload_and_changes_nothing(tmp_path: Pat
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_command_serves_what_the_file_says_and_reads_it_again_from_another_folder(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "pronghorn.toml").write_text('bind = "127.0.0.1:0"\nhandler = "nothing:here"\n')

@@ -430,6 +430,7 @@ def test_a_connection_is_shown_in_detail_and_ended_after_a_question() -> None:
     played(play, (100, 30))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_waited_for() -> None:
     async def play(pilot: Any, top: Any, asking: Played) -> None:
         asking.error = NoServer("No server is running.")

@@ -255,6 +255,7 @@ def test_both_read_what_is_right(case: tuple[bytes, ProxyHeader]) -> None:
     assert theirs(case[0]) == (case[1].source, case[1].destination)
 
 
+@pytest.mark.slow
 @given(lines() | blocks(), st.integers(0, 400), st.binary(max_size=3), st.integers(0, 3))
 @example((v2(bytes(36), family=0x21), ProxyHeader(2, ("::", 0), ("::", 0))), len(SIGNATURE) + 4 + 16 + 12, b"\x01", 1)
 def test_what_we_read_they_read_alike(case: tuple[bytes, ProxyHeader], place: int, new: bytes, gone: int) -> None:

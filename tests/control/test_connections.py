@@ -86,6 +86,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "handler"), MODELS)
 def test_one_of_two_is_listed_and_ended(tmp_path: Path, model: str, handler: str) -> None:
     workers = 2 if model == "iterative" else 1

@@ -505,6 +505,7 @@ def test_a_group_that_is_none_ends_the_start(tmp_path: Path) -> None:
 # The path and its lock
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_full_run_at_the_start_serves_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Path(tempfile.mkdtemp(prefix="run-"))  # the path of a unix socket is short

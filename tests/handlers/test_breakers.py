@@ -62,6 +62,7 @@ def worker_of(server: Served) -> int:
     return pid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("handler", "model"), EACH)
 def test_a_descriptor_that_was_closed_behind_our_back_costs_its_connection_and_no_other(
     handler: str, model: str

@@ -158,6 +158,7 @@ def odd(message: bytes) -> Any:
 pieces = st.lists(st.lists(st.sampled_from([*b"nebtlvxa7:,\r\n\n"]), max_size=30).map(bytes), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(framing=st.sampled_from(FRAMINGS), pieces=pieces, ends=st.booleans(), notes=st.booleans())
 @example(lines, [b"x\nl\nl\nl\nl\nl\nx\n", b"x"], True, False)
@@ -169,6 +170,7 @@ def test_both_answer_alike(framing: Framing, pieces: list[bytes], ends: bool, no
     answer_alike(framing, pieces, ends, notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOOPS)
 @settings(max_examples=60, deadline=None)
 @given(framing=st.sampled_from(FRAMINGS), pieces=pieces, ends=st.booleans(), notes=st.booleans())

@@ -19,6 +19,7 @@ def serving(folder: Path, name: str, **settings: Any) -> Any:
     return launched(folder, f"{HERE}/objects_under_test.py:{name}", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["thread", "fork"])
 def test_methods_of_a_server_object_are_called_as_serve_forever_does(tmp_path: Path, model: str) -> None:
     with serving(tmp_path, "telling", model=model) as server:
@@ -38,6 +39,7 @@ def test_a_server_object_knows_the_listeners_address_and_keeps_none_of_its_own(t
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_servers_of_the_standard_library(tmp_path: Path) -> None:
     with serving(tmp_path, "xml", model="thread") as server:
         assert xmlrpc.client.ServerProxy(f"http://127.0.0.1:{server.address[1]}").pow(2, 5) == 32
@@ -64,6 +66,7 @@ def test_a_connection_that_a_thread_has_is_kept_until_the_thread_closes_it(tmp_p
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_what_a_blocking_handler_returns_is_told_once(tmp_path: Path) -> None:
     with serving(tmp_path, "forgets", model="fork") as server:
         for _ in range(3):
@@ -78,6 +81,7 @@ def test_a_connection_can_be_sent_to_a_spawned_process(tmp_path: Path, model: st
         assert server.ask(b"") == b"from a child"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model"),
     [("streams", "asyncio"), ("streams", "thread"), ("Aio", "epoll"), ("Aio", "uvloop"), ("Ours", "thread")],
@@ -108,6 +112,7 @@ async def handler(reader, writer):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["asyncio", "uvloop", "epoll", "select"])
 @pytest.mark.parametrize(
     "made",
@@ -122,6 +127,7 @@ def test_a_loop_of_the_import_is_the_one_that_serves(tmp_path: Path, model: str,
         assert server.ask(b"") == b"same"
 
 
+@pytest.mark.slow
 def test_a_handler_that_patches_by_gevent(tmp_path: Path) -> None:
     pytest.importorskip("gevent")
     (tmp_path / "green.py").write_text(

@@ -29,6 +29,7 @@ def asleep(server: Launched) -> list[int]:
     return workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_it_waits_for_the_workers_of_a_killed_supervisor(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("setproctitle")
@@ -76,6 +77,7 @@ def test_an_ordinary_conflict_fails_at_once(orphans: list[bool], tries: int, mon
     assert len(tried) == tries
 
 
+@pytest.mark.slow
 def test_a_restart_under_load_binds_each_time(tmp_path: Path) -> None:
     bind = "127.0.0.1:0"
     for _ in range(5):

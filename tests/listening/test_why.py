@@ -88,6 +88,7 @@ def test_another_listener() -> None:
     assert (finding.verdict, said.strip()) == (Verdict.FREE, f"{finding.address} is free.")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 def test_a_wildcard_against_a_specific_address() -> None:
     with listener() as server:
@@ -103,6 +104,7 @@ def test_a_wildcard_against_a_specific_address() -> None:
         assert f"listens at 0.0.0.0:{port}, which is every interface." in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 def test_ipv6s_wildcard_holds_ipv4() -> None:
     with listener("::", dualstack_ipv6=True) as server:

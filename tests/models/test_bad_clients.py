@@ -251,6 +251,7 @@ def test_misbehaving_peers_with_tls_harm_themselves_only(model: str, tmp_path: P
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_who_takes_endless_lines_is_found_out() -> None:
     with (
         serving("discard", max_message_size="1GiB") as server,

@@ -226,6 +226,7 @@ def test_buckets_of_many_workers_are_one(steps: list[tuple[tuple[str, int], int]
                 buckets.append(Bucket(rate, board, clock))
 
 
+@pytest.mark.slow
 def test_workers_that_take_at_the_same_moment_never_take_too_many(board: Scoreboard) -> None:
     """Processes, as many as there are moments to collide in."""
     rate, began = 1000, time.monotonic_ns()

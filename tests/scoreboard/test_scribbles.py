@@ -51,6 +51,7 @@ class Host:
         self.board = board
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scribbles, st.booleans())
 def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[int], whole: bool) -> None:

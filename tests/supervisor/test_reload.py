@@ -114,6 +114,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_reload_that_fails_changes_nothing(tmp_path: Path, fault: str) -> None:
     write(tmp_path, HANDLER % {"word": "old"})

@@ -194,6 +194,7 @@ def test_a_second_term_changes_nothing_and_a_second_int_ends_at_once(tmp_path: P
         assert server.exit(5) == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["epoll", "thread", "fork", "asyncio", "gevent"])
 def test_a_signal_to_the_whole_group_is_a_stop_and_no_death(tmp_path: Path, model: str) -> None:
     with launched(tmp_path, model=model, workers=3) as server:

@@ -103,6 +103,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BROKEN)
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, fault: str) -> None:
     with launched_code(tmp_path, HANDLER, "reply", start_timeout="1s") as server:
@@ -116,6 +117,7 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, fault: str) -> No
         assert upgraded(server, server.pid) != server.pid
 
 
+@pytest.mark.slow
 def test_term_during_an_upgrade_ends_both(tmp_path: Path) -> None:
     with launched_code(tmp_path, HANDLER, "reply") as server:
         (tmp_path / "mine.py").write_text("import time\ntime.sleep(60)\n")

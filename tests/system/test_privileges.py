@@ -298,6 +298,7 @@ def test_what_a_worker_starts_gains_nothing(gaining: Path, model: str) -> None:
         assert "NoNewPrivs:\t0" in Path(f"/proc/{server.pid}/status").read_text(), "an upgrade's program is another"
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no_new_privs is Linux's")
 def test_it_gains_where_that_is_wanted(gaining: Path) -> None:

@@ -309,6 +309,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert trusted_paths.read(str(tmp_path / "cert.pem")) == b""
 
 
+@pytest.mark.slow
 def test_files_that_workers_could_change_are_warned_of(precious: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)

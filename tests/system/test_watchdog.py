@@ -139,6 +139,7 @@ def test_a_watchdog_ends_a_process_that_is_stuck_in_c(clock: int) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_worker_ends_whose_main_thread_waits_for_another_that_computes_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STACKS", "GRACE"):
         monkeypatch.setattr(worker, name, 0.1)

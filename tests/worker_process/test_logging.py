@@ -59,6 +59,7 @@ def test_the_servers_own_records_go_on_whatever_a_handler_does_with_logging() ->
         assert "ZeroDivisionError" in server.log() and "Stopped" in server.log() and "at info" not in server.log()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["epoll", "thread"])
 def test_a_handler_that_closes_standard_error_has_the_log_written_to_no_client(model: str) -> None:
     with serving("loggers_under_test:closes_standard", model=model, workers=1) as server:
@@ -93,6 +94,7 @@ root = { level = "INFO", handlers = ["own"] }
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["log.toml", "log.json"])
 def test_people_may_have_their_own_log(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

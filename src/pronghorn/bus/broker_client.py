@@ -1,7 +1,7 @@
 """What a client in another process publishes and asks through when it is given a broker's URL: a host without members.
 
 Law: one thread of this process has an asyncio loop on which the carrier runs, from the first use on; callers are any
-threads, and tasks of any loops. A forked process begins anew.
+threads, and tasks of any loops. Whoever waits when it ends learns that it has. A forked process begins anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pronghorn.bus.far import Far, Nobody
 Result = TypeVar("Result")
 FAREWELL = 2.0  # seconds in which the connection to the broker is closed
 AWAY_PATIENCE = 1.0  # seconds that a caller waits for a broker that went away
+CLOSED = "The client has been closed meanwhile."
 HINT = "Is the broker running, and is the URL right?"
 
 
@@ -29,6 +30,9 @@ class BrokerClient:
 
     def __init__(self, url: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._guard = threading.Lock()
+        self.is_over = False
+        """It takes nothing more."""
         started: Future[Far] = Future()
         self._thread = threading.Thread(target=self._run, args=(url, started), name="pronghorn-bus", daemon=True)
         self._thread.start()
@@ -46,8 +50,18 @@ class BrokerClient:
         self._running.add_done_callback(lambda _: self._loop.stop())
         started.set_result(far)
         self._loop.run_forever()
+        self._over()
+        while pending := asyncio.all_tasks(self._loop):
+            for each in pending:
+                each.cancel()
+            self._loop.run_until_complete(asyncio.wait(pending))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    def _over(self) -> None:
+        with self._guard:
+            self.is_over = True
+        self._loop.run_until_complete(asyncio.sleep(0))  # what was begun before is a task then
 
     def publish(self, until: float, name: bytes, payload: bytes, to_one: bool) -> Future[int]:
         """How many connections have taken it, on all hosts."""
@@ -74,11 +88,18 @@ class BrokerClient:
                 raise BusLost("The broker went away meanwhile.") from None
             except TimeoutError:
                 raise BusUnavailable("It has not answered in time.", HINT) from None
+            except asyncio.CancelledError:
+                if not self.is_over:
+                    raise
+                raise BusLost(CLOSED) from None
 
-        return asyncio.run_coroutine_threadsafe(within(), self._loop)
+        with self._guard:
+            if self.is_over:
+                raise BusUnavailable(CLOSED, "Publish or ask before it is closed.")
+            return asyncio.run_coroutine_threadsafe(within(), self._loop)
 
     def end(self) -> None:
-        """Begin to end the connection to the broker."""
+        """Begin to end the connection to the broker. Whoever waits gets BusLost."""
         try:
             self._loop.call_soon_threadsafe(self._running.cancel)
         except RuntimeError:  # it has ended

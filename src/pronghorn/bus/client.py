@@ -21,6 +21,7 @@ from pronghorn.bus.errors import BadBusMessage, BusError, BusUnavailable
 from pronghorn.bus.link import Link
 from pronghorn.bus.requests import PATIENCE, Name, Payload, answer_of, name_of, one_of, payload_of, seconds_of
 from pronghorn.bus.wire import GROUPS, LONGEST_PAYLOAD, MEMBERS
+from pronghorn.settings import broker_url
 
 if TYPE_CHECKING:
     from typing import Self
@@ -47,6 +48,11 @@ def checked_url(url: str) -> str:
         why = "An address is unix:PATH, with the path of a server's bus socket, or the URL of a broker, redis://... or nats://..."
         shown = repr(url) if "@" not in url else f"{scheme}:..."
         raise BadBusMessage(f"{shown} is no address of a bus.", why, "pronghorn ctl status tells the path.")
+    if scheme != "unix":
+        try:
+            broker_url.parse(url)
+        except ValueError as error:
+            raise BadBusMessage("The URL of the bus is wrong.", f"{error}.", "Take the one of the server.") from None
     return url
 
 
@@ -81,7 +87,7 @@ class AnyClient:
 
         self._here()
         with self._guard:
-            if self._broker is None:
+            if self._broker is None or self._broker.is_over:
                 self._broker = BrokerClient(self._url)
             return self._broker
 

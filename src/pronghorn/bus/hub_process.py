@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pronghorn.bus.figures import TOLD, Told
@@ -128,6 +129,8 @@ async def serve(side: Side) -> None:
     await asyncio.sleep(SETTLING)  # whoever was linked to the hub before is back then
     others = others_of(hub, side) if side.settings["carrier"] else None
     carrying = None if others is None else loop.create_task(others.far.carrier.run())
+    if carrying is not None:
+        carrying.add_done_callback(partial(_ended, over))
     hub.settled()
     replaced = await over
     if others is not None and carrying is not None:
@@ -136,6 +139,12 @@ async def serve(side: Side) -> None:
         else:
             carrying.cancel()
             await asyncio.wait([carrying], timeout=FAREWELL)
+
+
+def _ended(over: asyncio.Future[bool], carrying: asyncio.Task[None]) -> None:
+    """The carrier has ended by itself: a fault of ours, for which the hub ends too, and is started again."""
+    if not over.done() and not carrying.cancelled():
+        over.set_exception(carrying.exception() or RuntimeError("the carrier has ended"))
 
 
 async def part(hub: Hub, others: Others) -> None:

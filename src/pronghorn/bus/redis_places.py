@@ -76,6 +76,8 @@ class Place:
         if self._kind == "unix":
             self._class, arguments["path"] = UnixDomainSocketConnection, unquote(given.path)
         elif database:
+            if not re.fullmatch("[0-9]{1,9}", database):
+                raise ValueError("A database is a number, as in redis://HOST/0")
             arguments["db"] = int(database)
         self.patience = float(arguments.get("socket_timeout", PATIENCE))
         if not 0 < self.patience <= MOST_PATIENCE:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from pronghorn.bus.carrier import Away, Carrier
 from pronghorn.bus.carriers import carrier_of
+from pronghorn.bus.errors import BadBusMessage
 from pronghorn.scoreboard.map import Map
 from pronghorn.shared_limits.counting import Counting
 from pronghorn.shared_limits.records import Record, packed, unpacked
@@ -99,6 +100,14 @@ class Sharing:
             self._up = True
         self._tell(up=bool(self._up), hosts=1 + len(self._heard) if self._up else 0, why="" if self._up else self._why)
 
+    async def cannot(self, why: str, over: asyncio.Event) -> None:
+        """The URL of the broker is wrong: say so, until this process shall end."""
+        while not over.is_set():
+            self._failed(why)
+            self._tell(up=False, hosts=0, why=why)
+            self._side.beat()
+            await first({self._loop.create_task(over.wait())}, BEAT)
+
     def _failed(self, why: str) -> None:
         self._counting.failed()
         self._why = why
@@ -128,7 +137,6 @@ async def share(side: Side) -> None:
     over, stays = asyncio.Event(), False
     counting = Counting(Map(side.descriptors["board"]), *side.settings[LIMITS])
     sharing = Sharing(side, counting, loop)
-    carrier = carrier_of(side.settings["carrier"], sharing)
 
     def heard() -> None:
         nonlocal stays
@@ -143,14 +151,20 @@ async def share(side: Side) -> None:
             over.set()
 
     loop.add_reader(side.fileno(), heard)
-    running = loop.create_task(carrier.run())
     side.ready()
+    try:
+        carrier = carrier_of(side.settings["carrier"], sharing)
+    except BadBusMessage as error:
+        return await sharing.cannot(" ".join(filter(None, error.args)), over)
+    running = loop.create_task(carrier.run())
     await first({loop.create_task(sharing.reached.wait()), loop.create_task(over.wait())}, PATIENCE)
     while not over.is_set():
         began = loop.time()
         await sharing.beat(carrier)
         side.beat()
         await first({loop.create_task(over.wait())}, max(0.05, BEAT - (loop.time() - began)))
+        if running.done():
+            running.result()  # a fault of ours ends the process, which is started again
     if not stays:
         await sharing.goodbye(carrier)
     running.cancel()

@@ -71,7 +71,7 @@ def test_a_result_is_read_by_the_thread_that_waits(ends: Ends) -> None:
 
 def test_a_result_that_comes_too_late_is_nobody_elses(ends: Ends) -> None:
     line = Line(ends.connect)
-    with pytest.raises(BusUnavailable, match=r"not answered in 0\.05 s"):
+    with pytest.raises(BusLost, match=r"not answered in 0\.05 s"):
         line.request(0.05, PUBLISH, *WORDS)
     results = list[Any]()
     asking = later(lambda: results.append(line.request(10, PUBLISH, *WORDS)))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pronghorn.bus.carrier import Away
 from pronghorn.bus.carriers import carrier_of
-from pronghorn.bus.errors import BusLost, BusUnavailable
+from pronghorn.bus.errors import BusLost, BusUnavailable, HubSilent
 from pronghorn.bus.far import Far, Nobody
 
 Result = TypeVar("Result")
@@ -75,11 +75,12 @@ class BrokerClient:
     def _begin(self, until: float, call: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
         """Have the loop do it, as soon as the broker is there, within the time."""
 
+        seconds = until - time.monotonic()
+
         async def within() -> Result:
             far = self._far
             try:
-                left = until - time.monotonic()
-                await far.until_up(min(left, AWAY_PATIENCE) if far.was_up else left)
+                await far.until_up(min(seconds, AWAY_PATIENCE) if far.was_up else seconds)
                 async with asyncio.timeout(until - time.monotonic()):
                     return await call()
             except Away as error:
@@ -87,7 +88,7 @@ class BrokerClient:
             except ConnectionResetError:
                 raise BusLost("The broker went away meanwhile.") from None
             except TimeoutError:
-                raise BusUnavailable("It has not answered in time.", HINT) from None
+                raise HubSilent(seconds) from None
             except asyncio.CancelledError:
                 if not self.is_over:
                     raise

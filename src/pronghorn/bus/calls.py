@@ -17,8 +17,9 @@ def publish(name: Name, payload: Payload, *, to: str = "all", timeout: float = P
     before. 0: there is none. In a loop it holds up the loop until the hub has answered, a fraction of a millisecond as
     a rule; `apublish` does not.
 
-    Raises BusUnavailable if the hub cannot be asked within `timeout` seconds, BusLost if it went away meanwhile,
-    BadBusMessage for a name or a payload that is too long.
+    Raises BusUnavailable if the hub cannot be asked within `timeout` seconds, and nothing was sent; BusLost if it does
+    not say within them what became of the message, or went away meanwhile; OtherHostsUnreached if the broker by which
+    other hosts are reached is away; BadBusMessage for a name or a payload that is too long.
     """
     return here().publish(name, payload, to, timeout)
 

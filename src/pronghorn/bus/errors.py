@@ -40,6 +40,13 @@ class BusLost(BusError):
         super().__init__("It is not known whether the message arrived.", why, "Send it again if twice does no harm.")
 
 
+class HubSilent(BusLost):
+    """The same: the hub, or the broker, has not said in time what became of it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"It has not answered in {seconds:g} s.")
+
+
 class BusUnavailable(BusError):
     """The bus cannot be reached. Nothing was sent."""
 
@@ -48,8 +55,8 @@ class BusUnavailable(BusError):
 
 
 class OtherHostsUnreached(BusError):
-    """Other hosts were not reached: the broker is away. `reached` connections of the caller's own server have taken the
-    message."""
+    """Other hosts were not reached: the broker is away, or went away before they had said so. `reached` connections of
+    the caller's own server have taken the message."""
 
     def __init__(self, reached: int) -> None:
         here = f"{reached:,} connection{'s' * (reached != 1)} of this server {'have' if reached != 1 else 'has'} it."

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pronghorn.bus.errors import BusLost, BusUnavailable
+from pronghorn.bus.errors import BusLost, BusUnavailable, HubSilent
 from pronghorn.bus.wire import HELLO, REFUSED, RESULT, BadFrame, Reader, frame
 
 BUFFER = 4096  # a result has a few bytes
@@ -33,8 +33,8 @@ class Line:
         self._last = 0
 
     def request(self, seconds: float, kind: int, *fields: Any) -> Sequence[Any] | None:
-        """Ask, and wait for the fields of the result; None if nothing was sent. Raises BusUnavailable if the hub says
-        nothing for so many seconds, or refuses this process, BusLost if it went away meanwhile."""
+        """Ask, and wait for the fields of the result; None if nothing was sent. Raises BusUnavailable if the hub
+        refuses this process, BusLost if it went away meanwhile, HubSilent if it says nothing for so many seconds."""
         if not 0 < seconds <= LONGEST or not self._taken.acquire(blocking=False):
             return None
         try:
@@ -42,7 +42,7 @@ class Line:
             return None if sock is None else self._result(sock)
         except BlockingIOError:
             self.let_go()
-            raise BusUnavailable(f"It has not answered in {seconds:g} s.") from None
+            raise HubSilent(seconds) from None
         except (OSError, BadFrame):
             self.let_go()
             raise BusLost() from None

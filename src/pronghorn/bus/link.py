@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pronghorn.bus.errors import BusLost, BusUnavailable
+from pronghorn.bus.errors import BusError, BusLost, BusUnavailable, HubSilent
 from pronghorn.bus.line import Line
-from pronghorn.bus.wire import HELLO, LISTING, PUBLISH, REFUSED, REPLY, RESULT, BadFrame, Reader, frame
+from pronghorn.bus.wire import ASK, HELLO, LISTING, PUBLISH, REFUSED, REPLY, RESULT, BadFrame, Reader, frame
 
 if TYPE_CHECKING:
     import asyncio
@@ -82,7 +82,7 @@ class Link:
 
     def request(self, seconds: float, kind: int, *fields: Any) -> Any:
         """Ask, and wait for the fields of the result. Raises BusUnavailable if the hub cannot be asked in so many
-        seconds or says nothing, BusLost if it went away meanwhile."""
+        seconds, BusLost if it says nothing or went away meanwhile."""
         if kind == PUBLISH and (result := self._by_line(seconds, kind, *fields)) is not None:
             return result
         until = time.monotonic() + seconds
@@ -92,7 +92,7 @@ class Link:
             self._send(until, kind, number, *fields)
             if not waiter.wait(until - time.monotonic()):
                 self.late = True
-                raise BusUnavailable(f"It has not answered in {seconds:g} s.")
+                raise _late(kind, seconds)
         finally:
             self._waiters.pop(number, None)
         return self.checked(waiter.result)
@@ -105,7 +105,7 @@ class Link:
             return None
         try:
             return self._line.request(seconds, *fields)
-        except BusUnavailable:
+        except HubSilent:
             self.late = True
             raise
 
@@ -305,6 +305,13 @@ class Link:
                 waiter.set(LOST)
 
 
+def _late(kind: int, seconds: float) -> BusError:
+    """The error for a result that did not come in time. To publish or to ask again might do it twice."""
+    if kind in (PUBLISH, ASK):
+        return HubSilent(seconds)
+    return BusUnavailable(f"It has not answered in {seconds:g} s.")
+
+
 async def result_of(link: Link, seconds: float, kind: int, *fields: Any) -> Any:
     """`link.request` for a coroutine."""
     import asyncio  # here: not every worker needs it
@@ -322,7 +329,7 @@ async def result_of(link: Link, seconds: float, kind: int, *fields: Any) -> Any:
             result = await future
     except TimeoutError:
         link.late = True
-        raise BusUnavailable(f"It has not answered in {seconds:g} s.") from None
+        raise _late(kind, seconds) from None
     finally:
         link.forget(number)
     return link.checked(result)

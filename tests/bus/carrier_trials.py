@@ -310,6 +310,23 @@ async def a_host_ends(party: Party) -> None:
     await until(lambda: b"to myself" in one.heard)
 
 
+async def joined_and_left_while_joining(party: Party) -> None:
+    """What is called last counts, though a join before it is not over."""
+    one, outside = [await party.host() for _ in range(2)]
+    for last in (False, True):
+        joins = [asyncio.ensure_future(one.join(b"device", REPLACE))]
+        for _ in range(2):
+            await asyncio.sleep(0)
+            one.leave(b"device")
+            joins.append(asyncio.ensure_future(one.join(b"device", REPLACE)))
+        await asyncio.sleep(0)
+        if not last:
+            one.leave(b"device")
+        await asyncio.gather(*joins)
+        await asyncio.sleep(party.settling)
+        assert await outside.carrier.to_one(b"device", b"x") is last
+
+
 async def many_changes(party: Party) -> None:
     """Hosts join, leave and take over a few names as fast as they can: nothing sent to one is heard twice, and in the
     end everybody knows who has what."""
@@ -362,5 +379,6 @@ TRIALS = [
     alone,
     alone_at_once,
     a_host_ends,
+    joined_and_left_while_joining,
     many_changes,
 ]

@@ -74,6 +74,8 @@ class Membership:
         self._one_may_be_back = one_may_be_back
         self.rosters: dict[bytes, Roster] = {}
         self._joins: dict[bytes, Joining] = {}
+        self._turns: dict[bytes, list[asyncio.Event]] = {}
+        """Joins that wait for one before them, each with whether the name has been left since it was called."""
         self._moved: dict[bytes, float] = {}  # since when by this host's own clock
         self._mail, self._host, self._now, self._met = mail, host, now, met
         self._id = mail.id
@@ -87,8 +89,8 @@ class Membership:
 
     async def join(self, name: bytes, since: float, mode: int) -> bool:
         """See Carrier.join."""
-        while (other := self._joins.get(name)) is not None:
-            await asyncio.wait([other.over])
+        if name in self._joins and await self._left_meanwhile(name):
+            return True
         connection = self._mail.connected()
         roster = self.rosters.setdefault(name, Roster())
         joining = Joining(since, mode, self._id in roster.hosts)
@@ -107,6 +109,20 @@ class Membership:
             joining.over.set_result(None)
             for each in joining.held:
                 each()
+
+    async def _left_meanwhile(self, name: bytes) -> bool:
+        """Wait for the joins that were called before; whether the name has been left since then."""
+        turn = asyncio.Event()
+        turns = self._turns.setdefault(name, [])
+        turns.append(turn)
+        try:
+            while (other := self._joins.get(name)) is not None:
+                await asyncio.wait([other.over])
+        finally:
+            turns.remove(turn)
+            if not turns:
+                self._turns.pop(name, None)
+        return turn.is_set()
 
     async def _announce(self, name: bytes, joining: Joining) -> bool:
         roster = self.rosters[name]
@@ -188,6 +204,8 @@ class Membership:
     def leave(self, name: bytes) -> None:
         """The last member here has left this name."""
         joining = self._joins.get(name)
+        for turn in self._turns.get(name, ()):
+            turn.set()
         if joining is not None:
             joining.left = True
         elif name in self.rosters:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from launch import PATIENCE, Launched, launched, wait_for
+from launch import PATIENCE, Launched, launched, lives, wait_for
 from pronghorn.testing.tls import throw_away_pair, trusting
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
@@ -68,9 +68,15 @@ def host(folder: Path, name: str, **settings: object) -> Iterator[Host]:
 
 
 @contextmanager
-def hosts(folder: Path, **settings: object) -> Iterator[dict[str, Host]]:
+def hosts(
+    folder: Path, own: dict[str, dict[str, object]] | None = None, **settings: object
+) -> Iterator[dict[str, Host]]:
+    """Both of them, each with settings of its `own`."""
     with ExitStack() as stack:
-        yield {name: stack.enter_context(host(folder / name, name, **settings)) for name in PLACES}
+        yield {
+            name: stack.enter_context(host(folder / name, name, **{**settings, **(own or {}).get(name, {})}))
+            for name in PLACES
+        }
 
 
 @contextmanager
@@ -93,7 +99,7 @@ def killed(server: Launched) -> None:
         return
     processes = psutil.Process(server.pid).children(recursive=True)
     server.end()
-    psutil.wait_procs(processes, PATIENCE)
+    wait_for(lambda: not any(lives(each) for each in processes), "the end of a server")
 
 
 def changed(text: str, changes: dict[str, str]) -> str:

@@ -38,6 +38,9 @@ if shutil.which("haproxy") is None:
 pytestmark = pytest.mark.slow
 
 FRONTS = {"haproxy.cfg": "bind :8000", "tls.cfg": "bind :8443", "tcp-check.cfg": "bind :8001"}
+AGENT = "agent.cfg"
+"""Not a sample: the same servers as those of haproxy.cfg, in a backend where the agent check alone tells of a drain."""
+WORDS = {"two": {"agent_check_drain": True}}
 QUICK = {
     "    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n": "",
     "maxconn 20000": "maxconn 200",
@@ -52,7 +55,7 @@ class HaProxy:
 
     def __init__(self, folder: Path, fronts: dict[str, int], hosts: dict[str, Host]) -> None:
         self.folder, self.fronts, self.hosts = folder, fronts, hosts
-        self.plain, self.tls, self.tcp_check = (fronts[name] for name in FRONTS)
+        self.plain, self.tls, self.tcp_check, self.agent = (fronts[name] for name in (*FRONTS, AGENT))
 
     def tell(self, command: str) -> str:
         """What HAProxy answers to a command of its own."""
@@ -84,20 +87,29 @@ def samples(folder: Path, both: dict[str, Host], fronts: dict[str, int]) -> dict
         server = f"server {name} {PLACES[name]}:8000"
         changes["haproxy.cfg"][server] = f"server {name} {host.plain} port {host.admin} agent-port {host.agent}"
         changes["tcp-check.cfg"][server] = f"server {name} {host.plain}"
-    return {
+    found = {
         name: changed((DEPLOY / "haproxy" / name).read_text(), {bind: f"bind fd@{fronts[name]}", **changes[name]})
         for name, bind in FRONTS.items()
+    }
+    plain = found["haproxy.cfg"]
+    names = {"devices": "agent_devices", "pronghorn": "agent", "GET /readyz": "GET /livez"}
+    return {
+        **found,
+        AGENT: changed(
+            plain[plain.index("frontend") :], {**names, f"fd@{fronts['haproxy.cfg']}": f"fd@{fronts[AGENT]}"}
+        ),
     }
 
 
 @contextmanager
 def balanced(folder: Path, **settings: object) -> Iterator[HaProxy]:
     with ExitStack() as stack:
-        both = stack.enter_context(hosts(folder, **{"drain_delay": 0.5, "max_connections": 10, **settings}))
-        fronts = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in FRONTS}
+        settings = {"drain_delay": 0.5, "max_connections": 10, **settings}
+        both = stack.enter_context(hosts(folder, WORDS, **settings))
+        fronts = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in (*FRONTS, AGENT)}
         for name, text in samples(folder, both, {each: sock.fileno() for each, sock in fronts.items()}).items():
             (folder / name).write_text(text)
-        command = ["haproxy", "-db", *(word for name in FRONTS for word in ("-f", name))]
+        command = ["haproxy", "-db", *(word for name in fronts for word in ("-f", name))]
         stack.enter_context(running(command, folder, tuple(each.fileno() for each in fronts.values())))
         proxy = HaProxy(folder, {name: sock.getsockname()[1] for name, sock in fronts.items()}, both)
         wait_for((folder / "stats").exists, "haproxy")
@@ -157,23 +169,22 @@ def test_the_weight_goes_with_the_load_and_ctl_drain_empties_the_backend(proxy: 
     assert not clients.failures
 
 
-@pytest.mark.parametrize("words, drained, after", [(False, "UP 0", "DRAIN"), (True, "DRAIN (agent)", "UP")])
+@pytest.mark.parametrize("name, drained, after", [("one", "UP 0", "DRAIN"), ("two", "DRAIN (agent)", "UP")])
 def test_the_words_drain_and_ready_are_said_where_they_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: bool, drained: str, after: str
+    proxy: HaProxy, name: str, drained: str, after: str
 ) -> None:
     """They end what a person has set in HAProxy, which the weight alone does not."""
-    monkeypatch.setitem(QUICK, "GET /readyz", "GET /livez")  # the agent check alone tells of a drain
-    with balanced(tmp_path, agent_check_drain=words) as proxy:
-        one = proxy.hosts["one"]
-        ctl(one.folder, "drain")
-        wait_for(lambda: proxy.state("one").startswith(drained), drained)
-        assert {each.server for each in (ask(proxy.plain) for _ in range(4))} == {"two"}
-        ctl(one.folder, "resize", count=1)
-        wait_for(lambda: proxy.state("one") == "UP 100", "the server to be back")
-        proxy.tell("set server pronghorn/one state drain")
-        with one.server.connect():  # of which a weight of 90 tells, so that an agent check has been since
-            wait_for(lambda: proxy.state("one").endswith(" 90"), "the next check")
-            assert proxy.state("one").startswith(after)
+    host, (other,) = proxy.hosts[name], PLACES.keys() - {name}
+    ctl(host.folder, "drain")
+    wait_for(lambda: proxy.state(name, "agent").startswith(drained), drained)
+    assert {each.server for each in (ask(proxy.agent) for _ in range(4))} == {other}
+    ctl(host.folder, "resize", count=1)
+    wait_for(lambda: proxy.state(name, "agent") == "UP 100", "the server to be back")
+    proxy.tell(f"set server agent/{name} state drain")
+    with host.server.connect():  # of which a weight of 90 tells, so that an agent check has been since
+        wait_for(lambda: proxy.state(name, "agent").endswith(" 90"), "the next check")
+        assert proxy.state(name, "agent").startswith(after)
+    proxy.tell(f"set server agent/{name} state ready")
 
 
 def test_a_server_that_is_killed_is_left_out(proxy: HaProxy) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,10 +26,17 @@ from launch import ends_with_the_tests, wait_for
 PATIENCE = 30.0
 
 
+PORTS = range(15_000, 32_000)
+"""Below those that the kernel gives to clients and to port 0 (32768 and above, unless somebody has set others): while a
+broker is away nobody else is given its port."""
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port at which nothing listens; none of a test that runs beside this one, most likely."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", random.SystemRandom().choice(PORTS)))
+            return int(sock.getsockname()[1])
 
 
 def program(name: str) -> str:

@@ -206,6 +206,7 @@ def test_whoever_wants_a_free_name_waits_until_all_are_back() -> None:
 def test_a_handler_sees_that_nobody_waits_any_more(tmp_path: Path) -> None:
     with served(tmp_path) as server, Device(server) as device, bus.connect(f"unix:{tmp_path}/c.bus") as outside:
         device.ask(b"join")
+        assert outside.publish("nobody", b"x") == 0, "it is connected"
         with pytest.raises(bus.NoAnswer):
             outside.ask("device", b"?", 0.2)
         wait_for(lambda: device.ask(b"asked") == b"0 of 1", "the end of its time")

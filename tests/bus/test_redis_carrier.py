@@ -67,7 +67,7 @@ def test_valkey_does_the_same(tmp_path: Path) -> None:
 def test_hosts_have_one_clock(url: str) -> None:
     async def trial() -> None:
         async with hosts(url, url) as (a, b):
-            assert abs(a.carrier.now() - time.time()) < 1 and abs(a.carrier.now() - b.carrier.now()) < 0.1
+            assert abs(a.carrier.now() - time.time()) < 5 and abs(a.carrier.now() - b.carrier.now()) < 1
 
     asyncio.run(trial())
 
@@ -126,7 +126,7 @@ def test_what_is_here_is_joined_again_after_the_broker_was_away(own: Broker) -> 
             b.leave(b"room")
             a.leave(b"8")
             own.start()
-            await until(lambda: a.is_up and b.is_up, 5.0)
+            await until(lambda: a.is_up and b.is_up)
             await until(lambda: b"7" not in a.joined)
             assert await a.carrier.to_all(b"7", b"x") == {b.id} and await b.carrier.to_all(b"9", b"x") == {a.id}
             assert await b.carrier.to_all(b"new", b"x") == {a.id}

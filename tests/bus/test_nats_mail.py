@@ -1,10 +1,16 @@
-"""Messages in parts, and names as parts of subjects: pure."""
+"""Under NATS: messages in parts, names and hosts as parts of subjects, and a route that finds no host: pure."""
 
 from __future__ import annotations
+
+import asyncio
+import gc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from pronghorn.bus import nats_routes
+from pronghorn.bus.carrier import Away
 
 nats_mail = pytest.importorskip("pronghorn.bus.nats_mail", reason="nats-py is not installed")
 
@@ -55,3 +61,30 @@ def test_what_is_never_finished_is_bounded() -> None:
 def test_any_name_is_one_part_of_a_subject(name: bytes) -> None:
     text = nats_mail.token(name)
     assert not set(text) & set(".*> \t\r\n\0") and text.isascii() and nats_mail.name_of(text) == name
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a.b", ">", "a\r\nPUB x 0\r\n", "ä", "a" * 65])
+def test_what_is_no_id_of_a_host_is_sent_to_nobody(host: str) -> None:
+    mail, paper, heard = nats_mail.Mail("b", "p"), Paper(), list[int]()
+    mail.connection = paper
+    mail.to_host(host, b"x", lambda how, data: bool(heard.append(how)))
+    assert not paper.sent and heard == [nats_mail.NOBODY]
+
+
+def test_a_fault_in_finding_a_host_leaves_no_message_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    class Office:
+        def latest(self, name: bytes) -> str:
+            return ""
+
+        async def find(self, name: bytes) -> str:
+            raise KeyError("a fault")
+
+    async def main() -> None:
+        routes = nats_routes.Routes(Office())
+        for _ in range(2):
+            with pytest.raises(Away, match="not found out"):
+                await asyncio.wait_for(routes.put(b"device", b"x"), 10)
+
+    asyncio.run(main())
+    gc.collect()
+    assert "a fault" in caplog.text

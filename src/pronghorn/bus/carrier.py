@@ -10,9 +10,12 @@ Instants are seconds of the carrier's own clock, `now()`, which all hosts of one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Protocol
 
+HOST_ID = re.compile("[0-9A-Za-z]{1,64}")
+"""What the id of a host is; whatever another host calls itself goes into channels and subjects only if it is one."""
 PATIENCE = 2.0
 """Seconds that a carrier waits for its broker, and a publisher for another host."""
 MAY_BE_BACK = 3.0

@@ -24,7 +24,7 @@ def carrier_of(url: str, host: Host) -> Carrier:
     Raises BadBusMessage for a URL that names none, and where its package is not installed. No message holds what
     stands in the URL, since that may be a password."""
     if not is_broker(url):
-        raise BadBusMessage("No carrier has this URL.", hint="It begins with redis://, rediss://, nats:// or tls://.")
+        raise BadBusMessage("No carrier has this URL.", hint=f"It begins with one of {', '.join(SCHEMES)}, and ://.")
     which = SCHEMES[url.partition("://")[0]]
     if find_spec(EXTRAS[which]) is None:
         hint = f"pip install 'pronghorn[{EXTRAS[which]}]'"

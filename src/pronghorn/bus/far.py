@@ -8,14 +8,13 @@ away. Another host is believed nothing: what it sends is checked, and what is do
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from pronghorn.bus.carrier import MAY_BE_BACK, Away, Carrier
+from pronghorn.bus.carrier import HOST_ID, MAY_BE_BACK, Away, Carrier
 from pronghorn.bus.wire import (
     ANSWERED,
     LATE,
@@ -30,7 +29,6 @@ from pronghorn.bus.wire import (
 )
 
 Sent = TypeVar("Sent")
-HOST_ID = re.compile("[0-9A-Za-z]{1,64}")
 PATIENCE = 2.5
 """Seconds that another host has to say how many it reached: a little more than its hub gives its workers."""
 GRACE = 0.1

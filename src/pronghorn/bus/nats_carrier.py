@@ -31,7 +31,7 @@ from pronghorn.bus.nats_mail import (
     ROSTER,
     WHO,
     Mail,
-    decode,
+    decode_listing,
     encode,
     name_of,
 )
@@ -194,7 +194,10 @@ class NatsCarrier:
             raise Away("Another host seems to have this name, and does not answer.", perhaps=message != WHO)
         roster = Roster()
         if how == ANSWERED:
-            known = {host: (since, alone) for host, since, alone in decode(listing)}
+            try:
+                known = {host: (since, alone) for host, since, alone in decode_listing(listing)}
+            except msgspec.MsgspecError:
+                raise Away("A host says who has this name in no form that is known.", message != WHO) from None
             roster.hosts = {host: entry for host, entry in known.items() if host not in self._presence.absent}
             self._presence.note(roster.hosts)
         if not roster.hosts and await self._one_may_be_back():

@@ -15,7 +15,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from pronghorn.bus.carrier import PATIENCE, Away
+from pronghorn.bus.carrier import HOST_ID, PATIENCE, Away
 from pronghorn.bus.nats_connection import NatsConnection
 
 DATA, JOINS, LEAVES, WHO, ONE, ROSTER, PROBE, AGAIN, PART, BEAT, GOODBYE = (bytes([each]) for each in b"DJLWOR?APBG")
@@ -37,6 +37,7 @@ MOST_UNFINISHED = 16 * 1024 * 1024
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
+decode_listing = msgspec.msgpack.Decoder(list[tuple[str, float, bool]]).decode
 
 
 def token(name: bytes) -> str:
@@ -82,7 +83,10 @@ class Mail:
         self.send(self.subject(name), data, heard)
 
     def to_host(self, host: str, data: bytes, heard: Heard | None = None) -> None:
-        self.send(self.inbox(host), data, heard)
+        if HOST_ID.fullmatch(host):
+            self.send(self.inbox(host), data, heard)
+        elif heard is not None:
+            heard(NOBODY, b"")
 
     def answer(self, subject: str, data: bytes) -> None:
         """Answer what came with that subject for answers; nothing happens if it had none."""

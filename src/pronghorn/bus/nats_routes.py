@@ -120,17 +120,19 @@ class Route:
         self._go_on()
 
     async def _find(self) -> None:
-        away: Away | None = None
+        away: Away | None = Away("It was not found out which host has this name.")  # by a fault of ours
         try:
             self.target = await self._office.find(self._name)
+            away = None
         except Away as error:
             away = error
-        self._finding = None
-        if not self.target and not self._office.latest(self._name):
-            waiting, self._waiting = self._waiting, []
-            for post in waiting:
-                post.end(False) if away is None else post.fail(away)
-        self._go_on()
+        finally:
+            self._finding = None
+            if not self.target and not self._office.latest(self._name):
+                waiting, self._waiting = self._waiting, []
+                for post in waiting:
+                    post.end(False) if away is None else post.fail(away)
+            self._go_on()
 
 
 class Routes:

@@ -11,6 +11,7 @@ import pytest
 from carrier_in_memory import Broker, InMemory
 
 from pronghorn.bus.carrier import Away
+from pronghorn.bus.carriers import carrier_in_any_case
 from pronghorn.bus.far import ANSWER, PUBLICATION, REACHED, TRIES, Far, Nobody
 from pronghorn.bus.hub import Hub
 from pronghorn.bus.others import Others
@@ -436,6 +437,22 @@ def test_a_fault_leaves_nobody_waiting_and_is_told(
 
     hosts(1, trial)
     assert caplog.text.count("KeyError: 'a fault'") == 5
+
+
+def test_where_the_url_is_wrong_the_broker_is_away_and_nobody_is_said_not_to_be_there() -> None:
+    async def main() -> None:
+        hub = Hub(1000, time.monotonic, print)
+        hub.others = others = Others(hub, lambda far: carrier_in_any_case("redis://?", far))
+        hub.settled()
+        running = asyncio.ensure_future(others.far.carrier.run())
+        one = Worker(hub)
+        assert await one.join(b"room") == GRANTED and await one.join(b"free", REFUSE) == UNDECIDED
+        assert await one.publish(b"room") == UNREACHED - 1
+        assert await one.ask(b"elsewhere") == (AWAY, b"")
+        assert hub.broker is not None and not hub.broker.up and hub.broker.why
+        running.cancel()
+
+    asyncio.run(main())
 
 
 def test_what_another_host_claims_is_not_believed() -> None:

@@ -5,9 +5,11 @@ Law: a carrier's package is imported here, when its URL is used, and nowhere els
 
 from __future__ import annotations
 
+import asyncio
+import time
 from importlib.util import find_spec
 
-from pronghorn.bus.carrier import Carrier, Host
+from pronghorn.bus.carrier import Away, Carrier, Host
 from pronghorn.bus.errors import BadBusMessage
 from pronghorn.settings.broker_url import EXTRAS, REDIS, SCHEMES
 
@@ -37,3 +39,45 @@ def carrier_of(url: str, host: Host) -> Carrier:
     from pronghorn.bus.nats_url import place_of
 
     return NatsCarrier(place_of(url), host)
+
+
+def carrier_in_any_case(url: str, host: Host) -> Carrier:
+    """The same; for a URL that is wrong a carrier whose broker is away for ever, and which says why."""
+    try:
+        return carrier_of(url, host)
+    except BadBusMessage as error:
+        return Nowhere(" ".join(filter(None, error.args)), host)
+
+
+class Nowhere:
+    """A carrier that has no broker."""
+
+    dropped = 0
+
+    def __init__(self, why: str, host: Host) -> None:
+        self._why, self._host = why, host
+
+    async def run(self) -> None:
+        self._host.down(self._why)
+        await asyncio.get_running_loop().create_future()
+
+    async def retire(self) -> None:
+        """Nothing comes here."""
+
+    def now(self) -> float:
+        return time.time()
+
+    async def join(self, name: bytes, since: float, mode: int) -> bool:
+        raise Away(self._why)
+
+    def leave(self, name: bytes) -> None:
+        """Nobody knew of it."""
+
+    async def to_all(self, name: bytes, data: bytes) -> set[str]:
+        raise Away(self._why)
+
+    async def to_one(self, name: bytes, data: bytes) -> bool:
+        raise Away(self._why)
+
+    def send(self, host: str, data: bytes) -> None:
+        """There is nobody."""

@@ -127,7 +127,7 @@ async def serve(side: Side) -> None:
     side.ready()
     reporter.beat()
     await asyncio.sleep(SETTLING)  # whoever was linked to the hub before is back then
-    others = others_of(hub, side) if side.settings["carrier"] else None
+    others = others_of(hub, side.settings["carrier"]) if side.settings["carrier"] else None
     carrying = None if others is None else loop.create_task(others.far.carrier.run())
     if carrying is not None:
         carrying.add_done_callback(partial(_ended, over))
@@ -157,18 +157,12 @@ async def part(hub: Hub, others: Others) -> None:
     await asyncio.sleep(LAST_WORDS)
 
 
-def others_of(hub: Hub, side: Side) -> Others | None:
-    """The other hosts, if the URL is right."""
-    from pronghorn.bus.carriers import carrier_of  # here: most servers have one host
-    from pronghorn.bus.errors import BadBusMessage
+def others_of(hub: Hub, url: str) -> Others:
+    """The other hosts."""
+    from pronghorn.bus.carriers import carrier_in_any_case  # here: most servers have one host
     from pronghorn.bus.others import Others
 
-    url = side.settings["carrier"]
-    try:
-        hub.others = found = Others(hub, lambda far: carrier_of(url, far))
-    except BadBusMessage as error:
-        hub.broker_is(False, " ".join(filter(None, error.args)))
-        return None
+    hub.others = found = Others(hub, lambda far: carrier_in_any_case(url, far))
     return found
 
 

@@ -22,7 +22,7 @@ Said = tuple[Any, ...]
 
 
 class Others:
-    """The other hosts, for a hub. `open` makes the carrier, or raises BadBusMessage."""
+    """The other hosts, for a hub. `open` makes the carrier."""
 
     def __init__(self, hub: Hub, open: Callable[[Far], Carrier]) -> None:
         self._hub = hub

@@ -14,8 +14,7 @@ import sys
 from collections.abc import Iterable
 
 from pronghorn.bus.carrier import Away, Carrier
-from pronghorn.bus.carriers import carrier_of
-from pronghorn.bus.errors import BadBusMessage
+from pronghorn.bus.carriers import carrier_in_any_case
 from pronghorn.scoreboard.map import Map
 from pronghorn.shared_limits.counting import Counting
 from pronghorn.shared_limits.records import Record, packed, unpacked
@@ -100,14 +99,6 @@ class Sharing:
             self._up = True
         self._tell(up=bool(self._up), hosts=1 + len(self._heard) if self._up else 0, why="" if self._up else self._why)
 
-    async def cannot(self, why: str, over: asyncio.Event) -> None:
-        """The URL of the broker is wrong: say so, until this process shall end."""
-        while not over.is_set():
-            self._failed(why)
-            self._tell(up=False, hosts=0, why=why)
-            self._side.beat()
-            await first({self._loop.create_task(over.wait())}, BEAT)
-
     def _failed(self, why: str) -> None:
         self._counting.failed()
         self._why = why
@@ -137,6 +128,7 @@ async def share(side: Side) -> None:
     over, stays = asyncio.Event(), False
     counting = Counting(Map(side.descriptors["board"]), *side.settings[LIMITS])
     sharing = Sharing(side, counting, loop)
+    carrier = carrier_in_any_case(side.settings["carrier"], sharing)
 
     def heard() -> None:
         nonlocal stays
@@ -152,10 +144,6 @@ async def share(side: Side) -> None:
 
     loop.add_reader(side.fileno(), heard)
     side.ready()
-    try:
-        carrier = carrier_of(side.settings["carrier"], sharing)
-    except BadBusMessage as error:
-        return await sharing.cannot(" ".join(filter(None, error.args)), over)
     running = loop.create_task(carrier.run())
     await first({loop.create_task(sharing.reached.wait()), loop.create_task(over.wait())}, PATIENCE)
     while not over.is_set():

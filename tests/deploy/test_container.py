@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,9 @@ def installed(folder: Path) -> Path:
     subprocess.run([*pip, *words, *offline], cwd=folder / "src", check=True, timeout=60)
     environment = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
-    into = ["--python", str(environment / "bin" / "python"), "install", "--no-deps", "--no-index"]
-    subprocess.run([*pip, *into, *(folder / "wheels").iterdir()], check=True, timeout=60)
+    into = [environment / "bin" / "python", Path(str(find_spec("pip").origin)).parent]  # as `pip --python` does
+    words = ["--quiet", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
+    subprocess.run([*into, *words, *(folder / "wheels").iterdir()], check=True, timeout=60)
     packages = next((environment / "lib").glob("python*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
     return environment / "bin"

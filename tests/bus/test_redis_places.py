@@ -61,9 +61,29 @@ def test_why_a_broker_cannot_be_used_is_said_without_its_password(tmp_path: Path
     async def trial(trials: list[tuple[str, str]]) -> None:
         await asyncio.gather(*(said(*each) for each in trials))
 
+    async def other() -> None:
+        async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(web, "127.0.0.1", 0) as server:
+            place = "127.0.0.1:{1}".format(*server.sockets[0].getsockname())
+            words = f"Redis at {place} does not answer as Redis does: something else listens there."
+            await said(f"redis://{place}", words)
+
     with brokers.running(one, two):
         asyncio.run(trial(wrong))
     asyncio.run(trial(gone))
+    asyncio.run(other())
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "nats://127.0.0.1:1"])
+def test_a_broker_that_was_never_there_takes_no_longer_than_a_question_may(url: str) -> None:
+    with bus.connect(url) as client:
+        since = time.monotonic()
+        with pytest.raises(bus.BusUnavailable, match="Connection refused"):
+            client.ask("device:1", b"?", timeout=0.2)
+        assert time.monotonic() - since < 4
 
 
 @pytest.mark.parametrize(

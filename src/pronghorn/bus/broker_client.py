@@ -17,10 +17,12 @@ from pronghorn.bus.carrier import Away
 from pronghorn.bus.carriers import carrier_of
 from pronghorn.bus.errors import BusLost, BusUnavailable, HubSilent
 from pronghorn.bus.far import Far, Nobody
+from pronghorn.bus.requests import PATIENCE
 
 Result = TypeVar("Result")
 FAREWELL = 2.0  # seconds in which the connection to the broker is closed
-AWAY_PATIENCE = 1.0  # seconds that a caller waits for a broker that went away
+FIRST_PATIENCE = 5.0  # seconds that callers wait for the first connection, within the time of each
+AWAY_PATIENCE = 1.0  # seconds that a caller waits for a broker that went away, or that has not been there by then
 CLOSED = "The client has been closed meanwhile."
 HINT = "Is the broker running, and is the URL right?"
 
@@ -30,6 +32,7 @@ class BrokerClient:
 
     def __init__(self, url: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._patient = time.monotonic() + FIRST_PATIENCE
         self._guard = threading.Lock()
         self.is_over = False
         """It takes nothing more."""
@@ -63,32 +66,36 @@ class BrokerClient:
             self.is_over = True
         self._loop.run_until_complete(asyncio.sleep(0))  # what was begun before is a task then
 
-    def publish(self, until: float, name: bytes, payload: bytes, to_one: bool) -> Future[int]:
+    def publish(self, seconds: float, name: bytes, payload: bytes, to_one: bool) -> Future[int]:
         """How many connections have taken it, on all hosts."""
         far = self._far
-        return self._begin(until, lambda: (far.publish_to_one if to_one else far.publish)(name, payload))
+        return self._begin(seconds, 0, lambda _: (far.publish_to_one if to_one else far.publish)(name, payload))
 
-    def ask(self, until: float, name: bytes, payload: bytes, seconds: float) -> Future[tuple[int, bytes]]:
+    def ask(self, seconds: float, name: bytes, payload: bytes) -> Future[tuple[int, bytes]]:
         """What became of a question (see wire.py), and the answer."""
-        return self._begin(until, lambda: self._far.ask(name, payload, seconds))
+        return self._begin(seconds, PATIENCE, lambda left: self._far.ask(name, payload, left))
 
-    def _begin(self, until: float, call: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
-        """Have the loop do it, as soon as the broker is there, within the time."""
-
-        seconds = until - time.monotonic()
+    def _begin(
+        self, seconds: float, more: float, call: Callable[[float], Coroutine[Any, Any, Result]]
+    ) -> Future[Result]:
+        """Have the loop do it, as soon as the broker is there, within the time; the broker itself may owe it for
+        some seconds more."""
+        until = time.monotonic() + seconds
 
         async def within() -> Result:
             far = self._far
             try:
-                await far.until_up(min(seconds, AWAY_PATIENCE) if far.was_up else seconds)
-                async with asyncio.timeout(until - time.monotonic()):
-                    return await call()
+                patient = AWAY_PATIENCE if far.was_up else max(AWAY_PATIENCE, self._patient - time.monotonic())
+                await far.until_up(min(until - time.monotonic(), patient))
+                left = until - time.monotonic()
+                async with asyncio.timeout(left + more):
+                    return await call(left)
             except Away as error:
                 raise (BusLost(str(error)) if error.perhaps else BusUnavailable(str(error), HINT)) from None
             except ConnectionResetError:
                 raise BusLost("The broker went away meanwhile.") from None
             except TimeoutError:
-                raise HubSilent(seconds) from None
+                raise HubSilent(seconds + more) from None
             except asyncio.CancelledError:
                 if not self.is_over:
                     raise

@@ -11,7 +11,6 @@ import asyncio
 import os
 import socket
 import threading
-import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -124,15 +123,15 @@ class Client(AnyClient):
         if self.path:
             return requests.publish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
         fields = name_of(name), payload_of(payload, LONGEST_PAYLOAD), one_of(to)
-        return self._brokered().publish(time.monotonic() + seconds_of(timeout), *fields).result()
+        return self._brokered().publish(seconds_of(timeout), *fields).result()
 
     def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
         if self.path:
             return requests.ask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
-        fields = raw, _, seconds = name_of(name), payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
-        until = time.monotonic() + seconds + PATIENCE
-        return answer_of(raw, *self._brokered().ask(until, *fields).result(), seconds)
+        fields = raw, _ = name_of(name), payload_of(payload, LONGEST_PAYLOAD)
+        seconds = seconds_of(timeout)
+        return answer_of(raw, *self._brokered().ask(seconds, *fields).result(), seconds)
 
     def groups(self, prefix: Name = b"", limit: int = 1000) -> list[tuple[str, int]]:
         """Names of one server that begin so and have members, with their numbers, in order; `limit` at most. Raises
@@ -171,16 +170,15 @@ class AsyncClient(AnyClient):
         if self.path:
             return await requests.apublish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
         fields = name_of(name), payload_of(payload, LONGEST_PAYLOAD), one_of(to)
-        until = time.monotonic() + seconds_of(timeout)
-        return await asyncio.wrap_future(self._brokered().publish(until, *fields))
+        return await asyncio.wrap_future(self._brokered().publish(seconds_of(timeout), *fields))
 
     async def ask(self, name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
         """See pronghorn.bus.ask."""
         if self.path:
             return await requests.aask(self._linked, LONGEST_PAYLOAD, name, payload, timeout)
-        fields = raw, _, seconds = name_of(name), payload_of(payload, LONGEST_PAYLOAD), seconds_of(timeout)
-        until = time.monotonic() + seconds + PATIENCE
-        status, answer = await asyncio.wrap_future(self._brokered().ask(until, *fields))
+        fields = raw, _ = name_of(name), payload_of(payload, LONGEST_PAYLOAD)
+        seconds = seconds_of(timeout)
+        status, answer = await asyncio.wrap_future(self._brokered().ask(seconds, *fields))
         return answer_of(raw, status, answer, seconds)
 
     def close(self) -> Ending:

@@ -193,6 +193,8 @@ def _words(error: BaseException, cluster: bool) -> str:
             return words
     if isinstance(error, exceptions.NoPermissionError) or "can't run this command" in text:
         return f"does not let its user do what is needed: {re.sub(r' script: [0-9a-f]{40}.*', '', text)}"
+    if isinstance(error, exceptions.InvalidResponse):  # its text is what came
+        return "does not answer as Redis does: something else listens there"
     if isinstance(error, exceptions.ResponseError):
         return f"says: {text}"
     for each in _chain(error):

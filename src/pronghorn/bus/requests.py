@@ -71,7 +71,8 @@ def payload_of(payload: Payload, longest: int) -> bytes:
     try:
         raw = bytes(memoryview(payload))
     except TypeError:
-        raise TypeError(f"a payload is bytes, not {type(payload).__name__}: encode a str") from None
+        kind = type(payload).__name__
+        raise TypeError(f"a payload is bytes, not {kind}{': encode a str' if kind == 'str' else ''}") from None
     if len(raw) > longest:
         raise BadBusMessage(
             f"A payload on the bus has {len(raw):,} bytes.",

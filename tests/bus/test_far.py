@@ -28,6 +28,7 @@ from pronghorn.bus.wire import (
     LOST,
     MOST_REACHED,
     NOBODY,
+    PARTED,
     PUBLISH,
     QUESTION,
     REFUSE,
@@ -217,7 +218,7 @@ def test_what_is_under_way_when_the_broker_goes_is_lost_and_said_so() -> None:
         while len(two.got) < 2:
             await asyncio.sleep(0.001)
         broker.away()
-        assert await asked == (LOST, b"")
+        assert await asked == (PARTED, b"")
         assert await published == UNREACHED
         two.hub.lose(two)  # type: ignore[arg-type]
         two.hub.links[two.number] = two

@@ -69,7 +69,7 @@ def values(server: Launched) -> dict[str, float]:
 def test_outcomes_are_in_the_order_of_the_wire() -> None:
     known = [wire.ANSWERED, wire.NOBODY, wire.MUTE, wire.LATE, wire.LOST, wire.FAILED, wire.TOO_LONG]
     assert (
-        [*known, wire.AWAY] == list(range(len(OUTCOMES)))
+        [*known, wire.AWAY, wire.PARTED] == list(range(len(OUTCOMES)))
         and OUTCOMES[wire.NOBODY] == "nobody_there"
         and OUTCOMES[wire.LATE] == "late"
     )

@@ -23,6 +23,7 @@ from pronghorn.bus.wire import (
     MOST_REACHED,
     NOBODY,
     OUTCOMES,
+    PARTED,
     BadFrame,
     checked,
     packed,
@@ -37,6 +38,8 @@ MOST_UNDER_WAY = 50_000
 """Messages and questions of other hosts that are not answered yet."""
 COMING_BACK = MAY_BE_BACK + 0.5
 """Seconds that a message waits for a host which is not there at the moment."""
+REJOINING = 2.0
+"""Seconds after the broker is back in which a name that nobody has may be one that its host has yet to join again."""
 TRIES, PAUSE = 3, 0.05
 """How often, and after how many seconds, the next latest is looked for where the one before has just left."""
 
@@ -139,6 +142,7 @@ class Far:
         self.id = secrets.token_hex(8)
         self.is_up, self.why = False, "There is no connection to the broker yet."
         self.was_up = False
+        self._whole = 0.0  # when all hosts are back at the broker (monotonic)
         self.missed = 0
         """Acknowledgements that did not come in time."""
         self._members = members
@@ -177,7 +181,7 @@ class Far:
             waiting.hosts = {""}
             try:
                 data = packed(PUBLICATION, self.id, delivery, name, payload, True)
-                if not await self._sent(name, COMING_BACK, partial(self.carrier.to_one, name, data)):
+                if not await self._sent(name, COMING_BACK, partial(self._to_one, name, data)):
                     return 0
                 await self._all_of(waiting)
             finally:
@@ -186,6 +190,13 @@ class Far:
                 return waiting.count
             await asyncio.sleep(PAUSE * each)  # it has left just now, and the broker will know
         return 0
+
+    async def _to_one(self, name: bytes, data: bytes) -> bool:
+        """See carrier.Carrier."""
+        found = await self.carrier.to_one(name, data)
+        if not found and time.monotonic() < self._whole:
+            raise Away("The broker is back, and other hosts may not be, yet.", soon=True)
+        return found
 
     async def _sent(self, name: bytes, seconds: float, send: Callable[[], Awaitable[Sent]]) -> Sent:
         """Send as soon as the host that has the name is back, within so many seconds, and behind what waits for that
@@ -241,7 +252,7 @@ class Far:
             try:
                 data = packed(QUESTION, self.id, delivery, name, payload, seconds)
                 patience = min(COMING_BACK, seconds)
-                if not await self._sent(name, patience, partial(self.carrier.to_one, name, data)):
+                if not await self._sent(name, patience, partial(self._to_one, name, data)):
                     return NOBODY, b""
                 status, answer = await future
             finally:
@@ -300,6 +311,8 @@ class Far:
             waiting.lose(host)
 
     def up(self) -> None:
+        if self.was_up:
+            self._whole = time.monotonic() + REJOINING
         self.is_up = self.was_up = True
         self.why = ""
         self._changed.set()
@@ -312,7 +325,7 @@ class Far:
             waiting.end(False)
         for future in self._answers.values():
             if not future.done():
-                future.set_result((LOST, b""))
+                future.set_result((PARTED, b""))
 
     def _deliver(self, host: str, delivery: int, name: bytes, payload: bytes, to_one: bool) -> None:
         if self._for_others >= MOST_UNDER_WAY:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-OUTCOMES = "answered nobody_there cannot_answer late lost handler_failed too_long broker_away".split()
+OUTCOMES = "answered nobody_there cannot_answer late lost handler_failed too_long broker_away broker_lost".split()
 """What becomes of a question, in the order of wire.py's numbers."""
 TOLD = "bus"  # the key of what a hub tells, on its line to the supervisor
 MOST = 2**53  # what JSON carries exactly

@@ -46,7 +46,12 @@ class Message:
     def reply(self, payload: bytes) -> None:
         """Answer a question, once, from any thread: now, or when the client has answered. Nothing happens where nobody
         has asked, or waits any more. TypeError for what is not bytes."""
-        payload = bytes(memoryview(payload))
+        try:
+            payload = bytes(memoryview(payload))
+        except TypeError:
+            kind = type(payload).__name__
+            todo = ": encode a str" if kind == "str" else ""
+            raise TypeError(f"what on_bus returns, or reply sends, is bytes, not {kind}{todo}") from None
         answer, self._answer = self._answer, None
         if answer is not None:
             answer(payload)

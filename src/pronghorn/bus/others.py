@@ -15,10 +15,25 @@ from pronghorn.bus.carrier import Away, Carrier
 from pronghorn.bus.directory import MOST_NAMES
 from pronghorn.bus.far import Far
 from pronghorn.bus.hub import Errand, Hub, Link
-from pronghorn.bus.wire import AWAY, EVICT, GRANTED, LOST, REFUSE, REPLY, RESULT, TAKEN, UNDECIDED, UNREACHED, BadFrame
+from pronghorn.bus.wire import (
+    AWAY,
+    EVICT,
+    GRANTED,
+    LOST,
+    PARTED,
+    REFUSE,
+    REPLY,
+    RESULT,
+    TAKEN,
+    UNDECIDED,
+    UNREACHED,
+    BadFrame,
+)
 
 Said = tuple[Any, ...]
 """What a link is told: a frame's fields."""
+FIRST = 1.0
+"""Seconds in which the broker is waited for, from the start of the hub on: it was not away, but not connected yet."""
 
 
 class Others:
@@ -30,6 +45,7 @@ class Others:
         self._tasks: set[asyncio.Task[None]] = set()
         hub.directory.keep_empty()
         self.far = Far(open, self)
+        self._first = time.monotonic() + FIRST
 
     # What the hub calls.
 
@@ -70,6 +86,7 @@ class Others:
 
     async def _publish(self, request: int, name: bytes, payload: bytes, here: asyncio.Future[int]) -> Said:
         try:
+            await self._connected()
             alone = not self._hub.directory.members(name)
             result = await self.far.publish(name, payload, patient=alone) + await here
         except (Away, ConnectionResetError):
@@ -78,6 +95,7 @@ class Others:
 
     async def _publish_to_one(self, request: int, name: bytes, payload: bytes) -> Said:
         try:
+            await self._connected()
             result = await self.far.publish_to_one(name, payload)
         except (Away, ConnectionResetError):
             result = UNREACHED
@@ -88,10 +106,16 @@ class Others:
 
     async def _ask(self, request: int, name: bytes, payload: bytes, seconds: float) -> Said:
         try:
+            await self._connected()
             status, answer = await self.far.ask(name, payload, seconds)
         except Away as error:
-            status, answer = LOST if error.perhaps else AWAY, b""
+            status, answer = PARTED if error.perhaps else AWAY, b""
         return REPLY, request, status, answer
+
+    async def _connected(self) -> None:
+        """Wait for the first connection to the broker. Raises Away."""
+        if not self.far.was_up and (left := self._first - time.monotonic()) > 0:
+            await self.far.until_up(left)
 
     def _begin(self, link: Link, work: Coroutine[Any, Any, Said], failed: Said) -> None:
         """Do what a link has asked for, and tell it the result; `failed` where a fault of ours leaves none."""

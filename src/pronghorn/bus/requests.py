@@ -29,6 +29,7 @@ from pronghorn.bus.wire import (
     LONGEST_QUESTION,
     MUTE,
     NOBODY,
+    PARTED,
     PUBLISH,
     TOO_LONG,
     UNREACHED,
@@ -119,6 +120,7 @@ def answer_of(name: bytes, status: int, payload: bytes, seconds: float) -> bytes
         FAILED: CannotAnswer(told, "Its handler raised an exception; the server's log has it."),
         LATE: NoAnswer(told, seconds),
         TOO_LONG: too_long(),
+        PARTED: BusLost("The broker went away meanwhile."),
         AWAY: BusUnavailable("The broker is away, by which other hosts are reached.", "pronghorn ctl status says why."),
     }
     raise errors.get(status) or BusLost("Its connection has ended before it answered.")

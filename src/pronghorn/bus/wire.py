@@ -53,7 +53,8 @@ FIELDS: dict[int, tuple[type, ...]] = {
 # How a connection joins.
 SHARED, REPLACE, REFUSE = range(3)
 # What became of a question.
-ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG, AWAY = OUTCOMES = range(8)
+ANSWERED, NOBODY, MUTE, LATE, LOST, FAILED, TOO_LONG, AWAY, PARTED = OUTCOMES = range(9)
+# PARTED: the broker went away meanwhile.
 UNSURE = -1
 """In place of a number of connections, between hosts: one may have been reached."""
 UNREACHED = -2

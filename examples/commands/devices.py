@@ -27,6 +27,6 @@ class Device:
         return None
 
     def on_bus(self, message: bus.Message) -> None:
-        self.conn.send(message.payload)
         if message.asked:
             self.asked.append(message)
+        self.conn.send(message.payload)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from launch import Launched, launched_code, wait_for
 from pronghorn import bus
+from pronghorn.bus.members import Message
 from pronghorn.cli.ctl import command
 from pronghorn.errors import PronghornError
 
@@ -90,6 +91,11 @@ ON_THE_COMMAND_LINE = [
     (["groups", "nobody", "--connections"], 1, "No connection of this server has joined 'nobody'"),
     (["groups", "nobody"], 0, "No connection of this server has joined anything"),
 ]
+
+
+def test_an_answer_that_is_no_bytes_is_refused_in_words() -> None:
+    with pytest.raises(TypeError, match="what on_bus returns, or reply sends, is bytes, not str: encode a str"):
+        Message(b"device", b"?", lambda answer: None).reply("fine")  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

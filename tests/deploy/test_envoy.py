@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,8 @@ def configure(folder: Path, hosts: dict[str, Host]) -> None:
         (folder / name).write_text(changed((DEPLOY / "envoy" / name).read_text(), each))
 
 
-@pytest.fixture(scope="module")
-def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
-    folder = tmp_path_factory.mktemp("envoy")
+@contextmanager
+def balanced(folder: Path) -> Iterator[Envoy]:
     with ExitStack() as stack:
         both = stack.enter_context(hosts(folder, drain_delay=60))
         configure(folder, both)
@@ -107,6 +106,12 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
         stack.enter_context(running(command, folder))
         found = Envoy(folder, both)
         wait_for(lambda: serves(found.plain, "one", "two"), "both servers")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
+    with balanced(tmp_path_factory.mktemp("envoy")) as found:
         yield found
 
 
@@ -131,7 +136,7 @@ def test_a_client_that_has_said_its_last_word_gets_its_reply(envoy: Envoy) -> No
     assert answers_a_last_word(envoy.plain)
 
 
-def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(envoy: Envoy) -> None:
+def a_server_that_stops_loses_no_client_and_answers_those_that_it_has(envoy: Envoy) -> None:
     one = envoy.hosts["one"].server
     with ExitStack() as held, Clients(envoy.plain) as clients:
         while said(stays := held.enter_context(connect(envoy.plain))).server != "one":
@@ -145,9 +150,16 @@ def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(envoy
     assert not clients.failures
 
 
-def test_nobody_is_served_by_a_server_that_is_killed(envoy: Envoy) -> None:
+def nobody_is_served_by_a_server_that_is_killed(envoy: Envoy) -> None:
     """Not even while no other is left."""
     for name, host in envoy.hosts.items():
         killed(host.server)
         wait_for(lambda name=name: envoy.health(name).get("failed_active_health_check"), "the check to fail")
     wait_for(lambda: turns_away(envoy.plain), "an end for clients")
+
+
+def test_a_server_that_stops_loses_no_client_and_one_that_is_killed_serves_nobody(tmp_path: Path) -> None:
+    """With servers of its own, which are gone afterwards: tests come in any order."""
+    with balanced(tmp_path) as envoy:
+        a_server_that_stops_loses_no_client_and_answers_those_that_it_has(envoy)
+        nobody_is_served_by_a_server_that_is_killed(envoy)

@@ -187,16 +187,17 @@ def test_the_words_drain_and_ready_are_said_where_they_are_asked_for(
     proxy.tell(f"set server agent/{name} state ready")
 
 
-def test_a_server_that_is_killed_is_left_out(proxy: HaProxy) -> None:
+def test_a_server_that_is_killed_is_left_out(tmp_path: Path) -> None:
     """Clients that it had are lost with it, and nobody who comes later: that one is given to the other at once."""
-    two = proxy.hosts["two"].server
-    wait_for(lambda: all(proxy.state(each) == "UP 100" for each in proxy.hosts), "the end of slowstart")
-    with Clients(proxy.plain) as clients:
-        killed(two)
-        dead = time.monotonic()
-        wait_for(lambda: proxy.state("two").startswith("DOWN"), "the check to fail")
-        assert set(clients.more(20)) == {"one"}
-    assert not [error for began, error in clients.failures if began > dead]
+    with balanced(tmp_path) as proxy:
+        two = proxy.hosts["two"].server
+        wait_for(lambda: all(proxy.state(each) == "UP 100" for each in proxy.hosts), "the end of slowstart")
+        with Clients(proxy.plain) as clients:
+            killed(two)
+            dead = time.monotonic()
+            wait_for(lambda: proxy.state("two").startswith("DOWN"), "the check to fail")
+            assert set(clients.more(20)) == {"one"}
+        assert not [error for began, error in clients.failures if began > dead]
 
 
 def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class Pod:
 
     def __init__(self, folder: Path, manifests: Manifests, **changed: str) -> None:
         self.folder, self.container = folder, manifests.container
-        places = ["/usr", "/bin", "/sbin", "/lib", "/lib64", sys.base_prefix, sys.prefix, str(DEPLOY.parent / "src")]
+        places = ["/usr", "/bin", "/sbin", "/lib", "/lib64"]
         places += [f"/etc/{name}" for name in ("ld.so.cache", "passwd", "hosts", "nsswitch.conf", "localtime", "ssl")]
         user = manifests.pod["securityContext"]
         self.cage = ["bwrap", "--unshare-user", "--uid", str(user["runAsUser"]), "--gid", str(user["runAsGroup"])]
@@ -195,6 +195,9 @@ class Pod:
             for name, text in manifests.files(mount).items():
                 (volume / name).write_text(text)
             self.cage += ["--ro-bind" if mount.get("readOnly") else "--bind", str(volume), mount["mountPath"]]
+        # after the volumes, one of which is /tmp: this tree may stand there
+        for place in (sys.base_prefix, sys.prefix, str(DEPLOY.parent / "src")):
+            self.cage += ["--ro-bind-try", place, place]
         environment = {"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", **HERE}
         environment |= {each["name"]: manifests.variable(each) for each in self.container["env"]}
         self.cage += ["--remount-ro", "/", "--clearenv"]

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,9 +79,8 @@ def configure(folder: Path, hosts: dict[str, Host], fronts: dict[str, int]) -> N
     (folder / "nginx.conf").write_text(MAIN.format(folder=folder, load=load, user="" if os.getuid() else "user root;"))
 
 
-@pytest.fixture(scope="module")
-def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    folder = tmp_path_factory.mktemp("nginx")
+@contextmanager
+def balanced(folder: Path) -> Iterator[Nginx]:
     with ExitStack() as stack:
         both = stack.enter_context(hosts(folder))
         fronts = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in FRONTS}
@@ -94,6 +93,12 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
         stack.enter_context(running(command, folder, descriptors))
         found = Nginx(folder, ports, both)
         wait_for(lambda: serves(found.plain, "one", "two"), "both servers")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    with balanced(tmp_path_factory.mktemp("nginx")) as found:
         yield found
 
 
@@ -114,7 +119,7 @@ def test_a_client_that_has_said_its_last_word_gets_its_reply(nginx: Nginx) -> No
     assert answers_a_last_word(nginx.plain)
 
 
-def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(nginx: Nginx) -> None:
+def a_server_that_stops_loses_no_client_and_answers_those_that_it_has(nginx: Nginx) -> None:
     one = nginx.hosts["one"].server
     with ExitStack() as held, Clients(nginx.plain) as clients:
         while said(stays := held.enter_context(connect(nginx.plain))).server != "one":
@@ -128,8 +133,15 @@ def test_a_server_that_stops_loses_no_client_and_answers_those_that_it_has(nginx
     assert not clients.failures
 
 
-def test_nobody_is_served_by_a_server_that_is_killed(nginx: Nginx) -> None:
+def nobody_is_served_by_a_server_that_is_killed(nginx: Nginx) -> None:
     for host in nginx.hosts.values():
         killed(host.server)
     wait_for(lambda: turns_away(nginx.plain), "an end for clients")
     assert "connect() failed" in (nginx.folder / "log").read_text()
+
+
+def test_a_server_that_stops_loses_no_client_and_one_that_is_killed_serves_nobody(tmp_path: Path) -> None:
+    """With servers of its own, which are gone afterwards: tests come in any order."""
+    with balanced(tmp_path) as nginx:
+        a_server_that_stops_loses_no_client_and_answers_those_that_it_has(nginx)
+        nobody_is_served_by_a_server_that_is_killed(nginx)

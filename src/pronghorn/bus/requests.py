@@ -121,7 +121,9 @@ def answer_of(name: bytes, status: int, payload: bytes, seconds: float) -> bytes
         LATE: NoAnswer(told, seconds),
         TOO_LONG: too_long(),
         PARTED: BusLost("The broker went away meanwhile."),
-        AWAY: BusUnavailable("The broker is away, by which other hosts are reached.", "pronghorn ctl status says why."),
+        AWAY: BusUnavailable(
+            "The broker is away, or the host that has the name.", "pronghorn ctl status tells the broker."
+        ),
     }
     raise errors.get(status) or BusLost("Its connection has ended before it answered.")
 

@@ -30,6 +30,9 @@ STOCK = ("/usr/lib/systemd/system", "/usr/lib/systemd/system-generators")
 FOLDERS = ("/opt/pronghorn", "/opt/pronghorn/bin", "/srv/pronghorn")
 OF_ETC = ("ld.so.cache", "nsswitch.conf", "localtime", "ssl")
 OUTPUT = "/run/output"
+PREFIX = sys.base_prefix if sys.base_prefix == "/usr" else "/opt/python"
+PYTHON = f"{PREFIX}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+"""In the cage, where this tree and its virtual environment may not be seen."""
 KERNEL_WIDE = ("SYS_TIME", "SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "MKNOD", "SYSLOG", "SYS_PTRACE")
 NAMESPACES = ("-m", "-p", "-n", "-i", "-u", "-C")
 
@@ -151,11 +154,9 @@ def _removed(cgroup: Path) -> bool:
 def _walls(folder: Path, units: Path, info: int) -> list[str]:
     """The arguments of bwrap(1)."""
     inner, command, passwd, group = (folder / each for each in ("inner", "pronghorn", "passwd", "group"))
-    python = sys.base_prefix if sys.base_prefix == "/usr" else "/opt/python"
-    program = f"{python}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     inner.write_text(INNER.format(outside=folder, systemd=SYSTEMD))
-    found = f"LD_LIBRARY_PATH={python}/lib PYTHONPATH=/opt/src:/opt/site"
-    command.write_text(f'#!/bin/sh\nexport {found}\nexec {program} -P -m pronghorn "$@"\n')
+    found = f"LD_LIBRARY_PATH={PREFIX}/lib PYTHONPATH=/opt/src:/opt/site"
+    command.write_text(f'#!/bin/sh\nexport {found}\nexec {PYTHON} -P -m pronghorn "$@"\n')
     command.chmod(0o755)
     passwd.write_text("root:x:0:0::/root:/bin/sh\npronghorn:x:990:990::/nonexistent:/usr/sbin/nologin\n")
     group.write_text("root:x:0:\npronghorn:x:990:\n")
@@ -167,7 +168,7 @@ def _walls(folder: Path, units: Path, info: int) -> list[str]:
         str(units): "/etc/systemd/system",
         str(passwd): "/etc/passwd",
         str(group): "/etc/group",
-        **({sys.base_prefix: python} if python != "/usr" else {}),
+        **({sys.base_prefix: PREFIX} if PREFIX != "/usr" else {}),
         **{f"/etc/{each}": f"/etc/{each}" for each in OF_ETC if os.path.exists(f"/etc/{each}")},
     }
     return [

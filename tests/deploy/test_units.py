@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from caged_systemd import Caged, caged, missing
+from caged_systemd import PYTHON, Caged, caged, missing
 from unit_files import DEPLOY, UnitFile
 
 from launch import started, wait_for
@@ -114,7 +114,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as sock:
 
 
 def ask(systemd: Caged, address: str = "127.0.0.1", port: int = 8000, text: str = "x\n") -> str:
-    return systemd.done(sys.executable, "-S", "-c", ASK, address, str(port), text)
+    return systemd.done(PYTHON, "-S", "-c", ASK, address, str(port), text)
 
 
 @pytest.mark.slow

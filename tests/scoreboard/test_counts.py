@@ -173,5 +173,7 @@ def test_log_and_counters_say_the_same_of_an_end(model: str, tmp_path: Path) -> 
         with server.connect() as mute:
             assert mute.recv(100) == b""
         reach(server, open=0, closed={"done": 1, "error": 1, "timeout": 1})
-        told = re.findall(r"closed connection [\d-]+ from \S+ at PORT \d+: (\w+)(?: \((\w+)\))? after", server.log)
+        line = re.compile(r"closed connection [\d-]+ from \S+ at PORT \d+: (\w+)(?: \((\w+)\))? after")
+        wait_for(lambda: len(line.findall(server.log)) == 3, "the lines of the three ends")
+        told = line.findall(server.log)
         assert sorted(told) == [("done", ""), ("error", told[1][1]), ("timeout", "idle")]

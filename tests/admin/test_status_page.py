@@ -241,8 +241,7 @@ def test_whoever_has_the_token_may_change_the_server(browser: Browser) -> None:
     browser.driver.find_element("css selector", "#token").send_keys(TOKEN + "\n")
     wait_for(lambda: answer(browser) == "The token is right.")
     count = browser.driver.find_element("css selector", "#count")
-    count.clear()
-    count.send_keys("3")
+    count.send_keys(webdriver.Keys.BACKSPACE * 5 + "3")  # clear() is no input, and the page would fill it in again
     browser.click("[data-action=resize]")
     assert "Resize to 3 workers?" in browser.text("#question")
     browser.click("#question button[value=no]")
@@ -299,7 +298,7 @@ def test_streams_are_counted(server: Launched) -> None:
             stream = undo.enter_context(socket.create_connection((host, int(port)), timeout=15))
             stream.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
             answers.append(stream.recv(12))
-        assert answers[-1] == b"HTTP/1.1 503" and answers.count(answers[-1]) <= 2, "the browser may have one"
+        assert answers[-1] == b"HTTP/1.1 503" and answers.count(answers[-1]) <= 4, "the browser may have some"
         assert asked(f"{host}:{port}", "GET", "/events") == 503
         assert asked(f"{host}:{port}", "GET", "/") == 200
     wait_for(lambda: _is_streamed(host, int(port)), "room for another stream")

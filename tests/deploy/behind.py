@@ -100,6 +100,17 @@ def killed(server: Launched) -> None:
     processes = psutil.Process(server.pid).children(recursive=True)
     server.end()
     wait_for(lambda: not any(lives(each) for each in processes), "the end of a server")
+    wait_for(lambda: closed(server), "the end of all of its threads")
+
+
+def closed(server: Launched) -> bool:
+    """Whether its listener is closed. A process counts as ended when its first thread has, and others may have its
+    descriptors for a moment more."""
+    try:
+        server.connect().close()
+    except OSError:
+        return True
+    return False
 
 
 def changed(text: str, changes: dict[str, str]) -> str:

@@ -184,11 +184,11 @@ def test_the_thread_is_gone_while_the_process_forks(serve: Callable[[Any], None]
         if not pid:
             os._exit(0)
         os.waitpid(pid, 0)
-        assert threads_at_fork[-1] == before
+        assert threads_at_fork[-1] <= before, "fewer where a thread of an earlier test has ended meanwhile"
         assert watcher._watches
     finally:
         watcher.stop()
-    wait_for(lambda: len(os.listdir("/proc/self/task")) == before, "the end of the thread")
+    wait_for(lambda: len(os.listdir("/proc/self/task")) <= before, "the end of the thread")
 
 
 BEFORE = Clocks(now=10.0, used=1.0, queued=1.0, waits=10)

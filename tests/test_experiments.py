@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pronghorn.errors import PronghornError
@@ -134,6 +135,7 @@ def test_twenty_deaths_can_be_one_signal_and_all_are_reaped() -> None:
             clients = [stack.enter_context(server.connect()) for _ in range(20)]
             assert [hello(client) for client in clients] == [b"HELLO\n"] * 20
             os.kill(worker, signal.SIGSTOP)
+            until(lambda: psutil.Process(worker).status() == psutil.STATUS_STOPPED, "the stop, before any death")
         try:
             until(lambda: list(children(worker).values()) == ["Z"] * 20, "twenty zombies of a parent that cannot look")
             assert pending(worker) == {signal.SIGCHLD}

@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from bus_devices import Device
 
 from launch import Launched, launched_code, wait_for
 from pronghorn import bus
@@ -52,23 +53,6 @@ def served(folder: Path, **settings: Any) -> Iterator[Launched]:
     ) as one:
         one.ready(1)
         yield one
-
-
-class Device:
-    def __init__(self, server: Launched) -> None:
-        self.sock = server.connect()
-        self.lines = self.sock.makefile("rb")
-
-    def ask(self, line: bytes) -> bytes:
-        self.sock.sendall(line + b"\n")
-        return self.lines.readline().strip()
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.lines.close()
-        self.sock.close()
 
 
 class Fake:

@@ -147,7 +147,7 @@ def test_an_old_worker_ends_with_its_last_connection(tmp_path: Path) -> None:
             reloaded(server)
             assert old in server.workers()
         wait_for(lambda: old not in server.workers(), "its end")
-        assert old_in(asked(tmp_path, "status")) == (0, 0, 0)
+        wait_for(lambda: old_in(asked(tmp_path, "status")) == (0, 0, 0), "the server to know of it")
         assert server.stop() == 0
 
 

@@ -129,8 +129,10 @@ class RedisCarrier:
             self._session, self._up = None, False
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await session.close()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:  # the carrier may be cancelled in this moment
+                await session.close()
 
     async def _begin(self, session: _Session) -> None:
         inbox = session.inbox

@@ -26,17 +26,21 @@ from launch import ends_with_the_tests, wait_for
 PATIENCE = 30.0
 
 
-PORTS = range(15_000, 32_000)
-"""Below those that the kernel gives to clients and to port 0 (32768 and above, unless somebody has set others): while a
-broker is away nobody else is given its port."""
+BESIDE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Which of the processes this is that run tests beside each other."""
+PORTS = range(15_000 + BESIDE % 16, 32_000, 16)
+"""Below those that the kernel gives to clients and to port 0 (32768 and above, unless somebody has set others), and of
+this process of tests alone: while a broker is away, or is yet to be started, nobody else is given its port."""
+GIVEN = set[int]()
 
 
 def free_port() -> int:
-    """A port at which nothing listens; none of a test that runs beside this one, most likely."""
+    """A port at which nothing listens, which nobody else is given."""
     while True:
         with contextlib.suppress(OSError), socket.socket() as sock:
-            sock.bind(("127.0.0.1", random.SystemRandom().choice(PORTS)))
-            return int(sock.getsockname()[1])
+            sock.bind(("127.0.0.1", random.SystemRandom().choice([each for each in PORTS if each not in GIVEN])))
+            GIVEN.add(port := int(sock.getsockname()[1]))
+            return port
 
 
 def program(name: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from brokers import free_port
 from launch import Launched, launched_code, wait_for
 from pronghorn.admin.catalogue import HISTOGRAM, METRICS
 
@@ -106,6 +107,10 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return answer["data"]
 
+    def healths(self) -> list[str]:
+        """How the last scrape of each target went."""
+        return [each["health"] for each in (self.ask("targets") or {"activeTargets": ()})["activeTargets"]]
+
     def value(self, expression: str) -> float | None:
         """Of an expression with one result."""
         data = self.ask("query", query=expression)
@@ -114,10 +119,9 @@ class Prometheus:
 
 @contextmanager
 def scraping(server: Launched, folder: Path) -> Iterator[Prometheus]:
-    """Prometheus, with our own rules, which scrapes the server four times in a second."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = SCRAPE.read_text().replace("15s", "250ms").replace("127.0.0.1:9901", server.report["admin"][0])
+    """Prometheus, with our own rules, which scrapes the server twice in a second."""
+    port = free_port()
+    config = SCRAPE.read_text().replace("15s", "500ms").replace("127.0.0.1:9901", server.report["admin"][0])
     (folder / "prometheus.yml").write_text(config)
     shutil.copy(RULES, folder)
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
@@ -132,6 +136,7 @@ def scraping(server: Launched, folder: Path) -> Iterator[Prometheus]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_what_we_ship_asks_for_what_prometheus_has(tmp_path: Path) -> None:
     need("prometheus")
     trustme = pytest.importorskip("trustme")
@@ -148,16 +153,18 @@ def test_what_we_ship_asks_for_what_prometheus_has(tmp_path: Path) -> None:
                 client.sendall(b"hello\n")
                 assert client.recv(100) == b"HELLO\n"
         with scraping(server, tmp_path) as prometheus:
-            wait_for(lambda: prometheus.value("pronghorn_connections_accepted_total") == 5, seconds=60)
+            wait_for(lambda: prometheus.value("pronghorn_connections_accepted_total") == 5, "a scrape", 60)
             wait_for(lambda: prometheus.value('lines_total{kind="any"}') == 5)
             wait_for(lambda: prometheus.value('pronghorn_tls_handshakes_total{result="done"}') == 5)
             wait_for(lambda: prometheus.value("pronghorn_bus_links") is not None)
             of_brokers = {
                 each for each in exported() if "shared_limits" in each or "broker" in each
             }  # others have them
-            assert exported() - of_brokers <= {*prometheus.ask("label/__name__/values")}
+            wait_for(
+                lambda: exported() - of_brokers <= {*(prometheus.ask("label/__name__/values") or ())}, "all series"
+            )
             for expression in expressions():
-                assert prometheus.ask("query", query=expression) is not None, expression
-            rules = prometheus.ask("rules")["groups"][0]["rules"]
+                wait_for(lambda e=expression: prometheus.ask("query", query=e) is not None, expression)  # type: ignore[misc]
+            rules = wait_for(lambda: prometheus.ask("rules"), "the rules")["groups"][0]["rules"]
             assert rules and not [each for each in rules if each["state"] == "firing"]
-            assert [each["health"] for each in prometheus.ask("targets")["activeTargets"]] == ["up"]
+            wait_for(lambda: prometheus.healths() == ["up"], "a scrape in time")

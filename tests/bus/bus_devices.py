@@ -111,4 +111,12 @@ def bus_process(server: Launched) -> psutil.Process:
 
 def bus_processes(pid: int) -> list[psutil.Process]:
     """The hub of the server with this process id, if there is one."""
-    return [each for each in psutil.Process(pid).children() if "bus" in " ".join(each.cmdline())]
+    return [each for each in psutil.Process(pid).children() if "bus" in " ".join(words_of(each))]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty if it has just ended."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []

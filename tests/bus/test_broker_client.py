@@ -63,8 +63,10 @@ def test_whoever_waits_when_a_client_is_closed_learns_of_it() -> None:
         each.join(10)
     assert [type(each) for each in failed] == [bus.BusLost] * 3
     assert "has been closed" in str(failed[0])
-    with client, pytest.raises(bus.NoAnswer):
-        client.ask("device", b"again", timeout=0.1)
+    with client:
+        assert client.publish("device", b"again") == 0, "it has a new connection"
+        with pytest.raises(bus.NoAnswer):
+            client.ask("device", b"again", timeout=0.1)
 
 
 def test_a_task_that_is_cancelled_is_cancelled_and_one_that_waits_at_the_end_learns_of_it() -> None:

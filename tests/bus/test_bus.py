@@ -312,12 +312,14 @@ def test_nothing_is_kept_of_a_blocking_connection_that_is_gone() -> None:
 
 def test_publishers_in_other_workers_reach_everybody_in_their_order(two_workers: Launched) -> None:
     with contextlib.ExitStack() as stack:
-        devices = [stack.enter_context(Device(two_workers)) for _ in range(12)]
-        assert len({device.ask(b"join order") for device in devices}) == 2, "in both workers"
+        devices, pids = list[Device](), set[bytes]()
+        while len(devices) < 12 or len(pids) < 2:  # in both workers, of which one may accept all for a while
+            devices.append(stack.enter_context(Device(two_workers)))
+            pids.add(devices[-1].ask(b"join order"))
         publishers = [stack.enter_context(Device(two_workers)) for _ in range(4)]
         for number in range(25):
             for place, each in enumerate(publishers):
-                assert each.ask(b"publish order %d %d" % (place, number)) == b"12"
+                assert each.ask(b"publish order %d %d" % (place, number)) == b"%d" % len(devices)
         for device in devices:
             lines = [device.line().split() for _ in range(100)]
             for place in range(4):
@@ -444,6 +446,7 @@ def test_a_connection_that_does_not_read_holds_up_nobody(tmp_path: Path, model: 
                 assert number > last
                 last = number
             told = "does not read what the bus has for it: its oldest messages are dropped"
+            wait_for(lambda: told in server.log, "a word in the log")
             assert server.log.count(told) == 1, "each connection is told of once"
 
 
@@ -582,7 +585,7 @@ def test_what_a_connection_has_joined_moves_with_it(tmp_path: Path) -> None:
         server.send(signal.SIGHUP)
         wait_for(lambda: "Reloaded in" in server.log, "the reload")
         wait_for(lambda: device.ask(b"x") != first, "the new worker")
-        assert joined_again(outside, {"device:1": 1})
+        wait_for(lambda: joined_again(outside, {"device:1": 1}), "the name")
         assert outside.publish("device:1", b"hello") == 1
         assert device.line() == b"hello"
 
@@ -597,7 +600,7 @@ def test_what_a_protocol_has_joined_moves_with_it(tmp_path: Path) -> None:
         first = device.ask(b"alone device:1")
         server.send(signal.SIGHUP)
         wait_for(lambda: device.ask(b"x") != first, "the new worker")
-        assert joined_again(outside, {"device:1": 1})
+        wait_for(lambda: joined_again(outside, {"device:1": 1}), "the name")
         assert outside.publish("device:1", b"hello\n") == 1
         assert device.line() == b"hello"
 
@@ -666,6 +669,7 @@ async def handler(line, conn):
 
 def test_a_name_that_may_be_refused_is_not_taken_by_a_new_link() -> None:
     (ours, hub), there = socket.socketpair(), threading.Event()
+    hub.settimeout(15)
 
     def connect() -> socket.socket:
         assert there.wait(10), "a connection has joined before there was a link"
@@ -681,10 +685,10 @@ def test_a_name_that_may_be_refused_is_not_taken_by_a_new_link() -> None:
         local._groups.add(7, b"sure", SHARED, object, print)  # type: ignore[arg-type]
         there.set()
         joining.join(10)  # nobody answers it
-        assert [each[3:5] for each in Reader().feed(hub.recv(1000)) if each[0] == JOIN] == [
-            [b"sure", SHARED],
-            [b"free?", REFUSE],
-        ]
+        reader, joins = Reader(), list[Any]()
+        while len(joins) < 2:
+            joins += [each[3:5] for each in reader.feed(hub.recv(1000)) if each[0] == JOIN]
+        assert joins == [[b"sure", SHARED], [b"free?", REFUSE]]
         assert 8 not in JOINED
     finally:
         JOINED.clear()
@@ -706,7 +710,7 @@ def handler(line):
     with served(tmp_path, code, model) as server, Device(server) as one, Device(server) as two:
         assert one.ask(b"lost") == two.ask(b"away") == b""
         wait_for(lambda: server.log.count("Handler failed") == 2, "the errors in the log")
-        assert "BusLost" in server.log and "BusUnavailable" in server.log
+        wait_for(lambda: "BusLost" in server.log and "BusUnavailable" in server.log, "what they are")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import virtual_time
 from carrier_in_memory import Broker, InMemory
 
 from pronghorn.bus.carrier import Away
@@ -119,7 +120,7 @@ def hosts(count: int, trial: Callable[[Broker, list[Worker]], Awaitable[None]]) 
             assert set(hub.links) == {worker.number}, "nothing is left under way"
             assert worker.under_way == 0
 
-    asyncio.run(main())
+    virtual_time.run(main())
     return hubs
 
 

@@ -158,9 +158,10 @@ def test_a_closed_standard_stream_is_an_empty_one(closed: int) -> None:
 
 
 def test_nobody_there_is_one_message() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    done = run(f"127.0.0.1:{port}")
+    with socket.socket() as held:  # and does not listen
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        done = run(f"127.0.0.1:{port}")
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == [
         f"Error: Cannot connect to 127.0.0.1:{port}.",

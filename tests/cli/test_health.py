@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from brokers import free_port
 from pronghorn.cli import main
 from pronghorn.control import client, paths
 from pronghorn.testing.served import serving
@@ -114,7 +115,7 @@ def test_the_admin_address(
 
 
 def test_an_admin_address_that_is_silent_or_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
         address = "127.0.0.1:%d" % silent.getsockname()[1]  # noqa: UP031
         assert ran(capsys, "--admin", address, "--timeout", "50ms") == (1, "unhealthy: timed out.")
     assert ran(capsys, "--admin", address) == (1, "unhealthy: Connection refused.")

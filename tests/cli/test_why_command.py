@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from brokers import free_port
 from launch import launched, wait_for
 from pronghorn.cli import main
 from pronghorn.listening import bind_trial, why
@@ -27,7 +28,7 @@ def status_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
 
 
 def test_free_and_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", free_port())) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         status, output, errors = status_of(capsys, address)
         assert (status, errors) == (1, "")

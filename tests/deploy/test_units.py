@@ -16,6 +16,7 @@ import pytest
 from caged_systemd import PYTHON, Caged, caged, missing
 from unit_files import DEPLOY, UnitFile
 
+from brokers import free_port
 from launch import started, wait_for
 from pronghorn.settings import Settings
 from pronghorn.settings.layers import Layers
@@ -198,8 +199,7 @@ def test_the_line_of_the_unit_under_systemd_socket_activate(tmp_path: Path) -> N
     command, reload = UnitFile(PLAIN).command("ExecStart"), UnitFile(PLAIN).command("ExecReload")
     here = {INSTALLED: [sys.executable, "-m", "pronghorn"], "/etc/pronghorn/pronghorn.toml": ["pronghorn.toml"]}
     command, reload = ([word for each in line for word in here.get(each, [each])] for line in (command, reload))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     name = UnitFile(UNITS / "pronghorn.socket").one("FileDescriptorName")
     passed = [f"--setenv={each}" for each in ("PATH", "XDG_RUNTIME_DIR", f"NOTIFY_SOCKET={manager.address}")]
     activate = ["systemd-socket-activate", f"--listen=127.0.0.1:{address[1]}", f"--fdname={name}", *passed, *command]

@@ -1,14 +1,17 @@
-"""The bytes of a blocking handler, which the kernel counts: at the end, and where the handler closes by itself."""
+"""The bytes of a blocking handler, which the kernel counts: meanwhile, at the end, and where it closes by itself."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from launch import wait_for
+from launch import ctl, launched_code, pairs, wait_for
 from pronghorn.connection.blocking import Connection
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Only Linux counts the bytes of a connection.")
@@ -42,3 +45,34 @@ def test_what_is_on_its_way_counts_as_sent_and_a_handler_that_closes_keeps_the_c
         taking.join()
         conn.measure()
         assert (conn.measured, conn.bytes_in, conn.bytes_out) == (True, 5, 100_000)
+
+
+STAYS = """
+def handler(conn):
+    for line in conn.makefile("rb"):
+        conn.sendall(line + line)
+
+async def streams(reader, writer):
+    async for line in reader:
+        writer.write(line + line)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model"), pairs("handler/thread streams/thread"))
+def test_what_an_open_connection_does_is_in_the_sums(tmp_path: Path, name: str, model: str) -> None:
+    """A conversation may last for days: its bytes are not counted at its end alone, nor lost with a killed worker."""
+    settings = {"model": model, "workers": 1, "control_socket": str(tmp_path / "control")}
+    with launched_code(tmp_path, STAYS, name, **settings) as server, server.connect() as client:
+        client.sendall(b"hello\n")
+        assert client.makefile("rb").readline() == b"hello\n"
+
+        def counted() -> tuple[int, int, int]:
+            told = ctl(tmp_path, "status")
+            return told["open"], told["bytes_in"], told["bytes_out"]
+
+        wait_for(lambda: counted() == (1, 6, 12), "the bytes of an open connection")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_for(lambda: counted() == (0, 6, 12), "the same after the worker's death")
+        assert server.ask(b"more\n") == b"more\nmore\n"
+        wait_for(lambda: counted() == (0, 11, 22), "both connections, each counted once")

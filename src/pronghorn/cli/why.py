@@ -19,6 +19,7 @@ import rich_click as click
 
 from pronghorn.errors import BadSetting, CannotBind, PronghornError, printable
 from pronghorn.listening import why, why_words
+from pronghorn.listening.addresses import FORMS as BIND_FORMS
 from pronghorn.listening.addresses import Bind, spoken
 from pronghorn.listening.why import Finding, Owner, Verdict
 from pronghorn.listening.why_words import Told
@@ -67,9 +68,14 @@ def read(address: str) -> Bind:
     try:
         return why.resolved(address)[0]
     except BadSetting as error:
-        raise BadAddress(f"{printable(address, 200, kept='')!r} is no address.", error.why, FORMS) from None
+        raise BadAddress(f"{printable(address, 200, kept='')!r} is no address.", error.why, _hint(error)) from None
     except CannotBind as error:
         raise BadAddress("There is no such address.", error.why, error.hint) from None
+
+
+def _hint(error: BadSetting) -> str:
+    """What to write instead, in place of the forms of --bind."""
+    return error.hint if error.hint.startswith("Write ") and error.hint != BIND_FORMS else FORMS
 
 
 def looked(bind: Bind) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pronghorn.bus.joined import place_of_bus
 from pronghorn.connection.proxy_protocol import ProxyHeader
@@ -17,6 +17,15 @@ from pronghorn.system.drain import Drain, OwnDrain
 OnBus = Callable[[Any, Any], Any]
 MOST_FIELDS, LONGEST_FIELD = 32, 1024
 """Of a handler's own fields, in the record of a connection's end: how many, and characters of each."""
+
+
+class Traffic(NamedTuple):
+    """What one connection has received and sent at some moment, by the names that the connection has for it."""
+
+    bytes_in: int
+    bytes_out: int
+    messages: int
+    listener: str
 
 
 class AnyConnection:

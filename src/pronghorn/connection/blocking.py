@@ -22,12 +22,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from pronghorn.connection.base import AnyConnection
+from pronghorn.connection.base import AnyConnection, Traffic
 from pronghorn.connection.closing import drop_unsent, let_go, linger, say_no
 from pronghorn.connection.interfaces import TlsStarts
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.proxy_wait import read_header
-from pronghorn.connection.socket_facts import CLOSED, WE_HAVE_ENDED, TcpInfo, identity, tcp_info, unsent
+from pronghorn.connection.socket_facts import (
+    CLOSED,
+    OUR_END_IS_TAKEN,
+    WE_HAVE_ENDED,
+    TcpInfo,
+    identity,
+    tcp_info,
+    unsent,
+)
 from pronghorn.connection.transport import Bytes, Transport, own_address
 from pronghorn.errors import End, PeerError, PeerTimeout, reason_of
 from pronghorn.peers import Peer
@@ -309,6 +317,23 @@ class ConnectionBase(AnyConnection):
             if self.cut_by is None and info.state != CLOSED:
                 self.bytes_out += unsent(self) - (info.state in WE_HAVE_ENDED)  # type: ignore[arg-type]
         self.measured = info is not None or self.counted
+
+    def so_far(self) -> Traffic:
+        """What has come and gone until now, for the sums while it is open: of a handler that reads and writes by itself
+        what the kernel knows, and never more than `measure` finds at the end."""
+        protocol = self.protocol
+        if isinstance(protocol, Transport):  # the channel of an asyncio loop of its own
+            return Traffic(protocol.bytes_in, protocol.bytes_out, self.messages, self.listener)
+        bytes_in, bytes_out = self.bytes_in, self.bytes_out
+        if protocol is None and not (self.counted or self.lost) and self.is_own():
+            bytes_in, bytes_out = self._measured_so_far()
+        return Traffic(bytes_in, bytes_out, self.messages, self.listener)
+
+    def _measured_so_far(self) -> tuple[int, int]:
+        info = tcp_info(self)  # type: ignore[arg-type]
+        if info is None:
+            return self.bytes_in, self.bytes_out
+        return info.bytes_in, info.bytes_out - (info.state in OUR_END_IS_TAKEN)
 
     def end_by_itself(self) -> None:
         """The handler, or a library, closes it: in order, and not before its bytes are counted."""

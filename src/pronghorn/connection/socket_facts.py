@@ -47,6 +47,8 @@ def unread(sock: _socket.socket) -> int:
 
 WE_HAVE_ENDED = frozenset((4, 5, 6, 9, 11))
 """FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK and CLOSING: our FIN is sent, and counts as a byte."""
+OUR_END_IS_TAKEN = frozenset((5, 6))
+"""FIN_WAIT2 and TIME_WAIT: our FIN is acknowledged, and counts as a byte there, too."""
 CLOSED = 7
 
 

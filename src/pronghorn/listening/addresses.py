@@ -55,11 +55,10 @@ def parse_bind(text: str) -> Bind:
     host, colon, digits = text.rpartition(":")
     if colon and host == "*":
         text, host = f":{digits}", ""
+    if "://" in text:
+        raise _bad(text, "Nothing but tcp:// or tls:// may stand before a host and a port.", _bare(text))
     if not colon:
-        hint = (
-            f"Write :{text} for every interface, or 127.0.0.1:{text} for this host alone." if text.isdigit() else FORMS
-        )
-        raise _bad(text, "It has no port.", hint)
+        raise _bad(text, *_without_port(text))
     if not (digits.isascii() and digits.isdigit() and int(digits) <= 65535):
         raise _bad(text, f"{digits!r} is no port: a number from 0 to 65535.", FORMS)
     if host.startswith("[") and host.endswith("]"):
@@ -68,11 +67,30 @@ def parse_bind(text: str) -> Bind:
         raise _bad(text, "It has a comma.", "Give --bind once for each address; settings behind one are KEY=VALUE.")
     if ":" in host:
         raise _bad(
-            text, "An IPv6 address stands in brackets.", f"Write [{host}]:{digits}." if "/" not in host else FORMS
+            text,
+            "An IPv6 address stands in brackets.",
+            f"Write [{host.strip('[]')}]:{digits}." if "/" not in host else FORMS,
         )
     if any(character in "/[]@" or character.isspace() or not character.isprintable() for character in host):
         raise _bad(text, f"{host!r} is no host.", FORMS)
     return Bind(text, host, int(digits))
+
+
+def _without_port(text: str) -> tuple[str, str]:
+    """What is wrong with a text without a colon, and what is right: a port alone, a path, or a host."""
+    if text.isdigit():
+        hint = f"Write :{text} for every interface, or 127.0.0.1:{text} for this host alone."
+    elif "/" in text:
+        return "A path needs unix: before it.", f"Write unix:{text}."
+    else:
+        hint = FORMS
+    return "It has no port.", hint
+
+
+def _bare(text: str) -> str:
+    """Advice for a URL: its address, if it has a port."""
+    address = text.partition("://")[2].partition("/")[0]
+    return f"Write {address}." if address.rpartition(":")[2].isdigit() else FORMS
 
 
 def _bad(text: str, why: str, hint: str) -> BadSetting:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from pronghorn import events
 from pronghorn.bus.joined import JOINED
-from pronghorn.connection.base import AnyConnection, fields_as_text
+from pronghorn.connection.base import AnyConnection, Traffic, fields_as_text
+from pronghorn.connection.blocking import ConnectionBase
 from pronghorn.connection.states import is_peers_fault
 from pronghorn.errors import ENDS, End, HandshakeFailed, HandshakeTimeout
 from pronghorn.events import ConnectionClosed, HandlerFailed, Observer, PeerFailed
@@ -39,8 +40,9 @@ from pronghorn.tracebacks import is_ours
 
 DONE, ERROR, HANDSHAKE = End.DONE, End.ERROR, End.HANDSHAKE  # an access to the class calls a function (Python 3.11)
 OF_PROBES = frozenset({End.DONE, End.DRAINING, End.RESET, End.TIMEOUT})
-Traffic = tuple[int, int, int]
-"""Bytes in, bytes out, and messages."""
+Sum = tuple[int, int, int]
+"""Bytes in, bytes out, and messages, of several connections."""
+Open = list[AnyConnection | Traffic]
 TOLD_BY_NAME = 10  # of the connections that the drain deadline cuts
 
 
@@ -51,9 +53,9 @@ class Sums:
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
-        self._done: Traffic = (0, 0, 0)
-        self._now: Traffic = (0, 0, 0)
-        self._written: Traffic = (0, 0, 0)
+        self._done: Sum = (0, 0, 0)
+        self._now: Sum = (0, 0, 0)
+        self._written: Sum = (0, 0, 0)
 
     def end(self, conn: AnyConnection, sign: int) -> None:
         """A connection is over; with -1 it was another worker's before, which has counted what it had done."""
@@ -62,19 +64,24 @@ class Sums:
     def begin(self) -> None:
         self._now = self._done
 
-    def see(self, conn: AnyConnection) -> None:
+    def see(self, conn: AnyConnection | Traffic) -> None:
         """A connection is open, after `begin`."""
         self._now = _added(self._now, conn)
 
     def write(self) -> None:
         """Count what has come since the last time."""
         for word, now, before in zip((BYTES_IN, BYTES_OUT, MESSAGES), self._now, self._written, strict=True):
-            if now != before:
+            if now > before:
                 self.counts.add(word, now - before)
-        self._written = self._now
+        self._written = _no_less(self._now, self._written)
 
 
-def _added(sums: Traffic, conn: AnyConnection, sign: int = 1) -> Traffic:
+def _no_less(now: Sum, written: Sum) -> Sum:
+    """A counter never goes back: of a connection that broke, the kernel may know less at the end than before."""
+    return max(now[0], written[0]), max(now[1], written[1]), max(now[2], written[2])
+
+
+def _added(sums: Sum, conn: AnyConnection | Traffic, sign: int = 1) -> Sum:
     return sums[0] + sign * conn.bytes_in, sums[1] + sign * conn.bytes_out, sums[2] + sign * conn.messages
 
 
@@ -90,8 +97,8 @@ class ConnectionEnds(Admission):
         self._left = self.limits.left if all(each.service.limits is self.limits for each in offers) else None
         self._noted: set[int] = set()
         self._faulty: set[int] = set()  # open connections whose handler has raised
-        self._done: Traffic = (0, 0, 0)  # of connections that have ended
-        self._written: Traffic = (0, 0, 0)  # what the row has of these, and of those that are open
+        self._done: Sum = (0, 0, 0)  # of connections that have ended
+        self._written: Sum = (0, 0, 0)  # what the row has of these, and of those that are open
         self._by_listener = {each.name: Sums(each.counts) for each in offers if each.counts is not None}
 
     def fault(self, error: BaseException) -> None:
@@ -307,20 +314,23 @@ class ConnectionEnds(Admission):
 
     def _fold(self) -> None:
         bytes_in, bytes_out, messages = self._done
-        for conn in list(self.open.values()):  # others may come meanwhile
+        now: Open = list(self.open.values())  # others may come meanwhile
+        if now and isinstance(now[0], ConnectionBase):  # each has a flow of control of its own, and all have
+            now = [conn.so_far() if isinstance(conn, ConnectionBase) else conn for conn in now]
+        for conn in now:
             bytes_in += conn.bytes_in
             bytes_out += conn.bytes_out
             messages += conn.messages
         written = self._written
-        self._written = bytes_in, bytes_out, messages
+        self._written = bytes_in, bytes_out, messages = _no_less((bytes_in, bytes_out, messages), written)
         self.counts.pass_by(bytes_in - written[0], bytes_out - written[1], messages - written[2])
         if self._by_listener:
-            self._fold_by_listener()
+            self._fold_by_listener(now)
 
-    def _fold_by_listener(self) -> None:
+    def _fold_by_listener(self, now: Open) -> None:
         for sums in self._by_listener.values():
             sums.begin()
-        for conn in list(self.open.values()):
+        for conn in now:
             if (mine := self._by_listener.get(conn.listener)) is not None:
                 mine.see(conn)
         for sums in self._by_listener.values():

@@ -302,6 +302,9 @@ class TlsCalls(Base):
         """The kernel knows sealed bytes only: what counts is what the handler read and wrote."""
         self.bytes_in, self.bytes_out = self._opened, self._sealed
 
+    def _measured_so_far(self) -> tuple[int, int]:
+        return getattr(self, "_opened", 0), getattr(self, "_sealed", 0)  # not there before the handshake
+
     def getpeercert(self, binary_form: bool = False) -> Any:
         """As ssl.SSLSocket has it."""
         return self.records.object.getpeercert(binary_form) if self.records is not None else None

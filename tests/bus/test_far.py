@@ -315,6 +315,71 @@ def test_a_host_that_is_not_there_at_the_moment_is_waited_for() -> None:
     hosts(2, trial)
 
 
+def test_what_waits_for_a_host_is_overtaken_by_nothing_that_waits_for_none() -> None:
+    """The first message waits, since only the host that is not there has the name; the next would not wait, since by
+    then a connection here has joined. Whether the host is back by then or not, none arrives before an earlier one."""
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        away = {two.hub.others.far.id}  # type: ignore[union-attr]
+        broker.gone = set(away)
+        first = asyncio.ensure_future(one.publish(b"room", b"1"))
+        await asyncio.sleep(0.01)
+        await one.join(b"room")
+        assert await asyncio.wait_for(one.publish(b"room", b"2"), 2) == 1, "and so has not waited for the host"
+        broker.gone.clear()
+        assert await one.publish(b"room", b"3") == 2
+        assert await first == 1
+        assert [payload for _, payload in two.got] == [b"1", b"3"]
+        assert not one.hub.others.far._ways._ways  # type: ignore[union-attr]
+
+    hosts(2, trial)
+
+
+def test_what_could_be_sent_only_after_a_later_message_is_not_sent() -> None:
+    """Of two messages on their way to the broker the first finds the host not there, and the second finds it, which is
+    known only after the first would be tried again."""
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        far, (_, two) = workers[0].hub.others.far, workers  # type: ignore[union-attr]
+        await two.join(b"room")
+        at_once, answers = far.carrier.to_all, iter((0.01, 0.15))
+
+        async def to_all(name: bytes, data: bytes) -> set[str]:
+            try:
+                return await at_once(name, data)
+            finally:
+                await asyncio.sleep(next(answers, 0))
+
+        far.carrier.to_all = to_all  # type: ignore[method-assign]
+        broker.gone = {two.hub.others.far.id}  # type: ignore[union-attr]
+        first = asyncio.ensure_future(far.publish(b"room", b"1"))
+        await asyncio.sleep(0)
+        broker.gone.clear()
+        second = asyncio.ensure_future(far.publish(b"room", b"2"))
+        with pytest.raises(Away, match="later message"):
+            await first
+        assert await second == 1
+        assert [payload for _, payload in two.got] == [b"2"]
+
+    hosts(2, trial)
+
+
+def test_a_question_behind_one_that_waits_longer_was_not_asked_when_its_time_is_over() -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        broker.gone = {two.hub.others.far.id}  # type: ignore[union-attr]
+        longer = asyncio.ensure_future(one.ask(b"room", seconds=5.0))
+        await asyncio.sleep(0)
+        assert await one.ask(b"room", seconds=0.02) == (AWAY, b"")
+        broker.gone.clear()
+        assert await longer == (ANSWERED, b"HOW")
+
+    hosts(2, trial)
+
+
 def test_what_is_no_message_of_ours_is_ignored_and_what_others_want_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

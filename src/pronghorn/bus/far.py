@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from pronghorn.bus.carrier import HOST_ID, MAY_BE_BACK, Away, Carrier
+from pronghorn.bus.ways import PAUSE, Ways
 from pronghorn.bus.wire import (
     ANSWERED,
     LATE,
@@ -29,7 +30,6 @@ from pronghorn.bus.wire import (
     packed,
 )
 
-Sent = TypeVar("Sent")
 PATIENCE = 2.5
 """Seconds that another host has to say how many it reached: a little more than its hub gives its workers."""
 GRACE = 0.1
@@ -40,8 +40,8 @@ COMING_BACK = MAY_BE_BACK + 0.5
 """Seconds that a message waits for a host which is not there at the moment."""
 REJOINING = 2.0
 """Seconds after the broker is back in which a name that nobody has may be one that its host has yet to join again."""
-TRIES, PAUSE = 3, 0.05
-"""How often, and after how many seconds, the next latest is looked for where the one before has just left."""
+TRIES = 3
+"""How often the next latest is looked for where the one before has just left."""
 
 # What one host says to another.
 PUBLICATION, REACHED, QUESTION, ANSWER = range(32, 36)
@@ -125,15 +125,6 @@ class Waiting:
             self.future.set_result(whole)
 
 
-class Queue:
-    """Messages that wait for a host to come back, in their order."""
-
-    __slots__ = ("length", "lock")
-
-    def __init__(self) -> None:
-        self.lock, self.length = asyncio.Lock(), 0
-
-
 class Far:
     """This host among the others. `open` makes the carrier, which has to be run by whoever makes this; `members` are
     the connections here."""
@@ -150,7 +141,7 @@ class Far:
         self._counts: dict[int, Waiting] = {}
         self._answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
         self._last = self._for_others = 0
-        self._returning: dict[bytes, Queue] = {}
+        self._ways = Ways()
         self._changed = asyncio.Event()
         self.carrier = open(self)
 
@@ -163,8 +154,9 @@ class Far:
         waiting = self._counts[delivery] = Waiting()
         try:
             data = packed(PUBLICATION, self.id, delivery, name, payload, False)
-            send = partial(self.carrier.to_all, name, data)
-            waiting.hosts = (await self._sent(name, COMING_BACK, send) if patient else await send()) - {self.id}
+            seconds = COMING_BACK if patient else 0.0
+            sent = await self._ways.send(name, seconds, partial(self.carrier.to_all, name, data))
+            waiting.hosts = sent - {self.id}
             await self._all_of(waiting)
         except Away as error:
             if patient or not error.soon:
@@ -181,7 +173,7 @@ class Far:
             waiting.hosts = {""}
             try:
                 data = packed(PUBLICATION, self.id, delivery, name, payload, True)
-                if not await self._sent(name, COMING_BACK, partial(self._to_one, name, data)):
+                if not await self._ways.send(name, COMING_BACK, partial(self._to_one, name, data)):
                     return 0
                 await self._all_of(waiting)
             finally:
@@ -197,33 +189,6 @@ class Far:
         if not found and time.monotonic() < self._whole:
             raise Away("The broker is back, and other hosts may not be, yet.", soon=True)
         return found
-
-    async def _sent(self, name: bytes, seconds: float, send: Callable[[], Awaitable[Sent]]) -> Sent:
-        """Send as soon as the host that has the name is back, within so many seconds, and behind what waits for that
-        already. Raises Away."""
-        until = time.monotonic() + seconds
-        queue = self._returning.get(name)
-        if queue is None:
-            try:
-                return await send()
-            except Away as error:
-                if not error.soon:
-                    raise
-            queue = self._returning.setdefault(name, Queue())
-        queue.length += 1
-        try:
-            async with queue.lock:
-                while True:
-                    try:
-                        return await send()
-                    except Away as error:
-                        if not error.soon or time.monotonic() >= until:
-                            raise
-                    await asyncio.sleep(PAUSE)
-        finally:
-            queue.length -= 1
-            if not queue.length:
-                self._returning.pop(name, None)
 
     async def _all_of(self, waiting: Waiting) -> None:
         waiting.look()
@@ -252,7 +217,7 @@ class Far:
             try:
                 data = packed(QUESTION, self.id, delivery, name, payload, seconds)
                 patience = min(COMING_BACK, seconds)
-                if not await self._sent(name, patience, partial(self._to_one, name, data)):
+                if not await self._ways.send(name, patience, partial(self._to_one, name, data)):
                     return NOBODY, b""
                 status, answer = await future
             finally:

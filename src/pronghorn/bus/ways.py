@@ -1,0 +1,130 @@
+"""The order of what one host sends to one name, while messages wait for another host that may be back.
+
+Law: a message is never sent once a later one to the same name was: one that could be sent only then is given up. What
+is sent while earlier messages wait goes behind them, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import insort
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pronghorn.bus.carrier import Away
+
+Sent = TypeVar("Sent")
+Send = Callable[[], Awaitable[Sent]]
+"""Sends once. Gives something true if a host was sent it; raises Away, with `soon` where it may be sent in a moment."""
+PAUSE = 0.05
+"""Seconds between two attempts."""
+
+
+class Turn:
+    """A message that waits, with when it is given up (monotonic)."""
+
+    __slots__ = ("changed", "number", "over", "until")
+
+    def __init__(self, number: int, until: float) -> None:
+        self.number, self.until = number, until
+        self.changed = asyncio.Event()
+        self.over: Away | None = None
+
+    def __lt__(self, other: Turn) -> bool:
+        return self.number < other.number
+
+
+class Way:
+    """What is being sent to one name, or waits for that."""
+
+    __slots__ = ("_last", "_passed", "_trying", "_turns", "users")
+
+    def __init__(self) -> None:
+        self.users = 0
+        """Messages that are under way here."""
+        self._last = 0
+        self._passed = 0  # the number of the latest message that a host was sent
+        self._trying = 0  # messages that are tried for the first time
+        self._turns: list[Turn] = []
+
+    async def send(self, send: Send[Sent], until: float) -> Sent:
+        """Send; again and again until then, while that raises Away with `soon`. Raises Away."""
+        self._last += 1
+        number = self._last
+        if self._turns:
+            return await self._in_turn(number, send, until)
+        self._trying += 1
+        try:
+            return self._noted(number, await send())
+        except Away as error:
+            if not error.soon or time.monotonic() >= until:
+                raise
+        finally:
+            self._trying -= 1
+        return await self._in_turn(number, send, until)
+
+    def _noted(self, number: int, sent: Sent) -> Sent:
+        if sent:
+            self._passed = max(self._passed, number)
+        return sent
+
+    async def _in_turn(self, number: int, send: Send[Sent], until: float) -> Sent:
+        turn = Turn(number, until)
+        insort(self._turns, turn)
+        try:
+            while True:
+                await self._first(turn)
+                if not self._trying:  # else a later one may be on its way, and nobody knows yet
+                    if number < self._passed:
+                        raise Away("A later message to the same name was sent before it could be.", soon=True)
+                    try:
+                        return self._noted(number, await send())
+                    except Away as error:
+                        if not error.soon:
+                            raise
+                        self._give_up(error)
+                        if turn.over is not None:
+                            raise
+                await asyncio.sleep(PAUSE)
+        finally:
+            self._turns.remove(turn)
+            if self._turns:
+                self._turns[0].changed.set()
+
+    async def _first(self, turn: Turn) -> None:
+        """Wait until all before are sent, or given up. Raises Away, if the time is over before that."""
+        while self._turns[0] is not turn and turn.over is None:
+            await turn.changed.wait()
+            turn.changed.clear()
+        if turn.over is not None:
+            raise turn.over
+
+    def _give_up(self, error: Away) -> None:
+        """The host is not back yet, which is too late for some."""
+        now = time.monotonic()
+        for turn in self._turns:
+            if turn.until <= now:
+                turn.over = error
+                turn.changed.set()
+
+
+class Ways:
+    """The ways to all names to which something is being sent."""
+
+    def __init__(self) -> None:
+        self._ways: dict[bytes, Way] = {}
+
+    async def send(self, name: bytes, seconds: float, send: Send[Sent]) -> Sent:
+        """Send to this name as soon as a host that may be back is, within so many seconds, and in order. Raises Away,
+        and then nothing was sent, unless it is `perhaps`."""
+        way = self._ways.get(name)
+        if way is None:
+            way = self._ways[name] = Way()
+        way.users += 1
+        try:
+            return await way.send(send, time.monotonic() + seconds)
+        finally:
+            way.users -= 1
+            if not way.users:
+                del self._ways[name]

@@ -31,6 +31,7 @@ class Double:
         self.id = name
         self.heard: list[bytes] = []
         self.evicted: list[bytes] = []
+        self.strange: list[str] = []
         self.joined: dict[bytes, tuple[float, bool]] = {}
         self.ups = 0
         self.settling = 0.0
@@ -53,6 +54,9 @@ class Double:
 
     def gone(self, host: str) -> None:
         """Nothing waits here."""
+
+    def not_ours(self, what: str) -> None:
+        self.strange.append(what)
 
     def up(self) -> None:
         self.ups += 1

@@ -389,8 +389,11 @@ def test_what_is_no_message_of_ours_is_ignored_and_what_others_want_is_bounded(
         one, two = workers
         await two.join(b"room")
         far = two.hub.others.far  # type: ignore[union-attr]
+        said: list[str] = []
+        two.hub.say = said.append
         for raw in (b"", b"\xc1", packed(PUBLICATION), packed(99, "x"), packed(PUBLICATION, 1, 2, 3, 4, 5)):
             far.hear(raw)
+        assert len(said) == 1 and "is no message of the bus" in said[0], "it is told once"
         two.mute = True
         first = asyncio.ensure_future(one.publish(b"room"))
         while not two.got:

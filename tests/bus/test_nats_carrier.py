@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from carrier_trials import (
     PATIENCE,
@@ -252,6 +253,66 @@ def test_a_host_that_dies_without_a_word(broker: Broker) -> None:
             await asyncio.sleep(0.01)
 
     run(url(broker), trial)
+
+
+async def published(broker: Broker, *messages: tuple[str, bytes]) -> None:
+    """A program that is none of the bus has published this, and the server has it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
+    writer.write(b'CONNECT {"verbose":false}\r\n')
+    for subject, data in messages:
+        writer.write(b"PUB %s %d\r\n%s\r\n" % (subject.encode(), len(data), data))
+    writer.write(b"PING\r\n")
+    while (await reader.readline()).strip() != b"PONG":
+        pass
+    writer.close()
+
+
+STRANGE = [
+    ("host.host0.in", b"nonsense"),
+    ("host.host0.in", b"O"),
+    ("host.host0.in", b"P\x05\x01"),
+    ("host.host0.in", b"R\xc1"),
+    ("host.host0.in", b"R" + msgspec.msgpack.encode([b"room", "host1", 2, ["host1"], [float("nan"), False]])),
+    ("host.host0.in", b"R" + msgspec.msgpack.encode([b"room", "a.b", 2, [], [1.0, False]])),
+    ("host.host0.everything", b"?"),
+    ("host.host0.٣", b"?"),
+    ("name.room", b"J\x90"),
+    ("name.room", b"L\x01"),
+    ("hosts", b"Bnot a host"),
+]
+
+
+def test_what_other_programs_send_is_told_and_harms_nothing(broker: Broker) -> None:
+    async def trial(party: Party) -> None:
+        one, two = [await party.host() for _ in range(2)]
+        await one.join(b"room")
+        prefix = party.url.partition("prefix=")[2]
+        for subject, data in STRANGE:
+            told = len(one.strange)
+            await published(broker, (f"{prefix}.{subject}", data))
+            await until(lambda told=told: len(one.strange) > told)  # type: ignore[misc]
+        await reached(two, b"room")
+        assert not one.downs and one.ups == 1
+
+    run(url(broker), trial)
+
+
+def test_a_fault_of_ours_is_told_with_its_place_and_the_bus_goes_on(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def trial(party: Party) -> None:
+        one, two = [await party.host() for _ in range(2)]
+        await one.join(b"room")
+        one.hear = lambda data: int("a fault")  # type: ignore[assignment, method-assign, return-value]
+        await reached(two, b"room")
+        await until(lambda: one.downs)
+        assert one.downs == ["A message was not understood by a fault of the bus, which the log has: ValueError."]
+        del one.hear
+        await until(lambda: one.ups == 2)
+        await reached(two, b"room")
+
+    run(url(broker), trial)
+    assert "invalid literal for int() with base 10: 'a fault'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,34 @@ def test_valkey_does_the_same(tmp_path: Path) -> None:
             run(f"redis://127.0.0.1:{one.port}?prefix={trial.__name__}", trial)
 
 
+def test_what_other_programs_send_is_told_and_harms_nothing(broker: Broker, url: str) -> None:
+    async def trial(party: Party) -> None:
+        one, two = [await party.host() for _ in range(2)]
+        await one.join(b"room")
+        asked(broker, "PUBLISH", f"{{{url.partition('prefix=')[2]}}}:evict:{one.id}", "now room")
+        await until(lambda: one.strange)
+        assert await two.carrier.to_all(b"room", b"x") == {one.id}
+        assert not one.downs and one.ups == 1
+
+    run(url, trial)
+
+
+def test_a_fault_of_ours_is_told_with_its_place_and_the_bus_goes_on(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def trial(party: Party) -> None:
+        one, two = [await party.host() for _ in range(2)]
+        await one.join(b"room")
+        one.hear = lambda data: int("a fault")  # type: ignore[assignment, method-assign, return-value]
+        await two.carrier.to_all(b"room", b"x")
+        await until(lambda: one.downs)
+        assert one.downs[0].endswith("a fault of the bus, which the log has: ValueError.")
+        del one.hear
+        await until(lambda: one.ups == 2)
+        assert await two.carrier.to_all(b"room", b"x") == {one.id}
+
+    run(url, trial)
+    assert caplog.text.count("invalid literal for int() with base 10: 'a fault'") == 1
+
+
 def test_hosts_have_one_clock(url: str) -> None:
     async def trial() -> None:
         async with hosts(url, url) as (a, b):

@@ -25,6 +25,10 @@ MOST_UNSENT = 8 * 1024 * 1024
 """Bytes that wait for a broker that does not take them."""
 
 
+class NotOurs(Exception):
+    """What came by the broker is no message of the bus. Its text says what it is, in a few words."""
+
+
 class Away(Exception):
     """The broker cannot be reached now, or says no. Its text says why, without any password. Nothing was sent, unless
     `perhaps`: then the connection was lost before the broker answered, and what it was told may have been done."""
@@ -63,8 +67,17 @@ class Host(Protocol):
     def up(self) -> None:
         """The broker is there, and knows `here()`. At first, and each time after `down`."""
 
+    def not_ours(self, what: str) -> None:
+        """Something has come by the broker that is no message of the bus, and was passed over."""
+
     def down(self, why: str) -> None:
         """The broker is away, or not there yet; `why` is for people and holds no password."""
+
+
+def told_of(what: str) -> str:
+    """What people are told of that, once."""
+    hint = "Another program sends where the bus does, or a server of another version: ?prefix=NAME keeps them apart."
+    return f"The broker has brought {what}, which is no message of the bus and was passed over. {hint}"
 
 
 class Carrier(Protocol):

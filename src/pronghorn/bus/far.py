@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-from pronghorn.bus.carrier import HOST_ID, MAY_BE_BACK, Away, Carrier
+from pronghorn.bus.carrier import HOST_ID, MAY_BE_BACK, Away, Carrier, told_of
 from pronghorn.bus.ways import PAUSE, Ways
 from pronghorn.bus.wire import (
     ANSWERED,
@@ -69,6 +69,9 @@ class Members(Protocol):
     def told(self, up: bool, why: str) -> None:
         """The broker is there, or away."""
 
+    def warn(self, text: str) -> None:
+        """Something that people should know."""
+
 
 class Nobody:
     """The members of a host that has none: a client."""
@@ -87,6 +90,9 @@ class Nobody:
 
     def told(self, up: bool, why: str) -> None:
         """Whoever calls finds out."""
+
+    def warn(self, text: str) -> None:
+        """A server's log says so."""
 
 
 class Waiting:
@@ -143,6 +149,7 @@ class Far:
         self._last = self._for_others = 0
         self._ways = Ways()
         self._changed = asyncio.Event()
+        self._not_ours = False  # was said of what came
         self.carrier = open(self)
 
     # What is sent.
@@ -244,13 +251,13 @@ class Far:
     # What the carrier calls.
 
     def hear(self, data: bytes) -> None:
-        """See carrier.Host. What is no message of ours is ignored: the prefix may be somebody else's, too."""
+        """See carrier.Host. What is no message of ours is passed over: the prefix may be somebody else's, too."""
         try:
             kind, host, delivery, *rest = checked(data, FIELDS)
-        except BadFrame:
-            return
+        except BadFrame as error:
+            return self.not_ours(str(error))
         if not HOST_ID.fullmatch(host):
-            return
+            return self.not_ours("a message of a host whose id is none")
         if kind == REACHED:
             waiting = self._counts.get(delivery)
             if waiting is not None:
@@ -270,6 +277,11 @@ class Far:
 
     def evict(self, name: bytes, before: float) -> None:
         self._members.evict(name, before)
+
+    def not_ours(self, what: str) -> None:
+        if not self._not_ours:
+            self._not_ours = True
+            self._members.warn(told_of(what))
 
     def gone(self, host: str) -> None:
         for waiting in self._counts.values():

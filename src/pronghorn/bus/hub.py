@@ -124,7 +124,7 @@ class Hub:
         """How many messages the carrier has not sent, since too much waited."""
         self.held: list[tuple[Link, Callable[[], None]]] | None = []
         """What waits until all links are back; None from then on."""
-        self._clock, self._say = clock, say
+        self._clock, self.say = clock, say
         self._publications: dict[int, Publication] = {}
         self._questions: dict[int, Question] = {}
         self._asked: dict[Member, set[int]] = {}  # questions that each connection has
@@ -304,7 +304,7 @@ class Hub:
         if (unsent := self.unsent()) > self._told_unsent and now >= self._told_broker + 60.0:
             more, self._told_unsent, self._told_broker = unsent - self._told_unsent, unsent, now
             words = f"{more:,} message{'s' * (more != 1)} for other hosts {'were' if more != 1 else 'was'} dropped"
-            self._say(f"The broker does not take what the bus has for it: {words}.")
+            self.say(f"The broker does not take what the bus has for it: {words}.")
         for delivery, publication in list(self._publications.items()):
             if publication.due <= now:
                 self._give_up(publication)
@@ -340,7 +340,7 @@ class Hub:
         self.counts.slow_worker += 1
         if self._clock() >= self._told + 60.0:
             self._told = self._clock()
-            self._say(f"Process {link.pid} does not read what the bus has for it: messages to it are dropped.")
+            self.say(f"Process {link.pid} does not read what the bus has for it: messages to it are dropped.")
         return False
 
 
@@ -396,7 +396,7 @@ class Link(asyncio.Protocol):
             for each in self._reader.feed(data):
                 self._hear(each)
         except BadFrame as error:
-            self._hub._say(f"Process {self.pid} has sent {error} to the bus: its link is ended.")
+            self._hub.say(f"Process {self.pid} has sent {error} to the bus: its link is ended.")
             self._transport.abort()
 
     def _hear(self, fields: Sequence[Any]) -> None:

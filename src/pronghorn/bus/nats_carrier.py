@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from functools import partial
 
-import msgspec
-
-from pronghorn.bus.carrier import NOT_BACK, Away, Host
+from pronghorn.bus.carrier import NOT_BACK, Away, Host, NotOurs
 from pronghorn.bus.nats_connection import NatsConnection
 from pronghorn.bus.nats_mail import (
     AGAIN,
@@ -31,9 +28,11 @@ from pronghorn.bus.nats_mail import (
     ROSTER,
     WHO,
     Mail,
-    decode_listing,
     encode,
+    listing_of,
     name_of,
+    number_of,
+    one_of,
 )
 from pronghorn.bus.nats_membership import GRACE, ROUTES, Membership
 from pronghorn.bus.nats_presence import Presence
@@ -195,8 +194,8 @@ class NatsCarrier:
         roster = Roster()
         if how == ANSWERED:
             try:
-                known = {host: (since, alone) for host, since, alone in decode_listing(listing)}
-            except msgspec.MsgspecError:
+                known = {host: (since, alone) for host, since, alone in listing_of(listing)}
+            except NotOurs:
                 raise Away("A host says who has this name in no form that is known.", message != WHO) from None
             roster.hosts = {host: entry for host, entry in known.items() if host not in self._presence.absent}
             self._presence.note(roster.hosts)
@@ -269,32 +268,37 @@ class NatsCarrier:
     def _hear(self, subject: str, reply: str, data: bytes, nobody: bool) -> None:
         """Another host has sent this, or the server says that nobody was there. What is no message of a carrier is
         passed over."""
-        with suppress(msgspec.MsgspecError, ValueError, TypeError, IndexError):
+        try:
             if subject.startswith(self._mail.mine):
                 last = subject[len(self._mail.mine) :]
                 if last == "in":
                     self._hear_directly(reply, self._mail.whole(data))
-                elif last.isdigit():
-                    self._mail.answered(int(last), self._mail.whole(data), nobody)
+                else:
+                    number = number_of(last)
+                    if (data := self._mail.whole(data)) or nobody:
+                        self._mail.answered(number, data, nobody)
             elif subject.startswith(self._mail.names):
                 if data := self._mail.whole(data):
                     self._hear_by_name(name_of(subject[len(self._mail.names) :]), reply, data)
             else:
                 self._presence.hear(data)
+        except NotOurs as error:
+            self._host.not_ours(str(error))
 
     def _hear_directly(self, reply: str, data: bytes) -> None:
         kind = data[:1]
         if kind == DATA:
             self._host.hear(data[1:])
         elif kind == ONE:
-            length = data[2]
-            self._take_one(reply, data[3 : 3 + length], data[3 + length :], bool(data[1]))
+            self._take_one(reply, *one_of(data))
         elif kind == ROSTER:
             self._members.take_roster(data)
         elif kind == PROBE:
             self._mail.answer(reply, PROBE)
         elif kind == AGAIN:
             self._members.tell_all_soon()
+        elif data:
+            raise NotOurs("a message of no known kind")
 
     def _take_one(self, reply: str, name: bytes, data: bytes, any_member: bool) -> None:
         if self._members.hold(name, partial(self._take_one, reply, name, data, any_member)):
@@ -312,6 +316,8 @@ class NatsCarrier:
             self._members.other_joins(name, reply, data[1:])
         elif kind == LEAVES:
             self._members.other_leaves(name, data[1:])
+        elif kind != DATA and data != WHO:
+            raise NotOurs("a message of no known kind")
         elif not self._members.hold(name, partial(self._hear_by_name, name, reply, data)):
             self._hear_publisher(name, reply, data)
 

@@ -203,7 +203,7 @@ class NatsConnection:
 
     async def _subscribe(self, subject: str) -> None:
         subscription = await self._client.subscribe(subject, pending_bytes_limit=0)
-        vars(subscription)["_pending_queue"] = Sink(self._hear)
+        vars(subscription)["_pending_queue"] = Sink(self._hear, self._failed_to_hear)
         self._subscriptions[subject] = subscription
 
     async def _unsubscribe(self, subject: str) -> None:
@@ -223,6 +223,12 @@ class NatsConnection:
     async def _closed(self) -> None:
         self._end("")
 
+    def _failed_to_hear(self, error: Exception) -> None:
+        """A fault of ours. What it leaves half done ends with the connection."""
+        about = {"message": "The bus has failed on a message.", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(about)
+        self._end(f"A message was not understood by a fault of the bus, which the log has: {type(error).__name__}.")
+
     def _end(self, why: str) -> None:
         self.why = self.why or why
         if not self._ended.done():
@@ -232,14 +238,17 @@ class NatsConnection:
 class Sink:
     """What stands in the place of a subscription's queue: a message is heard at once."""
 
-    __slots__ = ("_hear",)
+    __slots__ = ("_failed", "_hear")
 
-    def __init__(self, hear: Hear) -> None:
-        self._hear = hear
+    def __init__(self, hear: Hear, failed: Callable[[Exception], None]) -> None:
+        self._hear, self._failed = hear, failed
 
     def put_nowait(self, message: Msg) -> None:
         nobody = (message.headers or {}).get("Status") == NOBODY
-        self._hear(message.subject, message.reply, message.data, nobody)
+        try:
+            self._hear(message.subject, message.reply, message.data, nobody)
+        except Exception as error:
+            self._failed(error)
 
 
 def reason(error: BaseException | None, server: str) -> str:

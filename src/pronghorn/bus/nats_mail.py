@@ -1,7 +1,8 @@
 """What one host sends by NATS, and which answers it waits for: subjects, kinds of messages, and large ones in parts.
 
 Law: the first byte of a message says what it is. An answer is known by a number, which is the last part of the subject
-that it comes back by; a server answers on that subject too, when nobody has subscribed to what was sent.
+that it comes back by; a server answers on that subject too, when nobody has subscribed to what was sent. Anybody may
+send here: what is no message of a carrier raises NotOurs where it is decoded, and nowhere else.
 
 Subjects, behind the prefix: `name.NAME` for the hosts that have NAME, `host.ID.in` for what is sent to one host,
 `host.ID.NUMBER` for an answer to it, and `hosts`, where each host says once a second that it is there.
@@ -9,14 +10,17 @@ Subjects, behind the prefix: `name.NAME` for the hosts that have NAME, `host.ID.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from time import monotonic
+from typing import TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from pronghorn.bus.carrier import HOST_ID, PATIENCE, Away
+from pronghorn.bus.carrier import HOST_ID, PATIENCE, Away, NotOurs
 from pronghorn.bus.nats_connection import NatsConnection
+from pronghorn.bus.wire import LONGEST_NAME
 
 DATA, JOINS, LEAVES, WHO, ONE, ROSTER, PROBE, AGAIN, PART, BEAT, GOODBYE = (bytes([each]) for each in b"DJLWOR?APBG")
 """Kinds: data for all; a host joins, leaves; who has this name; data for one; who has a name, as the answer to JOINS;
@@ -36,8 +40,16 @@ MOST_UNFINISHED = 16 * 1024 * 1024
 """Bytes of messages in parts whose end has not come; beyond that the oldest is forgotten."""
 
 encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder().decode
-decode_listing = msgspec.msgpack.Decoder(list[tuple[str, float, bool]]).decode
+
+Fields = TypeVar("Fields")
+Join = tuple[str, float, bool, bool]
+"""Of JOINS: the host, since when its member counts, whether alone, and whether only if the name is free."""
+State = tuple[bytes, str, int, list[str], tuple[float, bool] | None]
+"""Of ROSTER: the name, the host, its state, the hosts of its roster, since when it is a member, and whether alone."""
+Listing = list[tuple[str, float, bool]]
+"""The answer to WHO: each host that has the name, since when, and whether alone."""
+_join, _state = msgspec.msgpack.Decoder(Join), msgspec.msgpack.Decoder(State)
+_listing, _host = msgspec.msgpack.Decoder(Listing), msgspec.msgpack.Decoder(str)
 
 
 def token(name: bytes) -> str:
@@ -134,9 +146,11 @@ class Mail:
 
     def whole(self, data: bytes) -> bytes:
         """The message that this part completes, or what came if it is no part; empty if parts are still to come. One
-        whose first part was not heard is not put together."""
+        whose first part was not heard is not put together. Raises NotOurs."""
         if not data.startswith(PART):
             return data
+        if len(data) < 3 or len(data) < 3 + data[1]:
+            raise NotOurs("a part of a message that is cut off")
         length, place = data[1], data[2]
         head, part = data[3 : 3 + length], data[3 + length :]
         if place == FIRST:
@@ -185,6 +199,74 @@ class Mail:
             heard(LOST, b"")
 
 
+# What others have sent, taken apart. All of it raises NotOurs.
+
+
 def name_of(text: str) -> bytes:
     """The name that a part of a subject stands for."""
-    return unquote_to_bytes(text)
+    name = unquote_to_bytes(text)
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise NotOurs("a message for a name that is too long")
+    return name
+
+
+def number_of(text: str) -> int:
+    """The number of an answer."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise NotOurs("a message for an address that no host has")
+    return int(text)
+
+
+def join_of(data: bytes) -> Join:
+    """Who joins, of JOINS."""
+    host, since, alone, refuse = _fields(_join, data)
+    return _known(host), _instant(since), alone, refuse
+
+
+def leaver_of(data: bytes) -> str:
+    """Who leaves, of LEAVES."""
+    return _known(_fields(_host, data))
+
+
+def state_of(data: bytes) -> State:
+    """What a host says of itself, of ROSTER."""
+    if not data.startswith(ROSTER):
+        raise NotOurs("another answer than was asked for")
+    name, host, state, hosts, entry = _fields(_state, data[1:])
+    return name, _known(host), state, [_known(each) for each in hosts], entry and (_instant(entry[0]), entry[1])
+
+
+def listing_of(data: bytes) -> Listing:
+    """Who has a name, as the answer to WHO."""
+    return [(_known(host), _instant(since), alone) for host, since, alone in _fields(_listing, data)]
+
+
+def one_of(data: bytes) -> tuple[bytes, bytes, bool]:
+    """Of ONE: the name, what is for its member, and whether that may be any."""
+    if len(data) < 3 or len(data) < 3 + data[2]:
+        raise NotOurs("a message for one connection that is cut off")
+    return data[3 : 3 + data[2]], data[3 + data[2] :], bool(data[1])
+
+
+def beating_host_of(data: bytes) -> str:
+    """The host that says that it is there, or goes."""
+    return _known(data[1:].decode("ascii", "replace"))
+
+
+def _fields(decoder: msgspec.msgpack.Decoder[Fields], data: bytes) -> Fields:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise NotOurs("a message that has another form") from None
+
+
+def _known(host: str) -> str:
+    if not HOST_ID.fullmatch(host):
+        raise NotOurs("a message of a host whose id is none")
+    return host
+
+
+def _instant(since: float) -> float:
+    if not math.isfinite(since):
+        raise NotOurs("an instant that is none")
+    return since

@@ -11,10 +11,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import random
 
-from pronghorn.bus.carrier import NOT_BACK, Away, Host
-from pronghorn.bus.nats_mail import ANSWERED, AWAY, JOINS, LEAVES, LOST, ROSTER, Mail, decode, encode
+from pronghorn.bus.carrier import NOT_BACK, Away, Host, NotOurs
+from pronghorn.bus.nats_mail import (
+    ANSWERED,
+    AWAY,
+    JOINS,
+    LEAVES,
+    LOST,
+    ROSTER,
+    Mail,
+    encode,
+    join_of,
+    leaver_of,
+    state_of,
+)
 from pronghorn.bus.nats_rosters import STEP, Roster
 from pronghorn.bus.wire import REFUSE, SHARED
 
@@ -160,15 +173,17 @@ class Membership:
             return ANSWERED
         joining.round = asyncio.get_running_loop().create_future()
         joining.answered.clear()
-        self._mail.to_name(name, said, lambda how, data: self._heard_back(joining, how, data))
+        self._mail.to_name(name, said, partial(self._heard_back, name, joining))
         return await joining.round
 
-    def _heard_back(self, joining: Joining, how: int, data: bytes) -> bool:
-        """An answer to a join. All hosts that are named by a member have to answer."""
+    def _heard_back(self, name: bytes, joining: Joining, how: int, data: bytes) -> bool:
+        """An answer to a join. All hosts that are named by a member have to answer. Raises NotOurs."""
         if how != ANSWERED:
             joining.end_round(how)
             return False
-        name, host, state, hosts, entry = decode(data[1:])
+        about, host, state, hosts, entry = state_of(data)
+        if about != name or (state == MEMBER and entry is None):
+            raise NotOurs("an answer to another question")
         if joining.over.done():
             self.take_roster(data)
         elif state == TAKEN:
@@ -178,7 +193,7 @@ class Membership:
             self.rosters[name].enter(host, *entry)
             self._met(host)
             self._yield_to(name, joining, host, *entry)
-        elif state == MEMBER:
+        elif state == MEMBER and entry:
             since, alone = entry
             self._met(host)
             self.rosters[name].enter(host, since, alone)
@@ -266,8 +281,8 @@ class Membership:
         return True
 
     def other_joins(self, name: bytes, reply: str, data: bytes) -> None:
-        """Another host joins, or says that it has."""
-        host, since, alone, refuse = decode(data)
+        """Another host joins, or says that it has. Raises NotOurs."""
+        host, since, alone, refuse = join_of(data)
         roster, joining = self.rosters.get(name), self._joins.get(name)
         taken = False
         if refuse:
@@ -310,13 +325,14 @@ class Membership:
         return False
 
     def other_leaves(self, name: bytes, data: bytes) -> None:
-        self._without(name, decode(data))
+        """Another host has no member any more. Raises NotOurs."""
+        self._without(name, leaver_of(data))
 
     def take_roster(self, data: bytes) -> None:
-        """What another host that has a name says of itself, where this one did not just join."""
-        name, host, state, _, entry = decode(data[1:])
+        """What another host that has a name says of itself, where this one did not just join. Raises NotOurs."""
+        name, host, state, _, entry = state_of(data)
         roster = self.rosters.get(name)
-        if roster is None or state != MEMBER:
+        if roster is None or state != MEMBER or entry is None:
             return
         since, alone = entry
         self._met(host)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from pronghorn.bus.carrier import MAY_BE_BACK
-from pronghorn.bus.nats_mail import AGAIN, BEAT, GOODBYE, NOBODY, PROBE, STOOD_STILL, Mail
+from pronghorn.bus.nats_mail import AGAIN, BEAT, GOODBYE, NOBODY, PROBE, STOOD_STILL, Mail, beating_host_of
 
 BEAT_EVERY, DOUBTED_AFTER, GONE_AFTER = 1.0, 1.4, 3.0  # seconds
 MOST_GONE = 1000  # hosts that are remembered as gone
@@ -56,8 +56,8 @@ class Presence:
                 self.meet(host)
 
     def hear(self, data: bytes) -> None:
-        """A host has said that it is there, or that it goes."""
-        kind, host = data[:1], data[1:].decode("ascii", "replace")
+        """A host has said that it is there, or that it goes. Raises NotOurs."""
+        kind, host = data[:1], beating_host_of(data)
         if kind == GOODBYE:
             self._lost.pop(host, None)
             self.drop(host)

@@ -168,3 +168,6 @@ class Others:
 
     def told(self, up: bool, why: str) -> None:
         self._hub.broker_is(up, why)
+
+    def warn(self, text: str) -> None:
+        self._hub.say(text)

@@ -31,6 +31,7 @@ STEADY = 1.0  # seconds after which a connection was a good one, and the next is
 CLEANING = 0.02  # seconds between two chunks of names of the dead
 GOODBYE = 1.0  # seconds
 DEAD = "has taken this host for dead"
+FAULT = "The connection to Redis was ended by a fault of the bus, which the log has"
 
 
 class _Session:
@@ -193,8 +194,14 @@ class RedisCarrier:
             if answer[1] == data:
                 self._host.hear(answer[2])
             elif answer[1] == evict:
-                before, _, name = answer[2].partition(b" ")
-                self._host.evict(name, float(before))
+                self._evict(*answer[2].partition(b" ")[::2])
+
+    def _evict(self, before: bytes, name: bytes) -> None:
+        try:
+            instant = float(before)
+        except ValueError:
+            return self._host.not_ours("what is no instant")
+        self._host.evict(name, instant)
 
     async def _beat(self, session: _Session) -> None:
         loop, patience = asyncio.get_running_loop(), self._place.patience
@@ -236,11 +243,15 @@ class RedisCarrier:
                 while await session.script(CLEAN, (session.key(b"hosts"),), b"%d" % CHUNK):
                     pass
 
-    def _lose(self, error: BaseException) -> None:
-        self._why = self._place.why(error)
-        if self._why not in self._said:
-            self._said.add(self._why)
-            self._host.down(self._why)
+    def _lose(self, error: Exception) -> None:
+        ours = not isinstance(error, (RedisError, OSError, Lost))
+        self._why = f"{FAULT}: {type(error).__name__}." if ours else self._place.why(error)
+        if self._why in self._said:
+            return
+        self._said.add(self._why)
+        self._host.down(self._why)
+        if ours:
+            asyncio.get_running_loop().call_exception_handler({"message": FAULT, "exception": error})
 
     def _there(self) -> _Session:
         if self._session is None:

@@ -7,7 +7,6 @@ is sent while earlier messages wait goes behind them, or not at all.
 from __future__ import annotations
 
 import asyncio
-import time
 from bisect import insort
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -22,7 +21,7 @@ PAUSE = 0.05
 
 
 class Turn:
-    """A message that waits, with when it is given up (monotonic)."""
+    """A message that waits, with when it is given up (by the loop's clock)."""
 
     __slots__ = ("changed", "number", "over", "until")
 
@@ -58,7 +57,7 @@ class Way:
         try:
             return self._noted(number, await send())
         except Away as error:
-            if not error.soon or time.monotonic() >= until:
+            if not error.soon or asyncio.get_running_loop().time() >= until:
                 raise
         finally:
             self._trying -= 1
@@ -102,7 +101,7 @@ class Way:
 
     def _give_up(self, error: Away) -> None:
         """The host is not back yet, which is too late for some."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         for turn in self._turns:
             if turn.until <= now:
                 turn.over = error
@@ -123,7 +122,7 @@ class Ways:
             way = self._ways[name] = Way()
         way.users += 1
         try:
-            return await way.send(send, time.monotonic() + seconds)
+            return await way.send(send, asyncio.get_running_loop().time() + seconds)
         finally:
             way.users -= 1
             if not way.users:

@@ -13,7 +13,7 @@ import secrets
 import sys
 from collections.abc import Iterable
 
-from pronghorn.bus.carrier import Away, Carrier
+from pronghorn.bus.carrier import Away, Carrier, told_of
 from pronghorn.bus.carriers import carrier_in_any_case
 from pronghorn.scoreboard.map import Map
 from pronghorn.shared_limits.counting import Counting
@@ -49,6 +49,7 @@ class Sharing:
         self._told: dict[str, object] = {}
         self._why = "The broker has not answered yet."
         self.reached = asyncio.Event()
+        self._not_ours = False  # was said of what came
 
     # The carrier's side
 
@@ -58,7 +59,9 @@ class Sharing:
 
     def hear(self, data: bytes) -> None:
         record = unpacked(data)
-        if record is None or record.server == self._counting.server:
+        if record is None:
+            return self.not_ours("what is no record")
+        if record.server == self._counting.server:
             return
         if record.demand < 0:
             self._heard.pop(record.server, None)
@@ -73,6 +76,11 @@ class Sharing:
 
     def gone(self, host: str) -> None:
         """What it has told counts until it is too old."""
+
+    def not_ours(self, what: str) -> None:
+        if not self._not_ours:
+            self._not_ours = True
+            self._side.say("warning", told_of(what))
 
     def up(self) -> None:
         self.reached.set()

@@ -8,8 +8,8 @@ parts are kept apart, so that a terminal, a log record and a JSON reply can each
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 LONGEST_PART = 4096
 
@@ -72,16 +72,29 @@ def nearest(word: str, words: Iterable[str]) -> str:
 class PronghornError(Exception):
     """The base of all errors raised on purpose.
 
-    `what` happened, `why`, and the `hint`: what to do next. `why` and `hint` may be empty.
+    `what` happened, `why`, and the `hint`: what to do next. `why` and `hint` may be empty. `args` are what the class
+    was called with, so an error comes back from another process (a pool of them, Celery, by pickle or by JSON) as what
+    it was.
     """
 
     exit_code = 1
+    what = why = hint = ""
+
+    def __new__(cls, *given: object, **_named: object) -> Self:
+        error = super().__new__(cls)
+        error.args = given  # here, since an OSError's __new__ leaves it out
+        return error
 
     def __init__(self, what: str, why: str = "", hint: str = "") -> None:
-        super().__init__(what, why, hint)
         self.what = what
         self.why = why
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Callable[..., PronghornError], tuple[object, ...], dict[str, Any]]:
+        return _again, (type(self), *self.args), self.__dict__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(repr(part) for part in (self.what, self.why, self.hint) if part)})"
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
@@ -97,6 +110,11 @@ class PronghornError(Exception):
         most = LONGEST_PART if kind else None
         parts = {"what": self.what[:most], "why": self.why[:most], "hint": self.hint[:most]}
         return {**({"kind": type(self).__name__} if kind else {}), **parts, "exit_code": self.exit_code}
+
+
+def _again(kind: type[PronghornError], *given: object) -> PronghornError:
+    """An error that was pickled, before its attributes are set again."""
+    return kind.__new__(kind, *given)
 
 
 class BadSetting(PronghornError):
@@ -253,8 +271,7 @@ class TlsFailed(PeerError, ConnectionError):
     """What came cannot be what the peer sealed: the connection is lost, as one that was reset."""
 
     def __init__(self, what: str) -> None:
-        ConnectionError.__init__(self, what)
-        self.what, self.why, self.hint = what, "", ""
+        super().__init__(what)
 
 
 class HandshakeFailed(TlsFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from click.testing import CliRunner
 
 from launch import Launched, launched_code, wait_for
 from pronghorn import bus
+from pronghorn.bus.errors import HubSilent
 from pronghorn.bus.members import Message
 from pronghorn.cli.ctl import command
-from pronghorn.errors import PronghornError
+from pronghorn.errors import PeerTimeout, PronghornError, Replaced, TlsFailed
 
 CODE = """
 import pronghorn
@@ -147,3 +149,33 @@ def test_a_bus_that_is_off_says_so(tmp_path: Path) -> None:
         wait_for(lambda: " Serving " in one.log, "the start")
         done = CliRunner().invoke(command, ["groups", "--socket", str(tmp_path / "c.sock")])
         assert "was started with --bus off" in str(done.exception)
+
+
+ERRORS = [
+    bus.NobodyThere("device:4711"),
+    bus.NoAnswer("device:4711", 0.5),
+    bus.CannotAnswer("device:4711", "Its handler has no on_bus."),
+    bus.BusLost(),
+    HubSilent(2),
+    bus.BusUnavailable("No such file or directory.", "Is the server running?"),
+    bus.OtherHostsUnreached(3),
+    bus.NameTaken("device:4711"),
+    bus.BadBusMessage("A name on the bus has from 1 to 255 bytes.", "This one has 0.", "Take another."),
+    PeerTimeout("idle"),  # one that a handler may hand on, of those that are also an OSError, and that takes nothing
+    TlsFailed("what came"),
+    Replaced(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda each: type(each).__name__)
+def test_an_error_comes_back_from_another_process_as_what_it_was(error: PronghornError) -> None:
+    """By pickle (multiprocessing, concurrent.futures), and by its class and args as JSON has them (Celery)."""
+    for back in (pickle.loads(pickle.dumps(error)), type(error)(*error.args)):
+        assert type(back) is type(error)
+        assert (str(back), repr(back), back.args, vars(back)) == (str(error), repr(error), error.args, vars(error))
+
+
+def test_an_address_that_is_not_set_is_named() -> None:
+    for connect in (bus.connect, bus.aconnect):
+        with pytest.raises(TypeError, match=r"the address of a bus is a str, such as .*, not NoneType"):
+            connect(None)  # type: ignore[arg-type]

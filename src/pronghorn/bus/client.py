@@ -41,7 +41,10 @@ def aconnect(url: str) -> AsyncClient:
 
 
 def checked_url(url: str) -> str:
-    """Raises BadBusMessage, without the password that may stand in it."""
+    """Raises BadBusMessage, without the password that may stand in it; TypeError."""
+    if not hasattr(url, "encode"):  # such as what os.environ.get() gives where a variable is not set
+        kind = type(url).__name__
+        raise TypeError(f"the address of a bus is a str, such as unix:PATH or redis://HOST, not {kind}")
     scheme, _, rest = url.partition(":")
     if not is_broker(url) and (scheme != "unix" or not rest):
         why = "An address is unix:PATH, with the path of a server's bus socket, or the URL of a broker, redis://... or nats://..."

@@ -10,6 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "everywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("everywhere")
+"""The same examples in each run, however slow the machine: a run tells of a change, and of nothing else. New ones are
+tried by `--hypothesis-profile=default`."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: what is started here had it too
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -19,6 +19,8 @@ ACK = b"wait\n"
 
 
 def seconds(line: bytes) -> float:
+    """Until the reply to this question comes; and the log tells that the question is in hand."""
+    os.write(2, b"IN HAND\n")
     return SECONDS[line.split()[1].decode()]
 
 

@@ -152,7 +152,7 @@ TOML = st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=5),
 KEYS = st.sampled_from(["handler", "exec", *(field.name for field in fields()), "", "tool", "nothing-like-it"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[*HealthCheck], deadline=None)
 @given(st.dictionaries(KEYS, TOML, max_size=3))
 def test_whatever_a_file_says_is_taken_or_refused(tmp_path: Path, table: dict[str, Any]) -> None:
     lines = "".join(f"{json.dumps(key)} = {as_toml(value)}\n" for key, value in table.items())
@@ -173,7 +173,7 @@ def as_toml(value: Any) -> str:
 
 
 @given(st.binary(max_size=60))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[*HealthCheck], deadline=None)
 def test_whatever_bytes_a_file_holds_are_taken_or_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "pronghorn.toml").write_bytes(content)
     try:

@@ -49,7 +49,7 @@ def late_replies_arrive(
                 client = stack.enter_context(sealed(server.connect(place)))
                 client.sendall(question)
                 clients.append((question, client))
-        until(server.is_at_rest, "the questions are in hand")
+        until(lambda: server.log().count("IN HAND") == len(clients), "the questions are in hand")
         server.send_signal(how)
         for question, client in clients:
             answer = (b"wait\n" if question.startswith(b"ack") else b"") + question.upper()

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from brokers import free_port
+from launch import repeated
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_protocol import SIGNATURE, ProxyHeader
 from pronghorn.connection.proxy_wait import TOO_LATE, WRONG, HeaderWait, read_header
@@ -170,15 +172,19 @@ def test_a_proxy_that_says_something_else_is_turned_away_and_a_stranger_is_not_b
 @pytest.mark.parametrize("model", MODELS)
 def test_a_proxy_that_is_too_slow_loses_its_connection(model: str) -> None:
     with proxied(model, handshake_timeout=0.4) as server:
-        with connected(server) as slow, connected(server) as slower, connected(server, STRANGER) as stranger:
+
+        def trial() -> None:
             begun = time.monotonic()
-            slow.sendall(LINE[:-1])
-            if model != "iterative":
-                assert told(stranger, b"a\n").startswith(b"a: ")
-                assert time.monotonic() - begun < 0.4 or not select.select([slow], [], [], 0)[0]
-            for client in (slow, slower):
-                assert client.recv(100) == b""
-            assert 0.35 < time.monotonic() - begun < 0.4 * (2 if model == "iterative" else 1) + 2
+            with connected(server) as slow, connected(server) as slower, connected(server, STRANGER) as stranger:
+                slow.sendall(LINE[:-1])
+                if model != "iterative":
+                    assert told(stranger, b"a\n").startswith(b"a: ")
+                    assert not select.select([slow], [], [], 0)[0], "the stranger waited for the slow ones"
+                for client in (slow, slower):
+                    assert client.recv(100) == b""
+                assert time.monotonic() - begun > 0.35
+
+        repeated(trial)
         until(lambda: TOO_LATE in server.log())
         assert server.stop() == 0
 
@@ -201,6 +207,10 @@ def test_access_is_for_the_proxy_and_for_its_client(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_draining_hears_a_header_that_comes_at_once_and_waits_for_no_other(model: str) -> None:
+    repeated(lambda: header_comes_in_the_drain(model))  # it has a second
+
+
+def header_comes_in_the_drain(model: str) -> None:
     with proxied(model, handshake_timeout=60) as server:
         with connected(server) as late, connected(server) as mute, connected(server, STRANGER) as talks:
             if model == "iterative":
@@ -269,12 +279,6 @@ listen one
     bind 127.0.0.1:{port} name one
     server one {server} {how}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.slow

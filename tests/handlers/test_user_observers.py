@@ -4,6 +4,7 @@ before anything is bound."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -125,7 +126,7 @@ def test_the_example_keeps_connections_in_a_database(tmp_path: Path, monkeypatch
 
 
 SLOW = """
-import os, time
+import os
 import pronghorn
 from pronghorn import events
 
@@ -133,23 +134,23 @@ class Slow(pronghorn.Observer):
     hears = (events.ConnectionClosed,)
 
     def __call__(self, event):
-        while not os.path.exists("go"):
-            time.sleep(0.01)
+        os.close(os.open("go", os.O_RDONLY))  # until somebody writes to the pipe
 """
 
 
 @pytest.mark.slow
 def test_an_observer_that_holds_up_the_loop_is_named_with_the_connection(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SLOW)
+    os.mkfifo(tmp_path / "go")
     with launched(
         tmp_path, "upper", observer=("mine.py:Slow",), workers=1, model="epoll", slow_callback=0.05
     ) as server:
         server.ready()
         assert server.ask(b"hello\n") == b"HELLO\n"
         wait_for(lambda: "holds up this worker's loop" in server.log, "the observer in the log")
-        assert f"at {tmp_path}/mine.py:11 in __call__" in server.log
+        assert f"at {tmp_path}/mine.py:10 in __call__" in server.log
         assert "-1 from 127.0.0.1 at PORT" in server.log
-        (tmp_path / "go").touch()
+        (tmp_path / "go").write_bytes(b"")
 
 
 def test_an_observer_that_cannot_be_imported_is_refused_before_anything_is_bound(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ class Host:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(scribbles, st.booleans())
 def test_readers_live_with_whatever_stands_there(board: Scoreboard, noise: list[int], whole: bool) -> None:
     mine, other = board.take(1, 1), board.take(2, 1)

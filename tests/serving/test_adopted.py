@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pronghorn
+from brokers import free_port
 from pronghorn.models import registry
 from pronghorn.testing.served import serving
 from pronghorn.testing.talk import exchange, until
@@ -33,7 +34,7 @@ def test_a_librarys_server_is_served_and_closed_in_its_own_way(model: str) -> No
         with server.connect() as idle, server.connect() as asks:
             assert exchange(idle, b"one\n", expect=4) == b"ONE\n"
             asks.sendall(b"late\n")
-            until(server.is_at_rest, "the question has come")
+            until(lambda: "LATE IN HAND" in server.log(), "the question has come")
             server.send_signal(signal.SIGTERM)
             assert exchange(asks) == b"LATE\n1001\n"
             assert exchange(idle) == b"1001\n"
@@ -56,7 +57,7 @@ def test_start_server_with_a_socket_of_its_own_in_a_task(model: str) -> None:
         with server.connect() as client:
             assert exchange(client, b"one\n", expect=4) == b"ONE\n"
             client.sendall(b"late\n")
-            until(server.is_at_rest, "the question has come")
+            until(lambda: "LATE IN HAND" in server.log(), "the question has come")
             server.send_signal(signal.SIGTERM)
             assert exchange(client) == b"LATE\n"
         assert server.wait() == 0
@@ -68,8 +69,7 @@ def test_two_servers_have_the_listeners_with_their_port_and_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"{tmp_path}/s"
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("PORT", str(port))
     monkeypatch.setenv("SOCKET", path)
     with serving(f"{HANDLERS}:two", model="asyncio", bind=[f"127.0.0.1:{port}", f"unix:{path}"], workers=1) as server:
@@ -96,7 +96,7 @@ def test_the_tls_of_a_library_is_honoured(model: str, tmp_path: Path, monkeypatc
         with server.connect() as sock, SealedClient(sock, trusting()) as client:
             assert exchange(client, b"one\n", expect=4) == b"ONE\n"
             client.sendall(b"late\n")
-            until(server.is_at_rest, "the question has come")
+            until(lambda: "LATE IN HAND" in server.log(), "the question has come")
             server.send_signal(signal.SIGTERM)
             assert exchange(client) == b"LATE\n1001\n"
         assert server.wait() == 0

@@ -22,8 +22,9 @@ def test_handshakes_by_how_they_end(model: str, tmp_path: Path) -> None:
     knows, does_not = ssl.create_default_context(), ssl.create_default_context()
     authority.configure_trust(knows)
     pair = str(tmp_path / "pair.pem")
-    settings = {"tls_cert": [pair], "tls_key": [pair], "handshake_timeout": "1s", "statsd": "127.0.0.1:9"}
-    with launched(tmp_path, model=model, workers=1, **settings) as server, server.connect() as silent:
+    hasty = {"name": "hasty", "bind": ["127.0.0.1:0"], "handshake_timeout": "300ms"}  # the others need a moment
+    settings = {"tls_cert": [pair], "tls_key": [pair], "listeners": [hasty], "statsd": "127.0.0.1:9"}
+    with launched(tmp_path, model=model, workers=1, **settings) as server:
         with (
             socket.create_connection(server.address) as plain,
             knows.wrap_socket(plain, server_hostname="localhost") as tls,
@@ -35,7 +36,9 @@ def test_handshakes_by_how_they_end(model: str, tmp_path: Path) -> None:
         with socket.create_connection(server.address) as plain:
             plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
             plain.recv(100)
-        silent.recv(100)
+        host, _, port = server.report["listening"][1].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=15) as silent:
+            silent.recv(100)
         wait_for(lambda: details_of(server)["handshake_timeout"] == 1)
         names = ("done", "untrusted", "no_tls", "timeout", "failed")
         wait_for(lambda: [details_of(server)[f"handshake_{each}"] for each in names] == [1, 1, 1, 1, 0])

@@ -146,6 +146,11 @@ def status(folder: Path) -> dict[str, Any]:
     return found
 
 
+def counted(folder: Path) -> tuple[int, int, int]:
+    found = status(folder)
+    return found["open"], found["accepted"], found["handover"]["moved"]
+
+
 MODELS = [
     pytest.param(name, marks=[] if name == "epoll" else pytest.mark.slow) for name in "epoll poll asyncio".split()
 ]
@@ -173,11 +178,11 @@ def test_connections_move_with_their_state_between_two_messages(tmp_path: Path, 
         version, said, count, _ = slow.file.readline().split()
         assert (version, said, count) == (b"v2", b"after", b"2") and slow.ask(b"c")[1] == 3
         wait_for(lambda: len(server.workers()) == 2, "the end of the old workers")
+        wait_for(lambda: counted(tmp_path) == (3, 3, 6), "the counts of the old workers")
         told = status(tmp_path)
-        assert (told["open"], told["accepted"], told["handover"]["moved"]) == (3, 3, 6)
         assert 0 < told["handover"]["longest_pause"] < 30 and sum(told["closed"].values()) == 0
         wait_for(lambda: status(tmp_path)["messages"] == 7, "the count of messages")
-        assert status(tmp_path)["bytes_in"] == len(b"a\nb\nbebig\nafter\na\ngun\nc\n") + 0
+        assert status(tmp_path)["bytes_in"] == len(b"a\nb\nbebig\nafter\na\ngun\nc\n")
         assert server.refuses()  # those that have moved are counted, and once
         for each in (chatting, halfway, slow):
             each.close()
@@ -205,6 +210,7 @@ def test_coroutines_move_when_they_wait_for_a_message(tmp_path: Path, model: str
         reloaded(server, 2)
         assert chatting.file.readline() == b"tick\n" and chatting.ask(b"c")[:2] == ("v2", 3)
         wait_for(lambda: len(server.workers()) == 1, "the end of the old workers")
+        wait_for(lambda: (tmp_path / "notes").read_text().count("handed over\n") == 4, "each handover of each")
         notes = (tmp_path / "notes").read_text().split("\n")
         assert (notes.count("connected"), notes.count("handed over"), notes.count("closed")) == (2, 4, 0)
         chatting.close()
@@ -227,7 +233,7 @@ def test_an_upgrade_and_a_replacement_move_them_too(tmp_path: Path, text: str, m
         wait_for(lambda: one.ask(b"a")[0] == "v2", "the upgrade")
         third = one.ask(b"a")
         assert third[1] > second[1] or text is FUNCTION
-        assert status(tmp_path)["handover"]["moved"] == 2
+        wait_for(lambda: status(tmp_path)["handover"]["moved"] == 2, "the count of its moves")
         wait_for(lambda: server.process.poll() == 0, "the end of the old program")
         assert one.ask(b"z")[2] == third[2]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from launch import pairs, script
+from launch import pairs, repeated, script
 from pronghorn.errors import BadCertificate, BadSetting, HandshakeFailed, IncompatibleHandler, PronghornError
 from pronghorn.models import registry
 from pronghorn.settings import settle
@@ -362,13 +362,16 @@ def test_mute_clients_disturb_nobody_and_are_cut_in_time(pair: dict[str, Any], m
         held = []
         for model in (each for each in kinds if each in MODELS):
             server = stack.enter_context(serving("upper", model=model, handshake_timeout=2, **pair))
-            began = time.monotonic()
-            mute = [stack.enter_context(server.connect()) for _ in range(100)]
-            for _ in range(10):
-                assert ask(server, b"x") == b"X", model
-            told = server.log()
-            assert "within 2 s" not in told, f"{model}: the good ones waited for the mute ones"
-            held.append((model, server, began, mute))
+
+            def trial(model: str = model, server: Served = server) -> None:
+                before, began = server.log().count("within 2 s"), time.monotonic()
+                mute = [stack.enter_context(server.connect()) for _ in range(100)]
+                for _ in range(10):
+                    assert ask(server, b"x") == b"X", model
+                assert server.log().count("within 2 s") == before, f"{model}: the good ones waited for the mute ones"
+                held.append((model, server, began, mute))
+
+            repeated(trial)
         for model, server, began, mute in held:
             for each in mute:
                 assert each.recv(100) == b"", model
@@ -379,11 +382,16 @@ def test_mute_clients_disturb_nobody_and_are_cut_in_time(pair: dict[str, Any], m
 
 @pytest.mark.parametrize("model", ["thread", "fork", "epoll", "asyncio"])
 def test_who_stops_in_the_middle_of_the_handshake_is_cut(model: str, pair: dict[str, Any]) -> None:
-    with serving("upper", model=model, handshake_timeout=0.5, **pair) as server, server.connect() as connection:
-        began = time.monotonic()
-        connection.sendall(b"\x16\x03\x01")
-        assert exchange(connection) == b""
-        assert time.monotonic() - began > 0.3
+    with serving("upper", model=model, handshake_timeout=0.5, **pair) as server:
+
+        def trial() -> None:
+            began = time.monotonic()
+            with server.connect() as connection:
+                connection.sendall(b"\x16\x03\x01")
+                assert exchange(connection) == b""
+                assert time.monotonic() - began > 0.3
+
+        repeated(trial)
         until(lambda: "within 0.5 s" in server.log(), "the reason")
 
 
@@ -504,7 +512,7 @@ def test_what_nobody_can_have_sealed_ends_its_own_connection_only_while_draining
         bad.sendall(records.unsent() + b"\x17\x03\x03\x00\x20" + b"?" * 32)
         with contextlib.ExitStack() as stack:
             other = stack.enter_context(client(server)) if model != "iterative" else None
-            until(lambda: server.is_at_rest() or model == "iterative", "both conversations are held")
+            until(lambda: server.log().count("HELD") == (2 if other else 1), "each conversation is held")
             server.send_signal(signal.SIGTERM)
             assert other is None or exchange(other) == b"goodbye"
         assert server.wait() == 0, server.log()
@@ -536,6 +544,10 @@ def test_an_error_of_a_peer_that_leaves_a_model_is_a_fault_of_the_server_and_end
 
 @pytest.mark.parametrize("model", ["thread", "pool", "fork", "epoll"])
 def test_who_has_just_come_when_draining_begins_gets_its_handshake(model: str, pair: dict[str, Any]) -> None:
+    repeated(lambda: comes_just_before_the_drain(model, pair))  # it has a second for its first word
+
+
+def comes_just_before_the_drain(model: str, pair: dict[str, Any]) -> None:
     with serving("upper", model=model, **pair) as server, server.connect() as sock:
         assert ask(server, b"x") == b"X"  # who came before it has been accepted
         server.send_signal(signal.SIGTERM)
@@ -689,18 +701,24 @@ def test_rotations_under_load_lose_nobody(model: str, authority: Authority) -> N
         assert clean(server), server.log()
 
 
+def put(path: str, text: bytes) -> None:
+    """Write a file in one step: nobody finds it empty meanwhile."""
+    Path(f"{path}.new").write_bytes(text)
+    Path(f"{path}.new").replace(path)
+
+
 def test_a_bad_pair_changes_nothing_and_says_why_once(authority: Authority) -> None:
     certificate, key = authority.sign("watched")
     with serving("upper", tls_cert=certificate, tls_key=key, tls_watch=True) as server:
         first = serial(server)
         good = Path(key).read_bytes()
-        Path(key).write_bytes(Path(authority.sign("unrelated")[1]).read_bytes())
+        put(key, Path(authority.sign("unrelated")[1]).read_bytes())
         until(lambda: "not the one of this certificate" in server.log(), "the reason")
         assert serial(server) == first
-        Path(key).write_bytes(b"")
+        put(key, b"")
         until(lambda: "holds no private key" in server.log(), "the other reason")
         assert serial(server) == first
-        Path(key).write_bytes(good)
+        put(key, good)
         until(lambda: "New certificate" in server.log(), "its return")
         assert serial(server) == first
         assert server.log().count("is not taken") == 2

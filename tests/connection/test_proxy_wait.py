@@ -29,7 +29,7 @@ from pronghorn.testing.talk import exchange, until
 from pronghorn.testing.tls import over_tls
 from tls_under_test import Authority
 
-PROXY, STRANGER, OTHER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+PROXY, STRANGER, OTHER, OUTSIDER = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 8000\r\n"
 HEADER = ProxyHeader(1, ("192.0.2.7", 4711), ("192.0.2.8", 8000))
 PATIENCE = 15.0
@@ -43,10 +43,17 @@ def v2(source: str, *, command: int = 0x21) -> bytes:
     return SIGNATURE + struct.pack("!BBH", command, 0x11, len(block)) + block
 
 
+def end_the_handshake_with_data(client: socket.socket) -> None:
+    """As HAProxy has it: the server accepts the connection when the header is there (tcp(7))."""
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+
 @contextlib.contextmanager
 def connected(server: Served, source: str = PROXY) -> Iterator[socket.socket]:
     with socket.socket() as client:
         client.settimeout(PATIENCE)
+        if source == OUTSIDER:
+            end_the_handshake_with_data(client)
         client.bind((source, 0))
         client.connect(server.address)
         yield client
@@ -162,8 +169,11 @@ def test_a_proxy_that_says_something_else_is_turned_away_and_a_stranger_is_not_b
                 assert told(client, wrong) == b""
             if wrong == b"a\n":  # of many alike the log has the first
                 until(lambda: "the connection begins with b'a" in server.log())
-        with connected(server, STRANGER) as client:
-            assert told(client, LINE) == LINE.strip() + f": {client.getsockname()} None\n".encode()
+        for _ in range(2):
+            with connected(server, OUTSIDER) as client:
+                assert told(client, LINE) == LINE.strip() + f": {client.getsockname()} None\n".encode()
+        until(lambda: "sends a PROXY header (version 1)" in server.log())
+        assert server.log().count(f"bytes: name that proxy, --proxy-from {OUTSIDER}") == 1
         found = re.findall(r"no PROXY header \(the PROXY header is wrong: the connection (\w+)", server.log())
         assert found[0] == "begins", "the one without a byte is no refusal: a health check's"
 
@@ -234,6 +244,29 @@ def test_every_style_is_told(handler: str, model: str) -> None:
     name = f"handlers_under_test:{handler}"
     with serving(name, model=model, proxy_from=("127.0.0.0/8",)) as server, server.connect() as client:
         assert told(client, LINE + b"a\n") == b"a: ('192.0.2.7', 4711) 1\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("handler", "model"),
+    [
+        (("cat",), "fork"),
+        ("handlers_under_test:whom_streams", "uvloop"),
+        ("handlers_under_test:whom_blocking", "gevent"),
+    ],
+)
+def test_a_header_that_nothing_has_asked_for_is_told_once_at_each_listener(handler: str, model: str) -> None:
+    if (missing := registry.page(model).missing()) is not None:
+        pytest.skip(f"{model}: {missing}")
+    with serving(handler, model=model, workers=2, bind=("127.0.0.1:0", "127.0.0.1:0")) as server:
+        for address in server.addresses:
+            for _ in range(8):
+                with socket.socket() as client:
+                    end_the_handshake_with_data(client)
+                    client.connect(address)
+                    told(client, v2("192.0.2.7") + b"a\n")
+        until(lambda: server.log().count("sends a PROXY header (version 2)") == 2)
+        assert all(f"PROXY header (version 2) at 127.0.0.1:{port}," in server.log() for _, port in server.addresses)
 
 
 def test_proxies_at_a_unix_socket(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pronghorn.events.connections import ConnectionTakenOver as ConnectionTakenO
 from pronghorn.events.connections import HandlerFailed as HandlerFailed
 from pronghorn.events.connections import HandshakeFailed as HandshakeFailed
 from pronghorn.events.connections import PeerFailed as PeerFailed
+from pronghorn.events.connections import ProxyHeaderUnread as ProxyHeaderUnread
 from pronghorn.events.connections import SlowMember as SlowMember
 from pronghorn.events.server import AcceptFailed as AcceptFailed
 from pronghorn.events.server import AccessLogDropped as AccessLogDropped
@@ -107,6 +108,7 @@ OF_WORKERS: tuple[type[Event], ...] = (
     DrainFinished,
     AcceptFailed,
     ClientsWait,
+    ProxyHeaderUnread,
 )
 """Told in the worker that they happen in, or in the process of one connection, under the fork model."""
 OF_SUPERVISOR: tuple[type[Event], ...] = (

@@ -54,6 +54,16 @@ class ConnectionClosed(Event, frozen=True):
     listener_name: str = ""
 
 
+class ProxyHeaderUnread(Event, frozen=True):
+    """A connection at `address` begins with a PROXY header of this `version`, which no `proxy_from` has asked for: the
+    handler gets it as what the client says. Told once for each listener."""
+
+    address: str
+    peer: tuple[str, int] | str
+    version: int
+    listener: str = ""
+
+
 class ConnectionRefused(Event, frozen=True):
     """A connection was accepted and closed unserved, because of `limit`; `detail` may say more of this one. `state` and
     `worker` are as those of ConnectionClosed."""

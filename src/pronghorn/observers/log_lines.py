@@ -260,6 +260,12 @@ WORDS: dict[type[Event], Line] = {
         "Clients wait at {address}: there is no room beside {open:,} open connections ({limit})",
         flood=lambda event: event.address,
     ),
+    events.ProxyHeaderUnread: Line(
+        WARNING,
+        "{peer} sends a PROXY header (version {version}) at {address}, and the handler gets it as the client's own"
+        " bytes: name that proxy, --proxy-from {proxy}",
+        proxy=lambda event: escaped(event.peer[0]) if isinstance(event.peer, tuple) else "unix",
+    ),
     events.HandlerFailed: Line(
         ERROR, "Handler failed on connection {connection} from {peer}{at}: {error}{trace}", flood=_error_and_place
     ),

@@ -28,6 +28,7 @@ ROW_WORDS = ROW_BYTES // 8
 H_MAGIC, H_FORMAT, H_ROW, H_ROWS, H_CHANGES, H_SERVING, H_FILLING, H_PAUSE = range(8)
 HEAD = [MAGIC, FORMAT, ROW_BYTES, ROWS]  # what never changes
 KEY = slice(64, 80)  # bytes
+H_UNREAD_HEADERS = 10  # a bit for each listener that was told of (serving/unread_headers.py)
 H_REFUSED = 16  # and what follows: the sources that are refused (suspects.py)
 H_SHARED = 160  # and what follows: SHARED_WORDS of limits that are shared with other hosts (shared_limits.py)
 SHARED_WORDS = 8

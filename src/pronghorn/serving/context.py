@@ -33,6 +33,7 @@ from pronghorn.serving.connection_end import ConnectionEnds
 from pronghorn.serving.gate import ALONE
 from pronghorn.serving.goodbyes import Goodbyes, Say, part_of
 from pronghorn.serving.service import Offer
+from pronghorn.serving.unread_headers import look_for_headers
 from pronghorn.settings import Settings
 from pronghorn.system.drain import Drain, become_current
 from pronghorn.system.stdio import dropped
@@ -136,6 +137,7 @@ class Context(ConnectionEnds):
         self._watcher: Watcher | None = None
         self.become_current()
         message_rates.keep_in(row.map)
+        look_for_headers(self)
 
     def become_current(self) -> None:
         """From now on `current_drain` and `stay` find the connections that are open here."""

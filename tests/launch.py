@@ -71,6 +71,20 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended; nobody may have waited for it yet."""
+    try:
+        return not lives(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return True
+
+
+def halt(pid: int) -> None:
+    """Stops a process; the signal alone leaves it a moment, in which it may find out what is done next."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the stop")
+
+
 def ctl(folder: Path, command: str, seconds: float = PATIENCE, **arguments: Any) -> Any:
     """What a server answers whose control socket is `control` in this folder."""
     return client.ask(str(folder / "control"), {"command": command, **arguments}, seconds)

@@ -10,15 +10,18 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from launch import Launched, launched, lives, wait_for
+from launch import Launched, gone, launched, wait_for
 from pronghorn.control import client
 from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
+from pronghorn.scoreboard.row import LEAVING, SERVING
+from pronghorn.serving.channels import Loops
 from pronghorn.settings import settle
 from pronghorn.settings.model import MODELS
 from pronghorn.supervisor.old_workers import OldWorker, Predecessors, too_many
@@ -303,10 +306,6 @@ def connection_of(server: Launched, program: int) -> socket.socket | None:
     return None
 
 
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or not lives(psutil.Process(pid))
-
-
 def test_the_program_before_an_upgrade_stays_as_long_as_its_connections_do(tmp_path: Path) -> None:
     with served(tmp_path, model="epoll") as server:
         with server.connect() as sock:
@@ -320,7 +319,7 @@ def test_the_program_before_an_upgrade_stays_as_long_as_its_connections_do(tmp_p
         assert server.exit() == 0
         wait_for(lambda: asked(tmp_path, "status")["old"]["programs"] == 0, "the end of the first program")
         os.kill(new, signal.SIGTERM)
-        wait_for(lambda: is_gone(new), "the end of the second")
+        wait_for(lambda: gone(new), "the end of the second")
 
 
 @pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGQUIT])
@@ -333,9 +332,9 @@ def test_a_stop_ends_the_programs_before_it_too(tmp_path: Path, ends: signal.Sig
             pid = upgraded(server, pid, times)
             pids.append(pid)
         assert [said(sock)[0] for sock in held] == ["old", "old"]
-        assert old_in(asked(tmp_path, "status")) == (2, 2, 2)
+        wait_for(lambda: old_in(asked(tmp_path, "status")) == (2, 2, 2), "the end of what others took")
         os.kill(pid, ends)
-        wait_for(lambda: all(is_gone(each) for each in pids), "the end of all")
+        wait_for(lambda: all(gone(each) for each in pids), "the end of all")
         assert all(is_over(sock) for sock in held)
         server.exit()
 
@@ -347,7 +346,7 @@ def test_too_many_generations_are_too_many_over_upgrades_too(tmp_path: Path) -> 
         assert is_over(sock)
         assert server.exit() == 0
         os.kill(new, signal.SIGTERM)
-        wait_for(lambda: is_gone(new), "the end of the second")
+        wait_for(lambda: gone(new), "the end of the second")
 
 
 def test_an_upgrade_while_a_program_before_it_still_lives_does_not_make_it_an_orphan(tmp_path: Path) -> None:
@@ -356,14 +355,14 @@ def test_an_upgrade_while_a_program_before_it_still_lives_does_not_make_it_an_or
         said(sock)
         second = upgraded(server, server.pid)
         third = upgraded(server, second, 2)
-        wait_for(lambda: is_gone(second), "the end of the second")
+        wait_for(lambda: gone(second), "the end of the second")
         sock.close()
         server.exit()
         time.sleep(0.2)
-        assert not is_gone(third)
+        assert not gone(third)
         assert server.ask(b"x\n").startswith(b"old")
         os.kill(third, signal.SIGTERM)
-        wait_for(lambda: is_gone(third), "the end of the third")
+        wait_for(lambda: gone(third), "the end of the third")
 
 
 # The book-keeping.
@@ -385,6 +384,15 @@ def test_who_has_to_drain() -> None:
     assert names(worn, 1, 3, 100) == set(worn[:3])
     ten = [old(1, slot, 1.0 + slot / 100) for slot in range(1, 11)]
     assert names(ten, 2, 3, 8) == set(ten[:2])
+
+
+def test_a_worker_is_shown_as_leaving_when_it_accepts_no_more() -> None:
+    row, seen = SimpleNamespace(state=SERVING), []
+    loops: Any = SimpleNamespace(context=SimpleNamespace(row=row), _taking_over=None)
+    loops.acceptors = [SimpleNamespace(let_go=lambda: seen.append(row.state))]
+    loops._goodbyes = SimpleNamespace(begin=lambda: None)
+    Loops.let_go(loops)
+    assert (seen, row.state) == ([SERVING], LEAVING)
 
 
 def test_a_number_that_has_become_anothers_is_let_alone() -> None:

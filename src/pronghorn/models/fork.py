@@ -200,13 +200,13 @@ def settle_dead(context: Context, shared: ChildCounts, children: ConnectionsApar
         children.collect()
     for pid, status, (peer, counts, opened, offer, number) in reap(children):
         program = counts.words[PROGRAM]
+        offer.service.limits.left(peer)  # before it is open no more
         offer.take_child(counts)
         killed = shared.settle(counts, context.row)
         if status == CUT and not killed and context.drain.begun:  # before its parent woke up at the deadline
             context.note_cut(pid, peer, opened)
         if killed and program > 1:
             end_session(program)
-        offer.service.limits.left(peer)
         if killed is None:
             continue
         context.note_killed(offer, opened, killed)

@@ -241,11 +241,12 @@ class Flows(Conversations):
     def _goes_on(self, polled: Polled, busy: Ask) -> bool:
         """Let go of the listeners, of those that no other worker serves when their queue is empty. What is open goes
         on; when nothing is, draining begins. Whether it has not begun."""
-        self.context.row.state, self._hears_ends = LEAVING, True
+        self._hears_ends = True
         for fd, listener in list(polled.listeners.items()):
             if listener.fileno() < 0 or not self._waits_for_us(listener):
                 polled.drop(fd)
                 listener.close()
+        self.context.row.state = LEAVING  # which says that it accepts no more
         if not polled.listeners:
             self._tell_let_go()
         if not (polled.listeners or self.open or self.parked or busy()):
@@ -260,10 +261,10 @@ class Flows(Conversations):
         with self.context.lock:  # which the end of the conversation needs, so that it is not over yet
             if not self.open:
                 return
-            self.context.row.state = LEAVING
             for listener in self.context.listeners:
                 if listener.fileno() >= 0 and not self._waits_for_us(listener):
                     listener.close()
+            self.context.row.state = LEAVING
         if all(each.fileno() < 0 for each in self.context.listeners):
             self._tell_let_go()
 

@@ -271,11 +271,11 @@ class Loops:
 
     def let_go(self) -> None:
         """Let go of the listeners, and go on with what is open until it ends by itself."""
-        self.context.row.state = LEAVING
         if self._taking_over is not None:
             self._taking_over.stop()
         for acceptor in self.acceptors:
             acceptor.let_go()
+        self.context.row.state = LEAVING  # which says that it accepts no more
         self._goodbyes.begin()
 
     def _enter_handovers(self, handover: Handover) -> None:

@@ -286,9 +286,9 @@ class ConnectionEnds(Admission):
         if JOINED and conn.number in JOINED:
             JOINED[conn.number].end()
         self.open.pop(conn.number, None)
-        self.counts.end(word)
-        if self._keeps_limits:
+        if self._keeps_limits:  # before it is open no more: whoever reads that 0 are open finds room
             (self._left or self.by_name[conn.listener].service.limits.left)(conn.peer)
+        self.counts.end(word)
         if self._faulty:
             self._faulty.discard(conn.number)
         messages = conn.messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -117,6 +118,7 @@ def test_every_style_under_every_kind_of_model_tells_the_same(model: Any, tmp_pa
                     peer, reply = "{}:{}".format(*sock.getsockname()), b"".join(iter(lambda: sock.recv(1000), b""))
                     assert reply.lower() == question
         process = worker(server)
+        lines_of(path, len(styles))  # a client finds the end before the line is written
         with server.connect() as sock:
             sock.sendall(b"stay\n")
             assert sock.recv(100)
@@ -137,14 +139,29 @@ def test_ends_refusals_and_killed_children_have_their_state(tmp_path: Path) -> N
     settings: dict[str, Any] = {"access_log": str(path), "access_log_format": "json", "drain_timeout": 0.2}
     with serving(upper, model="fork", idle_timeout=0.3, max_connections_per_source=1, **settings) as server:
         ask(server, b"fail\n")
-        with served(server) as idle:
-            with server.connect() as refused:
-                assert refused.recv(10) == b""
-            assert idle.recv(10) == b""  # it was idle for too long
-        with served(server) as killed:
-            psutil.Process(worker(server)).children()[0].kill()
-            assert killed.recv(10) == b""
-        wait_for(lambda: "killed" in path.read_text(), "the line of the killed child")
+
+        def was_refused() -> bool:
+            """Whether one was there still when the other came: it may have been idle for too long by then."""
+            before = len(lines_of(path))
+            with served(server) as idle:
+                with server.connect() as refused:
+                    assert refused.recv(10) == b""
+                assert idle.recv(10) == b""
+            return "--max-connections-per-source" in {each["reason"] for each in lines_of(path, before + 2)}
+
+        wait_for(was_refused, "the refusal")
+
+        def was_killed() -> bool:
+            """Whether one was killed before it was idle for too long."""
+            before = len(lines_of(path))
+            with served(server) as sock:
+                for child in psutil.Process(worker(server)).children():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.kill()
+                assert sock.recv(10) == b""
+            return "killed" in {each["reason"] for each in lines_of(path, before + 1)}
+
+        wait_for(was_killed, "the line of the killed child")
         told = lines_of(path, 4)
     states = {each["state"]: each for each in told}
     assert states.keys() == {"HD", "cD", "PA"}, told

@@ -9,10 +9,9 @@ import socket
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from launch import Launched, launched, wait_for
+from launch import Launched, halt, launched, wait_for
 from pronghorn.errors import MissingExtra
 from pronghorn.models.registry import load
 from pronghorn.settings.model import MODELS
@@ -53,10 +52,10 @@ def failures(server: Launched) -> int:
 def test_new_code_serves_and_old_conversations_finish(tmp_path: Path) -> None:
     write(tmp_path, HANDLER % {"word": "old"})
     with launched(tmp_path, "mine:reply", workers=2) as server:
-        (tmp_path / "mine.py").stat()
         server.ready(2)
         with server.connect() as sock:
-            sock.sendall(b"half a li")
+            sock.sendall(b"x\nhalf a li")
+            assert sock.recv(100) == b"old\n"
             write(tmp_path, HANDLER % {"word": "newer"})
             server.send(signal.SIGHUP)
             wait_for(lambda: reloads(server) == 1, "the reload")
@@ -118,7 +117,8 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_reload_that_fails_changes_nothing(tmp_path: Path, fault: str) -> None:
     write(tmp_path, HANDLER % {"word": "old"})
-    with launched(tmp_path, "mine:reply", model="epoll", start_timeout="2s") as server:
+    limit = {"start_timeout": "3s"} if fault == "a hang" else {}
+    with launched(tmp_path, "mine:reply", model="epoll", **limit) as server:
         before = server.ready()
         with server.connect() as sock:
             write(tmp_path, BROKEN[fault])
@@ -174,10 +174,8 @@ def test_term_wins_over_hup(tmp_path: Path) -> None:
         write(tmp_path, "import time\ntime.sleep(30)\n")
         server.send(signal.SIGHUP)
         wait_for(lambda: "Reloading" in server.log, "the reload")
-        began = time.monotonic()
         server.send(signal.SIGTERM)
-        assert server.exit() == 0
-        assert time.monotonic() - began < 10
+        assert server.exit() == 0, "in less time than the import takes"
         assert not failures(server)
 
 
@@ -221,9 +219,9 @@ def test_descriptors_of_the_supervisor_stay_the_same(tmp_path: Path) -> None:
         for turn in range(1, 6):
             server.send(signal.SIGHUP)
             wait_for(lambda turn=turn: reloads(server) == turn, "the reload")  # type: ignore[misc]
-            wait_for(lambda: len(server.workers()) == 1, "the end of the old worker")
+            (worker,) = wait_for(lambda: len(now := server.workers()) == 1 and now, "the end of the old worker")
             wait_for(lambda: descriptors(server.pid) == mine, "as many descriptors as before")
-        assert descriptors(server.workers()[0]) == workers
+        wait_for(lambda: descriptors(worker) == workers, "as many in the worker")
 
 
 SHUTS = """
@@ -240,12 +238,6 @@ def reply(said):
             other.shutdown(socket.SHUT_RDWR)
     return said.upper()
 """
-
-
-def halt(server: Launched) -> None:
-    """Stops the supervisor; the signal alone leaves it a moment, in which it may find out what is done next."""
-    server.send(signal.SIGSTOP)
-    wait_for(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED, "the stop")
 
 
 def shut(server: Launched) -> None:
@@ -278,7 +270,7 @@ def test_a_listener_whose_address_is_taken_meanwhile_is_told_of_and_the_others_s
     path = f"{tmp_path}/other"
     with launched(tmp_path, "mine:reply", model="epoll", bind=["127.0.0.1:0", f"unix:{path}"]) as server:
         server.ready()
-        halt(server)
+        halt(server.pid)
         shut(server)
         with socket.create_server(server.address):
             server.send(signal.SIGCONT)
@@ -319,7 +311,7 @@ def test_a_path_that_another_server_has_taken_is_left_to_it(tmp_path: Path) -> N
     path = tmp_path / "path"
     with launched(tmp_path, "upper", bind=f"unix:{path}") as server, socket.socket(socket.AF_UNIX) as other:
         server.ready()
-        halt(server)
+        halt(server.pid)
         path.unlink()
         other.bind(str(path))
         other.listen()

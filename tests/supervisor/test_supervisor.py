@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import Launched, launched, script, wait_for
+from launch import PATIENCE, Launched, gone, launched, script, wait_for
 from pronghorn.errors import BadHandler, MissingExtra, PronghornError, from_parts
 from pronghorn.models.registry import load
 from pronghorn.settings.model import MODELS
@@ -34,20 +34,13 @@ def handle(conn):
 """
 
 
-def replaced(server: Launched, dead: int) -> None:
-    wait_for(lambda: dead not in (now := server.workers()) and bool(now), "a new worker")
+def replaced(server: Launched, dead: int, seconds: float = PATIENCE) -> None:
+    wait_for(lambda: dead not in (now := server.workers()) and bool(now), "a new worker", seconds)
 
 
 def zombies(server: Launched) -> list[int]:
     found = psutil.Process(server.pid).children(recursive=True)
     return [each.pid for each in found if each.status() == psutil.STATUS_ZOMBIE]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 def refused(server: Launched) -> bool:
@@ -84,12 +77,10 @@ def test_twenty_deaths_at_once_are_all_noticed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_worker_that_is_killed_again_and_again_is_back_soon(tmp_path: Path) -> None:
     with launched(tmp_path) as server:
-        for turn in range(1, 7):
+        for turn in range(1, 9):
             (worker,) = server.ready(turn)
             os.kill(worker, signal.SIGKILL)
-            since = time.monotonic()
-            replaced(server, worker)
-            assert time.monotonic() - since < 3.0
+            replaced(server, worker, 10.0)  # if kills counted as deaths of its own, the last pause would be 12.8 s
 
 
 def test_the_supervisor_has_one_thread_and_never_imports_the_handler(tmp_path: Path) -> None:
@@ -109,7 +100,8 @@ def test_workers_leave_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         os.kill(server.pid, signal.SIGKILL)
         for pid in workers:
             wait_for(partial(gone, pid), f"the end of worker {pid}")
-        assert refused(server)
+        # A process counts as dead once its first thread is; another may hold the listener for a moment longer.
+        wait_for(lambda: refused(server), "the end of the listener")
 
 
 @pytest.mark.parametrize("model", [name for name in MODELS if name not in ("auto", "prefork")])
@@ -191,7 +183,7 @@ def test_a_second_term_changes_nothing_and_a_second_int_ends_at_once(tmp_path: P
         with pytest.raises(subprocess.TimeoutExpired):
             server.exit(0.5)
         server.send(signal.SIGINT)
-        assert server.exit(5) == 130
+        assert server.exit() == 130
 
 
 @pytest.mark.slow
@@ -214,7 +206,7 @@ def test_quit_ends_at_once(tmp_path: Path) -> None:
         assert sock.recv(4) == b"held"
         workers = server.workers()
         os.killpg(server.pid, signal.SIGQUIT)
-        assert server.exit(5) == 128 + signal.SIGQUIT
+        assert server.exit() == 128 + signal.SIGQUIT
         assert all(gone(pid) for pid in workers)
 
 
@@ -257,7 +249,7 @@ def test_term_during_the_first_start_ends_it(tmp_path: Path) -> None:
     try:
         wait_for((tmp_path / "importing").exists)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()
 
@@ -280,7 +272,7 @@ def test_a_term_right_after_fork_is_not_lost(tmp_path: Path) -> None:
             for worker in set(server.workers()) - seen:
                 seen.add(worker)
                 os.kill(worker, signal.SIGTERM)
-                wait_for(partial(gone, worker), "the worker's end", 5)
+                wait_for(partial(gone, worker), "the worker's end")
 
 
 def test_a_failing_fork_is_no_end(tmp_path: Path) -> None:
@@ -351,12 +343,13 @@ def handle(conn): pass
         ("raise ValueError('not twice')", 4, "ValueError: not twice"),
         ("os._exit(7)", 3, "ended with exit status 7"),
         ("os.kill(os.getpid(), 11)", 3, "was killed by signal 11"),
-        ("import time; time.sleep(60)", 3, "was not ready within 1 s"),
+        ("import time; time.sleep(60)", 3, "was not ready within 3 s"),
     ],
 )
 def test_the_first_start_fails_fast(tmp_path: Path, then: str, code: int, words: str) -> None:
     (tmp_path / "later.py").write_text(LATER.format(then=then))
-    with launched(tmp_path, "later:handle", workers=2, start_timeout=1) as server:
+    limit = {"start_timeout": 3} if "ready" in words else {}
+    with launched(tmp_path, "later:handle", workers=2, **limit) as server:
         assert server.exit() == code
         assert words in server.report["error"]["why"]
         assert server.report["error"]["exit_code"] == code
@@ -368,9 +361,10 @@ def test_the_first_start_fails_fast(tmp_path: Path, then: str, code: int, words:
 @pytest.mark.parametrize("finishes", [True, False])
 def test_what_a_killed_fork_worker_leaves_behind_finishes_by_the_drain_deadline(tmp_path: Path, finishes: bool) -> None:
     (tmp_path / "talk.py").write_text(TALK if finishes else HOLD)
-    with launched(tmp_path, "talk:handle", model="fork", drain_timeout=1) as server, server.connect() as sock:
+    deadline = {} if finishes else {"drain_timeout": 1}
+    with launched(tmp_path, "talk:handle", model="fork", **deadline) as server, server.connect() as sock:
         assert sock.recv(5)
-        (worker,) = server.workers()
+        (worker,) = server.ready()
         (orphan,) = psutil.Process(worker).children()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: orphan.pid in server.workers(), "the adoption")

@@ -24,6 +24,7 @@ from launch import Launched, launched, wait_for
 from pronghorn.admin.feed import MOST_STREAMS
 
 webdriver: Any = pytest.importorskip("selenium.webdriver")
+exceptions: Any = pytest.importorskip("selenium.common.exceptions")
 pytest.importorskip("h11")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -61,7 +62,15 @@ class Browser:
         return list(self.run(script, f"#{table}", column))
 
     def click(self, selector: str) -> None:
-        self.driver.find_element("css selector", selector).click()
+        """Once it can be: the next view may replace an element, or a question still be on its way."""
+        wait_for(lambda: self._clicked(selector), f"{selector} to click on")
+
+    def _clicked(self, selector: str) -> bool:
+        try:
+            self.driver.find_element("css selector", selector).click()
+        except (exceptions.StaleElementReferenceException, exceptions.ElementNotInteractableException):
+            return False
+        return True
 
     def emulate(self, scheme: str = "light", width: int = 1280, *, script: bool = True) -> None:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -130,18 +139,23 @@ def talking(server: Launched, count: int) -> Iterator[list[socket.socket]]:
         yield clients
 
 
+@pytest.mark.timeout(150)
 def test_it_shows_what_happens_without_being_loaded_anew(browser: Browser) -> None:
+    wait_for(lambda: is_well(browser), "the end of what other tests have done, which is told for a minute", 80)
     browser.run("window.kept = true")
     assert len(browser.column("workers", 0)) == 2
     with talking(browser.server, 12):
         wait_for(lambda: "12 connections" in browser.text("#verdict"), "the count in the first line")
         wait_for(lambda: sum(map(int, browser.column("workers", 4))) == 12, "the counts of workers")
         wait_for(lambda: len(browser.column("longest", 0)) == 10, "the list of connections")
-    wait_for(lambda: "serve 0 connections" in browser.text("#verdict"))
-    assert browser.text("#verdict").startswith("All is well") and browser.driver.title.startswith("OK")
+    wait_for(lambda: "serve 0 connections" in browser.text("#verdict") and is_well(browser))
     curves = "return [...document.querySelectorAll('figure svg .curve')].filter(each => each.getAttribute('d')).length"
     assert browser.run(curves) >= 5
     assert browser.run("return window.kept")
+
+
+def is_well(browser: Browser) -> bool:
+    return browser.text("#verdict").startswith("All is well") and browser.driver.title.startswith("OK")
 
 
 def test_a_worker_that_is_killed_shows_by_itself(browser: Browser) -> None:
@@ -201,7 +215,7 @@ def test_a_chart_is_read_by_keys(browser: Browser) -> None:
     before = chart.get_attribute("aria-valuetext")
     chart.send_keys("\ue012")  # the left arrow
     assert chart.get_attribute("aria-valuenow") == "-1" and chart.get_attribute("aria-valuetext") != before
-    assert chart.get_attribute("aria-valuetext").startswith("1 s ago: open ")
+    wait_for(lambda: chart.get_attribute("aria-valuetext").startswith("1 s ago: open "), "a history of a second")
 
 
 def test_a_page_without_news_says_so(browser: Browser) -> None:
@@ -237,7 +251,7 @@ def test_whoever_has_the_token_may_change_the_server(browser: Browser) -> None:
     assert not browser.driver.find_element("css selector", "[data-action=drain]").is_displayed()
     browser.driver.find_element("css selector", "#token").send_keys("guess\n")
     wait_for(lambda: answer(browser) == "The token is wrong.")
-    assert any("401" in each for each in browser.faults())
+    wait_for(lambda: any("401" in each for each in browser.faults()), "what the console says of it")
     browser.driver.find_element("css selector", "#token").send_keys(TOKEN + "\n")
     wait_for(lambda: answer(browser) == "The token is right.")
     count = browser.driver.find_element("css selector", "#count")
@@ -261,7 +275,11 @@ def test_whoever_has_the_token_may_change_the_server(browser: Browser) -> None:
             pass
     browser.click("[data-action=reload]")
     browser.click("#yes")
-    wait_for(lambda: answer(browser).startswith("Reloaded: generation 2"))
+    wait_for(lambda: answer(browser).startswith("Reloaded: generation "))
+    count.send_keys(webdriver.Keys.BACKSPACE * 5 + "2")
+    browser.click("[data-action=resize]")
+    browser.click("#yes")
+    wait_for(lambda: len(browser.column("workers", 0)) == 2, "as many workers as before, for other tests")
     assert TOKEN not in browser.driver.page_source + browser.server.log + browser.driver.current_url
 
 

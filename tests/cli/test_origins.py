@@ -197,6 +197,7 @@ def test_the_handler_of_the_line_wins_over_that_of_the_file(tmp_path: Path) -> N
 def test_check_binds_nothing_and_says_what_would_be_served(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("print('IMPORTED')\ndef handle(conn):\n    pass\n")
     with launched(tmp_path) as server:
+        server.ready()
         taken = f"127.0.0.1:{server.address[1]}"
         done = pronghorn(tmp_path, "check", "mine:handle", "--bind", taken, "--bind", f"unix:{tmp_path}/sock")
         assert (done.returncode, done.stderr) == (0, "")
@@ -347,7 +348,7 @@ def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
         write(tmp_path, f'bind = ["127.0.0.1:0", "unix:{other}"]\n')
         server.send(signal.SIGHUP)
         wait_for(lambda: server.log.count("Reloaded in") == 1, "the reload")
-        assert bound(server) == [first], "an address that stays is the same socket"
+        wait_for(lambda: bound(server) == [first], "the addresses")  # one that stays is the same socket
         with socket.socket(socket.AF_UNIX) as sock, server.connect() as kept:
             sock.connect(str(other))
             sock.sendall(b"hello")
@@ -357,7 +358,7 @@ def test_a_reload_adds_and_removes_addresses(tmp_path: Path) -> None:
             write(tmp_path, f'bind = "unix:{other}"\n')
             server.send(signal.SIGHUP)
             wait_for(lambda: server.log.count("Reloaded in") == 2, "the second reload")
-        assert bound(server) == []
+        wait_for(lambda: bound(server) == [], "no address")
         wait_for(lambda: len(server.workers()) == 1, "the end of the old worker")
         with pytest.raises(ConnectionRefusedError):
             server.connect()

@@ -465,8 +465,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Launched, s
         yield server, path
 
 
+def opened(path: str) -> int:
+    """How many connections are open, by the server's counts and by the list of its workers; -1 where these differ."""
+    found = Asking(lambda: path, View()).frame()
+    return len(found.connections) if len(found.connections) == found.server["open"] else -1
+
+
 def test_one_frame_of_a_real_server(shop: tuple[Launched, str], capsys: pytest.CaptureFixture[str]) -> None:
     server, path = shop
+    wait_for(lambda: opened(path) == 3, "the end of clients of other tests")
     code, output, errors = ran(capsys, "--once", "--interval", "100ms", "--socket", path)
     assert (code, errors) == (0, "")
     assert "3 open" in output and "workers 2/2" in output and "\x1b" not in output
@@ -481,7 +488,7 @@ def test_a_connection_of_a_real_server_is_found_and_ended(shop: tuple[Launched, 
         assert client.recv(100) == b"HELLO\n"
         host, port = client.getsockname()
         asking = Asking(lambda: path, View(filters=filters.parsed(f"{host}:{port} state=open")))
-        (row,) = asking.frame().connections
+        (row,) = wait_for(lambda: asking.frame().connections, "the connection")
         assert (row["peer"], row["tcp_state"], row["bytes_in"]) == (f"{host}:{port}", "ESTABLISHED", 6)
         assert asking.end(row["id"]) == f"Connection {row['id']} has been ended."
         assert client.recv(100) == b""
@@ -490,6 +497,7 @@ def test_a_connection_of_a_real_server_is_found_and_ended(shop: tuple[Launched, 
 
 
 def test_a_frame_as_json(shop: tuple[Launched, str], capsys: pytest.CaptureFixture[str]) -> None:
+    wait_for(lambda: opened(shop[1]) == 3, "the end of clients of other tests")
     code, output, _ = ran(capsys, "--once", "--json", "--interval", "100ms", "--socket", shop[1])
     found = json.loads(output)
     assert code == 0 and found["server"]["open"] == 3
@@ -599,12 +607,14 @@ def test_the_terminal_is_restored(shop: tuple[Launched, str], watched: Callable[
 def test_plain_frames_are_drawn_over_each_other(shop: tuple[Launched, str], watched: Callable[..., Watched]) -> None:
     top = watched("--plain", "--interval", "100ms", "--socket", shop[1], LINES="20")
     top.until(b"SERVING")
+    top.until(b"\n")
     first = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", top.seen).partition(b"\n")[0]
     assert b"under epoll" in first and b"Connections" not in first
     top.until(b"\x1b[1A")  # back to the first line
     top.process.send_signal(signal.SIGINT)
     assert top.process.wait(PATIENCE) == 130
-    assert top.seen.rstrip().endswith(b"\x1b[?25h") and b"Traceback" not in top.seen
+    wait_for(lambda: top.seen.rstrip().endswith(b"\x1b[?25h"), "the cursor")
+    assert b"Traceback" not in top.seen
 
 
 @pytest.mark.slow

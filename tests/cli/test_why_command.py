@@ -62,7 +62,7 @@ def test_what_cannot_be_told(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=7) as server:
+    with socket.create_server(("127.0.0.1", free_port()), backlog=7) as server:
         port = server.getsockname()[1]
         status, output, _ = status_of(capsys, str(port), "--json")
         found = json.loads(output)

@@ -306,17 +306,16 @@ class Load:
             now = time.monotonic_ns()
             if now >= self.looked:
                 self.look(now)
-            if self.asking and now >= stop:
+            due = float(stop)
+            while self.asking and interval and (due := first + interval * sent) <= now and due < stop:
+                self.send_due(self.clients[sent % count], int(due))
+                sent += 1
+            if self.asking and now >= stop:  # behind what was due: a pause over the end hides nothing
                 self.stop_asking(now)
             if not self.asking and self.over(now):
                 break
-            if self.asking and interval:
-                while (due := first + interval * sent) <= now and due < stop:
-                    self.send_due(self.clients[sent % count], int(due))
-                    sent += 1
-                self.events(max(0.0, min(due, stop, self.looked) - time.monotonic_ns()) / BILLION)
-            else:
-                self.events(max(0.0, (min(self.looked, stop) if self.asking else self.looked) - now) / BILLION)
+            until = min(due, stop, self.looked) if self.asking else self.looked
+            self.events(max(0.0, until - time.monotonic_ns()) / BILLION)
         used = {"cpu": time.process_time() - cpu, "waited": waited_for_processor() - waited}
         return {**self.result(time.monotonic_ns()), **used}
 

@@ -35,7 +35,8 @@ import pronghorn
 def reply(line):
     if line == b"orphan" and not os.fork():
         if not os.fork():
-            time.sleep(0.2)  # its parent has gone by then, and process 1 has it
+            while not os.path.exists("seen"):  # its parent has gone by then, and process 1 has it
+                time.sleep(0.01)
         os._exit(0)
     return b"%d as %d" % (os.getppid(), os.getuid())
 """
@@ -253,4 +254,5 @@ class Used:
         before = {each.pid for each in server.children(recursive=True)}
         self.asked(b"orphan")
         orphans = wait_for(lambda: {each.pid for each in server.children()} - before, "an orphan of process 1")
+        (self._folder / "srv" / "seen").touch()
         wait_for(lambda: not any(psutil.pid_exists(each) for each in orphans), "its end")

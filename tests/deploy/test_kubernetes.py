@@ -270,12 +270,12 @@ def test_the_server_takes_the_settings(tmp_path: Path, cages: None) -> None:
 def test_a_pod_that_is_deleted_refuses_nobody_before_it_is_unready(tmp_path: Path, cages: None) -> None:
     pod = Pod(tmp_path, rendered("single"))
     with pod.running():
-        assert pod.ready() and pod.ready("livez")
+        wait_for(lambda: pod.ready() and pod.ready("livez"), "the probes")
         with Clients(pod.port("Listening at"), upper) as clients:
             os.kill(pod.pid, signal.SIGTERM)
             wait_for(lambda: not pod.ready(), "readiness to be off")
             assert set(clients.more(20)) == {"HELLO"}
-            assert pod.ready("livez")
+            wait_for(lambda: pod.ready("livez"), "a sign of life")
         assert not clients.failures
         os.kill(pod.pid, signal.SIGTERM)  # ends the delay
         assert pod.process.wait(PATIENCE) == 0, pod.log

@@ -137,7 +137,7 @@ def nobody_is_served_by_a_server_that_is_killed(nginx: Nginx) -> None:
     for host in nginx.hosts.values():
         killed(host.server)
     wait_for(lambda: turns_away(nginx.plain), "an end for clients")
-    assert "connect() failed" in (nginx.folder / "log").read_text()
+    wait_for(lambda: "connect() failed" in (nginx.folder / "log").read_text(), "the reason")
 
 
 def test_a_server_that_stops_loses_no_client_and_one_that_is_killed_serves_nobody(tmp_path: Path) -> None:

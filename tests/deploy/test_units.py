@@ -122,9 +122,10 @@ def ask(systemd: Caged, address: str = "127.0.0.1", port: int = 8000, text: str 
 def test_under_a_real_systemd(systemd: Caged) -> None:
     assert systemd.property("pronghorn.service", "ActiveState") == "inactive"
     assert ask(systemd) == ask(systemd, "::1") == "one x", "the first client has it started"
-    assert systemd.property("pronghorn.service", "StatusText") == "Serving mine.py:reply under epoll"
+    status = "Serving mine.py:reply under epoll"
+    wait_for(lambda: systemd.property("pronghorn.service", "StatusText") == status, "what systemd is told")
     assert "SERVING" in systemd.done(INSTALLED, "ctl", "status", "--name", "pronghorn"), "root may ask"
-    assert ask(systemd, port=9901, text="GET /readyz HTTP/1.0\r\n\r\n").endswith("ok")
+    wait_for(lambda: ask(systemd, port=9901, text="GET /readyz HTTP/1.0\r\n\r\n").endswith("ok"), "readiness")
     wait_for(lambda: "127.0.0.1" in systemd.done("cat", "/var/log/pronghorn/access.log"), "the access log")
     first = systemd.property("pronghorn.service", "MainPID")
 

@@ -192,7 +192,7 @@ def test_each_host_has_its_own_limits_without_the_broker_and_a_dead_host_is_forg
         assert two.knock(source) and two.knock(source) and two.knock(source) and not two.knock(source)
         two.close()
         wait_for(lambda: "are this host's own" in two.server.log)
-        assert two.board.words[UP] == 0 and two.board.words[FAILURES] > 0
+        wait_for(lambda: two.board.words[UP] == 0 and two.board.words[FAILURES] > 0)
         redis.start()
         wait_for(lambda: two.board.words[HOSTS] == 2 and two.knows(4), "what is shared again", 30)
         assert not two.knock(source)

@@ -6,8 +6,10 @@ import base64
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,11 +50,12 @@ WRONG = {
     "--clients 999999": "descriptors",
     "--duration 0": "50 ms",
     "--duration soon": "--duration",
-    "--rate 1e9": "10,000,000",
+    "--rate 1e9": "such as 200 or 5k",
+    "--rate fast": "10,000,000",
     "--size 1": "from 2 bytes",
     "--depth 0": "1 at least",
     "--connect --depth 2": "exclude",
-    "--rate 0": "at least",
+    "--rate 0": "from 0.1 to",
     "--message ''": "a byte at least",
     "--message x --size 9": "exclude",
     "unix:/nowhere/at.all": "No such file",
@@ -69,6 +72,7 @@ WRONG = {
     "-- --idle-timeout soon": "idle-timeout",
     "--models epoll -- --exec cat": "flow of control",
     "127.0.0.1:1": "Nobody listens",
+    ":99999": "For example: 127.0.0.1:8000",
     "127.0.0.1:1 -- --idle-timeout 5s": "runs already",
     "127.0.0.1:1 --models epoll": "runs already",
     "127.0.0.1:1 --workers 2": "runs already",
@@ -198,7 +202,14 @@ def test_a_wrong_reply_is_counted_and_fails(upper: Served, tmp_path: Path, capsy
         ("def request(n): return 1 / (3 - n) and b'x'\ndef reply(n, received): return True", "zero (mine.py, line 1)"),
         ("def request(n): return b'x'\ndef reply(n, received): assert n", "AssertionError (mine.py, line 2); b'X'"),
         ("def request(n): return b'x'\ndef reply(n, received): return False", "first reply is no good"),
-        ("def request(n): return b'x'\ndef reply(n, received): return None", "no first reply"),
+        (
+            "def request(n): return b'x'\ndef reply(n, received): return None",
+            "no first reply.\nno reply within 0.3 s; b'X' came, which is not whole",
+        ),
+        (
+            "def greeting(received): return None\ndef request(n): return b'x'\ndef reply(n, received): return 1",
+            "the server does not begin, as greeting() expects.\nno greeting within 0.3 s",
+        ),
         ("def request(n): return b'x", "SyntaxError"),
     ],
 )
@@ -206,7 +217,8 @@ def test_a_script_that_raises_is_one_clear_error(
     upper: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, why: str
 ) -> None:
     (tmp_path / "mine.py").write_text(text)
-    assert run(["bench", place(upper), "--clients=1", *SHORT, f"--script={tmp_path}/mine.py"]) == 2
+    arguments = ["--clients=1", *SHORT, "--timeout=300ms", f"--script={tmp_path}/mine.py"]
+    assert run(["bench", place(upper), *arguments]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"Error: --script {tmp_path}/mine.py") and why in told and "Traceback" not in told
 
@@ -224,6 +236,30 @@ def test_a_script_with_a_greeting_in_any_load(tmp_path: Path, capsys: pytest.Cap
     )
     arguments = ["--models=thread", "--clients=1", *SHORT, f"--script={tmp_path}/load.py", "--fail-if=errors>0", how]
     assert run(["bench", f"{tmp_path}/mine.py:ask", *arguments]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_first_reply_may_take_its_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server may have something to begin with its first client, such as a connection of its own."""
+    (tmp_path / "load.py").write_text("def request(n): return b'x'\ndef reply(n, received): return received == b'x'\n")
+
+    pauses = [0.6]
+
+    def late(sock: socket.socket) -> None:
+        while data := sock.recv(99):
+            time.sleep(pauses.pop() if pauses else 0)
+            sock.sendall(data)
+
+    with server(late) as (host, port):
+        arguments = ["--clients=1", *SHORT, f"--script={tmp_path}/load.py", "--fail-if=errors>0"]
+        assert run(["bench", f"{host}:{port}", *arguments]) == 0, capsys.readouterr().err
+
+
+def test_a_server_that_closes_without_a_reply_is_told_as_that() -> None:
+    for connect in (False, True):
+        with server(lambda sock: sock.recv(1)) as address, pytest.raises(learning.NothingLearnt) as caught:
+            learning.learn(address, 40, connect=connect)
+        assert str(caught.value).startswith("The server closes the connection without a reply.\nIt was sent b'1 the")
 
 
 @pytest.mark.slow

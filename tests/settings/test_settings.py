@@ -79,6 +79,7 @@ def test_settings_cross_a_process_boundary_as_json() -> None:
         ("workers", "4", 4),
         ("workers", None, None),
         ("drain_timeout", "500ms", 0.5),
+        ("drain_timeout", ".5s", 0.5),
         ("drain_timeout", "1.5m", 90.0),
         ("drain_timeout", 2, 2.0),
         ("drain_timeout", "0", 0.0),

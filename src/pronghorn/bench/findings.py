@@ -151,7 +151,8 @@ def _notes(cell: Cell) -> Iterator[str]:
         told = example if kind == ENDED else f"{count:,} x {kind}, first: {example}"
         yield f"{where}: {printable(told, 300, kept='')}."
     if cell.unserved:
-        yield f"{where}: {cell.unserved:,} never got a reply; a server that serves few at a time lets others wait."
+        few = "a reply; a server that serves few at a time lets others wait"
+        yield f"{where}: {cell.unserved:,} never got {'a right reply' if cell.errors else few}."
     elif cell.behind >= words.MOMENT and cell.unanswered:
         idle = cell.cpu is not None and not cell.limit
         yield (

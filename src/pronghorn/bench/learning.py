@@ -47,6 +47,12 @@ def learn(address: Address, size: int, message: bytes = b"", connect: bool = Fal
     """What a server answers to messages of `size` bytes, or to `message`. Raises NothingLearnt, OSError."""
     questions = [message] * 2 if message else [numbered(1, size), numbered(2, size)]
     heard = [_ask(address, each) for each in questions]
+    if any(each.closed and not each.reply for each in heard):
+        raise NothingLearnt(
+            "The server closes the connection without a reply.",
+            f"It was sent {shown(questions[0])}.",
+            "Its log may say more: a message may be longer than it takes, or none of its protocol. " + HINT,
+        )
     if any(each.closed for each in heard) and not connect:
         raise NothingLearnt(
             "The server closes the connection after a reply.",
@@ -89,14 +95,17 @@ def _ask(address: Address, question: bytes) -> _Heard:
                 what,
                 "Name a --script, whose greeting() takes that." * bool(early),
             )
-        sock.sendall(question)
         received, until = b"", time.monotonic() + FIRST
-        while len(received) < LONGEST and select.select([sock], [], [], max(0.0, until - time.monotonic()))[0]:
-            data = sock.recv(65536)
-            if not data:
-                return _Heard(received, True)
-            received += data
-            until = time.monotonic() + QUIET
+        try:
+            sock.sendall(question)
+            while len(received) < LONGEST and select.select([sock], [], [], max(0.0, until - time.monotonic()))[0]:
+                data = sock.recv(65536)
+                if not data:
+                    return _Heard(received, True)
+                received += data
+                until = time.monotonic() + QUIET
+        except ConnectionError:
+            return _Heard(received, True)
     if not received:
         why = f"No reply came within {FIRST:g} s to {shown(question)}."
         hint = HINT if question.endswith(b"\n") else f"If it waits for the end of a line: --message 'TEXT\\n'. {HINT}"

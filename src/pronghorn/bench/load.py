@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pronghorn.bench.latencies import Latencies
-from pronghorn.bench.script import BadScript, Same, Talk, WrongReply, talks
+from pronghorn.bench.script import BadScript, Same, Talk, WrongReply, shown, talks
 from pronghorn.bench.sockets import (
     AGAIN,
     CONNECTING,
@@ -33,6 +33,7 @@ from pronghorn.bench.sockets import (
     Address,
     Poller,
     failure,
+    is_connected,
     new_socket,
     place_of_address,
     wake_on_time,
@@ -283,8 +284,8 @@ class Load:
 
     # A run
 
-    def run(self, seconds: float) -> dict[str, Any]:
-        """The load for so many seconds, until the last reply is there or nothing moves any more.
+    def run(self, seconds: float, patience: float = QUIET / BILLION) -> dict[str, Any]:
+        """The load for so many seconds, until the last reply is there or nothing has moved for `patience` seconds.
 
         What is returned counts: `messages` that were answered, `in_time` within `seconds` (as measured), `latencies`
         and `late` (how late messages were sent that nothing held up but this process), `errors`, `unserved` clients
@@ -312,7 +313,7 @@ class Load:
                 sent += 1
             if self.asking and now >= stop:  # behind what was due: a pause over the end hides nothing
                 self.stop_asking(now)
-            if not self.asking and self.over(now):
+            if not self.asking and self.over(now, patience):
                 break
             until = min(due, stop, self.looked) if self.asking else self.looked
             self.events(max(0.0, until - time.monotonic_ns()) / BILLION)
@@ -336,9 +337,11 @@ class Load:
         late = now - self.timeout
         for client in list(self.open_ones.values()):
             if client.flight and client.flight[0] < late and client.since < late:
-                self.failed(client, "timeout", f"no reply within {self.timeout / BILLION:g} s")
+                self.failed(client, "timeout", self.missing(client, "reply"))
             elif not client.ready and client.since < late:
-                self.failed(client, "connect timeout", f"no connection within {self.timeout / BILLION:g} s")
+                greeted = client.talk.greeted or not is_connected(client.sock)
+                what = "connection" if greeted else "greeting"
+                self.failed(client, "connect timeout" if greeted else "no greeting", self.missing(client, what))
         for _ in range(len(self.later)):
             at, client = self.later.popleft()
             if at > now or not self.asking:
@@ -348,6 +351,12 @@ class Load:
         if os.getppid() != PARENT:
             sys.exit(1)
         self.told({"progress": self.messages})
+
+    def missing(self, client: Client, what: str) -> str:
+        part = client.talk.part()
+        return (
+            f"no {what} within {self.timeout / BILLION:g} s" + bool(part) * f"; {shown(part)} came, which is not whole"
+        )
 
     def stop_asking(self, now: int) -> None:
         """The end of the time: messages of the open loop that could not be sent count with the time they are late."""
@@ -363,9 +372,9 @@ class Load:
             self.unanswered += len(client.backlog)
             client.backlog.clear()
 
-    def over(self, now: int) -> bool:
+    def over(self, now: int, patience: float) -> bool:
         """Whether no reply is waited for any more; what an open loop has waited for in vain counts as it is late."""
-        if now - self.moved < QUIET and any(client.flight for client in self.open_ones.values()):
+        if now - self.moved < patience * BILLION and any(client.flight for client in self.open_ones.values()):
             return False
         for client in self.clients:
             if self.rate:
@@ -426,7 +435,8 @@ def main() -> None:
         tell(load.opened())
         gc.disable()  # nothing here makes cycles, and a collection would be a latency
         while line := sys.stdin.readline():
-            tell(load.run(json.loads(line)["run"]))
+            told = json.loads(line)
+            tell(load.run(told["run"], told.get("patience", QUIET / BILLION)))
         load.close()
     except BadScript as error:
         tell({"error": str(error)})

@@ -108,10 +108,18 @@ class Loads:
 
     def run(self, seconds: float, progress: Callable[[int], None] = lambda messages: None) -> Outcome:
         """The load for so many seconds; `progress` is called with the number of replies so far. Raises LoadFailed."""
+        return self._run({"run": seconds}, progress)
+
+    def first(self, patience: float) -> Outcome:
+        """What each client may send at once, and its replies, for which nobody waits longer than `patience` seconds.
+        Raises LoadFailed."""
+        return self._run({"run": 0.0, "patience": patience}, lambda messages: None)
+
+    def _run(self, order: dict[str, float], progress: Callable[[int], None]) -> Outcome:
         for each in self._processes:
-            each.write({"run": seconds})
+            each.write(order)
         outcome = Outcome()
-        for told in self._answers(seconds + PATIENCE, progress):
+        for told in self._answers(order["run"] + PATIENCE, progress):
             outcome.add(told)
         return outcome
 

@@ -28,6 +28,7 @@ MANY = 64  # connections at least, for their memory to be told from the server's
 TRIAL = 0.1  # seconds of the load that comes before that
 MOST_FROM_ONE = 20_000  # connections from one address: the kernel has some 28,000 ports for it
 SOURCES = 250
+MISSING = {"timeout": "there is no first reply", "no greeting": "the server does not begin, as greeting() expects"}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,16 +137,14 @@ class Measuring:
         job = msgspec.structs.replace(self._job(server, 1, talk), connect=False, rate=0.0)  # one message, at once
         try:
             with loads(job) as load:
-                outcome = load.run(0.0)
+                outcome = load.first(plan.timeout + 1.0)  # the server may have something to begin with it
         except LoadFailed as error:
             raise NothingLearnt(f"--script {plan.script} cannot be used.", error.why) from None
         for kind, (_, example) in (outcome.errors or load.errors).items():
-            raise NothingLearnt(f"--script {plan.script}: the first reply is no good ({kind}).", f"{example}.")
+            what = MISSING.get(kind, f"the first reply is no good ({kind})")
+            raise NothingLearnt(f"--script {plan.script}: {what}.", f"{example}.")
         if not outcome.messages:
-            raise NothingLearnt(
-                f"--script {plan.script}: there is no first reply.",
-                f"{server.contender.name} sends nothing, or reply() does not find that it is whole.",
-            )
+            raise NothingLearnt(f"--script {plan.script}: there is no first reply.")
         return talk
 
     def _job(self, server: Running, clients: int, talk: Spec) -> Job:

@@ -40,6 +40,9 @@ class Talk(Protocol):
     def take(self, data: bytes, asked: int) -> int:
         """How many of the replies that are waited for, `asked`, have become whole by these bytes. Raises WrongReply."""
 
+    def part(self) -> bytes:
+        """What has come of a reply, or of the greeting, that is not whole yet."""
+
 
 def numbered(number: int, size: int) -> bytes:
     """A client's own message of `size` bytes: a line of text that begins with the client's number."""
@@ -85,6 +88,9 @@ class Same:
         if end > asked * size:
             raise WrongReply(f"{end - asked * size} bytes came that nobody asked for")
         return whole
+
+    def part(self) -> bytes:
+        return self.expected[: self.offset]
 
 
 class Scripted:
@@ -141,6 +147,9 @@ class Scripted:
             raise WrongReply(f"{shown(self._received)} came that nobody asked for")
         return count
 
+    def part(self) -> bytes:
+        return self._received
+
     def _size(self, name: str, function: Callable[..., Any], *arguments: Any) -> int:
         """What the function says of the bytes: how many it takes, 0 for none yet."""
         try:
@@ -190,9 +199,9 @@ def scripted(path: str) -> Callable[[int], Talk]:
     try:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise BadScript(f"its import raised {type(error).__name__}: {error}") from None
+        raise BadScript(f"Its import raised {type(error).__name__}: {error}") from None
     for name in ("request", "reply"):
         if not callable(getattr(module, name, None)):
-            raise BadScript(f"it has no function {name}()")
+            raise BadScript(f"It has no function {name}()")
     request, reply, greeting = module.request, module.reply, getattr(module, "greeting", None)
     return lambda number: Scripted(request, reply, greeting)

@@ -28,6 +28,13 @@ Address = tuple[str, int] | str
 """(host, port), or the path of a unix socket, or @ and its abstract name."""
 
 
+def is_connected(sock: socket.socket | None) -> bool:
+    try:
+        return sock is not None and bool(sock.getpeername())
+    except OSError:
+        return False
+
+
 def failure(error: OSError) -> str:
     """What an error of a connection is counted as: `refused`, `reset`, ..., or the name of its number."""
     return NAMES.get(error.errno or 0) or errno.errorcode.get(error.errno or 0, "error")

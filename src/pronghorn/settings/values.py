@@ -24,7 +24,7 @@ UNITS: dict[str, dict[str, float]] = {
     "time": {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600},
     "size": {"": 1, "b": 1, **SIZES},
 }
-QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
 COMMA = re.compile(r",(?![^()]*\))")  # that stands in no brackets
 TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 

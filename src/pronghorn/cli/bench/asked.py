@@ -31,6 +31,7 @@ USUAL = {
     "asyncio": "asyncio uvloop epoll thread",
 }
 ADDRESS = re.compile(r"(?:tcp://)?(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]*):\d+|\d+|unix:.+")
+RATE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(k?)", re.IGNORECASE)
 LOOPS = "epoll asyncio uvloop thread gevent"
 MOST_CLIENTS = 1_000_000
 START = "Start the server first, or name a handler."
@@ -77,7 +78,7 @@ def question(target: str | None, rest: list[str], words: dict[str, Any], given: 
         warm_up=_seconds("--warm-up", words["warm_up"], least=0.0),
         rounds=_at_least_one("--rounds", words["rounds"]),
         connect=words["connect"],
-        rate=_rate(words["rate"]),
+        rate=_rate(words["rate"]) if "rate" in given else 0.0,
         timeout=_seconds("--timeout", words["timeout"]),
         loads=_loads(words["loads"]),
         script=_script(words["script"], words["message"]),
@@ -228,10 +229,16 @@ def _whole(flag: str, text: str, unit: str, least: int) -> int:
     return found
 
 
-def _rate(value: float) -> float:
-    if value and not 0.1 <= value <= 1e7:
-        raise BadSetting(f"--rate cannot be {value:g}.", "It is from 0.1 to 10,000,000 messages a second.")
-    return value
+def _rate(text: str) -> float:
+    match = RATE.fullmatch(text.strip())
+    found = float(match[1]) * (1000 if match[2] else 1) if match else 0.0
+    if not 0.1 <= found <= 1e7:
+        raise BadSetting(
+            f"--rate cannot be {text!r}.",
+            "It is from 0.1 to 10,000,000 messages a second, such as 200 or 5k.",
+            "Or no --rate, for the closed loop.",
+        )
+    return found
 
 
 def _loads(text: str) -> int:
@@ -263,9 +270,8 @@ def _refuse_what_does_nothing(target: str | None, words: dict[str, Any], given: 
     for other in ("message", "script"):
         if {"size", other} <= given:
             raise BadSetting(f"--{other} and --size exclude each other.", f"--{other} says what to send, to the byte.")
-    for word, unit in (("rate", "0.1 messages a second"), ("message", "a byte")):
-        if word in given and not words[word]:
-            raise BadSetting(f"--{word} cannot be {words[word]!r}.", f"It is {unit} at least.", f"Or no --{word}.")
+    if "message" in given and not words["message"]:
+        raise BadSetting("--message cannot be ''.", "It is a byte at least.", "Or no --message.")
     for word in sorted({"models", "workers"} & given):
         if is_address(target):
             raise BadSetting(f"{target} runs already.", f"--{word} has no effect on it.", f"Leave out --{word}.")

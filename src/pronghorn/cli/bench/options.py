@@ -41,11 +41,11 @@ OPTIONS = (
     Row("--connect", False, "", LOAD, "A connection for each message: connections a second."),
     Row(
         "--rate",
-        0.0,
+        "",
         "N",
         LOAD,
-        "Open loop: N messages a second in all, due at fixed times; a latency counts from when its message was due. "
-        "Without it each client sends when its reply is there.",
+        "Open loop: N messages a second in all (5000, 5k), due at fixed times; a latency counts from when its message "
+        "was due. Without it each client sends when its reply is there.",
     ),
     Row("--timeout", "10s", "DURATION", LOAD, "For a reply, and for a connection; longer is an error."),
     Row("--loads", "auto", "N", LOAD, "Load processes; auto: more than one where one is the limit."),

@@ -37,7 +37,7 @@ def parse(address: str) -> tuple[str, int] | str:
         raise BadSetting(
             f"{address!r} is no address of a server.",
             "It takes [HOST:]PORT, [IPV6]:PORT or unix:PATH; a port is a number from 1 to 65535.",
-            "For example: pronghorn connect 8000",
+            "For example: 127.0.0.1:8000",
         )
     return host or "localhost", int(port)
 

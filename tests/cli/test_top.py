@@ -228,6 +228,30 @@ def test_trouble_has_a_line() -> None:
     assert not [each for each in summary.summary(quiet, 80) if each.plain.startswith("Trouble")]
 
 
+def test_a_bus_that_is_used_has_a_line() -> None:
+    def line(first: Row, then: Row) -> str:
+        history = History()
+        history.add(Answer(status(10.0, bus=first), []))
+        shown = history.add(Answer(status(12.0, bus=then), []))
+        assert shown.plain()["server"]["bus"] == shown.server["bus"]
+        return "".join(each.plain for each in summary.summary(shown, 150) if each.plain.startswith("Bus"))
+
+    def counts(times: int) -> Row:
+        return {"publications": 10 * times, "deliveries": 30 * times, "slow_worker": times - 1, "slow_broker": times}
+
+    told = {"names": 3, "members": 1234}
+    assert line({"carrier": "off"}, {"carrier": "off"}) == line({"carrier": "local"}, {"carrier": "local"}) == ""
+    local = line({"carrier": "local"}, {"carrier": "local", "counts": counts(1), **told})
+    assert "Bus         5.0/s published  15.0/s delivered  1 dropped (0.5/s)  3 names of 1,234 connections" in local
+    away = {"carrier": "redis://:***@192.0.2.1", "broker": {"up": False, "why": "Redis does not answer."}}
+    assert line(away, away).startswith("Bus         broker away  0/s published")
+    assert line(away, away).endswith("redis://:***@192.0.2.1: Redis does not answer.")
+    there = {**away, "broker": {"up": True, "why": ""}, "counts": counts(1), **told}
+    after = line(there, {**there, "counts": counts(3)})
+    assert "10.0/s published  30.0/s delivered" in after and "5 dropped (2.0/s)" in after
+    assert after.startswith("Bus         broker there  ") and after.endswith("  redis://:***@192.0.2.1")
+
+
 def test_a_chart_is_as_high_as_its_greatest_value() -> None:
     assert model.chart([0, 50, 100], 10) == "▁▅█"
     assert model.chart([0.0, 0.0], 10) == "▁▁" and model.chart([5.0], 0) == ""

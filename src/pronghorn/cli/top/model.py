@@ -19,6 +19,7 @@ WINDOW = 2.5  # seconds that a rate is of, at least: workers tell messages and b
 REMEMBERED = 60.0  # seconds of which latencies are: only one message in many is timed
 PAST = 60  # rates that are kept for the little charts
 COUNTED = ("accepted", "refused", "messages", "bytes_in", "bytes_out", "handler_errors")
+OF_THE_BUS = ("publications", "deliveries", "dropped")
 OVERFLOWS = "kernel_listen_overflows"
 OF_A_CONNECTION = ("messages", "bytes_in", "bytes_out")
 PER_SECOND = "_per_second"
@@ -101,6 +102,7 @@ class History:
         server = {
             **with_rates(answer.status, base and base.status, "uptime", (*COUNTED, OVERFLOWS)),
             **quantiles(*times.values()),
+            "bus": bus(answer.status, base and base.status),
         }
         whole = base is not None and _clock(answer.status) - _clock(base.status) >= WINDOW
         for key in ("accepted", "messages"):
@@ -147,6 +149,25 @@ def with_rates(row: Row, before: Row | None, clock: str, counted: Iterable[str])
     """The row, and for each of its counters that many a second since the row `before`, by the row's own `clock`."""
     seconds = _number(row.get(clock)) - _number(before.get(clock)) if before else 0.0
     return {**row, **{key + PER_SECOND: _rate(row, before, key, seconds) for key in counted}}
+
+
+def bus(status: Row, before: Row | None) -> Row | None:
+    """The bus with what it counts, and the rates of that; None where nobody uses it."""
+    found = _bus(status)
+    if found is None or (found["carrier"] == "local" and "names" not in found):
+        return None
+    return with_rates(found, before and _bus(before), "uptime", OF_THE_BUS)
+
+
+def _bus(status: Row) -> Row | None:
+    told = status.get("bus") or {}
+    if told.get("carrier", "off") == "off":
+        return None
+    counts = told.get("counts") or {}
+    dropped = counts.get("slow_worker", 0) + counts.get("slow_broker", 0)
+    about = {key: told[key] for key in ("carrier", "broker", "names", "members") if key in told}
+    counted = {key: counts.get(key, 0) for key in OF_THE_BUS[:-1]}
+    return {**about, **counted, "dropped": dropped, "uptime": status.get("uptime")}
 
 
 def listeners(status: Row, before: Row | None) -> list[Row]:

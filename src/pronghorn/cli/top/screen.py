@@ -112,7 +112,7 @@ class Top(App[int]):
 
     CSS = """
     Screen { layout: vertical; }
-    #summary, #notice, #title { height: auto; max-height: 4; }
+    #summary, #notice, #title { height: auto; max-height: 5; }
     #notice { display: none; text-style: bold; }
     #title { height: 1; text-style: dim; }
     Table { overflow-x: hidden; scrollbar-size-vertical: 1; background: transparent; }

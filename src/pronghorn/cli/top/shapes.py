@@ -54,7 +54,28 @@ class Reload(TypedDict, total=False):
     why: str
 
 
+class BusCounts(TypedDict, total=False):
+    publications: Count
+    deliveries: Count
+    slow_worker: Count
+    slow_broker: Count
+
+
+class Broker(TypedDict, total=False):
+    up: bool
+    why: str
+
+
+class Bus(TypedDict, total=False):
+    carrier: str
+    names: Count
+    members: Count
+    counts: BusCounts
+    broker: Broker | None
+
+
 class Status(Counts, total=False):
+    bus: Bus
     state: str
     name: str
     pid: Count

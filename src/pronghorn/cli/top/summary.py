@@ -19,7 +19,7 @@ WORDS = {"idle": "idle time", "rtt_us": "round-trip time", "bytes_in": "bytes in
 
 
 def summary(frame: Frame, width: int) -> list[Text]:
-    """The server, in three lines and what is wrong with it."""
+    """The server, in three lines, the bus in one where it is used, and what is wrong."""
     server = frame.server
     state = str(server.get("state", "?"))
     first = Text().append(word(server.get("name", "?")), "bold")
@@ -29,7 +29,7 @@ def summary(frame: Frame, width: int) -> list[Text]:
     if change := server.get("under_way"):
         first.append(f"  {word(change)} under way", BAD)
     first.append(f"  {word(server.get('handler', ''))} under {word(server.get('model', '?'))}", DIM)
-    lines = [first, _connections(server), _messages(server), *_trouble(server)]
+    lines = [first, _connections(server), _messages(server), *_bus(server.get("bus")), *_trouble(server)]
     room = width - max(len(lines[1]), len(lines[2])) - 2
     for line, key in ((lines[1], "accepted"), (lines[2], "messages")):
         bars = chart(frame.past.get(key, []), min(CHART, room))
@@ -60,6 +60,26 @@ def _messages(server: Row) -> Text:
     if server.get("p99_seconds") is not None:
         line.append(f"  p50 {seconds(_number(server, 'p50_seconds'))}  p99 {seconds(_number(server, 'p99_seconds'))}")
     return line
+
+
+def _bus(bus: Row | None) -> list[Text]:
+    """Whether the broker is there, what goes over the bus, and what is joined."""
+    if bus is None:
+        return []
+    line, broker = Text("Bus         "), bus.get("broker") or {}
+    away = bus["carrier"] != "local" and not broker.get("up")
+    if bus["carrier"] != "local":
+        line.append("broker ").append("away" if away else "there", BAD if away else "").append("  ")
+    line.append(f"{_rate(bus, 'publications')} published", "bold").append(f"  {_rate(bus, 'deliveries')} delivered")
+    if lost := _count(bus, "dropped"):
+        each = bus.get("dropped" + PER_SECOND)
+        line.append(f"  {number(lost)} dropped" + (f" ({rate(each)}/s)" if each else ""), BAD)
+    names, members = _count(bus, "names"), _count(bus, "members")
+    line.append(f"  {number(names)} name{'s' * (names != 1)} of {number(members)} connection{'s' * (members != 1)}")
+    line.append(f"  {word(bus['carrier'])}", DIM)
+    if away and broker.get("why"):
+        line.append(f": {word(broker['why'])}", BAD)
+    return [line]
 
 
 def _trouble(server: Row) -> list[Text]:

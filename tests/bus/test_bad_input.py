@@ -28,6 +28,8 @@ CALLS = {
     b"empty": lambda conn: conn.join(""),
     b"int": lambda conn: conn.join(5),
     b"exclusive": lambda conn: conn.join("a", exclusive="yes"),
+    b"exclusive none": lambda conn: conn.join("a", exclusive=None),
+    b"exclusive bytes": lambda conn: conn.join("a", exclusive=b"refuse"),
     b"on_bus": lambda conn: conn.join("a", on_bus="no function"),
     b"leave": lambda conn: conn.leave(None),
     b"long": lambda conn: bus.publish("a", b"x" * 101),
@@ -60,6 +62,8 @@ IN_A_HANDLER = [
     ("empty", "BadBusMessage: .*This one has 0. Take a name that is not empty."),
     ("int", "TypeError: a name on the bus is a str or bytes, not int"),
     ("exclusive", "ValueError: exclusive is False, True or 'refuse'; got 'yes'"),
+    ("exclusive none", "ValueError: exclusive is False, True or 'refuse'; got None"),
+    ("exclusive bytes", "ValueError: exclusive is False, True or 'refuse'; got b'refuse'"),
     ("on_bus", "TypeError: on_bus is a function of two arguments"),
     ("leave", "TypeError: a name on the bus is a str or bytes, not NoneType"),
     ("long", "BadBusMessage: A payload on the bus has 101 bytes. --bus-max-message allows 100. Send less at once"),
@@ -76,6 +80,10 @@ OUTSIDE: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: bus.ask("a", b"x"), bus.BusUnavailable, "This process is no worker of a server"),
     (lambda: bus.join("a"), RuntimeError, "serves no connection"),
     (lambda: bus.connect("unix:"), bus.BadBusMessage, "."),
+    (lambda: bus.connect("unix:/x").groups(5), TypeError, "a name on the bus is a str or bytes, not int"),  # type: ignore[arg-type]
+    (lambda: bus.connect("unix:/x").groups(limit="5"), TypeError, "a limit is a whole number, not str"),  # type: ignore[arg-type]
+    (lambda: bus.connect("unix:/x").members("a", limit=0), ValueError, "a limit is 1 or more; got 0"),
+    (lambda: bus.connect("unix:/x").publish("a", b"", to=None), ValueError, "to is 'all' or 'one'; got None"),  # type: ignore[arg-type]
     (lambda: bus.connect("unix:/nowhere/x.bus").publish("a", b"x"), bus.BusUnavailable, "No such file"),
 ]
 ON_THE_COMMAND_LINE = [

@@ -6,12 +6,13 @@ import threading
 from typing import Any
 
 from pronghorn.bus.errors import BusError
+from pronghorn.bus.joined import Exclusive
 from pronghorn.bus.local import here
-from pronghorn.bus.requests import PATIENCE, Name, Payload
+from pronghorn.bus.requests import PATIENCE, Name, Payload, To
 from pronghorn.system.drain import connection_here
 
 
-def publish(name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
+def publish(name: Name, payload: Payload, *, to: To = "all", timeout: float = PATIENCE) -> int:
     """Send a message to all connections that have joined `name`, or with `to="one"` to the one that has joined last,
     whichever worker has them. Returns how many have taken it: it is written to these, behind what they were sent
     before. 0: there is none. In a loop it holds up the loop until the hub has answered, a fraction of a millisecond as
@@ -42,7 +43,7 @@ def ask(name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes:
     return here().ask(name, payload, timeout)
 
 
-async def apublish(name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
+async def apublish(name: Name, payload: Payload, *, to: To = "all", timeout: float = PATIENCE) -> int:
     """`publish` for coroutines: others run while it waits."""
     return await here().apublish(name, payload, to, timeout)
 
@@ -52,7 +53,7 @@ async def aask(name: Name, payload: Payload, timeout: float = PATIENCE) -> bytes
     return await here().aask(name, payload, timeout)
 
 
-def join(name: Name, *, exclusive: bool | str = False) -> None:
+def join(name: Name, *, exclusive: Exclusive = False) -> None:
     """Have the connection that the calling code serves join `name`: `conn.join(name)`, for code that sees no connection
     object. RuntimeError outside of a conversation."""
     conn = _conn("join")

@@ -18,7 +18,19 @@ from pronghorn.bus import requests
 from pronghorn.bus.carriers import is_broker
 from pronghorn.bus.errors import BadBusMessage, BusError, BusUnavailable
 from pronghorn.bus.link import Link
-from pronghorn.bus.requests import PATIENCE, Name, Payload, answer_of, name_of, one_of, payload_of, seconds_of
+from pronghorn.bus.requests import (
+    PATIENCE,
+    Name,
+    Payload,
+    To,
+    answer_of,
+    limit_of,
+    listing_of,
+    name_of,
+    one_of,
+    payload_of,
+    seconds_of,
+)
 from pronghorn.bus.wire import GROUPS, LONGEST_PAYLOAD, MEMBERS
 from pronghorn.settings import broker_url
 
@@ -121,7 +133,7 @@ class AnyClient:
 class Client(AnyClient):
     """A client for threads: see `connect`."""
 
-    def publish(self, name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
+    def publish(self, name: Name, payload: Payload, *, to: To = "all", timeout: float = PATIENCE) -> int:
         """See pronghorn.bus.publish."""
         if self.path:
             return requests.publish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)
@@ -141,8 +153,8 @@ class Client(AnyClient):
         BusError for a client of a broker, which has no list of them."""
         if not self.path:
             raise _no_list()
-        raw = prefix.encode() if isinstance(prefix, str) else bytes(prefix)
-        (found,) = self._linked().request(PATIENCE, GROUPS, raw, limit)
+        fields = listing_of(prefix, limit)
+        (found,) = self._linked().request(PATIENCE, GROUPS, *fields)
         return [(bytes(name).decode("utf-8", "backslashreplace"), int(count)) for name, count in found]
 
     def members(self, name: Name, limit: int = 1000) -> list[tuple[int, int, float]]:
@@ -151,7 +163,8 @@ class Client(AnyClient):
         client of a broker."""
         if not self.path:
             raise _no_list()
-        (found,) = self._linked().request(PATIENCE, MEMBERS, name_of(name), limit)
+        fields = name_of(name), limit_of(limit)
+        (found,) = self._linked().request(PATIENCE, MEMBERS, *fields)
         return [(int(pid), int(number), float(seconds)) for pid, number, seconds in found]
 
     def close(self) -> None:
@@ -168,7 +181,7 @@ class Client(AnyClient):
 class AsyncClient(AnyClient):
     """A client for coroutines: see `aconnect`."""
 
-    async def publish(self, name: Name, payload: Payload, *, to: str = "all", timeout: float = PATIENCE) -> int:
+    async def publish(self, name: Name, payload: Payload, *, to: To = "all", timeout: float = PATIENCE) -> int:
         """See pronghorn.bus.publish."""
         if self.path:
             return await requests.apublish(self._linked, LONGEST_PAYLOAD, name, payload, to, timeout)

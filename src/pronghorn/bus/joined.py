@@ -5,10 +5,13 @@ Law: imports next to nothing, since all workers import it; it is all of the bus 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pronghorn import identity
 from pronghorn.identity import BusPlace
+
+Exclusive = bool | Literal["refuse"]
+"""Whether a connection has a name alone: it takes it over, or joins only if it is free."""
 
 JOINED: dict[int, Any] = {}
 """What each has joined (members.Membership), by its number. Empty as long as none has."""

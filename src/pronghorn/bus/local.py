@@ -16,10 +16,10 @@ from typing import Any
 from pronghorn import identity
 from pronghorn.bus import requests
 from pronghorn.bus.errors import BusError, BusUnavailable, NameTaken
-from pronghorn.bus.joined import JOINED, place_of_bus
+from pronghorn.bus.joined import JOINED, Exclusive, place_of_bus
 from pronghorn.bus.link import Link
 from pronghorn.bus.members import Groups, Message, Taker, deliver
-from pronghorn.bus.requests import Name, Payload, name_of, payload_of, shown
+from pronghorn.bus.requests import Name, Payload, To, name_of, payload_of, shown
 from pronghorn.bus.wire import (
     ANSWER,
     ANSWERED,
@@ -58,7 +58,7 @@ class LocalBus:
 
     # Joining.
 
-    def join(self, number: int, name: Name, exclusive: bool | str, taker: Callable[[], Taker]) -> None:
+    def join(self, number: int, name: Name, exclusive: Exclusive, taker: Callable[[], Taker]) -> None:
         """See Connection.join."""
         raw, mode = name_of(name), mode_of(exclusive)
         if mode == REFUSE:
@@ -110,13 +110,13 @@ class LocalBus:
     def _linked(self) -> Link:
         return self._link
 
-    def publish(self, name: Name, payload: Payload, to: str, seconds: float) -> int:
+    def publish(self, name: Name, payload: Payload, to: To, seconds: float) -> int:
         return requests.publish(self._linked, self.longest, name, payload, to, seconds)
 
     def ask(self, name: Name, payload: Payload, seconds: float) -> bytes:
         return requests.ask(self._linked, self.longest, name, payload, seconds)
 
-    async def apublish(self, name: Name, payload: Payload, to: str, seconds: float) -> int:
+    async def apublish(self, name: Name, payload: Payload, to: To, seconds: float) -> int:
         return await requests.apublish(self._linked, self.longest, name, payload, to, seconds)
 
     async def aask(self, name: Name, payload: Payload, seconds: float) -> bytes:
@@ -189,13 +189,13 @@ class LocalBus:
         self._link.let_go()
 
 
-def mode_of(exclusive: bool | str) -> int:
+def mode_of(exclusive: Exclusive) -> int:
     """What `exclusive` says. Raises ValueError."""
-    if isinstance(exclusive, str):
-        if exclusive != "refuse":
-            raise ValueError(f"exclusive is False, True or 'refuse'; got {exclusive!r}")
+    if isinstance(exclusive, str) and exclusive == "refuse":
         return REFUSE
-    return REPLACE if exclusive else SHARED
+    if exclusive in (False, True):
+        return REPLACE if exclusive else SHARED
+    raise ValueError(f"exclusive is False, True or 'refuse'; got {exclusive!r}")
 
 
 _guard = threading.Lock()

@@ -7,6 +7,7 @@ the link leads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from pronghorn.bus.errors import (
     BadBusMessage,
@@ -35,6 +36,7 @@ from pronghorn.bus.wire import (
     UNREACHED,
 )
 
+MOST_LISTED = 1000  # by one call
 PATIENCE = 5.0
 """Seconds that `publish` and `ask` wait, unless they are told otherwise."""
 
@@ -42,6 +44,8 @@ Linked = Callable[[], Link]
 """Gives the link, once what is asked has been checked: a client connects then."""
 Name = str | bytes
 Payload = bytes | bytearray | memoryview
+To = Literal["all", "one"]
+"""Whom a message reaches: all who have joined, or the one that has joined last."""
 
 
 def name_of(name: Name) -> bytes:
@@ -88,11 +92,25 @@ def shown(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def one_of(to: str) -> bool:
+def one_of(to: To) -> bool:
     """What `to` says. Raises ValueError."""
     if to not in ("all", "one"):
         raise ValueError(f"to is 'all' or 'one'; got {to!r}")
     return to == "one"
+
+
+def listing_of(prefix: Name, limit: int) -> tuple[bytes, int]:
+    """What names begin with, and how many are told. Raises BadBusMessage, ValueError, TypeError."""
+    return name_of(prefix) if prefix or not isinstance(prefix, str | bytes) else b"", limit_of(limit)
+
+
+def limit_of(limit: int) -> int:
+    """How many are told. Raises ValueError, TypeError."""
+    if not isinstance(limit, int):
+        raise TypeError(f"a limit is a whole number, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"a limit is 1 or more; got {limit!r}")
+    return min(limit, MOST_LISTED)
 
 
 def count_of(result: Sequence[int]) -> int:
@@ -128,13 +146,13 @@ def answer_of(name: bytes, status: int, payload: bytes, seconds: float) -> bytes
     raise errors.get(status) or BusLost("Its connection has ended before it answered.")
 
 
-def publish(linked: Linked, longest: int, name: Name, payload: Payload, to: str, seconds: float) -> int:
+def publish(linked: Linked, longest: int, name: Name, payload: Payload, to: To, seconds: float) -> int:
     """See pronghorn.bus.publish; a payload has `longest` bytes at most."""
     fields, within = (name_of(name), payload_of(payload, longest), one_of(to)), seconds_of(seconds)
     return count_of(linked().request(within, PUBLISH, *fields))
 
 
-async def apublish(linked: Linked, longest: int, name: Name, payload: Payload, to: str, seconds: float) -> int:
+async def apublish(linked: Linked, longest: int, name: Name, payload: Payload, to: To, seconds: float) -> int:
     """See pronghorn.bus.apublish."""
     fields, within = (name_of(name), payload_of(payload, longest), one_of(to)), seconds_of(seconds)
     return count_of(await result_of(linked(), within, PUBLISH, *fields))

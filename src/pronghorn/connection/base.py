@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from pronghorn.bus.joined import place_of_bus
+from pronghorn.bus.joined import Exclusive, place_of_bus
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.socket_facts import Seen
 from pronghorn.connection.tls_facts import TlsFacts
@@ -136,7 +136,7 @@ class AnyConnection:
         """What the handler's lifespan yielded in this worker."""
         return lifespan_at(self.listener)
 
-    def join(self, name: str | bytes, *, exclusive: bool | str = False, on_bus: OnBus | None = None) -> None:
+    def join(self, name: str | bytes, *, exclusive: Exclusive = False, on_bus: OnBus | None = None) -> None:
         """Join a name of the bus, 1 to 255 bytes: what is published to it is written to this connection from now on,
         until it leaves the name or ends. Or, with `on_bus`, `on_bus(conn, message)` is called with each
         `pronghorn.bus.Message`; what it returns is the answer, where somebody asks.

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from pronghorn import identity
 from pronghorn.bus import local
 from pronghorn.bus.errors import BusError
-from pronghorn.bus.joined import JOINED
+from pronghorn.bus.joined import JOINED, Exclusive
 from pronghorn.bus.members import Message
 from pronghorn.connection.base import AnyConnection, OnBus
 from pronghorn.connection.blocking import Connection, ConnectionBase, cut
@@ -37,7 +37,7 @@ AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
 def join(
     conn: AnyConnection,
     name: str | bytes,
-    exclusive: bool | str = False,
+    exclusive: Exclusive = False,
     on_bus: OnBus | None = None,
     seen: object = None,
     frame: Callable[[Any], bytes] | None = None,

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, cast
 from typing import Protocol as Interface
 
-from pronghorn.bus.joined import JOINED, place_of_bus
+from pronghorn.bus.joined import JOINED, Exclusive, place_of_bus
 from pronghorn.connection.base import OnBus
 from pronghorn.connection.proxy_protocol import ProxyHeader
 from pronghorn.connection.tls_facts import TlsFacts
@@ -151,7 +151,7 @@ class MessageConnection(Generic[M]):
             raise ValueError(f"every() needs more than 0 seconds; got {seconds!r}")
         return self._own_timers().start(seconds, seconds, function, args)
 
-    def join(self, name: str | bytes, *, exclusive: bool | str = False, on_bus: OnBus | None = None) -> None:
+    def join(self, name: str | bytes, *, exclusive: Exclusive = False, on_bus: OnBus | None = None) -> None:
         """Join a name of the bus, 1 to 255 bytes: what is published to it is sent to this connection from now on,
         framed as a reply is, until it leaves the name or ends. If the handler's class has a method `on_bus(message)`,
         that is called in the place of it, on the connection's own flow of control, with each `pronghorn.bus.Message`;

@@ -6,6 +6,7 @@ transport and close it; they never call the protocol.
 
 from __future__ import annotations
 
+import functools
 import math
 import select
 import socket
@@ -37,7 +38,8 @@ class BlockingTransport(Transport):
         "number peer protocol proxy sock waits_beside wrote_eof".split()
     )
 
-    def __init__(self, conn: Connection, protocol: Any) -> None:
+    def __init__(self, conn: Connection, protocol: Any, flow: int | None = None, lock: Any = None) -> None:
+        """`flow` is the conversation's own, if that is not the calling one; `lock` is held while something is sent."""
         self.conn = self.sock = conn
         self.number, self.peer, self.proxy, self.listener = conn.number, conn.peer, conn.proxy, conn.listener
         self.protocol = protocol
@@ -47,8 +49,8 @@ class BlockingTransport(Transport):
         self._name = conn.own_name  # our address, once the socket is gone
         self._closing = False
         self._told = False
-        self._flow = threading.get_ident()
-        self._lock = conn.make_lock()
+        self._flow = threading.get_ident() if flow is None else flow
+        self._lock = conn.make_lock() if lock is None else lock
         self._poller: select.poll | None = None
         self._stirs: Wake | Drain | None = None  # what the poller waits for beside input
         self._readable: threading.Event | None = None  # made by the first pause_reading()
@@ -91,8 +93,17 @@ class BlockingTransport(Transport):
                     self.conn.sendall(data)
                     self.conn.bytes_out += len(data)
         except OSError as error:
-            self.error = error
-            self._closing = True
+            self.break_off(error)
+        if self.conn.draining:
+            self.look_at_drain()
+
+    def break_off(self, error: OSError) -> None:
+        """Nothing more can be sent: the conversation ends."""
+        self.error = error
+        self._closing = True
+
+    def look_at_drain(self) -> None:
+        """Tell the protocol, on its own flow, that draining has begun, unless there is input that came before."""
         if self.conn.draining and self._flow == threading.get_ident() and not unread(self.conn):
             self.tell_draining()
 
@@ -109,8 +120,7 @@ class BlockingTransport(Transport):
             with self._lock:  # what other flows write meanwhile goes over TLS
                 self.conn.start_tls(context, after=after, timeout=timeout)
         except OSError as error:
-            self.error = error
-            self._closing = True
+            self.break_off(error)
         self.conn.bytes_out += len(after)
         return Done(self.error)
 
@@ -349,11 +359,14 @@ class Done:
         yield from ()
 
 
-def _never() -> bool:
+def nothing_begun() -> bool:
+    """Of a protocol that never holds half a message."""
     return False
 
 
-def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never, *, hears_drain: bool = False) -> None:
+def drive(
+    protocol: Any, conn: Connection, partial: Callable[[], bool] = nothing_begun, *, hears_drain: bool = False
+) -> None:
     """Hold one whole conversation of `protocol` over `conn`, blocking until it is over. `partial` tells whether the
     protocol holds half a message; one that `hears_drain` is told as soon as draining begins, since it may want to stay.
 
@@ -363,9 +376,15 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
     transport = BlockingTransport(conn, protocol)
     conn.drive(protocol, partial, hears_drain)
     transport.waits_beside = hears_drain
+    converse(transport, functools.partial(protocol.connection_made, transport))
+
+
+def converse(transport: BlockingTransport, begin: Callable[[], object]) -> None:
+    """The same from what is to be called first."""
+    conn = transport.conn
     error: BaseException | None = None
     try:
-        protocol.connection_made(transport)
+        begin()
         while not transport._closing:
             if transport._readable is not None:
                 transport.wait_readable()
@@ -391,9 +410,17 @@ def drive(protocol: Any, conn: Connection, partial: Callable[[], bool] = _never,
             raise error
     except BaseException as raised:
         error = raised
-        if isinstance(raised, HandshakeFailed) or not (isinstance(raised, OSError) and is_peers_fault(raised)):
+        if passes_through(conn, raised):
             raise
     finally:
         if error is not None and is_peers_fault(error):
             conn.gone = error
         transport.tell_lost(error)
+
+
+def passes_through(conn: Connection, error: BaseException) -> bool:
+    """Whether what a conversation has raised concerns the caller; else it is how the peer broke off, which is noted."""
+    is_peers = is_peers_fault(error)
+    if is_peers:
+        conn.gone = error
+    return isinstance(error, HandshakeFailed) or not (is_peers and isinstance(error, OSError))

@@ -14,6 +14,7 @@ import msgspec
 
 from pronghorn import framing as framings
 from pronghorn import lifespans
+from pronghorn.connection.blocking import Connection
 from pronghorn.errors import BadHandler, BadSetting
 from pronghorn.framing import Framing
 from pronghorn.handlers import callables, refusals
@@ -21,6 +22,7 @@ from pronghorn.handlers.handler import HOLDS, Handler, HandlerFacts
 from pronghorn.handlers.message_connection import Conversation
 from pronghorn.handlers.message_protocol import MessageProtocol
 from pronghorn.handlers.messages import CONVERSATION, FRAMING, MessageStyle
+from pronghorn.handlers.plain_conversations import PlainConversations
 from pronghorn.handlers.protocols import Protocol
 from pronghorn.lifespans import Lifespan
 from pronghorn.scoreboard.message_rates import MessageRate
@@ -126,7 +128,8 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
         messages.alone = messages.alone and rate is None
         facts, protocol = HandlerFacts(name, "message", moves=True), _protocol(messages, rate)
         plain = messages.alone and not made and rate is None and sampler() is None
-        return Handler(facts, protocol=protocol, framing=rule, made=handler, plain=plain)
+        hold = _held_plainly(messages, handler, protocol) if plain else None
+        return Handler(facts, protocol=protocol, converse=hold, framing=rule, made=handler, plain=plain)
     from pronghorn.handlers.conversations import messages_as_streams
 
     if not made and not callables.is_coroutine_function(handler):
@@ -137,6 +140,14 @@ def _message(handler: Any, rule: Framing[Any], settings: Settings, name: str) ->
     if rate is None:  # else a message that waits for its turn would be left behind
         found.made, found.facts = handler, msgspec.structs.replace(found.facts, moves=True)
     return found
+
+
+def _held_plainly(
+    style: MessageStyle, function: Callable[[Any], Any], make: Callable[[], MessageProtocol]
+) -> Callable[[Connection], None] | None:
+    """What holds conversations without a protocol, where the framing allows that."""
+    conversations = PlainConversations(style, function, make)
+    return conversations.hold if conversations.fits else None
 
 
 def _protocol(style: MessageStyle, rate: MessageRate | None) -> Callable[[], MessageProtocol]:

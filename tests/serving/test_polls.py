@@ -20,8 +20,7 @@ from pronghorn.testing.talk import exchange, until
 if sys.platform != "linux":
     pytest.skip("epoll(7) is Linux's", allow_module_level=True)
 
-from pronghorn.serving.blocking import Polled
-from pronghorn.serving.polls import EpollSet, SharedPlaces
+from pronghorn.serving.polls import EpollSet, Polled, SharedPlaces
 
 
 def told(server: Served) -> bytes:

@@ -324,7 +324,7 @@ class Admission:
         Not where they `come_and_go`: such connections spread by themselves, and a pause costs them more than it gains.
         And not for ever: the emptiest worker may be stuck.
         """
-        if self.come_and_go or self.row.own[OPEN] < 2 or not self.row.crowded():
+        if self.row.own[OPEN] < 2 or self.come_and_go or not self.row.crowded():
             return False
         now = time.monotonic()
         if now > self._paused_until + FAIR_PAUSES * FAIR_PAUSE:  # nobody waited when the last pause was over

@@ -25,7 +25,7 @@ from pronghorn.serving.context import BEAT, DESERTED, TICK, Context, OutOfMemory
 from pronghorn.serving.conversations import SWEEP, Conversations, Tell, nothing
 from pronghorn.serving.gate import EXHAUSTED_PAUSE, FAIR_PAUSE, Gate
 from pronghorn.serving.parking import Parking
-from pronghorn.serving.polls import PROCESSES, EpollSet, Places, Poller
+from pronghorn.serving.polls import PROCESSES, EpollSet, Places, Polled, Poller
 from pronghorn.system.drain import Wake
 
 Ask = Callable[[], bool]
@@ -37,54 +37,6 @@ def _always() -> bool:
 
 def _never() -> bool:
     return False
-
-
-class Polled:
-    """What the accepting flow of control polls while it may accept: the listeners, and accepted connections that have
-    sent nothing yet. A listener that is `full` is left out for a while, so that it holds up no other. Listeners are in
-    the poller `at`, which may be that of other flows."""
-
-    __slots__ = ("_at", "_events", "_parked", "_poller", "full", "listeners", "on")
-
-    def __init__(
-        self, poller: Poller, at: Poller | Places, listeners: Iterable[Listener], parked: dict[int, Connection]
-    ) -> None:
-        self.listeners = {each.fileno(): each for each in listeners}
-        self._poller, self._at, self._parked = poller, at, parked
-        self._events = select.POLLIN | (PROCESSES if isinstance(at, EpollSet) else 0)
-        self.on = False
-        self.full: dict[int, float] = {}
-        """Listeners that are left out, until when."""
-
-    def look(self, ready: bool, now: float) -> None:
-        """Poll them from now on, if the flow is `ready`."""
-        for fd in [each for each, until in self.full.items() if now >= until]:
-            del self.full[fd]
-            if self.on:
-                self._at.register(fd, self._events)
-        if ready is not self.on:
-            self.on = ready
-            for fd in (each for each in self.listeners if each not in self.full):
-                self._at.register(fd, self._events) if ready else self._at.unregister(fd)
-            for fd in self._parked:
-                self._poller.register(fd, select.POLLIN) if ready else self._poller.unregister(fd)
-
-    def leave_out(self, fd: int, now: float) -> None:
-        """This listener is full. It may be left out already, where somebody has tried it all the same."""
-        if self.on and fd not in self.full:
-            self._at.unregister(fd)
-        self.full[fd] = now + EXHAUSTED_PAUSE
-
-    def relieve(self) -> None:
-        """A conversation has ended: there may be room again."""
-        self.full = dict.fromkeys(self.full, 0.0)
-
-    def drop(self, fd: int) -> None:
-        """This listener is gone."""
-        if self.on and fd not in self.full:
-            self._at.unregister(fd)
-        self.full.pop(fd, None)
-        del self.listeners[fd]
 
 
 class Flows(Conversations):
@@ -122,6 +74,7 @@ class Flows(Conversations):
         self._is_called = False  # by a thread that could not accept for itself
         self._gate = Gate(context.to_be_served_alone)
         self._beat_at = 0.0
+        self._straight_until = 0.0  # nothing beside clients is due before
         self._has_let_go = False
 
     def accepted(
@@ -161,11 +114,21 @@ class Flows(Conversations):
             if not waiting or drain:
                 continue
             last = min(waiting, key=lambda fd: (fd <= last, fd))  # each in its turn
-            if (conn := self._come(last)) is not None:
-                fresh = self._by_turns  # the next client may have come during this conversation
+            conn, self._straight_until = self._come(last), min(self._beat_at, now + rest)
+            while conn is not None:
                 yield conn
+                if not (fresh := self._by_turns):  # the next client may have come during this conversation
+                    break
+                conn, fresh = (self._come(last), False) if self._is_straight(last) else (None, True)
         polled.look(False, time.monotonic())
         yield from self._last(listeners, self._parking, room, woken)
+
+    def _is_straight(self, fd: int) -> bool:
+        """Whether there is nothing to be attended to but this listener."""
+        polled, now = self._polled, time.monotonic()
+        if now >= self._straight_until or self.context.drain.lets_go or not self._gate.is_open(now):
+            return False
+        return fd in polled.listeners and len(polled.listeners) == 1 and not (self.parked or polled.full)
 
     def _begin(self, places: Places | None) -> Poller:
         """What the accepting flow waits at; clients that threads accept for themselves are no concern of it. With

@@ -12,10 +12,12 @@ import os
 import queue
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from pronghorn.connection.blocking import Connection
+from pronghorn.listening.listener import Listener
+from pronghorn.serving.gate import EXHAUSTED_PAUSE
 
 PROCESSES = getattr(select, "EPOLLEXCLUSIVE", 0)
 """The flag of a listener's descriptor in the set of a process that is one of many (since Linux 4.5)."""
@@ -151,3 +153,51 @@ class SharedPlaces(Places):
         except BlockingIOError:
             return None
         return self._given.popleft()
+
+
+class Polled:
+    """What the accepting flow of control polls while it may accept: the listeners, and accepted connections that have
+    sent nothing yet. A listener that is `full` is left out for a while, so that it holds up no other. Listeners are in
+    the poller `at`, which may be that of other flows."""
+
+    __slots__ = ("_at", "_events", "_parked", "_poller", "full", "listeners", "on")
+
+    def __init__(
+        self, poller: Poller, at: Poller | Places, listeners: Iterable[Listener], parked: dict[int, Connection]
+    ) -> None:
+        self.listeners = {each.fileno(): each for each in listeners}
+        self._poller, self._at, self._parked = poller, at, parked
+        self._events = select.POLLIN | (PROCESSES if isinstance(at, EpollSet) else 0)
+        self.on = False
+        self.full: dict[int, float] = {}
+        """Listeners that are left out, until when."""
+
+    def look(self, ready: bool, now: float) -> None:
+        """Poll them from now on, if the flow is `ready`."""
+        for fd in [each for each, until in self.full.items() if now >= until]:
+            del self.full[fd]
+            if self.on:
+                self._at.register(fd, self._events)
+        if ready is not self.on:
+            self.on = ready
+            for fd in (each for each in self.listeners if each not in self.full):
+                self._at.register(fd, self._events) if ready else self._at.unregister(fd)
+            for fd in self._parked:
+                self._poller.register(fd, select.POLLIN) if ready else self._poller.unregister(fd)
+
+    def leave_out(self, fd: int, now: float) -> None:
+        """This listener is full. It may be left out already, where somebody has tried it all the same."""
+        if self.on and fd not in self.full:
+            self._at.unregister(fd)
+        self.full[fd] = now + EXHAUSTED_PAUSE
+
+    def relieve(self) -> None:
+        """A conversation has ended: there may be room again."""
+        self.full = dict.fromkeys(self.full, 0.0)
+
+    def drop(self, fd: int) -> None:
+        """This listener is gone."""
+        if self.on and fd not in self.full:
+            self._at.unregister(fd)
+        self.full.pop(fd, None)
+        del self.listeners[fd]

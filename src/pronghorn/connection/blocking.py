@@ -32,7 +32,7 @@ from pronghorn.connection.socket_facts import (
     OUR_END_IS_TAKEN,
     WE_HAVE_ENDED,
     TcpInfo,
-    identity,
+    mark_of,
     tcp_info,
     unsent,
 )
@@ -94,7 +94,7 @@ class ConnectionBase(AnyConnection):
     """See `start_on`; None before."""
     fd: int
     """The number that its descriptor had at first."""
-    inode: int
+    mark: bytes | int
     """Of its socket: the descriptor's number may be given to another socket later."""
     counted: bool
     """The handler has closed it by itself, and its bytes were counted before: the kernel forgets them."""
@@ -131,7 +131,7 @@ class ConnectionBase(AnyConnection):
         self.cut_by = self.gone = None
         self.first_sent, self.measured = 0.0, True
         self.fd = self.fileno()
-        self.inode = identity(self.fd)
+        self.mark = mark_of(self)  # type: ignore[arg-type]
         self.lost = self.counted = self.peer_ended = False
 
     def start_on(
@@ -272,7 +272,9 @@ class ConnectionBase(AnyConnection):
     def is_own(self) -> bool:
         """Whether the descriptor still leads to the same socket, or was detached or closed in order."""
         fd = self.fileno()
-        return fd < 0 or identity(fd) == self.inode or self.fileno() != fd  # closed in order by another flow, just now
+        if fd < 0 or mark_of(self) == self.mark:  # type: ignore[arg-type]
+            return True
+        return self.fileno() != fd  # closed in order by another flow, just now
 
     def lose(self) -> None:
         """The descriptor was closed by its number, which another socket may have by now: it is not touched any more."""

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+import sys
 import termios
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ TCP_STATES = (
     "ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV"
 ).split()
 """By the kernel's numbers, from 1 (net/tcp_states.h)."""
+COOKIE = 57 if sys.platform == "linux" and not os.uname().machine.startswith(("sparc", "parisc")) else 0
+"""SO_COOKIE (asm-generic/socket.h), which the socket module does not have; 0 where it is another number."""
 LONG_REPLY = 16 * 1024  # bytes unsent that are no afterthought
 
 
@@ -27,6 +30,17 @@ def identity(fd: int) -> int:
         return os.fstat(fd).st_ino
     except OSError:
         return 0
+
+
+def mark_of(sock: _socket.socket) -> bytes | int:
+    """The same of a socket's own descriptor, at half the price, and without giving the interpreter lock up, as fstat(2)
+    does: its cookie (SO_COOKIE, since Linux 4.12); its inode where the kernel tells none."""
+    if COOKIE:
+        try:
+            return sock.getsockopt(socket.SOL_SOCKET, COOKIE, 8)
+        except OSError:  # it leads to no socket
+            pass
+    return identity(sock.fileno())
 
 
 def unsent(sock: _socket.socket) -> int:

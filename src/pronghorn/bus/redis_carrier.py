@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from redis.asyncio.connection import AbstractConnection
@@ -300,13 +300,13 @@ class RedisCarrier:
             raise Away(NOT_BACK, soon=True)
         return {each.decode() for each in sent}
 
-    async def to_one(self, name: bytes, data: bytes) -> bool:
+    async def to_one(self, name: bytes, data: bytes) -> str:
         session = self._ready(len(data))
         with self._spoken(session):
             sent = await session.script(TO_ONE, (session.key(b"n:", name),), session.member, data)
         if sent == b"":
             raise Away(NOT_BACK, soon=True)
-        return bool(sent)
+        return sent.decode() if sent else ""
 
     def send(self, host: str, data: bytes) -> None:
         try:
@@ -314,6 +314,14 @@ class RedisCarrier:
         except Away:
             return
         session.pipe.tell(b"PUBLISH", session.key(b"to:", host.encode()), data)
+
+    async def missing(self, hosts: Iterable[str]) -> set[str]:
+        found = list(hosts)
+        session = self._ready(0)
+        with self._spoken(session):
+            inboxes = (session.key(b"to:", each.encode()) for each in found)
+            answer = await session.pipe.ask(b"PUBSUB", b"NUMSUB", *inboxes)
+        return {host for host, count in zip(found, answer[1::2], strict=True) if not count}
 
     @contextlib.contextmanager
     def _spoken(self, session: _Session) -> Iterator[None]:

@@ -32,6 +32,15 @@ FULL_STRENGTH = 1.0  # seconds after the last kill
 FLAT_KIB = 1024
 
 
+OF_TIME = re.compile(
+    r"cut after another time|were not cut|of processor time|of a processor|came back after|the slowest reload took|"
+    r"a client waited|versions of the code were seen|was not over after|in one, an even share|full strength after|"
+    r"not all workers are ready|was not reported within|left to wait"
+)
+"""What is told of a trial whose server, or whose client, was slow: a machine that is busy with others has such faults
+now and then, a bad server has them each time."""
+
+
 class Result:
     """What one trial found; none of `faults` is the only good outcome. `skipped` is why it could not be made here."""
 
@@ -57,10 +66,27 @@ class Result:
         self.figures["clients"] = summary(self.counts)
         self.expect_none(book.faults(), "disagreements of the books")
 
+    @property
+    def is_late(self) -> bool:
+        """Whether it has faults, and each is one of time."""
+        return bool(self.faults) and all(OF_TIME.search(each) for each in self.faults)
+
     def __repr__(self) -> str:
         skipped = [f"  skipped: {self.skipped}"] if self.skipped else []
         figures = [f"  {key}: {value}" for key, value in self.figures.items()]
         return "\n".join([self.name, *skipped, *figures, *(f"  FAULT: {each}" for each in self.faults)])
+
+
+def tried(trial: Callable[..., Result], folder: Path, *arguments: Any, **settings: Any) -> Result:
+    """The result of a trial that is made in a folder of this one; a late one is made anew, twice at most."""
+    for number in range(3):
+        own = folder / str(number)
+        own.mkdir()
+        result = trial(own, *arguments, **settings)
+        if not result.is_late:
+            break
+        print(result)
+    return result
 
 
 def in_session(server: Launched) -> list[int]:

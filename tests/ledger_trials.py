@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from brokers import free_port
 from launch import Launched, wait_for
 from ledger import BEFORE_ANY_BYTE, Book, Row, ledger_server, load, summary
 from ledger_client import Clients
@@ -211,6 +212,7 @@ def kills_of(server: Launched, workers: int, seconds: float, rate: float) -> Res
         full = until(lambda: len(ready_workers(server)) == workers, 5 * FULL_STRENGTH)
         took = time.monotonic() - since
         book = clients.stop(killed)
+        until(lambda: sampler.now().descriptors <= before.descriptors, 3)  # the last ones are on their way out
         after = sampler.now()
     result.figures |= {"kills": str(len(killed)), "full strength after": f"{took:.2f} s"}
     result.figures["connections a second"] = f"{book.rate():.0f}"
@@ -252,9 +254,7 @@ def flat(result: Result, sampler: Sampler, before: Any, after: Any, most: int = 
 def orphans(folder: Path, times: int, rate: float = 300, drain_timeout: float = 5.0) -> Result:
     """kill -9 of the supervisor: the workers let go, finish and leave; a restart binds at once, each time."""
     result, bound, slowest = Result("R4b kill -9 of the supervisor"), 0, 0.0
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        bind = f"127.0.0.1:{sock.getsockname()[1]}"
+    bind = f"127.0.0.1:{free_port()}"
     for number in range(times):
         here = folder / str(number)
         here.mkdir()

@@ -130,9 +130,12 @@ def test_as_process_1_it_buries_strangers_and_obeys_term(tmp_path: Path) -> None
         (first,) = psutil.Process(process.pid).children()
         for _ in range(5):
             assert outer.ask(b"") == b"done"
-        strangers = [each for each in first.children() if each.name() == "sleep"]
-        assert len(strangers) == 5, "the strangers are its children now"
-        for each in strangers:
+
+        def strangers() -> list[psutil.Process]:  # each is a copy of its shell until it has become sleep(1)
+            return [each for each in first.children() if each.name() == "sleep"]
+
+        wait_for(lambda: len(strangers()) == 5, "the strangers: they are its children now")
+        for each in strangers():
             each.kill()
         wait_for(lambda: len(first.children()) == 1, "their burial")
         assert [each.status() for each in first.children()] != [psutil.STATUS_ZOMBIE]

@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from bus_devices import Device
+from bus_devices import ANSWERING, Device
 
 from launch import Launched, launched_code, wait_for
 from pronghorn import bus
@@ -44,6 +44,47 @@ class handler:
     def on_bus(self, message):
         self.kept.append(message)
 """
+
+
+# Each passes on what it is asked, and answers by the next line.
+STYLES = {
+    "message": ANSWERING,
+    "conversation": """
+import pronghorn
+
+@pronghorn.conversation(pronghorn.lines)
+async def handler(conn):
+    kept = []
+    async def on_bus(conn, message):
+        kept.append(message)
+        await conn.send(message.payload)
+    async for line in conn:
+        if line == b"join device":
+            conn.join("device", on_bus=on_bus)
+            await conn.send(b"joined")
+        else:
+            kept.pop(0).reply(line)
+""",
+    "protocol": """
+import asyncio, pronghorn
+
+class handler(pronghorn.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.kept = transport, []
+
+    def data_received(self, data):
+        if data == b"join device\\n":
+            self.transport.join("device", on_bus=self.on_bus)
+            self.transport.write(b"joined\\n")
+        else:
+            self.kept.pop(0).reply(data.strip())
+
+    def on_bus(self, transport, message):
+        self.kept.append(message)
+        transport.write(message.payload + b"\\n")
+""",
+}
+STYLES["asyncio protocol"] = STYLES["protocol"].replace("pronghorn.Protocol", "asyncio.Protocol")
 
 
 @contextmanager
@@ -222,6 +263,48 @@ def test_a_connection_moves_once_it_has_answered(tmp_path: Path) -> None:
         asking.join(15)
         assert answers == [b"done"]
         wait_for(lambda: device.ask(b"x") != first, "the new worker")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("style", "model", "how"),
+    [
+        ("message", "epoll", "stop"),
+        ("conversation", "asyncio", "stop"),
+        ("protocol", "thread", "stop"),
+        ("asyncio protocol", "epoll", "stop"),
+        ("message", "fork", "spread"),
+    ],
+)
+def test_a_question_is_answered_before_its_connection_is_ended(
+    tmp_path: Path, style: str, model: str, how: str
+) -> None:
+    """And once it is answered nothing is owed: the stop has no need of its 60 seconds."""
+    answers: list[bytes] = []
+    settings: dict[str, Any] = {"on_reload": "spread", "drain_spread": 0.1} if how == "spread" else {}
+    settings |= {"control_socket": str(tmp_path / "c.sock"), "drain_timeout": 60, "drain_quiet": 0.2}
+    with (
+        launched_code(tmp_path, STYLES[style], model=model, workers=1, **settings) as server,
+        bus.connect(f"unix:{tmp_path}/c.bus") as outside,
+    ):
+        server.ready(1)
+        with Device(server) as device:
+            device.ask(b"join device")
+            asking = threading.Thread(target=lambda: answers.append(outside.ask("device", b"?", 60)))
+            asking.start()
+            assert device.line() == b"?"
+            server.send(signal.SIGTERM if how == "stop" else signal.SIGHUP)
+            wait_for(server.refuses if how == "stop" else lambda: "Reloaded in" in server.log, "the drain")
+            device.sock.settimeout(0.4)
+            with pytest.raises(TimeoutError):  # which is neither a line nor the end
+                device.sock.recv(1)
+            device.sock.settimeout(15)
+            device.sock.sendall(b"done\n")
+            asking.join(15)
+            assert answers == [b"done"]
+            assert device.is_cut()
+            if how == "stop":
+                assert server.exit() == 0
 
 
 def test_the_end_of_a_client_for_coroutines_may_be_awaited() -> None:

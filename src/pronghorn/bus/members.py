@@ -17,12 +17,13 @@ from pronghorn.bus.joined import JOINED
 class Message:
     """What a handler's `on_bus` is called with."""
 
-    __slots__ = ("_answer", "_framed", "_name", "payload")
+    __slots__ = ("_answer", "_framed", "_name", "_replied", "payload")
 
     def __init__(self, name: bytes, payload: bytes, answer: Callable[[bytes | None], None] | None = None) -> None:
         """`answer` is called once, with the answer, or with None if the handler has failed."""
         self._name, self.payload = name, payload
         self._answer = answer
+        self._replied: Callable[[], None] | None = None
         self._framed: tuple[object, bytes] = None, b""  # by what, as one value for all threads
 
     def framed(self, frame: Callable[[bytes], bytes]) -> bytes:
@@ -55,6 +56,12 @@ class Message:
         answer, self._answer = self._answer, None
         if answer is not None:
             answer(payload)
+        if self._replied is not None:
+            self._replied()
+
+    def when_replied(self, call: Callable[[], None]) -> None:
+        """`call` is called after each `reply`, on the thread of that."""
+        self._replied = call
 
     def withdraw(self) -> None:
         """Nobody waits any more."""

@@ -1,9 +1,10 @@
 """How the conversation of an asyncio handler is brought to its end while its server drains.
 
 Law: the handler is not told an end of input while it owes its client something: while input is newer than output, while
-a coroutine handler does something else than wait to read, while bytes are unsent, and for `drain_quiet` seconds after
-the last byte. Then, and shortly before the deadline in any case, the end of input is told. Nothing here interrupts a
-handler or blocks: `look` is called now and then, on the loop that has the channel.
+a coroutine handler does something else than wait to read, while bytes are unsent, while somebody on the bus waits for
+what the client answers, and for `drain_quiet` seconds after the last byte. Then, and shortly before the deadline in any
+case, the end of input is told. Nothing here interrupts a handler or blocks: `look` is called now and then, on the loop
+that has the channel.
 
 Tried and dropped: to tell the end of input as soon as draining begins. To most libraries that says that the client is
 gone and its work can be dropped: aiosmtpd lost mails, aiohttp, uvicorn and grpclib replies that were being made.
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pronghorn.connection.asked import awaits_answer
 from pronghorn.connection.channel import OPENING
 from pronghorn.connection.closing import first_word_due, last_call
 from pronghorn.connection.own_context import asked_by, conversation
@@ -98,6 +100,8 @@ class Ending:
     def is_over(self, now: float, tasks: Tasks) -> bool:
         """Whether nothing is owed any more, to be asked now and then."""
         channel = self._channel
+        if awaits_answer(channel.number):
+            return False
         exact = getattr(channel.application, "owes_exactly", None)
         if exact is not None:
             return not (exact() or unread(channel.sock) or _unsent(channel))

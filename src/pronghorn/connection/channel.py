@@ -357,7 +357,7 @@ class AnyChannel(Transport):
         self._fd = -1
 
     def answered(self) -> bool:
-        """Whether something was written since input last came."""
+        """Whether something was written since input last came, or that was the answer to a question of the bus."""
         return not self.bytes_in or self._written() > self._asked
 
     # Inner workings.

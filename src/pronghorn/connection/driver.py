@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from pronghorn.connection.asked import awaits_answer
 from pronghorn.connection.blocking import Connection, end_reading
 from pronghorn.connection.closing import READ_SIZE, first_word_due
 from pronghorn.connection.socket_facts import unread
@@ -300,7 +301,10 @@ class BlockingTransport(Transport):
         self._told = True
         tell = getattr(self.protocol, "draining", None)
         if (tell is None or not tell()) and not self.stays:
-            self.close()
+            if awaits_answer(self.conn.number):
+                self.conn.hears_drain = False  # it is ended from beside, once it owes nothing (in_flight.py)
+            else:
+                self.close()
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol

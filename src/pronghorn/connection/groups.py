@@ -144,6 +144,8 @@ class ChannelTaker(AnyTaker):
 
     def _write(self, message: Message) -> None:
         if self._on_bus is not None:
+            if message.asked:
+                message.when_replied(partial(self._replied, threading.get_ident()))
             coroutine = self.tell(message)
             if coroutine is not None:
                 self._spawn(coroutine, message)
@@ -154,6 +156,11 @@ class ChannelTaker(AnyTaker):
             self._channel.write(self.framed(message))
             if full and self._channel.is_closing():
                 self.slow(self._channel, True)
+
+    def _replied(self, thread: int) -> None:
+        """A question was answered: on the loop's thread as a rule by what has just come, elsewhere nobody can tell."""
+        if threading.get_ident() == thread:
+            self._channel._asked = -1  # see AnyChannel.answered
 
     def _spawn(self, coroutine: Any, message: Message) -> None:
         import asyncio

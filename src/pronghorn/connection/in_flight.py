@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from pronghorn.connection.asked import awaits_answer
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.closing import first_word_due
 from pronghorn.connection.socket_facts import tcp_info, unread, unsent
@@ -55,13 +56,13 @@ def _silent_for(conn: Connection, now: float) -> float:
 
 def owes_reply(conn: Connection) -> bool:
     """Whether the peer seems to wait for an answer, or has only just come, as far as one can tell from outside a
-    blocking handler.
+    blocking handler; or whether somebody on the bus waits for what the peer is to say.
 
     A protocol says itself whether it holds half a message. Of other handlers the kernel tells: one that does not wait
     for its client computes, or waits for what it will answer with; so does one whose bytes are unsent. Where the kernel
     does not tell that, input that is newer than output has not been answered.
     """
-    if unread(conn) or conn.pending():
+    if unread(conn) or conn.pending() or awaits_answer(conn.number):
         return True
     if conn.partial is not None:
         return conn.partial() or first_word_due(conn) > 0

@@ -6,6 +6,7 @@ own see in_flight.py, for asyncio's styles asyncio_drain.py.
 
 from __future__ import annotations
 
+from pronghorn.connection.asked import awaits_answer
 from pronghorn.connection.channel import OPENING, AnyChannel
 from pronghorn.connection.closing import first_word_due
 from pronghorn.connection.socket_facts import Seen, tcp_info, unread, unsent
@@ -55,7 +56,7 @@ def is_quiet(channel: AnyChannel, silence: Silence, now: float, waited: float, q
     cuts messages knows whether one has begun, and is asked for no silence."""
     if channel.state is OPENING or first_word_due(channel):
         return False
-    if channel.get_write_buffer_size() or unread(channel.sock) or unsent(channel.sock):
+    if awaits_answer(channel.number) or channel.get_write_buffer_size() or unread(channel.sock) or unsent(channel.sock):
         return False
     begun = getattr(channel.protocol, "partial", None)
     if type(begun) is bool:

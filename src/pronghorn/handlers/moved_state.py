@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from pronghorn.bus.joined import JOINED
+from pronghorn.connection.asked import awaits_answer
 from pronghorn.connection.channel import AnyChannel
 from pronghorn.handlers.handler import Handler
 from pronghorn.handlers.message_connection import MessageConnection
@@ -51,11 +51,8 @@ def movable(handler: Handler) -> str:
 def written(handler: Handler, channel: AnyChannel) -> bytes:
     """The state of the handler's protocol over a channel that holds still. Raises CannotMove."""
     state: Any = channel.protocol
-    if channel.number in JOINED:
-        from pronghorn.bus import local  # here: only where it is used
-
-        if local.asks(channel.number):
-            raise NotNow("somebody waits for its answer on the bus")
+    if awaits_answer(channel.number):
+        raise NotNow("somebody waits for its answer on the bus")
     if handler.facts.style != "protocol":
         state = _state_of_messages(handler, channel)
     buffer = io.BytesIO()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from pronghorn.connection.asyncio_drain import Ending, look_at_all
+from pronghorn.connection.asked import awaits_answer
+from pronghorn.connection.asyncio_drain import LOOK, Ending, look_at_all
 from pronghorn.connection.base import AnyConnection
 from pronghorn.connection.channel import OPENING, AnyChannel, Channel
-from pronghorn.connection.closing import FIRST_WORD, first_word_due
+from pronghorn.connection.closing import FIRST_WORD, first_word_due, last_call
 from pronghorn.connection.interfaces import Cancellable, Terms, Watchable
 from pronghorn.connection.own_context import made_for
 from pronghorn.connection.proxy_protocol import ProxyHeader
@@ -325,7 +326,7 @@ class Loops:
             channel.read_out()
             if channel.is_closing():
                 return
-            if rest := first_word_due(channel):
+            if rest := first_word_due(channel) or self._answer_due(channel):
                 self.call_later(rest, lambda: self.drain(channel))
             elif channel.state is not OPENING:  # a handshake is brought to its end first
                 tell = getattr(channel.protocol, "draining", None)
@@ -334,6 +335,13 @@ class Loops:
         except BaseException as error:
             self.context.failed(channel, error)
             channel.close()
+
+    def _answer_due(self, channel: AnyChannel) -> float:
+        """Seconds until the next look at a channel from which somebody on the bus waits for an answer; 0 at others, and
+        when the drain deadline is near."""
+        drain = self.context.drain
+        due = awaits_answer(channel.number) and time.monotonic() < last_call(drain.deadline, drain.timeout)
+        return LOOK if due else 0.0
 
     def _tell_draining(self, channel: AnyChannel) -> None:
         """Draining has begun while the channel shook hands in the middle of its conversation."""

@@ -104,6 +104,21 @@ def test_a_worker_that_hangs_holds_up_no_view(server: Server) -> None:
     run(server, test)
 
 
+def test_an_only_listener_has_the_rates_of_the_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = {"name": "127.0.0.1:1", "listening": ["127.0.0.1:1"], "handler": "h", "tls": "off"}
+    monkeypatch.setitem(STATUS, "listeners", [listener])
+    monkeypatch.setitem(STATUS, "accepted", 9)
+    monkeypatch.setitem(STATUS, "refused", 0)
+    monkeypatch.setattr(server, "rates", lambda: {"server": {"accepted": 4.0, "messages": 56.0}})
+
+    async def test(feed: Feed) -> None:
+        await views(feed.stream(), 3)
+        page = await feed.page()
+        assert [str(cell) for cell in page.tables["listeners"][0].cells[2:4]] == ["4.0", "56"]
+
+    run(server, test)
+
+
 def test_a_view_is_made_once_for_all(server: Server) -> None:
     async def test(feed: Feed) -> None:
         streams = [feed.stream() for _ in range(10)]

@@ -142,8 +142,10 @@ class Feed:
                 await self._list(now)
             except PronghornError as error:
                 self._status, self._why = {}, error.what
-            counters = ((f"listener {each['name']}", _counts(each)) for each in self._status.get("listeners", ()))
-            self._listeners.see(now, counters)
+            listeners = self._status.get("listeners", ())  # of an only one the server's own counts are the listener's
+            self._listeners.see(
+                now, ((f"listener {each['name']}", counts) for each in listeners if (counts := _counts(each)))
+            )
             self._view = view(
                 Facts(
                     self._status,

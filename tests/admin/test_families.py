@@ -133,6 +133,12 @@ def test_what_the_supervisor_says(scene: Scene) -> None:
     assert value(found, "handover_pause_max_seconds") == 0.25
 
 
+@pytest.mark.parametrize("state", ["STARTING", "SERVING", "STOPPING", "DRAINING", "DRAINED"])
+def test_a_server_is_always_in_one_state(scene: Scene, state: str) -> None:
+    found = next(each for each in scene.collect({**STATUS, "state": state}) if each.name == "pronghorn_state")
+    assert [dict(each.labels) for each in found.samples if each.value] == [{"state": state.lower()}]
+
+
 def test_a_supervisor_that_is_silent_hides_nothing_of_the_scoreboard(scene: Scene) -> None:
     row, _, _ = scene.worker(1)
     row.add(ACCEPTED, 3)

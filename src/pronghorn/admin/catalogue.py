@@ -28,7 +28,11 @@ def _of(kind: str, labels: str, **helps: str) -> dict[str, Declared]:
 
 SERVER = {
     **_of(GAUGE, "version build python model style name", build_info="What is running; the value is 1."),
-    **_of(GAUGE, "state", state="1 for the state that the server is in: starting, serving, draining or drained."),
+    **_of(
+        GAUGE,
+        "state",
+        state="1 for the state that the server is in: starting, serving, stopping (--drain-delay), draining, drained.",
+    ),
     **_of(
         GAUGE,
         "",

@@ -27,6 +27,7 @@ from pronghorn.scoreboard.shared_limits import FAILURES, HOSTS, LEAST, SOURCES, 
 from pronghorn.system.processes import cpu_seconds, descriptors_of, resident_memory
 
 ATTEMPTS = 5
+STATES_OF_SERVER = ("starting", "serving", "stopping", "draining", "drained")
 SERVING, OLD = "serving", "old"
 MOST_SERIES = 5000  # of handlers' own metrics, over all workers
 REFUSED = {
@@ -213,7 +214,7 @@ def _of_server(found: Families, sums: Sums, status: Mapping[str, Any], now: floa
             python=platform.python_version(),
             **{each: facts[each] for each in ("model", "style", "name")},
         )
-        for state in ("starting", "serving", "draining", "drained"):
+        for state in STATES_OF_SERVER:
             found.add("state", int(str(status.get("state", "")).lower() == state), state=state)
         found.add("start_time_seconds", now - status.get("uptime", 0.0))
         found.add("generation", status.get("generation"))

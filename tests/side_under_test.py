@@ -36,8 +36,7 @@ def main() -> None:
                 case {"print": text}:
                     print(text, flush=True)
                 case {"dots": count}:
-                    for _ in range(count // 4096):  # a signal may cut a write short, and the rest of it is lost
-                        print("." * 4096, end="", flush=True)
+                    print("." * count, end="", flush=True)
                 case {"write": text}:
                     os.write(side.descriptors["file"], text.encode())
                 case {"raise": text}:
@@ -50,8 +49,7 @@ def main() -> None:
                     sys.exit(status)
                 case _:
                     side.send({"echo": message})
-    while os.path.exists(side.settings.get("while", "")):
-        time.sleep(0.01)
+    time.sleep(side.settings.get("afterwards", 0.0))
     side.send({"last": "words"})
 
 

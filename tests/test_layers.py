@@ -18,7 +18,7 @@ OBSERVERS_MAY = {"observers", "errors", "events", "settings", "system"}
 WORKERS_LAW = {"signal", "logging"}
 # These start processes, and a child has signals of its own; or end those that a handler has started; or serve the
 # supervisor: what system/ has is used from above the worker too.
-MAY_TOUCH_SIGNALS = {"models/children.py", "models/fork.py", "handlers/programs.py"}
+MAY_TOUCH_SIGNALS = {"models/child_process.py", "models/children.py", "models/fork.py", "handlers/programs.py"}
 ABOVE_TOO = {"system"}
 BYTES = {"recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto", "sendfile"}
 NOT_IN_WORKERS = {*"click rich_click rich textual prompt_toolkit matplotlib dataclasses difflib asyncio".split()}

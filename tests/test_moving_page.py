@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from brokers import free_port
 from launch import wait_for
 from pronghorn.testing.served import serving
 from pronghorn.testing.talk import exchange
@@ -39,7 +38,8 @@ def before(folder: Path) -> Iterator[dict[str, tuple[int, subprocess.Popen[bytes
         for name in NAMES:
             if name == "twisted" and importlib.util.find_spec("twisted") is None:
                 continue
-            port = free_port()
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
             path = folder / f"{name}_before.py"
             path.write_text(path.read_text().replace("5000", str(port)))
             started[name] = port, subprocess.Popen([sys.executable, str(path)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 
 from pronghorn.bus.carrier import Away, Host
 from pronghorn.bus.wire import REFUSE, REPLACE
@@ -90,19 +89,14 @@ class InMemory:
             self.send(each, data)
         return hosts
 
-    async def to_one(self, name: bytes, data: bytes) -> str:
+    async def to_one(self, name: bytes, data: bytes) -> bool:
         self.check()
         members = self.broker.names.get(name)
         if not members:
-            return ""
+            return False
         self.check_there(set(members))
-        host = max(members, key=lambda each: members[each][0])
-        self.send(host, data)
-        return host
-
-    async def missing(self, hosts: Iterable[str]) -> set[str]:
-        self.check()
-        return set(hosts) - (self.broker.hosts.keys() - self.broker.gone)
+        self.send(max(members, key=lambda each: members[each][0]), data)
+        return True
 
     def send(self, host: str, data: bytes) -> None:
         if host in self.broker.hosts and self.broker.up:

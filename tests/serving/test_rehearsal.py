@@ -15,8 +15,10 @@ import pronghorn
 from pronghorn.builds import PURE, build
 from pronghorn.framing import Framing
 from pronghorn.handlers.recognise import recognise
+from pronghorn.models.child_process import part, part_in_rehearsal
 from pronghorn.models.registry import load
 from pronghorn.scoreboard.board import Scoreboard
+from pronghorn.serving.connection_end import ConnectionEnds
 from pronghorn.serving.context import Context
 from pronghorn.serving.rehearsal import rehearse
 from pronghorn.serving.service import Offer, Service
@@ -87,7 +89,7 @@ def test_no_code_of_the_handler_is_called_and_nothing_is_told(
 ) -> None:
     context, observed = context_of(handler, **settings)
     before = set(os.listdir("/dev/fd"))
-    rehearse(context)
+    rehearse(context, part_in_rehearsal)
     assert set(os.listdir("/dev/fd")) <= before
     assert not called
     assert not observed
@@ -105,12 +107,15 @@ def test_code_that_children_run_is_adapted() -> None:
 
 
 def adapted() -> bool:
-    """Whether the rehearsal adapts the code of a conversation; of some, newer Pythons have adapted a little before."""
-    from pronghorn.connection.driver import drive
+    """Whether the rehearsal adapts the code of a conversation, and of what a child does before; of some, newer Pythons
+    have adapted a little already."""
+    from pronghorn.handlers.plain_conversations import PlainConversations
 
-    def names() -> list[str]:
-        return [each.opname for each in dis.get_instructions(drive, adaptive=True)]
+    looked_at = [part, PlainConversations._talk, ConnectionEnds.closed, Drain.close]
+
+    def names() -> list[list[str]]:
+        return [[each.opname for each in dis.get_instructions(code, adaptive=True)] for code in looked_at]
 
     before = names()
-    rehearse(context_of(message)[0])
-    return names() != before
+    rehearse(context_of(message)[0], part_in_rehearsal)
+    return all(now != then for now, then in zip(names(), before, strict=True))

@@ -44,22 +44,14 @@ TRIES = 3
 """How often the next latest is looked for where the one before has just left."""
 
 # What one host says to another.
-PUBLICATION, REACHED, QUESTION, ANSWER, WITHDRAWN = range(32, 37)
+PUBLICATION, REACHED, QUESTION, ANSWER = range(32, 36)
 
 FIELDS: dict[int, tuple[type, ...]] = {
     PUBLICATION: (str, int, bytes, bytes, bool),  # host, delivery, name, payload, to one
     REACHED: (str, int, int),  # host, delivery, how many connections, or UNSURE
     QUESTION: (str, int, bytes, bytes, float),  # host, delivery, name, payload, seconds
     ANSWER: (str, int, int, bytes),  # host, delivery, status, payload
-    WITHDRAWN: (str, int),  # host, delivery of a question
 }
-
-
-Withdraw = Callable[[], None]
-
-
-def _nothing() -> None:
-    pass
 
 
 class Members(Protocol):
@@ -69,9 +61,8 @@ class Members(Protocol):
         """Send to the members here; `done` is called with how many have taken it. With one addressee it is UNSURE
         where that may have it: then nobody else gets it."""
 
-    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> Withdraw:
-        """Ask the latest member here; `done` is called with what became of it (see wire.py), and the answer. Gives what
-        is called when nobody waits for that any more: then it is called at once."""
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
+        """Ask the latest member here; `done` is called with what became of it (see wire.py), and the answer."""
 
     def here(self) -> Iterable[tuple[bytes, float, bool]]: ...
     def evict(self, name: bytes, before: float) -> None: ...
@@ -88,9 +79,8 @@ class Nobody:
     def deliver(self, name: bytes, payload: bytes, to_one: bool, done: Callable[[int], None]) -> None:
         done(0)
 
-    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> Withdraw:
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
         done(NOBODY, b"")
-        return _nothing
 
     def here(self) -> Iterable[tuple[bytes, float, bool]]:
         return ()
@@ -157,8 +147,6 @@ class Far:
         self._counts: dict[int, Waiting] = {}
         self._answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
         self._last = self._for_others = 0
-        self._theirs: dict[tuple[str, int], Withdraw] = {}
-        """Questions of other hosts, and of this one, that have come by the carrier and have no answer yet."""
         self._ways = Ways()
         self._changed = asyncio.Event()
         self._not_ours = False  # was said of what came
@@ -202,7 +190,7 @@ class Far:
             await asyncio.sleep(PAUSE * each)  # it has left just now, and the broker will know
         return 0
 
-    async def _to_one(self, name: bytes, data: bytes) -> str:
+    async def _to_one(self, name: bytes, data: bytes) -> bool:
         """See carrier.Carrier."""
         found = await self.carrier.to_one(name, data)
         if not found and time.monotonic() < self._whole:
@@ -236,46 +224,15 @@ class Far:
             try:
                 data = packed(QUESTION, self.id, delivery, name, payload, seconds)
                 patience = min(COMING_BACK, seconds)
-                host = await self._ways.send(name, patience, partial(self._put_question, delivery, name, data))
-                if not host:
+                if not await self._ways.send(name, patience, partial(self._to_one, name, data)):
                     return NOBODY, b""
-                status, answer = await self._answer_of(host, delivery, future)
+                status, answer = await future
             finally:
                 del self._answers[delivery]
             if status != NOBODY:
                 return status, answer
             await asyncio.sleep(PAUSE * each)
         return NOBODY, b""
-
-    async def _put_question(self, delivery: int, name: bytes, data: bytes) -> str:
-        """Send a question. If whoever asks goes meanwhile, it is withdrawn as soon as it is known who has it."""
-        sending = asyncio.ensure_future(self._to_one(name, data))
-        try:
-            return await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            sending.add_done_callback(partial(self._sent_in_vain, delivery))
-            raise
-
-    def _sent_in_vain(self, delivery: int, sending: asyncio.Future[str]) -> None:
-        if not sending.cancelled() and sending.exception() is None and sending.result():
-            self._withdraw(sending.result(), delivery)
-
-    async def _answer_of(
-        self, host: str, delivery: int, future: asyncio.Future[tuple[int, bytes]]
-    ) -> tuple[int, bytes]:
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._withdraw(host, delivery)
-            raise
-
-    def _withdraw(self, host: str, delivery: int) -> None:
-        """Nobody waits for this answer any more."""
-        data = packed(WITHDRAWN, self.id, delivery)
-        if (host, delivery) in self._theirs:  # this host has asked itself
-            self.hear(data)
-        else:
-            self.carrier.send(host, data)
 
     async def until_up(self, seconds: float) -> None:
         """Wait for the broker. Raises Away."""
@@ -290,11 +247,6 @@ class Far:
     def _number(self) -> int:
         self._last += 1
         return self._last
-
-    @property
-    def asked_from_elsewhere(self) -> bool:
-        """Whether questions have come by the carrier that have no answer yet."""
-        return bool(self._theirs)
 
     # What the carrier calls.
 
@@ -317,8 +269,6 @@ class Far:
                 future.set_result((rest[0], rest[1]) if true else (LOST, b""))
         elif kind == PUBLICATION:
             self._deliver(host, delivery, *rest)
-        elif kind == WITHDRAWN:
-            self._forget_question((host, delivery))
         else:
             self._question(host, delivery, *rest)
 
@@ -336,8 +286,6 @@ class Far:
     def gone(self, host: str) -> None:
         for waiting in self._counts.values():
             waiting.lose(host)
-        for question in [each for each in self._theirs if each[0] == host]:
-            self._forget_question(question)
 
     def up(self) -> None:
         if self.was_up:
@@ -371,27 +319,12 @@ class Far:
         if self._for_others >= MOST_UNDER_WAY:
             return self._send(host, packed(ANSWER, self.id, delivery, LOST, b""))
         self._for_others += 1
-        question = host, delivery
 
         def done(status: int, answer: bytes) -> None:
             self._for_others -= 1
-            if self._theirs.pop(question, None) is not None:
-                self._send(host, packed(ANSWER, self.id, delivery, status, answer if status == ANSWERED else b""))
+            self._send(host, packed(ANSWER, self.id, delivery, status, answer if status == ANSWERED else b""))
 
-        self._theirs[question] = _nothing
-        withdraw = self._members.question(name, payload, seconds, done)
-        if question in self._theirs:
-            self._theirs[question] = withdraw
-
-    async def look_for_askers(self) -> None:
-        """Withdraw the questions of hosts that hear no answer. Raises Away."""
-        for host in await self.carrier.missing({host for host, _ in self._theirs}):
-            self.gone(host)
-
-    def _forget_question(self, question: tuple[str, int]) -> None:
-        """Its host does not wait for the answer any more, or is gone."""
-        if (withdraw := self._theirs.pop(question, None)) is not None:
-            withdraw()
+        self._members.question(name, payload, seconds, done)
 
     def _send(self, host: str, data: bytes) -> None:
         if host == self.id:

@@ -14,6 +14,7 @@ from pronghorn.lifespans import lifespan_at
 from pronghorn.peers import Peer
 from pronghorn.system.drain import Drain, OwnDrain
 
+DONE = End.DONE  # an access to the class calls a function (Python 3.11)
 OnBus = Callable[[Any, Any], Any]
 MOST_FIELDS, LONGEST_FIELD = 32, 1024
 """Of a handler's own fields, in the record of a connection's end: how many, and characters of each."""
@@ -81,7 +82,7 @@ class AnyConnection:
     @property
     def reason(self) -> str:
         """Why the connection ended, in a word or two; if it is still open: if nothing goes wrong."""
-        return End.DONE
+        return DONE
 
     @property
     def messages(self) -> int:

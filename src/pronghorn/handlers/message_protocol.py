@@ -160,10 +160,12 @@ class MessageProtocol(Protocol):
             return
         if len(messages) == 1 and self.style.alone and self._waiting is None:
             self.messages += 1
-            reply = self._reply(messages[0])
+            make = self._reply  # Python adapts a call of what a slot holds only in two steps
+            reply = make(messages[0])
             if reply is not None:
                 try:
-                    self.transport.write(self._frame(reply))
+                    frame = self._frame
+                    self.transport.write(frame(reply))
                 except (TypeError, AttributeError) as error:
                     raise self.style.unfit(reply, error) from None
         elif messages:

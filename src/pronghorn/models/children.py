@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pronghorn.peers import Peer
 from pronghorn.scoreboard.counts import END_BY, NEVER, Counts
 from pronghorn.serving.blocking import Flows
+from pronghorn.serving.context import ChildContext
 from pronghorn.serving.conversations import LEAVE, SWEEP
 from pronghorn.serving.goodbyes import SAID, Answer
 from pronghorn.serving.service import Offer
@@ -57,16 +58,17 @@ class Elders:
         return old
 
 
-def own_drain(drain: Drain, counts: Counts) -> None:
-    """In the child: when the worker has it drain, the worker has written by when it has to be done."""
+def patience_of(drain: Drain, own: ChildContext) -> Callable[[], float]:
+    """The patience of a child's drain: when the worker has it drain, the worker has written by when it has to be done.
+    To be made before the first fork."""
 
     def patience() -> float:
-        end_by = counts.words[END_BY]
+        end_by = own.counts.words[END_BY]
         if end_by == NEVER:
             return FOREVER
         return max(0.0, end_by / 1e9 - time.monotonic()) if end_by > 0 else drain.timeout
 
-    drain.patience, drain.at_stop = patience, 0.0
+    return patience
 
 
 def tell(children: Children, drain: Drain) -> None:

@@ -15,63 +15,36 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from pronghorn import identity
-from pronghorn.connection.closing import let_go
 from pronghorn.errors import End
 from pronghorn.events import ChildDied, SignalsTaken
 from pronghorn.listening.listener import Listener
 from pronghorn.models.child_facts import ConnectionsApart
+from pronghorn.models.child_process import CUT, Parent, child_of, part_in_rehearsal
 from pronghorn.models.children import (
     Child,
     Children,
     Elders,
     drain_children,
     end_session,
-    own_drain,
     tell,
     tell_one,
     wake,
 )
 from pronghorn.models.model import Model
-from pronghorn.scoreboard.counts import PID, PROGRAM, ChildCounts
+from pronghorn.scoreboard.counts import PROGRAM, ChildCounts
 from pronghorn.serving.blocking import Flows
 from pronghorn.serving.context import ChildContext, Context
-from pronghorn.serving.conversations import LEAVE, Conversations
+from pronghorn.serving.conversations import Conversations
 from pronghorn.serving.rehearsal import rehearse
 from pronghorn.system.drain import Drain
 from pronghorn.system.lean_fork import LeanFork
 from pronghorn.system.process_exit import Forks
 from pronghorn.system.processes import death_signal
-from pronghorn.system.watchdog import Watchdog
 
 AT_ONCE = 8  # children that are forked in a row
-CUT = 6  # the exit status of a child whose connection was cut at the drain deadline
-
-
-class Parent:
-    """The process whose children serve; a child calls `signal_at_death` to be sent a signal when that process dies."""
-
-    __slots__ = ("_drain", "_missed", "_supervisor", "pid", "signal_at_death")
-
-    def __init__(self, drain: Drain) -> None:
-        self.pid, self._supervisor, self.signal_at_death = os.getpid(), os.getppid(), death_signal()
-        self._drain, self._missed = drain, False
-
-    def wake(self) -> None:
-        """In a child: have the worker look at what its children have written down."""
-        if os.getppid() == self.pid:
-            os.kill(self.pid, signal.SIGCHLD)
-
-    def look(self) -> None:
-        """In a child: if the worker has died, and no supervisor has taken its place, drain, and be ended if that hangs.
-        To be asked more than once: the signals of two deaths may become one, or find the handler just before it sleeps.
-        """
-        if not self._missed and os.getppid() not in (self.pid, self._supervisor):
-            self._missed = True
-            self._drain.begin("the worker is gone, and so is the supervisor")
-            Watchdog().put_off(self._drain.timeout + LEAVE)
 
 
 def descriptors(context: Context, listeners: list[Listener]) -> list[int]:
@@ -110,11 +83,14 @@ def handle_signals(
 def serve(context: Context) -> None:
     children = context.apart = ConnectionsApart(context.settings.max_children)
     flows = Flows(context, beside=lambda now: look_at_children(children, elders, now))
-    elders, own, parent = Elders(first_look(flows)), context.for_children(), Parent(context.drain)
+    elders, own = Elders(first_look(flows)), context.for_children()
+    parent = Parent(context.drain, own, death_signal())
     mine = Conversations(own, look=parent.look)
-    rehearse(context)
+    parent.sweep = partial(_thread.start_new_thread, mine.sweep, ())
+    rehearse(context, part_in_rehearsal)
     own.become_current()  # here, where no handler is called, and not in each process
-    fork, forks, listeners, limits = LeanFork(context.drain), Forks(), [*context.listeners], context.process_limits()
+    fork, forks, listeners = LeanFork(context.drain), Forks(), [*context.listeners]
+    child = child_of(flows, own, mine, forks, parent)
     shared = (context.remains and context.remains.children) or ChildCounts(flows.settings.max_children)
     identity.tell_children_apart(lambda: shared.place_of(os.getpid()))
     settle = partial(settle_dead, context, shared, children)
@@ -125,19 +101,17 @@ def serve(context: Context) -> None:
         forks.look()
         some = flows.with_others(first, min(AT_ONCE, flows.settings.max_children - len(children)))
         lent = [(conn, shared.lend(conn.peer, conn.opened)) for conn in some]
-        held, born = descriptors(context, listeners), []
+        held, born = [*descriptors(context, listeners), *(each.fd for each in some)], []
         for conn, counts in lent:
             try:
                 pid = fork()
             except OSError as error:
                 shared.back(counts)
+                held.remove(conn.fd)
                 flows.refuse(conn, f"fork: {error.strerror}")
                 continue
             if pid == 0:
-                limits.__enter__()
-                own.serve_one(conn, counts)
-                held += [fd for each in some if each is not conn and (fd := each.fileno()) >= 0]
-                child(flows, mine, held, forks, parent)
+                child(conn, counts, held)
             born.append((pid, conn, counts))
         for pid, conn, counts in born:
             children[pid] = Child(conn.peer, counts, conn.opened, context.offer_of(conn), conn.number)
@@ -159,38 +133,6 @@ def look_at_children(children: ConnectionsApart, elders: Elders, now: float) -> 
     """What the parent does at each look at its deadlines."""
     wake(elders.since(now) & children.keys())
     children.late(now)
-
-
-def child(flows: Flows, own: Conversations, held: list[int], forks: Forks, parent: Parent) -> NoReturn:
-    """What the child does: let go of everything that is not its own, converse, leave as a program does.
-
-    The parent's signal handlers stay, since to set others costs a child some thirty page faults: SIGTERM begins the
-    drain, which now is this connection's, and SIGCHLD does nothing. SIGURG comes when a child has lived for a while,
-    and starts a flow of control that keeps its deadlines, which most children never need. It also comes when the
-    worker dies.
-    """
-    drain = flows.context.drain
-    parent.signal_at_death(signal.SIGURG)
-    own_drain(drain, own.context.counts)
-    forks.begin()
-    drain.close()
-    flows.wake.close()
-    for fd in held:
-        os.close(fd)
-    for each in flows.parked.values():
-        let_go(each)
-    own.context.counts.words[PID] = os.getpid()
-    # A flow of its own sees to the drain: the handler has this one, perhaps in a call that blocks.
-    drain.when_begun(lambda: _thread.start_new_thread(own.sweep, ()))
-    if os.getppid() != parent.pid:  # it had died before
-        os.kill(os.getpid(), signal.SIGURG)
-    own.converse(*own.open.values())
-    # At the drain deadline the parent kills what is left: before that, what is not done has to be observed.
-    spare = min(LEAVE, drain.timeout / 4)
-    try:
-        forks.end(lambda: drain.deadline - spare, drain.lost)
-    finally:
-        os._exit(CUT if own.context.cut else 0)
 
 
 def settle_dead(context: Context, shared: ChildCounts, children: ConnectionsApart) -> None:

@@ -62,20 +62,22 @@ class Conversations:
         self._places = {each.name: (each, each.base(), each.listener.sockname) for each in context.offers.values()}
         self._looks_after = False
         self._tls_starts = TlsStarts(context)
+        # Methods that are no calls, looked up once: Python adapts no such access.
+        self._held, self._note_program, self._keep_idle = self._converse, context.note_program, self.keep_idle
 
     # One conversation.
 
     def converse(self, conn: Connection) -> Service:
         """Hold one whole conversation and close, and return whose it was; no error leaves here."""
         offer, base, own_name = self._places[conn.listener]
-        base.copy().run(self._converse, conn, offer, own_name)
+        base.copy().run(self._held, conn, offer, own_name)
         return offer.service
 
     def _converse(self, conn: Connection, offer: Offer, own_name: Any) -> None:
         context, error = self.context, None
         service, limits = offer.service, offer.service.limits
         connection_number.set(conn.number)
-        conn.start_on(threading.get_native_id(), context.note_program, self.keep_idle, self._tls_starts, own_name)
+        conn.start_on(threading.get_native_id(), self._note_program, self._keep_idle, self._tls_starts, own_name)
         if limits.proxied and limits.is_proxy(conn.peer) and not self._introduced(conn, offer):
             self._ended()
             return

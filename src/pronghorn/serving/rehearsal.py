@@ -8,14 +8,16 @@ for itself copies a page of memory for each function, and ends before it is wort
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.connection.blocking import Connection
 from pronghorn.framing import Delimited, Lines, Prefixed, Stream, Varint, lines
 from pronghorn.handlers.handler import Handler, HandlerFacts
 from pronghorn.handlers.message_protocol import MessageProtocol
+from pronghorn.handlers.plain_conversations import PlainConversations
 from pronghorn.handlers.protocols import Protocol
-from pronghorn.scoreboard.counts import Counts
+from pronghorn.scoreboard.counts import ChildCounts, Counts
 from pronghorn.serving.conversations import Conversations
 from pronghorn.serving.service import Offer, Service
 from pronghorn.settings import Settings
@@ -23,6 +25,7 @@ from pronghorn.settings import Settings
 if TYPE_CHECKING:
     from pronghorn.serving.context import ChildContext, Context
 
+Begin = Callable[["ChildContext", Connection, Counts], None]
 TIMES = 16  # Python 3.11 takes eight for the first step, and a few more for loops
 PEER = ("127.0.0.1", 1)
 MESSAGE = b"rehearsal"
@@ -43,6 +46,10 @@ def _converse(conn: Connection) -> None:
         conn.sendall(data)
 
 
+def _upper(message: bytes) -> bytes:
+    return message.upper()
+
+
 def _alike(handler: Handler, settings: Settings) -> Handler:
     """A handler of ours that is served by the same code, as far as that needs no asyncio loop and no program."""
     facts = HandlerFacts("rehearsal", handler.facts.style)
@@ -53,13 +60,15 @@ def _alike(handler: Handler, settings: Settings) -> Handler:
     from pronghorn.handlers.messages import MessageStyle
 
     framing = handler.framing if type(handler.framing) in PLAIN else lines
-    style = MessageStyle(bytes.upper, framing, settings.max_message_size, settings.write_high_water)
-    return Handler(facts, protocol=lambda: MessageProtocol(style), framing=framing)
+    style = MessageStyle(_upper, framing, settings.max_message_size, settings.write_high_water)
+    plain = PlainConversations(style, _upper, lambda: MessageProtocol(style))
+    hold = plain.hold if handler.plain and plain.fits else None
+    return Handler(facts, protocol=lambda: MessageProtocol(style), converse=hold, framing=framing)
 
 
-def rehearse(context: Context) -> None:
-    """Hold the conversations, for each service. If memory or descriptors are missing, children are a little slower:
-    that is all."""
+def rehearse(context: Context, begin: Begin) -> None:
+    """Hold the conversations, for each service; `begin` is what a child does before. If memory or descriptors are
+    missing, children are a little slower: that is all."""
     services = {each.service: each for each in context.offers.values()}
     for service, offer in services.items():
         if service.limits.is_proxy(PEER):
@@ -70,21 +79,21 @@ def rehearse(context: Context) -> None:
         own.offers, own.by_name, own.tells = {offer.listener: mine}, {"": mine}, False
         own.observe = lambda event: None
         own.details = own.details.aside() if own.details is not None else None
-        framing, counts = alike.handler.framing, Counts()
+        framing, counts = alike.handler.framing, ChildCounts(1).lend()
         conversations = Conversations(own)
         try:
             for _ in range(TIMES):
-                _hold(conversations, own, counts, MESSAGE if framing is None else framing.frame(MESSAGE))
+                _hold(conversations, own, begin, counts, MESSAGE if framing is None else framing.frame(MESSAGE))
         except (OSError, MemoryError):
             pass
 
 
-def _hold(conversations: Conversations, context: ChildContext, counts: Counts, sent: bytes) -> None:
+def _hold(conversations: Conversations, context: ChildContext, begin: Begin, counts: Counts, sent: bytes) -> None:
     here, there = socket.socketpair()
     with there, here:
         there.sendall(sent)
         there.shutdown(socket.SHUT_WR)
         conn = Connection(here.family, here.type, 0, fileno=here.detach())
         conn.begin(1, PEER, context.drain)
-        context.serve_one(conn, counts)
+        begin(context, conn, counts)
         conversations.converse(conn)

@@ -60,9 +60,12 @@ class Wake:
                 pass
 
     def close(self) -> None:
-        descriptors, self._read, self._write = {self._read, self._write} - {-1}, -1, -1
-        for descriptor in descriptors:
-            os.close(descriptor)
+        read, write = self._read, self._write
+        self._read = self._write = -1
+        if read >= 0:
+            os.close(read)
+        if write >= 0 and write != read:
+            os.close(write)
 
 
 def _nobody_hears(names: tuple[str, ...]) -> None:

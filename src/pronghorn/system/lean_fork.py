@@ -50,29 +50,37 @@ class LeanFork:
     The new process becomes the owner of `drain`, which is nobody's meanwhile: a signal may find it at once.
     """
 
-    __slots__ = ("_drain", "_lists")
+    __slots__ = ("_drain", "_is_alone")
 
     def __init__(self, drain: Drain) -> None:
         self._drain = drain
-        self._lists = [(each, [*each], _without_threads(each)) for each in _registered()]
+        self._is_alone = False  # during such a fork(2), in both processes
+        for registered in _registered():
+            registered[:] = [self._unless_alone(each) if _is_of_threads(each) else each for each in registered]
 
     def __call__(self) -> int:
         """As os.fork: 0 in the child. Raises OSError."""
-        drain, lists = self._drain, self._lists if has_one_thread() else []
-        for registered, full, _ in lists:
-            if len(registered) != len(full):  # something was registered since
-                lists = []
-        for registered, _, lean in lists:
-            registered[:] = lean
-        owner, drain.owner, pid = drain.owner, ANYBODY, -1
+        drain, pid = self._drain, -1
+        owner = drain.owner
+        self._is_alone = has_one_thread()
+        drain.owner = ANYBODY
         try:
             pid = os.fork()
         finally:
+            self._is_alone = False
             drain.owner = owner if pid else os.getpid()
-            for registered, full, _ in lists:
-                registered[:] = full
         return pid
 
+    def _unless_alone(self, call: Function) -> Function:
+        """To be registered in its place: to take a function out of the lists, and to put it there again in each new
+        process, cost that process twenty page faults."""
 
-def _without_threads(calls: list[Function]) -> list[Function]:
-    return [call for call in calls if getattr(call, "__module__", "") not in OF_THREADS]
+        def registered() -> None:
+            if not self._is_alone:
+                call()
+
+        return registered
+
+
+def _is_of_threads(call: Function) -> bool:
+    return getattr(call, "__module__", "") in OF_THREADS

@@ -32,6 +32,7 @@ from pronghorn.system.processes import child_asker, children_of, kill
 
 BEAT = 0.5  # seconds between two heartbeats, and between two looks at the deadline
 MOMENT = 0.3  # seconds that there are in any case, for what was cut at the deadline and cleans up
+REHEARSALS = 16  # as in serving/rehearsal.py
 LAST = 0.5  # seconds that child processes get between SIGTERM and SIGKILL
 CLOSED_BY_DEL = (("tempfile", "_TemporaryFileWrapper"), ("zipfile", "ZipFile"), ("shelve", "Shelf"))
 Late = Callable[[tuple[str, ...]], None]
@@ -274,6 +275,8 @@ class Forks:
         self._flushes = [each.flush for each in self._files if type(each).__module__ in ("_io", "io")]
         self._all_plain = len(self._flushes) == len(self._files)
         self._has_children = child_asker()
+        self._executors = getattr(threading, "_threading_atexits", ())
+        self._clear: Callable[[], object] = atexit._clear
         self._is_new = True
 
     def look(self) -> None:
@@ -283,21 +286,23 @@ class Forks:
         if self._is_new:  # here, when all is there that the process serves with: no child looks at it
             self._is_new = False
             gc.freeze()
+            self._rehearse()
 
     def begin(self) -> None:
         """In a child, at its begin."""
         if self._has_more:
             begin(keep_imports=False)
         else:
-            atexit._clear()
+            self._clear()
 
     def end(self, deadline: Callable[[], float], late: Late) -> None:
         """In a child, at its end: see end()."""
-        _join_threads(deadline, late, _nothing)
-        if atexit._ncallbacks():
+        if not self._is_quiet():
+            _join_threads(deadline, late, _nothing)
             _run_exit_functions(deadline, late, _nothing)
-        self._end_logs()
-        known = self._others.issuperset(map(type, gc.get_objects()))
+        if self._has_other_logs():
+            sys.modules["logging"].shutdown()
+        known = self._knows_all()
         if known and self._all_plain:
             self._flush()
         else:
@@ -305,17 +310,36 @@ class Forks:
         if self._has_children():
             end_children()
 
+    def _rehearse(self) -> None:
+        """In the parent: Python adapts the code, and finds the names, that children need. See serving/rehearsal.py."""
+        self._clear = _nothing
+        try:
+            for _ in range(REHEARSALS):
+                if not self._has_more:
+                    self.begin()
+                self._is_quiet(), self._has_other_logs(), self._knows_all(), self._has_children()
+                self._flush()
+        finally:
+            self._clear = atexit._clear
+
+    def _is_quiet(self) -> bool:
+        """Whether there are no threads, no executors and no exit functions."""
+        return not (self._executors or _thread._count() or atexit._ncallbacks())
+
+    def _has_other_logs(self) -> bool:
+        logging: Any = sys.modules.get("logging")
+        return logging is not None and logging._handlerList != self._logs
+
+    def _knows_all(self) -> bool:
+        """Whether all objects that are new since the first fork are of classes that were there, and are no files."""
+        return self._others.issuperset(map(type, gc.get_objects()))
+
     def _flush(self) -> None:
         for flush in self._flushes:
             try:
                 flush()
             except Exception:  # as _try
                 pass
-
-    def _end_logs(self) -> None:
-        logging: Any = sys.modules.get("logging")
-        if logging is not None and logging._handlerList != self._logs:
-            logging.shutdown()
 
 
 # Child processes

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pronghorn.errors import BadHandler
 
 PR_SET_PDEATHSIG = 1
+PR_GET_DUMPABLE = 3
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PIDFD_GETFD = 438  # the number of the system call
@@ -63,12 +64,13 @@ def child_asker() -> Callable[[], bool]:
     return lambda: waitid(os.P_ALL, 0, None, flags) == 0
 
 
-def death_signal() -> Callable[[int], object]:
+def death_signal(in_earnest: bool = True) -> Callable[[int], object]:
     """A function for a new child: it asks for a signal when the parent dies, or a process that has adopted the child
     since (Linux, PR_SET_PDEATHSIG(2const)); elsewhere none comes. To be made in the parent, so that the child is fast.
+    Not `in_earnest` the kernel is asked for something else, which changes nothing.
     """
-    prctl = _of_libc("prctl")
-    return lambda number: prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    prctl, option = _of_libc("prctl"), PR_SET_PDEATHSIG if in_earnest else PR_GET_DUMPABLE
+    return lambda number: prctl(option, number, 0, 0, 0)
 
 
 def die_with_parent(number: int) -> None:

@@ -30,7 +30,7 @@ from pronghorn.supervisor.workers import Workers
 from pronghorn.system.processes import kill
 
 MOST_DEFERRED = 64  # signals: as often as anybody may mean it
-LETTING_GO = 1.0  # seconds that old workers get to let go of their listeners; a conversation may hold one for longer
+LETTING_GO = 3.0  # seconds that old workers get to let go of their listeners, also those that wait for a processor
 BUSY = PronghornError("An upgrade is under way.", "", "Try again when it is over.")
 AS_PROCESS_1 = PronghornError(
     "An upgrade is not possible as process 1.",

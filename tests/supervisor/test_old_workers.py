@@ -315,7 +315,7 @@ def test_the_program_before_an_upgrade_stays_as_long_as_its_connections_do(tmp_p
             status = asked(tmp_path, "status")
             assert status["pid"] == new
             assert old_in(status) == (1, 1, 1)
-            assert states(tmp_path) == [(1, "LEAVING"), (2, "SERVING")]
+            wait_for(lambda: states(tmp_path) == [(1, "LEAVING"), (2, "SERVING")], "the old worker to let go")
         assert server.exit() == 0
         wait_for(lambda: asked(tmp_path, "status")["old"]["programs"] == 0, "the end of the first program")
         os.kill(new, signal.SIGTERM)

@@ -38,9 +38,11 @@ def crowd(rows: list[Row]) -> Iterator[ExitStack]:
     """For clients of one trial: afterwards the workers know that they have gone. How they are shared out is a matter of
     which worker the machine lets run, so a trial is one of several."""
     before = shares(rows)
-    with ExitStack() as stack:
-        yield stack
-    wait_for(lambda: shares(rows) == before, "the end of a trial's connections")
+    try:
+        with ExitStack() as stack:
+            yield stack
+    finally:
+        wait_for(lambda: shares(rows) == before, "the end of a trial's connections")
 
 
 @linux

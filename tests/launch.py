@@ -26,7 +26,7 @@ from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
 from pronghorn.system.processes import death_signal
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 T = TypeVar("T")
 
 

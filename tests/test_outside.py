@@ -19,7 +19,7 @@ from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange
 
-PATIENCE = 15
+PATIENCE = 30
 OWN_FLOW = ["iterative", "fork", "prefork", "thread", "pool", "gevent"]
 WEB = "http.server:SimpleHTTPRequestHandler"
 

@@ -3,6 +3,7 @@
     pronghorn serve examples/resp.py:handler -b 127.0.0.1:6379
     redis-cli set herd 12
 
+Clients that begin with HELLO, as redis-py does from version 8 on, are told not to: redis.Redis(protocol=2).
 A request is an array of strings, each behind its length: `*2`, `$3`, `GET`, `$4`, `herd`, with CR LF behind each. The
 handler gets the strings as a list; its reply goes out as it is.
 """

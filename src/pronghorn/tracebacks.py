@@ -10,13 +10,16 @@ from collections.abc import Iterable
 
 HOUSE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 MACHINERY = ("<frozen importlib", HOUSE, contextlib.__file__)
+ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(contextlib.__file__)), "asyncio") + os.sep
 DEBUGGERS = re.compile(r"(^|[/\\.])(pdb|bdb|ipdb|pudb|debugpy|_?pydevd\w*)([/\\.]|$)")
 
 
 def of_users(error: BaseException) -> str:
     """The traceback of `error` without the frames that lead from Pronghorn to the user's code."""
     found = traceback.TracebackException.from_exception(error)
-    found.stack = traceback.StackSummary.from_list([each for each in found.stack if not _is_machinery(each.filename)])
+    kept = [each for each in found.stack if not _is_machinery(each.filename)]
+    first = next((place for place, each in enumerate(kept) if not each.filename.startswith(ASYNCIO)), 0)
+    found.stack = traceback.StackSummary.from_list(kept[first:])  # a loop of the connection's own led there
     return "".join(found.format()).rstrip()
 
 

@@ -73,6 +73,17 @@ def test_a_rate_that_the_load_processes_cannot_reach_is_not_put_down_to_a_server
     assert found.model == "" and "epoll could not be asked at the rate" in found.sentence
 
 
+def test_what_the_load_processes_sent_late_is_held_against_no_server() -> None:
+    late = Latencies()
+    for seconds in [0.0002] * 98 + [0.007] * 2:
+        late.note(int(seconds * 1e9))
+    epoll = Round(1000.0, 1000, late, cpu=10e-6, late=0.0068)
+    found = advised(("epoll", epoll), ("fork", a_round(p99=0.0003, cpu=90e-6)))
+    assert found.sentence.startswith("Recommended: epoll, with the least CPU: 1,000 messages a second, p99 7")
+    epoll.late = 0.0
+    assert advised(("epoll", epoll), ("fork", a_round(p99=0.0003, cpu=90e-6))).model == "fork"
+
+
 def test_what_was_interrupted_is_judged_by_the_row_that_all_have() -> None:
     cells = [Cell("slow", 1, [a_round(100.0)]), Cell("slow", 64, [a_round(100.0)]), Cell("good", 1, [a_round()])]
     found = recommend(cells, ["slow", "good"])

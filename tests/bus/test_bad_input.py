@@ -77,7 +77,7 @@ IN_A_HANDLER = [
 ]
 OUTSIDE: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: bus.publish("a", b"x"), bus.BusUnavailable, "This process is no worker of a server"),
-    (lambda: bus.ask("a", b"x"), bus.BusUnavailable, "This process is no worker of a server"),
+    (lambda: bus.ask("a", b"x"), bus.BusUnavailable, "no worker of a server, or not yet: a handler's module"),
     (lambda: bus.join("a"), RuntimeError, "serves no connection"),
     (lambda: bus.connect("unix:"), bus.BadBusMessage, "."),
     (lambda: bus.connect("unix:/x").groups(5), TypeError, "a name on the bus is a str or bytes, not int"),  # type: ignore[arg-type]

@@ -29,8 +29,8 @@ class NoAnswer(BusError, TimeoutError):
 class CannotAnswer(BusError):
     """A connection was asked whose handler answers no questions, or which failed to."""
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name!r} cannot answer.", why, "A handler answers by on_bus.")
+    def __init__(self, name: str, why: str, hint: str = "") -> None:
+        super().__init__(f"{name!r} cannot answer.", why, hint)
 
 
 class BusLost(BusError):

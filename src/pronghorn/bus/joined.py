@@ -25,6 +25,7 @@ def place_of_bus() -> BusPlace:
         if identity.variables():
             raise BusUnavailable("The server was started with --bus off.")
         raise BusUnavailable(
-            "This process is no worker of a server.", "Elsewhere: pronghorn.bus.connect('unix:PATH').publish(...)"
+            "This process is no worker of a server, or not yet: a handler's module is imported before.",
+            "In a handler or its lifespan it is one. Elsewhere: pronghorn.bus.connect('unix:PATH').publish(...)",
         )
     return identity.bus

@@ -134,7 +134,7 @@ def answer_of(name: bytes, status: int, payload: bytes, seconds: float) -> bytes
     told = shown(name)
     errors: dict[int, BusError] = {
         NOBODY: NobodyThere(told),
-        MUTE: CannotAnswer(told, "Its handler has no on_bus."),
+        MUTE: CannotAnswer(told, "Its handler has no on_bus.", "Give it one, or join(name, on_bus=function)."),
         FAILED: CannotAnswer(told, "Its handler raised an exception; the server's log has it."),
         LATE: NoAnswer(told, seconds),
         TOO_LONG: too_long(),

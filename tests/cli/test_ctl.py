@@ -563,6 +563,12 @@ def test_nobody_at_that_socket(folder: Path, capsys: pytest.CaptureFixture[str],
     assert said in errors
 
 
+def test_what_is_no_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "shop.toml").touch()
+    status, _, errors = ran(capsys, "status", "--socket", f"{tmp_path}/shop.toml")
+    assert (status, "That is no socket." in errors) == (1, True), errors
+
+
 def test_a_server_that_may_not_be_asked_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = ControlServer.open("shop", f"{folder}/shop.sock")
     monkeypatch.setattr(client, "_listens", lambda _: None)

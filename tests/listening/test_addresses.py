@@ -60,6 +60,7 @@ def test_a_scheme_that_the_settings_contradict_is_refused() -> None:
     ("text", "said"),
     [
         ("8000", "Write :8000 for every interface, or 127.0.0.1:8000 for this host alone."),
+        ("99999", "A port is a number from 0 to 65535."),
         ("localhost", "It has no port."),
         ("localhost:", "'' is no port"),
         ("localhost:http", "'http' is no port"),

@@ -9,6 +9,7 @@ import json
 import os
 import select
 import socket
+import stat
 import time
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,13 @@ def wait_until_gone(path: str) -> None:
             pass
 
 
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:  # an abstract name, or gone meanwhile
+        return True
+
+
 def _connected(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -109,6 +117,8 @@ def _connected(path: str) -> socket.socket:
             PermissionError: "The permissions of that path do not let you in.",
         }
         why = reasons.get(type(error), f"{error.strerror or error}.")
+        if isinstance(error, ConnectionRefusedError) and not _is_socket(path):
+            why = "That is no socket. A server has one where its --control-socket says, or a place that it chose."
         hint = (
             START
             if not isinstance(error, PermissionError)

@@ -78,7 +78,9 @@ def parse_bind(text: str) -> Bind:
 
 def _without_port(text: str) -> tuple[str, str]:
     """What is wrong with a text without a colon, and what is right: a port alone, a path, or a host."""
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
+        if int(text) > 65535:
+            return "A port is a number from 0 to 65535.", FORMS
         hint = f"Write :{text} for every interface, or 127.0.0.1:{text} for this host alone."
     elif "/" in text:
         return "A path needs unix: before it.", f"Write unix:{text}."

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -95,6 +97,27 @@ def test_workers_and_the_supervisor_are_heard_and_a_reload_imports_anew(tmp_path
     assert {"ServerStopped", "WorkerExited"} <= {*names}
     assert names.count("close") == 2
     assert not any(each[1] == server.pid for each in heard(tmp_path))
+
+
+@pytest.mark.slow
+def test_one_that_raises_is_told_with_the_place_and_counted_in_workers_and_beside_the_supervisor(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("prometheus_client")
+    (tmp_path / "mine.py").write_text(OBSERVER + "def wrong(event):\n    raise KeyError('no')\n")
+    settings = {"observer": ("mine:wrong",), "workers": 1, "model": "epoll", "admin": "127.0.0.1:0"}
+    with launched(tmp_path, "mine:handler", **settings) as server:
+        server.ready()
+        assert server.ask(b"hello\n") == b"hello\n"
+
+        def failures() -> float:
+            with urllib.request.urlopen(f"http://{server.report['admin'][0]}/metrics", timeout=15) as response:
+                found = re.search(rb"^pronghorn_observer_failures_total (\S+)$", response.read(), re.MULTILINE)
+            return float(found[1]) if found else 0.0
+
+        wait_for(lambda: failures() >= 2, "a failure of each process")
+        assert "The observer 'mine:wrong' raised KeyError: 'no' on Connection" in server.log
+        assert f'File "{tmp_path}/mine.py"' in server.log
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ def test_an_observer_that_raises_is_reported_once_and_rests_for_ten_seconds(
     clock.now += 10
     assert len(observers) == 3
     observers(events.DrainStarted("SIGTERM", 30, 2))
-    assert told(capfd).count("SystemExit: no use") == 1
+    assert told(capfd).count("raised SystemExit: no use") == 1
 
 
 def test_a_logger_that_its_owner_has_set_up_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:

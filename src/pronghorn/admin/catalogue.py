@@ -51,7 +51,7 @@ SERVER = {
         "",
         resizes_total="Changes of the number of workers while the server ran.",
         supervisor_faults_total="Faults of the supervisor itself, which it survived.",
-        observer_failures_total="Failures of an observer (the log, systemd) in the supervisor.",
+        observer_failures_total="Failures of an observer: a user's, or in the supervisor the log and systemd.",
         suspected_sources_total="Sources that were suspected of having workers die (--crash-penalty).",
         certificates_refused_total="Certificates that changed on disk and could not be used.",
     ),

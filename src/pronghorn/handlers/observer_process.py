@@ -24,6 +24,8 @@ from pronghorn.system.processes import forgo_privileges
 from pronghorn.system.side_boot import Side, begin
 
 REST = 10.0  # seconds without an observer that has raised
+FAILED = "failed"
+"""What is said on the line when one has: its name."""
 
 
 class Hearing(msgspec.Struct):
@@ -57,6 +59,7 @@ def call(observer: UserObserver, event: Event, side: Side, resting: dict[UserObs
         resting[observer] = time.monotonic() + REST
         what = f"The observer {observer.title} raised {type(error).__name__} on {type(event).__name__}"
         side.say("error", f"{what}; it is left out for 10 s\n{tracebacks.of_users(error)}")
+        side.send({FAILED: observer.title})
 
 
 def main() -> int:

@@ -282,7 +282,9 @@ WORDS: dict[type[Event], Line] = {
         flood=lambda event: event.closed,
     ),
     events.HandshakeFailed: Line(INFO, "No TLS with {peer}{at}: {why}", flood=lambda event: event.why),
-    events.ObserverFailed: Line(ERROR, "The observer {observer} raised {error} on {event}; it is left out for 10 s"),
+    events.ObserverFailed: Line(
+        ERROR, "The observer {observer} raised {error} on {event}; it is left out for 10 s{trace}"
+    ),
     events.LoopFailed: Line(ERROR, _loop_failed, flood=_error_and_place),
     events.SlowCallback: Line(
         WARNING,

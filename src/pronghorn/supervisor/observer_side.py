@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from pronghorn.events import OF_SUPERVISOR, Event, Observer
-from pronghorn.handlers.observer_process import told
+from pronghorn.handlers.observer_process import FAILED, told
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
 from pronghorn.worker_process.plan import Plan
 
@@ -52,7 +53,12 @@ class ObserverSide:
                 "new_privileges": settings.new_privileges,
             }
             module = "pronghorn.handlers.observer_process"
-            self._side = SideProcess("observers", module, settings=hearing, holds=True, patience=PATIENCE)
+
+            def hear(message: dict[str, Any]) -> None:
+                if FAILED in message:
+                    plan.board.count("observer_failures")
+
+            self._side = SideProcess("observers", module, settings=hearing, hear=hear, holds=True, patience=PATIENCE)
             self._sides.add(self._side)
 
 

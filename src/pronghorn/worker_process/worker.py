@@ -32,7 +32,16 @@ from typing import Any, NoReturn
 
 from pronghorn import identity, lifespans
 from pronghorn.errors import PeerError, PronghornError
-from pronghorn.events import DrainFinished, LifespanFailed, LogLevelSet, SignalsTaken, SlowMember, WorkLeft
+from pronghorn.events import (
+    DrainFinished,
+    Event,
+    LifespanFailed,
+    LogLevelSet,
+    ObserverFailed,
+    SignalsTaken,
+    SlowMember,
+    WorkLeft,
+)
 from pronghorn.handlers.handler import Handler
 from pronghorn.handlers.loading import Asked, load_all
 from pronghorn.identity import WorkerFacts
@@ -118,6 +127,22 @@ def work(
     finally:
         flush_streams()
         os._exit(code)  # whatever threads there are; the stack below belongs to a script, in a script
+
+
+class ObserverFailures:
+    """An observer that counts the failures of others in this process, and in its forks."""
+
+    __slots__ = ("_details",)
+
+    def __init__(self, counted: Details) -> None:
+        self._details = counted
+
+    def __call__(self, event: Event) -> None:
+        if type(event) is ObserverFailed:
+            self._details.add(WORD["observer_failures"])
+
+    def hears(self, kind: type[Event]) -> bool:
+        return kind is ObserverFailed
 
 
 def keep_details(plan: Plan, row: Row) -> None:
@@ -241,6 +266,8 @@ class WorkerProcess:
             from pronghorn.handlers import user_observers  # here: few servers have any
 
             add(*user_observers.make(self._plan.settings.observer))
+            if self._row.details is not None:
+                add(ObserverFailures(self._row.details))
 
     def _facts(self) -> WorkerFacts:
         row = self._row

@@ -22,6 +22,7 @@ from pronghorn.serving.service import Offer
 from pronghorn.system.drain import Drain
 
 FOREVER = 1e9  # seconds
+AGAIN = 1.0  # seconds
 
 
 class Child(NamedTuple):
@@ -39,23 +40,34 @@ Children = dict[int, Child]  # by process id
 
 
 class Elders:
-    """Finds children that have lived for so many seconds that there is a deadline to keep, each of them once."""
+    """Finds children that have lived for so many seconds that there is a deadline to keep; each of them once more after
+    AGAIN seconds. A signal that a child gets just before it sleeps in a call is not heard before that call is over
+    (Python runs a handler between two steps of its own): a long reply to a peer that never reads would never be."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._young: dict[int, float] = {}  # in the order of their birth
+        self._young: tuple[dict[int, float], ...] = ({}, {})  # born then, or found once then; the oldest first
 
     def born(self, pid: int, at: float) -> None:
-        self._young.pop(pid, None)  # an earlier child of the same number
-        self._young[pid] = at
+        for young in self._young:
+            young.pop(pid, None)  # an earlier child of the same number
+        self._young[0][pid] = at
 
     def since(self, now: float) -> set[int]:
-        """Those that have reached that age since the last call; they may have ended meanwhile."""
-        old = set()
-        while self._young and now - self._young[pid := next(iter(self._young))] >= self._seconds:
-            del self._young[pid]
-            old.add(pid)
-        return old
+        """Those whose time has come since the last call; they may have ended meanwhile."""
+        young, known = self._young
+        found = [_due(known, now, AGAIN), _due(young, now, self._seconds)]
+        known.update(dict.fromkeys(found[1], now))
+        return {*found[0], *found[1]}
+
+
+def _due(young: dict[int, float], now: float, seconds: float) -> list[int]:
+    """Take out those that have been there for so long."""
+    old = []
+    while young and now - young[pid := next(iter(young))] >= seconds:
+        del young[pid]
+        old.append(pid)
+    return old
 
 
 def patience_of(drain: Drain, own: ChildContext) -> Callable[[], float]:

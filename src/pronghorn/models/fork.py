@@ -67,7 +67,7 @@ def handle_signals(
 
     def look_after(*_: object) -> None:
         if os.getpid() != parent.pid:
-            if mine:
+            if mine and own.open:  # it has just been forked, and is sent another
                 _thread.start_new_thread(mine.pop().look_after, ())
             parent.look()
             if children.wants(own):

@@ -207,3 +207,29 @@ def test_one_that_joins_a_name_is_driven_from_then_on(elsewhere: bool, raises: b
     found: list[type] = []
     alike(joins, lines, [b"one\n", b"join\n", b"two\n"])
     assert found[:3] == ([PlainProtocol, MessageProtocol] if raises else [PlainProtocol, *[MessageProtocol] * 2])
+
+
+def test_a_name_joined_by_another_thread_waits_for_what_is_being_sent() -> None:
+    style = MessageStyle(lambda message: message * 4_000_000, lines, LIMIT, 1000)
+    conversations = PlainConversations(style, style.reply_for(None), functools.partial(MessageProtocol, style))  # type: ignore[arg-type]
+    ours, theirs = socket.socketpair()
+    with theirs, Connection(ours.family, ours.type, 0, fileno=ours.detach()) as conn:
+        conn.begin(1, "", Drain(5.0))
+        talks = threading.Thread(target=conversations.hold, args=(conn,))
+        talks.start()
+        theirs.sendall(b"x\n")
+        first = theirs.recv(1)  # and now the socket is full
+        plain = conn.protocol
+        joins = threading.Thread(target=lambda: plain.joins)
+        joins.start()
+        joins.join(0.05)
+        assert plain.sends and joins.is_alive()
+        with theirs.makefile("rb") as file:
+            assert first + file.readline() == b"x" * 4_000_000 + b"\n"
+            joins.join(10)
+            assert not joins.is_alive() and type(conn.protocol) is MessageProtocol
+            theirs.sendall(b"y\n")
+            assert file.readline() == b"y" * 4_000_000 + b"\n"
+        theirs.shutdown(socket.SHUT_WR)
+        talks.join(10)
+        assert not talks.is_alive() and conn.messages == 2 and conn.peer_ended

@@ -39,8 +39,8 @@ class BlockingTransport(Transport):
         "number peer protocol proxy sock waits_beside wrote_eof".split()
     )
 
-    def __init__(self, conn: Connection, protocol: Any, flow: int | None = None, lock: Any = None) -> None:
-        """`flow` is the conversation's own, if that is not the calling one; `lock` is held while something is sent."""
+    def __init__(self, conn: Connection, protocol: Any, flow: int | None = None) -> None:
+        """`flow` is the identity of the conversation's own thread, if that is not the calling one."""
         self.conn = self.sock = conn
         self.number, self.peer, self.proxy, self.listener = conn.number, conn.peer, conn.proxy, conn.listener
         self.protocol = protocol
@@ -51,7 +51,7 @@ class BlockingTransport(Transport):
         self._closing = False
         self._told = False
         self._flow = threading.get_ident() if flow is None else flow
-        self._lock = conn.make_lock() if lock is None else lock
+        self._lock = conn.make_lock()
         self._poller: select.poll | None = None
         self._stirs: Wake | Drain | None = None  # what the poller waits for beside input
         self._readable: threading.Event | None = None  # made by the first pause_reading()

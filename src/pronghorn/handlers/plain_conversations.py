@@ -19,6 +19,9 @@ from pronghorn.connection.driver import BlockingTransport, converse, nothing_beg
 from pronghorn.framing.reads import cut_of, never
 from pronghorn.handlers.message_protocol import MessageProtocol, Reply, Style
 
+PAUSE = 0.005  # seconds between two looks at whether something is still being sent
+_making = threading.Lock()
+
 
 class PlainConversations:
     """The conversations of one function, which follows `style`; `make` makes the protocol of one of them."""
@@ -53,24 +56,30 @@ class PlainConversations:
         """Answer messages until the peer ends, or something is to be remembered: then returns what the rest begins
         with."""
         cut, mark, most, call = self._cut, self._mark, self._most, self._call
-        drain, lock = conn.process_drain, plain.lock
-        while data := conn.recv(READ_SIZE):
-            conn.bytes_in += len(data)
-            found = cut(data, most) if cut is not None else data if len(data) <= most else None
+        drain, size, join = conn.process_drain, READ_SIZE, b"".join
+        while data := conn.recv(size):
+            count = len(data)
+            conn.bytes_in += count
+            found = cut(data, most) if cut is not None else data if count <= most else None
             if type(found) is not bytes:
                 return partial(plain.receive, data)
             plain.messages += 1
             reply = call(found)
-            if type(reply) is not bytes or plain.is_whole:
+            if type(reply) is not bytes:
                 if reply is None and not plain.is_whole:
                     continue
                 return partial(plain.send, reply)
-            reply += mark
+            if mark:
+                reply = join((reply, mark))  # a call: Python looks for signals behind it, and else not before the end
+            plain.sends = True
             try:
-                with lock:
-                    conn.sendall(reply)
+                if plain.is_whole:  # by another thread, perhaps just now
+                    return partial(plain.write, reply)
+                conn.sendall(reply)
             except OSError as error:
                 return partial(plain.break_off, error)
+            finally:
+                plain.sends = False
             conn.bytes_out += len(reply)
             if conn.goodbye or (drain is not None and drain.begun):
                 return BlockingTransport.look_at_drain
@@ -84,17 +93,17 @@ class PlainProtocol:
     """What stands for the protocol of one conversation, as long as there is nothing to remember but how many messages
     there were. Any thread may ask for what `joins`."""
 
-    __slots__ = ("_conn", "_flow", "_make", "_transport", "is_whole", "lock", "messages")
+    __slots__ = ("_conn", "_flow", "_make", "_transport", "is_whole", "messages", "sends")
     partial = unfinished = False
     log_fields = None
 
     def __init__(self, conn: Connection, make: Callable[[], MessageProtocol]) -> None:
         self._conn, self._make = conn, make
         self._flow = threading.get_ident()
-        self.lock = conn.make_lock()
-        """Held while something is sent."""
         self.is_whole = False
-        """There is a transport, with a protocol, that is to go on."""
+        """There is a transport, with a protocol, that is to go on: nothing is sent past it."""
+        self.sends = False
+        """Something is being sent past it: set before `is_whole` is read, which is set before this is read."""
         self.messages = 0
 
     def go_on(self, begin: Callable[[BlockingTransport], None]) -> None:
@@ -110,14 +119,19 @@ class PlainProtocol:
         return protocol.joins
 
     def _whole(self) -> BlockingTransport:
-        with self.lock:
+        with _making:
             if not self.is_whole:
                 protocol = self._make()
-                self._transport = BlockingTransport(self._conn, protocol, self._flow, self.lock)
+                self._transport = BlockingTransport(self._conn, protocol, self._flow)
                 protocol.connection_made(self._transport)
                 self._conn.drive(protocol, lambda: protocol.partial, False)
                 self.is_whole = True
-            return self._transport
+        if self.sends:  # on its own flow; this is another
+            pause = self._conn.make_lock()
+            pause.acquire()
+            while self.sends:
+                pause.acquire(timeout=PAUSE)
+        return self._transport
 
     # What the rest may begin with.
 
@@ -126,6 +140,9 @@ class PlainProtocol:
 
     def receive(self, data: bytes, transport: BlockingTransport) -> None:
         transport.protocol.data_received(data)
+
+    def write(self, raw: bytes, transport: BlockingTransport) -> None:
+        transport.write(raw)
 
     def send(self, reply: Any, transport: BlockingTransport) -> None:
         if reply is not None:

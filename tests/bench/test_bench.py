@@ -86,10 +86,23 @@ def upper() -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of these tests answer at once."""
-    for name, seconds in {"FIRST": 1.0, "QUIET": 0.05, "GREETING": 0.01}.items():
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Servers of these tests answer at once, or never."""
+    never = "no first reply" in request.node.name or "No reply came" in request.node.name
+    for name, seconds in {"FIRST": 1.0 if never else 15.0, "QUIET": 0.05, "GREETING": 0.01}.items():
         monkeypatch.setattr(learning, name, seconds)
+
+
+def long_enough(
+    capsys: pytest.CaptureFixture[str], enough: Callable[[int, str], object], *arguments: str
+) -> tuple[int, str, str]:
+    """The exit status and both outputs of a bench; where the machine was too busy for a short one, of a longer one."""
+    for seconds in (0.1, 0.5, 2.5):
+        status = run(["bench", *arguments, f"--duration={seconds}", "--warm-up=0"])
+        out, err = capsys.readouterr()
+        if enough(status, out):
+            break
+    return status, out, err
 
 
 @pytest.fixture(autouse=True)
@@ -132,13 +145,17 @@ def test_models_beside_each_other_and_all_that_is_written(
     pytest.importorskip("matplotlib")
     drawn: list[plots.Plot] = []
     draw = plots.draw
-    monkeypatch.setattr(plots, "draw", lambda findings: drawn.extend(draw(findings)) or drawn)
-    where = [f"--json={tmp_path}/a.json", f"--html={tmp_path}/a.html"]
-    status = run(["bench", *where, "--models=epoll,kqueue,iterative", "--clients=1,3", *SHORT, "--fail-if", "p99>1ns"])
-    told = capsys.readouterr()
-    assert status == 1 and "Failed: p99>1ns: epoll with 1 client has p99" in told.err
-    assert "Recommended: epoll" in told.out and "2 never got a reply" in told.out
-    assert "Not measured: kqueue" in told.out
+    monkeypatch.setattr(plots, "draw", lambda findings: drawn.__setitem__(slice(None), draw(findings)) or drawn)
+    where = [f"--json={tmp_path}/a.json", f"--html={tmp_path}/a.html", "--fail-if=p99>1ns"]
+
+    def enough(status: int, out: str) -> bool:
+        measured = all(each["throughput"] and each["cpu"] for each in found(tmp_path / "a.json")["cells"])
+        return measured and "Recommended: epoll" in out
+
+    status, out, err = long_enough(capsys, enough, *where, "--models=epoll,kqueue,iterative", "--clients=1,3")
+    assert status == 1 and "Failed: p99>1ns: epoll with 1 client has p99" in err
+    assert "Recommended: epoll" in out and "2 never got a reply" in out
+    assert "Not measured: kqueue" in out
     findings = found(tmp_path / "a.json")
     cells = {(each["name"], each["clients"]): each for each in findings["cells"]}
     assert set(cells) == {(name, clients) for name in ("epoll", "iterative") for clients in (1, 3)}
@@ -168,16 +185,16 @@ def test_cpu_counts_children_that_have_ended(tmp_path: Path, upper: Served) -> N
     arguments = ["--connect", "--clients=2", "--warm-up=0", "--duration=0.3", f"--json={tmp_path}/a.json"]
     assert run(["bench", place(upper), "--against", other, *arguments]) == 0
     cells = {each["name"]: each for each in found(tmp_path / "a.json")["cells"]}
-    assert 0.005 <= cells["burns"]["cpu"] < 0.05
+    assert 0.0025 <= cells["burns"]["cpu"] < 0.05  # the last one may not be gone yet
     assert 0 < cells[place(upper)]["cpu"] < 0.005
 
 
 @pytest.mark.slow
 def test_a_server_that_runs_and_json_on_standard_output(upper: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    status = run(["bench", place(upper), "--clients=2", *SHORT, "--json=-", "--fail-if=errors>0", "--depth=4"])
-    told = capsys.readouterr()
-    findings = json.loads(told.out)
-    assert status == 0 and findings["cells"][0]["cpu"] > 0 and "p99.9" in told.err
+    words = [place(upper), "--clients=2", "--json=-", "--fail-if=errors>0", "--depth=4"]
+    status, out, err = long_enough(capsys, lambda status, out: json.loads(out)["cells"][0]["cpu"], *words)
+    findings = json.loads(out)
+    assert status == 0 and findings["cells"][0]["cpu"] > 0 and "p99.9" in err
     assert findings["recommended"]["model"] is None and findings["cpu_unknown"] == {}
 
 
@@ -188,11 +205,10 @@ def test_a_wrong_reply_is_counted_and_fails(upper: Served, tmp_path: Path, capsy
         "def request(n): return b'%d x' % n\n"
         "def reply(n, received): return n != 3 and (len(received) if received.endswith(b'X') else None)\n"
     )
-    arguments = ["--clients=2", *SHORT, f"--script={script}", "--fail-if=errors>0"]
-    assert run(["bench", place(upper), *arguments]) == 1
-    told = capsys.readouterr()
-    assert "wrong reply, first: reply(3, ...) returned False: b'3 X' came" in told.out
-    assert "errors>0" in told.err
+    arguments = [place(upper), "--clients=2", f"--script={script}", "--fail-if=errors>0"]
+    status, out, err = long_enough(capsys, lambda status, out: status == 1, *arguments)
+    assert status == 1 and "wrong reply, first: reply(3, ...) returned False: b'3 X' came" in out
+    assert "errors>0" in err
 
 
 @pytest.mark.slow
@@ -217,9 +233,10 @@ def test_a_script_that_raises_is_one_clear_error(
     upper: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, why: str
 ) -> None:
     (tmp_path / "mine.py").write_text(text)
-    arguments = ["--clients=1", *SHORT, "--timeout=300ms", f"--script={tmp_path}/mine.py"]
-    assert run(["bench", place(upper), *arguments]) == 2
-    told = capsys.readouterr().err
+    timeout = "300ms" if "within 0.3 s" in why else "10s"
+    words = [place(upper), "--clients=1", f"--timeout={timeout}", f"--script={tmp_path}/mine.py"]
+    status, _, told = long_enough(capsys, lambda status, out: status == 2, *words)
+    assert status == 2
     assert told.startswith(f"Error: --script {tmp_path}/mine.py") and why in told and "Traceback" not in told
 
 
@@ -292,7 +309,8 @@ def test_what_is_learnt_of_a_server(answer: Callable[[bytes], bytes], kind: str)
 
 @pytest.mark.slow
 def test_ctrl_c_ends_all_and_reports_what_was_measured(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pronghorn", "bench", *NEEDS, "--rounds=99", *SHORT, f"--json={tmp_path}/a.json"]
+    command = [sys.executable, "-m", "pronghorn", "bench", *NEEDS, "--rounds=99", f"--json={tmp_path}/a.json"]
+    command += ["--duration=300ms", "--warm-up=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as bench:
         assert bench.stdout is not None
         while not (line := bench.stdout.readline()).startswith("epoll "):

@@ -61,6 +61,35 @@ def test_what_every_carrier_does(broker: Broker, trial: Trial) -> None:
     run(url(broker), trial)
 
 
+def test_a_host_that_retires_is_sent_nothing_more_and_says_of_itself_nothing_more(broker: Broker) -> None:
+    async def trial(party: Party) -> None:
+        one, old = [await party.host() for _ in range(2)]
+        await old.join(b"device", REPLACE)
+        assert await one.carrier.to_one(b"device", b"1")
+        client = old.carrier._mail.connection._client  # type: ignore[attr-defined]
+        transport, written = client._transport, list[bytes]()
+        write, write_lines = transport.write, transport.writelines
+        transport.write = lambda data: (written.append(data), write(data))
+        transport.writelines = lambda lines: (written.extend(lines), write_lines(lines))
+        await old.carrier.retire()
+        commands = [each.split()[0] for each in b"".join(written).splitlines() if each[:5] in (b"UNSUB", b"PING")]
+        assert b"PING" in commands[commands.index(b"UNSUB") :], "whose answer says that nothing is sent any more"
+        settled = one.carrier._settled  # type: ignore[attr-defined]
+
+        async def settle() -> None:
+            """When `one` has looked for all hosts, and does not know yet what the server says of them."""
+            old.carrier._presence.tick(time.monotonic() + 1.5)  # type: ignore[attr-defined]
+            for _ in range(2):
+                await client.flush()
+            await settled()
+
+        one.carrier._settled = settle  # type: ignore[attr-defined]
+        with pytest.raises(Away, match="may be back"):
+            await one.carrier.to_one(b"device", b"2")
+
+    run(url(broker), trial)
+
+
 class Spread(Party):
     """Hosts that take the servers of a cluster in turn."""
 

@@ -151,6 +151,7 @@ class NatsCarrier:
         self._host.gone(host)
 
     async def retire(self) -> None:
+        self._presence.retire()
         if self._mail.connection is not None:
             await self._mail.connection.retire()
 

@@ -155,7 +155,8 @@ class NatsConnection:
                     await asyncio.sleep(0.005)
                 for each in self._subscriptions.values():  # unsubscribe() would pass over what is on its way
                     await self._client._send_unsubscribe(each._id)
-                await self._client.flush(1)
+                for _ in range(2):  # nats-py sends a PING before what it has yet to write: the second is behind that
+                    await self._client.flush(1)
         except (Error, OSError, TimeoutError):
             pass
 

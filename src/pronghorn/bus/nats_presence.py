@@ -30,6 +30,7 @@ class Presence:
         self._lost: dict[str, float] = {}
         """Hosts that have gone without a word, and when that was noticed."""
         self._last = self._beaten = 0.0
+        self._retired = False
 
     @property
     def hosts(self) -> list[str]:
@@ -86,7 +87,7 @@ class Presence:
         if now - self._last > STOOD_STILL:
             self._heard = dict.fromkeys(self._heard, now)
         self._last = now
-        if self._joins and now - self._beaten >= BEAT_EVERY:
+        if self._joins and not self._retired and now - self._beaten >= BEAT_EVERY:
             self._beaten = now
             self._mail.send(self._mail.hosts, BEAT + self._mail.id.encode())
         for host, heard in list(self._heard.items()):
@@ -106,6 +107,10 @@ class Presence:
         if how == NOBODY:  # the server knows no such host: it has ended, and could not say so
             self.miss(host)
         return False
+
+    def retire(self) -> None:
+        """Say nothing of this host any more, which others miss from now on, and may be back."""
+        self._retired = True
 
     def goodbye(self) -> None:
         """Say that this host goes."""

@@ -103,7 +103,7 @@ def sentinel(folder: Path, master: Broker, *lines: str) -> Broker:
     """A sentinel that watches the service `shop`, whose master that is."""
     port = free_port()
     text = [f"port {port}", "bind 127.0.0.1", f"dir {folder}", "sentinel resolve-hostnames no"]
-    text += [f"sentinel monitor shop 127.0.0.1 {master.port} 1", "sentinel down-after-milliseconds shop 300"]
+    text += [f"sentinel monitor shop 127.0.0.1 {master.port} 1", "sentinel down-after-milliseconds shop 600"]
     text += ["sentinel failover-timeout shop 2000", *lines]
     (folder / f"sentinel-{port}.conf").write_text("\n".join(text) + "\n")
     return Broker([program("redis-server"), str(folder / f"sentinel-{port}.conf"), "--sentinel"], port)

@@ -63,17 +63,6 @@ def test_an_error_comes_back_as_what_it_is() -> None:
     assert (caught.value.what, caught.value.why, caught.value.hint) == ("what", "why", "hint")
 
 
-def test_who_waits_for_one_finds_no_process_of_it() -> None:
-    def ends_slowly() -> Answer:
-        end = os._exit
-        os._exit = lambda code: (time.sleep(0.1), end(code))  # type: ignore[assignment]
-        return b"done", []
-
-    helper = over(Helper(ends_slowly, PATIENCE, Reaper()))
-    assert not psutil.pid_exists(helper.pid)
-    assert helper.answer() == (b"done", [])
-
-
 def test_one_that_is_late_is_killed_and_that_is_an_error() -> None:
     reaper = Reaper()
     helper = Helper(lambda: (b"", list[int]()) if time.sleep(60) else (b"", []), 0.1, reaper)

@@ -147,7 +147,7 @@ class Helper:
         return self.ended and (self.status is not None or now >= self._hung_up + AFTERMATH)
 
     def wait(self) -> None:
-        """Blocks until the helper is over; one that has answered gets a moment to be gone."""
+        """Blocks until the helper is over."""
         poller = poll()
         poller.register(self, POLLIN)
         while not self.over(now := time.monotonic()):
@@ -155,10 +155,6 @@ class Helper:
                 time.sleep(0.001)
             else:
                 poller.poll(max(0.0, self.due() - now) * 1000)
-        until = time.monotonic() + AFTERMATH
-        while self._whole and self.status is None and time.monotonic() < until:
-            self.status = status_of(self.pid)
-            time.sleep(0.0 if self.status is not None else 0.001)
 
     def due(self) -> float:
         """The instant (monotonic) at which to look whether the helper is over, if nothing comes before."""

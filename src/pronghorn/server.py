@@ -137,6 +137,8 @@ class Server:
             self._observe = self._beside.observe
             planner = self._planner()
             self._beside.check()
+            if self.settings.reload:  # code that has changed within a second, and is as long, would be taken from there
+                sys.dont_write_bytecode = True
             variables, served = env_file.read(self.settings), services(self.settings)
             asked = planner.asked(self.source, served)
             self._preload(each.source for each in asked)

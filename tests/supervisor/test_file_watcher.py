@@ -322,6 +322,28 @@ def test_a_syntax_error_never_stops_the_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_code_that_is_as_long_and_as_old_as_what_was_compiled_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after two changes within a second: by size and seconds Python tells whether __pycache__ is right."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
+    mine = tmp_path / "mine.py"
+
+    def put(word: str, nanoseconds: int) -> None:
+        (tmp_path / "new").write_text(HANDLER % word)
+        os.utime(tmp_path / "new", ns=(nanoseconds, nanoseconds))
+        os.replace(tmp_path / "new", mine)
+
+    put("one", 1_700_000_000_000_000_000)
+    with launched(tmp_path, "mine:reply", reload=True) as server:
+        assert server.ask(b"x\n") == b"one\n"
+        put("two", 1_700_000_000_500_000_000)
+        server.send(signal.SIGHUP)  # the watcher may not have looked yet, and takes the change for an old one
+        wait_for(lambda: "Reloaded in" in server.log, "the reload")
+        assert server.ask(b"x\n") == b"two\n"
+
+
+@pytest.mark.slow
 def test_handlers_of_a_later_reload_are_watched(tmp_path: Path) -> None:
     work, other, file = tmp_path / "work", tmp_path / "other" / "late.py", tmp_path / "work" / "pronghorn.toml"
     work.mkdir()

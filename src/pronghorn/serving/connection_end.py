@@ -322,7 +322,9 @@ class ConnectionEnds(Admission):
             bytes_out += conn.bytes_out
             messages += conn.messages
         written = self._written
-        self._written = bytes_in, bytes_out, messages = _no_less((bytes_in, bytes_out, messages), written)
+        if bytes_in < written[0] or bytes_out < written[1]:
+            bytes_in, bytes_out, messages = _no_less((bytes_in, bytes_out, messages), written)
+        self._written = bytes_in, bytes_out, messages
         self.counts.pass_by(bytes_in - written[0], bytes_out - written[1], messages - written[2])
         if self._by_listener:
             self._fold_by_listener(now)

@@ -65,7 +65,8 @@ def nearest(word: str, words: Iterable[str]) -> str:
     from difflib import get_close_matches  # here: workers import this file, and need no difflib
 
     words = list(words)
-    close = get_close_matches(word.lower(), words, n=1)
+    begun = [each for each in words if len(word) > 2 and each.startswith(word.lower())]
+    close = begun if len(begun) == 1 else get_close_matches(word.lower(), words, n=1)
     return f"Did you mean {close[0]!r}?" if close else f"Choose one of: {', '.join(words)}."
 
 

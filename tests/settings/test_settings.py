@@ -154,6 +154,7 @@ def test_typos_get_the_nearest_word() -> None:
     assert told({"model": "zzz"})[2].startswith("--model: ")
     assert told({"wrokers": 1}) == ["There is no setting 'wrokers'.", "", "Did you mean 'workers'?"]
     assert nearest("qqq", ["one", "two"]) == "Choose one of: one, two."
+    assert nearest("kill", ["skill-level", "kill-connection"]) == "Did you mean 'kill-connection'?"
 
 
 def test_choices_are_those_of_the_fields() -> None:

@@ -29,7 +29,8 @@ Each setting has one name, and five places where it can be given. For `max_threa
 
 The upper ones win. What is on or off is `--reuse-port` or `--no-reuse-port` on the command line, `true` or `false` in
 a file, and `yes` or `no` in the environment. What may be given more than once is a list in a file, and separated by
-commas in the environment. A duration is `500ms`, `30s`, `2m`, `1h`, or a number of seconds; a size is `64KiB`, `1MiB`,
+commas in the environment; networks, names and modules may be so everywhere. A duration is `500ms`, `30s`, `2m`, `1h`,
+or a number of seconds; a size is `64KiB`, `1MiB`,
 `10MB`, or a number of bytes.
 
 A [reload](operations.md#reloading) gives new values to the workers that it starts, and to the listeners that stay;

@@ -25,10 +25,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 
 ROOT = Path(__file__).parent.parent
 
+# Of a handler that a test writes anew within a second, and as long as before, Python would take what it had compiled.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the server's code once: where PYTHONDONTWRITEBYTECODE is set, each server that a test starts would do so
-    for itself, which is half of what a start costs."""
+    """Compile the server's code once: each server that a test starts would do so for itself, which is half of what a
+    start costs."""
     if not hasattr(config, "workerinput"):  # of pytest-xdist: its controller has done so
         for folder, depth in ((ROOT / "src", 9), (ROOT / "tests", 0)):
             compileall.compile_dir(folder, maxlevels=depth, quiet=2)

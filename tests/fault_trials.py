@@ -231,7 +231,8 @@ def faults(folder: Path, model: str, which: list[Fault], least: int, seconds: fl
         (pid,) = server.ready(1)
         for fault in (each for each in which if fits(each, model)):
             broken, cost = trial(server, model, fault, folder)
-            result.expect_none(broken, f"things broken by {fault.name}")
+            for each in broken:
+                result.expect(False, f"{fault.name}: {each}")
             costs.append(cost)
             failed += [fault.name] * bool(injected(folder))
         result.figures["faults"] = f"{len(failed)} that this model can meet, of {len(costs)}"

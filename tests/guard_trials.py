@@ -378,7 +378,7 @@ def limit_of_all(folder: Path, count: int, model: str = "epoll", **settings: Any
     ):
         inside, waiting = set[socket.socket](), set(socks)
         for turn in range(over + 1):
-            until(lambda: len(inside | heard(waiting)) >= count, 3)  # noqa: B023
+            until(lambda: len(inside | heard(waiting)) >= count, 15)  # noqa: B023
             time.sleep(0.3 if turn in (0, over // 2) else 0.02)  # whether one more gets in
             inside |= heard(waiting)
             waiting -= inside

@@ -36,7 +36,8 @@ def main() -> None:
                 case {"print": text}:
                     print(text, flush=True)
                 case {"dots": count}:
-                    print("." * count, end="", flush=True)
+                    for _ in range(count // 4096):  # a signal may cut a write short, and the rest of it is lost
+                        print("." * 4096, end="", flush=True)
                 case {"write": text}:
                     os.write(side.descriptors["file"], text.encode())
                 case {"raise": text}:
@@ -49,7 +50,8 @@ def main() -> None:
                     sys.exit(status)
                 case _:
                     side.send({"echo": message})
-    time.sleep(side.settings.get("afterwards", 0.0))
+    while os.path.exists(side.settings.get("while", "")):
+        time.sleep(0.01)
     side.send({"last": "words"})
 
 

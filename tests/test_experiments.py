@@ -253,7 +253,7 @@ def test_the_crowd_of_the_page(
     with serving("upper", model=model) as server:
         port = str(address(server)[1])
         done = subprocess.run(
-            [sys.executable, "crowd.py", port, str(count)], cwd=tmp_path, capture_output=True, text=True, timeout=30
+            [sys.executable, "crowd.py", port, str(count)], cwd=tmp_path, capture_output=True, text=True, timeout=100
         )
         assert done.stderr == ""
         served, away = map(int, re.fullmatch(r"(\d+) served, (\d+) turned away\n", done.stdout).groups())  # type: ignore

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import pronghorn
-from launch import PATIENCE, launched, wait_for
+from launch import PATIENCE, Launched, launched, wait_for
 from pronghorn.errors import BadHandler
 from pronghorn.settings.source import Source
 
@@ -117,17 +117,30 @@ def test_a_program_finds_it_in_its_environment(tmp_path: Path) -> None:
 def test_across_a_reload_numbers_repeat_and_unique_ones_do_not(tmp_path: Path) -> None:
     with serve(tmp_path, "message", workers=2) as server:
         server.ready(2)
-        old = [server.connect() for _ in range(8)]
+        old = of_both_workers(server)
         server.send(signal.SIGHUP)
         wait_for(lambda: "Reloaded" in server.log, "the reload")
-        new = [server.connect() for _ in range(8)]
+        new = of_both_workers(server)
         facts = [told(each)[0] for each in (*old, *new)]
         for each in (*old, *new):
             each.close()
     workers = {each["unique"]: each for each in facts}
-    assert {each["generation"] for each in workers.values()} == {1, 2}
-    assert {each["number"] for each in workers.values()} <= {1, 2}
-    assert len(workers) == len({each["pid"] for each in facts}) >= 3, "old and new live at once: none shares its number"
+    assert sorted((each["generation"], each["number"]) for each in workers.values()) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert len({each["pid"] for each in facts}) == 4, "old and new live at once: none shares its number"
+
+
+def of_both_workers(server: Launched) -> list[socket.socket]:
+    """A connection to each of the two workers that accept, at least."""
+    found: list[socket.socket] = []
+    workers: set[int] = set()
+
+    def both() -> bool:
+        found.append(server.connect())
+        workers.add(told(found[-1])[1])
+        return len(workers) == 2
+
+    wait_for(both, "a client of each worker")
+    return found
 
 
 def test_outside_of_a_worker_it_is_an_error() -> None:

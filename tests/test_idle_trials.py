@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import idle_trials
+from ledger_trials import tried
 from pronghorn.models import registry
 
 pytestmark = [
@@ -22,7 +23,7 @@ HANDLERS = Path(__file__).parent / "timeouts_under_test.py"
 def test_silent_connections_cost_next_to_nothing(tmp_path: Path, model: str) -> None:
     if missing := registry.page(model).missing():
         pytest.skip(f"{model}: {missing}")
-    result = idle_trials.idle(tmp_path, 500, model, seconds=3.0)
+    result = tried(idle_trials.idle, tmp_path, 500, model, seconds=3.0)
     assert not result.faults, str(result)
 
 
@@ -32,7 +33,7 @@ def test_one_that_finds_no_rest_is_seen(tmp_path: Path) -> None:
 
 
 def test_lost_connections_are_seen(tmp_path: Path) -> None:
-    result = idle_trials.idle(tmp_path, 10, "epoll", 1.5, idle_timeout=0.5)
+    result = idle_trials.idle(tmp_path, 10, "epoll", 1.5, idle_timeout=0.8)
     assert "0 of 10 connections are left" in str(result.faults), str(result)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pronghorn
-from launch import Launched, launched, script, wait_for
+from launch import Launched, launched, repeated, script, wait_for
 from pronghorn.errors import IncompatibleHandler, WorkerFailedToStart
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.handlers.recognise import recognise
@@ -219,9 +219,12 @@ def test_one_that_raises_means_not_ready(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["slow", "slow_async"])
 def test_one_that_hangs_means_not_ready(tmp_path: Path, name: str) -> None:
-    with served(tmp_path, name, start_timeout=0.7) as server:
-        assert server.exit() == WorkerFailedToStart.exit_code
-        assert "while it entered its lifespan 'hangs" in server.report["error"]["why"]
+    def trial() -> None:
+        with served(tmp_path, name, start_timeout=0.7) as server:
+            assert server.exit() == WorkerFailedToStart.exit_code
+            assert "while it entered its lifespan 'hangs" in server.report["error"]["why"]
+
+    repeated(trial)  # where the machine is busy, the time may be over before that
 
 
 @pytest.mark.parametrize("name", ["bad_end", "bad_end_async"])

@@ -117,10 +117,13 @@ def test_a_decorator_times_each_call() -> None:
 
 def test_declared_twice_it_is_the_same() -> None:
     assert metrics.counter("twice", "Twice.") is metrics.counter("twice_total", "Twice.")
-    with pytest.raises(ValueError, match="declared already"):
+    with pytest.raises(ValueError, match=r"declared already, with the help 'Twice.': .*test_metrics.py:\d+$"):
         metrics.counter("twice", "Another.")
-    with pytest.raises(ValueError, match="declared already"):
+    with pytest.raises(ValueError, match=r"declared already, without labels: .*test_metrics.py:\d+$"):
         metrics.counter("twice", "Twice.", labels=("kind",))
+    metrics.gauge("once", "Once.")
+    with pytest.raises(ValueError, match="declared already, as a gauge: "):
+        metrics.histogram("once", "Once.")
 
 
 @pytest.mark.parametrize(

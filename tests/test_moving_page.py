@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from brokers import free_port
 from launch import wait_for
 from pronghorn.testing.served import serving
 from pronghorn.testing.talk import exchange
@@ -38,8 +39,7 @@ def before(folder: Path) -> Iterator[dict[str, tuple[int, subprocess.Popen[bytes
         for name in NAMES:
             if name == "twisted" and importlib.util.find_spec("twisted") is None:
                 continue
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
+            port = free_port()
             path = folder / f"{name}_before.py"
             path.write_text(path.read_text().replace("5000", str(port)))
             started[name] = port, subprocess.Popen([sys.executable, str(path)])

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import Launched, launched, logged, script, wait_for
+from launch import Launched, launched, logged, repeated, script, wait_for
 from pronghorn import server as facade
 from pronghorn.errors import PronghornError
 from pronghorn.server import Server
@@ -144,8 +144,12 @@ def test_a_handler_that_is_not_there(tmp_path: Path, source: str) -> None:
 
 def test_an_import_without_end_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import time\ntime.sleep(60)\n")
-    with launched(tmp_path, "mine:handle", start_timeout=0.3) as server:
-        assert "the import still runs" in failure(server, 3)
+
+    def trial() -> None:
+        with launched(tmp_path, "mine:handle", start_timeout=0.3) as server:
+            assert "the import still runs" in failure(server, 3)
+
+    repeated(trial)  # where the machine is busy, the time may be over before the import begins
 
 
 def test_an_impossible_pair_is_refused_before_binding(tmp_path: Path) -> None:
@@ -266,7 +270,7 @@ def test_ctrl_c_during_the_probe(tmp_path: Path) -> None:
     try:
         wait_for((tmp_path / "importing").exists)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=30)
         assert process.returncode == 130
         assert b"Traceback" not in said
     finally:

@@ -25,7 +25,7 @@ Found = dict[tuple[str, int], str]
 
 
 def run(*command: str) -> str:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=55)
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=140)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.stdout
 

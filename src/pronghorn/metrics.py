@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 import warnings
 from _thread import RLock
@@ -72,7 +73,9 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
         for label in self.labels:
             reserved = label.startswith("__") or (label == "le" and self.kind == HISTOGRAM) or label == "quantile"
             if not LABEL.fullmatch(label) or reserved:
-                return f"{label!r} is no name of a label: letters, digits and _, no digit first, not __, le, quantile"
+                return (
+                    f"{label!r} is no name of a label: letters, digits and _; no digit or __ first; not le or quantile"
+                )
         ascending = all(one < two for one, two in zip(self.buckets, self.buckets[1:], strict=False))
         finite = all(abs(each) < float("inf") for each in self.buckets)
         if self.kind == HISTOGRAM and not (0 < len(self.buckets) <= MOST_BUCKETS and ascending and finite):
@@ -158,6 +161,8 @@ class _Unlabelled(Memory):
 _dropped = _Dropped()
 _store: Store = Memory()
 _declared: dict[str, Metric] = {}
+_places: dict[str, str] = {}
+"""Where each was declared first: file and line."""
 _told: set[str] = set()
 _guard = RLock()
 
@@ -360,14 +365,30 @@ def _names(labels: Sequence[str]) -> tuple[str, ...]:
 def _declare(kind: type[M], description: Description) -> M:
     if fault := description.fault():
         raise ValueError(fault)
+    frame = sys._getframe(2)  # of who has called counter() and its like
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     with _guard:
         if (known := _declared.get(description.name)) is None:
             known = _declared[description.name] = kind(description)
+            _places[description.name] = place
             if not description.labels:
                 known._move()
     if not isinstance(known, kind) or known.description != description:
-        raise ValueError(f"{description.name!r} is declared already, in another way")
+        where = _places.get(description.name, "?")
+        raise ValueError(
+            f"{description.name!r} is declared already, {_differs(known.description, description)}: {where}"
+        )
     return known
+
+
+def _differs(known: Description, new: Description) -> str:
+    """In what two declarations of one name differ."""
+    if known.kind != new.kind:
+        return f"as a {known.kind}"
+    for name in ("labels", "buckets", "across"):
+        if (was := getattr(known, name)) != getattr(new, name):
+            return f"with {name} {was!r}" if was else f"without {name}"
+    return f"with the help {known.help!r}"
 
 
 def _placed(description: Description, values: tuple[str, ...]) -> tuple[Store, int]:

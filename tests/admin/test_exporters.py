@@ -20,7 +20,8 @@ from pronghorn.admin.families import Buckets, Family, Sample
 from pronghorn.admin.statsd import MOST_BYTES, Target, datagrams, lines
 from pronghorn.control import client
 from pronghorn.errors import BadSetting
-from pronghorn.settings.metrics import statsd_place
+from pronghorn.settings import settle
+from pronghorn.settings.metrics import check_statsd, statsd_place
 
 HITS = Family("pronghorn_hits_total", "counter", "Hits.", [Sample((("kind", "a|b,c"),), 5.0)])
 LOAD = Family("pronghorn_load", "gauge", "Load.", [Sample((), -2.5)])
@@ -64,10 +65,28 @@ def test_datagrams_pass_every_network() -> None:
     assert b"\n".join(sent).decode().split("\n") == many[:-1]
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:", ":8125", "host:x", "host:70000", "unix:"])
+@pytest.mark.parametrize(
+    "address", ["", "host", "host:", ":8125", "host:x", "host:70000", "unix:", "http://host:1", "host:1:2", "::1:8125"]
+)
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(BadSetting, match="HOST:PORT"):
         statsd_place(address)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"statsd_prefix": "a b"}, "--statsd-prefix is 'a b'"),
+        ({"statsd_prefix": "web:1"}, "--statsd-prefix is 'web:1'"),
+        ({"statsd_tags": "env=prod"}, "--statsd-tags has 'env=prod'"),
+        ({"statsd_tags": "env:prod team:sea"}, "--statsd-tags has 'env:prod team:sea'"),
+        ({"statsd_tags": "a|b"}, "--statsd-tags has 'a|b'"),
+    ],
+)
+def test_what_would_break_the_lines_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(BadSetting, match=re.escape(said)):
+        check_statsd(settle({"statsd": "127.0.0.1:8125", **given}))
+    check_statsd(settle({"statsd": "127.0.0.1:8125", "statsd_prefix": "prod.web", "statsd_tags": "env:a=b,bare,"}))
 
 
 def test_addresses() -> None:
@@ -149,8 +168,10 @@ def admin_of(server: Launched, before: int = 0) -> psutil.Process:
 def test_nobody_there_harms_nobody(tmp_path: Path) -> None:
     with launched(tmp_path, statsd="no.such.host.invalid:8125") as server:
         assert server.ask(b"hello\n") == b"HELLO\n"
+        wait_for(lambda: "cannot tell StatsD at no.such.host.invalid:8125 (--statsd): " in server.log, "a warning")
         assert server.stop() == 0
         assert "ERROR" not in server.log, server.log
+        assert server.log.count("cannot tell StatsD") == 1, "it is told once"
 
 
 @pytest.mark.slow

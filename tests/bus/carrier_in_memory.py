@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 from pronghorn.bus.carrier import Away, Host
 from pronghorn.bus.wire import REFUSE, REPLACE
@@ -89,14 +90,19 @@ class InMemory:
             self.send(each, data)
         return hosts
 
-    async def to_one(self, name: bytes, data: bytes) -> bool:
+    async def to_one(self, name: bytes, data: bytes) -> str:
         self.check()
         members = self.broker.names.get(name)
         if not members:
-            return False
+            return ""
         self.check_there(set(members))
-        self.send(max(members, key=lambda each: members[each][0]), data)
-        return True
+        host = max(members, key=lambda each: members[each][0])
+        self.send(host, data)
+        return host
+
+    async def missing(self, hosts: Iterable[str]) -> set[str]:
+        self.check()
+        return set(hosts) - (self.broker.hosts.keys() - self.broker.gone)
 
     def send(self, host: str, data: bytes) -> None:
         if host in self.broker.hosts and self.broker.up:

@@ -157,7 +157,7 @@ def run(url: str, trial: Callable[[Party], Awaitable[None]], kind: type[Party] =
 async def all_and_one(party: Party) -> None:
     one, two, three = [await party.host() for _ in range(3)]
     assert await three.carrier.to_all(b"room", b"nobody") == set()
-    assert await three.carrier.to_one(b"room", b"nobody") is False
+    assert await three.carrier.to_one(b"room", b"nobody") == ""
     await one.join(b"room")
     assert await one.carrier.to_all(b"room", b"only me") == set()
     assert await three.carrier.to_all(b"room", b"for one") == {one.id}
@@ -165,11 +165,15 @@ async def all_and_one(party: Party) -> None:
     assert await three.carrier.to_all(b"room", b"for both") == {one.id, two.id}
     assert await one.carrier.to_all(b"room", b"for the other") == {two.id}
     for host in (one, two, three):  # the latest is the one that has joined last, whatever its clock says
-        assert await host.carrier.to_one(b"room", b"from " + host.id.encode()) is True
+        assert await host.carrier.to_one(b"room", b"from " + host.id.encode()) == two.id
     await until(lambda: len(two.heard) >= 5 and len(one.heard) >= 2)
     assert one.heard == [b"for one", b"for both"]
     assert set(two.heard) == {b"for both", b"for the other", b"from host0", b"from host1", b"from host2"}
     assert three.heard == []
+    assert await three.carrier.missing([one.id, two.id, "nobody"]) == {"nobody"}
+    await two.end()
+    while await three.carrier.missing([one.id, two.id]) != {two.id}:
+        await asyncio.sleep(0.01)
 
 
 async def leaving(party: Party) -> None:
@@ -208,7 +212,7 @@ async def replaced(party: Party) -> None:
     del one.joined[b"device"]
     new = await party.host()
     await new.join(b"device", REPLACE)
-    assert await one.carrier.to_one(b"device", b"3") is True
+    assert await one.carrier.to_one(b"device", b"3") == new.id
     await until(lambda: new.heard == [b"3"])
     assert old.heard == [b"1"]
 
@@ -329,7 +333,7 @@ async def joined_and_left_while_joining(party: Party) -> None:
             one.leave(b"device")
         await asyncio.gather(*joins)
         await asyncio.sleep(party.settling)
-        while await outside.carrier.to_one(b"device", b"x") is not last:  # to leave is not waited for
+        while bool(await outside.carrier.to_one(b"device", b"x")) is not last:  # to leave is not waited for
             await asyncio.sleep(0.01)
 
 

@@ -19,9 +19,12 @@ pytestmark = pytest.mark.timeout(30)
 class Silent(InMemory):
     """A carrier over which every message goes to a host that never answers."""
 
-    async def to_one(self, name: bytes, data: bytes) -> bool:
+    async def to_one(self, name: bytes, data: bytes) -> str:
         SENT.append(data)
-        return True
+        return "host"
+
+    def send(self, host: str, data: bytes) -> None:
+        SENT.append(data)
 
     async def run(self) -> None:
         if b"fault" in BROKER.names:
@@ -62,6 +65,7 @@ def test_whoever_waits_when_a_client_is_closed_learns_of_it() -> None:
     for each in asking:
         each.join(10)
     assert [type(each) for each in failed] == [bus.BusLost] * 3
+    assert len(SENT) == 6, "each question, and that nobody waits for its answer"
     assert "has been closed" in str(failed[0])
     with client:
         assert client.publish("device", b"again") == 0, "it has a new connection"

@@ -18,7 +18,9 @@ from test_figures import get, values
 import brokers
 from launch import Launched, logged, wait_for
 from pronghorn import bus
+from pronghorn.cli.check import command as check
 from pronghorn.cli.config import command as config
+from pronghorn.cli.serve import command as serve
 from pronghorn.control.client import ask as ask
 
 SECRET = "Xyzzy-4711"
@@ -80,6 +82,26 @@ def broker_away(server: Launched, before: int) -> bool:
     status = ask(f"{server.folder}/c.sock", {"command": "status"}, 10)
     hubs = [each["pid"] for each in status["side_processes"] if each["name"] == "bus"]
     return hubs not in ([before], [0], [None], []) and (status["bus"].get("broker") or {}).get("up") is False
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "words"),
+    [
+        ("redis://h?socket_timout=5", "redis", "It has a wrong parameter: socket_timout"),
+        ("redis://h,g", "redis", "It names several hosts, which with ?cluster=1 are nodes of a cluster"),
+        ("nats://h?kreds=x", "nats", "It sets 'kreds'; what can be set for NATS is prefix, creds"),
+    ],
+)
+def test_a_wrong_option_is_told_before_the_start_in_the_same_words(url: str, package: str, words: str) -> None:
+    pytest.importorskip(package)
+    told = [CliRunner().invoke(command, ["--bus", url]).exception for command in (config, check, serve)]
+    assert words in str(told[0]) and str(told[0]).startswith(f"--bus cannot be '{url}'.")
+    assert str(told[0]) == str(told[1]) == str(told[2])
+
+
+def test_settings_are_shown_where_the_brokers_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pronghorn.cli.config.find_spec", lambda name: None)
+    assert "redis://h?colour=1" in CliRunner().invoke(config, ["--bus", "redis://h?colour=1"]).output
 
 
 @pytest.mark.slow

@@ -15,11 +15,12 @@ from pronghorn.bus.carrier import Away
 from pronghorn.bus.carriers import carrier_in_any_case
 from pronghorn.bus.far import ANSWER, PUBLICATION, REACHED, TRIES, Far, Nobody
 from pronghorn.bus.hub import Hub
-from pronghorn.bus.others import Others
+from pronghorn.bus.others import LOOK_EVERY, Others
 from pronghorn.bus.wire import (
     ANSWERED,
     ASK,
     AWAY,
+    CANCEL,
     DELIVER,
     EVICT,
     GRANTED,
@@ -61,6 +62,7 @@ class Worker:
         self.got: list[tuple[bytes, bytes]] = []
         self.evicted: list[tuple[int, bytes]] = []
         self.mute = False
+        self.withdrawn = 0
         self.last = 0
 
     def send(self, *fields: Any) -> None:
@@ -68,6 +70,8 @@ class Worker:
             self.results[fields[1]].set_result(fields[2:])
         elif fields[0] == EVICT:
             self.evicted.append(fields[1:])
+        elif fields[0] == CANCEL:
+            self.withdrawn += 1
 
     def write(self, raw: bytes) -> None:
         for kind, delivery, name, payload, _ in self.reader.feed(raw):
@@ -100,6 +104,14 @@ class Worker:
     async def ask(self, name: bytes, payload: bytes = b"how", seconds: float = 5.0) -> tuple[int, bytes]:
         status, answer = await self.request(ASK, name, payload, seconds)
         return status, answer
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("the condition did not come true")
 
 
 def hosts(count: int, trial: Callable[[Broker, list[Worker]], Awaitable[None]]) -> list[Hub]:
@@ -425,9 +437,9 @@ def test_a_client_among_hosts_reaches_members_and_is_none() -> None:
 def test_a_question_to_a_host_that_is_cut_off_is_over_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the carrier hangs or the host: the time is the asker's."""
 
-    async def hangs(name: bytes, data: bytes) -> bool:
+    async def hangs(name: bytes, data: bytes) -> str:
         await asyncio.sleep(60)
-        return True
+        return ""
 
     async def trial(broker: Broker, workers: list[Worker]) -> None:
         one, two = workers
@@ -436,6 +448,72 @@ def test_a_question_to_a_host_that_is_cut_off_is_over_in_its_time(monkeypatch: p
         assert await asyncio.wait_for(one.ask(b"device", seconds=0.1), 2) == (LATE, b"")
         monkeypatch.setattr(one.hub.others.far.carrier, "to_one", hangs)  # type: ignore[union-attr]
         assert await asyncio.wait_for(one.ask(b"device", seconds=0.1), 2) == (LATE, b"")
+
+    hosts(2, trial)
+
+
+@pytest.mark.slow
+def test_questions_are_withdrawn_when_their_asker_ends_and_nothing_of_them_stays() -> None:
+    """Whether they are under way to the broker, wait for a host that may be back, or are asked."""
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        here, there = one.hub.others.far, two.hub.others.far  # type: ignore[union-attr]
+        await two.join(b"device")
+        two.mute = True
+        tasks = len(asyncio.all_tasks())
+        for _ in range(10_000):
+            one.hub.ask(one, 0, b"device", b"how", 3600.0)  # type: ignore[arg-type]
+        await until(lambda: len(two.got) == 10_000)
+        assert len(two.hub._questions) == len(there._theirs) == 10_000
+        one.hub.ask(one, 0, b"device", b"how", 3600.0)  # type: ignore[arg-type]
+        one.hub.lose(one)  # type: ignore[arg-type]
+        await until(lambda: two.withdrawn == len(two.got) == 10_001)
+        await until(lambda: len(asyncio.all_tasks()) == tasks)
+        for hub, far in ((one.hub, here), (two.hub, there)):
+            assert not hub._questions and not hub._asked and not far._answers and not far._theirs
+            assert not far._for_others and not far._ways._ways
+        assert not one.hub.others._asked and not one.hub.others._tasks  # type: ignore[union-attr]
+        assert len(two.hub.links) == 1
+        one.hub.links[one.number] = one
+
+    hosts(2, trial)
+
+
+def test_a_question_that_nobody_waits_for_is_withdrawn_where_it_was_asked() -> None:
+    """By whoever asks in another process, of another host and of its own; by a host that is gone; and by whoever
+    goes while the question is under way."""
+
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"device")
+        two.mute = True
+        for far in (one.hub.others.far, two.hub.others.far):  # type: ignore[union-attr]
+            asking = asyncio.ensure_future(far.ask(b"device", b"how", 3600.0))
+            await until(lambda: two.hub._questions)
+            asking.cancel()
+            await until(lambda: not two.hub._questions)
+        asking = asyncio.ensure_future(one.hub.others.far.ask(b"device", b"how", 3600.0))  # type: ignore[union-attr]
+        await until(lambda: two.hub._questions)
+        await asyncio.sleep(3 * LOOK_EVERY)
+        assert two.hub._questions, "its host is there"
+        broker.gone = {one.hub.others.far.id}  # type: ignore[union-attr]
+        await until(lambda: not two.hub._questions)
+        assert two.withdrawn == 3
+        asking.cancel()
+        carrier = one.hub.others.far.carrier  # type: ignore[union-attr]
+        to_one, broker.gone = carrier.to_one, set()
+
+        async def slow(name: bytes, data: bytes) -> str:
+            host = await to_one(name, data)
+            await asyncio.sleep(0.05)
+            return host
+
+        carrier.to_one = slow  # type: ignore[method-assign]
+        asking = asyncio.ensure_future(one.hub.others.far.ask(b"device", b"how", 3600.0))  # type: ignore[union-attr]
+        await until(lambda: two.hub._questions)
+        asking.cancel()
+        await until(lambda: not two.hub._questions)
 
     hosts(2, trial)
 

@@ -95,6 +95,35 @@ def test_a_fault_of_ours_is_told_with_its_place_and_the_bus_goes_on(url: str, ca
     assert caplog.text.count("invalid literal for int() with base 10: 'a fault'") == 1
 
 
+def test_of_two_that_join_at_once_one_stays_whatever_their_clocks_say(broker: Broker, url: str) -> None:
+    """A host whose idea of the time is behind joins after another; that it was evicted by that one before reaches it
+    only then, or while Redis owes it the answer. It had been evicted too, and nobody had the name."""
+    prefix = f"{{{url.partition('prefix=')[2]}}}:"
+
+    async def trial(party: Party) -> None:
+        one, two = [await party.host() for _ in range(2)]
+        for when in ("late", "meanwhile"):
+            name = when.encode()
+            await two.join(name, REPLACE)
+            (before,) = asked(broker, "ZRANGE", f"{prefix}n:{when}", "0", "-1", "WITHSCORES")[1::2]
+            joining = asyncio.ensure_future(one.join(name, REPLACE, behind=1.0))
+            if when == "meanwhile":
+                await asyncio.sleep(0)
+                assert one.carrier._asked  # type: ignore[attr-defined]
+                one.carrier._evict(before, name)  # type: ignore[attr-defined]
+            assert await joining
+            asked(broker, "PUBLISH", f"{prefix}evict:{one.id}", before.decode() + " " + when)
+            assert await two.carrier.to_one(name, b"x") == one.id
+            await until(lambda when=when: len(one.heard) == 1 + (when == "meanwhile"))  # type: ignore[misc]
+            assert two.evicted[-1] == name and not one.evicted
+            assert await two.join(name, REPLACE, behind=5.0)
+            await until(lambda name=name: name in one.evicted)  # type: ignore[misc]
+            one.evicted.clear()
+        assert not one.carrier._asked and not one.carrier._held  # type: ignore[attr-defined]
+
+    run(url, trial)
+
+
 def test_hosts_have_one_clock(url: str) -> None:
     async def trial() -> None:
         async with hosts(url, url) as (a, b):

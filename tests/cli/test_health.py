@@ -115,6 +115,11 @@ def test_the_admin_address(
     assert got == status and said in line and "\x1b" not in line
 
 
+def test_the_admin_address_as_the_log_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\n\r\nok", "tcp") as address:
+        assert ran(capsys, "--admin", f"http://{address}/")[0] == 0
+
+
 def test_an_admin_address_that_is_silent_or_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         address = "127.0.0.1:%d" % silent.getsockname()[1]  # noqa: UP031

@@ -6,12 +6,14 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from pronghorn.connection.asyncio_drain import look_at_all
 from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, until
@@ -117,6 +119,18 @@ def test_a_late_reply_arrives_after_start_tls(
 def test_a_late_reply_arrives_at_a_reload(handler: str, model: str) -> None:
     with serving(f"{HANDLERS}:{handler}", model=model, workers=1, drain_quiet=0.3) as server:
         late_replies_arrive(server, KINDS[handler], signal.SIGHUP)
+
+
+def test_a_look_that_others_interrupted_is_followed_by_the_next_as_soon_as_ever() -> None:
+    class Interrupted:
+        """A conversation, at whose look others have the processor."""
+
+        def look(self, now: float, tasks: object) -> bool:
+            time.sleep(0.05)
+            return False
+
+    rest = look_at_all({1: Interrupted()}, time.monotonic())  # type: ignore[dict-item]
+    assert rest < 0.5, "a conversation waits for its end for twenty times what others took"
 
 
 PROGRAM = ("sh", "-c", "while read kind when; do echo wait; sleep 0.9; echo $kind $when; done")

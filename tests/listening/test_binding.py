@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from brokers import free_port
 from listeners import Open
 from pronghorn.errors import AddressInUse, BadSetting, CannotBind
 from pronghorn.events import Event, ListenerOpened
@@ -69,9 +70,7 @@ def test_a_bind_that_fails_changes_nothing(opened: Open, events: list[Event]) ->
     before = opened("127.0.0.1:0", backlog=7)
     events.clear()
     with socket.create_server(("127.0.0.2", 0)) as rival:
-        free = socket.create_server(("127.0.0.3", 0))
-        port = free.getsockname()[1]
-        free.close()
+        port = free_port()
         taken = f"127.0.0.2:{rival.getsockname()[1]}"
         with pytest.raises(AddressInUse):
             opened("127.0.0.1:0", f"127.0.0.3:{port}", taken, keep=before, backlog=9)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from brokers import free_port
 from launch import Launched, launched, wait_for
 from pronghorn.errors import AddressInUse
 from pronghorn.listening import conflicts
@@ -33,7 +34,7 @@ def asleep(server: Launched) -> list[int]:
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_it_waits_for_the_workers_of_a_killed_supervisor(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("setproctitle")
-    with launched(tmp_path, bind="127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path / 's'}") as first:
+    with launched(tmp_path, bind=f"127.0.0.1:{free_port()}" if kind == "tcp" else f"unix:{tmp_path / 's'}") as first:
         workers = asleep(first)
 
         def wake() -> None:
@@ -41,8 +42,8 @@ def test_it_waits_for_the_workers_of_a_killed_supervisor(tmp_path: Path, kind: s
                 os.kill(each, signal.SIGCONT)
 
         alarm = threading.Timer(0.7, wake)
-        alarm.start()
         began = time.monotonic()
+        alarm.start()
         with launched(tmp_path, bind=first.report["listening"][0]) as second:
             assert second.report.get("listening") == first.report["listening"], second.report
             assert time.monotonic() - began > 0.5, "the address was not free"
@@ -79,10 +80,10 @@ def test_an_ordinary_conflict_fails_at_once(orphans: list[bool], tries: int, mon
 
 @pytest.mark.slow
 def test_a_restart_under_load_binds_each_time(tmp_path: Path) -> None:
-    bind = "127.0.0.1:0"
+    bind = f"127.0.0.1:{free_port()}"
     for _ in range(5):
         with launched(tmp_path, bind=bind) as served:
-            bind = served.report["listening"][0]
+            assert served.report["listening"] == [bind]
             for _ in range(20):
                 assert served.ask(b"x") == b"X"
             served.send(signal.SIGKILL)
@@ -102,7 +103,7 @@ LEAVES_STRANGERS = """
 import subprocess
 def handle(conn):
     # A grandchild whose parent ends at once: it comes to process 1.
-    subprocess.run(["sh", "-c", "sleep 1 >/dev/null 2>&1 &"])
+    subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 &"])
     conn.sendall(b"done")
 """
 
@@ -129,7 +130,13 @@ def test_as_process_1_it_buries_strangers_and_obeys_term(tmp_path: Path) -> None
         (first,) = psutil.Process(process.pid).children()
         for _ in range(5):
             assert outer.ask(b"") == b"done"
-        assert len(first.children()) > 1, "the strangers are its children now"
+
+        def strangers() -> list[psutil.Process]:  # each is a copy of its shell until it has become sleep(1)
+            return [each for each in first.children() if each.name() == "sleep"]
+
+        wait_for(lambda: len(strangers()) == 5, "the strangers: they are its children now")
+        for each in strangers():
+            each.kill()
         wait_for(lambda: len(first.children()) == 1, "their burial")
         assert [each.status() for each in first.children()] != [psutil.STATUS_ZOMBIE]
         assert "sleep" not in outer.log

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from brokers import free_port
 from launch import Launched, started, wait_for
 from pronghorn.boot import Boot
 from pronghorn.errors import BadSetting, CannotBind
@@ -301,8 +302,7 @@ def test_a_server_refuses_what_is_no_socket(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
 def test_under_systemd_socket_activate(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     command = ["systemd-socket-activate", f"--listen=127.0.0.1:{address[1]}", "--fdname=web"]
     command += ["-E", "PYTHONPATH", "-E", "PATH", sys.executable, "-m", "pronghorn", "serve"]
     exec_it = f"import os; os.execvp({command[0]!r}, {command!r})"

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from brokers import free_port
+from launch import wait_for
 from listeners import Open, accepted, readable
 from pronghorn.errors import AddressInUse, CannotBind
 from pronghorn.events import Event, ListenerOpened, ListenerSkipped
@@ -82,6 +84,7 @@ def test_the_queue_tells_its_length_and_its_bound(opened: Open) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection((host, int(port))))
+        wait_for(lambda: here.queued() == 3, "all in the queue")
         assert (here.queued(), here.queue()) == (3, (3, 17))
         os.close(here.accept()[0])  # type: ignore[index]
         assert here.queued() == 2
@@ -162,8 +165,8 @@ def test_a_name_binds_all_its_addresses(opened: Open, monkeypatch: pytest.Monkey
 
 
 def test_a_name_binds_all_or_none(opened: Open, events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.2", 0)) as rival:
-        port = rival.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.2", port)):
         resolves_to(monkeypatch, "127.0.0.1", "127.0.0.2")
         with pytest.raises(AddressInUse) as caught:
             opened(f"name:{port}")
@@ -186,8 +189,7 @@ def test_an_absent_ipv6_address_of_a_name_is_skipped(
     opened: Open, events: list[Event], monkeypatch: pytest.MonkeyPatch, port: str
 ) -> None:
     if port == "free":
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
+        port = str(free_port())
     resolves_to(monkeypatch, "127.0.0.1", ABSENT)
     (one,) = opened(f"name:{port}")
     skipped = ListenerSkipped(f"[{ABSENT}]:{port_of(one)}", "This host has no such address.")
@@ -316,6 +318,7 @@ def test_who_is_turned_away_never_gets_into_the_queue_that_others_hold(opened: O
         one.turn_away()
         after.setblocking(False)
         after.connect_ex(one.place[1])
+        assert readable(one)
         accepted = one.accept()
         assert accepted is not None
         before.sendall(b"x")

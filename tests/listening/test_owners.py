@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from brokers import free_port
+from launch import wait_for
 from pronghorn.listening import binding, owners, sock_diag
 from pronghorn.system import descriptors
 
@@ -104,10 +106,16 @@ def test_only_the_port_in_question_is_asked_for(listening: socket.socket, monkey
     port = listening.getsockname()[1]
     clients = [socket.create_connection(listening.getsockname()) for _ in range(100)]
     try:
-        found = sock_diag.at_port(port, owners.EVERY)
-        here = {each.state: (each.owned, each.number) for each in found if each.host == "127.0.0.1"}
-        assert here == {"LISTEN": (True, 1), "ESTABLISHED": (False, 100)}  # nobody has accepted them
-        assert owners.holders(each for each in found if each.state == "LISTEN").pids == [os.getpid()]
+
+        def here() -> dict[str, tuple[bool, int]]:
+            return {each.state: (each.owned, each.number) for each in found() if each.host == "127.0.0.1"}
+
+        def found() -> list[sock_diag.Sockets]:
+            return list(sock_diag.at_port(port, owners.EVERY))
+
+        wait_for(lambda: here().get("ESTABLISHED") == (False, 100), "all connections")
+        assert here() == {"LISTEN": (True, 1), "ESTABLISHED": (False, 100)}  # nobody has accepted them
+        assert owners.holders(each for each in found() if each.state == "LISTEN").pids == [os.getpid()]
     finally:
         for client in clients:
             client.close()
@@ -196,8 +204,7 @@ def titled(title: str, address: tuple[str, int]) -> subprocess.Popen[bytes]:
 )
 def test_orphans_are_workers_whose_supervisor_is_gone(title: str, orphan: bool) -> None:
     pytest.importorskip("setproctitle")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     with titled(title.format(parent=os.getpid()), address) as process:
         assert owners.held_by_orphans(f"127.0.0.1:{address[1]}") is orphan
         process.kill()

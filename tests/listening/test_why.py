@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from brokers import free_port
 from launch import wait_for
 from pronghorn.listening import bind_trial, owners, sock_diag, why, why_words
 from pronghorn.listening.why import Asked, Cause, Finding, Owner, Verdict
@@ -43,8 +44,9 @@ def spoken(sock: socket.socket) -> str:
 
 @contextmanager
 def listener(host: str = "127.0.0.1", **options: bool) -> Iterator[socket.socket]:
+    """At a port that nobody else is given once the listener has closed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family, **options) as server:
+    with socket.create_server((host, free_port()), family=family, **options) as server:
         yield server
 
 
@@ -119,7 +121,7 @@ def test_ipv6s_wildcard_holds_ipv4() -> None:
 def test_ipv6_alone_leaves_ipv4_free() -> None:
     for host in ("::", "::1"):
         with socket.socket() as other:  # a port that nobody has under IPv4 either
-            other.bind(("", 0))
+            other.bind(("", free_port()))
             port = other.getsockname()[1]
             server = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=False)
         with server:
@@ -363,7 +365,8 @@ def test_a_command_line_is_escaped_and_cut() -> None:
 
 @linux
 def test_a_process_that_was_suspended_by_ctrl_z() -> None:
-    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    port = free_port()
+    code = f"import socket; s = socket.create_server(('127.0.0.1', {port})); print({port}, flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
     with process:

@@ -8,7 +8,7 @@ import pytest
 
 from fault_trials import FAULTS, FEW, Fault, faults, injected, starved, trial, why_not
 from launch import launched, logged
-from ledger_trials import Result
+from ledger_trials import Result, tried
 from pronghorn.models import registry
 
 MODELS = [each for each in registry.MODELS if each not in ("kqueue", "prefork")]
@@ -28,7 +28,7 @@ def test_a_worker_lives_through_failing_calls(tmp_path: Path, model: str) -> Non
     missing = registry.page(model).missing()
     if missing is not None:
         pytest.skip(f"{model}: {missing}")
-    result = faults(tmp_path, model, FEW, least=6, seconds=1.0)  # a fault that never happens proves nothing
+    result = tried(faults, tmp_path, model, FEW, least=6, seconds=1.0)  # a fault that never happens proves nothing
     assert not result.faults, str(result)
 
 

@@ -161,6 +161,11 @@ def test_what_the_pipe_does_not_take_is_dropped_counted_and_told_once_in_ten_sec
     lines = log.read().splitlines()
     assert {line_of("{peer}")(each) for each in lines} == {b"192.0.2.7:51234\n"} and len(lines) > 1000
     assert [each.lines for each in log.told if isinstance(each, AccessLogDropped)] == [1, 100]
+    while len(log.log._dropped) == 0:
+        log.log(ENDED)
+    Observers(log.log)(DrainFinished(0, 0.0))
+    assert [each.lines for each in log.told if isinstance(each, AccessLogDropped)] == [1, 100, 1], "and at the end"
+    log.read()
     log.log(ENDED)
     assert line_of("{id}")(log.read().rstrip()) == b"12411-37\n"
 

@@ -82,7 +82,7 @@ def test_a_child_that_was_killed_is_open_no_more(tmp_path: Path) -> None:
             with staying(server, 2) as clients:
                 for client in clients:
                     ask(client)
-                assert row.open == 2
+                reach(server, open=2)
                 for child in psutil.Process(row.pid).children():
                     os.kill(child.pid, signal.SIGKILL)
                 reach(server, open=0, accepted=2 * round, closed={"killed": 2 * round})
@@ -100,7 +100,7 @@ def test_what_a_killed_worker_counted_stays(model: str, tmp_path: Path) -> None:
             for client in clients:
                 ask(client)
             (row,) = serving_rows(board)
-            assert row.open == 2
+            reach(server, open=2)
             os.kill(row.pid, signal.SIGKILL)
             reach(server, open=2 if model == "fork" else 0, accepted=3)  # whose children live on
         serving_rows(board)

@@ -51,7 +51,7 @@ def said(counts: list[int], seconds: float, quiet_from: dict[int, float], late: 
 
         while open and clock.now < 100 + 20 * seconds:
             clock.now = goodbyes.next_look + late * dice.random()
-            goodbyes.look(open, clock, say)
+            goodbyes.look(open, clock, say, clock)
         assert not open
 
     for slot, count in enumerate(counts, 1):
@@ -98,9 +98,23 @@ def test_one_that_comes_later_has_its_turn_and_one_that_is_gone_takes_none() -> 
     open[3] = None
     for _ in range(10):
         clock.now = goodbyes.next_look
-        goodbyes.look(open, clock, say)
+        goodbyes.look(open, clock, say, clock)
     assert told == [1, 3]
     assert goodbyes.is_through(clock.now, 1.0) and not goodbyes.is_through(clock.now, 1.0)
+
+
+def test_a_look_that_others_interrupted_is_followed_by_the_next_as_soon_as_ever() -> None:
+    open = {1: None, 2: None}
+    goodbyes = Goodbyes(open, 0.1, 0.0, time.monotonic())
+    time.sleep(0.1)
+
+    def say(number: int, waited: float) -> Answer:
+        time.sleep(0.05)  # others have the processor
+        return LATER
+
+    began = time.monotonic()
+    goodbyes.look(open, time.monotonic, say, time.thread_time)
+    assert goodbyes.next_look - began < 0.5, "a goodbye waits for twenty times what others took"
 
 
 def test_a_stop_leaves_time_for_the_last_words() -> None:

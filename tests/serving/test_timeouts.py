@@ -231,6 +231,16 @@ def test_an_expensive_pass_is_rare() -> None:
     )
 
 
+def test_a_pass_that_others_interrupted_is_followed_by_the_next_as_soon_as_ever(
+    channel: FakeChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeouts = ChannelTimeouts(settle({**OFF, "idle_timeout": 0.4}), False)
+    over = timeouts._over
+    monkeypatch.setattr(timeouts, "_over", lambda *args: time.sleep(0.05) or over(*args))  # others have the processor
+    timeouts.due([channel], 100.0)
+    assert timeouts.wait(100.0) < 1.0, "a deadline waits for a hundred times what others took"
+
+
 def test_a_unix_connection_is_seen_from_outside_by_what_was_read(pair: tuple[socket.socket, socket.socket]) -> None:
     with Connection(fileno=pair[0].detach()) as conn:
         conn.begin(1, "", None)

@@ -129,6 +129,13 @@ def test_wrong_values(name: str, value: Any, why: str) -> None:
     assert told({name: value})[1].startswith(why)
 
 
+def test_a_comma_parts_networks_and_names_wherever_they_are_given_and_no_paths() -> None:
+    given = {"allow": ["10.0.0.0/8, 192.0.2.1", "::1"], "observer": ("a:b,c.py:d",), "env_file": ["a,b"]}
+    settings = settle(given)
+    assert settings.allow == ("10.0.0.0/8", "192.0.2.1", "::1")
+    assert (settings.observer, settings.env_file) == (("a:b", "c.py:d"), ("a,b",))
+
+
 @pytest.mark.parametrize("value", ["5x", "-1", "", "s", "1e3", "1 2", float("inf"), float("nan"), -0.5])
 def test_wrong_durations(value: Any) -> None:
     assert told({"drain_timeout": value})[1].startswith("It takes a duration (500ms, 30s, 2m, 1h;")

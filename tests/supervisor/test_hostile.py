@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,11 @@ def server(folder: Path, **settings: Any) -> Iterator[Launched]:
         yield started
 
 
-def said(server: Launched, line: bytes, *, tls: bool = False) -> int:
+def said(server: Launched, line: bytes, *, tls: bool = False, seconds: float = 3.0) -> int:
     """Send a worker a line; the process id of that worker, or 0 if it died meanwhile or had no room."""
     try:
         with server.connect() as sock, over_tls(sock) if tls else sock as conn:
-            conn.settimeout(3)
+            conn.settimeout(seconds)
             conn.sendall(line + b"\n")
             return int(conn.recv(100) or 0)
     except (ConnectionError, TimeoutError, HandshakeFailed):
@@ -118,7 +119,8 @@ def test_a_worker_that_spoils_what_is_shared_spoils_itself(public: Path, attack:
     limits = {"max_connections": 1000, "max_connections_per_source": 500, "accept_rate": 10_000}
     tls = attack == "truncate"
     with server(public, **limits, **(throw_away_pair(str(tmp_path)) if tls else {})) as started:
-        hostile = said(started, attack.encode(), tls=tls)
+        ask = partial(said, started, attack.encode(), tls=tls, seconds=PATIENCE)
+        hostile = wait_for(ask, "the word of the worker that attacks")
         deadline = time.monotonic() + 4  # the attack goes on for three seconds
         while time.monotonic() < deadline:
             ctl(public, "status")
@@ -127,7 +129,8 @@ def test_a_worker_that_spoils_what_is_shared_spoils_itself(public: Path, attack:
         other = next(pid for pid in started.workers() if pid != hostile)
         os.kill(other, signal.SIGKILL)
         serves_by_another(started, hostile, tls=tls)
-        os.kill(hostile, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(hostile, signal.SIGKILL)
         ctl(public, "reload")
         wait_for(lambda: said(started, b"hello", tls=tls), "an answer of a new worker")
         wait_for(lambda: ctl(public, "status")["result"]["open"] == 0, "no open connection")

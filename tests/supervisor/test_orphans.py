@@ -36,8 +36,8 @@ def orphaned(folder: Path, model: str, handler: Any, **settings: Any) -> Iterato
         (worker,) = server.ready(1)
         (child,) = wait_for(lambda: psutil.Process(worker).children(), "a child")
         os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: child.pid in server.workers(), "the adoption")  # first: its deadlines go on
         wait_for(lambda: server.log.count("is ready, process id") >= 2, "another worker")
-        wait_for(lambda: child.pid in server.workers(), "the adoption")
         yield server, client
 
 
@@ -84,7 +84,11 @@ def test_one_that_does_not_drain_is_killed_at_the_deadline(tmp_path: Path) -> No
     (tmp_path / "stays.sh").chmod(0o755)
     source = Source(command=(str(tmp_path / "stays.sh"),))
     with orphaned(tmp_path, "thread", source, drain_timeout="200ms") as (server, _):
-        (program,) = [each for each in psutil.Process(server.pid).children() if each.name() == "sleep"]
+
+        def sleeping() -> list[psutil.Process]:
+            return [each for each in psutil.Process(server.pid).children() if each.name() == "sleep"]
+
+        (program,) = wait_for(sleeping, "the program that lets no signal end it")
         assert server.stop() == 6
         assert not lives(program)
 

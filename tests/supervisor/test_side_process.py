@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from launch import PATIENCE, wait_for
+from launch import PATIENCE, halt, wait_for
 from pronghorn import events
 from pronghorn.events import Event
 from pronghorn.supervisor import side_process
@@ -95,6 +95,7 @@ def test_it_is_started_talks_and_ends_with_its_line(scene: Scene, tmp_path: Path
     scene.until(lambda: {"echo": {"question": 1}} in scene.heard, "the echo")
     scene.until(scene.said, "a record")
     assert scene.said() == ["to\\x1b[31mlog"]
+    side.patience = PATIENCE
     scene.sides.close()
     assert scene.heard[-1] == {"last": "words"} and not scene.ends()
     assert (tmp_path / "file").read_text() == "written"
@@ -151,6 +152,7 @@ def test_one_that_prints_a_line_without_an_end_does_not_stand_still(scene: Scene
 def test_one_that_the_kernel_holds_costs_the_supervisor_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     side = scene.side(patience=0.0)
     scene.up(side)
+    monkeypatch.setattr(side_process, "AGAIN", 100.0)
     signals: list[int] = []
     with monkeypatch.context() as held:
         held.setattr(side_process, "kill", lambda pid, number: signals.append(pid))
@@ -187,11 +189,11 @@ def test_one_that_does_not_read_holds_nobody_up_and_is_killed_at_the_end(scene: 
 
 
 def test_one_that_hangs_is_killed_and_a_sign_of_life_counts(scene: Scene) -> None:
-    hangs, beats = scene.side(silence=0.3), scene.side(settings={"beats": True})
-    scene.until(lambda: hangs.ready and beats.ready)
-    heard = beats._heard_at
+    beats = scene.side(settings={"beats": True})
+    scene.until(lambda: beats.ready)
+    hangs, heard = scene.side(silence=0.3), beats._heard_at
     scene.until(scene.ends, "the end of the one that hangs")
-    assert hangs.restarts == 1 and scene.ends()[0].status == -signal.SIGKILL
+    assert (hangs.restarts, beats.restarts) == (1, 0) and scene.ends()[0].status == -signal.SIGKILL
     assert any("has said nothing for 0.3 s" in each for each in scene.said())
     scene.until(lambda: beats._heard_at > heard, "a sign of life")
 
@@ -207,9 +209,10 @@ def test_one_that_hangs_and_dies_late_is_told_of_once(scene: Scene, monkeypatch:
 
     monkeypatch.setattr(side_process, "kill", killed)
     monkeypatch.setattr(side_process, "AGAIN", 0.2)
-    hangs = scene.side(silence=0.3)
+    hangs = scene.side()
     scene.until(lambda: hangs.ready)
-    os.kill(hangs.pid, signal.SIGSTOP)
+    halt(hangs.pid)
+    hangs._silence = 0.3
     scene.until(scene.ends, "the end of the one that hangs")
     assert sum("has said nothing for 0.3 s" in each for each in scene.said()) == 1
 
@@ -220,12 +223,15 @@ def test_what_is_sent_before_the_start_is_held_if_it_is_to_be(scene: Scene) -> N
     scene.until(lambda: {"echo": {"held": 1}} in scene.heard, "the echo")
 
 
-def test_what_belongs_to_the_old_program_ends_at_an_upgrade_unless_it_stays(scene: Scene) -> None:
-    goes, stays = scene.side(settings={"afterwards": 0.1}), scene.side(stays=True)
+def test_what_belongs_to_the_old_program_ends_at_an_upgrade_unless_it_stays(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "busy").touch()
+    goes = scene.side(settings={"while": str(tmp_path / "busy")}, patience=PATIENCE)
+    stays = scene.side(stays=True)
     scene.until(lambda: goes.ready and stays.ready)
     gone = goes.pid
     scene.sides.hand_over()
     assert [*scene.sides] == [stays] and lives(gone)  # nobody waited for it
+    (tmp_path / "busy").unlink()
     scene.until(lambda: not lives(gone), "its end")
     assert stays.pid and not scene.ends()
 

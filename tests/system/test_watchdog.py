@@ -94,7 +94,7 @@ def test_children_of_the_fork_model_keep_no_lock_of_a_unix_path(tmp_path: Path) 
         sock.connect(str(path))
         sock.sendall(b"x")
         assert sock.recv(1) == b"x"
-        (worker,) = psutil.Process(server.pid).children()
+        worker = psutil.Process(*server.ready())
         (child,) = worker.children()
         assert not [each for each in child.open_files() if each.path.endswith(".lock")]
         listening = [each for each in child.net_connections("all") if each.status == psutil.CONN_LISTEN]
@@ -117,7 +117,7 @@ def test_children_of_the_fork_model_notice_both_deaths_whatever_signal_is_lost(t
         for each in (b"1", b"2"):
             sock.sendall(each)
             assert sock.recv(1) == each
-            (worker,) = psutil.Process(server.pid).children()
+            worker = psutil.Process(*server.ready())
             (child,) = worker.children()
             os.kill(child.pid, signal.SIGURG)  # as when a child has lived for a while
         assert sock.recv(100) == b"sleeps"

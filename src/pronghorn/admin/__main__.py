@@ -66,7 +66,7 @@ class Admin:
                 await self.agent.serve(socket.socket(fileno=fd))
         if statsd := self.side.settings.get("statsd"):
             state = State(self.side.descriptors["statsd"])
-            self.exporters.append(StatsD(Target.of(*statsd), self.gatherer, state))
+            self.exporters.append(StatsD(Target.of(*statsd), self.gatherer, state, self.side.say))
         if exporter is not None:
             self.exporters.append(exporter(self.gatherer, self.side.settings["name"]))
         rounds = [asyncio.ensure_future(each.run()) for each in self.exporters]

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -122,15 +122,21 @@ class State:
 
 
 class StatsD:
-    """Tells one StatsD server."""
+    """Tells one StatsD server. `say` is called with a level and words for the log when that begins to fail, and when it
+    goes on."""
 
-    def __init__(self, target: Target, gatherer: Gatherer, state: State) -> None:
-        self._target, self._gatherer, self._state = target, gatherer, state
+    def __init__(self, target: Target, gatherer: Gatherer, state: State, say: Callable[[str, str], object]) -> None:
+        self._target, self._gatherer, self._state, self._say = target, gatherer, state, say
         self._sock: socket.socket | None = None
         self._good_until = 0.0
+        self._fails = False
 
     async def run(self) -> None:
         """Round after round, until it is cancelled; then `tell` once more."""
+        try:
+            await self._connected()
+        except OSError as error:
+            self._note(error.strerror or str(error))
         while True:
             await asyncio.sleep(EVERY)
             await self.tell()
@@ -138,17 +144,28 @@ class StatsD:
     async def tell(self) -> bool:
         """One round; whether somebody may have heard of it."""
         families = await self._gatherer.families()
-        if (sock := await self._connected()) is None:
-            return False
         told = self._state.read()
         try:
+            sock = await self._connected()
             for each in datagrams(lines(families, told, self._target)):
                 self._send(sock, each)
-        except OSError:
+        except OSError as error:
             self._good_until = 0.0  # nobody is there, or now elsewhere: the next round tells what this one did not
+            self._note(error.strerror or str(error))
             return False
         self._state.write(told)
+        self._note("")
         return True
+
+    def _note(self, why: str) -> None:
+        """Whether a round has failed, and why: the log is told of the first, and of the first that does not."""
+        if bool(why) == self._fails:
+            return
+        self._fails = bool(why)
+        if why:
+            self._say("warning", f"cannot tell StatsD at {self._target.address} (--statsd): {why}; it goes on trying")
+        else:
+            self._say("info", f"tells StatsD at {self._target.address} again")
 
     def _send(self, sock: socket.socket, data: bytes) -> None:
         """A refusal is that of an earlier datagram, and told once."""
@@ -157,30 +174,28 @@ class StatsD:
         except ConnectionRefusedError:
             sock.send(data)
 
-    async def _connected(self) -> socket.socket | None:
+    async def _connected(self) -> socket.socket:
         now = time.monotonic()
         if self._sock is None or now >= self._good_until:
             if self._sock is not None:
                 self._sock.close()
+                self._sock = None
             self._sock, self._good_until = await self._connect(), now + RESOLVED
         return self._sock
 
-    async def _connect(self) -> socket.socket | None:
+    async def _connect(self) -> socket.socket:
         place = statsd_place(self._target.address)
+        if isinstance(place, str):
+            found: list[tuple[int, Any]] = [(socket.AF_UNIX, place)]
+        else:
+            resolved = await asyncio.get_running_loop().getaddrinfo(*place, type=socket.SOCK_DGRAM)
+            found = [(family, address) for family, _, _, _, address in resolved]
+        family, address = found[0]
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
         try:
-            if isinstance(place, str):
-                found: list[tuple[int, Any]] = [(socket.AF_UNIX, place)]
-            else:
-                resolved = await asyncio.get_running_loop().getaddrinfo(*place, type=socket.SOCK_DGRAM)
-                found = [(family, address) for family, _, _, _, address in resolved]
-            family, address = found[0]
-            sock = socket.socket(family, socket.SOCK_DGRAM)
-            sock.setblocking(False)
-            try:
-                sock.connect(address)
-            except OSError:
-                sock.close()
-                raise
-            return sock
+            sock.connect(address)
         except OSError:
-            return None
+            sock.close()
+            raise
+        return sock

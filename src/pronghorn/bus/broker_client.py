@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pronghorn.bus.carrier import Away
 from pronghorn.bus.carriers import carrier_of
@@ -36,6 +36,7 @@ class BrokerClient:
         self._guard = threading.Lock()
         self.is_over = False
         """It takes nothing more."""
+        self._calls: set[asyncio.Task[Any]] = set()
         started: Future[Far] = Future()
         self._thread = threading.Thread(target=self._run, args=(url, started), name="pronghorn-bus", daemon=True)
         self._thread.start()
@@ -83,7 +84,8 @@ class BrokerClient:
         until = time.monotonic() + seconds
 
         async def within() -> Result:
-            far = self._far
+            far, task = self._far, cast("asyncio.Task[Any]", asyncio.current_task())
+            self._calls.add(task)
             try:
                 patient = AWAY_PATIENCE if far.was_up else max(AWAY_PATIENCE, self._patient - time.monotonic())
                 await far.until_up(min(until - time.monotonic(), patient))
@@ -100,6 +102,8 @@ class BrokerClient:
                 if not self.is_over:
                     raise
                 raise BusLost(CLOSED) from None
+            finally:
+                self._calls.discard(task)
 
         with self._guard:
             if self.is_over:
@@ -109,9 +113,22 @@ class BrokerClient:
     def end(self) -> None:
         """Begin to end the connection to the broker. Whoever waits gets BusLost."""
         try:
-            self._loop.call_soon_threadsafe(self._running.cancel)
+            self._loop.call_soon_threadsafe(self._begin_to_end)
         except RuntimeError:  # it has ended
             pass
+
+    def _begin_to_end(self) -> None:
+        with self._guard:
+            self.is_over = True
+        self._ending = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        """Questions are withdrawn while the broker can still be told."""
+        if calls := list(self._calls):
+            for each in calls:
+                each.cancel()
+            await asyncio.wait(calls, timeout=FAREWELL / 2)
+        self._running.cancel()
 
     def join(self) -> None:
         """Wait until it has ended, within a bound."""

@@ -111,9 +111,15 @@ class Carrier(Protocol):
         """Send to the inbox of each *other* host that has members; to which hosts. Raises Away; with `soon` only if
         there is no other, since otherwise it was sent to them."""
 
-    async def to_one(self, name: bytes, data: bytes) -> bool:
-        """Send to the inbox of the host, maybe this one, whose member has joined last; whether there is one. Exactly
-        one host gets it. Raises Away: with `soon` where nobody would be there but for a host that may be back."""
+    async def to_one(self, name: bytes, data: bytes) -> str:
+        """Send to the inbox of the host, maybe this one, whose member has joined last; to which host, an empty text if
+        there is none. Exactly one host gets it. Raises Away: with `soon` where nobody would be there but for a host
+        that may be back."""
 
     def send(self, host: str, data: bytes) -> None:
-        """Send to the inbox of one host, as the answer to what it has sent. Lost if that is gone."""
+        """Send to the inbox of one host, as the answer to what it has sent, or behind what it was sent. Lost if that is
+        gone."""
+
+    async def missing(self, hosts: Iterable[str]) -> set[str]:
+        """Which of these hosts hear nothing that is sent to them: they have ended, or have lost the broker, and with it
+        whatever they waited for. Raises Away."""

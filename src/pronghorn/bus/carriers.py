@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from pronghorn.bus.carrier import Away, Carrier, Host
@@ -76,8 +77,11 @@ class Nowhere:
     async def to_all(self, name: bytes, data: bytes) -> set[str]:
         raise Away(self._why)
 
-    async def to_one(self, name: bytes, data: bytes) -> bool:
+    async def to_one(self, name: bytes, data: bytes) -> str:
         raise Away(self._why)
 
     def send(self, host: str, data: bytes) -> None:
         """There is nobody."""
+
+    async def missing(self, hosts: Iterable[str]) -> set[str]:
+        raise Away(self._why)

@@ -44,14 +44,22 @@ TRIES = 3
 """How often the next latest is looked for where the one before has just left."""
 
 # What one host says to another.
-PUBLICATION, REACHED, QUESTION, ANSWER = range(32, 36)
+PUBLICATION, REACHED, QUESTION, ANSWER, WITHDRAWN = range(32, 37)
 
 FIELDS: dict[int, tuple[type, ...]] = {
     PUBLICATION: (str, int, bytes, bytes, bool),  # host, delivery, name, payload, to one
     REACHED: (str, int, int),  # host, delivery, how many connections, or UNSURE
     QUESTION: (str, int, bytes, bytes, float),  # host, delivery, name, payload, seconds
     ANSWER: (str, int, int, bytes),  # host, delivery, status, payload
+    WITHDRAWN: (str, int),  # host, delivery of a question
 }
+
+
+Withdraw = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
 
 
 class Members(Protocol):
@@ -61,8 +69,9 @@ class Members(Protocol):
         """Send to the members here; `done` is called with how many have taken it. With one addressee it is UNSURE
         where that may have it: then nobody else gets it."""
 
-    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
-        """Ask the latest member here; `done` is called with what became of it (see wire.py), and the answer."""
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> Withdraw:
+        """Ask the latest member here; `done` is called with what became of it (see wire.py), and the answer. Gives what
+        is called when nobody waits for that any more: then it is called at once."""
 
     def here(self) -> Iterable[tuple[bytes, float, bool]]: ...
     def evict(self, name: bytes, before: float) -> None: ...
@@ -79,8 +88,9 @@ class Nobody:
     def deliver(self, name: bytes, payload: bytes, to_one: bool, done: Callable[[int], None]) -> None:
         done(0)
 
-    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> Withdraw:
         done(NOBODY, b"")
+        return _nothing
 
     def here(self) -> Iterable[tuple[bytes, float, bool]]:
         return ()
@@ -147,6 +157,8 @@ class Far:
         self._counts: dict[int, Waiting] = {}
         self._answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
         self._last = self._for_others = 0
+        self._theirs: dict[tuple[str, int], Withdraw] = {}
+        """Questions of other hosts, and of this one, that have come by the carrier and have no answer yet."""
         self._ways = Ways()
         self._changed = asyncio.Event()
         self._not_ours = False  # was said of what came
@@ -190,7 +202,7 @@ class Far:
             await asyncio.sleep(PAUSE * each)  # it has left just now, and the broker will know
         return 0
 
-    async def _to_one(self, name: bytes, data: bytes) -> bool:
+    async def _to_one(self, name: bytes, data: bytes) -> str:
         """See carrier.Carrier."""
         found = await self.carrier.to_one(name, data)
         if not found and time.monotonic() < self._whole:
@@ -224,15 +236,46 @@ class Far:
             try:
                 data = packed(QUESTION, self.id, delivery, name, payload, seconds)
                 patience = min(COMING_BACK, seconds)
-                if not await self._ways.send(name, patience, partial(self._to_one, name, data)):
+                host = await self._ways.send(name, patience, partial(self._put_question, delivery, name, data))
+                if not host:
                     return NOBODY, b""
-                status, answer = await future
+                status, answer = await self._answer_of(host, delivery, future)
             finally:
                 del self._answers[delivery]
             if status != NOBODY:
                 return status, answer
             await asyncio.sleep(PAUSE * each)
         return NOBODY, b""
+
+    async def _put_question(self, delivery: int, name: bytes, data: bytes) -> str:
+        """Send a question. If whoever asks goes meanwhile, it is withdrawn as soon as it is known who has it."""
+        sending = asyncio.ensure_future(self._to_one(name, data))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            sending.add_done_callback(partial(self._sent_in_vain, delivery))
+            raise
+
+    def _sent_in_vain(self, delivery: int, sending: asyncio.Future[str]) -> None:
+        if not sending.cancelled() and sending.exception() is None and sending.result():
+            self._withdraw(sending.result(), delivery)
+
+    async def _answer_of(
+        self, host: str, delivery: int, future: asyncio.Future[tuple[int, bytes]]
+    ) -> tuple[int, bytes]:
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._withdraw(host, delivery)
+            raise
+
+    def _withdraw(self, host: str, delivery: int) -> None:
+        """Nobody waits for this answer any more."""
+        data = packed(WITHDRAWN, self.id, delivery)
+        if (host, delivery) in self._theirs:  # this host has asked itself
+            self.hear(data)
+        else:
+            self.carrier.send(host, data)
 
     async def until_up(self, seconds: float) -> None:
         """Wait for the broker. Raises Away."""
@@ -247,6 +290,11 @@ class Far:
     def _number(self) -> int:
         self._last += 1
         return self._last
+
+    @property
+    def asked_from_elsewhere(self) -> bool:
+        """Whether questions have come by the carrier that have no answer yet."""
+        return bool(self._theirs)
 
     # What the carrier calls.
 
@@ -269,6 +317,8 @@ class Far:
                 future.set_result((rest[0], rest[1]) if true else (LOST, b""))
         elif kind == PUBLICATION:
             self._deliver(host, delivery, *rest)
+        elif kind == WITHDRAWN:
+            self._forget_question((host, delivery))
         else:
             self._question(host, delivery, *rest)
 
@@ -286,6 +336,8 @@ class Far:
     def gone(self, host: str) -> None:
         for waiting in self._counts.values():
             waiting.lose(host)
+        for question in [each for each in self._theirs if each[0] == host]:
+            self._forget_question(question)
 
     def up(self) -> None:
         if self.was_up:
@@ -319,12 +371,27 @@ class Far:
         if self._for_others >= MOST_UNDER_WAY:
             return self._send(host, packed(ANSWER, self.id, delivery, LOST, b""))
         self._for_others += 1
+        question = host, delivery
 
         def done(status: int, answer: bytes) -> None:
             self._for_others -= 1
-            self._send(host, packed(ANSWER, self.id, delivery, status, answer if status == ANSWERED else b""))
+            if self._theirs.pop(question, None) is not None:
+                self._send(host, packed(ANSWER, self.id, delivery, status, answer if status == ANSWERED else b""))
 
-        self._members.question(name, payload, seconds, done)
+        self._theirs[question] = _nothing
+        withdraw = self._members.question(name, payload, seconds, done)
+        if question in self._theirs:
+            self._theirs[question] = withdraw
+
+    async def look_for_askers(self) -> None:
+        """Withdraw the questions of hosts that hear no answer. Raises Away."""
+        for host in await self.carrier.missing({host for host, _ in self._theirs}):
+            self.gone(host)
+
+    def _forget_question(self, question: tuple[str, int]) -> None:
+        """Its host does not wait for the answer any more, or is gone."""
+        if (withdraw := self._theirs.pop(question, None)) is not None:
+            withdraw()
 
     def _send(self, host: str, data: bytes) -> None:
         if host == self.id:

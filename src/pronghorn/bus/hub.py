@@ -104,6 +104,7 @@ class Others(Protocol):
     def leave(self, name: bytes) -> None: ...
     def publish(self, link: Link, request: int, name: bytes, payload: bytes, to_one: bool) -> None: ...
     def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None: ...
+    def lose(self, link: int) -> None: ...
 
 
 class Hub:
@@ -129,8 +130,7 @@ class Hub:
         self._questions: dict[int, Question] = {}
         self._asked: dict[Member, set[int]] = {}  # questions that each connection has
         self._last = 0
-        self._told = -60.0
-        self._told_broker, self._told_unsent = -60.0, 0
+        self._told, self._told_broker, self._told_unsent = -60.0, -60.0, 0
 
     def settled(self) -> None:
         """All links that there were before this hub have had the time to come back."""
@@ -233,19 +233,25 @@ class Hub:
             return self.others.ask(link, request, name, payload, within(seconds))
         self.ask_here(link, request, name, payload, seconds)
 
-    def ask_here(self, link: Link | Errand, request: int, name: bytes, payload: bytes, seconds: float) -> None:
-        """The connections of this host."""
+    def ask_here(self, link: Link | Errand, request: int, name: bytes, payload: bytes, seconds: float) -> int:
+        """The connections of this host. Gives the number for `withdraw`; 0 if it is answered already."""
         if len(payload) > self.longest:
-            return link.send(REPLY, request, TOO_LONG, b"")
-        due = self._clock() + within(seconds)
+            link.send(REPLY, request, TOO_LONG, b"")
+            return 0
         for other, number in reversed(list(self.directory.members(name))):
             delivery = self.number()
             if self._send_on(self.links[other], frame(QUESTION, delivery, name, payload, number)):
                 link.under_way += 1
-                self._questions[delivery] = Question(link, request, (other, number), due)
+                self._questions[delivery] = Question(link, request, (other, number), self._clock() + within(seconds))
                 self._asked.setdefault((other, number), set()).add(delivery)
-                return
+                return delivery
         link.send(REPLY, request, NOBODY, b"")
+        return 0
+
+    def withdraw(self, delivery: int) -> None:
+        """Nobody waits for the answer to this question any more."""
+        if delivery in self._questions:
+            self._answered(delivery, LOST)
 
     def answer(self, link: Link, delivery: int, status: int, payload: bytes) -> None:
         if status not in OUTCOMES:
@@ -286,6 +292,8 @@ class Hub:
     def lose(self, link: Link) -> None:
         """A link has ended: nobody there is reached, or answers any more."""
         del self.links[link.number]
+        if self.others is not None:
+            self.others.lose(link.number)
         self.directory.lose(link.number)
         self.left()
         for delivery, publication in list(self._publications.items()):

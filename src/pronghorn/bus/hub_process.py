@@ -137,6 +137,7 @@ async def serve(side: Side) -> None:
         if replaced:
             await part(hub, others)
         else:
+            await others.withdraw(LAST_WORDS)
             carrying.cancel()
             await asyncio.wait([carrying], timeout=FAREWELL)
 
@@ -150,6 +151,7 @@ def _ended(over: asyncio.Future[bool], carrying: asyncio.Task[None]) -> None:
 async def part(hub: Hub, others: Others) -> None:
     """The hub is replaced. The next one has the same names in a moment, and so the broker is not told that they end;
     who asks from another host, and has no answer yet, learns that it is lost."""
+    await others.withdraw(LAST_WORDS)
     await others.far.carrier.retire()
     hub.others = None
     for each in [each for each in hub.links.values() if isinstance(each, Link)]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from functools import partial
 
 from pronghorn.bus.carrier import NOT_BACK, Away, Host, NotOurs
@@ -177,7 +178,7 @@ class NatsCarrier:
             roster = await self._asked(name, DATA + data)
         return roster.hosts.keys() - {self._host.id}
 
-    async def to_one(self, name: bytes, data: bytes) -> bool:
+    async def to_one(self, name: bytes, data: bytes) -> str:
         self._mail.connected()
         return await self._routes.put(name, data)
 
@@ -237,6 +238,12 @@ class NatsCarrier:
 
         self._mail.send(subject, message, heard)
         return await answer
+
+    async def missing(self, hosts: Iterable[str]) -> set[str]:
+        self._mail.connected()
+        found = [each for each in hosts if each != self._host.id]
+        answers = await asyncio.gather(*(self._answer(self._mail.inbox(each), PROBE) for each in found))
+        return {host for host, (how, _) in zip(found, answers, strict=True) if how == NOBODY}
 
     # What routes need.
 

@@ -47,16 +47,16 @@ class Post:
 
     __slots__ = ("data", "future", "number", "tries")
 
-    def __init__(self, number: int, data: bytes, future: asyncio.Future[bool]) -> None:
+    def __init__(self, number: int, data: bytes, future: asyncio.Future[str]) -> None:
         self.number, self.data, self.future = number, data, future
         self.tries = 0
 
     def __lt__(self, other: Post) -> bool:
         return self.number < other.number
 
-    def end(self, sent: bool) -> None:
+    def end(self, host: str) -> None:
         if not self.future.done():
-            self.future.set_result(sent)
+            self.future.set_result(host)
 
     def fail(self, away: Away) -> None:
         if not self.future.done():
@@ -80,8 +80,8 @@ class Route:
     def idle(self) -> bool:
         return not (self._waiting or self.under_way or self._finding)
 
-    def put(self, data: bytes) -> asyncio.Future[bool]:
-        """Whether a host has taken it, when that is known. Raises Away if too much waits."""
+    def put(self, data: bytes) -> asyncio.Future[str]:
+        """Which host has taken it, when that is known. Raises Away if too much waits."""
         if len(self._waiting) >= MOST_WAITING:
             raise Away(f"{MOST_WAITING:,} messages wait for the host of this name.")
         self._last += 1
@@ -107,7 +107,7 @@ class Route:
     def _answered(self, post: Post, target: str, outcome: int) -> None:
         self.under_way -= 1
         if outcome in (TAKEN, UNKNOWN):
-            post.end(True)
+            post.end(target)
         elif outcome == CUT_OFF:
             post.fail(Away("The NATS server went away before the message was acknowledged.", perhaps=True))
         elif outcome == UNSENT or post.tries > 2 * TRIES:
@@ -131,7 +131,7 @@ class Route:
             if not self.target and not self._office.latest(self._name):
                 waiting, self._waiting = self._waiting, []
                 for post in waiting:
-                    post.end(False) if away is None else post.fail(away)
+                    post.end("") if away is None else post.fail(away)
             self._go_on()
 
 
@@ -142,7 +142,7 @@ class Routes:
         self._office = office
         self._routes: dict[bytes, Route] = {}
 
-    def put(self, name: bytes, data: bytes) -> asyncio.Future[bool]:
+    def put(self, name: bytes, data: bytes) -> asyncio.Future[str]:
         route = self._routes.pop(name, None) or Route(self._office, name)
         self._routes[name] = route
         if len(self._routes) > MOST_ROUTES:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from pronghorn.bus.carrier import Away, Carrier
 from pronghorn.bus.directory import MOST_NAMES
-from pronghorn.bus.far import Far
+from pronghorn.bus.far import Far, Withdraw
 from pronghorn.bus.hub import Errand, Hub, Link
 from pronghorn.bus.wire import (
     AWAY,
@@ -35,6 +36,9 @@ Said = tuple[Any, ...]
 FIRST = 1.0
 """Seconds in which the broker is waited for, from the start of the hub on: it was not away, but not connected yet."""
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks at whether hosts that wait for answers are there."""
+
 
 class Others:
     """The other hosts, for a hub. `open` makes the carrier."""
@@ -43,9 +47,11 @@ class Others:
         self._hub = hub
         hub.unsent = lambda: self.far.carrier.dropped
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: dict[int, set[asyncio.Task[None]]] = {}  # questions of each link
         hub.directory.keep_empty()
         self.far = Far(open, self)
         self._first = time.monotonic() + FIRST
+        self._looks = False
 
     # What the hub calls.
 
@@ -102,7 +108,45 @@ class Others:
         return RESULT, request, result
 
     def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
-        self._begin(link, self._ask(request, name, payload, seconds), (REPLY, request, LOST, b""))
+        task = self._begin(link, self._ask(request, name, payload, seconds), (REPLY, request, LOST, b""))
+        asked = self._asked.setdefault(link.number, set())
+        asked.add(task)
+        task.add_done_callback(partial(self._no_longer_asked, link.number))
+
+    def lose(self, link: int) -> None:
+        """A link has ended: nobody waits for the answers to its questions."""
+        for each in self._asked.pop(link, ()):
+            asyncio.get_running_loop().call_soon(each.cancel)  # behind its first step
+
+    async def withdraw(self, seconds: float) -> None:
+        """The hub ends: nobody here waits for an answer any more, and the hosts that were asked are told."""
+        asked = [task for tasks in self._asked.values() for task in tasks]
+        for link in list(self._asked):
+            self.lose(link)
+        if asked:
+            await asyncio.wait(asked, timeout=seconds)
+
+    def _look_later(self) -> None:
+        """Now and then, as long as there are questions of other hosts: whether these are still there."""
+        if not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_later(LOOK_EVERY, lambda: self._spawn(self._look_for_askers()))
+
+    async def _look_for_askers(self) -> None:
+        try:
+            await self.far.look_for_askers()
+        except Away:
+            """They cannot be told anything now, either."""
+        finally:
+            self._looks = False
+            if self.far.asked_from_elsewhere:
+                self._look_later()
+
+    def _no_longer_asked(self, link: int, task: asyncio.Task[None]) -> None:
+        asked = self._asked.get(link, set())
+        asked.discard(task)
+        if not asked:
+            self._asked.pop(link, None)
 
     async def _ask(self, request: int, name: bytes, payload: bytes, seconds: float) -> Said:
         try:
@@ -117,10 +161,10 @@ class Others:
         if not self.far.was_up and (left := self._first - time.monotonic()) > 0:
             await self.far.until_up(left)
 
-    def _begin(self, link: Link, work: Coroutine[Any, Any, Said], failed: Said) -> None:
+    def _begin(self, link: Link, work: Coroutine[Any, Any, Said], failed: Said) -> asyncio.Task[None]:
         """Do what a link has asked for, and tell it the result; `failed` where a fault of ours leaves none."""
         link.under_way += 1
-        self._spawn(self._settle(link, work, failed))
+        return self._spawn(self._settle(link, work, failed))
 
     async def _settle(self, link: Link, work: Coroutine[Any, Any, Said], failed: Said) -> None:
         said = failed
@@ -131,10 +175,11 @@ class Others:
             if link.number in self._hub.links:
                 link.send(*said)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -153,8 +198,11 @@ class Others:
             return done(0)
         self._hub.publish_here(Errand(self._hub, done), 0, name, payload, to_one)
 
-    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> None:
-        self._hub.ask_here(Errand(self._hub, done), 0, name, payload, seconds)
+    def question(self, name: bytes, payload: bytes, seconds: float, done: Callable[[int, bytes], None]) -> Withdraw:
+        delivery = self._hub.ask_here(Errand(self._hub, done), 0, name, payload, seconds)
+        if delivery:
+            self._look_later()
+        return partial(self._hub.withdraw, delivery)
 
     def here(self) -> Iterable[tuple[bytes, float, bool]]:
         ahead = self._ahead()

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from redis.asyncio.connection import AbstractConnection
@@ -30,6 +30,10 @@ PAUSES = 0.05, 0.1, 0.2, 0.4, 0.8  # seconds, before connecting again
 STEADY = 1.0  # seconds after which a connection was a good one, and the next is tried at once
 CLEANING = 0.02  # seconds between two chunks of names of the dead
 GOODBYE = 1.0  # seconds
+NOTED = 10.0
+"""Seconds for which it is noted since when a join counts: as long as an `evict` of before it may be under way."""
+APART = 0.05
+"""Seconds by which this host's idea of Redis' clock may have moved in that time."""
 DEAD = "has taken this host for dead"
 FAULT = "The connection to Redis was ended by a fault of the bus, which the log has"
 
@@ -76,6 +80,9 @@ class RedisCarrier:
         self._id = host.id.encode()
         self._session: _Session | None = None
         self._joining: dict[bytes, tuple[float, bool]] = {}
+        self._asked: dict[bytes, int] = {}  # joins of each name that Redis has not answered
+        self._held: dict[bytes, list[float]] = {}  # what evicts such names meanwhile
+        self._noted: dict[bytes, tuple[float, float]] = {}  # of late joins: what was asked for, and what counts
         self._up = False
         self._why = f"Redis at {self._place.shown} has not answered yet."
         self._said: set[str] = set()
@@ -113,6 +120,7 @@ class RedisCarrier:
             async with asyncio.timeout(self._place.patience):
                 await self._begin(session)
             self._joining = {name: (since, alone) for name, since, alone in self._host.here()}
+            self._noted.clear()
             self._session = session
             for each in (self._hear, self._beat, self._clean, self._rejoin):
                 tasks.append(asyncio.create_task(each(session)))
@@ -174,8 +182,9 @@ class RedisCarrier:
             lost = await session.script(REJOIN, keys, session.member, *rest)
             if lost == -1:
                 raise Lost(DEAD)
+            asked = {name: since for name, since, _ in chunk}
             for name, before in zip(lost[::2], lost[1::2], strict=True):
-                self._host.evict(name, float(before))
+                self._host.evict(name, max(float(before), asked[name] + APART))
         self._up = True
         self._since = time.monotonic()
         self._said.clear()
@@ -201,7 +210,31 @@ class RedisCarrier:
             instant = float(before)
         except ValueError:
             return self._host.not_ours("what is no instant")
-        self._host.evict(name, instant)
+        if name in self._asked:  # whether it is later than that is not known yet
+            self._held.setdefault(name, []).append(instant)
+        else:
+            self._let_go(name, instant)
+
+    def _answered(self, name: bytes) -> None:
+        self._asked[name] -= 1
+        if not self._asked[name]:
+            del self._asked[name]
+            for before in self._held.pop(name, ()):
+                self._let_go(name, before)
+
+    def _let_go(self, name: bytes, before: float) -> None:
+        """Evict those who have joined before, as Redis has it: by this host's clock it may have been otherwise."""
+        asked, counts = self._noted.get(name, (before, before))
+        if counts < before:
+            before = max(before, asked + APART)
+        elif counts > before:
+            before = min(before, asked - APART)
+        self._host.evict(name, before)
+
+    def _forget_joins(self) -> None:
+        over = self.now() - NOTED
+        while self._noted and next(iter(self._noted.values()))[1] < over:
+            del self._noted[next(iter(self._noted))]
 
     async def _beat(self, session: _Session) -> None:
         loop, patience = asyncio.get_running_loop(), self._place.patience
@@ -214,6 +247,7 @@ class RedisCarrier:
                 beat.add_done_callback(partial(self._set_clock_by, sent))
                 await session.inbox.send_command("PING", check_health=False)
             await asyncio.sleep(BEATS)
+            self._forget_joins()
             if session.pipe.quiet() > patience or loop.time() - session.heard > patience + BEATS:
                 raise TimeoutError
             if beat.done():
@@ -271,15 +305,25 @@ class RedisCarrier:
         session = self._there()
         if mode == REPLACE:
             self._joining.pop(name, None)
+        self._asked[name] = self._asked.get(name, 0) + 1
+        try:
+            return await self._join(session, name, since, mode)
+        finally:
+            self._answered(name)
+
+    async def _join(self, session: _Session, name: bytes, since: float, mode: int) -> bool:
         with self._spoken(session):
             key = session.key(b"n:", name)
             answer = session.script(JOIN, (key,), session.member, name, _exact(since), b"%d" % mode)
             try:
-                joined = int(await answer)
+                joined = float(await answer)
                 if joined == -2:
                     raise Away(NOT_BACK, soon=True)
                 if joined < 0:
                     raise Lost(DEAD)
+                if joined:
+                    self._noted.pop(name, None)
+                    self._noted[name] = since, joined
             except (ResponseError, Lost) as error:  # what was not joined is joined over another connection
                 session.give_up(error)
                 raise
@@ -300,13 +344,13 @@ class RedisCarrier:
             raise Away(NOT_BACK, soon=True)
         return {each.decode() for each in sent}
 
-    async def to_one(self, name: bytes, data: bytes) -> bool:
+    async def to_one(self, name: bytes, data: bytes) -> str:
         session = self._ready(len(data))
         with self._spoken(session):
             sent = await session.script(TO_ONE, (session.key(b"n:", name),), session.member, data)
         if sent == b"":
             raise Away(NOT_BACK, soon=True)
-        return bool(sent)
+        return sent.decode() if sent else ""
 
     def send(self, host: str, data: bytes) -> None:
         try:
@@ -314,6 +358,14 @@ class RedisCarrier:
         except Away:
             return
         session.pipe.tell(b"PUBLISH", session.key(b"to:", host.encode()), data)
+
+    async def missing(self, hosts: Iterable[str]) -> set[str]:
+        found = list(hosts)
+        session = self._ready(0)
+        with self._spoken(session):
+            inboxes = (session.key(b"to:", each.encode()) for each in found)
+            answer = await session.pipe.ask(b"PUBSUB", b"NUMSUB", *inboxes)
+        return {host for host, count in zip(found, answer[1::2], strict=True) if not count}
 
     @contextlib.contextmanager
     def _spoken(self, session: _Session) -> Iterator[None]:

@@ -118,9 +118,9 @@ return redis.call('SCARD', p .. 'dead')
 """
 )
 
-# KEYS: the name. ARGV: prefix, HOST.N, name, instant, how (wire.SHARED, REPLACE, REFUSE). Gives 1, 0 if it is taken, -1
-# if this host counts as dead, -2 if a host has the name that may be back. It is later than what was before, whatever
-# the clocks say.
+# KEYS: the name. ARGV: prefix, HOST.N, name, instant, how (wire.SHARED, REPLACE, REFUSE). Gives the instant that
+# counts, which is later than what was before, whatever the clocks say; 0 if it is taken, -1 if this host counts as
+# dead, -2 if a host has the name that may be back.
 JOIN = (
     _COMMON
     + """
@@ -148,7 +148,7 @@ if mode ~= '0' then
 end
 redis.call('ZADD', KEYS[1], exact(since), (mode == '0' and 's' or 'a') .. me)
 redis.call('SADD', p .. 'of:' .. me, ARGV[3])
-return 1
+return exact(since)
 """
 )
 

@@ -102,15 +102,20 @@ def check_broker(settings: Settings) -> None:
     from pronghorn.supervisor.bus_side import carrier_of
 
     if url := carrier_of(settings):
-        from pronghorn.bus.carriers import carrier_of as carrier
-        from pronghorn.bus.errors import BadBusMessage
-        from pronghorn.bus.far import Far, Nobody
+        check_broker_url(url, settings.bus)
 
-        try:
-            Far(lambda host: carrier(url, host), Nobody())
-        except BadBusMessage as error:
-            what = f"--bus cannot be {hidden(settings.bus)!r}."
-            raise BadSetting(what, " ".join(filter(None, (error.what, error.why))), error.hint) from None
+
+def check_broker_url(url: str, said: str) -> None:
+    """Raises BadSetting for a URL that the broker's own package does not take; `said` is what stands in the setting."""
+    from pronghorn.bus.carriers import carrier_of
+    from pronghorn.bus.errors import BadBusMessage
+    from pronghorn.bus.far import Far, Nobody
+
+    try:
+        Far(lambda host: carrier_of(url, host), Nobody())
+    except BadBusMessage as error:
+        what = f"--bus cannot be {hidden(said)!r}."
+        raise BadSetting(what, " ".join(filter(None, (error.what, error.why))), error.hint) from None
 
 
 def taken_now(addresses: Iterable[str]) -> list[dict[str, str]]:

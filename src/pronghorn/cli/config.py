@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -9,7 +10,9 @@ import rich_click as click
 
 from pronghorn import settings
 from pronghorn.cli.layers import print_json, takes_json, takes_layers
-from pronghorn.settings.broker_url import without_secret
+from pronghorn.settings import Settings
+from pronghorn.settings.broker_url import EXTRAS, parse, without_secret
+from pronghorn.settings.bus import broker_of
 from pronghorn.settings.layers import DEFAULT, Layers, Settled
 from pronghorn.settings.listeners import BIND, HANDLER, LISTENERS, NAME, TABLE
 from pronghorn.settings.services import Service, services
@@ -20,14 +23,25 @@ from pronghorn.settings.sockets import UNASKED
 @takes_json
 @click.option("--toml", "as_toml", is_flag=True, help="Only what is set, as a settings file (pronghorn.toml) holds it.")
 def command(layers: Layers, as_json: bool, as_toml: bool) -> None:
-    """Show each setting that serve would run with, and where it comes from; binds and imports nothing."""
+    """Show each setting that serve would run with, and where it comes from; binds nothing, and imports no handler."""
     settled = layers.settle()
+    check_bus(settled.settings)
     if as_toml:
         click.echo(toml(settled), nl=False)
     elif as_json:
         print_json(rows(settled))
     else:
         show(settled, layers.file)
+
+
+def check_bus(settings: Settings) -> None:
+    """Raises BadSetting for the URL of a broker with an option that there is not, where the broker's package can say
+    so. Nothing is connected, and no file with a password is read."""
+    url = broker_of(settings.bus)
+    if url and find_spec(EXTRAS[parse(url).carrier]) is not None:
+        from pronghorn.cli.check import check_broker_url
+
+        check_broker_url(url, url)
 
 
 def handler_of(settled: Settled) -> str:

@@ -72,7 +72,7 @@ def over_control(find: Callable[[], str], probe: str, seconds: float) -> tuple[b
 def over_http(address: str, probe: str, seconds: float) -> tuple[bool, str]:
     """The same by the admin address: `/readyz` or `/livez` answers with 200. Raises OSError, BadSetting."""
     deadline = time.monotonic() + seconds
-    with _connected(address, seconds) as sock:
+    with _connected(address.removeprefix("http://").removesuffix("/"), seconds) as sock:  # as the log writes it
         sock.sendall(b"GET /%sz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % probe.encode())
         head = b""
         while b"\n" not in head and len(head) < LONGEST_HEAD:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pronghorn.connection.asyncio_channel import AnyAsyncioChannel
 
 LOOK = 0.05  # seconds between two looks
-SHARE = 20  # looks may take this part of the time
+SHARE = 20  # looks may take this part of the processor's time
 OF_ASYNCIO = tuple(f"asyncio/{each}.py" for each in ("locks", "queues", "taskgroups", "tasks"))  # where tasks meet
 
 
@@ -245,11 +245,11 @@ class Leave:
 
 def look_at_all(endings: dict[int, Ending], now: float) -> float:
     """One look at each; those that are through are taken out. Seconds until the next look."""
-    began, tasks = time.monotonic(), Tasks()
+    began, tasks = time.thread_time(), Tasks()
     for number, ending in list(endings.items()):
         if ending.look(now, tasks):
             del endings[number]
-    return max(LOOK, SHARE * (time.monotonic() - began))
+    return max(LOOK, SHARE * (time.thread_time() - began))
 
 
 def _unsent(channel: AnyAsyncioChannel) -> bool:

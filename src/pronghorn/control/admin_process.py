@@ -26,7 +26,7 @@ from pronghorn.listening.binding import check_binds, open_listeners
 from pronghorn.listening.conflicts import explained
 from pronghorn.listening.listener import Listener
 from pronghorn.settings import Settings, fields, unreadable
-from pronghorn.settings.metrics import statsd_place
+from pronghorn.settings.metrics import check_statsd
 from pronghorn.settings.services import services
 from pronghorn.supervisor.health import health
 from pronghorn.supervisor.side_process import SideProcess
@@ -57,8 +57,7 @@ def check(settings: Settings) -> None:
     if settings.otel and not _is_there(OTLP):
         what = f"--otel needs the package {OTLP.replace('.', '-')}."
         raise MissingExtra(what, "The extra otel is not installed.", "Install it: pip install 'pronghorn[otel]'")
-    if settings.statsd:
-        statsd_place(settings.statsd)
+    check_statsd(settings)
     token_of(settings)
     if settings.admin or settings.agent_check:
         check_addresses(settings)

@@ -166,7 +166,7 @@ class AccessLog:
             self._write(*[each + b"\n" for each in piece])
 
     def hears(self, kind: type[Event]) -> bool:
-        return kind is AccessLogSet or (self._on and kind in (ConnectionClosed, ConnectionRefused))
+        return kind in (AccessLogSet, DrainFinished) or (self._on and kind in (ConnectionClosed, ConnectionRefused))
 
     def close(self) -> None:
         """Closes the pipe's end to write; what waits in it can still be read."""

@@ -219,7 +219,7 @@ class Context(ConnectionEnds):
 
     def look_at_goodbyes(self, goodbyes: Goodbyes, conns: Mapping[int, object], say: Say) -> None:
         """Say what is due; and observe once, when all had time for a quiet moment, how many were told and go on."""
-        goodbyes.look(conns, time.monotonic, say)
+        goodbyes.look(conns, time.monotonic, say, time.thread_time)
         if goodbyes.is_through(time.monotonic(), self.drain.timeout) and (goodbyes.said or goodbyes.left):
             self.observe(events.GoodbyesSaid(goodbyes.said, goodbyes.left))
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 LOOK = 0.05  # seconds between two looks, at least
-SHARE = 20  # looks may take this part of the time
+SHARE = 20  # looks may take this part of the processor's time
 REST = 1.0  # seconds until the next look when all have had their turn
 CATCH_UP = 1.5
 AT_ONCE = 0.1  # seconds whose goodbyes may be said in one look, as when a look came late
@@ -101,9 +101,16 @@ class Goodbyes:
     def said(self) -> int:
         return self.pace.said - self._stay
 
-    def look(self, conns: Mapping[int, object], clock: Callable[[], float], say: Say) -> None:
-        """Say what is due. `say` is called with a connection's number, and for how many seconds it has waited."""
-        now = clock()
+    def look(
+        self,
+        conns: Mapping[int, object],
+        clock: Callable[[], float],
+        say: Say,
+        worked: Callable[[], float],
+    ) -> None:
+        """Say what is due. `say` is called with a connection's number, and for how many seconds it has waited.
+        `worked` tells the processor time of this thread, which decides how soon the next look may be."""
+        now, began = clock(), worked()
         pace = self.pace
         while (number := self._take(conns)) is not None and pace.turn(now):
             self._next.popleft()
@@ -118,7 +125,7 @@ class Goodbyes:
                 del self._due[number]
                 pace.say(now)
                 self._stay += answer is STAYS
-        pause = max(LOOK, SHARE * (clock() - now))
+        pause = max(LOOK, SHARE * (worked() - began))
         if self._due:
             self.next_look = now + pause
         else:

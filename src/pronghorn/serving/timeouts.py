@@ -29,7 +29,7 @@ from pronghorn.settings import Settings
 
 LONGEST, SHORTEST = 1.0, 0.05  # seconds between two passes
 PER_DEADLINE = 20  # passes within the shortest deadline: each is two of them late at most
-SHARE = 100  # a pass may take this part of the time
+SHARE = 100  # a pass may take this part of the processor's time: what others took meanwhile does not delay the next
 
 
 C = TypeVar("C", bound=AnyConnection)
@@ -81,9 +81,9 @@ class Timeouts(Generic[C]):
         if self.interval == math.inf:
             self._next = math.inf
             return []
-        began = time.monotonic()
+        began = time.thread_time()
         found = [*self._over(list(conns), now)]
-        self._next = now + max(self.interval, SHARE * (time.monotonic() - began))
+        self._next = now + max(self.interval, SHARE * (time.thread_time() - began))
         return found
 
     def _over(self, conns: list[C], now: float) -> Iterator[tuple[C, str]]:

@@ -94,6 +94,11 @@ class Field(Option, frozen=True, kw_only=True):
         return tuple(word for each in get_args(self.type) if get_origin(each) is Literal for word in get_args(each))
 
     @property
+    def splits(self) -> bool:
+        """Whether a comma always parts two values, in a list too: not where it may be part of a path or an address."""
+        return self.metavar in ("NETWORK", "NAME", "MODULE")
+
+    @property
     def takes(self) -> str:
         """What a right value is, in words: `a whole number, at least 1`."""
         if self.choices:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pronghorn.errors import BadSetting
 from pronghorn.settings.fields import RESTART, Option
 from pronghorn.settings.logs import Logs
+
+UNFIT = re.compile(r"[:|@#,\s]")  # what has a meaning of its own in a line of StatsD
 
 
 class Metrics(Logs, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,9 +47,25 @@ def statsd_place(address: str) -> tuple[str, int] | str:
     if address.startswith("unix:") and len(address) > len("unix:"):
         return address.removeprefix("unix:")
     host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    wrong = not bare or set(bare) & set("/[] ") or (":" in bare and bare == host)
+    if wrong or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise BadSetting(
             f"--statsd is {address!r}.", "It is HOST:PORT, [IPV6]:PORT or unix:PATH.", "As in --statsd 127.0.0.1:8125"
         )
-    return host, int(port)
+    return bare, int(port)
+
+
+def check_statsd(settings: Metrics) -> None:
+    """Raises BadSetting for what cannot be an address, a prefix or a tag of StatsD."""
+    if not settings.statsd:
+        return
+    statsd_place(settings.statsd)
+    if UNFIT.search(prefix := settings.statsd_prefix):
+        why = "In the line of StatsD blanks and : | @ # part what stands beside them."
+        raise BadSetting(f"--statsd-prefix is {prefix!r}.", why, "As in --statsd-prefix prod.web")
+    for tag in settings.statsd_tags.split(","):
+        if tag and (UNFIT.search(tag.replace(":", "")) or ("=" in tag and ":" not in tag)):
+            raise BadSetting(
+                f"--statsd-tags has {tag!r}.", "A tag is NAME:VALUE.", "As in --statsd-tags env:prod,team:sea"
+            )

@@ -90,6 +90,10 @@ def _converted(field: Field, value: Any) -> Any:
             return value
         if field.unit == "address" and isinstance(value, str):
             parts = _with_settings_behind(parts)
+        if field.splits and not isinstance(
+            value, str
+        ):  # given once or more, as a person does: --allow 10.0.0.1,10.0.0.2
+            parts = [part for each in parts for part in (re.split(COMMA, each) if isinstance(each, str) else [each])]
         return tuple(part.strip() if isinstance(part, str) else part for part in parts)
     if field.choices and isinstance(value, bool | int | float):
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

@@ -7,6 +7,7 @@ that it was renamed. The pipe's end to read stays open here: a process that dies
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ from pronghorn.scoreboard.counts import believed
 from pronghorn.supervisor.helper_task import HelperTask
 from pronghorn.supervisor.rereading import answer_of
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
-from pronghorn.system.access_writer import ANEW, DROPPED, END, WANTED, WHY
+from pronghorn.system.access_writer import ANEW, DROPPED, END, LEFT, WANTED, WHY
 from pronghorn.system.helper import Answer, Helper
 from pronghorn.system.log_file import STANDARD_OUTPUT, open_access_log
 from pronghorn.system.stdio import dropped
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 PATIENCE = 10.0  # seconds that opening may take
 PAUSE = 0.5  # seconds between two openings that the process asks for
 LAST_LINES = 2.0  # seconds that the process gets at the end for what is left
-LEFT = "they were not written before the server's end"
+QUIET = 10.0  # seconds between two records of what was lost
 
 
 class _Process(SideProcess):
@@ -58,6 +59,8 @@ class AccessWriter:
         self._opening: HelperTask | None = None  # with the process
         self._wanted = ""  # the path that is to be opened
         self._next = 0.0  # not before
+        self._lost: dict[str, int] = {}  # lines by the reason, which the log has not told yet
+        self._tell_at = 0.0
 
     def open(self, path: str) -> None:
         """The log at this path, absolute or `-`, empty for none. Raises BadSetting if it cannot be opened."""
@@ -108,6 +111,8 @@ class AccessWriter:
         opening, path = self._opening, self._wanted
         if opening is None:
             return
+        if self._lost and now >= self._tell_at:
+            self._tell(now)
         opening.turn(now)
         helpers = self._fleet.workers.helpers
         if not path or opening.busy or opening.last in helpers:
@@ -136,9 +141,9 @@ class AccessWriter:
 
     def close(self) -> None:
         """After the end of the process: count what is left in the pipe, and close everything."""
-        left = _left_in(self._lines) if self._lines >= 0 else 0
-        if left:
-            self._fleet.observe(events.AccessLogDropped(left, LEFT))
+        if left := _left_in(self._lines) if self._lines >= 0 else 0:
+            self._lost[LEFT] = self._lost.get(LEFT, 0) + left
+        self._tell(math.inf)
         if self._opening is not None:
             self._opening.close()
         for sock in self._socks:
@@ -170,8 +175,17 @@ class AccessWriter:
         elif WANTED in message:
             self._send()
         elif isinstance(lost := message.get(DROPPED), int):
+            why = str(message.get(WHY))[:300]
             dropped["access"] += believed(lost)
-            self._fleet.observe(events.AccessLogDropped(believed(lost), str(message.get(WHY))[:300]))
+            self._lost[why] = self._lost.get(why, 0) + believed(lost)
+            if now >= self._tell_at and why != LEFT:
+                self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        self._tell_at = now + QUIET
+        for why, lines in self._lost.items():
+            self._fleet.observe(events.AccessLogDropped(lines, why))
+        self._lost.clear()
 
 
 def _left_in(pipe: int) -> int:

@@ -3,16 +3,18 @@
 Law: this is the only process that waits for the log's disk or reader. The supervisor opens the log, since this process
 may not be allowed to, and sends its descriptor over a socket of their own; once a second in which there is something to
 write, it is looked at whether the log still has its name, else the supervisor is asked to open it anew. A line that
-cannot be written is lost and counted. The process ends when the supervisor says so and the pipe is empty; without a
-supervisor, when no worker is left that could write to the pipe.
+cannot be written is lost and counted. The process ends when the supervisor says so and the pipe is empty, or the log
+takes no more; without a supervisor, when no worker is left that could write to the pipe.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
+import stat
 import time
 from collections.abc import Callable
 
@@ -24,11 +26,14 @@ DROPPED, WHY, WANTED, END = "dropped", "why", "wanted", "end"
 """What is said on the line: so many lines were lost, for that reason; the log's descriptor is wanted, the one that
 there is (HERE) or one of the file that has the name now (ANEW); and, to this process, to end."""
 HERE, ANEW = "here", "anew"
+LEFT = "they were not written before the server's end"
 CHUNK = 64 * 1024  # bytes in hand at most
 REST = 0.005  # seconds in which records gather: to wake this process for each would cost a worker more than they do
 LOOK = 1.0  # seconds between two looks at the log's name
-QUIET = 10.0  # seconds between two reports of what was lost
+PAUSE = 1.0  # seconds between two reports of what was lost
 PATIENCE = 1.0  # seconds for the supervisor's answer
+LAST = 1.5  # seconds for a reader that sleeps, once the server ends
+PIECE = min(select.PIPE_BUF, 4096)  # bytes that a pipe takes without a wait, once it takes any (pipe(7))
 
 
 class Writer:
@@ -49,6 +54,7 @@ class Writer:
         self._tell_at = 0.0
         self._torn = False  # the log ends in the middle of a line
         self._over = False
+        self._gives_up_at = math.inf
 
     def run(self) -> None:
         side = self._side
@@ -62,7 +68,7 @@ class Writer:
         poller.register(side, select.POLLIN)
         while True:
             due = max(0.0, self._tell_at - time.monotonic()) * 1000 if self._lost else None
-            ready = {fd for fd, _ in poller.poll(due)}
+            ready = {fd for fd, _ in poller.poll(0 if self._over else due)}
             if self._files.fileno() in ready:
                 self._take_log()
             if side.fileno() in ready and not self._heard():
@@ -81,7 +87,8 @@ class Writer:
 
     def _heard(self) -> bool:
         """Whether the supervisor is there still."""
-        self._over = self._over or any(isinstance(each, dict) and END in each for each in self._side.take())
+        if any(isinstance(each, dict) and END in each for each in self._side.take()) and not self._over:
+            self._over, self._gives_up_at = True, time.monotonic() + LAST
         return not self._side.ended
 
     def _read(self) -> bytes | None:
@@ -113,9 +120,13 @@ class Writer:
         rest, status = data, None
         try:
             status = os.fstat(self._log)
+            waits = not stat.S_ISREG(status.st_mode)
             while rest:
+                if waits and not self._takes_more():
+                    self._lose(rest.count(b"\n"), LEFT)
+                    return
                 try:
-                    rest = rest[os.write(self._log, rest) :]
+                    rest = rest[os.write(self._log, _piece(rest) if waits else rest) :]
                 except BlockingIOError:  # somebody else has made it so
                     poller = select.poll()
                     poller.register(self._log, select.POLLOUT)
@@ -132,6 +143,24 @@ class Writer:
                 why = "nobody reads it any more (Broken pipe)"
             self._lose(rest.count(b"\n"), why)
 
+    def _takes_more(self) -> bool:
+        """Wait until the log's reader has room for a piece. False if the server ends, and the reader still sleeps."""
+        poller = select.poll()
+        poller.register(self._log, select.POLLOUT)
+        if not self._side.ended:
+            poller.register(self._side, select.POLLIN)
+        while not any(fd == self._log for fd, _ in poller.poll(self._patience())):
+            if time.monotonic() >= self._gives_up_at:
+                return False
+            if not self._side.ended and not self._heard():
+                poller.unregister(self._side)
+        return True
+
+    def _patience(self) -> int | None:
+        """Milliseconds to wait for the reader; None without an end."""
+        left = self._gives_up_at - time.monotonic()
+        return None if left == math.inf else math.ceil(max(0.0, left) * 1000)
+
     def _lose(self, lines: int, why: str) -> None:
         self._lost[why] = self._lost.get(why, 0) + lines
         if time.monotonic() >= self._tell_at:
@@ -139,7 +168,7 @@ class Writer:
 
     def _tell(self) -> None:
         if self._lost:
-            self._tell_at = time.monotonic() + QUIET
+            self._tell_at = time.monotonic() + PAUSE
         for why, lines in self._lost.items():
             self._side.send({DROPPED: lines, WHY: why})
         self._lost.clear()
@@ -186,3 +215,8 @@ class Writer:
             self._path = "" if path == STANDARD_OUTPUT else path
             if form != self._form:
                 self._line, self._form = self._line_of(form), form
+
+
+def _piece(data: bytes) -> bytes:
+    """The first lines of these, as many as a pipe takes whole."""
+    return data[: data.rfind(b"\n", 0, PIECE) + 1 or PIECE]

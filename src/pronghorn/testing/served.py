@@ -234,9 +234,9 @@ def _sleeps(process: psutil.Process) -> bool:
     try:
         for stat in glob.glob(f"/proc/{process.pid}/task/*/stat"):
             with open(stat) as file:
-                if file.read().rpartition(")")[2].split()[0] in "RD":  # proc(5)
+                if file.read().rpartition(")")[2].split()[0] in "RDTt":  # proc(5)
                     return False
-        return process.status() not in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
+        return process.status() not in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP, psutil.STATUS_STOPPED)
     except (OSError, psutil.Error):
         return False  # a process or thread has just ended, which may wake others
 

@@ -171,8 +171,10 @@ class Beside:
         self._follow_observers()
         if self._admin is not None:
             self._admin.reloaded(self._supervisor.fleet.serving.plan.settings)
-        if self._limits is not None:
-            self._limits.reloaded(self._supervisor.fleet.serving.plan.settings)
+        if self._bus is not None:
+            self._bus.reloaded()
+            if self._limits is not None:
+                self._limits.reloaded(self._supervisor.fleet.serving.plan.settings, self._bus.carrier)
         if self._autoreload is not None:
             self._autoreload.follow(sources, files, since)
 

@@ -58,6 +58,9 @@ class InMemory:
         self.host.up()
         await asyncio.get_running_loop().create_future()
 
+    def renew(self, url: str) -> None:
+        """There is no password."""
+
     async def retire(self) -> None:
         """Nothing is on its way here."""
 

@@ -153,11 +153,27 @@ def test_the_password_of_a_nats_stands_in_a_file(tmp_path: Path) -> None:
     pytest.importorskip("nats", reason="nats-py is not installed")
     broker = brokers.nats("--auth", SECRET)
     (tmp_path / "mine.py").write_text(CODE)
-    (tmp_path / "pronghorn.toml").write_text(CONFIG.format(tmp_path) + f'bus-password-file = "{tmp_path}/password"\n')
+    settings = f'bus-password-file = "{tmp_path}/password"\nshared-limits = "bus"\nmax-connections-per-source = 100\n'
+    (tmp_path / "pronghorn.toml").write_text(CONFIG.format(tmp_path) + settings)
     (tmp_path / "password").write_text(SECRET + "\n")
     url = f"nats://127.0.0.1:{broker.port}"
     with brokers.running(broker), logged(tmp_path, "-m", "pronghorn", "serve", "mine:handler", "--bus", url) as server:
         wait_for(lambda: f"The bus reaches other hosts: nats://***@127.0.0.1:{broker.port}" in server.log, "the broker")
+        wait_for(lambda: server.log.count("limits are shared with the servers") == 1, "the other process")
+        for text, told in (
+            ("two\nlines\n", "The password of the broker remains what it was: --bus-password-file is"),
+            (f"{SECRET}-2", f"Another password of the broker is in {tmp_path}/password: the next connection"),
+        ):
+            (tmp_path / "password").write_text(text)
+            server.send(signal.SIGHUP)
+            wait_for(lambda told=told: told in server.log, told)  # type: ignore[misc]
+        assert "does not reach" not in server.log, "what is connected stays so"
+        broker.kill()
+        wait_for(lambda: "Limits are shared with no other host" in server.log, "its loss")
+        broker.command[-1] = f"{SECRET}-2"
+        broker.start()
+        wait_for(lambda: server.log.count("The bus reaches other hosts") == 2, "its return")
+        wait_for(lambda: server.log.count("limits are shared with the servers") == 2, "the other process")
         server.send(signal.SIGUSR2)
-        wait_for(lambda: server.log.count("The bus reaches other hosts") == 2, "the hub of the new program", 60)
+        wait_for(lambda: server.log.count("The bus reaches other hosts") == 3, "the hub of the new program", 60)
         told_nowhere(server)

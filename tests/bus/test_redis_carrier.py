@@ -95,6 +95,26 @@ def test_a_fault_of_ours_is_told_with_its_place_and_the_bus_goes_on(url: str, ca
     assert caplog.text.count("invalid literal for int() with base 10: 'a fault'") == 1
 
 
+def test_another_password_is_taken_by_the_next_connection_or_the_one_before_where_it_is_refused(broker: Broker) -> None:
+    def user(number: str) -> str:
+        return f"redis://renewed:{number}@127.0.0.1:{broker.port}?prefix=renewed"
+
+    async def trial(party: Party) -> None:
+        one = await party.host()
+        one.carrier.renew(user("2"))
+        for ups, admitted in ((2, "1"), (3, "2"), (4, "2")):
+            asked(broker, "ACL", "SETUSER", "renewed", "resetpass", f">{admitted}")
+            asked(broker, "CLIENT", "KILL", "USER", "renewed")
+            await until(lambda ups=ups: one.ups == ups)  # type: ignore[misc]
+        one.carrier.renew(user("3"))
+        one.carrier.renew(user("4"))
+        asked(broker, "CLIENT", "KILL", "USER", "renewed")
+        await until(lambda: one.ups == 5)
+
+    asked(broker, "ACL", "SETUSER", "renewed", "on", ">1", "~*", "&*", "+@all")
+    run(user("1"), trial)
+
+
 def test_of_two_that_join_at_once_one_stays_whatever_their_clocks_say(broker: Broker, url: str) -> None:
     """A host whose idea of the time is behind joins after another; that it was evicted by that one before reaches it
     only then, or while Redis owes it the answer. It had been evicted too, and nobody had the name."""

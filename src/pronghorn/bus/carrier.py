@@ -91,6 +91,10 @@ class Carrier(Protocol):
         """Connect, and go on until cancelled; then whatever it holds is closed, and the broker knows no member of this
         host any more, if it can be told within a second."""
 
+    def renew(self, url: str) -> None:
+        """From the next connection on take this URL, which has another password; the one before is taken where the
+        broker refuses that one."""
+
     async def retire(self) -> None:
         """Take nothing more from other hosts: what was sent here before has been heard when this returns, after a
         second at most. The broker still has the names of this host, for a program run that takes its place."""

@@ -62,6 +62,9 @@ class Nowhere:
         self._host.down(self._why)
         await asyncio.get_running_loop().create_future()
 
+    def renew(self, url: str) -> None:
+        """It is as wrong."""
+
     async def retire(self) -> None:
         """Nothing comes here."""
 

@@ -32,6 +32,7 @@ except ImportError:
     from asyncio import new_event_loop
 
 TICK, BEAT = 0.25, 1.0  # seconds
+CARRIER = "carrier"  # the URL of the broker, in the settings, and after a reload on the line
 FAREWELL = 1.0  # seconds in which the broker is told of the end
 LAST_WORDS = 0.05  # seconds in which what was said last gets out
 
@@ -102,11 +103,32 @@ class Reporter:
         self._side.send({TOLD: told})
 
 
+class Orders:
+    """What the supervisor says: that the hub ends, or is replaced, which `over` is given; and that the broker has
+    another URL, with a new password."""
+
+    def __init__(self, side: Side, over: asyncio.Future[bool]) -> None:
+        self._side, self._over = side, over
+        self.others: Others | None = None
+
+    def hear(self) -> None:
+        side, said = self._side, self._side.take()
+        for each in said:
+            if CARRIER in each:
+                side.settings[CARRIER] = each[CARRIER]
+                if self.others is not None:
+                    self.others.far.carrier.renew(each[CARRIER])
+        replaced = any(LEAVE in each for each in said)
+        if (side.ended or replaced) and not self._over.done():
+            asyncio.get_running_loop().remove_reader(side.fileno())
+            self._over.set_result(replaced)
+
+
 async def serve(side: Side) -> None:
     loop = asyncio.get_running_loop()
     over = loop.create_future()
     hub = Hub(side.settings["longest"], loop.time, lambda text: side.say("warning", text))
-    if side.settings["carrier"]:
+    if side.settings[CARRIER]:
         hub.broker_is(False, "")
     door = Door(hub, socket.socket(fileno=side.descriptors["door"]))
     loop.add_reader(side.descriptors["door"], door.take)
@@ -115,19 +137,14 @@ async def serve(side: Side) -> None:
         listener = socket.socket(fileno=side.descriptors["socket"])
         door.server = await loop.create_unix_server(lambda: Guarded(hub, admitted), sock=listener)
 
-    def heard() -> None:
-        replaced = any(LEAVE in each for each in side.take())
-        if (side.ended or replaced) and not over.done():
-            loop.remove_reader(side.fileno())
-            over.set_result(replaced)
-
+    orders = Orders(side, over)
     reporter = Reporter(hub, side)
-    loop.add_reader(side.fileno(), heard)
+    loop.add_reader(side.fileno(), orders.hear)
     reporter.tick()
     side.ready()
     reporter.beat()
     await asyncio.sleep(SETTLING)  # whoever was linked to the hub before is back then
-    others = others_of(hub, side.settings["carrier"]) if side.settings["carrier"] else None
+    orders.others = others = others_of(hub, side.settings[CARRIER]) if side.settings[CARRIER] else None
     carrying = None if others is None else loop.create_task(others.far.carrier.run())
     if carrying is not None:
         carrying.add_done_callback(partial(_ended, over))

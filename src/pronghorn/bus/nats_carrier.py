@@ -39,7 +39,7 @@ from pronghorn.bus.nats_membership import GRACE, ROUTES, Membership
 from pronghorn.bus.nats_presence import Presence
 from pronghorn.bus.nats_rosters import Roster
 from pronghorn.bus.nats_routes import CUT_OFF, ELSEWHERE, TAKEN, UNKNOWN, UNSENT, Done, Routes
-from pronghorn.bus.nats_url import Place
+from pronghorn.bus.nats_url import Place, place_of
 
 TICK = 0.25  # seconds
 PAUSE = 0.4  # seconds between attempts to connect
@@ -54,6 +54,8 @@ class NatsCarrier:
 
     def __init__(self, place: Place, host: Host) -> None:
         self._place, self._host = place, host
+        self._other: Place | None = None  # the same with the password before
+        self._worked: Place | None = None
         self._mail = Mail(host.id, place.prefix)
         self._presence = Presence(self._mail, host.joins, self._lose)
         self._members = Membership(self._mail, host, self.now, self._presence.meet, self._one_may_be_back)
@@ -107,7 +109,10 @@ class NatsCarrier:
             except Away as away:
                 reasons[str(away)] = None
                 continue
+            self._worked = self._place
             return connection
+        if self._other is not None:  # for the next attempt
+            self._place, self._other = self._other, self._place
         raise Away(" ".join(reasons))
 
     async def _serve(self, connection: NatsConnection) -> None:
@@ -150,6 +155,9 @@ class NatsCarrier:
         self._members.lose(host)
         self._routes.forget(host)
         self._host.gone(host)
+
+    def renew(self, url: str) -> None:
+        self._other, self._place = self._worked or self._place, place_of(url)
 
     async def retire(self) -> None:
         self._presence.retire()

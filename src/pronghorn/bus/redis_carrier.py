@@ -76,6 +76,8 @@ class RedisCarrier:
 
     def __init__(self, url: str, host: Host) -> None:
         self._place = Place(url)
+        self._other: Place | None = None  # the same with the password before
+        self._worked: Place | None = None
         self._host = host
         self._id = host.id.encode()
         self._session: _Session | None = None
@@ -112,7 +114,13 @@ class RedisCarrier:
     async def _hold(self) -> None:
         """Connect, and serve until the connection is lost, which is raised."""
         self._since = float("inf")
-        commands, inbox = await self._place.connect()
+        try:
+            commands, inbox = await self._place.connect()
+        except BaseException:
+            if self._other is not None:  # for the next attempt
+                self._place, self._other = self._other, self._place
+            raise
+        self._worked = self._place
         self._number += 1
         session = _Session(self._place, self._id + b".%d" % self._number, commands, inbox)
         tasks: list[asyncio.Future[None]] = [session.running, session.useless]
@@ -163,6 +171,9 @@ class RedisCarrier:
         if ours - sent <= self._best:
             self._best = ours - sent
             self._ahead = theirs - (sent + ours) / 2
+
+    def renew(self, url: str) -> None:
+        self._other, self._place = self._worked or self._place, Place(url)
 
     async def retire(self) -> None:
         session = self._session

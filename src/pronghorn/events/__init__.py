@@ -30,6 +30,7 @@ from pronghorn.events.server import AccessLogSet as AccessLogSet
 from pronghorn.events.server import AdminOpened as AdminOpened
 from pronghorn.events.server import BrokerFound as BrokerFound
 from pronghorn.events.server import BrokerLost as BrokerLost
+from pronghorn.events.server import BrokerPasswordRead as BrokerPasswordRead
 from pronghorn.events.server import BusSocketMissing as BusSocketMissing
 from pronghorn.events.server import CertificateExpires as CertificateExpires
 from pronghorn.events.server import CertificateLoaded as CertificateLoaded

@@ -76,6 +76,14 @@ class BusSocketMissing(Event, frozen=True):
     why: str
 
 
+class BrokerPasswordRead(Event, frozen=True):
+    """At a reload the file of the broker's password had another one, which the next connection to the broker will take;
+    or, with `why`, it could not be read, and the password remains."""
+
+    path: str
+    why: str = ""
+
+
 class BrokerLost(Event, frozen=True):
     """The broker of the bus is away: connections of other hosts are not reached. `broker` is its URL, without any
     secret."""

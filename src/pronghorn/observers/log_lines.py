@@ -46,6 +46,12 @@ def _listens_otherwise(event: events.ListenerChanged) -> str:
     return f"Listening from now on {NOW_TLS.get(event.tls, '')} at: {{address}}" + " ({name})" * bool(event.name)
 
 
+def _password_read(event: events.BrokerPasswordRead) -> str:
+    if event.why:
+        return "The password of the broker remains what it was: {why}"
+    return "Another password of the broker is in {path}: the next connection to it takes that"
+
+
 def _broker_found(event: events.BrokerFound) -> str:
     return "The bus reaches other hosts" + " again, after {seconds:.1f} s" * bool(event.seconds) + ": {broker}"
 
@@ -220,6 +226,11 @@ WORDS: dict[type[Event], Line] = {
         WARNING, "There is no bus socket {path}: {why} Other processes cannot publish: name another with --bus-socket"
     ),
     events.BrokerLost: Line(WARNING, "The bus does not reach other hosts, serving goes on: {why} ({broker})"),
+    events.BrokerPasswordRead: Line(
+        INFO,
+        _password_read,
+        level=lambda event: WARNING if event.why else INFO,
+    ),
     events.BrokerFound: Line(INFO, _broker_found),
     events.ControlMissing: Line(WARNING, "{what} {why} pronghorn ctl will not find this server"),
     events.ControlAsked: Line(INFO, "User {uid}, of group {group}, asks for it: ctl {command}"),

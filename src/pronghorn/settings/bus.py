@@ -30,7 +30,8 @@ class Bus(Admin, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bus_password_file: Annotated[
         str,
         "A file that holds the password for the broker of --bus, or the token for NATS, in one line. The supervisor "
-        "reads it at the start, so the workers' user needs no right to it.",
+        "reads it at the start and at each reload, so the workers' user needs no right to it; the next connection to "
+        "the broker takes what is there by then.",
         Option(metavar="PATH", at=RESTART),
     ] = ""
     bus_required: Annotated[

@@ -30,8 +30,8 @@ EXPIRY = 2.0
 PATIENCE = 1.0
 """Seconds in which a record is sent."""
 MOST_SERVERS = 256
-LIMITS, SHARED = "limits", "shared"
-"""On the line to the supervisor: the limits, after a reload; and how sharing goes, for `ctl status`."""
+LIMITS, SHARED, CARRIER = "limits", "shared", "carrier"
+"""On the line to the supervisor: after a reload the limits, and the broker's URL; and how sharing goes."""
 
 
 class Sharing:
@@ -136,13 +136,15 @@ async def share(side: Side) -> None:
     over, stays = asyncio.Event(), False
     counting = Counting(Map(side.descriptors["board"]), *side.settings[LIMITS])
     sharing = Sharing(side, counting, loop)
-    carrier = carrier_in_any_case(side.settings["carrier"], sharing)
+    carrier = carrier_in_any_case(side.settings[CARRIER], sharing)
 
     def heard() -> None:
         nonlocal stays
         for message in side.take():
             if LIMITS in message:
                 counting.per_source, counting.rate = message[LIMITS]
+            if CARRIER in message:
+                carrier.renew(message[CARRIER])
             if LEAVE in message:  # an upgrade: the new program tells what this one did, of the same server
                 stays = True
                 over.set()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pronghorn import events
-from pronghorn.errors import AddressInUse, BadSetting, CannotBind, MissingExtra, printable
+from pronghorn.errors import AddressInUse, BadSetting, CannotBind, MissingExtra, PronghornError, printable
 from pronghorn.events import Observer
 from pronghorn.listening.addresses import LONGEST_PATH
 from pronghorn.listening.unix_path import Claim
@@ -35,6 +35,7 @@ QUEUE = 128
 SILENCE = 5.0  # seconds without a sign of life, after which a hub hangs and is replaced
 SUFFIX = ".bus"
 BUS = "bus"
+CARRIER = "carrier"  # in the settings of a side process, and on its line: the URL
 SHOWN = "carrier socket broker counts links names members".split()
 LONGEST_WHY = 500  # characters
 LONGEST_PASSWORD = 1024  # bytes
@@ -132,6 +133,22 @@ class BusSide:
         self._watching = poller
         poller.add(self._door, self._wanted)
 
+    def reloaded(self) -> None:
+        """Read the file of the password again. What runs goes on as it is, and takes the new one when it connects."""
+        if not (self.carrier and self._settings.bus_password_file):
+            return
+        path = self._settings.bus_password_file
+        try:
+            carrier = carrier_of(self._settings)
+        except PronghornError as error:
+            self._observe(events.BrokerPasswordRead(path, " ".join(str(error).split())))
+            return
+        if carrier != self.carrier:
+            self.carrier = carrier
+            self._side.set(CARRIER, carrier)
+            self._side.send({CARRIER: carrier})
+            self._observe(events.BrokerPasswordRead(path))
+
     def _wanted(self) -> None:
         self._stop_watching()
         descriptors = {"door": self._door.fileno()}
@@ -141,7 +158,7 @@ class BusSide:
         person = privileges.person
         admitted = [os.geteuid(), *([person.uid] if person is not None else [])]
         longest = self._settings.bus_max_message
-        settings = {"longest": longest, "admitted": admitted, "carrier": self.carrier}
+        settings = {"longest": longest, "admitted": admitted, CARRIER: self.carrier}
         shown = {"socket": self.path if "socket" in descriptors else "", "carrier": self._shown}
         module, hear = "pronghorn.bus.hub_process", self._heard
         self._side = SideProcess(

@@ -11,6 +11,7 @@ from pronghorn.errors import BadSetting
 from pronghorn.settings import Settings
 from pronghorn.settings.admission import OFF
 from pronghorn.settings.bus import broker_of
+from pronghorn.supervisor.bus_side import CARRIER
 from pronghorn.supervisor.side_process import SideProcess, SideProcesses
 
 SILENCE = 5.0  # seconds without a sign of life, after which the process hangs and is replaced
@@ -41,10 +42,11 @@ class LimitsSide:
     """The process, from now on. `carrier` is the broker's URL, `board` the scoreboard's descriptor."""
 
     def __init__(self, settings: Settings, carrier: str, board: int, sides: SideProcesses) -> None:
+        self._carrier = carrier
         self._side = SideProcess(
             "shared-limits",
             "pronghorn.shared_limits",
-            settings={LIMITS: limits(settings), "carrier": carrier},
+            settings={LIMITS: limits(settings), CARRIER: carrier},
             descriptors={"board": board},
             hear=self._hear,
             leaves=True,
@@ -54,10 +56,14 @@ class LimitsSide:
         )
         sides.add(self._side)
 
-    def reloaded(self, settings: Settings) -> None:
-        """The server has these limits now."""
-        self._side.set(LIMITS, limits(settings))
-        self._side.send({LIMITS: limits(settings)})
+    def reloaded(self, settings: Settings, carrier: str) -> None:
+        """The server has these limits now, and the URL may have another password."""
+        told: dict[str, Any] = {LIMITS: limits(settings)}
+        if carrier != self._carrier:
+            told[CARRIER] = self._carrier = carrier
+        for name, value in told.items():
+            self._side.set(name, value)
+        self._side.send(told)
 
     def _hear(self, message: dict[str, Any]) -> None:
         told = message.get(SHARED)

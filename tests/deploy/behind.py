@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import pytest
 
 from launch import PATIENCE, Launched, launched, lives, wait_for
 from pronghorn.testing.tls import throw_away_pair, trusting
@@ -28,6 +30,17 @@ def handler(line, conn):
     name = (conn.proxy.field(2) or b"none").decode()
     return f"NAME {host} {port} v{conn.proxy.version} {name} {bool(conn.tls)}"
 """
+
+
+def balancer(name: str, hint: str, *places: str) -> str:
+    """The path of a balancer's program, in PATH or one of these places. Skips the calling file where there is none, or
+    no package that the servers behind it need."""
+    for package in ("h11", "trustme"):
+        pytest.importorskip(package)
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *places]))
+    if found is None:
+        pytest.skip(f"{name} is not installed ({hint})", allow_module_level=True)
+    return found
 
 
 class Answer(NamedTuple):

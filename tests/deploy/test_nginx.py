@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from behind import (
     Host,
     answers_a_last_word,
     ask,
+    balancer,
     changed,
     connect,
     hosts,
@@ -32,12 +32,8 @@ from behind import (
 
 from launch import wait_for
 
-pytest.importorskip("h11")
-pytest.importorskip("trustme")
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+NGINX = balancer("nginx", "the package nginx of the system", "/usr/sbin", "/usr/local/sbin")
 MODULE = glob.glob("/usr/lib*/nginx/modules/ngx_stream_module.so")
-if NGINX is None:
-    pytest.skip("nginx is not installed", allow_module_level=True)
 if not MODULE and "--with-stream " not in subprocess.run([NGINX, "-V"], capture_output=True, text=True).stderr:
     pytest.skip("nginx has no module stream (libnginx-mod-stream)", allow_module_level=True)
 pytestmark = pytest.mark.slow
@@ -89,7 +85,7 @@ def balanced(folder: Path) -> Iterator[Nginx]:
         descriptors = tuple(sock.fileno() for sock in fronts.values())
         # As at an upgrade nginx takes over listeners that are named there: nobody else can have taken the ports.
         inherited = "".join(f"{each};" for each in descriptors)
-        command = ["env", f"NGINX={inherited}", str(NGINX), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
+        command = ["env", f"NGINX={inherited}", NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
         stack.enter_context(running(command, folder, descriptors))
         found = Nginx(folder, ports, both)
         wait_for(lambda: serves(found.plain, "one", "two"), "both servers")
@@ -103,7 +99,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
 
 
 def test_nginx_takes_the_samples(nginx: Nginx) -> None:
-    command = [str(NGINX), "-t", "-p", str(nginx.folder), "-c", "nginx.conf", "-e", "stderr"]
+    command = [NGINX, "-t", "-p", str(nginx.folder), "-c", "nginx.conf", "-e", "stderr"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "[warn]" not in done.stderr, done.stderr
 

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -160,6 +161,7 @@ class Far:
         self._theirs: dict[tuple[str, int], Withdraw] = {}
         """Questions of other hosts, and of this one, that have come by the carrier and have no answer yet."""
         self._ways = Ways()
+        self._telling: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._not_ours = False  # was said of what came
         self.carrier = open(self)
@@ -232,42 +234,23 @@ class Far:
     async def _asked(self, name: bytes, payload: bytes, seconds: float) -> tuple[int, bytes]:
         for each in range(TRIES):
             delivery = self._number()
-            future = self._answers[delivery] = asyncio.get_running_loop().create_future()
+            future, host = asyncio.get_running_loop().create_future(), ""
+            self._answers[delivery] = future
             try:
                 data = packed(QUESTION, self.id, delivery, name, payload, seconds)
                 patience = min(COMING_BACK, seconds)
-                host = await self._ways.send(name, patience, partial(self._put_question, delivery, name, data))
-                if not host:
+                if not (host := await self._ways.send(name, patience, partial(self._to_one, name, data))):
                     return NOBODY, b""
-                status, answer = await self._answer_of(host, delivery, future)
+                status, answer = await future
+            except asyncio.CancelledError:
+                self._withdraw(host, delivery) if host else self._withdraw_wherever(name, delivery)
+                raise
             finally:
                 del self._answers[delivery]
             if status != NOBODY:
                 return status, answer
             await asyncio.sleep(PAUSE * each)
         return NOBODY, b""
-
-    async def _put_question(self, delivery: int, name: bytes, data: bytes) -> str:
-        """Send a question. If whoever asks goes meanwhile, it is withdrawn as soon as it is known who has it."""
-        sending = asyncio.ensure_future(self._to_one(name, data))
-        try:
-            return await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            sending.add_done_callback(partial(self._sent_in_vain, delivery))
-            raise
-
-    def _sent_in_vain(self, delivery: int, sending: asyncio.Future[str]) -> None:
-        if not sending.cancelled() and sending.exception() is None and sending.result():
-            self._withdraw(sending.result(), delivery)
-
-    async def _answer_of(
-        self, host: str, delivery: int, future: asyncio.Future[tuple[int, bytes]]
-    ) -> tuple[int, bytes]:
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._withdraw(host, delivery)
-            raise
 
     def _withdraw(self, host: str, delivery: int) -> None:
         """Nobody waits for this answer any more."""
@@ -276,6 +259,19 @@ class Far:
             self.hear(data)
         else:
             self.carrier.send(host, data)
+
+    def _withdraw_wherever(self, name: bytes, delivery: int) -> None:
+        """The same where it is not known yet which host was sent the question, if one was."""
+        loop, data = asyncio.get_running_loop(), packed(WITHDRAWN, self.id, delivery)
+        loop.call_soon(self.hear, data)
+        self.carrier.send(self.id, data)
+        telling = loop.create_task(self._tell_all(name, data))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
+    async def _tell_all(self, name: bytes, data: bytes) -> None:
+        with suppress(Away):
+            await self.carrier.to_all(name, data)
 
     async def until_up(self, seconds: float) -> None:
         """Wait for the broker. Raises Away."""

@@ -100,6 +100,8 @@ class Route:
                 return
             self.target = target
             post = self._waiting.pop(0)
+            if post.future.cancelled():  # nobody wants that any more
+                continue
             self.under_way += 1
             done = partial(self._answered, post, target)
             self._office.bring(target, self._name, post.data, post.tries >= TRIES, done)

@@ -47,7 +47,7 @@ class Others:
         self._hub = hub
         hub.unsent = lambda: self.far.carrier.dropped
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asked: dict[int, set[asyncio.Task[None]]] = {}  # questions of each link
+        self._asked: dict[asyncio.Task[None], int] = {}  # those of questions, and the number of each one's link
         hub.directory.keep_empty()
         self.far = Far(open, self)
         self._first = time.monotonic() + FIRST
@@ -109,20 +109,19 @@ class Others:
 
     def ask(self, link: Link, request: int, name: bytes, payload: bytes, seconds: float) -> None:
         task = self._begin(link, self._ask(request, name, payload, seconds), (REPLY, request, LOST, b""))
-        asked = self._asked.setdefault(link.number, set())
-        asked.add(task)
-        task.add_done_callback(partial(self._no_longer_asked, link.number))
+        self._asked[task] = link.number
 
     def lose(self, link: int) -> None:
         """A link has ended: nobody waits for the answers to its questions."""
-        for each in self._asked.pop(link, ()):
-            asyncio.get_running_loop().call_soon(each.cancel)  # behind its first step
+        for task, number in self._asked.items():
+            if number == link:
+                asyncio.get_running_loop().call_soon(task.cancel)  # behind its first step
 
     async def withdraw(self, seconds: float) -> None:
         """The hub ends: nobody here waits for an answer any more, and the hosts that were asked are told."""
-        asked = [task for tasks in self._asked.values() for task in tasks]
-        for link in list(self._asked):
-            self.lose(link)
+        asked = list(self._asked)
+        for each in asked:
+            asyncio.get_running_loop().call_soon(each.cancel)
         if asked:
             await asyncio.wait(asked, timeout=seconds)
 
@@ -141,12 +140,6 @@ class Others:
             self._looks = False
             if self.far.asked_from_elsewhere:
                 self._look_later()
-
-    def _no_longer_asked(self, link: int, task: asyncio.Task[None]) -> None:
-        asked = self._asked.get(link, set())
-        asked.discard(task)
-        if not asked:
-            self._asked.pop(link, None)
 
     async def _ask(self, request: int, name: bytes, payload: bytes, seconds: float) -> Said:
         try:
@@ -183,6 +176,7 @@ class Others:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._asked.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             about = {"message": "A request to other hosts has failed.", "exception": error}
             asyncio.get_running_loop().call_exception_handler(about)

@@ -35,50 +35,32 @@ class Turn:
 
 
 class Way:
-    """What is being sent to one name, or waits for that."""
+    """What is being sent to one name, or waits for that. `users` are the messages that are under way here."""
 
-    __slots__ = ("_last", "_passed", "_trying", "_turns", "users")
+    __slots__ = ("last", "passed", "trying", "turns", "users")
 
     def __init__(self) -> None:
-        self.users = 0
-        """Messages that are under way here."""
-        self._last = 0
-        self._passed = 0  # the number of the latest message that a host was sent
-        self._trying = 0  # messages that are tried for the first time
-        self._turns: list[Turn] = []
+        self.users = self.last = 0
+        self.passed = 0
+        """The number of the latest message that a host was sent."""
+        self.trying = 0
+        """How many are tried for the first time."""
+        self.turns: list[Turn] = []
 
-    async def send(self, send: Send[Sent], until: float) -> Sent:
-        """Send; again and again until then, while that raises Away with `soon`. Raises Away."""
-        self._last += 1
-        number = self._last
-        if self._turns:
-            return await self._in_turn(number, send, until)
-        self._trying += 1
-        try:
-            return self._noted(number, await send())
-        except Away as error:
-            if not error.soon or asyncio.get_running_loop().time() >= until:
-                raise
-        finally:
-            self._trying -= 1
-        return await self._in_turn(number, send, until)
-
-    def _noted(self, number: int, sent: Sent) -> Sent:
-        if sent:
-            self._passed = max(self._passed, number)
-        return sent
-
-    async def _in_turn(self, number: int, send: Send[Sent], until: float) -> Sent:
+    async def in_turn(self, number: int, send: Send[Sent], until: float) -> Sent:
+        """Send as soon as all before are, again and again until then. Raises Away."""
         turn = Turn(number, until)
-        insort(self._turns, turn)
+        insort(self.turns, turn)
         try:
             while True:
                 await self._first(turn)
-                if not self._trying:  # else a later one may be on its way, and nobody knows yet
-                    if number < self._passed:
+                if not self.trying:  # else a later one may be on its way, and nobody knows yet
+                    if number < self.passed:
                         raise Away("A later message to the same name was sent before it could be.", soon=True)
                     try:
-                        return self._noted(number, await send())
+                        if sent := await send():
+                            self.passed = number
+                        return sent
                     except Away as error:
                         if not error.soon:
                             raise
@@ -87,13 +69,13 @@ class Way:
                             raise
                 await asyncio.sleep(PAUSE)
         finally:
-            self._turns.remove(turn)
-            if self._turns:
-                self._turns[0].changed.set()
+            self.turns.remove(turn)
+            if self.turns:
+                self.turns[0].changed.set()
 
     async def _first(self, turn: Turn) -> None:
         """Wait until all before are sent, or given up. Raises Away, if the time is over before that."""
-        while self._turns[0] is not turn and turn.over is None:
+        while self.turns[0] is not turn and turn.over is None:
             await turn.changed.wait()
             turn.changed.clear()
         if turn.over is not None:
@@ -102,7 +84,7 @@ class Way:
     def _give_up(self, error: Away) -> None:
         """The host is not back yet, which is too late for some."""
         now = asyncio.get_running_loop().time()
-        for turn in self._turns:
+        for turn in self.turns:
             if turn.until <= now:
                 turn.over = error
                 turn.changed.set()
@@ -121,8 +103,22 @@ class Ways:
         if way is None:
             way = self._ways[name] = Way()
         way.users += 1
+        way.last = number = way.last + 1
+        until = asyncio.get_running_loop().time() + seconds
         try:
-            return await way.send(send, asyncio.get_running_loop().time() + seconds)
+            if way.turns:
+                return await way.in_turn(number, send, until)
+            way.trying += 1
+            try:
+                if (sent := await send()) and number > way.passed:
+                    way.passed = number
+                return sent
+            except Away as error:
+                if not error.soon or asyncio.get_running_loop().time() >= until:
+                    raise
+            finally:
+                way.trying -= 1
+            return await way.in_turn(number, send, until)
         finally:
             way.users -= 1
             if not way.users:

@@ -166,6 +166,18 @@ def admin_of(server: Launched, before: int = 0) -> psutil.Process:
 
 @pytest.mark.slow
 def test_nobody_there_harms_nobody(tmp_path: Path) -> None:
+    with launched(tmp_path, statsd=f"unix:{tmp_path}/nobody") as server:
+        assert server.ask(b"hello\n") == b"HELLO\n"
+        wait_for(
+            lambda: f"cannot tell StatsD at unix:{tmp_path}/nobody (--statsd): No such file" in server.log, "a warning"
+        )
+        assert server.stop() == 0
+        assert "ERROR" not in server.log, server.log
+        assert server.log.count("cannot tell StatsD") == 1, "it is told once"
+
+
+@pytest.mark.slow
+def test_a_name_that_does_not_resolve_harms_nobody(tmp_path: Path) -> None:
     with launched(tmp_path, statsd="no.such.host.invalid:8125") as server:
         assert server.ask(b"hello\n") == b"HELLO\n"
         wait_for(lambda: "cannot tell StatsD at no.such.host.invalid:8125 (--statsd): " in server.log, "a warning")

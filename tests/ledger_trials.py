@@ -36,7 +36,7 @@ FLAT_KIB = 1024
 OF_TIME = re.compile(
     r"cut after another time|were not cut|of processor time|of a processor|came back after|the slowest reload took|"
     r"a client waited|versions of the code were seen|was not over after|in one, an even share|full strength after|"
-    r"not all workers are ready|was not reported within|left to wait"
+    r"not all workers are ready|was not reported within|left to wait|^sslscan: protocol tls 1\.[23]$"
 )
 """What is told of a trial whose server, or whose client, was slow: a machine that is busy with others has such faults
 now and then, a bad server has them each time."""

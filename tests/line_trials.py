@@ -193,7 +193,7 @@ def sslscan(result: Result, server: Launched) -> None:
         result.figures["sslscan"] = "not tried: it is not installed"
         return
     host, port = server.address
-    command = [scanner, "--no-colour", "--xml=-", f"{host}:{port}"]
+    command = [scanner, "--timeout=20", "--no-colour", "--xml=-", f"{host}:{port}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     found = ElementTree.fromstring(done.stdout).find("ssltest")
     result.expect(found is not None and found.find("protocol") is not None, f"sslscan found nothing: {done.stderr}")

@@ -169,7 +169,7 @@ def test_a_bad_tls_server_is_found_out(tmp_path: Path, fault: str, told: list[st
     with logged(tmp_path, str(BAD_TLS_SERVER), fault) as server:
         if fault == "old":
             if shutil.which("sslscan"):
-                told = [*told, "sslscan: protocol tls 1.0, protocol tls 1.1, renegotiation"]
+                told = [*told, "sslscan: protocol tls 1.0, protocol tls 1.1, ", ", renegotiation"]
             found(line.versions_of(Result(fault), server), *told)
         else:
             found(line.rotations_of(Result(fault), server, tmp_path, authority, 5), *told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_a_missing_package_is_said_with_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(bus.BadBusMessage) as caught:
         carrier_of("redis://:secret@host", Double.__new__(Double))
     assert caught.value.hint == "pip install 'pronghorn[redis]'" and "secret" not in str(caught.value)
+    with pytest.raises(bus.BadBusMessage, match="package of redis is not installed"):
+        bus.connect("redis://:secret@host")
+
+
+def test_a_client_has_its_package_before_a_fork_can_come_into_that() -> None:
+    """An import that another thread had begun is a half one in a child, for ever."""
+    code = (
+        "import sys; from pronghorn import bus; assert 'redis' not in sys.modules; bus.connect('redis://127.0.0.1'); "
+    )
+    code += "assert 'pronghorn.bus.redis_carrier' in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 RIGHTS = """~{shop}:* &{shop}:* -@all +evalsha +script|load +subscribe +ping +publish +pubsub|numsub +time +zadd +zrem

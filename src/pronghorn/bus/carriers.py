@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.util import find_spec
 
 from pronghorn.bus.carrier import Away, Carrier, Host
@@ -22,7 +23,12 @@ def is_broker(url: str) -> bool:
 
 
 def carrier_of(url: str, host: Host) -> Carrier:
-    """The carrier that this URL names, for this host; nothing is connected yet.
+    """The carrier that this URL names, for this host; nothing is connected yet. Raises as `carrier_for` does."""
+    return carrier_for(url)(host)
+
+
+def carrier_for(url: str) -> Callable[[Host], Carrier]:
+    """What makes the carrier that this URL names; its package has been imported then.
 
     Raises BadBusMessage for a URL that names none, and where its package is not installed. No message holds what
     stands in the URL, since that may be a password."""
@@ -35,11 +41,11 @@ def carrier_of(url: str, host: Host) -> Carrier:
     if which == REDIS:
         from pronghorn.bus.redis_carrier import RedisCarrier
 
-        return RedisCarrier(url, host)
+        return partial(RedisCarrier, url)
     from pronghorn.bus.nats_carrier import NatsCarrier
     from pronghorn.bus.nats_url import place_of
 
-    return NatsCarrier(place_of(url), host)
+    return partial(NatsCarrier, place_of(url))
 
 
 def carrier_in_any_case(url: str, host: Host) -> Carrier:
@@ -47,7 +53,7 @@ def carrier_in_any_case(url: str, host: Host) -> Carrier:
     try:
         return carrier_of(url, host)
     except BadBusMessage as error:
-        return Nowhere(" ".join(filter(None, error.args)), host)
+        return Nowhere(" ".join(filter(None, (error.what, error.why, error.hint))), host)
 
 
 class Nowhere:

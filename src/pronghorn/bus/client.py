@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pronghorn.bus import requests
-from pronghorn.bus.carriers import is_broker
+from pronghorn.bus.carriers import carrier_for, is_broker
 from pronghorn.bus.errors import BadBusMessage, BusError, BusUnavailable
 from pronghorn.bus.link import Link
 from pronghorn.bus.requests import (
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 def connect(url: str) -> Client:
     """A client of the bus: of one server by `unix:PATH`, where PATH is that of its bus socket, which `pronghorn ctl
     status` tells; of all servers that have the same `--bus` by that URL, redis://... or nats://... Nothing is connected
-    yet. Raises BadBusMessage for what is no such address."""
+    yet, but the package of a broker is imported. Raises BadBusMessage for what is no such address, and where that
+    package is not installed."""
     return Client(checked_url(url))
 
 
@@ -67,6 +68,7 @@ def checked_url(url: str) -> str:
             broker_url.parse(url)
         except ValueError as error:
             raise BadBusMessage("The URL of the bus is wrong.", f"{error}.", "Take the one of the server.") from None
+        carrier_for(url)  # imports its package: a fork while another thread does would leave the child half of it
     return url
 
 

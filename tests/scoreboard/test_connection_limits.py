@@ -29,6 +29,7 @@ from pronghorn.listening.listener import Exhausted
 from pronghorn.models import fork, registry
 from pronghorn.models.registry import load
 from pronghorn.scoreboard import connection_limits as limits_file
+from pronghorn.scoreboard import message_rates
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.connection_limits import (
     ALL,
@@ -49,6 +50,7 @@ from pronghorn.scoreboard.sources import WIDTH
 from pronghorn.serving.context import Context
 from pronghorn.serving.emfile import SpareDescriptor
 from pronghorn.settings import settle
+from pronghorn.system import drain
 from pronghorn.system.descriptors import free_descriptors
 from pronghorn.system.drain import Drain
 from pronghorn.testing.served import Served, serving
@@ -113,6 +115,8 @@ def test_a_connection_is_open_until_its_source_has_its_place_back(
     board: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads that none is open finds room."""
+    for module, name in ((message_rates, "_map"), (drain, "_current"), (drain, "_connections")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # a Context sets them
     (row,) = rows(board, 1)
     peer, told, still_open = ("192.0.2.1", 1), SimpleNamespace(limits=None), list[int]()
     told.limits = SimpleNamespace(left=lambda peer: still_open.append(row.open))
@@ -122,9 +126,9 @@ def test_a_connection_is_open_until_its_source_has_its_place_back(
     lent = shared.lend()
     lent.words[CLOSED_WORD["done"]] = 1
     settings = settle({"max_connections_per_source": 1})
-    with contextlib.closing(Drain(1.0)) as drain:
+    with contextlib.closing(Drain(1.0)) as began:
         context = Context(
-            offers=[], settings=settings, model=load("epoll"), drain=drain, observe=lambda _: None, row=row
+            offers=[], settings=settings, model=load("epoll"), drain=began, observe=lambda _: None, row=row
         )
         monkeypatch.setattr(context, "_left", told.limits.left)
         row.add(OPEN)

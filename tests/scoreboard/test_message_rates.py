@@ -26,6 +26,7 @@ async def handler(line):
 def test_a_source_has_a_second_s_worth_and_then_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000 * SECOND
     fast, other = ("192.0.2.1", 1), ("192.0.2.2", 1)
+    monkeypatch.setattr(message_rates, "_map", None)  # whatever has served in this process before
     with contextlib.closing(Scoreboard.create()) as board:
         assert MessageRate(5, lambda: now).take(fast, 9) == (9, 0.0), "without a server nothing waits"
         monkeypatch.setattr(message_rates, "_map", board)

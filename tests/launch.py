@@ -44,17 +44,6 @@ def wait_for(condition: Callable[[], T | Literal[False]], what: str = "the condi
     return value
 
 
-def repeated(trial: Callable[[], T], times: int = 5) -> T:
-    """A trial of what holds unless the machine pauses a process for longer than a limit that is tried: one that fails,
-    by an AssertionError or an OSError, is repeated. A fault fails each time."""
-    for _ in range(times - 1):
-        try:
-            return trial()
-        except (AssertionError, OSError) as fault:
-            print(f"repeated, since {fault}")
-    return trial()
-
-
 def ends_with_the_tests() -> Callable[[], object] | None:
     """What a child does before its program begins (Popen's `preexec_fn`), so that it is killed when this process ends
     in whatever way. None in another thread than the main one: the kernel takes the end of a thread for its parent's."""

@@ -23,6 +23,7 @@ from launch import Launched, wait_for
 from ledger import BEFORE_ANY_BYTE, Book, Row, ledger_server, load, summary
 from ledger_client import Clients
 from ledger_sampler import Sampler, gone, stat
+from pauses import Heartbeat
 from pronghorn.settings import settle
 
 # Clients that a model holds at once, beyond which they wait in the queue; the others hold what the trial asks for.
@@ -38,8 +39,7 @@ OF_TIME = re.compile(
     r"a client waited|versions of the code were seen|was not over after|in one, an even share|full strength after|"
     r"not all workers are ready|was not reported within|left to wait|^sslscan: protocol tls 1\.[23]$"
 )
-"""What is told of a trial whose server, or whose client, was slow: a machine that is busy with others has such faults
-now and then, a bad server has them each time."""
+"""What is told of a trial whose server, or whose client, was slow, which a busy machine makes them now and then."""
 
 
 class Result:
@@ -79,14 +79,16 @@ class Result:
 
 
 def tried(trial: Callable[..., Result], folder: Path, *arguments: Any, **settings: Any) -> Result:
-    """The result of a trial that is made in a folder of this one; a late one is made anew, twice at most."""
+    """The result of a trial that is made in a folder of this one. A late one is made anew, twice at most, if the
+    machine was busy meanwhile."""
     for number in range(3):
         own = folder / str(number)
         own.mkdir()
-        result = trial(own, *arguments, **settings)
-        if not result.is_late:
+        with Heartbeat() as heartbeat:
+            result = trial(own, *arguments, **settings)
+        if not result.is_late or heartbeat.was_quiet:
             break
-        print(result)
+        print(f"made anew, since the machine was busy (a beat {heartbeat.latest * 1000:.0f} ms late): {result}")
     return result
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import crowd_trials
-from launch import repeated
 from ledger_trials import tried
+from pauses import undisturbed
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,4 +30,4 @@ def test_lost_and_wrongly_answered_ones_are_seen(tmp_path: Path) -> None:
         assert "0 of 10 connections were left" in str(result.faults), str(result)
         assert "no right reply at first" in str(result.faults)
 
-    repeated(trial)
+    undisturbed(trial)

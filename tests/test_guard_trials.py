@@ -15,8 +15,9 @@ import pytest
 
 import guard_trials as guards
 import line_trials as line
-from launch import logged, repeated
+from launch import logged
 from ledger_trials import Result, tried
+from pauses import undisturbed
 from pronghorn.models import registry
 from pronghorn.scoreboard.sources import SourceCounts
 from tls_under_test import Authority
@@ -113,7 +114,7 @@ def test_limits_are_exact(tmp_path: Path, trial: Callable[..., Result], count: i
 def test_other_limits_are_seen(
     tmp_path: Path, trial: Callable[..., Result], count: int, settings: dict[str, Any], told: str
 ) -> None:
-    repeated(lambda: found(trial(tmp_path, count, **settings), told))
+    undisturbed(lambda: found(trial(tmp_path, count, **settings), told))
 
 
 def test_false_sources_take_no_memory(tmp_path: Path) -> None:

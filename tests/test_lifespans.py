@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import pronghorn
-from launch import Launched, launched, repeated, script, wait_for
+from launch import Launched, launched, script, wait_for
+from pauses import undisturbed
 from pronghorn.errors import IncompatibleHandler, WorkerFailedToStart
 from pronghorn.handlers.handler import HandlerFacts
 from pronghorn.handlers.recognise import recognise
@@ -224,7 +225,7 @@ def test_one_that_hangs_means_not_ready(tmp_path: Path, name: str) -> None:
             assert server.exit() == WorkerFailedToStart.exit_code
             assert "while it entered its lifespan 'hangs" in server.report["error"]["why"]
 
-    repeated(trial)  # where the machine is busy, the time may be over before that
+    undisturbed(trial)  # where the machine is busy, the time may be over before that
 
 
 @pytest.mark.parametrize("name", ["bad_end", "bad_end_async"])

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import Launched, launched, logged, repeated, script, wait_for
+from launch import Launched, launched, logged, script, wait_for
+from pauses import undisturbed
 from pronghorn import server as facade
 from pronghorn.errors import PronghornError
 from pronghorn.server import Server
@@ -149,7 +150,7 @@ def test_an_import_without_end_is_given_up(tmp_path: Path) -> None:
         with launched(tmp_path, "mine:handle", start_timeout=0.3) as server:
             assert "the import still runs" in failure(server, 3)
 
-    repeated(trial)  # where the machine is busy, the time may be over before the import begins
+    undisturbed(trial)  # where the machine is busy, the time may be over before the import begins
 
 
 def test_an_impossible_pair_is_refused_before_binding(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from brokers import free_port
-from launch import repeated
+from pauses import undisturbed
 from pronghorn.connection.interfaces import Watchable
 from pronghorn.connection.proxy_protocol import SIGNATURE, ProxyHeader
 from pronghorn.connection.proxy_wait import TOO_LATE, WRONG, HeaderWait, read_header
@@ -194,7 +194,7 @@ def test_a_proxy_that_is_too_slow_loses_its_connection(model: str) -> None:
                     assert client.recv(100) == b""
                 assert time.monotonic() - begun > 0.35
 
-        repeated(trial)
+        undisturbed(trial)
         until(lambda: TOO_LATE in server.log())
         assert server.stop() == 0
 
@@ -217,7 +217,7 @@ def test_access_is_for_the_proxy_and_for_its_client(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_draining_hears_a_header_that_comes_at_once_and_waits_for_no_other(model: str) -> None:
-    repeated(lambda: header_comes_in_the_drain(model))  # it has a second
+    undisturbed(lambda: header_comes_in_the_drain(model))  # it has a second
 
 
 def header_comes_in_the_drain(model: str) -> None:

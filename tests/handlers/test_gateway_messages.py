@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import pronghorn
-from launch import pairs, repeated
+from launch import pairs
+from pauses import undisturbed
 from pronghorn.errors import BadHandler
 from pronghorn.framing import lines, prefixed
 from pronghorn.handlers.recognise import recognise
@@ -116,7 +117,7 @@ def test_a_conversation_has_the_limits_of_messages(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "model"), pairs("publish/asyncio Publisher/thread"))
 def test_a_coroutine_that_only_sends_ends_with_its_client_and_holds_up_nobody(name: str, model: str) -> None:
-    repeated(lambda: one_is_silent_and_one_leaves(name, model))
+    undisturbed(lambda: one_is_silent_and_one_leaves(name, model))
 
 
 def one_is_silent_and_one_leaves(name: str, model: str) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from boards import ask, board_of, serving_rows
-from launch import Launched, launched, repeated, wait_for
+from launch import Launched, launched, wait_for
+from pauses import undisturbed
 from pronghorn.models.registry import load
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.row import Row
@@ -65,7 +66,7 @@ def test_connections_that_stay_are_shared_out(model: str, burst: bool, tmp_path:
                 assert sum(shares(rows)) == CLIENTS
                 assert most <= 1.5 * fewest, shares(rows)
 
-        repeated(trial, 20)  # a worker that is paused for the whole of a burst gets none of it
+        undisturbed(trial, 20)  # a worker that is paused for the whole of a burst gets none of it
 
 
 @linux
@@ -83,7 +84,7 @@ def test_a_new_worker_is_filled_first(tmp_path: Path) -> None:
                     ask(more.enter_context(server.connect()))
                 assert shares(rows)[0] >= 8, shares(rows)
 
-        repeated(trial)
+        undisturbed(trial)
 
 
 @pytest.mark.slow
@@ -91,7 +92,7 @@ def test_a_new_worker_is_filled_first(tmp_path: Path) -> None:
 def test_the_successor_of_a_dead_worker_is_filled_one_by_one(tmp_path: Path) -> None:
     """Its first connections may bring what its predecessor died of, so it rests for a moment after each, and another
     worker takes some of those that come meanwhile."""
-    repeated(lambda: filled_one_by_one(tmp_path))
+    undisturbed(lambda: filled_one_by_one(tmp_path))
 
 
 def filled_one_by_one(folder: Path) -> None:

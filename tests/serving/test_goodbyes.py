@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goodbye_trials import HANDLERS, histogram, spread
-from launch import Launched, launched, pairs, repeated, wait_for
+from launch import Launched, launched, pairs, wait_for
+from pauses import undisturbed
 from pronghorn.serving.goodbyes import LATER, SAID, Answer, Goodbyes, part_of
 from pronghorn.settings import settle
 from pronghorn.settings.source import Source
@@ -157,7 +158,7 @@ def ends(clients: list[socket.socket]) -> list[float]:
 def test_a_reload_says_goodbye_to_one_after_the_other_but_to_those_that_want_to_stay(
     model: str, handler: str, tmp_path: Path
 ) -> None:
-    repeated(lambda: reload_with_goodbyes(model, handler, tmp_path))
+    undisturbed(lambda: reload_with_goodbyes(model, handler, tmp_path))
 
 
 def reload_with_goodbyes(model: str, handler: str, folder: Path) -> None:
@@ -179,7 +180,7 @@ def reload_with_goodbyes(model: str, handler: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "handler"), pairs("asyncio/Push thread/message"))
 def test_a_stop_is_spread_too(model: str, handler: str, tmp_path: Path) -> None:
-    repeated(lambda: stop_with_goodbyes(model, handler, tmp_path))
+    undisturbed(lambda: stop_with_goodbyes(model, handler, tmp_path))
 
 
 def stop_with_goodbyes(model: str, handler: str, folder: Path) -> None:
@@ -200,4 +201,4 @@ def test_many_devices_come_back_one_after_the_other(tmp_path: Path) -> None:
         result = spread(tmp_path, "epoll", count=30, seconds=0.8, pause=0.1, workers=2)
         assert not result.faults, result
 
-    repeated(trial)  # where this process is paused, many goodbyes are found at once
+    undisturbed(trial)  # where this process is paused, many goodbyes are found at once

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from launch import pairs, repeated
+from launch import pairs
+from pauses import undisturbed
 from pronghorn.connection.blocking import Connection
 from pronghorn.connection.socket_facts import unsent
 from pronghorn.connection.states import State
@@ -448,7 +449,7 @@ def test_a_peer_that_takes_a_little_now_and_then_is_not_cut() -> None:
                 for server, count in zip(servers, before, strict=True):
                     assert server.log().count("write timeout") == count, server.model
 
-        repeated(trial)
+        undisturbed(trial)
 
 
 @pytest.mark.slow
@@ -459,7 +460,7 @@ def test_a_peer_that_takes_a_long_reply_is_not_idle() -> None:
         (GIVES, "thread"),
     ]
     with side_by_side(*cases, idle_timeout=0.5) as servers:
-        repeated(lambda: takes_a_long_reply(servers))
+        undisturbed(lambda: takes_a_long_reply(servers))
 
 
 def takes_a_long_reply(servers: list[Served]) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from launch import pairs, repeated, script
+from launch import pairs, script
+from pauses import undisturbed
 from pronghorn.errors import BadCertificate, BadSetting, HandshakeFailed, IncompatibleHandler, PronghornError
 from pronghorn.models import registry
 from pronghorn.settings import settle
@@ -371,7 +372,7 @@ def test_mute_clients_disturb_nobody_and_are_cut_in_time(pair: dict[str, Any], m
                 assert server.log().count("within 2 s") == before, f"{model}: the good ones waited for the mute ones"
                 held.append((model, server, began, mute))
 
-            repeated(trial)
+            undisturbed(trial)
         for model, server, began, mute in held:
             for each in mute:
                 assert each.recv(100) == b"", model
@@ -391,7 +392,7 @@ def test_who_stops_in_the_middle_of_the_handshake_is_cut(model: str, pair: dict[
                 assert exchange(connection) == b""
                 assert time.monotonic() - began > 0.3
 
-        repeated(trial)
+        undisturbed(trial)
         until(lambda: "within 0.5 s" in server.log(), "the reason")
 
 
@@ -544,7 +545,7 @@ def test_an_error_of_a_peer_that_leaves_a_model_is_a_fault_of_the_server_and_end
 
 @pytest.mark.parametrize("model", ["thread", "pool", "fork", "epoll"])
 def test_who_has_just_come_when_draining_begins_gets_its_handshake(model: str, pair: dict[str, Any]) -> None:
-    repeated(lambda: comes_just_before_the_drain(model, pair))  # it has a second for its first word
+    undisturbed(lambda: comes_just_before_the_drain(model, pair))  # it has a second for its first word
 
 
 def comes_just_before_the_drain(model: str, pair: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pronghorn.errors import AddressInUse, PronghornError
 
-PATIENCE = 2.0
+PATIENCE = 5.0  # seconds, in which they have had a processor on a busy machine, too
 PAUSE = 0.02
 T = TypeVar("T")
 

@@ -227,7 +227,7 @@ def test_a_name_joined_by_another_thread_waits_for_what_is_being_sent() -> None:
         with theirs.makefile("rb") as file:
             assert first + file.readline() == b"x" * 4_000_000 + b"\n"
             joins.join(10)
-            assert not joins.is_alive() and type(conn.protocol) is MessageProtocol
+            assert not joins.is_alive() and type(conn.protocol) is MessageProtocol and conn.messages == 1
             theirs.sendall(b"y\n")
             assert file.readline() == b"y" * 4_000_000 + b"\n"
         theirs.shutdown(socket.SHUT_WR)

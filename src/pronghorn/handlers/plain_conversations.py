@@ -76,11 +76,11 @@ class PlainConversations:
                 if plain.is_whole:  # by another thread, perhaps just now
                     return partial(plain.write, reply)
                 conn.sendall(reply)
+                conn.bytes_out += len(reply)
             except OSError as error:
                 return partial(plain.break_off, error)
             finally:
                 plain.sends = False
-            conn.bytes_out += len(reply)
             if conn.goodbye or (drain is not None and drain.begun):
                 return BlockingTransport.look_at_drain
         if plain.is_whole or conn.reading_shut or conn.cut_by is not None:
@@ -124,6 +124,7 @@ class PlainProtocol:
                 protocol = self._make()
                 self._transport = BlockingTransport(self._conn, protocol, self._flow)
                 protocol.connection_made(self._transport)
+                protocol.messages = self.messages  # which is asked of it from now on, also while its flow only reads
                 self._conn.drive(protocol, lambda: protocol.partial, False)
                 self.is_whole = True
         if self.sends:  # on its own flow; this is another

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -26,7 +27,8 @@ from pronghorn.settings.layers import Layers
 from pronghorn.settings.source import Source
 from pronghorn.system.processes import death_signal
 
-PATIENCE = 30.0
+PATIENCE = 25.0
+"""For what takes moments; less than the drain timeout (30 s): a server that needlessly waits for that one is found."""
 T = TypeVar("T")
 
 
@@ -72,6 +74,21 @@ def halt(pid: int) -> None:
     """Stops a process; the signal alone leaves it a moment, in which it may find out what is done next."""
     os.kill(pid, signal.SIGSTOP)
     wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "the stop")
+
+
+def held_by(pid: int, sort: str = "") -> set[str]:
+    """What the descriptors of a process are, or those of one sort; nothing of those that it closes meanwhile."""
+    names = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                names.add(os.readlink(entry.path))
+    return {name for name in names if name.startswith(sort)}
+
+
+def text_of(path: Path) -> str:
+    """What a file holds that may be there later."""
+    return path.read_text() if path.exists() else ""
 
 
 def ctl(folder: Path, command: str, seconds: float = PATIENCE, **arguments: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pronghorn
-from launch import Launched, launched, script, wait_for
+from launch import Launched, launched, script, text_of, wait_for
 from pauses import undisturbed
 from pronghorn.errors import IncompatibleHandler, WorkerFailedToStart
 from pronghorn.handlers.handler import HandlerFacts
@@ -135,7 +135,7 @@ def test_auto_chooses_a_model_for_an_async_one() -> None:
 
 
 def notes(folder: Path) -> list[tuple[str, int]]:
-    lines = (folder / "notes").read_text().splitlines() if (folder / "notes").exists() else []
+    lines = text_of(folder / "notes").splitlines()
     return [(what, int(pid)) for what, _, pid in (line.partition(" ") for line in lines)]
 
 

@@ -19,7 +19,7 @@ import msgspec
 import psutil
 import pytest
 
-from launch import Launched, ctl, launched, wait_for
+from launch import Launched, ctl, held_by, launched, wait_for
 
 pytest.importorskip("h11")
 BUSY = b"HTTP/1.1 503"
@@ -61,15 +61,6 @@ class Admin:
 
     def ready(self) -> bool:
         return self.get("/readyz")[0] == 200
-
-
-def held_by(pid: int) -> list[str]:
-    """What a process has open; nothing of descriptors that it closes meanwhile."""
-    found = list[str]()
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(each))
-    return found
 
 
 def side_of(folder: Path) -> dict[str, Any]:

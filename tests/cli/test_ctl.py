@@ -22,7 +22,7 @@ import msgspec
 import psutil
 import pytest
 
-from launch import PATIENCE, Launched, launched, lives, wait_for
+from launch import PATIENCE, Launched, gone, held_by, launched, wait_for
 from pronghorn.cli import main
 from pronghorn.cli.ctl import connection_table, request, stats, tables
 from pronghorn.control import client, paths
@@ -788,13 +788,6 @@ def test_a_servers_whole_life_by_ctl(real: Launched, capsys: pytest.CaptureFixtu
     assert real.exit() == 0
 
 
-def runs(pid: int) -> bool:
-    try:
-        return lives(psutil.Process(pid))
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_an_upgrade_by_ctl(real: Launched, capsys: pytest.CaptureFixture[str]) -> None:
     """The old program answers, and from then on the new one does; the socket is never away."""
     new = result(capsys, "upgrade")["pid"]
@@ -805,7 +798,7 @@ def test_an_upgrade_by_ctl(real: Launched, capsys: pytest.CaptureFixture[str]) -
     again = said(capsys, "upgrade")
     assert again.startswith("Upgraded: process ")
     newest = int(again.split()[2])
-    wait_for(lambda: not runs(new), "the end of the second")
+    wait_for(lambda: gone(new), "the end of the second")
     assert result(capsys, "status")["pid"] == newest
     assert result(capsys, "stop") == {"status": 0, "cut": 0}
     assert list((real.errors.parent / "pronghorn").iterdir()) == []
@@ -939,15 +932,6 @@ def test_no_worker_keeps_the_socket_and_no_thread_serves_it(real: Launched, tmp_
     for names in held.values():
         assert lock not in names
     assert held_by(real.pid, "socket:") - set.union(*held.values()), "the supervisor has sockets that no worker has"
-
-
-def held_by(pid: int, sort: str = "") -> set[str]:
-    """What the descriptors of a process are, or those of one sort."""
-    names = set()
-    for entry in os.scandir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            names.add(os.readlink(entry.path))
-    return {name for name in names if name.startswith(sort)}
 
 
 def test_a_crowd_at_the_control_socket_hurts_nobody(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import pronghorn
-from launch import launched, wait_for
+from launch import launched, text_of, wait_for
 from pronghorn import events
 from pronghorn.errors import BadHandler
 from pronghorn.handlers import importing
@@ -55,8 +55,7 @@ def handler(line):
 
 
 def heard(folder: Path) -> list[list[Any]]:
-    file = folder / "heard"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in text_of(folder / "heard").splitlines()]
 
 
 def hears(folder: Path, name: str, pid: int = 0, version: int = 1) -> list[Any]:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import pronghorn
-from launch import Launched, launched, launched_code, wait_for
+from launch import Launched, launched, launched_code, text_of, wait_for
 from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
 
@@ -206,21 +206,18 @@ def test_a_reload_changes_path_and_format_or_nothing(tmp_path: Path) -> None:
             server.send(signal.SIGHUP)
             wait_for(lambda: server.log.count(told) > before, told)
 
-        def text(name: str) -> str:
-            return path.read_text() if (path := tmp_path / name).exists() else ""
-
         reload("access_log = 'one'\naccess_log_format = '{bytes_in}'\n", "generation 2 serves")
         server.ask(b"x\n")
-        wait_for(lambda: text("one") == "2\n", "a line of the first")
+        wait_for(lambda: text_of(tmp_path / "one") == "2\n", "a line of the first")
         reload("access_log = '/no/such/folder/log'\n", "Reload failed")
         reload("access_log_format = '{bites_in}'\n", "did you mean 'bytes_in'")
         server.ask(b"xx\n")
-        wait_for(lambda: text("one") == "2\n3\n", "the old one goes on")
+        wait_for(lambda: text_of(tmp_path / "one") == "2\n3\n", "the old one goes on")
         reload("access_log = 'two'\naccess_log_format = '{bytes_out} out'\n", "generation 3 serves")
 
         def written() -> str:
             server.ask(b"xxx\n")
-            return text("two")
+            return text_of(tmp_path / "two")
 
         assert wait_for(written, "a line of the second").startswith("4 out\n")
         assert server.stop() == 0

@@ -171,7 +171,7 @@ def test_term_wins_over_hup(tmp_path: Path) -> None:
     write(tmp_path, HANDLER % {"word": "old"})
     with launched(tmp_path, "mine:reply") as server:
         server.ready()
-        write(tmp_path, "import time\ntime.sleep(30)\n")
+        write(tmp_path, "import time\ntime.sleep(60)\n")
         server.send(signal.SIGHUP)
         wait_for(lambda: "Reloading" in server.log, "the reload")
         server.send(signal.SIGTERM)

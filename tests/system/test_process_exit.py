@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import Launched, launched_code, lives, script, wait_for
+from launch import Launched, launched_code, lives, script, text_of, wait_for
 
 pytestmark = pytest.mark.slow  # a stop that waits, each
 LASTING = """
@@ -302,8 +302,7 @@ LOOPS += [("living", "uvloop")] if importlib.util.find_spec("uvloop") else []
 
 
 def notes(folder: Path) -> list[str]:
-    path = folder / "notes"
-    return path.read_text().split() if path.exists() else []
+    return text_of(folder / "notes").split()
 
 
 @pytest.mark.parametrize(("name", "model"), LOOPS)

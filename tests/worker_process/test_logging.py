@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import launched, lives, wait_for
+from launch import launched, lives, text_of, wait_for
 from pronghorn.cli.check import examined
 from pronghorn.errors import BadSetting, PronghornError
 from pronghorn.settings.layers import Layers
@@ -153,9 +153,7 @@ def test_a_log_of_ones_own_that_hangs_holds_up_no_supervisor(tmp_path: Path, mon
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def told(text: str) -> list[list[str]]:
-        path = tmp_path / "told"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [line.split(" ", 2) for line in lines if text in line]
+        return [line.split(" ", 2) for line in text_of(tmp_path / "told").splitlines() if text in line]
 
     with launched(tmp_path, "upper", model="thread", log_config="log.json") as server:
         (ready,) = wait_for(lambda: told("is ready"))

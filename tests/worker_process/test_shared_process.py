@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import launched, wait_for
+from launch import launched, text_of, wait_for
 
 pytestmark = pytest.mark.slow
 HELPERS = """
@@ -127,7 +127,7 @@ def test_a_connection_has_a_context_of_its_own(tmp_path: Path, name: str, model:
         assert server.ask(b"login alice\n") == b"alice ours\n"
         assert server.ask(b"who\n") == b"nobody ours\n"
         if name in ("Ours", "Theirs"):
-            wait_for(lambda: noted(tmp_path / "lost") == ["alice", "nobody"], "the ends")
+            wait_for(lambda: text_of(tmp_path / "lost").splitlines() == ["alice", "nobody"], "the ends")
         if model in ("pool", "iterative"):
             return  # one after the other
         with server.connect() as first, server.connect() as second:
@@ -138,11 +138,6 @@ def test_a_connection_has_a_context_of_its_own(tmp_path: Path, name: str, model:
             ):
                 sock.sendall(question)
                 assert sock.recv(100) == answer
-
-
-def noted(path: Path) -> list[str]:
-    """The lines of a file that may be there later."""
-    return path.read_text().splitlines() if path.exists() else []
 
 
 OF_TASKS = """
@@ -189,4 +184,4 @@ def test_tasks_and_timers_of_a_message_function_run_in_its_connections_context(t
             for by in ("task", "timer")
             for user in ("alice", "alice alice", "bob")
         ]
-        wait_for(lambda: sorted(noted(tmp_path / "told")) == sorted(told), "what they have noted")
+        wait_for(lambda: sorted(text_of(tmp_path / "told").splitlines()) == sorted(told), "what they have noted")

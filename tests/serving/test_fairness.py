@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from boards import ask, board_of, serving_rows
-from launch import Launched, launched, wait_for
+from launch import halt, launched, wait_for
 from pauses import undisturbed
 from pronghorn.models.registry import load
 from pronghorn.scoreboard.board import Scoreboard
@@ -50,23 +50,23 @@ def crowd(rows: list[Row]) -> Iterator[ExitStack]:
 @pytest.mark.parametrize("burst", [False, True], ids=["one after another", "in a burst"])
 @pytest.mark.parametrize("model", MODELS)
 def test_connections_that_stay_are_shared_out(model: str, burst: bool, tmp_path: Path) -> None:
-    with launched(tmp_path, model=model, workers=WORKERS) as server:
+    undisturbed(lambda: shared_out(model, burst, tmp_path))  # a worker that is paused for a burst gets none of it
+
+
+def shared_out(model: str, burst: bool, folder: Path) -> None:
+    """By a server of its own: one whose connections have just ended takes others for such as come and go."""
+    with launched(folder, model=model, workers=WORKERS) as server, ExitStack() as stack:
         rows = serving_rows(board_of(server), WORKERS)
-
-        def trial() -> None:
-            with crowd(rows) as stack:
-                clients = []
-                for _ in range(CLIENTS):
-                    clients.append(stack.enter_context(server.connect()))
-                    if not burst:
-                        ask(clients[-1])
-                for client in clients:
-                    assert ask(client) == b"HELLO\n"
-                fewest, *_, most = shares(rows)
-                assert sum(shares(rows)) == CLIENTS
-                assert most <= 1.5 * fewest, shares(rows)
-
-        undisturbed(trial, 20)  # a worker that is paused for the whole of a burst gets none of it
+        clients = []
+        for _ in range(CLIENTS):
+            clients.append(stack.enter_context(server.connect()))
+            if not burst:
+                ask(clients[-1])
+        for client in clients:
+            assert ask(client) == b"HELLO\n"
+        fewest, *_, most = shares(rows)
+        assert sum(shares(rows)) == CLIENTS
+        assert most <= 1.5 * fewest, shares(rows)
 
 
 @linux
@@ -121,18 +121,12 @@ def test_nobody_waits_long_for_a_worker_that_is_stuck(model: str, tmp_path: Path
         for _ in range(8):
             ask(stack.enter_context(server.connect()))
         stuck = min(rows, key=lambda row: row.open)
-        stop(server, stuck.pid)
+        halt(stuck.pid)
         started = time.monotonic()
         for _ in range(30):
             ask(stack.enter_context(server.connect()))
         assert time.monotonic() - started < 10
         assert sum(shares(rows)) == 38
-
-
-def stop(server: Launched, pid: int) -> None:
-    """SIGSTOP, which takes effect when it does: the process is asked."""
-    os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "the stop")
 
 
 # By a clock that is an argument.

@@ -95,6 +95,7 @@ def test_a_fault_of_ours_is_told_with_its_place_and_the_bus_goes_on(url: str, ca
     assert caplog.text.count("invalid literal for int() with base 10: 'a fault'") == 1
 
 
+@pytest.mark.slow
 def test_another_password_is_taken_by_the_next_connection_or_the_one_before_where_it_is_refused(broker: Broker) -> None:
     def user(number: str) -> str:
         return f"redis://renewed:{number}@127.0.0.1:{broker.port}?prefix=renewed"

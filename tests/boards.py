@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,10 +13,20 @@ from launch import Launched, wait_for
 from pronghorn.scoreboard.board import Scoreboard
 from pronghorn.scoreboard.details import Counted, total
 from pronghorn.scoreboard.row import SERVING, Row
+from pronghorn.testing.served import Served
+
+BOARDS = weakref.WeakKeyDictionary[Any, Scoreboard]()
 
 
-def board_of(server: Launched) -> Scoreboard:
-    """The scoreboard of a server, by the descriptor that its supervisor has."""
+def board_of(server: Launched | Served) -> Scoreboard:
+    """The scoreboard of a server, by the descriptor that its supervisor has; closed with the last mention of it."""
+    if server not in BOARDS:
+        board = BOARDS[server] = opened(server)
+        weakref.finalize(server, board.close)
+    return BOARDS[server]
+
+
+def opened(server: Launched | Served) -> Scoreboard:
     folder = f"/proc/{server.pid}/fd"
     for name in os.listdir(folder):
         if "pronghorn-scoreboard" in os.readlink(f"{folder}/{name}"):
@@ -26,9 +37,7 @@ def board_of(server: Launched) -> Scoreboard:
 def details_of(server: Launched) -> Counted:
     """What all workers of a server, living and dead, have counted for metrics."""
     board = board_of(server)
-    whole = total(board.fileno(), (0, *board.taken())) or Counted()
-    board.close()
-    return whole
+    return total(board.fileno(), (0, *board.taken())) or Counted()
 
 
 def serving_rows(board: Scoreboard, count: int = 1) -> list[Row]:

@@ -69,7 +69,6 @@ def own(server: Launched) -> dict[str, list[float]]:
             sums[metric.name + "".join(f"/{each}" for each in labels)] = [
                 one + two for one, two in zip(before, values, strict=True)
             ]
-    board.close()
     return sums
 
 

@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -60,9 +61,9 @@ def held(plain: bool, function: Callable[[bytes], Any], framing: Framing, steps:
     style = MessageStyle(function, framing, LIMIT, 1000)
     make = functools.partial(MessageProtocol, style)
     ours, theirs = socket.socketpair()
-    with theirs, Fed(ours.family, ours.type, 0, fileno=ours.detach()) as conn:
+    with theirs, closing(Drain(5.0)) as drain, Fed(ours.family, ours.type, 0, fileno=ours.detach()) as conn:
         conn.steps, conn.theirs, conn.replies = iter(steps), theirs, []
-        conn.begin(1, "", Drain(5.0))
+        conn.begin(1, "", drain)
         error: Any = None
         seen.set(conn)
         try:
@@ -213,8 +214,8 @@ def test_a_name_joined_by_another_thread_waits_for_what_is_being_sent() -> None:
     style = MessageStyle(lambda message: message * 4_000_000, lines, LIMIT, 1000)
     conversations = PlainConversations(style, style.reply_for(None), functools.partial(MessageProtocol, style))  # type: ignore[arg-type]
     ours, theirs = socket.socketpair()
-    with theirs, Connection(ours.family, ours.type, 0, fileno=ours.detach()) as conn:
-        conn.begin(1, "", Drain(5.0))
+    with theirs, closing(Drain(5.0)) as drain, Connection(ours.family, ours.type, 0, fileno=ours.detach()) as conn:
+        conn.begin(1, "", drain)
         talks = threading.Thread(target=conversations.hold, args=(conn,))
         talks.start()
         theirs.sendall(b"x\n")

@@ -22,11 +22,6 @@ SIZES = Description(HISTOGRAM, "sizes", "Sizes.", (), (1.0, 10.0))
 
 
 @pytest.fixture
-def board() -> Scoreboard:
-    return Scoreboard.create()
-
-
-@pytest.fixture
 def words(board: Scoreboard) -> Iterator[Callable[[int], memoryview]]:
     """Maps the region of a row; the map stays, as in a worker."""
     kept = []

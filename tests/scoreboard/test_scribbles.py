@@ -26,11 +26,6 @@ scribbles = st.lists(numbers, min_size=1, max_size=40)
 LIMITS = Settings(max_connections=10, max_connections_per_source=5, accept_rate=100)
 
 
-@pytest.fixture
-def board() -> Scoreboard:
-    return Scoreboard.create()
-
-
 def scribble(board: Scoreboard, noise: list[int], whole: bool) -> None:
     """All over the head, the directory and the first rows, or in some words of them."""
     for start, length in ((0, ROW_WORDS), (DIRECTORY, FIRST - DIRECTORY), (FIRST, 4 * ROW_WORDS)):

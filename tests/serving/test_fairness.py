@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,8 +133,12 @@ def test_nobody_waits_long_for_a_worker_that_is_stuck(model: str, tmp_path: Path
 
 
 @pytest.fixture
-def context(monkeypatch: pytest.MonkeyPatch) -> Context:
-    board = Scoreboard.create()
+def context() -> Iterator[Context]:
+    with closing(Scoreboard.create()) as board, closing(Drain(1.0)) as drain:
+        yield filled(board, drain)
+
+
+def filled(board: Scoreboard, drain: Drain) -> Context:
     mine, other = board.take(1, 1), board.take(2, 1)
     for row in (mine, other):
         row.now_serving(os.getpid())
@@ -144,7 +148,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Context:
         offers=[],
         settings=settings,
         model=load("epoll"),
-        drain=Drain(1.0),
+        drain=drain,
         observe=lambda _: None,
         row=mine,
     )

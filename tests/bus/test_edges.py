@@ -84,6 +84,13 @@ class handler(pronghorn.Protocol):
         transport.write(message.payload + b"\\n")
 """,
 }
+STYLES["protocol that is told"] = (
+    STYLES["protocol"]
+    + """
+    def draining(self):
+        return False
+"""
+)
 STYLES["asyncio protocol"] = STYLES["protocol"].replace("pronghorn.Protocol", "asyncio.Protocol")
 
 
@@ -278,8 +285,10 @@ def refuses(server: Launched) -> bool:
     ("style", "model", "how"),
     [
         ("message", "epoll", "stop"),
+        ("message", "thread", "stop"),
         ("conversation", "asyncio", "stop"),
         ("protocol", "thread", "stop"),
+        ("protocol that is told", "thread", "stop"),
         ("asyncio protocol", "epoll", "stop"),
         ("message", "fork", "spread"),
     ],
@@ -307,6 +316,8 @@ def test_a_question_is_answered_before_its_connection_is_ended(
             with pytest.raises(TimeoutError):  # which is neither a line nor the end
                 device.sock.recv(1)
             device.sock.settimeout(15)
+            if style == "message":  # what the client says beside is no end, either
+                assert device.ask(b"leave nothing")
             device.sock.sendall(b"done\n")
             asking.join(15)
             assert answers == [b"done"]

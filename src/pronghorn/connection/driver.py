@@ -35,8 +35,8 @@ class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
 
     __slots__ = tuple(
-        "_calls _closing _deadlines _flow _high _lock _low _name _poller _readable _stirs _told conn error listener "
-        "number peer protocol proxy sock waits_beside wrote_eof".split()
+        "_calls _closing _deadlines _flow _high _leaves _lock _low _name _poller _readable _stirs _told conn error "
+        "listener number peer protocol proxy sock waits_beside wrote_eof".split()
     )
 
     def __init__(self, conn: Connection, protocol: Any, flow: int | None = None) -> None:
@@ -49,7 +49,7 @@ class BlockingTransport(Transport):
         self._high, self._low = limits_of(None, None)
         self._name = conn.own_name  # our address, once the socket is gone
         self._closing = False
-        self._told = False
+        self._told = self._leaves = False
         self._flow = threading.get_ident() if flow is None else flow
         self._lock = conn.make_lock()
         self._poller: select.poll | None = None
@@ -104,8 +104,10 @@ class BlockingTransport(Transport):
         self._closing = True
 
     def look_at_drain(self) -> None:
-        """Tell the protocol, on its own flow, that draining has begun, unless there is input that came before."""
-        if self.conn.draining and self._flow == threading.get_ident() and not unread(self.conn):
+        """Tell the protocol, on its own flow, that draining has begun, unless there is input that came before, or
+        somebody on the bus waits for its answer."""
+        mine = self.conn.draining and self._flow == threading.get_ident()
+        if mine and not (unread(self.conn) or awaits_answer(self.conn.number)):
             self.tell_draining()
 
     def start_tls(
@@ -295,12 +297,13 @@ class BlockingTransport(Transport):
         return drain is not None and time.monotonic() >= drain.deadline
 
     def tell_draining(self) -> None:
-        """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay."""
-        if self._told:
-            return
-        self._told = True
-        tell = getattr(self.protocol, "draining", None)
-        if (tell is None or not tell()) and not self.stays:
+        """Call the protocol's `draining()` once, on its own flow, and close unless it asks to stay; but not before it
+        has answered what it was asked on the bus, and so this may be called again."""
+        if not self._told:
+            self._told = True
+            tell = getattr(self.protocol, "draining", None)
+            self._leaves = tell is None or not tell()
+        if self._leaves and not self.stays:
             if awaits_answer(self.conn.number):
                 self.conn.hears_drain = False  # it is ended from beside, once it owes nothing (in_flight.py)
             else:

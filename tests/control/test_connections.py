@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -39,9 +40,14 @@ class Asked:
         return found
 
     def kill(self, name: str, *others: str) -> None:
-        """Has a connection ended by its id; `others` are none. A busy machine may know of the end too late."""
+        """Has a connection ended by its id; `others` are none. On a busy machine the answer may be late: the connection
+        is gone then, and its worker says so."""
         told = self.ask("kill-connection", ids=[name, *others])
-        assert told["silent"] or told == {"ended": [name], "gone": [*others], "late": [], "silent": []}, told
+        gone = {"ended": [], "gone": sorted([name, *others]), "late": [], "silent": []}
+        if told["silent"]:
+            wait_for(lambda: self.ask("kill-connection", ids=[name, *others]) == gone, "the end of the connection")
+        else:
+            assert told == {"ended": [name], "gone": [*others], "late": [], "silent": []}, told
 
     def connect(self) -> socket.socket:
         """A client that has said nothing."""
@@ -283,6 +289,14 @@ def test_a_silent_client_of_tls_is_listed_and_ended(tmp_path: Path) -> None:
         assert ends(sock)
 
 
+def in_time(one: Asked) -> dict[str, Any]:
+    """What is told of the connections within a second (docs/control.md), or a few on a busy machine."""
+    began = time.monotonic()
+    told: dict[str, Any] = one.ask("connections")
+    assert time.monotonic() - began < SECONDS / 2, "a worker that hangs has held up the answer"
+    return told
+
+
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_named_in_time(tmp_path: Path) -> None:
     with (
@@ -292,7 +306,7 @@ def test_a_worker_that_hangs_is_named_in_time(tmp_path: Path) -> None:
     ):
         pids = {row["pid"] for row in one.rows()}
         client_.sendall(b"block\n")
-        result = wait_for(lambda: (told := one.ask("connections"))["silent"] and told, seconds=SECONDS)
+        result = wait_for(lambda: (told := in_time(one))["silent"] and told)
         assert pids.issuperset(each["pid"] for each in result["silent"])
         assert other.fileno() >= 0
         late = one.ask("kill-connection", ids=[f"{result['silent'][0]['pid']}-1"])

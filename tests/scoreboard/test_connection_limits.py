@@ -661,6 +661,8 @@ def test_out_of_descriptors_clients_are_turned_away_and_service_comes_back(model
                 assert server.log().count("accept failed") == 1
                 assert "Too many open files" in server.log()
                 assert all(map(answered, before))
+            begun = time.monotonic()
             with connected(server, 1) as (after,):
                 assert answered(after)
+            assert time.monotonic() - begun < PATIENCE / 3, "it rests for a tenth of a second"
         assert server.stop() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socketserver
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from pronghorn.handlers import handler, loading, recognise
 from pronghorn.models.registry import check, choose, page, pages, styles
 from pronghorn.settings import Settings, settle
 from pronghorn.settings.source import Source
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a handler's file comes into sys.path: other tests have none of it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def facts(handler: Any, **settings: Any) -> handler.HandlerFacts:

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from launch import halt
 from pronghorn.errors import PronghornError
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, until
@@ -134,8 +134,7 @@ def test_twenty_deaths_can_be_one_signal_and_all_are_reaped() -> None:
         with ExitStack() as stack:
             clients = [stack.enter_context(server.connect()) for _ in range(20)]
             assert [hello(client) for client in clients] == [b"HELLO\n"] * 20
-            os.kill(worker, signal.SIGSTOP)
-            until(lambda: psutil.Process(worker).status() == psutil.STATUS_STOPPED, "the stop, before any death")
+            halt(worker)  # before any death
         try:
             until(lambda: list(children(worker).values()) == ["Z"] * 20, "twenty zombies of a parent that cannot look")
             assert pending(worker) == {signal.SIGCHLD}

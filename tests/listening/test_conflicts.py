@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from brokers import free_port
-from launch import Launched, launched, wait_for
+from launch import Launched, halt, launched, wait_for
 from pronghorn.errors import AddressInUse
 from pronghorn.listening import conflicts
 
@@ -24,7 +24,7 @@ def asleep(server: Launched) -> list[int]:
     """The workers of a killed supervisor that have had no time to notice."""
     workers = server.ready()
     for each in workers:
-        os.kill(each, signal.SIGSTOP)
+        halt(each)
     server.send(signal.SIGKILL)
     server.exit()
     return workers

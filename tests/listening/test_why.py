@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from brokers import free_port
-from launch import wait_for
+from launch import halt, wait_for
 from pronghorn.listening import bind_trial, owners, sock_diag, why, why_words
 from pronghorn.listening.why import Asked, Cause, Finding, Owner, Verdict
 from pronghorn.listening.why_words import Told
@@ -371,8 +371,7 @@ def test_a_process_that_was_suspended_by_ctrl_z() -> None:
     assert process.stdin is not None and process.stdout is not None
     with process:
         address = f"127.0.0.1:{process.stdout.readline().strip()}"
-        process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the stop")
+        halt(process.pid)
         words = asked_of(address)[1]
         assert f"Process {process.pid} is suspended (Ctrl-Z in a shell, or SIGSTOP), and answers nobody." in words.why
         subprocess.run(["sh", "-c", words.command], check=True)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 import psutil
 import pytest
 
+from launch import halt
 from pronghorn.errors import PronghornError, WorkerFailedToStart
 from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
@@ -81,7 +82,7 @@ def test_a_forked_child_holds_its_connection_and_its_records_alone(handler: str)
 def waiting_together(server: Served, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
     """Clients that the worker finds in its queue all at once."""
     (worker,) = server.worker_pids()
-    os.kill(worker, signal.SIGSTOP)
+    halt(worker)
     with ExitStack() as stack:
         batch = stack.enter_context(clients(server, count))
         for client in batch:

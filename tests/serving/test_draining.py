@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from launch import halt
 from pronghorn.connection.closing import FIRST_WORD
 from pronghorn.models import registry
 from pronghorn.testing.served import Served, serving
@@ -161,7 +162,7 @@ def in_flight_and_queued(handler: str, model: str, count: int, **settings: int) 
         flying = [stack.enter_context(server.connect()) for _ in range(count)]
         for client in flying:
             client.sendall(b"in flight\n")
-        os.kill(worker, signal.SIGSTOP)
+        halt(worker)
         queued = [stack.enter_context(server.connect()) for _ in range(count)]
         for client in queued:
             client.sendall(b"in the queue\n")

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from launch import halt
 from pronghorn.testing.served import Served, serving
 from pronghorn.testing.talk import exchange, until
 
@@ -49,7 +50,7 @@ def test_a_descriptor_that_was_closed_before_it_was_taken_out_is_reported_no_mor
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         yield
     finally:

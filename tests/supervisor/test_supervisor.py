@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import PATIENCE, Launched, gone, launched, script, wait_for
+from launch import PATIENCE, Launched, gone, halt, launched, script, wait_for
 from pronghorn.errors import BadHandler, MissingExtra, PronghornError, from_parts
 from pronghorn.models.registry import load
 from pronghorn.settings.model import MODELS
@@ -66,7 +66,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_zombie(tmp_path: Path) -> Non
 def test_twenty_deaths_at_once_are_all_noticed(tmp_path: Path) -> None:
     with launched(tmp_path, workers=8) as server:
         old = server.ready(8)
-        os.kill(server.pid, signal.SIGSTOP)
+        halt(server.pid)
         for pid in old:
             os.kill(pid, signal.SIGKILL)
         os.kill(server.pid, signal.SIGCONT)

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import pronghorn
+from launch import halt, lives
 from pronghorn.errors import BadSetting, MissingExtra, PronghornError
 from pronghorn.handlers import builtin
 from pronghorn.settings.source import Source
@@ -323,17 +324,10 @@ def test_processes_and_exit_status() -> None:
 def test_a_server_that_does_not_end_in_time() -> None:
     with serving("upper") as server, server.connect() as client:
         exchange(client, b"hello", expect=5)
-        os.kill(server.pid, signal.SIGSTOP)
+        halt(server.pid)
         with pytest.raises(TimeoutError, match="within"):
             server.stop(timeout=0.05)
         os.kill(server.pid, signal.SIGCONT)
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("end", ["leave", "raise", "kill the supervisor"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -76,9 +77,9 @@ def served(folder: Path, sockets: list[socket.socket], names: str = "", **given:
     (folder / "boot").write_bytes(msgspec.json.encode(Boot(Layers(given=given, source=Source(name="mine:reply")))))
     numbers = [os.dup(each.fileno()) for each in sockets]
     boot = os.open(folder / "boot", os.O_RDONLY)
-    high = os.dup2(boot, 300)
+    high = fcntl.fcntl(boot, fcntl.F_DUPFD, 300)  # out of the way of what the activator passes on
     os.close(boot)
-    command = ["activator.py", ",".join(map(str, numbers)), names, "-P", "-m", "pronghorn.server", "300"]
+    command = ["activator.py", ",".join(map(str, numbers)), names, "-P", "-m", "pronghorn.server", str(high)]
     with started(folder, command, [*numbers, high]) as server:
         wait_for(lambda: " Serving " in server.log or server.process.poll() is not None, "the start")
         server.report = {"listening": re.findall(r"Listening at: (?:t(?:cp|ls)://)?(\S+)", server.log)}

@@ -30,6 +30,8 @@ from pronghorn.system.drain import Drain, Wake
 if TYPE_CHECKING:
     import ssl
 
+LOOK = 0.1  # seconds between two looks at whether one that leaves has answered what it was asked on the bus
+
 
 class BlockingTransport(Transport):
     """asyncio's transport interface over a blocking socket: `write` returns when the kernel has taken all of it."""
@@ -250,7 +252,7 @@ class BlockingTransport(Transport):
             if process is not None and self.conn.hears_drain and not self._told:
                 self._stirs = process.stir()
                 self._poller.register(self._stirs, select.POLLIN)
-        rest = self.run_deadlines()
+        rest = min(self.run_deadlines(), LOOK if self._leaves else math.inf)
         if self._closing:
             return False
         if self.conn.holds_input:
@@ -271,6 +273,8 @@ class BlockingTransport(Transport):
                 return True
             else:
                 self.tell_draining()
+        elif self._leaves:  # unless it is still asked on the bus
+            self.tell_draining()
         return False
 
     def _await_own(self) -> None:

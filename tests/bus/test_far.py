@@ -221,6 +221,43 @@ def test_a_broker_that_is_away() -> None:
     hosts(2, trial)
 
 
+@pytest.mark.parametrize("through", ["hub", "client"])
+def test_what_waits_for_the_broker_is_not_overtaken_by_what_comes_with_it(through: str) -> None:
+    async def trial(broker: Broker, workers: list[Worker]) -> None:
+        one, two = workers
+        await two.join(b"room")
+        others = one.hub.others
+        assert isinstance(others, Others)
+        far, others._first = others.far, time.monotonic() + 10
+        far.is_up = far.was_up = False
+
+        async def outside(payload: bytes) -> int:
+            await far.until_up(10)
+            return await far.publish(b"room", payload)
+
+        async def inside(payload: bytes) -> int:
+            return await one.publish(b"room", payload)
+
+        sent: list[asyncio.Task[int]] = []
+
+        def send() -> None:
+            publish = inside if through == "hub" else outside
+            sent.append(asyncio.get_running_loop().create_task(publish(b"%d" % len(sent))))
+
+        for _ in range(5):
+            send()
+        await asyncio.sleep(0.01)
+        send()
+        far.up()
+        for _ in range(20):
+            send()
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*sent) == [1] * 26
+        assert [payload for _, payload in two.got] == [b"%d" % number for number in range(26)]
+
+    hosts(2, trial)
+
+
 def test_what_is_under_way_when_the_broker_goes_is_lost_and_said_so() -> None:
     async def trial(broker: Broker, workers: list[Worker]) -> None:
         one, two = workers

@@ -162,7 +162,8 @@ class Far:
         """Questions of other hosts, and of this one, that have come by the carrier and have no answer yet."""
         self._ways = Ways()
         self._telling: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
+        self._held: dict[asyncio.Event, None] = {}
+        """The turns of those that wait for the broker, in their order."""
         self._not_ours = False  # was said of what came
         self.carrier = open(self)
 
@@ -274,14 +275,31 @@ class Far:
             await self.carrier.to_all(name, data)
 
     async def until_up(self, seconds: float) -> None:
-        """Wait for the broker. Raises Away."""
+        """Wait for the broker, behind whoever waits for it already: what was to be sent first goes first. Raises
+        Away."""
+        if self.is_up and not self._held:
+            return
+        turn = asyncio.Event()
+        self._held[turn] = None
         try:
             async with asyncio.timeout(seconds):
-                while not self.is_up:
-                    self._changed.clear()
-                    await self._changed.wait()
+                while not self.is_up or next(iter(self._held)) is not turn:
+                    turn.clear()
+                    await turn.wait()
         except TimeoutError:
-            raise Away(self.why) from None
+            raise Away(self.why or "Too many wait for the broker.") from None
+        finally:
+            del self._held[turn]
+            self._let_on()
+
+    @property
+    def holds(self) -> bool:
+        """Whether somebody waits for the broker: whoever does not overtakes them."""
+        return bool(self._held)
+
+    def _let_on(self) -> None:
+        if self.is_up and self._held:
+            next(iter(self._held)).set()
 
     def _number(self) -> int:
         self._last += 1
@@ -340,7 +358,7 @@ class Far:
             self._whole = time.monotonic() + REJOINING
         self.is_up = self.was_up = True
         self.why = ""
-        self._changed.set()
+        self._let_on()
         self._members.told(True, "")
 
     def down(self, why: str) -> None:

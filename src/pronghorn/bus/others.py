@@ -35,7 +35,8 @@ Said = tuple[Any, ...]
 """What a link is told: a frame's fields."""
 FIRST = 1.0
 """Seconds in which the broker is waited for, from the start of the hub on: it was not away, but not connected yet."""
-
+TURN = 1.0
+"""Seconds at least in which those that wait before have gone on."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at whether hosts that wait for answers are there."""
 
@@ -150,9 +151,10 @@ class Others:
         return REPLY, request, status, answer
 
     async def _connected(self) -> None:
-        """Wait for the first connection to the broker. Raises Away."""
-        if not self.far.was_up and (left := self._first - time.monotonic()) > 0:
-            await self.far.until_up(left)
+        """Wait for the first connection to the broker, and for those that have waited for it. Raises Away."""
+        left = self._first - time.monotonic()
+        if self.far.holds or (left > 0 and not self.far.was_up):
+            await self.far.until_up(max(left, TURN))
 
     def _begin(self, link: Link, work: Coroutine[Any, Any, Said], failed: Said) -> asyncio.Task[None]:
         """Do what a link has asked for, and tell it the result; `failed` where a fault of ours leaves none."""

@@ -141,11 +141,17 @@ class Noting(asyncio.Protocol):
     def throttled(self) -> None:
         self.transport.set_write_buffer_limits(high=1000, low=0)
         self.transport.write(b"x" * 20_000_000)
+        self.have_it_read()
 
     def limits_later(self) -> None:
         self.transport.set_write_buffer_limits(high=1 << 30)
         self.transport.write(b"x" * 20_000_000)
         self.note("lower", self.transport.set_write_buffer_limits, high=1000)
+        self.have_it_read()
+
+    def have_it_read(self) -> None:
+        """Until now the client read nothing, else the kernel might have taken all at once."""
+        open(f"{self.path}.written", "w").close()
 
     def eof_that_stays(self) -> None:
         self.transport.write(b"go on")

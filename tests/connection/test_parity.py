@@ -52,6 +52,8 @@ def observed(address: Address, scenario: str, path: Path) -> list[Any]:
                 client.sendall(b"12345678")
             if scenario != "raises":
                 client.shutdown(socket.SHUT_WR)
+        if scenario in ("throttled", "limits_later"):
+            until(Path(f"{path}.written").exists, "more than the kernel takes is written")
         count, rest = 0, b""
         try:
             while data := client.recv(1 << 20):

@@ -293,6 +293,7 @@ def test_the_bus_socket_is_the_workers_users(tmp_path: Path, monkeypatch: pytest
         door.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_blocking_connection_that_is_gone() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
@@ -667,6 +668,7 @@ async def handler(line, conn):
             assert b"a function of two arguments" in device.ask(b"wrong")
 
 
+@pytest.mark.slow
 def test_a_name_that_may_be_refused_is_not_taken_by_a_new_link() -> None:
     (ours, hub), there = socket.socketpair(), threading.Event()
     hub.settimeout(15)

@@ -624,6 +624,7 @@ def test_a_fault_leaves_nobody_waiting_and_is_told(
     assert caplog.text.count("KeyError: 'a fault'") == 5
 
 
+@pytest.mark.slow
 def test_where_the_url_is_wrong_the_broker_is_away_and_nobody_is_said_not_to_be_there() -> None:
     async def main() -> None:
         hub = Hub(1000, time.monotonic, print)

@@ -163,6 +163,7 @@ def test_a_host_that_ends_leaves_nothing(broker: Broker, url: str) -> None:
     asyncio.run(trial())
 
 
+@pytest.mark.slow
 def test_a_dead_host_is_noticed_and_its_names_go(broker: Broker, url: str) -> None:
     async def trial() -> None:
         async with hosts(url, url, url) as (a, b, dead):

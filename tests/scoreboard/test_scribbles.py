@@ -140,6 +140,7 @@ def test_a_supervisor_of_an_upgrade_is_believed(board: Scoreboard) -> None:
     assert board.taken() == []
 
 
+@pytest.mark.slow
 def test_somebody_who_keeps_the_lock_is_not_waited_for(board: Scoreboard) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
